@@ -124,8 +124,8 @@ def read_yaml(path: Path, *, shown: str | None = None) -> Document:
     except (ValueError, OverflowError) as error:  # an escape for a character that Unicode does not have
         raise BadInput([Fault(f"is no valid YAML: {error}", file=name)]) from None
     if not isinstance(node, yaml.MappingNode):
-        given = "nothing" if node is None else "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
-        raise BadInput([Fault(f"must be a mapping of keys to values, got {given}", file=name)])
+        content = "nothing" if node is None else "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        raise BadInput([Fault(f"must be a mapping of keys to values, got {content}", file=name)])
     lines: dict[Key, int] = {}
     faults: list[Fault] = []
     data = _plain(node, (), lines, faults, name)
@@ -265,8 +265,8 @@ def _scalar(node: yaml.ScalarNode) -> tuple[Any, str | None]:
 
 def _shown(value: Any) -> str:
     """Return a value for a message, cut if it is long."""
-    said = repr(value)
-    return said if len(said) <= SHOWN_CHARACTERS else f"{said[:SHOWN_CHARACTERS]}…"
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
 def _no_text(value: str) -> str | None:
@@ -348,4 +348,4 @@ def _models(annotation: Any) -> list[Any]:
         and issubclass(annotation, BaseModel)
     ):
         return [annotation]
-    return [found for part in typing.get_args(annotation) for found in _models(part)]
+    return [model for part in typing.get_args(annotation) for model in _models(part)]

@@ -120,7 +120,7 @@ def prepare(
         table = table.model_copy(update={"model": _seen_from(folder, Path(table.model))})
     if table is not None and table.start_from is not None:
         table = table.model_copy(update={"start_from": _seen_from(folder, Path(table.start_from))})
-    said = Prepared(
+    file = Prepared(
         schema=SCHEMA,
         suite=asked if isinstance(asked, str) and not is_file else None,
         file=_seen_from(folder, suite.file) if is_file else None,
@@ -130,7 +130,7 @@ def prepare(
         series=series,
         data_dir=None if data_dir is None else _seen_from(folder, data_dir),
     )
-    write_atomic(folder / FILE, as_json(said.model_dump(mode="json", by_alias=True, exclude_defaults=True)))
+    write_atomic(folder / FILE, as_json(file.model_dump(mode="json", by_alias=True, exclude_defaults=True)))
     return folder / FILE
 
 
@@ -153,29 +153,29 @@ def read_prepared(folder: Path, allow_pickle: Collection[str] = (), allow_code: 
     version = document.data.get("schema")
     if isinstance(version, int) and version > SCHEMA:
         raise LoraBenchError(f"{path} has schema {version}, and this lora_bench reads up to {SCHEMA}; upgrade it")
-    said = validate(Prepared, document)
-    suite = _suite_of(said, folder)
-    if _hash_of(suite) != said.sha256:
+    content = validate(Prepared, document)
+    suite = _suite_of(content, folder)
+    if _hash_of(suite) != content.sha256:
         raise LoraBenchError(f"the suite {suite.file} has changed since {folder} was prepared; {_how_to(folder)}")
     suite = replace(suite, pickles=check_pickles(allow_pickle, suite.models), code=check_permissions(allow_code, suite))
-    return PreparedWork(suite, said.series, None if said.data_dir is None else _place(folder, said.data_dir))
+    return PreparedWork(suite, content.series, None if content.data_dir is None else _place(folder, content.data_dir))
 
 
-def _suite_of(said: Prepared, folder: Path) -> Suite:
-    if said.table is not None:
-        asked = said.table
-        if asked.model is not None and said.model_folder:
+def _suite_of(content: Prepared, folder: Path) -> Suite:
+    if content.table is not None:
+        asked = content.table
+        if asked.model is not None and content.model_folder:
             asked = asked.model_copy(update={"model": str(_place(folder, asked.model))})
         if asked.start_from is not None:
             asked = asked.model_copy(update={"start_from": str(_place(folder, asked.start_from))})
         return reproduction(**dict(asked)).suite
-    if said.file is None:
-        assert said.suite is not None, "one of the three is given"
-        return load_suite(said.suite)
-    file = _place(folder, said.file)
+    if content.file is None:
+        assert content.suite is not None, "one of the three is given"
+        return load_suite(content.suite)
+    file = _place(folder, content.file)
     if not file.is_file():
         raise LoraBenchError(
-            f"{folder / FILE} names the suite {said.file}, and {file} is not a file; {_how_to(folder)}"
+            f"{folder / FILE} names the suite {content.file}, and {file} is not a file; {_how_to(folder)}"
         )
     return load_suite(file)
 

@@ -234,18 +234,18 @@ NOT_GIVEN = ("shown", "classes", "tiny", "hub_names", "packed_types", "in_every_
 
 def given_keys(family: Family) -> dict[str, Any]:
     """Return what a family declares, as plain data: the keys that differ from their defaults."""
-    given: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     for key in fields(family):
         value = getattr(family, key.name)
         default = key.default_factory() if key.default_factory is not MISSING else key.default
         if key.name not in NOT_GIVEN and value != default:
-            given[key.name] = list(value) if isinstance(value, tuple) else value
+            keys[key.name] = list(value) if isinstance(value, tuple) else value
     if family.bottleneck_sites:
-        given["bottleneck_sites"] = {
+        keys["bottleneck_sites"] = {
             variant: {"modules": list(site.modules), "placement": site.placement}
             for variant, site in family.bottleneck_sites.items()
         }
-    return given
+    return keys
 
 
 # Dropout would hide what a step moves and what loading restores, so no tiny model has any.

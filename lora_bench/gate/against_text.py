@@ -25,28 +25,29 @@ def comment_lines(against: Against, commands: Sequence[str]) -> list[str]:
         commands: What a reader may run next.
     """
     answer = against.answer
-    shown = answer.series[:MOST_ROWS]
+    first = answer.series[:MOST_ROWS]
     lines = [f"## {SAID[answer.verdict].capitalize()}: fine-tuning in {inert(answer.suite)}", ""]
     lines += [f"{inert(headline(answer))}.", ""]
-    drawn = [(one, against.pairs[one.series]) for one in shown if one.series in against.pairs]
+    drawn = [(series, against.pairs[series.series]) for series in first if series.series in against.pairs]
     if picture := _picture(drawn):
         lines += ["```text", *picture, "```", ""]
-    lines += table(COLUMNS, [_row(one, against.pairs.get(one.series)) for one in shown], numbers_from=2)
-    if len(shown) < len(answer.series):
-        lines += ["", f"{len(answer.series) - len(shown)} more, with nothing worse than these."]
-    if found := [f"- {inert(named(one))}: {inert(finding.text, 600)}" for one in shown for finding in one.findings]:
-        lines += ["", "What was found:", "", *found]
+    lines += table(COLUMNS, [_row(series, against.pairs.get(series.series)) for series in first], numbers_from=2)
+    if len(first) < len(answer.series):
+        lines += ["", f"{len(answer.series) - len(first)} more, with nothing worse than these."]
+    texts = [(named(series), finding.text) for series in first for finding in series.findings]
+    if texts:
+        lines += ["", "What was found:", "", *(f"- {inert(name)}: {inert(text, 600)}" for name, text in texts)]
     lines += ["", "What else differs:", "", *_differs(against)]
     return [*lines, "", "Next:", "", *fenced(commands)]
 
 
-def _row(one: SeriesAnswer, pair: Pair | None) -> list[str]:
+def _row(series: SeriesAnswer, pair: Pair | None) -> list[str]:
     interval = None if pair is None else pair.verdict.interval
     return [
-        inert(named(one)),
-        STATUS_SAID[one.status],
-        score(one.expected),
-        score(one.observed),
+        inert(named(series)),
+        STATUS_SAID[series.status],
+        score(series.expected),
+        score(series.observed),
         MISSING if pair is None else difference(pair.verdict.difference),
         MISSING if interval is None else f"{difference(interval.low)} to {difference(interval.high)}",
         MISSING if pair is None else change(pair.first.step_seconds, pair.second.step_seconds),
@@ -67,10 +68,10 @@ def _picture(drawn: Sequence[tuple[SeriesAnswer, Pair]]) -> list[str]:
         return round((value / most + 1) / 2 * (WIDTH - 1))
 
     # No fence of a name's own ends the block.
-    names = [plain(named(one), 60).replace("`", "'") for one, _ in drawn]
+    names = [plain(named(series), 60).replace("`", "'") for series, _ in drawn]
     width = max(map(len, names))
     lines = []
-    for name, (one, pair) in zip(names, drawn, strict=True):
+    for name, (series, pair) in zip(names, drawn, strict=True):
         bar = [" "] * WIDTH
         if (held := pair.verdict.interval) is not None:
             bar[place(held.low) : place(held.high) + 1] = "─" * (place(held.high) - place(held.low) + 1)
@@ -78,7 +79,7 @@ def _picture(drawn: Sequence[tuple[SeriesAnswer, Pair]]) -> list[str]:
         for value in (0.0, *(() if margin is None else (-margin, margin))):
             bar[place(value)] = "|" if value == 0 else ":"
         bar[place(pair.verdict.difference)] = "●"
-        lines.append(f"{name.ljust(width)}  {''.join(bar)}  {STATUS_SAID[one.status]}")
+        lines.append(f"{name.ljust(width)}  {''.join(bar)}  {STATUS_SAID[series.status]}")
     scale = f"{-most:+.3g}".ljust(WIDTH // 2) + "0" + f"{most:+.3g}".rjust(WIDTH // 2)
     return [*lines, f"{''.ljust(width)}  {scale}".rstrip()]
 
@@ -88,8 +89,8 @@ def _differs(against: Against) -> list[str]:
     specs = sorted({name for pair in against.pairs.values() for name in pair.differs})
     lines = [f"- Settings: {listed([code(name) for name in specs])}."] if specs else []
     lines += [
-        f"- {inert(one.what)}: {code(one.before or 'none')} → {code(one.after or 'none')}"
-        for one in answer.environment_changes[:MOST_CHANGES]
+        f"- {inert(change.what)}: {code(change.before or 'none')} → {code(change.after or 'none')}"
+        for change in answer.environment_changes[:MOST_CHANGES]
     ]
     if (more := len(answer.environment_changes) - MOST_CHANGES) > 0:
         lines.append(f"- {more} more changes of the environment.")

@@ -207,8 +207,8 @@ class Budget(HeldEqual):
 
     def within(self, count: int) -> bool:
         """Return True if a method with *count* parameters on this axis keeps the budget."""
-        found = self.parameter_target
-        return found is None or abs(count - found[1]) <= self.tolerance * found[1]
+        goal = self.parameter_target
+        return goal is None or abs(count - goal[1]) <= self.tolerance * goal[1]
 
 
 @dataclass(frozen=True)

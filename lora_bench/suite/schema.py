@@ -43,9 +43,9 @@ AtLeastZero = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-def _listed(given: Any) -> Any:
+def _listed(value: Any) -> Any:
     """Return a single value as a tuple of one."""
-    values = given if isinstance(given, list) else [given]
+    values = value if isinstance(value, list) else [value]
     return tuple(values)
 
 
@@ -56,11 +56,11 @@ def _seed_list(first: int) -> Any:
         first: The first seed of the longer list.
     """
 
-    def check(given: Any) -> Any:
-        if not isinstance(given, int) or isinstance(given, bool):
-            return tuple(given) if isinstance(given, list) else given
-        several = f", and for {given} seeds {list(range(first, first + given))}" if 2 <= given <= 20 else ""
-        raise ValueError(f"must be a list: for the seed {given} write [{given}]{several}")
+    def check(seeds: Any) -> Any:
+        if not isinstance(seeds, int) or isinstance(seeds, bool):
+            return tuple(seeds) if isinstance(seeds, list) else seeds
+        several = f", and for {seeds} seeds {list(range(first, first + seeds))}" if 2 <= seeds <= 20 else ""
+        raise ValueError(f"must be a list: for the seed {seeds} write [{seeds}]{several}")
 
     return BeforeValidator(check)
 
@@ -107,9 +107,9 @@ class Training(SuiteSettings):
     threads: Positive = 1
 
 
-def _targets(given: Any) -> Any:
+def _targets(value: Any) -> Any:
     """Return a single target as a tuple of one, and None as None."""
-    return None if given is None else _listed(given)
+    return None if value is None else _listed(value)
 
 
 Targets = Annotated[
@@ -279,8 +279,8 @@ class ModelEntry(Strict):
     @model_validator(mode="after")
     def _code_is_pinned(self) -> ModelEntry:
         if self.trust_remote_code and (self.revision is None or not COMMIT.fullmatch(self.revision)):
-            given = "nothing" if self.revision is None else repr(self.revision)
-            raise ValueError(f"trust_remote_code needs a revision of all 40 digits of a commit, got {given}")
+            revision = "nothing" if self.revision is None else repr(self.revision)
+            raise ValueError(f"trust_remote_code needs a revision of all 40 digits of a commit, got {revision}")
         return self
 
 

@@ -185,9 +185,9 @@ def _faults_of_recipe(content: SuiteFile) -> Faults:
 
 
 def _faults_of_accumulation(content: SuiteFile) -> Faults:
-    given: list[tuple[Key, dict[str, JsonValue]]] = [((), content.training_arguments)]
-    given += [(("recipes", index), recipe.training_arguments) for index, recipe in enumerate(content.recipes)]
-    for key, arguments in given:
+    recipes: list[tuple[Key, dict[str, JsonValue]]] = [((), content.training_arguments)]
+    recipes += [(("recipes", index), recipe.training_arguments) for index, recipe in enumerate(content.recipes)]
+    for key, arguments in recipes:
         if content.budget.peak_memory_bytes is not None and _ACCUMULATION in arguments:
             message = "is decided by budget.peak_memory_bytes: leave one of the two out"
             yield (*key, "training_arguments", _ACCUMULATION), message
@@ -326,8 +326,8 @@ def _faults_of_recipes(content: SuiteFile) -> Faults:
         yield from _own_arguments((*key, "training_arguments"), recipe.training_arguments)
 
 
-def _own_arguments(key: Key, given: dict[str, JsonValue]) -> Faults:
-    for name in sorted(OWN_ARGUMENTS.intersection(given)):
+def _own_arguments(key: Key, arguments: dict[str, JsonValue]) -> Faults:
+    for name in sorted(OWN_ARGUMENTS.intersection(arguments)):
         yield (*key, name), f"is decided by the suite's own keys{_own_key(name)}"
 
 

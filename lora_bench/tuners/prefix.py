@@ -179,10 +179,10 @@ class PrefixLayer(TunerLayer):
 
         A row whose name has no prefix here, such as PEFT's `__base__`, sees none.
         """
-        found = {name: self.key_value(name) for name in self._get_available_adapters()}
-        first, _ = next(iter(found.values()))
+        own = {name: self.key_value(name) for name in self._get_available_adapters()}
+        first, _ = next(iter(own.values()))
         none = first.new_zeros(0, first.shape[-1])
-        rows = [found.get(name, (none, none)) for name in adapter_names]
+        rows = [own.get(name, (none, none)) for name in adapter_names]
         longest = max(len(key) for key, _ in rows)
         keys, values = ([F.pad(row[part], (0, 0, 0, longest - len(row[part]))) for row in rows] for part in (0, 1))
         lengths = torch.tensor([len(key) for key, _ in rows], device=none.device)
@@ -217,14 +217,14 @@ class FoldingTuner(BaseTuner):
         kept: dict[str, Tensor] = super()._get_adapter_state_dict(
             model, config, adapter_name, state_dict, *args, **kwargs
         )
-        found = [(path, layer) for path, layer in prefix_layers(model) if adapter_name in layer.prefix_projection]
-        if not found or not config.fold_on_save:
+        layers = [(path, layer) for path, layer in prefix_layers(model) if adapter_name in layer.prefix_projection]
+        if not layers or not config.fold_on_save:
             return kept
-        sharers = {layer: path for path, layer in found if adapter_name in layer.prefix_embedding}
+        sharers = {layer: path for path, layer in layers if adapter_name in layer.prefix_embedding}
         folded: dict[str, Tensor] = {}
         trained: set[str] = set()
         with torch.no_grad():
-            for path, layer in found:
+            for path, layer in layers:
                 shared = sharers[layer.sharer(adapter_name)]
                 hidden = f"{shared}.prefix_hidden.{adapter_name}"
                 projection = f"{path}.prefix_projection.{adapter_name}"

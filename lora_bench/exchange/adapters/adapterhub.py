@@ -247,11 +247,11 @@ def _bottlenecks(
     sites = _sites(variant, model)
     weights: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        found = _THEIRS.fullmatch(name)
-        if found is None or found["site"] not in sites:
+        match = _THEIRS.fullmatch(name)
+        if match is None or match["site"] not in sites:
             raise LoraBenchError(f"{folder}: {name} is no weight of a {variant} adapter on {model.config.model_type}")
-        part = "down" if found["part"] == "down.0" else "up"
-        weights[f"{found['layer']}.{sites[found['site']]}.bottleneck_{part}.{found['kind']}"] = tensor
+        part = "down" if match["part"] == "down.0" else "up"
+        weights[f"{match['layer']}.{sites[match['site']]}.bottleneck_{part}.{match['kind']}"] = tensor
     sizes = {len(tensor) for name, tensor in weights.items() if name.endswith("bottleneck_down.bias")}
     if len(sizes) != 1:
         raise LoraBenchError(f"{folder} has adapters of the sizes {sorted(sizes)}; ours have one size in all layers")
@@ -274,10 +274,10 @@ def _their_bottlenecks(
     theirs = {ours: site for site, ours in _sites(config.variant, model).items()}
     tensors = {}
     for path, tensor in adapter.weights.items():
-        found = _OURS.fullmatch(path)
-        assert found is not None  # the weights fit
-        part = "down.0" if found["part"] == "down" else "up"
-        tensors[f"{found['layer']}.{theirs[found['site']]}.adapters.{name}.adapter_{part}.{found['kind']}"] = tensor
+        match = _OURS.fullmatch(path)
+        assert match is not None  # the weights fit
+        part = "down.0" if match["part"] == "down" else "up"
+        tensors[f"{match['layer']}.{theirs[match['site']]}.adapters.{name}.adapter_{part}.{match['kind']}"] = tensor
     method = {
         **PLAIN,
         **VARIANTS[config.variant],
@@ -303,9 +303,9 @@ def _prefix(
     refuse_other_mathematics("prefix", model)
     parts = {}
     for name, tensor in tensors.items():
-        found = _PREFIX.fullmatch(name)
+        match = _PREFIX.fullmatch(name)
         if ".prefix_tuning.pool." not in name:  # the same tensors once more in every layer
-            parts[found["part"] if found else name] = tensor
+            parts[match["part"] if match else name] = tensor
     if parts.keys() != ({"control_trans"} if flat else set(_NETWORK)):
         raise LoraBenchError(f"{folder} has other weights than a prefix of self-attention: {', '.join(sorted(parts))}")
     if flat:
@@ -349,18 +349,18 @@ def _read_head(folder: Path, model: PreTrainedModel, allow_pickle: bool) -> tupl
             for name, tensor in own.items()
             if (place := places.get(name.rpartition(".")[0])) is not None
         }
-        found = head_class(model.config, kind) if kind else None
-        if found is not None and len(moved) == len(own):
-            return moved, found
+        head = head_class(model.config, kind) if kind else None
+        if head is not None and len(moved) == len(own):
+            return moved, head
     else:
         if model_class in {head_class(model.config, kind) for kind in HEAD_KINDS.values()} - {None}:
             return tensors, str(model_class)
         # The output layer of GPT-2 is its table of embeddings, which no adapter trains.
         if model_class == head_class(model.config, "CausalLM") and tensors.keys() == {"lm_head.weight"}:
             return {}, str(model_class)
-    shown = flexible.get("head_type") if isinstance(flexible, dict) else model_class
+    head_type = flexible.get("head_type") if isinstance(flexible, dict) else model_class
     raise LoraBenchError(
-        f"{folder}: no model of transformers has its head ({shown}) on {model.config.model_type}; remove {HEAD_CONFIG} to "
+        f"{folder}: no model of transformers has its head ({head_type}) on {model.config.model_type}; remove {HEAD_CONFIG} to "
         "convert the adapter alone"
     )
 

@@ -106,7 +106,7 @@ def record_of(
     status, reason = _ending(run, train)
     whole = run.peft_config is None
     size = train.file_size if train.file_size != SIZE_NOT_FOUND else None
-    said = {
+    warnings = {
         ONE_SEED: True,
         TRAIN_TIME: train.train_time is not None,
         MEMORY: train.accelerator_memory_max is not None,
@@ -131,7 +131,7 @@ def record_of(
         scores=_scores(train.metrics) or None,
         curve=_curve(train.metrics),
         weights=Weights(folder=None, stored_bytes=size, step=_last_step(train.metrics)) if size is not None else None,
-        warnings=tuple(text for text, holds in said.items() if holds),
+        warnings=tuple(text for text, holds in warnings.items() if holds),
         command=command,
         started_at=run.created_at,
         environment=_environment(meta),
@@ -168,9 +168,9 @@ def _method(run: RunInfo, train: TrainInfo) -> tuple[MethodSpec, list[str]]:
         everything = train.num_trainable_params is not None and train.num_trainable_params == train.num_total_params
         name = "full" if everything else label.split("/")[0]
         return MethodSpec(name=name, label=label, size=None, options={}, chosen={}), []
-    given = {key: value for key, value in sorted(config.items()) if value is not None and key not in NOT_OPTIONS}
-    left_out = [key for key, value in given.items() if len(json.dumps(value)) > MAX_OPTION]
-    kept = {key: _in_one_order(key, value) for key, value in given.items() if key not in left_out}
+    settings = {key: value for key, value in sorted(config.items()) if value is not None and key not in NOT_OPTIONS}
+    left_out = [key for key, value in settings.items() if len(json.dumps(value)) > MAX_OPTION]
+    kept = {key: _in_one_order(key, value) for key, value in settings.items() if key not in left_out}
     options: dict[str, JsonValue] = {"type": config.get("peft_type"), "options": kept}
     return MethodSpec(name="peft", label=label, size=None, options=options, chosen=options), left_out
 
@@ -184,8 +184,8 @@ def _training(config: TrainConfig, metrics: Sequence[Metrics]) -> TrainingSpec:
     rate, decay = number_in(optimizer.pop("lr", None)), number_in(optimizer.pop("weight_decay", None))
     # Settings with a field in a record are not repeated. The type of the weights is not the precision of arithmetic; both stay.
     read = TrainConfig.model_fields.keys() - {"dtype"}
-    given = config.model_dump(mode="json")
-    rest = {key: value for key, value in given.items() if key not in read and value is not None}
+    settings = config.model_dump(mode="json")
+    rest = {key: value for key, value in settings.items() if key not in read and value is not None}
     precision = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}.get(config.dtype or "")
     return TrainingSpec.model_validate(
         {
@@ -274,20 +274,20 @@ def _speed(train: TrainInfo) -> Speed | None:
 
 def _all(entries: Sequence[Metrics], key: str) -> list[float]:
     """Return the numbers of *entries* at *key*; empty if one of them has none."""
-    found = [number_in(entry.get(key)) for entry in entries]
-    return [] if None in found else [value for value in found if value is not None]
+    numbers = [number_in(entry.get(key)) for entry in entries]
+    return [] if None in numbers else [value for value in numbers if value is not None]
 
 
 def _scores(metrics: Sequence[Metrics]) -> dict[str, float]:
     """Return the measurements after the last step: the test split's scores, and other metrics of the task."""
     scored = [entry for entry in metrics if any(key.startswith("test ") for key in entry)][-1:]
-    found = {
+    scores = {
         key.removeprefix("test "): number_in(value)
         for entry in scored
         for key, value in entry.items()
         if key not in NOT_SCORES and not key.startswith("valid ")
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in scores.items() if value is not None}
 
 
 def _curve(metrics: Sequence[Metrics]) -> tuple[CurvePoint, ...]:
@@ -332,10 +332,10 @@ def _environment(meta: MetaInfo) -> Environment:
 
 def _packages(info: Mapping[str, JsonValue]) -> dict[str, str]:
     """Return versions by package, with the commit of a package installed from one."""
-    found = {}
+    versions = {}
     for key in info:
         name, version = key.removesuffix("-version"), text_in(info[key])
         if key.endswith("-version") and version is not None:
             commit = text_in(info.get(f"{name}-commit-hash"))
-            found[name] = f"{version} (commit {commit[:12]})" if commit else version
-    return found
+            versions[name] = f"{version} (commit {commit[:12]})" if commit else version
+    return versions

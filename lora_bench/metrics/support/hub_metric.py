@@ -56,12 +56,12 @@ class HubMetric:
         self.path, self.number = _parts(name)
         if (reason := unpinned(name)) is not None:
             raise LoraBenchError(f"metric {name!r} {reason}")
-        found = code_hash(name)
-        if allowed is not None and found != allowed:
+        now = code_hash(name)
+        if allowed is not None and now != allowed:
             raise LoraBenchError(
-                f"metric {name!r} has changed since its code was allowed as {allowed}; it is {found} now, and is not run"
+                f"metric {name!r} has changed since its code was allowed as {allowed}; it is {now} now, and is not run"
             )
-        self.module = _load(self.path, found)
+        self.module = _load(self.path, now)
 
     def compute(
         self, *, predictions: Sequence[Any], references: Sequence[Any], **options: Any
@@ -73,10 +73,10 @@ class HubMetric:
         """
         if not _takes_lists(self.module):
             references = self._single(references)
-        found = self.module.compute(predictions=predictions, references=references, **options)
+        raw = self.module.compute(predictions=predictions, references=references, **options)
         values = {
             name: float(value) if math.isfinite(value) else None
-            for name, value in (found or {}).items()
+            for name, value in (raw or {}).items()
             if isinstance(value, Real)
         }
         return {**values, self.name: values[self._own(values)]}
@@ -160,10 +160,10 @@ def _local_code(path: str) -> dict[str, bytes]:
 
 def _refuse_fetched(path: str, text: str) -> None:
     """Refuse a script that has `evaluate` fetch code which neither its hash nor its commit covers."""
-    found = FETCHED.search(text)
-    if found is not None:
+    match = FETCHED.search(text)
+    if match is not None:
         raise LoraBenchError(
-            f"metric '{HUB}{path}' would fetch code that no hash covers: `evaluate` takes the comment after {found[0]!r} for "
+            f"metric '{HUB}{path}' would fetch code that no hash covers: `evaluate` takes the comment after {match[0]!r} for "
             "its address; keep the module beside the script, and leave the comment out"
         )
 
@@ -222,11 +222,11 @@ def _downloaded(name: str, commit: str) -> str:
 
     repository = name if "/" in name else f"{OWNER}/{name}"
     script = f"{repository.partition('/')[2]}.py"
-    found = snapshot("metric", repository, commit, ["*.py"], leave=["*/*"])
-    if not (found.folder / script).is_file():
+    copy = snapshot("metric", repository, commit, ["*.py"], leave=["*/*"])
+    if not (copy.folder / script).is_file():
         raise LoraBenchError(f"metric '{HUB}{name}@{commit}' has no script {script}")
-    _refuse_fetched(f"{name}@{commit}", (found.folder / script).read_text(encoding="utf-8"))
-    return str(found.folder / script)
+    _refuse_fetched(f"{name}@{commit}", (copy.folder / script).read_text(encoding="utf-8"))
+    return str(copy.folder / script)
 
 
 def _takes_lists(module: evaluate.EvaluationModule) -> bool:
