@@ -1,18 +1,19 @@
 """What the nightly gate of `lora_bench.stats` does on histories of which the truth is known.
 
-    python -m benchmarks.gate_simulation              the tables of docs/error-rates.md; about ten minutes of one CPU core
+    python -m benchmarks.gate_simulation              the tables of docs/error-rates.md; about five minutes of one CPU core
     python -m benchmarks.gate_simulation --quick      seconds: shows that it runs
 
-Four hundred histories of fifty series are simulated in each world, hundreds of nights at once, and judged as `judge_night` and
-`confirm` judge them (a test holds the two together). Scores are in standard deviations of a single run. Every night is accepted
-into the history of the next.
+Histories of fifty series go on night by night, forty at once. Each night is judged as `judge_night` and `confirm` judge it (a
+test holds the two together) and accepted as the gate accepts it: a night with anything confirmed is not, and scores that new
+seeds did not confirm do not enter the past. Scores are in standard deviations of a single run.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +21,28 @@ from scipy.signal import lfilter
 from scipy.special import stdtr, stdtrit
 
 from benchmarks.tables import folded
+from lora_bench.gate.past import DRIFT_NIGHTS
 from lora_bench.stats import holm
-from lora_bench.stats.gate import CONFIRM_ALPHA, DRIFT_ALPHA, LEVEL_ALPHA, TRAILING_NIGHTS
+from lora_bench.stats.gate import (
+    CONFIRM_ALPHA,
+    CONFIRMATIONS,
+    DRIFT_ALPHA,
+    FEWEST_NIGHTS,
+    LEVEL_ALPHA,
+    MOST_NIGHTS,
+    TRAILING_NIGHTS,
+)
 from lora_bench.stats.night_spread import pooled_variance
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Floats]
 
-HISTORIES, QUICK, SERIES, SEEDS = 400, 10, 50, 3
+# Histories at once, and nights in a row: 5,000 nights.
+HISTORIES, ROW, QUICK = 40, 125, (2, 14)
+SERIES, SEEDS = 50, 3
 NIGHTS = (8, 12, 20)
-YEAR, DRIFT_NIGHTS = 365, 60
+YEAR, SLOW = 365, 60
 
 
 def normal(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
@@ -63,9 +75,9 @@ def right_answers(generator: np.random.Generator, shape: tuple[int, ...]) -> Flo
     return (generator.binomial(500, 0.85, shape) - 425) / np.sqrt(500 * 0.85 * 0.15)
 
 
-def collapsing(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """One run of a hundred ends ten standard deviations below."""
-    return generator.standard_normal(shape) - 10.0 * (generator.random(shape) < 0.01)
+def collapsing(rate: float, depth: float) -> Draw:
+    """A share of the runs ends so many standard deviations below."""
+    return lambda generator, shape: generator.standard_normal(shape) - depth * (generator.random(shape) < rate)
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ class World:
     margin: float = 0.0
 
     def draw(self, generator: np.random.Generator, histories: int, series: int, nights: int, seeds: int) -> Drawn:
-        """Nights of that many series with that many seeds, and a second set of seeds in the same nights."""
+        """Nights of that many series with that many seeds, and further sets of seeds in the same nights."""
         effect = np.zeros((histories, series, nights))
         share = np.where(np.arange(series) % self.every == 0, self.night, 0.0)[:, None]
         if self.night:
@@ -114,29 +126,34 @@ class World:
             within = runs.var(axis=-1, ddof=1) / seeds if seeds > 1 else np.zeros(shape[:-1])
             return effect + runs.mean(axis=-1), within
 
-        first, within = drawn()
-        return Drawn(first, within, drawn()[0], seeds)
+        means, within = zip(*(drawn() for _ in range(1 + CONFIRMATIONS)), strict=True)
+        return Drawn(np.stack(means), np.stack(within), seeds)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Nights of several series, each array of shape (histories, series, nights).
+    """Nights of several series, each array of shape (1 + further sets, histories, series, nights).
 
     Args:
-        first: Night means.
-        within: Variance of the seeds of each night, over their number; 0 where there is one seed.
-        second: Means of the seeds that confirm.
+        means: Night means of the night's own seeds, and of each further set.
+        within: Variance of the seeds of each, over their number; 0 where there is one seed.
         seeds: Of a night.
     """
 
-    first: Floats
+    means: Floats
     within: Floats
-    second: Floats
     seeds: int
 
 
 INDEPENDENT = World("independent seeds")
 # A quarter of the variance of a run is half of that of a mean of three.
+HEAVY = World("heavy tails: Student's t with 3 degrees of freedom", run=heavy_tails)
+HUNDRED = World("one run of 100 collapses by 10 SD", run=collapsing(0.01, 10.0))
+COLLAPSES = (
+    World("one run of 1,000 collapses by 10 SD", run=collapsing(0.001, 10.0)),
+    HUNDRED,
+    World("one run of 100 collapses by 20 SD", run=collapsing(0.01, 20.0)),
+)
 NIGHT = World("half of a mean's variance is the night's", night=0.25)
 MEMORY = replace(NIGHT, name="… and remembered, correlation .6", memory=0.6)
 BAD_RUNS = World("a few bad runs: −exponential", run=bad_runs)
@@ -153,9 +170,9 @@ WORLDS = (
     World("bounded: beta(9, 1), mean .9", run=beta(9, 1)),
     BOUNDED,
     World("in steps of one SD", run=steps, floor=0.25, margin=1.0),
-    World("heavy tails: Student's t with 3 degrees of freedom", run=heavy_tails),
+    HEAVY,
     World("right answers to 500 questions", run=right_answers),
-    World("one run of a hundred collapses", run=collapsing),
+    *COLLAPSES,
     World("every second series: half of a run's variance is the night's", night=0.5, every=2),
     replace(INDEPENDENT, name="floor twice the spread", floor=2 / np.sqrt(SEEDS)),
     replace(INDEPENDENT, name="margin of 1 SD", floor=0.25, margin=1.0),
@@ -192,257 +209,325 @@ def moved(loss: Floats, error: Floats, freedom: Floats | int, margin: float, alp
     return rejected & (loss > margin), levels
 
 
-def quantile(freedom: int, tail: float) -> float:
-    return -float(stdtrit(freedom, tail))
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What the nights before each night lead to expect, each of shape (histories, series, nights).
-
-    Args:
-        expected: Of the next mean.
-        error: Standard error of the prediction.
-        freedom: Of it.
-    """
-
-    expected: Floats
-    error: Floats
-    freedom: Floats
-
-
-def predictions(drawn: Drawn, nights: int, floor: float, *, pool: bool = True) -> Predictions:
-    """What *nights* before every later one lead to expect.
-
-    Args:
-        drawn: All nights.
-        nights: k.
-        floor: Of the spread.
-        pool: Whether seeds and other series tell of the spread; else the nights of a series alone do.
-    """
-    means, within = (
-        np.lib.stride_tricks.sliding_window_view(values, nights, axis=2)[:, :, :-1]
-        for values in (drawn.first, drawn.within)
-    )
-    between = means.var(axis=-1, ddof=1)
-    freedom = np.full(between.shape, nights - 1.0)
-    if pool:
-        between, freedom = pooled_variance(between, within.mean(axis=-1), nights, drawn.seeds, axis=1)
-    error = np.maximum(np.sqrt(between), floor) * np.sqrt(1 + 1 / nights)
-    return Predictions(means.mean(axis=-1), error, freedom)
-
-
-@dataclass(frozen=True)
-class Nights:
-    """What was answered, each of shape (histories, series, nights)."""
-
-    suspect: Flags
-    regression: Flags
-    better: Flags
-    improved: Flags
-
-
 @dataclass(frozen=True)
 class Gate:
     """How nights are judged.
 
     Args:
         alpha: Of the level test.
-        confirm_alpha: Of the confirmation.
+        confirm_alpha: Of each further set of seeds.
+        sets: Number of these sets.
+        cleared: What scores that they did not confirm become: left out of the past, kept in it, or replaced by the mean of the
+            set that cleared them.
+        drift_alpha: Of the drift test; 0 for none.
+        drift_confirmed: Whether a drift takes further sets of seeds.
         pool: Whether seeds and other series tell of the spread.
+        most: Nights that the level test looks back.
     """
 
     alpha: float = LEVEL_ALPHA
     confirm_alpha: float = CONFIRM_ALPHA
+    sets: int = CONFIRMATIONS
+    cleared: Literal["left out", "kept", "replaced"] = "left out"
+    drift_alpha: float = DRIFT_ALPHA
+    drift_confirmed: bool = True
     pool: bool = True
+    most: int = MOST_NIGHTS
 
 
-def judged(drawn: Drawn, nights: int, world: World, loss: float = 0.0, gate: Gate = Gate()) -> Nights:
-    """Every night after the first *nights*, judged by as many before it.
-
-    Args:
-        drawn: Night means, and those of the seeds that confirm.
-        nights: k.
-        world: For floor and margin.
-        loss: What the first series loses on the night that is judged, and on no other.
-        gate: Levels.
-    """
-    found = predictions(drawn, nights, world.floor, pool=gate.pool)
-    losses = []
-    for means in (drawn.first, drawn.second):
-        one = found.expected - means[:, :, nights:]
-        one[:, 0] += loss
-        losses.append(one)
-    flags = []
-    for sign in (1, -1):
-        first, levels = moved(sign * losses[0], found.error, found.freedom, world.margin, gate.alpha)
-        # A second mean beyond the bound of the first confirms too, where that is the nearer one.
-        again = np.zeros(first.shape)
-        levels = np.maximum(gate.confirm_alpha, levels[first])
-        again[first] = -stdtrit(found.freedom[first], levels) * found.error[first]
-        flags += [first, first & (sign * losses[1] >= again) & (sign * losses[1] > world.margin)]
-    suspect, regression, better, improved = flags
-    return Nights(suspect, regression, better, improved)
+# The gate before cleared scores were left out.
+BEFORE = Gate(confirm_alpha=0.001, sets=1, cleared="kept", drift_confirmed=False)
 
 
 @dataclass(frozen=True)
-class Alarms:
-    """Shares of nights of an unchanged system with such an answer for any series.
+class Moved:
+    """What became of the series that moved in one direction, each of shape (histories, series).
 
     Args:
-        suspect: Before confirmation.
-        regression: After it.
-        either: A confirmed regression or a confirmed improvement.
+        suspect: Before the further sets of seeds.
+        confirmed: By all of them.
+        cleared_by: Number of the set that did not confirm, from 1; 0 where there is none.
+    """
+
+    suspect: Flags
+    confirmed: Flags
+    cleared_by: NDArray[np.int_]
+
+
+@dataclass
+class Past:
+    """The accepted scores of every series so far, oldest first; each array of shape (histories, series, ...).
+
+    Args:
+        means: The last accepted night means that count, from the left.
+        within: The variances of their seeds.
+        first: The first twenty, from the left.
+        count: How many there have been.
+    """
+
+    means: Floats
+    within: Floats
+    first: Floats
+    count: NDArray[np.int_]
+    world: World
+    gate: Gate
+    seeds: int
+    level: tuple[Floats, Floats, Floats] = field(init=False)
+
+    @classmethod
+    def empty(cls, histories: int, series: int, world: World, gate: Gate, seeds: int) -> Past:
+        """No accepted night yet."""
+        shape = histories, series
+        recent = [np.zeros((*shape, gate.most)) for _ in range(2)]
+        return cls(*recent, np.zeros((*shape, MOST_NIGHTS)), np.zeros(shape, dtype=int), world, gate, seeds)
+
+    def accept(self, which: Flags, means: Floats, within: Floats) -> None:
+        """Add a night's scores to the past of the series in *which*."""
+        full = which & (self.count >= self.gate.most)
+        for kept, new in ((self.means, means), (self.within, within)):
+            kept[full, :-1] = kept[full, 1:]
+            kept[full, -1] = new[full]
+            at = np.nonzero(which & ~full)
+            kept[(*at, self.count[at])] = new[at]
+        at = np.nonzero(which & (self.count < MOST_NIGHTS))
+        self.first[(*at, self.count[at])] = means[at]
+        self.count[which] += 1
+
+    def expect(self) -> None:
+        """Compute what the past leads to expect of the next mean: its value, the error and the freedom."""
+        nights = np.maximum(np.minimum(self.count, self.gate.most), 2)
+        there = np.arange(self.gate.most) < nights[..., None]
+        mean = self.means.sum(axis=-1) / nights
+        variance = (there * (self.means - mean[..., None]) ** 2).sum(axis=-1) / (nights - 1)
+        freedom = nights - 1.0
+        if self.gate.pool:
+            old = self.count >= FEWEST_NIGHTS
+            parts = np.where(old, variance, 0.0), np.where(old, self.within.sum(axis=-1) / nights, 0.0)
+            pooled, of_pool = pooled_variance(*parts, nights, self.seeds, axis=1)
+            variance, freedom = np.where(old, pooled, variance), np.where(old, of_pool, freedom)
+        error = np.maximum(np.sqrt(variance), self.world.floor) * np.sqrt(1 + 1 / nights)
+        self.level = mean, error, freedom
+
+    def moved(self, sets: Floats, sign: int) -> Moved:
+        """Which series lost (or gained, with sign -1) on a night, by the means of its own seeds and of further sets."""
+        mean, error, freedom = self.level
+        losses = sign * (mean - sets)
+        first = np.where(self.count >= FEWEST_NIGHTS, losses[0], -np.inf)
+        suspect, levels = (
+            found[..., 0]
+            for found in moved(*(x[..., None] for x in (first, error, freedom)), self.world.margin, self.gate.alpha)
+        )
+        # A mean beyond the bound of the first set confirms too, where that is the nearer one.
+        reach = np.zeros(first.shape)
+        reach[suspect] = (
+            quantile(freedom[suspect], np.maximum(self.gate.confirm_alpha, levels[suspect])) * error[suspect]
+        )
+        return self._confirmed(suspect, losses, np.maximum(reach, self.world.margin))
+
+    def drifted(self, sets: Floats, sign: int) -> Moved:
+        """Which series drifted, by the mean of the last nights against the first ones."""
+        anchored = np.clip(self.count + 1 - TRAILING_NIGHTS, 2, MOST_NIGHTS)
+        there = np.arange(MOST_NIGHTS) < anchored[..., None]
+        mean = (there * self.first).sum(axis=-1) / anchored
+        sd = np.sqrt((there * (self.first - mean[..., None]) ** 2).sum(axis=-1) / (anchored - 1))
+        spread, losses = np.maximum(sd, self.world.floor), sign * (mean - sets)
+        ends = np.minimum(self.count, self.gate.most)[..., None] - np.arange(1, TRAILING_NIGHTS)
+        trailing = np.take_along_axis(self.means, np.maximum(ends, 0), axis=-1).sum(axis=-1)
+        lost = sign * (mean - (trailing + sets[0]) / TRAILING_NIGHTS)
+        lost = np.where(self.count >= DRIFT_NIGHTS, lost, -np.inf)
+        error = spread * np.sqrt(1 / TRAILING_NIGHTS + 1 / anchored)
+        if not self.gate.drift_alpha:
+            return self._confirmed(np.zeros(lost.shape, dtype=bool), losses, lost)
+        parts = (x[..., None] for x in (lost, error, anchored - 1))
+        suspect = moved(*parts, self.world.margin, self.gate.drift_alpha)[0][..., 0]
+        if not self.gate.drift_confirmed:
+            return Moved(suspect, suspect, np.zeros(suspect.shape, dtype=int))
+        reach = quantile(anchored - 1, self.gate.confirm_alpha) * spread * np.sqrt(1 + 1 / anchored)
+        return self._confirmed(suspect, losses, np.maximum(reach, self.world.margin))
+
+    def _confirmed(self, suspect: Flags, losses: Floats, reach: Floats) -> Moved:
+        confirmed, cleared_by = suspect, np.zeros(suspect.shape, dtype=int)
+        for number, loss in enumerate(losses[1 : 1 + self.gate.sets], start=1):
+            cleared_by[confirmed & (loss < reach)] = number
+            confirmed = confirmed & (loss >= reach)
+        return Moved(suspect, confirmed, cleared_by)
+
+
+def quantile(freedom: Floats, tail: float | Floats) -> Floats:
+    return np.asarray(-stdtrit(freedom, tail))
+
+
+@dataclass(frozen=True)
+class Night:
+    """What was answered on a night, each of shape (histories, series).
+
+    Args:
+        worse: Losses by the level test.
+        better: Gains by it.
+        drifts: Losses and gains by the drift test.
+        with_loss: For each injected loss, what the level test found of the first series with it; shape (histories,).
+    """
+
+    worse: Moved
+    better: Moved
+    drifts: tuple[Moved, Moved]
+    with_loss: dict[float, tuple[Flags, Flags]]
+
+    @property
+    def regression(self) -> Flags:
+        """Confirmed losses and drifts for the worse."""
+        return self.worse.confirmed | self.drifts[0].confirmed
+
+    @property
+    def either(self) -> Flags:
+        """Confirmed changes of either direction."""
+        return self.regression | self.better.confirmed | self.drifts[1].confirmed
+
+
+def in_a_row(
+    world: World,
+    drawn: Drawn,
+    gate: Gate = Gate(),
+    *,
+    accepted: int = FEWEST_NIGHTS,
+    losses: tuple[float, ...] = (),
+) -> Iterator[Night]:
+    """Judge one night after the other, and accept it.
+
+    Args:
+        world: For floor and margin.
+        drawn: The nights.
+        gate: How they are judged.
+        accepted: Nights at the beginning that are accepted as they are.
+        losses: Each is taken from the first series on the night that is judged, and on no other.
+    """
+    _, histories, series, nights = drawn.means.shape
+    past = Past.empty(histories, series, world, gate, drawn.seeds)
+    everything = np.ones((histories, series), dtype=bool)
+    for night in range(nights):
+        sets, within = drawn.means[..., night], drawn.within[..., night]
+        if night < accepted:
+            past.accept(everything, sets[0], within[0])
+            continue
+        past.expect()
+        worse, better = past.moved(sets, 1), past.moved(sets, -1)
+        calm = ~(worse.suspect | better.suspect)
+        drifts = []
+        for sign in (1, -1):
+            found = past.drifted(sets, sign)
+            drifts.append(Moved(found.suspect & calm, found.confirmed & calm, np.where(calm, found.cleared_by, 0)))
+        with_loss = {}
+        for loss in losses:
+            lower = sets.copy()
+            lower[:, :, 0] -= loss
+            found = past.moved(lower, 1)
+            with_loss[loss] = found.suspect[:, 0], found.confirmed[:, 0]
+        answer = Night(worse, better, (drifts[0], drifts[1]), with_loss)
+        yield answer
+        passed = np.broadcast_to(~answer.either.any(axis=1)[:, None], everything.shape)
+        by = np.maximum.reduce([one.cleared_by for one in (worse, better, *drifts)])
+        if gate.cleared == "left out":
+            past.accept(passed & (by == 0), sets[0], within[0])
+            continue
+        by = by if gate.cleared == "replaced" else np.zeros_like(by)
+        past.accept(passed, *(np.take_along_axis(values, by[None], axis=0)[0] for values in (sets, within)))
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of nights of an unchanged system with such an answer for any series, and of injected losses that were found.
+
+    Args:
+        suspect: By the level test, before confirmation.
+        regression: A confirmed loss or drift.
+        either: Or a confirmed gain.
+        found: For each loss: suspect, and confirmed.
     """
 
     suspect: float
     regression: float
     either: float
+    found: dict[float, tuple[float, float]]
 
 
-def alarms(
+def shares(
     world: World,
-    nights: int,
     histories: int,
-    *,
+    nights: int,
     gate: Gate = Gate(),
+    *,
+    accepted: int = FEWEST_NIGHTS,
+    losses: tuple[float, ...] = (),
     series: int = SERIES,
-    judge: int = 50,
-    seed: int = 0,
-) -> Alarms:
-    """How often an unchanged system alarms.
-
-    Args:
-        world: Where means come from.
-        nights: Of history behind each night.
-        histories: How many.
-        gate: Levels.
-        series: Judged together.
-        judge: Nights judged in each history.
-        seed: Of everything that is random.
-    """
-    counts = np.zeros(3)
-    for generator, size in _blocks(histories, "alarms", world, nights, seed):
-        found = judged(world.draw(generator, size, series, nights + judge, SEEDS), nights, world, 0.0, gate)
-        for index, flags in enumerate((found.suspect, found.regression, found.regression | found.improved)):
-            counts[index] += flags.any(axis=1).sum()
-    return Alarms(*(counts / (histories * judge)).tolist())
-
-
-def losses_found(
-    world: World,
-    nights: int,
-    histories: int,
-    *,
-    loss: float = 3.0,
     seeds: int = SEEDS,
-    gate: Gate = Gate(),
-    judge: int = 25,
     seed: int = 0,
-) -> tuple[float, float]:
-    """The shares of losses of one of fifty series that are suspect, and that are confirmed, in the night they happen.
-
-    Args:
-        world: Where means come from.
-        nights: Of history behind each night.
-        histories: How many.
-        loss: In standard deviations of a run.
-        seeds: Of a night.
-        gate: Levels.
-        judge: Nights judged in each history.
-        seed: Of everything that is random.
-    """
-    counts = np.zeros(2)
-    for generator, size in _blocks(histories, "losses", world, nights, seed):
-        drawn = world.draw(generator, size, SERIES, nights + judge, seeds)
-        found = judged(drawn, nights, world, loss, gate)
-        counts += found.suspect[:, 0].sum(), found.regression[:, 0].sum()
-    suspect, confirmed = (counts / (histories * judge)).tolist()
-    return suspect, confirmed
+) -> Shares:
+    """Judge so many nights in a row of each of *histories*, after *accepted* ones; see `in_a_row`."""
+    generator = np.random.default_rng([seed, accepted, *world.name.encode()])
+    drawn = world.draw(generator, histories, series, accepted + nights, seeds)
+    counts, found = np.zeros(3), {loss: np.zeros(2) for loss in losses}
+    for night in in_a_row(world, drawn, gate, accepted=accepted, losses=losses):
+        for index, flags in enumerate((night.worse.suspect, night.regression, night.either)):
+            counts[index] += flags.any(axis=1).sum()
+        for loss, flags in night.with_loss.items():
+            found[loss] += [one.sum() for one in flags]
+    total = histories * nights
+    of_losses = {loss: (float(one[0] / total), float(one[1] / total)) for loss, one in found.items()}
+    return Shares(*(counts / total).tolist(), of_losses)
 
 
-def trailing_losses(means: Floats, anchored: int, world: World) -> tuple[Floats, Floats]:
-    """For every night from the fifth after the anchored ones: what its trailing mean lost, and the error of that."""
-    anchor, after = means[:, :, :anchored], means[:, :, anchored:]
-    trailing = np.lib.stride_tricks.sliding_window_view(after, TRAILING_NIGHTS, axis=2).mean(axis=-1)
-    spread = np.maximum(anchor.std(axis=-1, ddof=1, keepdims=True), world.floor)
-    error = spread * np.sqrt(1 / TRAILING_NIGHTS + 1 / anchored)
-    return anchor.mean(axis=-1, keepdims=True) - trailing, np.broadcast_to(error, trailing.shape)
+def of_nights(nights: int, **more: object) -> Gate:
+    """The level test alone on so many nights of history."""
+    return replace(Gate(most=nights, drift_alpha=0.0), **more)  # type: ignore[arg-type]
 
 
 def years(
-    world: World, anchored: int, histories: int, *, alpha: float = DRIFT_ALPHA, seed: int = 0
-) -> tuple[float, float, float]:
-    """How often the drift test alarms in a year of an unchanged system of fifty series.
-
-    Args:
-        world: Where means come from.
-        anchored: Nights of the release.
-        histories: Years.
-        alpha: Of the drift test.
-        seed: Of everything that is random.
-
-    Returns:
-        The shares of years with a loss, and with a loss or a gain; the share of nights with either.
-    """
-    counts = np.zeros(3)
-    for generator, size in _blocks(histories, "years", world, anchored, seed):
-        means = world.draw(generator, size, SERIES, anchored + YEAR + TRAILING_NIGHTS - 1, SEEDS).first
-        lost, error = trailing_losses(means, anchored, world)
-        # Something is rejected exactly if the least p-value is, at the level divided by the number of series.
-        reach = np.maximum(quantile(anchored - 1, alpha / SERIES) * error, world.margin)
-        worse, either = (flags.any(axis=1) for flags in (lost >= reach, np.abs(lost) >= reach))
-        counts += worse.any(axis=1).sum(), either.any(axis=1).sum(), either.sum() / YEAR
-    loss, both, nightly = (counts / histories).tolist()
-    return loss, both, nightly
+    world: World, histories: int, nights: int, *, alpha: float = DRIFT_ALPHA, seed: int = 0
+) -> tuple[float, float]:
+    """The shares of runs of *nights* nights of an unchanged system, after twenty, with a drifting loss, and with any drift."""
+    generator = np.random.default_rng([seed, *world.name.encode()])
+    drawn = world.draw(generator, histories, SERIES, MOST_NIGHTS + nights, SEEDS)
+    loss, either = np.zeros(histories, dtype=bool), np.zeros(histories, dtype=bool)
+    for night in in_a_row(world, drawn, Gate(drift_alpha=alpha), accepted=MOST_NIGHTS):
+        lost, gained = (one.confirmed.any(axis=1) for one in night.drifts)
+        loss, either = loss | lost, either | lost | gained
+    return float(loss.mean()), float(either.mean())
 
 
 @dataclass(frozen=True)
-class Drift:
+class Slow:
     """What became of a slow loss.
 
     Args:
-        found: Share that the drift test found within sixty nights.
+        found: Share that was found within sixty nights, as a drift or a sudden loss.
         median: Night on which half of them were.
-        level: Share in which the level test was ever suspect, in the same nights.
     """
 
     found: float
     median: float
-    level: float
 
 
-def drifts(
-    world: World, anchored: int, histories: int, *, rate: float, alpha: float = DRIFT_ALPHA, seed: int = 0
-) -> Drift:
+def slow_losses(
+    world: World, histories: int, *, rate: float, accepted: int, alpha: float = DRIFT_ALPHA, seed: int = 0
+) -> Slow:
     """How often, and when, a slow loss of one series of fifty is found.
 
     Args:
         world: Where means come from.
-        anchored: Nights of the release; the loss starts after them.
         histories: How many.
         rate: Loss a night, in standard deviations of a run.
+        accepted: Nights before it begins.
         alpha: Of the drift test.
         seed: Of everything that is random.
     """
-    first = []
-    level = 0
-    for generator, size in _blocks(histories, "drifts", world, anchored, seed):
-        drawn = world.draw(generator, size, SERIES, anchored + DRIFT_NIGHTS, SEEDS)
-        means = drawn.first
-        means[:, 0, anchored:] -= rate * np.arange(1, DRIFT_NIGHTS + 1)
-        level += judged(drawn, anchored, world).suspect[:, 0].any(axis=-1).sum()
-        lost, error = trailing_losses(means, anchored, world)
-        found = moved(lost, error, anchored - 1, world.margin, alpha)[0][:, 0]
-        first.append(np.where(found.any(axis=-1), found.argmax(axis=-1) + TRAILING_NIGHTS, np.inf))
-    night = np.concatenate(first)
-    return Drift(float(np.isfinite(night).mean()), float(np.median(night)), level / histories)
-
-
-def _blocks(total: int, kind: str, world: World, nights: int, seed: int) -> Iterator[tuple[np.random.Generator, int]]:
-    """Blocks of some tens of MiB, each with a generator of its own."""
-    for done in range(0, total, 50):
-        yield np.random.default_rng([seed, done, nights, *kind.encode(), *world.name.encode()]), min(50, total - done)
+    generator = np.random.default_rng([seed, accepted, *world.name.encode()])
+    drawn = world.draw(generator, histories, SERIES, accepted + SLOW, SEEDS)
+    drawn.means[:, :, 0, accepted:] -= rate * np.arange(1, SLOW + 1)
+    first = np.full(histories, np.inf)
+    for number, night in enumerate(in_a_row(world, drawn, Gate(drift_alpha=alpha), accepted=accepted), start=1):
+        new = night.regression[:, 0] & np.isinf(first)
+        first[new] = number
+    return Slow(float(np.isfinite(first).mean()), float(np.median(first)))
 
 
 def share(value: float) -> str:
@@ -454,105 +539,92 @@ def rounded(value: float) -> str:
 
 
 def night(value: float) -> str:
-    return f"{value:.0f}" if np.isfinite(value) else f"> {DRIFT_NIGHTS}"
+    return f"{value:.0f}" if np.isfinite(value) else f"> {SLOW}"
 
 
-def alarm_lines(histories: int) -> Iterator[str]:
-    """False alarms of a night over fifty series, and losses found, in each world."""
-    yield (
-        "| nights of an unchanged system with | history | any suspect | any regression | any confirmed, either way "
-        "| 3 SD, 20 nights: suspect | found |"
-    )
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+def alarm_lines(histories: int, nights: int) -> Iterator[str]:
+    """False alarms of nights in a row over fifty series, and losses found, in each world."""
+    yield "| nights of an unchanged system with | any suspect | any regression | or improvement | 2 SD found | 3 SD found |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for world in WORLDS:
-        losses = " | ".join(map(rounded, losses_found(world, 20, histories)))
-        for nights in NIGHTS:
-            one = alarms(world, nights, histories)
-            shares = " | ".join(map(share, (one.suspect, one.regression, one.either)))
-            yield f"| {world.name} | {nights} | {shares} | {losses} |"
+        one = shares(world, histories, nights, losses=(2.0, 3.0))
+        found = " | ".join(rounded(confirmed) for _, confirmed in one.found.values())
+        yield f"| {world.name} | {' | '.join(map(share, (one.suspect, one.regression, one.either)))} | {found} |"
 
 
-GATES = {
-    "nights alone: 0.03, 0.005": Gate(0.03, 0.005, pool=False),
-    "nights alone": Gate(pool=False),
-    "seeds too: 0.03, 0.005": Gate(0.03, 0.005),
-    "0.03, 0.001": Gate(0.03, 0.001),
-    f"{LEVEL_ALPHA}, {CONFIRM_ALPHA}": Gate(),
-    "0.01, 0.001": Gate(0.01, 0.001),
+RULES = {
+    "cleared scores kept, drift not confirmed": BEFORE,
+    "one set of new seeds at 0.001": Gate(confirm_alpha=0.001, sets=1),
+    "cleared scores kept": Gate(cleared="kept"),
+    "cleared scores replaced": Gate(cleared="replaced"),
+    "two sets at 0.001": Gate(confirm_alpha=0.001),
+    "the gate: two sets at 0.01, left out": Gate(),
 }
 
 
-def trade_lines(histories: int) -> Iterator[str]:
-    """What other levels would give, and the nights of a series alone."""
-    yield (
-        "| level test, confirmation | 3 SD found, 8 nights | 12 | 20 | alarms, independent seeds, 8 nights | heavy tails | "
-        "half the night's |"
-    )
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
-    heavy = next(world for world in WORLDS if world.run is heavy_tails)
-    for name, gate in GATES.items():
-        found = [rounded(losses_found(INDEPENDENT, nights, histories, gate=gate)[1]) for nights in NIGHTS]
-        rates = [share(alarms(world, 8, histories, gate=gate).either) for world in (INDEPENDENT, heavy, NIGHT)]
-        yield f"| {name} | {' | '.join([*found, *rates])} |"
+def rule_lines(histories: int, nights: int) -> Iterator[str]:
+    """What other rules for suspect series would give."""
+    worlds = (*COLLAPSES, HEAVY)
+    yield "| rule for suspect series | nights with a false regression | 2 SD found | 3 SD found |"
+    yield "| --- | ---: | ---: | ---: |"
+    for name, gate in RULES.items():
+        for world in worlds:
+            one = shares(world, histories, nights, gate, losses=(2.0, 3.0))
+            found = " | ".join(rounded(confirmed) for _, confirmed in one.found.values())
+            yield f"| {name} | {share(one.regression)} | {found} |"
 
 
-def few_lines(histories: int) -> Iterator[str]:
+def few_lines(histories: int, nights: int) -> Iterator[str]:
     """False alarms of gates of few series, whose bound of the level test is nearer than that of the confirmation."""
-    yield "| nights of an unchanged system of | history | any suspect | any regression | any confirmed, either way |"
-    yield "| --- | ---: | ---: | ---: | ---: |"
+    yield "| nights of an unchanged system of | any suspect | any regression | or improvement |"
+    yield "| --- | ---: | ---: | ---: |"
     for series in (1, 3, 12):
-        for nights in NIGHTS:
-            one = alarms(INDEPENDENT, nights, histories, series=series)
-            shares = " | ".join(map(share, (one.suspect, one.regression, one.either)))
-            yield f"| {series} series | {nights} | {shares} |"
+        one = shares(INDEPENDENT, histories, nights, series=series)
+        yield f"| {series} series | {' | '.join(map(share, (one.suspect, one.regression, one.either)))} |"
 
 
-def loss_lines(histories: int) -> Iterator[str]:
+def loss_lines(histories: int, nights: int) -> Iterator[str]:
     """Losses found the same night and confirmed."""
+    losses = (1.0, 2.0, 3.0, 4.0)
     yield "| loss of one series of 50, independent seeds | seeds | 8 nights | 12 nights | 20 nights |"
     yield "| --- | ---: | ---: | ---: | ---: |"
-    for loss in (1.0, 2.0, 3.0, 4.0):
-        for seeds in (1, 3, 5):
-            found = [
-                rounded(losses_found(INDEPENDENT, nights, histories, loss=loss, seeds=seeds)[1]) for nights in NIGHTS
-            ]
-            yield f"| {loss:.0f} SD | {seeds} | {' | '.join(found)} |"
+    seeds_of = (1, 3, 5)
+    found = {
+        (seeds, k): shares(INDEPENDENT, histories, nights, of_nights(k), accepted=k, losses=losses, seeds=seeds).found
+        for seeds in seeds_of
+        for k in NIGHTS
+    }
+    for loss in losses:
+        for seeds in seeds_of:
+            cells = " | ".join(rounded(found[seeds, k][loss][1]) for k in NIGHTS)
+            yield f"| {loss:.0f} SD | {seeds} | {cells} |"
 
 
 RATES = {"0.1 SD of a run": 0.1, "0.1 SD of a night mean": 0.1 / float(np.sqrt(SEEDS))}
 
 
-def drift_lines(histories: int) -> Iterator[str]:
+def drift_lines(histories: int, nights: int) -> Iterator[str]:
     """Years of an unchanged system with a drift, and slow losses found."""
-    yield "| drift test over a year, 50 series | anchored nights | years with a loss | with a loss or a gain | nights |"
-    yield "| --- | ---: | ---: | ---: | ---: |"
+    year = YEAR if nights > 20 else nights
+    yield "| a year of an unchanged system, 50 series | with a drift for the worse | with any drift |"
+    yield "| --- | ---: | ---: |"
     for world in DRIFT_WORLDS:
-        for anchored in NIGHTS:
-            loss, either, nightly = years(world, anchored, histories)
-            yield f"| {world.name} | {anchored} | {rounded(loss)} | {rounded(either)} | {nightly:.5f} |"
+        yield f"| {world.name} | {' | '.join(map(rounded, years(world, histories, year)))} |"
     yield ""
-    yield "| slow loss a night, found within 60 nights | anchored nights | drift test | median night | level test |"
-    yield "| --- | ---: | ---: | ---: | ---: |"
+    yield "| slow loss a night, found within 60 nights | accepted before | found | median night |"
+    yield "| --- | ---: | ---: | ---: |"
     for name, rate in RATES.items():
-        for anchored in NIGHTS:
-            found = drifts(INDEPENDENT, anchored, histories, rate=rate)
-            yield f"| {name} | {anchored} | {rounded(found.found)} | {night(found.median)} | {rounded(found.level)} |"
-    yield ""
-    yield "| level of the drift test | anchored nights | years with a loss or a gain | 0.1 SD of a run found | median |"
-    yield "| --- | ---: | ---: | ---: | ---: |"
-    for alpha in (0.001, 0.0003, DRIFT_ALPHA):
-        for anchored in (8, 20):
-            _, either, _ = years(INDEPENDENT, anchored, histories, alpha=alpha)
-            found = drifts(INDEPENDENT, anchored, histories, rate=0.1, alpha=alpha)
-            yield f"| {alpha} | {anchored} | {rounded(either)} | {rounded(found.found)} | {night(found.median)} |"
+        for accepted in (DRIFT_NIGHTS, 24):
+            one = slow_losses(INDEPENDENT, histories, rate=rate, accepted=accepted)
+            yield f"| {name} | {accepted} | {rounded(one.found)} | {night(one.median)} |"
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few histories: shows that it runs")
-    histories = QUICK if parser.parse_args(arguments).quick else HISTORIES
-    for lines in (alarm_lines, few_lines, trade_lines, loss_lines, drift_lines):
-        print(*folded(lines(histories)), "", sep="\n", flush=True)
+    size = QUICK if parser.parse_args(arguments).quick else (HISTORIES, ROW)
+    for lines in (alarm_lines, rule_lines, few_lines, loss_lines, drift_lines):
+        print(*folded(lines(*size)), "", sep="\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -137,5 +137,5 @@ def test_a_way_is_told_by_the_run():
 
 
 def test_a_large_loss_is_found_and_none_is_not():
-    assert against_simulation.share_found(5, 4, 20.0, 20) == 1.0
-    assert against_simulation.false_alarms(5, 4, 100) <= 0.1
+    assert against_simulation.called(4, 5, 1.0, 20.0, 20) == 1.0
+    assert against_simulation.called(4, 5, 1.0, 0.0, 100) <= 0.1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_bench.cli.baseline_commands import baseline_folder
-from lora_bench.cli.gate_output import BROKE_OFF, DONE, write_answer
+from lora_bench.cli.gate_output import BROKE_OFF, DONE, warn, write_answer
 from lora_bench.cli.help import records_at
 from lora_bench.errors import LoraBenchError
 
@@ -33,7 +33,7 @@ def check_against(arguments: argparse.Namespace) -> int:
         raise LoraBenchError("check takes RUNS, the folder of the suite's runs")
     now = _runs_in(arguments.runs, arguments.runs.resolve().name)
     before, place = _other(arguments, now.records)
-    found = judge_against(before, now, margin=arguments.margin)
+    found = judge_against(before, now, margin=arguments.margin, change=arguments.change)
     commands = _next(found, arguments, place)
     whole = write_answer(found.answer, arguments, commands, comment_lines(found, commands))
     code = found.answer.exit_code
@@ -50,7 +50,9 @@ def _runs_in(folder: Path, name: str) -> RunSet:
 
 def _other(arguments: argparse.Namespace, records: Sequence[Record]) -> tuple[RunSet, Path]:
     """The runs to hold against: a folder, then a baseline, then a git reference."""
+    from lora_bench.gate.against import plan_of
     from lora_bench.gate.base_runs import commit_of, kept_runs, runs_of_commit
+    from lora_bench.gate.read_night import night_of
     from lora_bench.records.store import has_records
 
     given: str = arguments.against
@@ -75,6 +77,10 @@ def _other(arguments: argparse.Namespace, records: Sequence[Record]) -> tuple[Ru
     suite = records[0].suite
     series = records[0].spec.series
     way = way_of(arguments, arguments.suite or (f"{suite}.yaml" if Path(f"{suite}.yaml").is_file() else suite))
+    # Said before the other half of the runs is done.
+    warn(
+        f"{commit[:12]}: {plan_of(night_of(records, 'now').cells, arguments.margin).text}, by the runs of {arguments.runs}"
+    )
     folder = runs_of_commit(commit, kept_runs(arguments.runs, commit), suite, series, way)
     return _runs_in(folder, f"{given} at {commit[:12]}"), folder
 
@@ -84,8 +90,7 @@ def _next(found: Against, arguments: argparse.Namespace, place: Path) -> list[st
     suite = arguments.suite or found.answer.suite
     compare = f"lora-bench compare {os.path.relpath(place)} {os.path.relpath(arguments.runs)}"
     if found.answer.verdict == "undecided":
-        needed = [pair.verdict.needed.seeds for pair in found.pairs.values() if pair.verdict.needed is not None]
-        more = f"with `seeds: {max(needed)}`" if needed else "with more seeds"
+        more = "with more seeds" if found.seeds is None else f"with {found.seeds} seeds"
         return [f"lora-bench run {suite}  # {more} in the suite, before and after the change", compare]
     if found.answer.verdict == "failed":
         return [f"lora-bench run {suite} --retry", compare]

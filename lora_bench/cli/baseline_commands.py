@@ -141,7 +141,7 @@ def _accept(arguments: argparse.Namespace) -> int:
 def _accept_night(arguments: argparse.Namespace) -> int:
     from lora_bench.gate import judge, read_night, read_nights, tonight_in, write_night
     from lora_bench.gate.accepting import accepted_night, series_or_why
-    from lora_bench.gate.rerun import read_confirmation
+    from lora_bench.gate.rerun import read_confirmations
     from lora_bench.util.filenames import file_name
 
     # RUNS is named like its suite, or is a night in such a folder; the baseline tells which of its nights is new.
@@ -153,7 +153,7 @@ def _accept_night(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise LoraBenchError(f"name the baseline with --name, as its suite is no name of a folder: {error}") from None
     nights = read_nights(target)
-    answer = judge(tonight, nights, target.name, read_confirmation(place, tonight.label), margin=arguments.margin)
+    answer = judge(tonight, nights, target.name, read_confirmations(place, tonight.label), margin=arguments.margin)
     series, why = series_or_why(arguments.change) if arguments.change else ((), None)
     night = accepted_night(tonight, nights, answer, arguments.reason, series, why=why, margin=arguments.margin)
     print(f"night {night.number} in {write_night(night, target)}")

@@ -57,6 +57,11 @@ def add_check(commands: Commands) -> None:
     )
     night_options(what)
     what.add_argument(
+        "--change",
+        metavar="WHY",
+        help="why settings of the suite differ from those of the other runs (--against; without it the answer is 4)",
+    )
+    what.add_argument(
         "--suite",
         metavar="SUITE",
         help="suite to run suspect series again with (default: the baseline's), or to run at the git reference",
@@ -137,6 +142,8 @@ def _checked(arguments: argparse.Namespace) -> int:
         return check_against(arguments)
     if arguments.markdown is not None:
         raise LoraBenchError("--markdown goes with --against; a night has --github and --json")
+    if arguments.change is not None:
+        raise LoraBenchError("--change goes with --against here; `baseline accept` takes it for a night")
     folder = baseline_folder(arguments.baseline, may_begin=True)
     accepted = read_nights(folder)
     if arguments.runs is None:
@@ -153,7 +160,8 @@ def _answer(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Nigh
     """Judge tonight's run, and run suspect series again if allowed."""
     from lora_bench.gate import judge, read_night, tonight_in
     from lora_bench.gate.baseline import before
-    from lora_bench.gate.rerun import confirm, read_confirmation
+    from lora_bench.gate.rerun import confirm, read_confirmations
+    from lora_bench.stats.gate import CONFIRMATIONS
 
     label, place = tonight_in(arguments.runs, accepted, arguments.series)
     tonight = read_night(place, label)
@@ -161,19 +169,23 @@ def _answer(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Nigh
     if any(night.label == tonight.label for night in accepted):
         last = f"the last of which is {earlier[-1].label}" if earlier else "so against none"
         warn(f"{tonight.label} is accepted already; it is held against the {len(earlier)} nights before it, {last}")
-    again = read_confirmation(place, tonight.label)
+    again = read_confirmations(place, tonight.label)
     answer = judge(tonight, earlier, folder.name, again, margin=arguments.margin)
-    if answer.suspects and may_confirm:
+    for number in range(1, CONFIRMATIONS + 1):
+        done = again[number - 1].by_series() if number <= len(again) else {}
+        suspects = [one for one in answer.suspects if one.series not in done]
+        if not suspects or not may_confirm:
+            continue
         way = _way(arguments, folder)
         if way is None:
             warn(
-                f"{len(answer.suspects)} series are suspect, and no suite is known to run them again: "
+                f"{len(suspects)} series are suspect, and no suite is known to run them again: "
                 f"{folder / 'suite.yaml'} is not there; name it with --suite"
             )
             return answer
-        warn(f"{len(answer.suspects)} series are suspect; they are run again with new seeds")
+        warn(f"{len(suspects)} series are suspect; they are run again with new seeds")
         try:
-            again = confirm(place, tonight.label, tonight.suite, answer.suspects, way)
+            again = confirm(place, tonight.label, tonight.suite, suspects, way, number)
         except LoraBenchError as error:
             # The night has an answer all the same: what was not confirmed is not decided.
             warn(str(error))

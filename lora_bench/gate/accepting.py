@@ -69,7 +69,11 @@ def accepted_night(
             "change": why.strip() if why is not None else None,
             "changed": tuple(_said(judged) for judged in changed),
             "acknowledged": tuple(series for series in acknowledged if series not in kept),
-            "flaky": tuple(judged.series for judged in answer.of_status("flaky")),
+            "flaky": tuple(
+                judged.series
+                for judged in answer.series
+                if any(finding.status == "flaky" for finding in judged.findings)
+            ),
             "cells": tuple(cells.values()),
         }
     )

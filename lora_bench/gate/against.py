@@ -2,28 +2,46 @@
 
     runs before, runs now → a night of each (crashes, counts) + one family of verdicts (scores, by seed) → Answer
 
-Runs of one seed see the same data in the same order, so scores are compared seed by seed, and answer by answer where both sets
-keep predictions. A loss counts where it is shown and beyond the margin; a pass takes that a loss of the margin is excluded, or
-that all scores are the same.
+Runs of one seed see the same data in the same order, so scores are compared seed by seed, on the suite's test items. A loss
+counts where it is shown and beyond the margin; a pass takes that a loss of the margin is excluded in every series, or that all
+scores are the same. `stats.pooled` has both rules' spread.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora_bench.gate.environment_changes import environment_changes
 from lora_bench.gate.exact import exact_findings
 from lora_bench.gate.judge import with_missing
-from lora_bench.gate.night_answer import EXIT_CODES, STATUSES, Answer, Finding, SeriesAnswer, verdict_of, worst_status
+from lora_bench.gate.night_answer import (
+    EXIT_CODES,
+    STATUSES,
+    Answer,
+    Finding,
+    SeriesAnswer,
+    Status,
+    verdict_of,
+    worst_status,
+)
 from lora_bench.gate.past import mean_of
 from lora_bench.gate.read_night import night_of
 from lora_bench.gate.series import Night, NightCell, changed_conditions, with_name
 from lora_bench.records.analysis import Analysis
 from lora_bench.report import text
 from lora_bench.report.sections.compare_runs import Pair, RunSet, hold_against
+from lora_bench.stats.apart import unseen
+from lora_bench.stats.pooled import chance_to_pass, pools, pools_of, seeds_to_pass
+from lora_bench.stats.power import ALPHA, POWER
 from lora_bench.stats.verdict import FEWEST_PAIRS
 from lora_bench.util.filenames import file_name
+
+# Of like systems five differences are hardly ever the same, and not none.
+FEWEST_ALIKE = 5
+# Settings that leave the recipe as it is.
+HARMLESS = ("keep_weights", "training.threads")
 
 
 @dataclass(frozen=True)
@@ -33,19 +51,22 @@ class Against:
     Args:
         answer: The answer, worst series first.
         pairs: What was compared, by series.
+        seeds: Seeds with which an unchanged system passes in 80 %, if they are more than there are.
     """
 
     answer: Answer
     pairs: dict[str, Pair]
+    seeds: int | None
 
 
-def judge_against(before: RunSet, now: RunSet, *, margin: float | None = None) -> Against:
+def judge_against(before: RunSet, now: RunSet, *, margin: float | None = None, change: str | None = None) -> Against:
     """Judge the runs of *now* against those of *before*.
 
     Args:
         before: What is there without the change.
         now: What is there with it.
         margin: The loss that does not matter, in the unit of the metrics; by default as the runs of *before* declare.
+        change: Why settings of the suite differ; without it they leave the answer undecided.
 
     Raises:
         LoraBenchError: If they are of several suites, or have no cell in common.
@@ -53,7 +74,9 @@ def judge_against(before: RunSet, now: RunSet, *, margin: float | None = None) -
     # A change may not lower the bar that it is held against.
     declared = next((record.analysis for record in before.records if record.analysis is not None), None)
     settings = declared or Analysis(reference=before.name)
-    sets = hold_against(before, now, settings if margin is None else settings.model_copy(update={"margin": margin}))
+    if margin is not None:
+        settings = settings.model_copy(update={"margin": margin})
+    sets = hold_against(before, now, settings, of_change=True)
     was, is_now = night_of(before.records, _label(before.name)), night_of(now.records, "now")
     of_run = {score.run_id: pair for pair in sets.pairs for score in pair.second.scores}
     pairs = {
@@ -61,8 +84,9 @@ def judge_against(before: RunSet, now: RunSet, *, margin: float | None = None) -
         for series, cell in is_now.by_series().items()
         if (pair := next((of_run[run.run_id] for run in cell.runs if run.run_id in of_run), None)) is not None
     }
+    plan = _plan(sets.pairs, settings)
     answers = [
-        _answer(series, cell, pairs.get(series), was, is_now)
+        _answer(series, cell, pairs.get(series), _Sets(was, is_now, settings, plan, change))
         for series, cell in is_now.by_series().items()
         if cell.name.learning_rate is None
     ]
@@ -76,22 +100,83 @@ def judge_against(before: RunSet, now: RunSet, *, margin: float | None = None) -
         label=now.name,
         nights=0,
         last=before.name,
+        plan=plan.text,
         environment_changes=tuple(environment_changes(was, is_now)),
         series=tuple(answers),
     )
-    return Against(answer, pairs)
+    return Against(answer, pairs, plan.seeds if plan.chance < POWER else None)
 
 
-def _answer(series: str, cell: NightCell, pair: Pair | None, was: Night, is_now: Night) -> SeriesAnswer:
+@dataclass(frozen=True)
+class ChanceToPass:
+    """How likely an unchanged system is to pass.
+
+    Args:
+        chance: With the seeds that there are.
+        seeds: The fewest with which it is 80 %; None above 1,000.
+    """
+
+    chance: float
+    seeds: int | None
+
+    @property
+    def text(self) -> str:
+        """Describe it in one sentence."""
+        if self.chance > 0.995:
+            return "with these seeds and margins an unchanged system passes"
+        likely = f"with these seeds and margins an unchanged system passes in {self.chance:.0%} of checks"
+        enough = "more than 1,000 seeds" if self.seeds is None else text.plural(self.seeds, "seed")
+        return likely if self.chance >= POWER else f"{likely}; it takes {enough} for {POWER:.0%}"
+
+
+def plan_of(cells: Sequence[NightCell], margin: float | None = None) -> ChanceToPass:
+    """Say how likely a check against runs like these would be to pass, were both sets drawn anew.
+
+    Args:
+        cells: Cells of one set of runs.
+        margin: In place of theirs.
+    """
+    scored = {index: cell.scores for index, cell in enumerate(cells) if len(set(cell.scores)) > 1}
+    found = pools_of(
+        {index: 2 * statistics.variance(scores) for index, scores in scored.items()},
+        {index: len(scores) for index, scores in scored.items()},
+        {index: cells[index].name.metric for index in scored},
+    )
+    margins = {index: cells[index].margin if margin is None else margin for index in scored}
+    return ChanceToPass(chance_to_pass(found, margins, ALPHA), seeds_to_pass(found, margins, ALPHA))
+
+
+def _plan(pairs: Sequence[Pair], settings: Analysis) -> ChanceToPass:
+    differences = {pair.place: pair.difference for pair in pairs}
+    found = pools(differences, {pair.place: pair.metric for pair in pairs})
+    margins = {pair.place: pair.verdict.margin for pair in pairs}
+    alpha = settings.alpha * min((settings.share(pair.verdict.pairs) for pair in pairs), default=1.0)
+    return ChanceToPass(chance_to_pass(found, margins, alpha), seeds_to_pass(found, margins, alpha))
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """Both sets of runs as nights, and how they are judged."""
+
+    was: Night
+    is_now: Night
+    settings: Analysis
+    plan: ChanceToPass
+    change: str | None
+
+
+def _answer(series: str, cell: NightCell, pair: Pair | None, sets: _Sets) -> SeriesAnswer:
+    was, is_now = sets.was, sets.is_now
     old = with_name(was, cell.name)
     same = [one for one in old if was.series_of(one) == series]
     findings = [*exact_findings(cell, was, same), *_diverged(cell, old)]
     if pair is not None:
-        findings += _scores(pair, cell.higher_is_better)
+        findings += [*_scores(pair, cell.higher_is_better, sets), *_settings(pair, sets.change)]
     elif old and cell.scores:
         findings.append(Finding(kind="difference", status="undecided", text=_why_apart(cell, old[0], was, is_now)))
     elif not old:
-        findings.append(Finding(kind="difference", status="pass", text="new: there is nothing to compare it with"))
+        new = "new: the other runs lack it, so nothing was compared"
+        findings.append(Finding(kind="difference", status="undecided", text=new))
     ran = [run for run in cell.runs if run.seconds is not None]
     return SeriesAnswer(
         series=series,
@@ -131,32 +216,46 @@ def _diverged(cell: NightCell, old: Sequence[NightCell]) -> list[Finding]:
     ]
 
 
-def _scores(pair: Pair, higher_is_better: bool) -> list[Finding]:
+def _scores(pair: Pair, higher_is_better: bool, sets: _Sets) -> list[Finding]:
     """What a comparison of scores found; nothing where a loss of the margin is excluded."""
     verdict = pair.verdict
     if not any(pair.difference.differences):
         return []
-    gain = verdict.difference if higher_is_better else -verdict.difference
-    beyond = verdict.margin is None or abs(gain) > verdict.margin
+    share = sets.settings.share(verdict.pairs)
+    estimate = replace(pair.difference.estimate, share=share)
+    gain = estimate if higher_is_better else estimate.negated()
+    beyond = verdict.margin is None or abs(gain.value) > verdict.margin
     said = f"{text.difference(verdict.difference)} over {text.plural(verdict.pairs, 'seed')}{_interval(pair)}"
+
+    def finding(status: Status, why: str) -> list[Finding]:
+        return [Finding(kind="difference", status=status, text=f"{why}: {said}")]
+
     if verdict.verdict == "worse" and beyond:
-        return [Finding(kind="difference", status="regression", text=f"a loss is shown: {said}")]
+        return finding("regression", "a loss is shown")
+    if not gain.uncertainties and gain.value < 0 and beyond and verdict.pairs >= FEWEST_ALIKE:
+        return finding("regression", "the same loss in every seed")
     if verdict.verdict == "better" and beyond:
-        return [Finding(kind="difference", status="improved", text=f"a gain is shown: {said}; look for a leak")]
+        return finding("improved", "a gain is shown, look for a leak")
+    p_value = None if verdict.margin is None else gain.p_above(-verdict.margin)
+    if p_value is None or p_value > sets.settings.alpha or verdict.pairs < FEWEST_PAIRS:
+        said = f"{said}; {_needs(pair, sets.plan)}"
+        return finding("undecided", "a loss of the margin is not excluded")
     if verdict.verdict == "worse":
-        return [
-            Finding(kind="difference", status="pass", text=f"a loss is shown that is smaller than the margin: {said}")
-        ]
-    if verdict.verdict in ("better", "equivalent", "non-inferior"):
+        return finding("pass", "a loss is shown that is smaller than the margin")
+    if unseen(verdict.pairs) > sets.settings.alpha:
+        rarely = "no loss of the margin, unless runs collapse now and then, which so few seeds do not show"
+        return finding("pass", rarely)
+    return []
+
+
+def _settings(pair: Pair, change: str | None) -> list[Finding]:
+    """Settings of the suite that differ: scores then differ for that reason, or hide another."""
+    if not (differs := [name for name in pair.differs if name not in HARMLESS]):
         return []
-    if verdict.unless_collapse is not None:
-        rarely = f"no loss of the margin, unless runs collapse now and then, which so few seeds do not show: {said}"
-        return [Finding(kind="difference", status="pass", text=rarely)]
-    return [
-        Finding(
-            kind="difference", status="undecided", text=f"a loss of the margin is not excluded: {said}; {_needs(pair)}"
-        )
-    ]
+    said = f"other settings: {', '.join(differs)}"
+    if change is None:
+        return [Finding(kind="settings", status="undecided", text=f'{said}; if they are meant, give --change "why"')]
+    return [Finding(kind="settings", status="pass", text=f"{said}; {change}")]
 
 
 def _interval(pair: Pair) -> str:
@@ -167,16 +266,15 @@ def _interval(pair: Pair) -> str:
     return f", 95 % interval {text.difference(interval.low)} to {text.difference(interval.high)}{margin}"
 
 
-def _needs(pair: Pair) -> str:
+def _needs(pair: Pair, plan: ChanceToPass) -> str:
     """What would decide a comparison."""
-    verdict = pair.verdict
-    if verdict.margin is None:
+    if pair.verdict.margin is None:
         return "no margin is declared for the metric: give --margin"
-    if verdict.pairs < FEWEST_PAIRS:
+    if pair.verdict.pairs < FEWEST_PAIRS:
         return f"no test has fewer than {FEWEST_PAIRS} seeds"
-    if verdict.needed is None:
+    if plan.seeds is None or plan.seeds <= pair.verdict.pairs:
         return "more seeds, or a wider --margin"
-    return f"{verdict.needed.seeds} seeds are likely to decide, if this is the true difference"
+    return f"{plan.seeds} seeds would pass in {POWER:.0%}, if nothing changed"
 
 
 def _why_apart(cell: NightCell, old: NightCell, was: Night, is_now: Night) -> str:

@@ -27,7 +27,7 @@ def comment_lines(against: Against, commands: Sequence[str]) -> list[str]:
     answer = against.answer
     first = answer.series[:MOST_ROWS]
     lines = [f"## {SAID[answer.verdict].capitalize()}: fine-tuning in {inert(answer.suite)}", ""]
-    lines += [f"{inert(headline(answer))}.", ""]
+    lines += [f"{inert(headline(answer))}.", "", f"Plan: {answer.plan}.", ""]
     drawn = [(series, against.pairs[series.series]) for series in first if series.series in against.pairs]
     if picture := _picture(drawn):
         lines += ["```text", *picture, "```", ""]

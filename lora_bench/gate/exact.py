@@ -6,6 +6,7 @@ only within a series, with the greatest value of its accepted nights.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from lora_bench.gate.night_answer import Finding, Kind
@@ -36,7 +37,9 @@ def exact_findings(cell: NightCell, last: Night | None, history: Sequence[NightC
         history: The same series in the accepted nights since its last acknowledged change.
     """
     known = with_name(last, cell.name) if last is not None else []
-    return [*_crashed(cell), *_unsupported(cell, known), *_counts(cell, known), *_peak(cell, history)]
+    return [
+        *_crashed(cell), *_unscored(cell), *_unsupported(cell, known), *_counts(cell, known), *_peak(cell, history),
+    ]  # fmt: skip
 
 
 def diverged_more(cell: NightCell, history: Sequence[NightCell]) -> str | None:
@@ -52,19 +55,23 @@ def diverged_more(cell: NightCell, history: Sequence[NightCell]) -> str | None:
 
 
 def missing_cells(tonight: Night, last: Night | None) -> list[tuple[NightCell, str]]:
-    """Return each cell with fewer runs tonight than in the last accepted night, and a text on the missing runs."""
+    """Return each cell that lacks runs of the last accepted night, by seed, and a text on them; other seeds replace none."""
     found = []
     for name in dict.fromkeys(cell.name for cell in last.cells) if last is not None else ():
         assert last is not None
         expected = with_name(last, name)
-        wanted, there = _runs(expected), _runs(with_name(tonight, name))
-        if there < wanted:
-            found.append((expected[0], f"{there or 'none'} of {plural(wanted, 'run')} that {last.label} has are there"))
+        wanted, there = _seeds(expected), _seeds(with_name(tonight, name))
+        if missing := wanted - there:
+            left = wanted.total() - missing.total()
+            said = f"{left or 'none'} of {plural(wanted.total(), 'run')} that {last.label} has are there"
+            if other := there - wanted:
+                said = f"{said}, and other seeds ({', '.join(map(str, other))}) are no substitute"
+            found.append((expected[0], said))
     return found
 
 
-def _runs(cells: Sequence[NightCell]) -> int:
-    return sum(len(cell.runs) for cell in cells)
+def _seeds(cells: Sequence[NightCell]) -> Counter[int | None]:
+    return Counter(run.seed for cell in cells for run in cell.runs)
 
 
 def _crashed(cell: NightCell) -> list[Finding]:
@@ -73,6 +80,14 @@ def _crashed(cell: NightCell) -> list[Finding]:
         return []
     said = f"{len(crashed)} of {plural(len(cell.runs), 'run')} gave no score: {reasons(crashed)}"
     return [Finding(kind="crash", status="failed", text=said)]
+
+
+def _unscored(cell: NightCell) -> list[Finding]:
+    unscored = [run for run in cell.with_status("ok") if run.score is None]
+    if not unscored:
+        return []
+    said = f"{len(unscored)} of {plural(len(cell.runs), 'run')} ended without a score: the metric could not be computed"
+    return [Finding(kind="score", status="undecided", text=said)]
 
 
 def _unsupported(cell: NightCell, known: Sequence[NightCell]) -> list[Finding]:

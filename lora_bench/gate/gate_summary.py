@@ -59,6 +59,8 @@ def terminal_lines(answer: Answer) -> list[str]:
         )
     for series in answer.flaky_warnings:
         lines.append(f"warning: {named(series)} was flaky in {series.flaky_nights} of the last nights")
+    if answer.plan is not None:
+        lines.append(answer.plan)
     return [*lines, headline(answer)]
 
 

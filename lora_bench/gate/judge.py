@@ -1,4 +1,4 @@
-"""The gate: compare a night with the accepted nights of a baseline, and suspect series with a second set of seeds."""
+"""The gate: compare a night with the accepted nights of a baseline, and suspect series with two further sets of seeds."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lora_bench.gate.night_answer import (
     STATUSES,
     Answer,
     Finding,
+    Kind,
     Point,
     SeriesAnswer,
     Status,
@@ -26,11 +27,24 @@ from lora_bench.gate.rules import under_rules
 from lora_bench.gate.series import Night, NightCell, changed_conditions, with_name
 from lora_bench.gate.young import young_losses
 from lora_bench.report.text import difference, plural, score
-from lora_bench.stats.gate import FEWEST_NIGHTS, TRAILING_NIGHTS, JudgedSeries, Shift, confirm, judge_night
+from lora_bench.stats.gate import (
+    CONFIRMATIONS,
+    FEWEST_NIGHTS,
+    TRAILING_NIGHTS,
+    JudgedSeries,
+    Shift,
+    confirm,
+    judge_night,
+)
 
 
 def judge(
-    tonight: Night, accepted: Sequence[Night], baseline: str, again: Night | None = None, *, margin: float | None = None
+    tonight: Night,
+    accepted: Sequence[Night],
+    baseline: str,
+    again: Sequence[Night] = (),
+    *,
+    margin: float | None = None,
 ) -> Answer:
     """Compare a night with accepted nights.
 
@@ -38,7 +52,7 @@ def judge(
         tonight: The night.
         accepted: Nights before it, oldest first.
         baseline: The name of their baseline.
-        again: The runs that were repeated with new seeds, or None while there are none.
+        again: The sets of runs that were repeated with new seeds, first to last.
         margin: Replaces the margin of tonight's suite. Margins of the accepted nights take precedence over both.
 
     Raises:
@@ -52,7 +66,7 @@ def judge_indexed(
     one: Indexed,
     nights: Sequence[Indexed],
     baseline: str,
-    again: Night | None = None,
+    again: Sequence[Night] = (),
     *,
     margin: float | None = None,
     rules: Mapping[str, Finding] | None = None,
@@ -63,7 +77,7 @@ def judge_indexed(
         one: The night, with its cells under the rules that apply to them.
         nights: Nights before it, oldest first.
         baseline: The name of their baseline.
-        again: The runs that were repeated with new seeds.
+        again: The sets of runs that were repeated with new seeds.
         margin: Replaces all margins of scores, to try its effect.
         rules: Findings on rules that the night declares differently, by series.
 
@@ -80,15 +94,16 @@ def judge_indexed(
     pasts = {series: past_of(series, cell, nights, margin) for series, cell in cells.items()}
     means = {series: mean for series, cell in cells.items() if (mean := mean_of(cell)) is not None}
     judged = judge_night(means, {series: past.history for series, past in pasts.items()})
-    second = again.by_series() if again is not None else {}
-    young = young_losses(cells, pasts, nights)
+    sets = [night.by_series() for night in again]
+    repeated = {series: tuple(one[series] for one in sets if series in one) for series in cells}
+    young = young_losses(cells, pasts, nights, repeated)
     answers = [
         _Series(
             series,
             cell,
             pasts[series],
             judged.get(series),
-            second.get(series),
+            repeated[series],
             tonight,
             accepted,
             tuple(found[series] for found in (young, rules or {}) if series in found),
@@ -104,7 +119,7 @@ def judge_indexed(
         suite=tonight.suite,
         baseline=baseline,
         label=tonight.label,
-        confirmed_by=again.label if again is not None else None,
+        confirmed_by=again[-1].label if again else None,
         nights=len(accepted),
         last=last.label if last is not None else None,
         environment_changes=tuple(environment_changes(last, tonight)) if last is not None else (),
@@ -155,7 +170,7 @@ class _Series:
     cell: NightCell
     past: Past
     judged: JudgedSeries | None
-    again: NightCell | None
+    again: Sequence[NightCell]
     tonight: Night
     accepted: Sequence[Night]
     other: tuple[Finding, ...]
@@ -189,7 +204,7 @@ class _Series:
             best=None if level is None else self._own(level.best),
             margin=self._margin(),
             suspect=any(finding.suspect for finding in findings),
-            confirmation=None if self.again is None else tuple(self.again.scores),
+            confirmation=tuple(score for cell in self.again for score in cell.scores) if self.again else None,
             history=tuple(
                 Point(label=label, mean=self._own(mean))
                 for label, mean in zip(self.past.labels, self.past.means, strict=True)
@@ -244,47 +259,27 @@ class _Series:
         more = diverged_more(self.cell, self.past.cells)
         if more is None:
             return []
-        if self.again is None:
-            return [Finding(kind="diverged", status="undecided", text=f"{more}; {UNCONFIRMED}", suspect=True)]
-        once_more = diverged_more(self.again, self.past.cells)
-        if once_more is not None:
-            return [Finding(kind="diverged", status="regression", text=f"{more}; again with new seeds: {once_more}")]
-        if crashed := self.again.with_status(*CRASHES, "unsupported"):
-            more = f"{more}; runs with new seeds gave no scores: {reasons(crashed)}"
-            return [Finding(kind="diverged", status="undecided", text=more)]
-        mean = mean_of(self.again)
         enough = len(self.past.history.nights) >= FEWEST_NIGHTS
-        if mean is not None and enough and confirm(self.past.history, mean).answer == "regression":
-            # Tonight has no mean that could have been suspect, so these seeds are the first evidence on the level.
-            lower = (
-                f"{more}; not so with new seeds, which give {score(self._own(mean))}, beyond the bound of one series"
-            )
-            return [Finding(kind="diverged", status="regression", text=lower)]
-        return [Finding(kind="diverged", status="flaky", text=f"{more}; not so with new seeds")]
+        for cell in self.again:
+            if (once_more := diverged_more(cell, self.past.cells)) is not None:
+                more = f"{more}; again with new seeds: {once_more}"
+                continue
+            if crashed := cell.with_status(*CRASHES, "unsupported"):
+                more = f"{more}; runs with new seeds gave no scores: {reasons(crashed)}"
+                return [Finding(kind="diverged", status="undecided", text=more)]
+            mean = mean_of(cell)
+            if mean is None or not enough or confirm(self.past.history, mean).answer == "flaky":
+                return [Finding(kind="diverged", status="flaky", text=f"{more}; not so with new seeds")]
+            # Tonight has no mean that could have been suspect, so these seeds are evidence on the level.
+            more = f"{more}; not so with new seeds, which give {score(self._own(mean))}, beyond the bound of one series"
+        return [self._after("diverged", "regression", more)]
 
     def _level(self) -> list[Finding]:
         level = self.judged.level if self.judged is not None else None
         if level is None or level.direction is None:
             return []
-        worse = level.direction == "worse"
-        change = self._said(level, f"{plural(level.nights, 'night')}")
-        if self.again is None:
-            status: Status = "undecided" if worse else "improved"
-            return [Finding(kind="level", status=status, text=f"{change}; {UNCONFIRMED}", suspect=True)]
-        mean = mean_of(self.again)
-        if mean is None:
-            without = [run for run in self.again.runs if run.score is None]
-            change = f"{change}; runs with new seeds gave no scores: {reasons(without)}"
-            return [Finding(kind="level", status="undecided", text=change)]
-        confirmed = confirm(self.past.history, mean, direction=level.direction, first=level)
-        second = score(self._own(mean))
-        if confirmed.answer == "flaky":
-            return [Finding(kind="level", status="flaky", text=f"{change}; {second} with new seeds, within the bound")]
-        return [
-            Finding(
-                kind="level", status=confirmed.answer, text=f"{change}; confirmed with new seeds, which give {second}"
-            )
-        ]
+        said = self._said(level, f"{plural(level.nights, 'night')}")
+        return [self._confirmed("level", level, said)]
 
     def _drift(self) -> list[Finding]:
         drift = self.judged.drift if self.judged is not None else None
@@ -297,7 +292,29 @@ class _Series:
             f"drift: {self._said(drift, f'the first {drift.nights} accepted nights')}, "
             f"as the mean of the last {TRAILING_NIGHTS} nights"
         )
-        return [Finding(kind="drift", status="regression" if drift.direction == "worse" else "improved", text=change)]
+        return [self._confirmed("drift", drift, change)]
+
+    def _confirmed(self, kind: Kind, shift: Shift, said: str) -> Finding:
+        """Return what is found of a series that moved after its runs with new seeds."""
+        assert shift.direction is not None
+        for cell in self.again:
+            mean = mean_of(cell)
+            if mean is None:
+                without = [run for run in cell.runs if run.score is None]
+                said = f"{said}; runs with new seeds gave no scores: {reasons(without)}"
+                return Finding(kind=kind, status="undecided", text=said)
+            second = confirm(self.past.history, mean, direction=shift.direction, first=shift, drift=kind == "drift")
+            said = f"{said}; {score(self._own(mean))} with new seeds"
+            if second.answer == "flaky":
+                return Finding(kind=kind, status="flaky", text=f"{said}, within the bound")
+        return self._after(kind, "regression" if shift.direction == "worse" else "improved", said)
+
+    def _after(self, kind: Kind, status: Status, said: str) -> Finding:
+        """Return a finding that every set of new seeds so far confirms."""
+        if len(self.again) >= CONFIRMATIONS:
+            return Finding(kind=kind, status=status, text=f"{said}; confirmed with new seeds")
+        status = "undecided" if status == "regression" else status
+        return Finding(kind=kind, status=status, text=f"{said}; {UNCONFIRMED}", suspect=True)
 
     def _said(self, shift: Shift, nights: str) -> str:
         observed, expected = self._own(shift.observed), self._own(shift.expected)
@@ -308,4 +325,4 @@ class _Series:
         )
 
 
-UNCONFIRMED = "not confirmed with new seeds"
+UNCONFIRMED = f"not confirmed with {CONFIRMATIONS} sets of new seeds"

@@ -33,7 +33,7 @@ FLAKY_NIGHTS, FLAKY_WARNING = 14, 3
 
 Kind = Literal[
     "crash", "missing", "unsupported", "diverged", "parameters", "checkpoint_bytes", "flops", "peak", "level", "drift",
-    "history", "loss", "rules", "difference",
+    "history", "loss", "rules", "difference", "settings", "score",
 ]  # fmt: skip
 
 
@@ -138,6 +138,7 @@ class Answer(Strict):
         confirmed_by: Label of the night that repeated the suspect runs, or None.
         nights: Number of accepted nights it was compared with; 0 where runs are held against others, and not against nights.
         last: Label of the last accepted night, or the name of the other runs.
+        plan: How likely an unchanged system was to pass, where runs are held against others.
         environment_changes: Changes from the environment of the last accepted night, or of the other runs.
         series: Answers on the series, worst first.
     """
@@ -153,6 +154,7 @@ class Answer(Strict):
     confirmed_by: str | None = None
     nights: int
     last: str | None
+    plan: str | None = None
     environment_changes: tuple[Change, ...] = ()
     series: tuple[SeriesAnswer, ...]
 

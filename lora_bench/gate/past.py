@@ -1,4 +1,8 @@
-"""A series' past in accepted nights: its cells since the last acknowledged change, their means, and the tests' input."""
+"""A series' past in accepted nights: its cells since the last acknowledged change, their means, and the tests' input.
+
+Scores that new seeds did not confirm, of a flaky night, are no part of the input: one collapsed run would widen the spread for
+twenty nights, and draw down the mean of the last five.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ class Past:
 
     Args:
         cells: Cells of those nights, oldest first.
-        labels: Labels of the nights whose runs all have scores.
+        labels: Labels of the nights whose runs all have scores, without the flaky ones.
         means: Means of those nights.
         history: Input of the tests.
     """
@@ -57,8 +61,12 @@ def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: flo
         margin: Replaces the cell's own margin if that is one of scores; times keep theirs.
     """
     begin = max((index for index, one in enumerate(nights) if series in one.night.acknowledged), default=0)
-    found = [(one.night.label, there) for one in nights[begin:] if (there := one.cells.get(series)) is not None]
-    scored = [(label, mean, one) for label, one in found if (mean := mean_of(one)) is not None]
+    found = [(one.night, there) for one in nights[begin:] if (there := one.cells.get(series)) is not None]
+    scored = [
+        (night.label, mean, one)
+        for night, one in found
+        if series not in night.flaky and (mean := mean_of(one)) is not None
+    ]
     means = tuple(mean for _, mean, _ in scored)
     held = margin if margin is not None and cell.scale == "linear" else cell.margin or 0.0
     level = abs(statistics.fmean(means)) if means else 1.0

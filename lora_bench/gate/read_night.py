@@ -63,9 +63,12 @@ def read_night(folder: Path, label: str | None = None) -> Night:
     """
     probes = read_probes(folder) if has_probes(folder) else []
     records = read_records(folder) if has_records(folder) or not probes else []
-    labels = {record.spec.series for record in records} - {None}
+    # Seeds are drawn from the label: runs of another one are no runs of this night.
+    labels = {record.spec.series for record in records}
     if len(labels) > 1:
         raise LoraBenchError(f"{folder} holds runs of {len(labels)} series ({', '.join(sorted(map(str, labels)))})")
+    if label is not None and not labels <= {label, None}:
+        raise LoraBenchError(f"{folder} holds runs of the series {labels.pop()}, and not of {label}")
     return night_of(records, label or next(iter(labels), None) or folder.resolve().name, probes)
 
 

@@ -24,6 +24,7 @@ from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.probe_store import probe_files, read_probes
 from lora_bench.records.record import Record
 from lora_bench.records.store import read_records, record_files
+from lora_bench.stats.gate import CONFIRMATIONS
 from lora_bench.util.paths import PACKAGE
 from lora_bench.util.signals import CODES, Stopped, stopping_on_signals
 
@@ -115,20 +116,21 @@ def own_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, **alike}
 
 
-def confirmation_of(folder: Path, label: str) -> Path:
-    """Return the folder of a night's repeated runs: the series LABEL-confirm beside it."""
-    # Resolved, since the night may be given as `.`, which has no parent.
-    return folder.resolve().parent / f"{label}{CONFIRMATION}"
-
-
-def read_confirmation(folder: Path, label: str) -> Night | None:
-    """Read the repeated runs of a night, or return None if there are none."""
-    place = confirmation_of(folder, label)
-    records = read_records(place) if record_files(place) else []
-    probes: list[ProbeRecord] = []
-    for probed in _probed(place):
-        probes += read_probes(probed)
-    return night_of(records, f"{label}{CONFIRMATION}", probes) if records or probes else None
+def read_confirmations(folder: Path, label: str) -> list[Night]:
+    """Read the sets of repeated runs of a night: the series LABEL-confirm and LABEL-confirm-confirm beside it."""
+    found = []
+    for number in range(1, CONFIRMATIONS + 1):
+        series = f"{label}{CONFIRMATION * number}"
+        # Resolved, since the night may be given as `.`, which has no parent.
+        place = folder.resolve().parent / series
+        records = read_records(place) if record_files(place) else []
+        probes: list[ProbeRecord] = []
+        for probed in _probed(place):
+            probes += read_probes(probed)
+        if not records and not probes:
+            break
+        found.append(night_of(records, series, probes))
+    return found
 
 
 def _probed(place: Path) -> list[Path]:
@@ -138,7 +140,9 @@ def _probed(place: Path) -> list[Path]:
 AGAIN = "probed-again"
 
 
-def confirm(folder: Path, label: str, suite_name: str, suspects: Sequence[SeriesAnswer], way: Way) -> Night | None:
+def confirm(
+    folder: Path, label: str, suite_name: str, suspects: Sequence[SeriesAnswer], way: Way, number: int = 1
+) -> list[Night]:
     """Repeat the runs of suspect series in a fresh process with new seeds.
 
     Args:
@@ -147,9 +151,10 @@ def confirm(folder: Path, label: str, suite_name: str, suspects: Sequence[Series
         suite_name: The name of its suite.
         suspects: The series to run again.
         way: Settings of the runs.
+        number: Number of this set of runs, from 1.
 
     Returns:
-        The night of these runs, or None if there is none.
+        All sets of repeated runs.
 
     Raises:
         LoraBenchError: If there is no place for a second series beside the night's folder.
@@ -163,12 +168,12 @@ def confirm(folder: Path, label: str, suite_name: str, suspects: Sequence[Series
         )
     records = {record.run_id: record for record in read_records(folder)} if record_files(folder) else {}
     again = [records[run_id] for one in suspects for run_id in one.run_ids if run_id in records]
+    series = f"{label}{CONFIRMATION * number}"
     if again:
-        series = f"{label}{CONFIRMATION}"
         _checked(way.do("run", resolved.parents[1], "--series", series, "--no-probes", *_only(again, series)))
     if any(one.name.task is None for one in suspects):
-        _checked(way.do("probe", confirmation_of(resolved, label) / AGAIN))
-    return read_confirmation(folder, label)
+        _checked(way.do("probe", resolved.parent / series / AGAIN))
+    return read_confirmations(folder, label)
 
 
 def _only(records: Sequence[Record], series: str) -> list[str]:

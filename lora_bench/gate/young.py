@@ -2,8 +2,8 @@
 
 A series with fewer than eight nights is not judged, so a loss that arrives with new conditions would become their history.
 Instead, tonight's runs are compared with the earlier runs of the series; in its first night, with those under the previous
-conditions. The earlier runs give the spread (t on their number less one). A loss found here does not fail the night, but the
-night is accepted only with `--change`.
+conditions. The earlier runs give the spread (t on their number less one). A loss found here is run again with new seeds; if
+they confirm it, the night does not fail, but is accepted only with `--change`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora_bench.gate.night_answer import Finding
-from lora_bench.gate.past import Indexed, Past, mean_of, past_of, scaled_scores
+from lora_bench.gate.past import Indexed, Past, mean_of, past_of
 from lora_bench.gate.series import NightCell, with_name
 from lora_bench.report.text import difference, plural, score
 from lora_bench.stats import holm
 from lora_bench.stats.estimate import student_tail
-from lora_bench.stats.gate import FEWEST_NIGHTS
+from lora_bench.stats.gate import CONFIRMATIONS, FEWEST_NIGHTS
 
 # One in a hundred nights of an unchanged system with young series asks for an acknowledgement.
 ALPHA = 0.01
@@ -38,7 +38,7 @@ class _Young:
     @property
     def runs(self) -> list[float]:
         """Return the earlier scores, on the scale of the tests."""
-        return [score for cell in self.past.cells for score in scaled_scores(cell)]
+        return [score for night in self.past.history.seeds or () for score in night]
 
     @property
     def observed(self) -> float:
@@ -62,6 +62,17 @@ class _Young:
         error = spread * math.sqrt(1 / len(self.cell.runs) + 1 / len(runs))
         return student_tail(len(runs) - 1, self.loss / error)
 
+    def finding(self, again: Sequence[NightCell]) -> Finding:
+        """Return what is found after runs with new seeds."""
+        means = [mean_of(cell) for cell in again]
+        if any(
+            mean is not None and replace(self, cell=cell).p_value() > ALPHA
+            for mean, cell in zip(means, again, strict=True)
+        ):
+            return Finding(kind="loss", status="flaky", text=f"{self.text()}; not so with new seeds")
+        suspect = len(again) < CONFIRMATIONS and None not in means
+        return Finding(kind="loss", status="undecided", text=self.text(), suspect=suspect)
+
     def text(self) -> str:
         """Describe the loss."""
         linear = self.cell.scale == "linear"
@@ -73,7 +84,10 @@ class _Young:
 
 
 def young_losses(
-    cells: Mapping[str, NightCell], pasts: Mapping[str, Past], nights: Sequence[Indexed]
+    cells: Mapping[str, NightCell],
+    pasts: Mapping[str, Past],
+    nights: Sequence[Indexed],
+    again: Mapping[str, Sequence[NightCell]],
 ) -> dict[str, Finding]:
     """Return a finding for every young series that lost, by series, all of them judged together.
 
@@ -81,6 +95,7 @@ def young_losses(
         cells: Tonight's cells.
         pasts: The past of each cell.
         nights: Accepted nights, oldest first.
+        again: The sets of runs with new seeds of each series.
     """
     young = {}
     for series, cell in cells.items():
@@ -93,7 +108,7 @@ def young_losses(
             young[series] = found
     levels = holm([one.p_value() for one in young.values()], ALPHA)
     return {
-        series: Finding(kind="loss", status="undecided", text=one.text())
+        series: one.finding(again[series])
         for (series, one), level in zip(young.items(), levels, strict=True)
         if level.p_value is not None and level.p_value <= ALPHA
     }
@@ -105,6 +120,6 @@ def _before(cell: NightCell, nights: Sequence[Indexed]) -> Past | None:
         for other in with_name(one.night, cell.name):
             under_rules = other.model_copy(update={"margin": cell.margin, "higher_is_better": cell.higher_is_better})
             past = past_of(one.night.series_of(other), under_rules, nights, None)
-            if any(earlier.scores for earlier in past.cells):
+            if past.means:
                 return past
     return None

@@ -11,11 +11,13 @@ is compared with Student's t. This is a prediction interval, which covers the er
 exceeded several times as often as its level. The spread s and its degrees of freedom come from the k nights. If scores of
 seeds are given, they also come from the seeds and from other series (`night_spread`).
 
-*Level*: tonight against the last twenty nights, all series of the night together by Holm's procedure. Series that moved are
-run again with new seeds and tested once more (`confirm`). *Drift*: the mean of the last five nights against an anchored
-release. A loss of a tenth of a standard deviation a night moves the last twenty nights along with it and never looks sudden.
-In both tests a change counts only if it is also larger than the margin. Worse and better are two families, each at the given
-error level.
+*Level*: tonight against the last twenty nights, all series of the night together by Holm's procedure. *Drift*: the mean of the
+last five nights against an anchored release. A loss of a tenth of a standard deviation a night moves the last twenty nights
+along with it and never looks sudden. In both tests a change counts only if it is also larger than the margin. Worse and better
+are two families, each at the given error level.
+
+Series that moved are run again with new seeds, twice, and each set of seeds is tested alone (`confirm`). One set is not enough:
+where one run of a hundred collapses, three of a hundred nights would have a collapse in both sets of one of fifty series.
 
 docs/gate.md explains the answers, and gives the rates of false alarms and of detected losses in simulations.
 """
@@ -39,12 +41,11 @@ FEWEST_NIGHTS = 8
 MOST_NIGHTS = 20
 TRAILING_NIGHTS = 5
 
-# Chosen by benchmarks/gate_simulation.py. Over 50 series an unchanged system has anything confirmed, worse or better, in less
-# than one night of a hundred from eight nights on, with scores of heavy tails too. A loss of 3 standard deviations of a run is
-# confirmed in its first night in 71 of a hundred at eight nights and three seeds, in 82 at twelve and in 89 at twenty. At .03
-# and .005 nights with heavy tails have an alarm in 1.6 of a hundred; at .01 and .001 only 65 are found at eight nights.
+# Chosen by benchmarks/gate_simulation.py: see the tables of docs/error-rates.md. Two sets of seeds at .01 find more losses than
+# one at .001, and have fewer false alarms where runs collapse now and then.
 LEVEL_ALPHA = 0.02
-CONFIRM_ALPHA = 0.001
+CONFIRM_ALPHA = 0.01
+CONFIRMATIONS = 2
 # At twenty anchored nights four years of a hundred have a false drift, either way; at ten times the level 28 would.
 DRIFT_ALPHA = 0.0001
 
@@ -144,7 +145,7 @@ class JudgedSeries:
     """A night's result for one series.
 
     Args:
-        answer: Answer of the level test. `suspect` and `improved` still need confirmation with new seeds.
+        answer: Answer of the level test. `suspect` and `improved`, like a drift, still need confirmation with new seeds.
         level: Tonight against the nights before; None for `insufficient_history`.
         drift: The last five nights against the anchored release; its `direction` is that of the drift. None if the test was
             not possible.
@@ -161,11 +162,11 @@ class JudgedSeries:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """Result of a second set of seeds for a series that moved.
+    """Result of a further set of seeds for a series that moved.
 
     Args:
-        answer: `regression` or `improved` if the second mean moved the same way, else `flaky`.
-        shift: The second mean against the nights before tonight. Its p-values are of this series alone and not corrected.
+        answer: `regression` or `improved` if its mean moved the same way, else `flaky`.
+        shift: Its mean against the nights before tonight. Its p-values are of this series alone and not corrected.
     """
 
     answer: ConfirmedAnswer
@@ -222,8 +223,9 @@ def confirm(
     direction: Direction = "worse",
     alpha: float = CONFIRM_ALPHA,
     first: Shift | None = None,
+    drift: bool = False,
 ) -> Confirmation:
-    """Test if a second set of seeds moved the same way as the first.
+    """Test if a further set of seeds moved the same way as the first. A regression takes `CONFIRMATIONS` sets that did.
 
     Args:
         history: The history that tonight was judged against, without tonight.
@@ -232,17 +234,18 @@ def confirm(
         alpha: One-sided error level of this test alone.
         first: Result of the first set of seeds; its spread is reused. If few series are judged together, its bound is nearer
             than that of *alpha*. A second mean beyond it also confirms: two means beyond a bound are not chance.
+        drift: Whether the last nights drifted. The mean is then compared with the anchored release, and *first* is unused.
 
     Raises:
         LoraBenchError: If the mean is not finite, there are too few nights, or the level is not in (0, 0.5).
     """
     refuse_no_numbers([("seeds", second)], "the mean of the second set of")
     spread = None if first is None else (first.spread, first.freedom)
-    means = _Means.of_level(history, second, spread)
+    means = _Means.of_anchor(history, [second]) if drift else _Means.of_level(history, second, spread)
     if isinstance(means, str):
         raise LoraBenchError(f"{means}, so nothing was suspect and there is nothing to confirm")
     shift = _shifts({None: means}, _level(alpha, "alpha"))[None]
-    if shift.direction != direction and not (first is not None and _beyond(first, second, direction)):
+    if shift.direction != direction and (drift or first is None or not _beyond(first, second, direction)):
         return Confirmation(answer="flaky", shift=shift)
     return Confirmation(answer="regression" if direction == "worse" else "improved", shift=shift)
 
@@ -285,14 +288,19 @@ class _Means:
     @classmethod
     def of_drift(cls, history: History, tonight: float) -> _Means | str:
         """Make the mean of the last nights with tonight, or return the reason why there is no drift test."""
+        trailing = (*history.nights[-(TRAILING_NIGHTS - 1) :], tonight)
+        if len(trailing) < TRAILING_NIGHTS and history.anchor is not None and len(history.anchor) >= FEWEST_NIGHTS:
+            return f"{_nights(len(trailing))} with tonight, and the drift test takes the mean of {TRAILING_NIGHTS}"
+        return cls.of_anchor(history, trailing)
+
+    @classmethod
+    def of_anchor(cls, history: History, means: Sequence[float]) -> _Means | str:
+        """Make the mean of *means* to compare with the anchored release, or return the reason why that is not possible."""
         if history.anchor is None:
             return "no release is anchored"
         if len(history.anchor) < FEWEST_NIGHTS:
             return f"{_nights(len(history.anchor))} of the anchored release, and the drift test takes at least {FEWEST_NIGHTS}"
-        trailing = (*history.nights[-(TRAILING_NIGHTS - 1) :], tonight)
-        if len(trailing) < TRAILING_NIGHTS:
-            return f"{_nights(len(trailing))} with tonight, and the drift test takes the mean of {TRAILING_NIGHTS}"
-        return cls(history=history, observed=statistics.fmean(trailing), nights=history.anchor, over=TRAILING_NIGHTS)
+        return cls(history=history, observed=statistics.fmean(means), nights=history.anchor, over=len(means))
 
     @property
     def expected(self) -> float:

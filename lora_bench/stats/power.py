@@ -120,11 +120,11 @@ def seeds_needed(
         None if *most* seeds are not enough.
     """
     found: list[Needed] = []
-    seeds = _fewest(lambda n: difference_power(difference, n, sd, item_variance, alpha) >= power, most)
+    seeds = fewest_enough(lambda n: difference_power(difference, n, sd, item_variance, alpha) >= power, most)
     if seeds is not None:
         found.append(Needed(seeds=max(seeds, fewest), by="difference"))
     if margin is not None:
-        seeds = _fewest(
+        seeds = fewest_enough(
             lambda n: equivalence_power(difference, margin, n, sd, item_variance, margin_alpha) >= power, most
         )
         if seeds is not None:
@@ -180,7 +180,7 @@ def two_sided_power(effect: float, freedom: float, alpha: float, ratio: float = 
     """
     from scipy.special import ndtr
 
-    spread, weights = _spread(freedom)
+    spread, weights = spread_quantiles(freedom)
     reach = student_quantile(freedom, alpha / 2) * ratio * spread
     return float(weights @ (ndtr(effect - reach) + ndtr(-effect - reach)))
 
@@ -197,7 +197,7 @@ def within_power(effect: float, margin: float, freedom: float, alpha: float, rat
     """
     from scipy.special import ndtr
 
-    spread, weights = _spread(freedom)
+    spread, weights = spread_quantiles(freedom)
     room = margin - student_quantile(freedom, alpha) * ratio * spread
     return float(weights @ np.where(room > 0, ndtr(room - effect) - ndtr(-room - effect), 0.0))
 
@@ -215,7 +215,7 @@ def _errors(seeds: int, sd: float, item_variance: float) -> list[tuple[float, fl
 
 
 @functools.lru_cache(maxsize=4096)
-def _spread(freedom: float) -> tuple[Floats, Floats]:
+def spread_quantiles(freedom: float) -> tuple[Floats, Floats]:
     """Return values of √(χ²(f)/f) and their probabilities: nodes of a quadrature over the quantiles."""
     from scipy.special import gammaincinv
 
@@ -230,11 +230,11 @@ def _quadrature() -> tuple[Floats, Floats]:
     return (nodes + 1) / 2, weights / 2
 
 
-def _fewest(enough: Callable[[int], bool], most: int) -> int | None:
-    """Return the least number from 2 to *most* that is enough, or None. Every greater number must be enough too."""
+def fewest_enough(enough: Callable[[int], bool], most: int, least: int = 2) -> int | None:
+    """Return the least number from *least* to *most* that is enough, or None. Every greater number must be enough too."""
     if not enough(most):
         return None
-    low, high = 1, most
+    low, high = least - 1, most
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

@@ -49,6 +49,11 @@ def night(label: str, **changes: Any) -> Night:
     return night_of(night_records(label, **changes), label)
 
 
+def repeated(**changes: Any) -> list[Night]:
+    """The two further sets of seeds of a night that is labelled `tonight`."""
+    return [night(f"tonight{'-confirm' * number}", **changes) for number in (1, 2)]
+
+
 def accepted(count: int, **changes: Any) -> list[Night]:
     """Accepted nights of an unchanged system."""
     return [number_of(night(f"n{number}", **changes), number) for number in range(1, count + 1)]

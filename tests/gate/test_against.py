@@ -1,15 +1,19 @@
 """`lora-bench check RUNS --against WHAT`: runs held against other runs without any history."""
 
 import json
+import re
 from xml.etree import ElementTree
 
 import pytest
 
 from lora_bench.cli.parser import main
-from lora_bench.gate.against import judge_against
+from lora_bench.gate import night_of
+from lora_bench.gate.against import judge_against, plan_of
 from lora_bench.gate.night_answer import Answer
-from lora_bench.records.analysis import Analysis
+from lora_bench.gate.outputs import to_junit
+from lora_bench.records.analysis import Analysis, UntilDecided
 from lora_bench.report.sections.compare_runs import RunSet
+from lora_bench.stats.estimate import student_quantile
 from tests.gate.histories import changed, more_parameters, night_records
 from tests.gate.test_gate import put
 
@@ -25,9 +29,15 @@ def runs(draw="before", *, seeds=SEEDS, sd=QUIET, **given):
     ]
 
 
-def judged(before, now, margin=None) -> Answer:
-    no_answers = lambda run_id: None  # noqa: E731
-    return judge_against(RunSet("main", before, no_answers), RunSet("tickets", now, no_answers), margin=margin).answer
+def judged(before, now, margin=None, change=None) -> Answer:
+    sets = (RunSet(name, records, lambda run_id: None) for name, records in (("main", before), ("tickets", now)))
+    return judge_against(*sets, margin=margin, change=change).answer
+
+
+def declaring(records, **settings):
+    """The records of a suite with this declared comparison."""
+    rules = Analysis(reference="full", **settings)
+    return [one.model_copy(update={"analysis": rules}) for one in records]
 
 
 def status(answer, method):
@@ -56,12 +66,8 @@ def test_a_loss_that_is_shown_and_smaller_than_the_margin_passes_and_is_said():
 
 
 def test_a_change_does_not_bring_its_own_margin():
-    def declaring(records, margin):
-        rules = Analysis(reference="full", margin=margin)
-        return [one.model_copy(update={"analysis": rules}) for one in records]
-
-    spoilt = declaring(runs("now", shift={"lora": -0.05}), 0.9)
-    answer = judged(declaring(runs(), 0.01), spoilt)
+    spoilt = declaring(runs("now", shift={"lora": -0.05}), margin=0.9)
+    answer = judged(declaring(runs(), margin=0.01), spoilt)
     assert answer.exit_code == 1 and {one.margin for one in answer.series} == {0.01}
 
 
@@ -106,8 +112,95 @@ def test_a_missing_method_fails_and_a_new_one_does_not():
     fewer = [one for one in runs() if one.spec.method.name != "lora"]
     gone = judged(runs(), fewer)
     assert gone.exit_code == 3 and "none of 5 runs that main has are there" in status(gone, "lora")[1]
+
+
+def test_a_series_that_the_other_runs_lack_is_no_pass():
+    fewer = [one for one in runs() if one.spec.method.name != "lora"]
     new = judged(fewer, runs())
-    assert new.exit_code == 0 and status(new, "lora")[1] == "new: there is nothing to compare it with"
+    assert new.exit_code == 4 and status(new, "lora")[0] == "undecided" and status(new, "full")[0] == "pass"
+    # Unsupported runs neither.
+    gone = night_records("now", seeds=SEEDS, methods=["lora"], status="unsupported", reason="no such module")
+    unsupported = judged(
+        fewer,
+        [*fewer, *(one.model_copy(update={"spec": one.spec.model_copy(update={"series": None})}) for one in gone)],
+    )
+    assert unsupported.exit_code == 4
+    for answer in (new, unsupported):
+        junit = ElementTree.fromstring(to_junit(answer))
+        assert (junit.attrib["skipped"], junit.attrib["tests"]) == ("1", "3")
+        (case,) = [case for case in junit.iter("testcase") if case.find("skipped") is not None]
+        assert "lora" in case.attrib["name"]
+
+
+def test_every_series_excludes_the_margin_at_the_full_level():
+    """All must pass, so a p-value below .05 of each is enough; Holm's procedure would take .017 of one of three."""
+    noisy = {"sd": 0.006, "seeds": range(5)}
+    before, now = runs("b", **noisy), runs("now", **noisy)
+    sets = [RunSet(name, records, lambda run_id: None) for name, records in (("main", before), ("tickets", now))]
+    pairs = judge_against(*sets, margin=0.01).pairs.values()
+    # The margin at which the worst of the three has a p-value of .05.
+    errors = [(pair.difference.estimate.value, *pair.difference.estimate.uncertainties) for pair in pairs]
+    least = max(student_quantile(error.freedom, 0.05) * error.standard_error - value for value, error in errors)
+    assert [judged(before, now, margin=least * share).exit_code for share in (0.999, 1.001)] == [4, 0]
+
+
+def test_a_check_says_how_likely_it_was_to_pass_and_with_how_many_seeds_it_would():
+    noisy = {"sd": 0.006, "seeds": range(5)}
+    answer = judged(runs("b", **noisy), runs("now", **noisy), margin=0.007)
+    (chance, seeds) = re.search(r"passes in (\d+)% of checks; it takes (\d+) seeds for 80%", answer.plan).groups()
+    assert 5 < int(chance) < 80 and 5 < int(seeds) < 20
+    wide = judged(runs("b", **noisy), runs("now", **noisy), margin=0.1)
+    assert wide.plan.endswith("an unchanged system passes") and wide.exit_code == 0
+    # The same from one set of runs alone, before the other is done.
+    plan = plan_of(night_of(runs("b", **noisy), "now").cells, 0.007)
+    assert plan.chance < 0.8 and plan.seeds > 5
+
+
+def test_the_new_runs_do_not_bring_their_own_looks():
+    """A loss counts as it would without them: else an `at_most` of a thousand takes the error level of every look away."""
+    looks = UntilDecided(until="decided", at_least=5, at_most=1_000)
+    lost = runs("now", shift={"lora": -0.02}, sd=0.004)
+    before = runs(sd=0.004)
+    answer = judged(declaring(before, margin=0.005), declaring(lost, margin=0.005, seeds=looks))
+    assert answer.exit_code == 1
+    assert answer == judged(declaring(before, margin=0.005), declaring(lost, margin=0.005))
+
+
+def test_a_suite_that_trains_otherwise_is_undecided_unless_that_is_meant():
+    def training(**changes):
+        specs = [(one, one.spec.training.model_copy(update=changes)) for one in runs()]
+        return [
+            one.model_copy(update={"spec": one.spec.model_copy(update={"training": training})})
+            for one, training in specs
+        ]
+
+    longer, faster = training(batch_size=64), training(learning_rate=0.5)
+    for now, said in ((longer, "training.batch_size"), (faster, "training.learning_rate")):
+        answer = judged(runs(), now)
+        assert answer.exit_code == 4 and said in status(answer, "lora")[1]
+        meant = judged(runs(), now, change="it trains longer")
+        assert meant.exit_code == 0 and "it trains longer" in status(meant, "lora")[1]
+
+
+def test_other_seeds_do_not_replace_bad_ones():
+    answer = judged(runs(), runs(seeds=(0, 1, 2, 3, 7)))
+    assert answer.exit_code == 3
+    assert "4 of 5 runs that main has are there, and other seeds (7) are no substitute" in status(answer, "lora")[1]
+
+
+def test_a_run_that_ended_without_a_score_is_no_pass():
+    now = runs()
+    now[0] = now[0].model_copy(update={"scores": {}})
+    answer = judged(runs(), now)
+    assert answer.exit_code == 4 and "1 of 5 runs ended without a score" in status(answer, now[0].spec.method.name)[1]
+    nothing = [one.model_copy(update={"scores": {}}) for one in runs()]
+    assert judged(runs(), nothing).exit_code == 4
+
+
+def test_the_same_loss_in_every_seed_is_one():
+    lower = [one.model_copy(update={"scores": {"accuracy": one.scores["accuracy"] - 0.5}}) for one in runs()]
+    answer = judged(runs(), lower)
+    assert answer.exit_code == 1 and "the same loss in every seed" in status(answer, "lora")[1]
 
 
 def test_scores_on_other_data_are_not_compared():

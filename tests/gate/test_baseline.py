@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 
 from lora_bench.errors import BadInput, LoraBenchError
-from lora_bench.gate import judge, night_of, read_nights, tonight_in, write_night
+from lora_bench.gate import judge, night_of, read_night, read_nights, tonight_in, write_night
 from lora_bench.gate.accepting import accepted_night, diff_lines, show_lines, two_nights
 from lora_bench.gate.baseline import before, to_text
 from lora_bench.gate.series import Night
@@ -107,7 +107,7 @@ def test_a_label_that_is_no_file_name_is_refused(label):
 def test_accepting_counts_on_and_keeps_what_was_flaky():
     history = accepted(20)
     tonight = night("tonight", shift={"lora": -0.03})
-    answer = judge(tonight, history, "nightly", night("tonight-confirm", methods=["lora"]))
+    answer = judge(tonight, history, "nightly", [night("tonight-confirm", methods=["lora"])])
     one = accepted_night(tonight, history, answer, " passed ")
     (flaky,) = answer.of_status("flaky")
     assert (one.number, one.reason, one.flaky, one.acknowledged) == (21, "passed", (flaky.series,), ())
@@ -174,14 +174,14 @@ def test_nights_to_compare_are_the_last_two_or_those_named():
 
 def folder_of(tmp_path, *labels):
     for label in labels:
-        for one in night_records(label.removesuffix("-confirm"), methods=["lora"], seeds=[0]):
+        for one in night_records(label.replace("-confirm", ""), methods=["lora"], seeds=[0]):
             (tmp_path / label / one.run_id).mkdir(parents=True)
             (tmp_path / label / one.run_id / "record.json").write_bytes(to_json(one))
     return tmp_path
 
 
 def test_tonight_is_the_night_that_is_not_accepted(tmp_path):
-    folder_of(tmp_path, "n1", "n2", "n2-confirm")
+    folder_of(tmp_path, "n1", "n2", "n2-confirm", "n2-confirm-confirm")
     assert tonight_in(tmp_path, accepted(1)) == ("n2", tmp_path / "n2")
     assert tonight_in(tmp_path / "n1", accepted(1)) == (None, tmp_path / "n1")
     assert tonight_in(tmp_path, accepted(2), "n1") == ("n1", tmp_path / "n1")
@@ -191,6 +191,20 @@ def test_tonight_is_the_night_that_is_not_accepted(tmp_path):
         tonight_in(tmp_path, [])
     with pytest.raises(LoraBenchError, match="unknown series 'n3'"):
         tonight_in(tmp_path, [], "n3")
+
+
+def test_runs_of_another_label_are_no_runs_of_a_night(tmp_path):
+    """Their seeds are drawn from it: good runs of another night would stand in for bad ones."""
+    folder_of(tmp_path, "n1", "n2")
+    (tmp_path / "n1").rename(tmp_path / "n3")
+    with pytest.raises(LoraBenchError, match="runs of the series n1, and not of n3"):
+        read_night(tmp_path / "n3", "n3")
+    (one,) = night_records("n2", methods=["lora"], seeds=[1])
+    plain = one.model_copy(update={"spec": one.spec.model_copy(update={"series": None})})
+    (tmp_path / "n2" / plain.run_id).mkdir()
+    (tmp_path / "n2" / plain.run_id / "record.json").write_bytes(to_json(plain))
+    with pytest.raises(LoraBenchError, match="runs of 2 series"):
+        read_night(tmp_path / "n2", "n2")
 
 
 def test_the_schema_that_ships_takes_what_is_written():

@@ -31,6 +31,12 @@ def put(folder, records):
         (folder / one.run_id / "record.json").write_bytes(to_json(one))
 
 
+def put_again(place, **changes):
+    """The two sets of runs of LoRA with new seeds."""
+    for label in ("tonight-confirm", "tonight-confirm-confirm"):
+        put(place / "runs/tickets" / label, night_records(label, methods=["lora"], **changes))
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A working folder with a baseline of twenty nights."""
@@ -67,7 +73,7 @@ def test_an_unchanged_night_passes_and_is_accepted(place, capsys):
 def test_what_is_suspect_and_may_not_be_run_again_cannot_be_decided(place, capsys):
     put(place / "runs/tickets/tonight", night_records("tonight", shift={"lora": -0.03}))
     assert check("--no-confirm") == 4
-    assert "not confirmed with new seeds" in capsys.readouterr().out
+    assert "not confirmed with 2 sets of new seeds" in capsys.readouterr().out
     assert check() == 4
     assert "no suite is known to run them again" in capsys.readouterr().err
     assert main(["baseline", "accept", "runs/tickets", "--name", "gate", "--reason", "fine"]) == 2
@@ -76,10 +82,7 @@ def test_what_is_suspect_and_may_not_be_run_again_cannot_be_decided(place, capsy
 
 def test_new_seeds_that_are_there_are_used_and_none_are_run(place):
     put(place / "runs/tickets/tonight", night_records("tonight", shift={"lora": -0.03}))
-    put(
-        place / "runs/tickets/tonight-confirm",
-        night_records("tonight-confirm", shift={"lora": -0.03}, methods=["lora"]),
-    )
+    put_again(place, shift={"lora": -0.03})
     assert check() == 1
     assert main(["baseline", "accept", "runs/tickets", "--name", "gate", "--reason", "x", "--change", "all"]) == 0
 
@@ -107,7 +110,7 @@ def test_a_crash_is_trouble(place, capsys):
 def test_every_failing_answer_names_the_next_two_commands(place, capsys, changes, confirmed, commands):
     put(place / "runs/tickets/tonight", night_records("tonight", **changes))
     if confirmed:
-        put(place / "runs/tickets/tonight-confirm", night_records("tonight-confirm", methods=["lora"], **changes))
+        put_again(place, **changes)
     assert check("--no-confirm") != 0
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: lora-bench ")]
     assert len(said) == 2 and all(command in line for command, line in zip(commands, said, strict=True)), said
@@ -147,10 +150,7 @@ def test_a_baseline_without_nights_cannot_decide(place):
 
 def test_every_output_is_written(place, monkeypatch, capsys):
     put(place / "runs/tickets/tonight", night_records("tonight", shift={"lora": -0.03}))
-    put(
-        place / "runs/tickets/tonight-confirm",
-        night_records("tonight-confirm", shift={"lora": -0.03}, methods=["lora"]),
-    )
+    put_again(place, shift={"lora": -0.03})
     (place / "summary.md").write_text("# before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(place / "summary.md"))
     files = [
@@ -273,8 +273,7 @@ def test_what_is_run_again_gets_the_options_that_its_verb_takes(place):
 
 def test_a_night_that_is_named_by_a_dot_finds_what_was_run_again(place, monkeypatch):
     put(place / "runs/tickets/tonight", night_records("tonight", shift={"lora": -0.03}))
-    again = night_records("tonight-confirm", shift={"lora": -0.03}, methods=["lora"])
-    put(place / "runs/tickets/tonight-confirm", again)
+    put_again(place, shift={"lora": -0.03})
     monkeypatch.chdir(place / "runs/tickets/tonight")
     assert main(["check", ".", "--baseline", str(place / "baselines/gate")]) == 1
 
@@ -324,9 +323,10 @@ def test_what_is_suspect_is_really_run_again_with_new_seeds(project, capsys):
     records = read_records(project / "runs/tickets/tonight")
     write_history(project, "tonight", statistics.fmean(one.score for one in records) + 0.6)
     assert check("--suite", "tickets.yaml", "--workers", "0", "--json", "first.json") == 1
-    again = read_records(project / "runs/tickets/tonight-confirm")
-    assert len(again) == 2 and {one.spec.series for one in again} == {"tonight-confirm"}
-    assert {one.run_id for one in again}.isdisjoint(one.run_id for one in records)
+    for label in ("tonight-confirm", "tonight-confirm-confirm"):
+        again = read_records(project / "runs/tickets" / label)
+        assert len(again) == 2 and {one.spec.series for one in again} == {label}
+        assert {one.run_id for one in again}.isdisjoint(one.run_id for one in records)
     assert "confirmed with new seeds" in capsys.readouterr().out
     # Once more, nothing is run and the answer is the same.
     before = {path: path.stat().st_mtime_ns for path in project.glob("runs/tickets/*/*/record.json")}

@@ -8,7 +8,7 @@ from lora_bench.gate.accepting import accepted_night
 from lora_bench.gate.past import DRIFT_NIGHTS
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.probe_record import StepBytes
-from tests.gate.histories import LEVEL, accepted, changed, more_parameters, night, night_records, number_of
+from tests.gate.histories import LEVEL, accepted, changed, more_parameters, night, night_records, number_of, repeated
 from tests.probe.records import probe_record
 from tests.sample_records import ENVIRONMENT, MIB
 
@@ -29,13 +29,16 @@ def test_an_unchanged_night_passes():
     assert all(one.findings == () and len(one.history) == 20 for one in answer.series)
 
 
-def test_a_loss_is_undecided_until_new_seeds_confirm_it():
+def test_a_loss_is_undecided_until_two_sets_of_new_seeds_confirm_it():
     history = accepted(20)
     tonight = night("tonight", shift={"lora": -0.03})
     first = judge(tonight, history, "nightly")
     assert first.verdict == "undecided" and [one.name.method for one in first.suspects] == ["lora"]
-    again = night("tonight-confirm", shift={"lora": -0.03}, methods=["lora"])
+    again = repeated(shift={"lora": -0.03}, methods=["lora"])
+    once = judge(tonight, history, "nightly", again[:1])
+    assert once.verdict == "undecided" and [one.name.method for one in once.suspects] == ["lora"]
     second = judge(tonight, history, "nightly", again)
+    assert len(second.series[0].confirmation) == 6 and second.confirmed_by == "tonight-confirm-confirm"
     assert (second.verdict, second.exit_code) == ("regression", 1)
     assert statuses(second) == {"lora": "regression", "full": "pass", "prefix_tuning": "pass"}
     assert second.series[0].name.method == "lora" and not second.suspects
@@ -54,22 +57,26 @@ def test_a_run_with_one_answer_for_every_item_is_a_loss_where_that_has_no_correl
     tonight = night_of(collapsed("tonight", [1]), "tonight")
     (lora,) = (cell for cell in tonight.cells if cell.name.method == "lora")
     assert lora.scores[1] == 0.0 and min(lora.scores[0], lora.scores[2]) > 0.7
-    again = [one for one in collapsed("tonight-confirm", [0]) if one.spec.method.name == "lora"]
-    answer = judge(tonight, history, "nightly", night_of(again, "tonight-confirm"))
+    sets = [
+        night_of([one for one in collapsed(label, [0]) if one.spec.method.name == "lora"], label)
+        for label in ("tonight-confirm", "tonight-confirm-confirm")
+    ]
+    assert judge(tonight, history, "nightly", sets[:1]).exit_code == 4
+    answer = judge(tonight, history, "nightly", sets)
     assert answer.exit_code == 1 and statuses(answer) == {"lora": "regression", "full": "pass", "prefix_tuning": "pass"}
 
 
 def test_a_loss_that_new_seeds_do_not_show_is_flaky_and_passes():
     history = accepted(20)
     tonight = night("tonight", shift={"lora": -0.03})
-    answer = judge(tonight, history, "nightly", night("tonight-confirm", methods=["lora"]))
+    answer = judge(tonight, history, "nightly", [night("tonight-confirm", methods=["lora"])])
     assert (answer.verdict, answer.exit_code) == ("pass", 0)
     assert statuses(answer)["lora"] == "flaky" and not answer.flaky_warnings
 
 
 def test_a_series_that_is_flaky_three_times_in_fourteen_nights_is_warned_of():
     tonight = night("tonight", shift={"lora": -0.03})
-    again = night("tonight-confirm", methods=["lora"])
+    again = repeated(methods=["lora"])[:1]
     lora = next(series for series, cell in tonight.by_series().items() if cell.name.method == "lora")
 
     def warned(flaky_nights):
@@ -85,7 +92,7 @@ def test_a_series_that_is_flaky_three_times_in_fourteen_nights_is_warned_of():
 
 def test_a_gain_is_flagged_and_is_no_failure():
     tonight = night("tonight", shift={"full": 0.03})
-    again = night("tonight-confirm", shift={"full": 0.03}, methods=["full"])
+    again = repeated(shift={"full": 0.03}, methods=["full"])
     answer = judge(tonight, accepted(20), "nightly", again)
     assert (answer.exit_code, statuses(answer)["full"]) == (0, "improved")
 
@@ -132,9 +139,14 @@ def test_a_slow_drift_is_seen_from_where_it_began():
         return {"lora": -0.0006 * number}
 
     history = [number_of(night(f"n{n}", shift=drifting(n)), n) for n in range(1, 60)]
-    answer = judge(night("tonight", shift=drifting(60)), history, "nightly")
-    assert kinds(answer, "lora") == ["drift"] and answer.verdict == "regression"
-    assert kinds(answer, "full") == []
+    tonight = night("tonight", shift=drifting(60))
+    answer = judge(tonight, history, "nightly")
+    assert kinds(answer, "lora") == ["drift"] and answer.verdict == "undecided" and kinds(answer, "full") == []
+    # Confirmed by new seeds as a level is: alone against the first nights.
+    only = {"methods": ["lora"]}
+    assert judge(tonight, history, "nightly", repeated(shift=drifting(60), **only)[:1]).verdict == "undecided"
+    assert judge(tonight, history, "nightly", repeated(shift=drifting(60), **only)).verdict == "regression"
+    assert statuses(judge(tonight, history, "nightly", repeated(**only)))["lora"] == "flaky"
 
 
 def test_drift_takes_a_release_that_none_of_the_last_nights_is_of():
@@ -171,6 +183,24 @@ def test_a_missing_cell_and_a_missing_seed_are_never_green():
     assert answer.exit_code == 3 and "2 of 3 runs" in " ".join(one.text for one in answer.series[0].findings)
 
 
+def test_other_seeds_do_not_replace_those_of_the_nights_before():
+    answer = judge(night("tonight", seeds=(0, 1, 7)), accepted(20), "nightly")
+    assert answer.exit_code == 3 and kinds(answer, "lora") == ["missing"]
+    assert (
+        "2 of 3 runs that n20 has are there, and other seeds (7) are no substitute" in answer.series[0].findings[0].text
+    )
+
+
+@pytest.mark.parametrize("nights", [0, 20])
+def test_a_run_that_ended_without_a_score_is_the_nights_finding(nights):
+    records = night_records("tonight")
+    records[0] = records[0].model_copy(update={"scores": {}})
+    answer = judge(night_of(records, "tonight"), accepted(nights), "nightly")
+    assert answer.exit_code == 4 and kinds(answer, records[0].spec.method.name)[0] == "score"
+    with pytest.raises(LoraBenchError, match="acknowledge them with --change"):
+        accepted_night(night_of(records, "tonight"), accepted(nights), answer, "the gate ended with 4")
+
+
 def test_a_night_without_any_of_the_cells_is_no_pass():
     one = night("tonight", task="another_task")
     answer = judge(one, accepted(20), "nightly")
@@ -197,9 +227,11 @@ def test_more_runs_that_diverge_are_confirmed_like_a_loss():
     history = accepted(20, **only)
     first = judge(with_diverged("tonight", **only), history, "nightly")
     assert first.suspects and first.exit_code == 4
-    confirmed = judge(with_diverged("tonight", **only), history, "nightly", with_diverged("tonight-confirm", **only))
+    again = [with_diverged(f"tonight{'-confirm' * number}", **only) for number in (1, 2)]
+    assert judge(with_diverged("tonight", **only), history, "nightly", again[:1]).exit_code == 4
+    confirmed = judge(with_diverged("tonight", **only), history, "nightly", again)
     assert confirmed.exit_code == 1 and kinds(confirmed, "lora")[0] == "diverged"
-    flaky = judge(with_diverged("tonight", **only), history, "nightly", night("tonight-confirm", **only))
+    flaky = judge(with_diverged("tonight", **only), history, "nightly", repeated(**only))
     assert statuses(flaky) == {"lora": "flaky"}
 
 
@@ -338,8 +370,56 @@ def test_a_single_night_far_away_is_no_drift():
     tonight = night("tonight", shift={"lora": -0.2})
     history = accepted(20)
     assert kinds(judge(tonight, history, "nightly"), "lora") == ["level"]
-    answer = judge(tonight, history, "nightly", night("tonight-confirm", methods=["lora"]))
+    answer = judge(tonight, history, "nightly", [night("tonight-confirm", methods=["lora"])])
     assert answer.verdict == "pass" and statuses(answer)["lora"] == "flaky"
+
+
+def one_bad_run(label):
+    """A night in which one run of LoRA collapses."""
+    records = night_records(label, methods=["lora"])
+    return night_of([records[0].model_copy(update={"scores": {"accuracy": 0.2}}), *records[1:]], label)
+
+
+def test_a_cleared_night_is_no_part_of_the_nights_that_follow():
+    tonight, history = one_bad_run("n21"), accepted(20, methods=["lora"])
+    first = judge(tonight, history, "nightly", repeated(methods=["lora"])[:1])
+    assert first.exit_code == 0 and first.series[0].status == "flaky"
+    with_it = [*history, accepted_night(tonight, history, first, "passed")]
+    follows = [number_of(night(f"n{number}", methods=["lora"]), number) for number in range(22, 30)]
+    for index, after in enumerate(follows):
+        answer = judge(after, [*with_it, *follows[:index]], "nightly")
+        assert answer.exit_code == 0 and answer.series[0].findings == ()
+        assert answer.series[0] == judge(after, [*history, *follows[:index]], "nightly").series[0].model_copy(
+            update={"flaky_nights": 1}
+        )
+
+
+def test_a_loss_is_found_as_well_after_a_cleared_night_as_without_it():
+    low = {"methods": ["lora"], "shift": {"lora": -0.02}}
+    tonight, history = one_bad_run("n21"), accepted(20, methods=["lora"])
+    cleared = accepted_night(
+        tonight, history, judge(tonight, history, "nightly", repeated(methods=["lora"])[:1]), "passed"
+    )
+    answer = judge(night("tonight", **low), [*history, cleared], "nightly", repeated(**low))
+    assert answer.verdict == "regression" and answer.series[0].worst - answer.series[0].observed > 0.01
+    # As a part of the past the collapsed run would hide the loss from the level test.
+    kept = judge(night("tonight", **low), [*history, number_of(tonight, 21)], "nightly").series[0]
+    assert kept.worst < kept.observed
+
+
+def test_a_loss_of_a_young_series_that_new_seeds_do_not_show_is_cleared():
+    tonight, history = one_bad_run("n5"), accepted(4, methods=["lora"])
+    first = judge(tonight, history, "nightly")
+    assert first.exit_code == 4 and [one.name.method for one in first.suspects] == ["lora"]
+    cleared = judge(tonight, history, "nightly", repeated(methods=["lora"])[:1])
+    assert kinds(cleared, "lora") == ["history", "loss"] and not cleared.suspects
+    one = accepted_night(tonight, history, cleared, "no history yet")
+    assert one.flaky == (cleared.series[0].series,) and one.acknowledged == ()
+    sunk = {"methods": ["lora"], "shift": {"lora": -0.1}}
+    confirmed = judge(night("n5", **sunk), history, "nightly", repeated(**sunk))
+    assert not confirmed.suspects
+    with pytest.raises(LoraBenchError, match="acknowledge them with --change"):
+        accepted_night(night("n5", **sunk), history, confirmed, "no history yet")
 
 
 def of_lora(label, statuses, **more):
@@ -358,7 +438,7 @@ DIVERGED = ("diverged", "ok", "ok")
 def test_new_seeds_that_give_no_score_clear_nothing(status):
     history = accepted(20, methods=["lora"])
     for tonight in (of_lora("tonight", DIVERGED), night("tonight", methods=["lora"], shift={"lora": -0.03})):
-        answer = judge(tonight, history, "nightly", of_lora("tonight-confirm", ("ok", status, "ok")))
+        answer = judge(tonight, history, "nightly", [of_lora("tonight-confirm", ("ok", status, "ok"))])
         (one,) = answer.series
         assert (answer.exit_code, one.suspect) == (4, False)
         assert "with new seeds gave no scores" in one.findings[0].text
@@ -369,7 +449,7 @@ def test_new_seeds_that_give_no_score_clear_nothing(status):
 def test_a_loss_that_shows_only_where_nothing_diverges_is_one():
     low = {"lora": -0.3}
     history = accepted(20, methods=["lora"])
-    again = night("tonight-confirm", methods=["lora"], shift=low)
+    again = repeated(methods=["lora"], shift=low)
     answer = judge(of_lora("tonight", DIVERGED, shift=low), history, "nightly", again)
     assert answer.exit_code == 1 and kinds(answer, "lora") == ["diverged"]
 

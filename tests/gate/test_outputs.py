@@ -11,7 +11,7 @@ from lora_bench.gate.gate_summary import MAX_BYTES, course, summary_lines, termi
 from lora_bench.gate.night_answer import Answer, Finding
 from lora_bench.gate.outputs import annotation_lines, to_answer_json, to_badge, to_junit
 from lora_bench.gate.plot import plots
-from tests.gate.histories import accepted, night, night_records
+from tests.gate.histories import accepted, night, night_records, repeated
 from tests.sample_records import ENVIRONMENT
 
 
@@ -25,7 +25,7 @@ def mixed():
         *night_records("tonight", methods=["prefix_tuning"], seeds=[2], status="failed", reason="out of paper"),
         *night_records("tonight", methods=["full"], task="new"),
     ]
-    again = night("tonight-confirm", shift={"lora": -0.03}, methods=["lora"])
+    again = repeated(shift={"lora": -0.03}, methods=["lora"])
     return judge(night_of(records, "tonight"), history, "nightly", again)
 
 

@@ -101,7 +101,7 @@ def test_the_files_for_each_service_find_it_too(installed, tmp_path):
         **os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "PYTHONSAFEPATH": "1",
         "PYTHONPATH": os.pathsep.join([str(installed["spoilt"]), str(ROOT)]), "GITHUB_ACTION_PATH": str(ROOT),
         "GITHUB_OUTPUT": str(tmp_path / "output"), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
-        "AGAINST": "before", "BASE": "before", "CI_MERGE_REQUEST_DIFF_BASE_SHA": "before",
+        "MARGIN": "0.015", "AGAINST": "before", "BASE": "before", "CI_MERGE_REQUEST_DIFF_BASE_SHA": "before",
     }  # fmt: skip
     jobs = {
         "action.yml": ("tickets.yaml", [step["run"] for step in ACTION["runs"]["steps"] if "run" in step]),

@@ -45,11 +45,12 @@ def test_a_margin_of_tonights_records_neither_passes_a_loss_nor_is_accepted_sile
     put(place / "runs/tickets/tonight", night_records("tonight", shift=FALLEN, **WIDE))
     assert check() == 4
     said = capsys.readouterr().out
-    assert "not confirmed with new seeds" in said
+    assert "not confirmed with 2 sets of new seeds" in said
     assert "the accepted nights hold a margin of 0.005, tonight declares 0.9" in said
     assert accept() == 2
     assert "would become what later nights are held against" in capsys.readouterr().err
-    put(place / "runs/tickets/tonight-confirm", night_records("tonight-confirm", shift=FALLEN, **WIDE))
+    for label in ("tonight-confirm", "tonight-confirm-confirm"):
+        put(place / "runs/tickets" / label, night_records(label, shift=FALLEN, **WIDE))
     assert (check(), accept()) == (1, 2)
 
 
@@ -81,7 +82,8 @@ def test_accepting_with_a_wide_margin_takes_no_refused_night_and_leaves_a_trace(
 
 def test_a_check_with_a_wide_margin_is_no_pass(place):
     put(place / "runs/tickets/tonight", night_records("tonight", shift=FALLEN))
-    put(place / "runs/tickets/tonight-confirm", night_records("tonight-confirm", shift=FALLEN, methods=["lora"]))
+    for label in ("tonight-confirm", "tonight-confirm-confirm"):
+        put(place / "runs/tickets" / label, night_records(label, shift=FALLEN, methods=["lora"]))
     assert check("--margin", "1") == 1
     assert check("--margin", "0.005") == 1
 
@@ -175,14 +177,15 @@ def test_a_slower_step_on_another_machine_is_acknowledged():
     assert "(+50" in answer.series[0].findings[-1].text and answer.series[0].findings[-1].kind == "loss"
 
 
-def test_two_readings_below_the_bound_are_a_regression():
-    """Of one series the bound is that of .02, and that of the confirmation, .001, lies farther away."""
+def test_three_readings_below_the_bound_are_a_regression():
+    """Of one series the bound is that of .02, and that of the confirmation, .01, lies farther away."""
     history = accepted(12, methods=["lora"])
     tonight = night("tonight", methods=["lora"], shift={"lora": -0.0135})
     level = judge(tonight, history, "nightly").series[0]
-    again = night("again", methods=["lora"], shift={"lora": -0.0135})
-    second = of_method(judge(again, history, "nightly"))
-    assert level.observed < level.worst and second.observed < second.worst == level.worst
+    again = [night(label, methods=["lora"], shift={"lora": -0.0135}) for label in ("again", "thrice")]
+    for one in again:
+        second = of_method(judge(one, history, "nightly"))
+        assert level.observed < level.worst and second.observed < second.worst == level.worst
     answer = judge(tonight, history, "nightly", again)
     assert (answer.verdict, of_method(answer).status) == ("regression", "regression")
     with pytest.raises(LoraBenchError, match="--change"):

@@ -34,5 +34,6 @@ def test_nights_of_a_multilabel_suite_are_judged(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("lora_bench.training.thresholds.best_threshold", lambda *_: 0.99)
     night("broken")
     night("broken-confirm")
+    night("broken-confirm-confirm")
     status, said = check("broken")
     assert status == 1 and "regression: broken of topics against 8 accepted nights" in said, said

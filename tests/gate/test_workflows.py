@@ -79,6 +79,7 @@ def test_every_command_of_ours_is_one_that_the_command_line_takes():
             .replace("$CI_MERGE_REQUEST_DIFF_BASE_SHA", "1f2e3d4")
             .replace("$BASE", "1f2e3d4")
             .replace("$AGAINST", "1f2e3d4")
+            .replace("$MARGIN", "0.015")
             .replace(" 2>&1)", "")
         )
         for command in re.findall(r"lora-bench (run|check|baseline)\b([^\n;|]*)", joined):

@@ -27,6 +27,7 @@ from lora_bench.report.sections.method_tables import SHARED
 from lora_bench.report.sections.verdicts import DECIDED, LEGEND, collapse_legend, numbers
 from lora_bench.report.text import MISSING, code, inert, listed, plural
 from lora_bench.stats import PairedDifference, Verdict, judge
+from lora_bench.stats.pooled import with_pooled_spread
 
 # What makes two scores scores of the same thing.
 SAME_SCORE = ("task.data_sha256", "task.metric", "task.higher_is_better", "score_on")
@@ -57,6 +58,7 @@ class Pair:
     """A row of both sets: second less first."""
 
     place: Place
+    metric: str
     first: Row
     second: Row
     differs: tuple[str, ...]
@@ -90,7 +92,9 @@ class _Found(NamedTuple):
     row: Row
 
 
-def hold_against(first: RunSet, second: RunSet, settings: Analysis | None = None) -> TwoSets:
+def hold_against(
+    first: RunSet, second: RunSet, settings: Analysis | None = None, *, of_change: bool = False
+) -> TwoSets:
     """Compare every row of *second* with that of *first* that has the same task, base model and label.
 
     Args:
@@ -98,6 +102,8 @@ def hold_against(first: RunSet, second: RunSet, settings: Analysis | None = None
         second: What is compared with it.
         settings: How all comparisons are judged; by default at the metrics' own margins. Shares of the error level are those
             of the records.
+        of_change: Whether *second* is *first* after a change. The spread is then pooled over the comparisons, and shares of
+            the error level are those of *settings*.
 
     Raises:
         LoraBenchError: If the sets have no row in common.
@@ -125,11 +131,16 @@ def hold_against(first: RunSet, second: RunSet, settings: Analysis | None = None
         else:
             found[place] = (difference[0], difference[1] is not None, differs)
     tasks = {place: rows[place].setting.spec.task for place in found}
+    differences = {place: difference for place, (difference, *_) in found.items()}
+    if of_change:
+        differences = with_pooled_spread(differences, {place: str(task.metric) for place, task in tasks.items()})
     verdicts = judge(
-        {place: difference for place, (difference, *_) in found.items()},
+        differences,
         margin={place: settings.margin_of(task.name, task.metric) for place, task in tasks.items()},
         settings=settings,
-        shares={place: _share(difference.pairs, (first, second)) for place, (difference, *_) in found.items()},
+        shares=None
+        if of_change
+        else {place: _share(difference.pairs, (first, second)) for place, difference in differences.items()},
         higher_is_better={place: bool(task.higher_is_better) for place, task in tasks.items()},
         collapsed=[
             place
@@ -142,10 +153,10 @@ def hold_against(first: RunSet, second: RunSet, settings: Analysis | None = None
         second=second,
         pairs=tuple(
             Pair(
-                place=place, first=rows[place].row, second=others[place].row, differs=differs, difference=difference,
-                by_items=by_items, verdict=verdicts[place],
+                place=place, metric=str(tasks[place].metric), first=rows[place].row, second=others[place].row, differs=differs,
+                difference=differences[place], by_items=by_items, verdict=verdicts[place],
             )
-            for place, (difference, by_items, differs) in found.items()
+            for place, (_, by_items, differs) in found.items()
         ),
         apart=tuple(apart),
         only_first=tuple(place for place in rows if place not in others),
