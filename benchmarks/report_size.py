@@ -67,9 +67,9 @@ def main() -> None:
     records = many_records(arguments.records, arguments.tasks, arguments.sizes)
     held, started = peak_mib(), cpu_seconds()
 
-    from lora_bench.report import render_files
+    from lora_bench.report import Report, render_files
 
-    files = render_files(records)
+    files = render_files(Report(records))
     seconds, peak = cpu_seconds() - started, peak_mib()
     print(f"{len(records):,} records: {seconds:.1f} s of CPU, peak {peak:.0f} MiB of which {held:.0f} MiB before")
     for name, content in files.items():

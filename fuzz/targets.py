@@ -24,7 +24,7 @@ from lora_bench.records.probe_store import read_probe
 from lora_bench.records.record import Record
 from lora_bench.records.sealed_records import to_json
 from lora_bench.records.store import read_record, read_records
-from lora_bench.report import render_files
+from lora_bench.report import Report, render_files
 from lora_bench.report.frames.record_frame import to_frame
 from lora_bench.report.terminal import terminal_table
 from lora_bench.suite.load_suite import load_suite
@@ -106,7 +106,7 @@ def record(raw: bytes) -> None:
 
 def render(found: Record) -> None:
     """A record through every renderer of reports."""
-    render_files([found])
+    render_files(Report([found]))
     terminal_table([found])
     to_frame([found])
 

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from lora_bench.execute.run_suite import run_suite
     from lora_bench.plan.make_plan import make_plan
     from lora_bench.plugin.benchmark_callback import BenchmarkCallback
-    from lora_bench.report import write_report
+    from lora_bench.report import Report, write_report
     from lora_bench.report.model.choose_method import choose_method
     from lora_bench.suite.load_suite import load_suite
 
 _WHERE = {
     "BenchmarkCallback": "plugin.benchmark_callback",
+    "Report": "report",
     "choose_method": "report.model.choose_method",
     "load_suite": "suite.load_suite",
     "make_plan": "plan.make_plan",
@@ -40,6 +41,7 @@ _WHERE = {
 
 __all__ = [
     "BenchmarkCallback",
+    "Report",
     "__version__",
     "choose_method",
     "load_suite",

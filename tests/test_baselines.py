@@ -5,7 +5,6 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +24,7 @@ from lora_bench.records.sealed_records import to_json
 from lora_bench.records.store import answers_in, has_records, read_records
 from lora_bench.records.suite_about import about_in
 from lora_bench.records.weight_analysis import read_analysis
-from lora_bench.report import check_report, report_model
-from lora_bench.report.model.report_model import side_by_side
+from lora_bench.report import Report, check_report
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.suite.probe_suite import load_probe_suite
 from tests.shared import shared
@@ -95,30 +93,27 @@ def test_no_text_is_committed(name):
 
 
 @pytest.fixture(scope="module")
-def models():
+def reports():
     """The report of each baseline beside those of all others."""
     made = {}
-    for name, folder in BASELINES.items():
-        records = read_records(folder)
-        model = report_model(records, read_probes(folder), answers_in(folder, records))
-        made[name] = replace(model, about=about_in(folder))
-    return side_by_side(made)
+    for name, folder in {**BASELINES, **PROBED}.items():
+        records = read_records(folder) if name in BASELINES else []
+        made[name] = Report(
+            records,
+            name=name,
+            probes=read_probes(folder),
+            answers=answers_in(folder, records),
+            about=about_in(folder),
+            analysis=read_analysis(folder),
+            beside=made,
+        )
+    return made
 
 
 @pytest.mark.parametrize("name", [*BASELINES, *PROBED])
-def test_the_pages_of_the_report_are_what_the_records_render_to(models, name):
+def test_the_pages_of_the_report_are_what_the_records_render_to(reports, name):
     # Figures depend on the version of matplotlib; the tox environment `reports` pins it and compares them too.
-    folder = ROOT / "baselines" / name
-    records = read_records(folder) if name in BASELINES else []
-    differences = check_report(
-        records,
-        ROOT / "reports",
-        name,
-        probes=read_probes(folder),
-        answers=answers_in(folder, records),
-        model=models.get(name),
-        analysis=read_analysis(folder),
-    )
+    differences = check_report(reports[name], ROOT / "reports")
     assert [difference for difference in differences if ".md" in difference.split(":")[0]] == []
 
 

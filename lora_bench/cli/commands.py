@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lora_bench.plan.make_plan import Plan
     from lora_bench.records.probe_record import ProbeRecord
     from lora_bench.records.record import Record
+    from lora_bench.report.blocks import Block
     from lora_bench.suite.load_suite import Suite
     from lora_bench.suite.probe_suite import ProbeSuite
 
@@ -86,7 +87,7 @@ def _report(
     outcome: Outcome,
     arguments: argparse.Namespace,
     console: Console,
-    sections: Callable[[Sequence[Record]], list[list[str]]],
+    sections: Callable[[Sequence[Record]], list[list[Block]]],
 ) -> int:
     """Write the report of a suite, with further sections made of its records, and say how the work ended."""
     from lora_bench.execute.run_suite import runs_folder
@@ -95,7 +96,7 @@ def _report(
     from lora_bench.records.probe_store import read_probes
     from lora_bench.records.store import answers_in
     from lora_bench.records.weight_analysis import read_analysis
-    from lora_bench.report import report_model, terminal_answer, write_report
+    from lora_bench.report import Report, terminal_answer, write_report
     from lora_bench.report.index_page import write_index
 
     folder = runs_folder(suite, arguments.runs, arguments.series)
@@ -105,21 +106,19 @@ def _report(
             interrupted = _probe_after_runs(suite, folder, arguments, console)
         reach("suite.report")
         if outcome.records:
-            further, probes = sections(outcome.records), read_probes(folder)
-            model = report_model(outcome.records, probes, answers_in(folder, outcome.records))
-            written = write_report(
+            report = Report(
                 outcome.records,
-                folder,
-                sections=further,
-                probes=probes,
-                model=model,
+                probes=read_probes(folder),
+                answers=answers_in(folder, outcome.records),
+                sections=sections(outcome.records),
                 texts=item_texts(suite),
                 analysis=read_analysis(folder),
             )
+            written = write_report(report, folder)
             index = write_index(Path(arguments.runs))
             if not arguments.quiet:
                 _show(console, outcome.records)
-                console.print(terminal_answer(model, further), highlight=False)
+                console.print(terminal_answer(report), highlight=False)
                 line = f"report: {written[0]} and {written[1].name}; all suites: {index}"
                 console.print(line, markup=False, highlight=False)
     return _stopped(console, interrupted) if interrupted is not None else _ended(console, outcome, arguments.only)
@@ -238,7 +237,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
     """Run a published table again, and compare its numbers with ours."""
     from lora_bench.execute.progress import display
     from lora_bench.execute.run_suite import run_suite
-    from lora_bench.published.reproduce import published_lines, reproduction, verdicts
+    from lora_bench.published.reproduce import published_blocks, reproduction, verdicts
     from lora_bench.published.table_terminal import verdicts_listing
 
     made = reproduction(
@@ -258,10 +257,10 @@ def reproduce(arguments: argparse.Namespace) -> int:
     if arguments.plan or arguments.prepare:
         return _make_and_show_plan(suite, arguments, _asked_of_table(arguments) if arguments.prepare else None)
 
-    def sections(records: Sequence[Record]) -> list[list[str]]:
+    def sections(records: Sequence[Record]) -> list[list[Block]]:
         if not arguments.quiet:
             terminal().print(verdicts_listing(verdicts(made.table, records, arguments.role)))
-        return [published_lines(made.table.name, records, arguments.role)]
+        return [published_blocks(made.table.name, records, arguments.role)]
 
     console = terminal()
     with display(console, quiet=arguments.quiet) as screen:
@@ -296,7 +295,7 @@ def probe(arguments: argparse.Namespace) -> int:
     from lora_bench.records.outcomes import at_work
     from lora_bench.records.store import answers_in, read_records, record_files
     from lora_bench.records.weight_analysis import read_analysis
-    from lora_bench.report import write_report
+    from lora_bench.report import Report, write_report
     from lora_bench.report.index_page import write_index
     from lora_bench.suite.probe_suite import load_probe_suite
 
@@ -308,7 +307,7 @@ def probe(arguments: argparse.Namespace) -> int:
         with at_work():
             records = read_records(folder) if record_files(folder) else []
             answers, analysis = answers_in(folder, records), read_analysis(folder)
-            written = write_report(records, folder, probes=outcome.records, answers=answers, analysis=analysis)
+            written = write_report(Report(records, probes=outcome.records, answers=answers, analysis=analysis), folder)
             write_index(Path(arguments.runs))
         if not arguments.quiet:
             console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)

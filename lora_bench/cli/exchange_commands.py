@@ -130,8 +130,9 @@ def margin(text: str) -> float:
 def _compare(arguments: argparse.Namespace) -> int:
     from lora_bench.records.analysis import Analysis
     from lora_bench.records.store import answers_in, read_records, write_atomic
-    from lora_bench.report.html import render_page
-    from lora_bench.report.sections.compare_runs import RunSet, hold_against, two_sets_lines
+    from lora_bench.report.blocks import answers, to_markdown
+    from lora_bench.report.html import PageFacts, render_page
+    from lora_bench.report.sections.compare_runs import RunSet, hold_against, two_sets_page
     from lora_bench.report.text import unmarked
 
     folders: tuple[Path, Path] = (arguments.first, arguments.second)
@@ -142,13 +143,13 @@ def _compare(arguments: argparse.Namespace) -> int:
         sets.append(RunSet(_name(folder, folders), records, answers_in(folder, records)))
     first, second = sets
     settings = Analysis(reference=first.name, margin=arguments.margin)
-    lines = two_sets_lines(hold_against(first, second, settings))
-    markdown = "\n".join(lines) + "\n"
-    for name, content in (("compare.md", markdown), ("compare.html", render_page(markdown, {}))):
+    blocks = two_sets_page(hold_against(first, second, settings))
+    answer = unmarked(answers(blocks)[0])
+    page = render_page(blocks, {}, PageFacts(description=answer))
+    for name, content in (("compare.md", to_markdown(blocks)), ("compare.html", page)):
         write_atomic(arguments.out / name, content.encode("utf-8"))
         print(arguments.out / name)
-    # Title, empty line, answer.
-    print(unmarked(lines[2]))
+    print(answer)
     return 0
 
 
@@ -214,12 +215,13 @@ def _import_peft_results(arguments: argparse.Namespace) -> int:
 
 def _import_history(folder: Path, target: Path) -> Imported:
     from lora_bench.exchange.peft_results.all_versions import import_history
-    from lora_bench.exchange.peft_results.history_page import history_lines
+    from lora_bench.exchange.peft_results.history_page import history_page
     from lora_bench.records.store import write_atomic
+    from lora_bench.report.blocks import to_markdown
 
     imported = import_history(folder, target)
     print(f"{len(imported.records)} runs of {imported.files} versions of result files are records in {target}")
     page = target / "history.md"
-    write_atomic(page, ("\n".join(history_lines(imported.records)) + "\n").encode("utf-8"))
+    write_atomic(page, to_markdown(history_page(imported.records)).encode("utf-8"))
     print(page)
     return imported

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,9 @@ from lora_bench.errors import LoraBenchError
 
 if TYPE_CHECKING:
     from lora_bench.records.record import Record
-    from lora_bench.report.sections.items_page import TextsOf
+    from lora_bench.report import Report
+    from lora_bench.report.blocks import Block
+    from lora_bench.report.model.report import TextsOf
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -27,9 +28,9 @@ def report(arguments: argparse.Namespace) -> int:
     from lora_bench.records.store import answers_in, has_records, read_records
     from lora_bench.records.suite_about import about_in
     from lora_bench.records.weight_analysis import read_analysis
-    from lora_bench.report import check_report, report_model, write_report
+    from lora_bench.report import Report, check_report, write_report
     from lora_bench.report.index_page import write_index
-    from lora_bench.report.model.report_model import side_by_side
+    from lora_bench.report.model.report import no_texts
 
     folder: Path = arguments.runs
     sources: dict[str, Path] = {}
@@ -42,30 +43,31 @@ def report(arguments: argparse.Namespace) -> int:
         sources = {Path(os.path.normpath(folder.absolute())).name: folder}
     differences: list[str] = []
     texts = _texts(arguments.texts)
-    found = {}
+    reports: dict[str, Report] = {}
     for name, source in sources.items():
         probes = read_probes(source)
         records = read_records(source) if has_records(source) or not probes else []
         answers = answers_in(source, records)
-        model = report_model(records, probes, answers, arguments.reference) if records else None
-        if model is not None:
-            model = replace(model, about=about_in(source))
-        found[name] = (source, probes, records, answers, model)
-    models = {name: model for name, (*_, model) in found.items() if model is not None}
-    if arguments.out is not None:
-        models = side_by_side(models)
-    for folder_name, (source, probes, records, answers, _) in found.items():
-        # Beside its records a report has the name that `run` gives it.
-        name = "report" if arguments.out is None else folder_name
-        out = arguments.out or source
-        sections = _published_sections(arguments, source, records)
-        data = data_files(records, probes, answers, arguments.reference) if arguments.data else None
-        model = models.get(folder_name)
-        analysis = read_analysis(source)
+        reports[name] = Report(
+            records,
+            # Beside its records a report has the name that `run` gives it.
+            name="report" if arguments.out is None else name,
+            probes=probes,
+            answers=answers,
+            reference=arguments.reference,
+            about=about_in(source),
+            sections=_published_sections(arguments, source, records),
+            data=data_files(records, probes, answers, arguments.reference) if arguments.data else {},
+            texts=no_texts if arguments.check else texts,
+            analysis=read_analysis(source),
+            beside={} if arguments.out is None else reports,
+        )
+    for name, made in reports.items():
+        out = arguments.out or sources[name]
         if arguments.check:
-            differences += check_report(records, out, name, sections, probes, data, answers, model, analysis)
+            differences += check_report(made, out)
         else:
-            written = write_report(records, out, name, sections, probes, data, answers, model, texts, analysis)
+            written = write_report(made, out)
             print(*(path for path in written if path.suffix != ".svg"), sep="\n")
     place = arguments.out or (folder if several else folder.parent)
     if not arguments.check:
@@ -79,7 +81,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 def _texts(suite: str | None) -> TextsOf:
     """Return what gives the texts of a suite's test items, where they may be shown."""
-    from lora_bench.report.sections.items_page import no_texts
+    from lora_bench.report.model.report import no_texts
 
     if suite is None:
         return no_texts
@@ -89,14 +91,14 @@ def _texts(suite: str | None) -> TextsOf:
     return item_texts(load_suite(suite))
 
 
-def _published_sections(arguments: argparse.Namespace, source: Path, records: Sequence[Record]) -> list[list[str]]:
+def _published_sections(arguments: argparse.Namespace, source: Path, records: Sequence[Record]) -> list[list[Block]]:
     """Return the section that compares the records with a published table: the named one, or the one beside them."""
     name = arguments.published or (source.resolve().name if (source / "published.csv").is_file() else None)
     if name is None:
         return []
-    from lora_bench.published.reproduce import published_lines
+    from lora_bench.published.reproduce import published_blocks
 
-    return [published_lines(name, records, arguments.role)]
+    return [published_blocks(name, records, arguments.role)]
 
 
 def published(arguments: argparse.Namespace) -> int:

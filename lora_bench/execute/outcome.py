@@ -6,7 +6,7 @@ What needs verdicts is computed when it is first asked for.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -17,7 +17,7 @@ from lora_bench.records.record import Record
 if TYPE_CHECKING:
     import pandas
 
-    from lora_bench.report import ReportModel
+    from lora_bench.report import Report
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -45,27 +45,31 @@ class Outcome:
     later: int = 0
 
     @cached_property
-    def model(self) -> ReportModel:
+    def report(self) -> Report:
         """The report as data, with the suite's probes and stored predictions."""
         from lora_bench.records.probe_store import read_probes
         from lora_bench.records.store import answers_in
-        from lora_bench.report import report_model
+        from lora_bench.records.weight_analysis import read_analysis
+        from lora_bench.report import Report
 
-        return report_model(self.records, read_probes(self.folder), answers_in(self.folder, self.records))
+        return Report(
+            self.records,
+            probes=read_probes(self.folder),
+            answers=answers_in(self.folder, self.records),
+            analysis=read_analysis(self.folder),
+        )
 
     @property
     def answer(self) -> str:
         """The headline of the report as text, with what makes it doubtful first."""
         from lora_bench.report.answer_card import answer_text
 
-        return answer_text(self.model) if self.records else NO_RECORDS
+        return answer_text(self.report) if self.records else NO_RECORDS
 
     @property
     def winner(self) -> str | None:
         """Label of the method that the headline advises; None where it advises none, as where nothing is decided."""
-        from lora_bench.report.sections.headline import headline_of
-
-        return headline_of(self.model.seen, self.records).winner if self.records else None
+        return self.report.decision.winner if self.records else None
 
     @property
     def frame(self) -> pandas.DataFrame:
@@ -79,7 +83,7 @@ class Outcome:
         """Scores and verdicts, one row a method on a task and base model; see docs/statistics.md."""
         from lora_bench.report.frames.verdict_frame import to_comparison_frame
 
-        return to_comparison_frame(self.model.comparison, self.model.judged, self.model.costs)
+        return to_comparison_frame(self.report.comparison, self.report.judged, self.report.costs)
 
     def write_report(self, folder: str | Path | None = None, name: str = "report") -> list[Path]:
         """Write the report as Markdown and as a page.
@@ -94,14 +98,10 @@ class Outcome:
         Raises:
             LoraBenchError: If there are no records.
         """
-        from lora_bench.records.probe_store import read_probes
-        from lora_bench.records.weight_analysis import read_analysis
         from lora_bench.report import write_report
 
-        target = self.folder if folder is None else Path(folder)
-        model = self.model if self.records else None
-        probes, analysis = read_probes(self.folder), read_analysis(self.folder)
-        return write_report(self.records, target, name, probes=probes, model=model, analysis=analysis)
+        report = self.report if name == self.report.name else replace(self.report, name=name)
+        return write_report(report, self.folder if folder is None else Path(folder))
 
     def __repr__(self) -> str:
         statuses = ", ".join(f"{number} {status}" for status, number in Counter(self._statuses).items()) or "none"
@@ -111,7 +111,7 @@ class Outcome:
     def _repr_html_(self) -> str:
         from lora_bench.report.answer_card import answer_card
 
-        return answer_card(self.model) if self.records else f"<p>{escape(NO_RECORDS)}</p>"
+        return answer_card(self.report) if self.records else f"<p>{escape(NO_RECORDS)}</p>"
 
     @property
     def _statuses(self) -> list[str]:

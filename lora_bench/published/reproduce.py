@@ -26,6 +26,7 @@ from lora_bench.records.kept_adapter import find_adapter
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Record
 from lora_bench.records.spec import PlannedSpec, RunSpec, Start
+from lora_bench.report.blocks import Block
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.load_suite import Suite, load_suite
 from lora_bench.suite.schema import ModelEntry, Recipe
@@ -164,8 +165,8 @@ def verdicts(table: PublishedTable, records: Sequence[Record], role: str | None 
     return judge_table(table, records, expected_from(asked, stand_ins, releases), stand_ins)
 
 
-def published_lines(name: str, records: Sequence[Record], role: str | None = None) -> list[str]:
-    """The section of a Markdown report that holds records against a published table."""
+def published_blocks(name: str, records: Sequence[Record], role: str | None = None) -> list[Block]:
+    """Return the section of a report that holds records against a published table."""
     table = load_table(name)
     return published_section(table, verdicts(table, records, role), elsewhere=disagreements(table))
 

@@ -12,10 +12,8 @@ from collections.abc import Iterable, Sequence
 
 from lora_bench.published import CellVerdict, Differing, Disagreement, PublishedCell, PublishedTable
 from lora_bench.published.cell_verdict import VerdictName
-from lora_bench.report import text
+from lora_bench.report.blocks import Block, Heading, SectionAnswer, TextList, TextTable
 from lora_bench.report.text import MISSING, code, inert, json_value, plural
-
-Lines = list[str]
 
 VERDICTS: tuple[VerdictName, ...] = ("reproduced", "in line", "not reproduced", "not comparable", "not run")
 
@@ -26,15 +24,18 @@ _HEADER = (
 # Cells with runs that a section names in its first paragraph.
 FEW = 3
 
-_LEGEND = """\
-- Numbers are in the paper's unit. *published*: the printed number ± its printed spread, and what it is of: a median or mean,
-  and of how many seeds.
-- *measured*: the same statistic of our n runs, with its 95 % interval over seeds.
-- *reproduced*: our number equals the published one within a tolerance of one point (1 % for NIST and CIDEr), shown by a
-  test. *Not reproduced*: a difference is shown, with the direction of our value. *In line*: neither is shown. A wrong word of
-  a kind stands in at most 1 of 20 such tables.
-- *not comparable*: the runs are not of what the number is of; the fields that differ are below. A recipe that the source
-  leaves open is filled by the suite: a choice that misses the number says nothing about it.""".splitlines()
+_LEGEND = TextList(
+    [
+        "Numbers are in the paper's unit. *published*: the printed number ± its printed spread, and what it is of: a median or "
+        "mean, and of how many seeds.",
+        "*measured*: the same statistic of our n runs, with its 95 % interval over seeds.",
+        "*reproduced*: our number equals the published one within a tolerance of one point (1 % for NIST and CIDEr), shown by "
+        "a test. *Not reproduced*: a difference is shown, with the direction of our value. *In line*: neither is shown. A "
+        "wrong word of a kind stands in at most 1 of 20 such tables.",
+        "*not comparable*: the runs are not of what the number is of; the fields that differ are below. A recipe that the "
+        "source leaves open is filled by the suite: a choice that misses the number says nothing about it.",
+    ]
+)
 
 
 def published_section(
@@ -43,8 +44,8 @@ def published_section(
     *,
     with_not_run: bool = True,
     elsewhere: Sequence[Disagreement] = (),
-) -> Lines:
-    """The section as lines of GitHub Markdown.
+) -> list[Block]:
+    """Return the section.
 
     Args:
         table: The published table.
@@ -52,35 +53,30 @@ def published_section(
         with_not_run: Whether cells without a run are lines too; else they are only counted.
         elsewhere: Numbers that other tables print differently.
     """
-    listed = [verdict for verdict in verdicts if with_not_run or verdict.verdict != "not run"]
-    listed.sort(key=lambda verdict: verdict.measured is None)
+    shown = [verdict for verdict in verdicts if with_not_run or verdict.verdict != "not run"]
+    shown.sort(key=lambda verdict: verdict.measured is None)
     notes = _Notes()
-    lines = [
-        f"## Published: {inert(table.title)}",
-        "",
-        " ".join([*_few(verdicts), f"Compared with the printed numbers: {summary(verdicts)}"]),
-        "",
+    blocks: list[Block] = [
+        Heading(2, f"Published: {inert(table.title)}", listed=False),
+        SectionAnswer(" ".join([*_few(verdicts), f"Compared with the printed numbers: {summary(verdicts)}"])),
         f"{inert(table.source, 600)}.",
-        "",
     ]
-    lines += [f"- {inert(note, 600)}" for note in table.notes]
-    if listed:
-        lines += ["", "How to read the columns:", "", *_LEGEND]
-    for model in dict.fromkeys(verdict.cell.model for verdict in listed):
-        rows = [_line(verdict, notes) for verdict in listed if verdict.cell.model == model]
-        lines += ["", f"### {code(model)}", "", *text.table(_HEADER, rows, numbers_from=len(_HEADER))]
-    lines += _differing(listed) + _reasons(listed) + _elsewhere(elsewhere) + notes.lines()
-    return lines
+    blocks += [TextList([inert(note, 600) for note in table.notes])] if table.notes else []
+    blocks += ["How to read the columns:", _LEGEND] if shown else []
+    for model in dict.fromkeys(verdict.cell.model for verdict in shown):
+        rows = [_line(verdict, notes) for verdict in shown if verdict.cell.model == model]
+        blocks += [Heading(3, code(model)), TextTable(_HEADER, rows, numbers_from=len(_HEADER))]
+    return [*blocks, *_differing(shown), *_reasons(shown), *_elsewhere(elsewhere), *notes.blocks()]
 
 
-def _few(verdicts: Sequence[CellVerdict]) -> Lines:
-    """A sentence for each cell with runs, in the paper's unit; none where these are many."""
+def _few(verdicts: Sequence[CellVerdict]) -> list[str]:
+    """Return a sentence for each cell with runs, in the paper's unit; none where these are many."""
     measured = [(verdict, verdict.measured) for verdict in verdicts if verdict.measured is not None]
     return [
-        f"{inert(verdict.cell.row)} on {code(verdict.cell.model)}, {code(verdict.cell.task)}, {code(verdict.cell.score)}: "
-        f"{published_value(verdict.cell)} printed, {in_its_unit(verdict.cell, ours.value)} in {plural(ours.n, 'run')} of ours: "
-        f"{inert(verdict_text(verdict))}."
-        for verdict, ours in measured
+        f"{inert(one.cell.row)} on {code(one.cell.model)}, {code(one.cell.task)}, {code(one.cell.score)}: "
+        f"{published_value(one.cell)} printed, {in_its_unit(one.cell, ours.value)} in {plural(ours.n, 'run')} of ours: "
+        f"{inert(verdict_text(one))}."
+        for one, ours in measured
         if len(measured) <= FEW
     ]
 
@@ -90,11 +86,11 @@ def summary(verdicts: Iterable[CellVerdict]) -> str:
     verdicts = list(verdicts)
     counts = Counter(verdict.verdict for verdict in verdicts)
     refutable = Counter(verdict.verdict for verdict in verdicts if verdict.refutable)
-    counted = f"{plural(counts.total(), 'cell')}: {', '.join(f'{counts[name]} {name}' for name in VERDICTS)}."
+    said = f"{plural(counts.total(), 'cell')}: {', '.join(f'{counts[name]} {name}' for name in VERDICTS)}."
     if not refutable:
-        return f"{counted} None could have been refuted."
+        return f"{said} None could have been refuted."
     judged = ", ".join(f"{refutable[name]} {name}" for name in VERDICTS[:3])
-    return f"{counted} Of {plural(refutable.total(), 'cell')} that could have been refuted: {judged}."
+    return f"{said} Of {plural(refutable.total(), 'cell')} that could have been refuted: {judged}."
 
 
 def published_value(cell: PublishedCell) -> str:
@@ -125,7 +121,7 @@ def verdict_text(verdict: CellVerdict) -> str:
     if verdict.direction is not None:
         return f"{verdict.verdict} ({verdict.direction})"
     if verdict.differs:
-        names = list(dict.fromkeys(difference.field for difference in verdict.differs))
+        names = list(dict.fromkeys(one.field for one in verdict.differs))
         more = f" and {len(names) - 3} more" if len(names) > 4 else ""
         return f"{verdict.verdict}: {', '.join(names[:3] if more else names)}{more}"
     return verdict.verdict
@@ -157,18 +153,18 @@ class _Notes:
 
     def of(self, cell: PublishedCell) -> str:
         """The numbers of a cell's notes."""
-        notes = [f"copied from {cell.copied}"] if cell.copied else []
-        notes += cell.notes
+        said = [f"copied from {cell.copied}"] if cell.copied else []
+        said += cell.notes
         if cell.unpublished:
-            notes.append(f"the source does not say: {', '.join(cell.unpublished)}".replace("_", " "))
-        numbers = [self._numbers.setdefault(note, len(self._numbers) + 1) for note in notes]
+            said.append(f"the source does not say: {', '.join(cell.unpublished)}".replace("_", " "))
+        numbers = [self._numbers.setdefault(note, len(self._numbers) + 1) for note in said]
         return ", ".join(map(str, numbers)) or MISSING
 
-    def lines(self) -> Lines:
-        """The notes in the order of their numbers."""
+    def blocks(self) -> list[Block]:
+        """Return the notes in the order of their numbers."""
         if not self._numbers:
             return []
-        return ["", "### Notes", "", *(f"{number}. {_sentence(note)}" for note, number in self._numbers.items())]
+        return [Heading(3, "Notes"), TextList([*map(_sentence, self._numbers)], numbered=True)]
 
 
 def _sentence(note: str) -> str:
@@ -176,58 +172,54 @@ def _sentence(note: str) -> str:
     return note[:1].upper() + note[1:] + "."
 
 
-def _differing(verdicts: Sequence[CellVerdict]) -> Lines:
-    """Every field that differs, once with the cells that it is of."""
-    cells_of: list[tuple[Differing, list[PublishedCell]]] = []  # not a mapping: values may be lists
+def _differing(verdicts: Sequence[CellVerdict]) -> list[Block]:
+    """Return every field that differs, once with the cells that it is of."""
+    found: list[tuple[Differing, list[PublishedCell]]] = []  # not a mapping: values may be lists
     for verdict in verdicts:
-        for difference in verdict.differs:
-            cells = next((cells for other, cells in cells_of if other == difference), None)
+        for one in verdict.differs:
+            cells = next((cells for other, cells in found if other == one), None)
             if cells is None:
-                cells_of.append((difference, [verdict.cell]))
+                found.append((one, [verdict.cell]))
             else:
                 cells.append(verdict.cell)
-    if not cells_of:
+    if not found:
         return []
     rows = [
         [
-            code(difference.field),
-            "not published" if difference.asked is None else json_value(difference.asked),
-            json_value(difference.run),
+            code(one.field),
+            "not published" if one.asked is None else json_value(one.asked),
+            json_value(one.run),
             _where(cells),
         ]
-        for difference, cells in cells_of
+        for one, cells in found
     ]
     header = ["field", "the published number is of", "the runs are of", "cells"]
-    return ["", "### What is not comparable", "", *text.table(header, rows, numbers_from=len(header))]
+    return [Heading(3, "What is not comparable"), TextTable(header, rows, numbers_from=len(header))]
 
 
-def _reasons(verdicts: Sequence[CellVerdict]) -> Lines:
-    cells_of: dict[str, list[PublishedCell]] = {}
+def _reasons(verdicts: Sequence[CellVerdict]) -> list[Block]:
+    found: dict[str, list[PublishedCell]] = {}
     for verdict in verdicts:
         if verdict.reason is not None:
-            cells_of.setdefault(verdict.reason, []).append(verdict.cell)
-    if not cells_of:
+            found.setdefault(verdict.reason, []).append(verdict.cell)
+    if not found:
         return []
-    lines = [f"- {_sentence(reason)[:-1]}: {_where(cells)}." for reason, cells in cells_of.items()]
-    return ["", "### What was not run, and why", "", *lines]
+    items = [f"{_sentence(reason)[:-1]}: {_where(cells)}." for reason, cells in found.items()]
+    return [Heading(3, "What was not run, and why"), TextList(items)]
 
 
-def disagreement_text(disagreement: Disagreement) -> str:
+def disagreement_text(found: Disagreement) -> str:
     """Return both numbers of a disagreement, with the cell that they are of; to be made inert where it is shown."""
-    cell = disagreement.cell
+    cell = found.cell
     where = ", ".join((cell.row, cell.model.rsplit("/", 1)[-1], cell.task, cell.score))
-    return f"{where}: {published_value(cell)} here, {published_value(disagreement.other)} in {disagreement.table}"
+    return f"{where}: {published_value(cell)} here, {published_value(found.other)} in {found.table}"
 
 
-def _elsewhere(disagreements: Sequence[Disagreement]) -> Lines:
-    if not disagreements:
+def _elsewhere(found: Sequence[Disagreement]) -> list[Block]:
+    if not found:
         return []
-    return [
-        "",
-        "### What other tables print",
-        "",
-        *(f"- {inert(line)}." for line in map(disagreement_text, disagreements)),
-    ]
+    items = [f"{inert(disagreement_text(one))}." for one in found]
+    return [Heading(3, "What other tables print"), TextList(items)]
 
 
 def _where(cells: Sequence[PublishedCell]) -> str:

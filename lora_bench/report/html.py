@@ -1,9 +1,8 @@
 """The HTML page of a report: one file that needs nothing else and requests nothing.
 
-It is made from the very text of the Markdown report, so the two cannot say different things. Only the Markdown that our
-renderers write is understood, and HTML in it is text: the one construct that Markdown lacks, a part that folds away, is a
-rule of our own for the lines that `text.folded` writes. So no string of a record can become an element. Figures are images,
-in which a browser runs nothing. The page's policy forbids every style and script but its own, and every request.
+It shows the very blocks that the Markdown report shows, so the two cannot say different things. Text within a block has a few
+marks of Markdown, and HTML in it is text. So no string of a record can become an element. Figures are images, in which a
+browser runs nothing. The page's policy forbids every style and script but its own, and every request.
 """
 
 from __future__ import annotations
@@ -17,14 +16,13 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
+from lora_bench.report.blocks import Block, Commands, Figure, Fold, Heading, Lead, SectionAnswer, TextList, TextTable
 from lora_bench.report.figures.embed import data_address
-from lora_bench.report.text import FOLD, FOLD_END
+from lora_bench.report.text import plain
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
-    from markdown_it.rules_block import StateBlock
     from markdown_it.token import Token
 
 ASSETS = Path(__file__).parent / "assets"
@@ -36,56 +34,65 @@ LONG, LONG_AMONG_NUMBERS = 48, 32
 BESIDE = re.compile(r"[\w.~%-]+(/items)?\.md")
 LINK = re.compile(rf"#[a-z0-9-]+|/docs/[a-z]+\.md(#[a-z0-9-]+)?|{BESIDE.pattern}")
 
-_RULES = (
-    "heading", "fence", "list", "table",
-    "newline", "escape", "backticks", "emphasis", "link", "image", "entity",
-)  # fmt: skip
+_MARKS = ("newline", "escape", "backticks", "emphasis", "link", "entity")
 
 
 @dataclass(frozen=True)
-class Heading:
-    """A heading of the page: 1 is its title."""
+class NamedHeading:
+    """A heading of a page with its address."""
 
     level: int
     identifier: str
     text: str
 
 
-def render_page(markdown: str, figures: Mapping[str, bytes]) -> str:
-    """The page that shows *markdown*.
+@dataclass(frozen=True, kw_only=True)
+class PageFacts:
+    """Facts of a page in its head, for an index of pages and for search engines.
 
     Args:
-        markdown: A report as our renderers write it: it begins with its only heading of the first level.
-        figures: The SVG of every figure that it links to, by path.
+        description: The headline, with what makes it doubtful first.
+        strength: How sure that is, and its range; "" where nothing was judged.
+    """
+
+    description: str = ""
+    strength: str = ""
+
+
+def render_page(blocks: Sequence[Block], figures: Mapping[str, bytes], facts: PageFacts | None = None) -> str:
+    """Return the page that shows *blocks*.
+
+    Args:
+        blocks: A report; the first is its title.
+        figures: The SVG of every figure that it shows, by path.
+        facts: Facts for its head.
 
     Raises:
-        KeyError: If it links to a figure that is not given.
+        KeyError: If it shows a figure that is not given.
     """
-    parser = _parser(figures)
-    tokens = parser.parse(markdown)
-    headings = _name_headings(tokens)
-    tokens = _arranged(tokens)
-    below = next(
-        (index for index, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"), len(tokens)
+    page = _Page(figures)
+    start = next(
+        (at for at, block in enumerate(blocks) if isinstance(block, Heading) and block.level == 2), len(blocks)
     )
-    first, body = (parser.renderer.render(part, parser.options, {}) for part in (tokens[:below], tokens[below:]))
+    first, body = page.show(blocks[:start]), page.show(blocks[start:])
     style = (ASSETS / "page.css").read_text(encoding="utf-8")
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
-    shown = f'<section class="answer">\n{first}</section>\n{_contents(headings)}{body}'
-    return frame(headings[0].text, shown, style, script, _answer(tokens[:below]))
+    shown = f'<section class="answer">\n{first}</section>\n{_contents(page.headings)}{body}'
+    return frame(page.headings[0].text, shown, style, script, facts or PageFacts())
 
 
-def frame(title: str, shown: str, style: str, script: str = "", said: Mapping[str, str] | None = None) -> str:
-    """A whole page around a piece of HTML.
+def frame(title: str, shown: str, style: str, script: str = "", facts: PageFacts | None = None) -> str:
+    """Return a whole page around a piece of HTML.
 
     Args:
-        title: Of the page, as text.
-        shown: What it shows, as HTML.
+        title: Title of the page, as text.
+        shown: Its content, as HTML.
         style: Its only style.
         script: Its only script; "" for none.
-        said: Facts for its head, by name.
+        facts: Facts for its head.
     """
-    facts = "".join(f'<meta name="{name}" content="{escape(value)}">\n' for name, value in (said or {}).items())
+    named = {} if facts is None else {"description": facts.description[:2_000], STRENGTH: facts.strength[:1_000]}
+    head = "".join(f'<meta name="{name}" content="{escape(value)}">\n' for name, value in named.items())
     return f"""\
 <!DOCTYPE html>
 <html lang="en">
@@ -95,7 +102,7 @@ def frame(title: str, shown: str, style: str, script: str = "", said: Mapping[st
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="format-detection" content="telephone=no">
-{facts}<title>{escape(title, quote=False)}</title>
+{head}<title>{escape(title, quote=False)}</title>
 <style>{style}</style>
 </head>
 <body>
@@ -107,58 +114,142 @@ def frame(title: str, shown: str, style: str, script: str = "", said: Mapping[st
 """
 
 
-# The facts of a page's head stand among so many letters.
+# The name of the strength in a page's head, and the number of letters among which the facts of a head stand.
+STRENGTH = "lora-bench-strength"
 HEAD_LETTERS = 30_000
 
 
-def _answer(tokens: Sequence[Token]) -> dict[str, str]:
-    """The facts of a page's head: its headline with what stands before it, and the strength of that."""
-    answer: list[str] = []
-    strength = ""
-    led = False
-    for token, following in itertools.pairwise(tokens):
-        if token.type != "paragraph_open" or _is_image(following):
-            continue
-        said = _text(following)
-        if following.children and following.children[0].type == "em_open":
-            continue  # the purpose of the suite
-        if not led:
-            answer.append(said)
-            led = token.attrs.get("class") == "lead"
-        elif "Strength: " in said and not strength:
-            strength = said[said.index("Strength: ") :].removesuffix(" How this is decided.")
-    return {"description": " ".join(answer if led else answer[:1])[:2_000], "lora-bench-strength": strength[:1_000]}
-
-
-def render_card(markdown: str, figures: Mapping[str, bytes]) -> str:
-    """A piece of HTML that shows *markdown* in a page of others, such as a notebook.
+def render_card(blocks: Sequence[Block], figures: Mapping[str, bytes]) -> str:
+    """Return a piece of HTML that shows *blocks* in a page of others, such as a notebook.
 
     Colours follow the page around it; figures keep their white ground, since that page's theme is not known.
 
     Args:
-        markdown: As our renderers write it.
-        figures: The SVG of every figure that it links to, by path.
+        blocks: An answer.
+        figures: The SVG of every figure that it shows, by path.
     """
-    parser = _parser(figures, alone=True)
-    shown = parser.renderer.render(_arranged(parser.parse(markdown)), parser.options, {})
     style = (ASSETS / "card.css").read_text(encoding="utf-8")
-    return f'<div class="lora-bench-answer">\n<style>\n{style}</style>\n{shown}</div>\n'
+    return (
+        f'<div class="lora-bench-answer">\n<style>\n{style}</style>\n{_Page(figures, alone=True).show(blocks)}</div>\n'
+    )
 
 
 def _policy(style: str, script: str) -> str:
-    """The content security policy of the page: it allows its own style, script and figures, and nothing else."""
-    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
-    style_hash, script_hash = (f"'sha256-{found}'" for found in hashes)
+    """Return the content security policy of a page: it allows its own style, script and figures, and nothing else."""
+    hashes = (base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script))
+    style_hash, script_hash = (f"'sha256-{digest}'" for digest in hashes)
     allowed = f"style-src {style_hash}; script-src {script_hash}; img-src data:"
     return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
 
 
-def _parser(figures: Mapping[str, bytes], *, alone: bool = False) -> MarkdownIt:
-    """A parser of the Markdown that our renderers write, and of nothing else, with our rules for showing some of it.
+class _Page:
+    """Writes blocks as HTML, and keeps the headings that it wrote.
 
     Args:
-        figures: By path.
-        alone: Whether it is for a card: without links, and with figures in their own colours.
+        figures: The SVG of figures, by path.
+        alone: Whether it is a card: without links and addresses, and with figures in their own colours.
+    """
+
+    def __init__(self, figures: Mapping[str, bytes], *, alone: bool = False) -> None:
+        self.headings: list[NamedHeading] = []
+        self._figures = figures
+        self._alone = alone
+        self._inline = _inline_parser(links=not alone)
+
+    def show(self, blocks: Iterable[Block]) -> str:
+        """Return blocks as HTML."""
+        return "".join(f"{self._block(block)}\n" for block in blocks)
+
+    def _block(self, block: Block) -> str:
+        match block:
+            case str() | SectionAnswer():
+                return f"<p>{self._text(block if isinstance(block, str) else block.text)}</p>"
+            case Lead():
+                return f'<p class="lead"><strong>{self._text(block.text)}</strong></p>'
+            case Heading():
+                return self._heading(block)
+            case TextList():
+                return self._items(block)
+            case TextTable():
+                return self._wide(self._table(block), self.headings[-1].text if self.headings else "")
+            case Figure():
+                caption = f"<figcaption>{self._text(block.caption)}</figcaption>"
+                return f"<figure>\n{self._wide(self._image(block), block.alt)}\n{caption}\n</figure>"
+            case Fold():
+                return f"<details><summary>{block.summary}</summary>\n{self.show(block.blocks)}</details>"
+            case Commands():
+                lines = "\n".join(escape(plain(line, limit=1000), quote=False) for line in block.lines)
+                return f'<pre><code class="language-sh">{lines}\n</code></pre>'
+
+    def _text(self, marked: str) -> str:
+        shown: str = self._inline.renderInline(marked)
+        return shown
+
+    def _heading(self, heading: Heading) -> str:
+        words = _words(self._inline, heading.text)
+        slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:60] or "section"
+        taken = {named.identifier for named in self.headings}
+        numbered = (slug if number == 1 else f"{slug}-{number}" for number in itertools.count(1))
+        identifier = next(name for name in numbered if name not in taken)
+        self.headings.append(NamedHeading(heading.level, identifier, words))
+        return f'<h{heading.level} id="{identifier}">{self._text(heading.text)}</h{heading.level}>'
+
+    def _items(self, block: TextList) -> str:
+        tag = "ol" if block.numbered else "ul"
+        parts: list[str] = []
+        for item in block.items:
+            if isinstance(item, TextList):
+                parts[-1] = f"{parts[-1].removesuffix('</li>')}\n{self._items(item)}\n</li>"
+            else:
+                parts.append(f"<li>{self._text(item)}</li>")
+        return "\n".join([f"<{tag}>", *parts, f"</{tag}>"])
+
+    def _wide(self, shown: str, label: str) -> str:
+        """Put what may be wider than the page into a box that scrolls, by keys too."""
+        return f'<div class="wide" tabindex="0" role="group" aria-label="{escape(label)}">\n{shown}\n</div>'
+
+    def _image(self, figure: Figure) -> str:
+        address = data_address(self._figures[figure.path], dark=not self._alone)
+        image = f'<img src="{address}" alt="{escape(figure.alt)}">'
+        narrow = self._figures.get(figure.path.removesuffix(".svg") + "-narrow.svg")
+        if narrow is None:
+            return image
+        # A list of addresses ends at spaces.
+        address = data_address(narrow).replace(" ", "%20")
+        return f'<picture><source media="(max-width: 40rem)" srcset="{address}">{image}</picture>'
+
+    def _table(self, table: TextTable) -> str:
+        """Return a table with a total below the other rows."""
+        rows = [self._row(row, table.numbers_from) for row in table.rows]
+        body, foot = (rows[:-1], rows[-1:]) if table.total else (rows, [])
+        parts = [self._group("thead", [self._row(table.header, table.numbers_from, head=True)])]
+        parts += [self._group(tag, lines) for tag, lines in (("tbody", body), ("tfoot", foot)) if lines]
+        return "\n".join(["<table>", *parts, "</table>"])
+
+    def _group(self, tag: str, rows: Sequence[str]) -> str:
+        return "\n".join([f"<{tag}>", *rows, f"</{tag}>"])
+
+    def _row(self, cells: Sequence[str], numbers_from: int, *, head: bool = False) -> str:
+        parts = [self._cell(cell, number=at >= numbers_from, head=head, first=at == 0) for at, cell in enumerate(cells)]
+        return "\n".join(["<tr>", *parts, "</tr>"])
+
+    def _cell(self, cell: str, *, number: bool, head: bool, first: bool) -> str:
+        """Return a cell with its scope and its class; a style of its own would be against the page's policy."""
+        named = bool((head or first) and cell)
+        attributes = f' scope="{"col" if head else "row"}"' if named else ""
+        if not head and len(cell) > (LONG_AMONG_NUMBERS if number else LONG):
+            attributes += ' class="long"'
+        elif number:
+            attributes += ' class="number"'
+        tag = "th" if named else "td"
+        return f"<{tag}{attributes}>{self._text(cell)}</{tag}>"
+
+
+def _inline_parser(*, links: bool) -> MarkdownIt:
+    """Return a parser of the marks within blocks, and of nothing else.
+
+    Args:
+        links: Whether links to sections and pages are links; else they are text.
     """
     from markdown_it import MarkdownIt
 
@@ -166,90 +257,36 @@ def _parser(figures: Mapping[str, bytes], *, alone: bool = False) -> MarkdownIt:
         # The invisible spaces that keep GitHub from making links are not needed here, and would be copied along.
         return escape(tokens[index].content.replace("\N{ZERO WIDTH SPACE}", ""), quote=False)
 
-    def image(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
-        path = unquote(str(tokens[index].attrs["src"]))
-        address = data_address(figures[path], dark=not alone)
-        shown = f'<img src="{address}" alt="{escape(_text(tokens[index]))}">'
-        narrow = figures.get(path.removesuffix(".svg") + "-narrow.svg")
-        if narrow is None:
-            return shown
-        # A list of addresses ends at spaces.
-        address = data_address(narrow).replace(" ", "%20")
-        return f'<picture><source media="(max-width: 40rem)" srcset="{address}">{shown}</picture>'
-
-    def fold_open(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
-        return f"<details><summary>{escape(tokens[index].content)}</summary>\n"
-
     def link_open(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
         target = str(tokens[index].attrs["href"])
         if BESIDE.fullmatch(target):
             target = target.removesuffix(".md") + ".html"
         # A page of our documentation has no address here: its name is enough.
-        return f'<a href="{escape(target)}">' if _links(target) else '<span class="docs">'
+        return f'<a href="{escape(target)}">' if is_link(target) else '<span class="docs">'
 
     def link_close(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
         opened = next(token for token in reversed(tokens[:index]) if token.type == "link_open")
-        return "</a>" if _links(str(opened.attrs["href"])) else "</span>"
+        return "</a>" if is_link(str(opened.attrs["href"])) else "</span>"
 
-    def _links(target: str) -> bool:
-        return not alone and not target.startswith("/docs/")
+    def is_link(target: str) -> bool:
+        return links and not target.startswith("/docs/")
 
-    parser = MarkdownIt("zero").enable([*_RULES])
-    parser.validateLink = _is_own  # type: ignore[method-assign]
-    parser.block.ruler.before("paragraph", "fold", _fold)
-    for name, rule in (
-        ("text", text), ("image", image), ("fold_open", fold_open), ("link_open", link_open), ("link_close", link_close),
-    ):  # fmt: skip
+    parser = MarkdownIt("zero").enable([*_MARKS])
+    parser.validateLink = lambda url: LINK.fullmatch(url) is not None  # type: ignore[method-assign]
+    for name, rule in (("text", text), ("link_open", link_open), ("link_close", link_close)):
         parser.add_render_rule(name, rule)
     return parser
 
 
-def _is_own(url: str) -> bool:
-    """Tell if our renderers write such a target: a link, or a figure."""
-    return LINK.fullmatch(url) is not None or url.endswith(".svg")
+def _words(parser: MarkdownIt, marked: str) -> str:
+    """Return inline text without its marks."""
+    (inline,) = parser.parseInline(marked)
+    return "".join(child.content for child in inline.children or []).replace("\N{ZERO WIDTH SPACE}", "")
 
 
-def _fold(state: StateBlock, line: int, end: int, silent: bool) -> bool:
-    """A rule for the lines that `text.folded` begins and ends with, where nothing is around them."""
-    said = state.src[state.bMarks[line] : state.eMarks[line]]
-    open_folds = state.env.setdefault("open_folds", 0)
-    begins = FOLD.fullmatch(said)
-    if state.level != open_folds or not (begins or (said == FOLD_END and open_folds)):
-        return False
-    if not silent:
-        token = state.push("fold_open" if begins else "fold_close", "details", 1 if begins else -1)
-        token.content = begins[1] if begins else ""
-        token.block = True
-        state.env["open_folds"] += 1 if begins else -1
-        state.line = line + 1
-    return True
-
-
-def _name_headings(tokens: Sequence[Token]) -> list[Heading]:
-    """The headings in their order; each gets an id that no other has."""
-    headings: list[Heading] = []
-    taken: set[str] = set()
-    for index, token in enumerate(tokens):
-        if token.type == "heading_open":
-            text = _text(tokens[index + 1])
-            slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "section"
-            numbered = (slug if number == 1 else f"{slug}-{number}" for number in itertools.count(1))
-            identifier = next(name for name in numbered if name not in taken)
-            taken.add(identifier)
-            token.attrs["id"] = identifier
-            headings.append(Heading(int(token.tag[1]), identifier, text))
-    return headings
-
-
-def _text(token: Token) -> str:
-    """The text of an inline token or an image, without its markup."""
-    parts = (" " if child.type == "softbreak" else child.content for child in token.children or [])
-    return "".join(parts).replace("\N{ZERO WIDTH SPACE}", "")
-
-
-def _contents(headings: Sequence[Heading]) -> str:
-    """Links to the sections of a page that has several, and to the parts of a section that has several."""
-    sections: list[tuple[Heading, list[Heading]]] = []
+def _contents(headings: Sequence[NamedHeading]) -> str:
+    """Return links to the sections of a page that has several, and to the parts of a section that has several."""
+    sections: list[tuple[NamedHeading, list[NamedHeading]]] = []
     for heading in headings:
         if heading.level == 2:
             sections.append((heading, []))
@@ -263,102 +300,14 @@ def _contents(headings: Sequence[Heading]) -> str:
     return f'<nav aria-label="Contents">\n<details><summary>All sections</summary>{_list(items)}</details>\n</nav>\n'
 
 
-def _link(heading: Heading) -> str:
+def _link(heading: NamedHeading) -> str:
     return f'<a href="#{heading.identifier}">{escape(heading.text, quote=False)}</a>'
 
 
-def _item(heading: Heading) -> str:
+def _item(heading: NamedHeading) -> str:
     return f"<li>{_link(heading)}</li>"
 
 
 def _list(items: Iterable[str]) -> str:
     lines = "\n".join(items)
     return f"\n<ul>\n{lines}\n</ul>\n"
-
-
-def _arranged(tokens: Sequence[Token]) -> list[Token]:
-    """Tokens with tables and figures as the page has them."""
-    arranged: list[Token] = []
-    label = ""
-    index = 0
-    while index < len(tokens):
-        token = tokens[index]
-        if token.type == "heading_open":
-            label = _text(tokens[index + 1])
-        if token.type == "table_open":
-            end = next(at for at in range(index, len(tokens)) if tokens[at].type == "table_close") + 1
-            arranged += _wide(_table(tokens[index:end]), label)
-        elif token.type == "paragraph_open" and _is_image(tokens[index + 1]):
-            end = index + 6  # the image is a paragraph, and its caption is the next
-            arranged += _figure(tokens[index:end])
-        else:
-            end = index + 1
-            if token.type == "paragraph_open" and _is_lead(tokens[index + 1]):
-                token.attrs["class"] = "lead"
-            arranged.append(token)
-        index = end
-    return arranged
-
-
-def _is_image(token: Token) -> bool:
-    return [child.type for child in token.children or []] == ["image"]
-
-
-def _is_lead(token: Token) -> bool:
-    """Tell if a paragraph is in bold from its first word to its last."""
-    kinds = [child.type for child in token.children or [] if child.type != "text" or child.content]
-    return kinds[:1] == ["strong_open"] and kinds[-1:] == ["strong_close"] and kinds.count("strong_open") == 1
-
-
-def _wide(tokens: Sequence[Token], label: str) -> list[Token]:
-    """Put tokens that may be wider than the page into a box that scrolls, by keys too."""
-    attributes: dict[str, str | int | float] = {"class": "wide", "tabindex": "0", "role": "group", "aria-label": label}
-    return [_opened("div", attributes), *tokens, _closed("div")]
-
-
-def _figure(tokens: Sequence[Token]) -> list[Token]:
-    image, caption = tokens[1], tokens[4]
-    drawing = _wide([image], _text((image.children or [])[0]))
-    return [_opened("figure"), *drawing, _opened("figcaption"), caption, _closed("figcaption"), _closed("figure")]
-
-
-def _table(tokens: Sequence[Token]) -> list[Token]:
-    """A table whose lines are named by their first cell; a last line with empty cells is a total below the others."""
-    starts = [index for index, token in enumerate(tokens) if token.type == "tr_open"]
-    for start in starts:
-        for index in itertools.takewhile(lambda at: tokens[at].type != "tr_close", range(start + 1, len(tokens))):
-            if tokens[index].type in ("th_open", "td_open"):
-                _cell(tokens[index : index + 3], head=start == starts[0], first=index == start + 1)
-    last = starts[-1]
-    end = next(index for index in range(last, len(tokens)) if tokens[index].type == "tr_close")
-    if len(starts) < 3 or all(token.content for token in tokens[last:end] if token.type == "inline"):
-        return [*tokens]
-    total = [_closed("tbody"), _opened("tfoot"), *tokens[last : end + 1], _closed("tfoot")]
-    return [*tokens[:last], *total, *tokens[end + 2 :]]
-
-
-def _cell(tokens: Sequence[Token], head: bool, first: bool) -> None:
-    """Give a cell its scope and its class; a style of its own would be against the page's policy."""
-    opened, content, closed = tokens
-    number = str(opened.attrs.pop("style", "")).endswith("right")
-    if (head or first) and content.content:
-        opened.tag = closed.tag = "th"
-        opened.attrs["scope"] = "col" if head else "row"
-    else:
-        opened.tag = closed.tag = "td"
-    if not head and len(content.content) > (LONG_AMONG_NUMBERS if number else LONG):
-        opened.attrs["class"] = "long"
-    elif number:
-        opened.attrs["class"] = "number"
-
-
-def _opened(tag: str, attributes: dict[str, str | int | float] | None = None) -> Token:
-    from markdown_it.token import Token
-
-    return Token(f"{tag}_open", tag, 1, attrs=attributes or {}, block=True)
-
-
-def _closed(tag: str) -> Token:
-    from markdown_it.token import Token
-
-    return Token(f"{tag}_close", tag, -1, block=True)

@@ -5,13 +5,13 @@ It is made from the heads of the pages themselves, so it costs nothing beside th
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from html import escape, unescape
+from html import escape
+from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote
 
-from lora_bench.report.html import ASSETS, HEAD_LETTERS, frame
+from lora_bench.report.html import ASSETS, HEAD_LETTERS, STRENGTH, frame
 from lora_bench.util.atomic_files import write_atomic
 
 NAME = "index.html"
@@ -25,9 +25,9 @@ class Entry:
     """A report of the folder.
 
     Args:
-        title: Of its page.
+        title: Title of its page.
         address: Path of the page from the folder.
-        answer: Its headline, with what makes it doubtful first.
+        answer: Headline, with what makes it doubtful first.
         strength: How sure that is, and its range; "" where nothing was judged.
         markdown: Whether the same report stands beside it as Markdown.
     """
@@ -39,21 +39,45 @@ class Entry:
     markdown: bool
 
 
+class _Head(HTMLParser):
+    """The title and the named facts of a page's head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.title = ""
+        self.facts: dict[str, str] = {}
+        self._in_title = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Keep a fact, or begin the title."""
+        attributes = dict(attrs)
+        self._in_title = tag == "title"
+        if tag == "meta" and attributes.get("name"):
+            self.facts[str(attributes["name"])] = attributes.get("content") or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        """End the title."""
+        self._in_title = False
+
+    def handle_data(self, data: str) -> None:
+        """Keep a part of the title."""
+        self.title += data if self._in_title else ""
+
+
 def entries(folder: Path) -> list[Entry]:
     """Return the reports of a folder by name, without pages that lora_bench did not write."""
     found = []
     for path in sorted({path for place in _PLACES for path in folder.glob(place)}):
         with path.open(encoding="utf-8", errors="replace") as file:
-            head = file.read(HEAD_LETTERS)
-        title = re.search(r"<title>(.*?)</title>", head)
-        said = {name: unescape(text) for name, text in re.findall(r'<meta name="([a-z-]+)" content="([^"]*)">', head)}
-        if title is not None and "lora-bench-strength" in said:
+            head = _Head()
+            head.feed(file.read(HEAD_LETTERS))
+        if head.title and STRENGTH in head.facts:
             found.append(
                 Entry(
-                    title=unescape(title[1]),
+                    title=head.title,
                     address=path.relative_to(folder).as_posix(),
-                    answer=said.get("description", ""),
-                    strength=said["lora-bench-strength"],
+                    answer=head.facts.get("description", ""),
+                    strength=head.facts[STRENGTH],
                     markdown=path.with_suffix(".md").is_file(),
                 )
             )
@@ -61,7 +85,7 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def render_index(folder: Path) -> str | None:
-    """The index as a page, or None if the folder has no report."""
+    """Return the index as a page, or None if the folder has no report."""
     found = entries(folder)
     if not found:
         return None
@@ -84,7 +108,7 @@ def write_index(folder: Path, *, only_refresh: bool = False) -> Path | None:
     """Write the index of a folder of reports; its path, or None if there is nothing to write.
 
     Args:
-        folder: Of reports or of runs.
+        folder: Folder of reports or of runs.
         only_refresh: Write it only where there is one.
     """
     path = folder / NAME

@@ -1,135 +1,165 @@
-"""The Markdown report: the answer with its picture and a small table first, then the details, the protocol last.
+"""The page of a report as blocks: the answer with its picture and a small table first, then the details, the protocol last.
 
 The page has no date, host or folder, so the same records give the same bytes. What only some readers need is folded away.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from urllib.parse import quote
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
 from lora_bench.records.spec import ModelSpec
+from lora_bench.report.blocks import (
+    Block,
+    Commands,
+    Figure,
+    Fold,
+    Heading,
+    SectionAnswer,
+    TextList,
+    anchor,
+    answers,
+    to_markdown,
+)
 from lora_bench.report.figures.draw import left_out, plan_figures
 from lora_bench.report.figures.plan import FigurePlan
+from lora_bench.report.html import PageFacts
 from lora_bench.report.model.comparison import Comparison, ModelTable
-from lora_bench.report.model.report_model import ReportModel, report_model
-from lora_bench.report.model.seed_scores import AnswersOf, no_answers
+from lora_bench.report.model.report import Report
+from lora_bench.report.probes.probe_section import headline_of_probes, probe_section, probes_page
 from lora_bench.report.sections import budgets
 from lora_bench.report.sections import method_tables as tables
-from lora_bench.report.sections.along import along_lines
+from lora_bench.report.sections.along import along_section
 from lora_bench.report.sections.answer import answer
-from lora_bench.report.sections.class_tables import class_lines
-from lora_bench.report.sections.environments import environment_lines
+from lora_bench.report.sections.class_tables import class_blocks
+from lora_bench.report.sections.environments import environment_section
 from lora_bench.report.sections.first_screen import by_task_picture, first_screen
-from lora_bench.report.sections.forgetting import forgetting_lines
+from lora_bench.report.sections.forgetting import forgetting_section, kept_of_base
 from lora_bench.report.sections.headline import headline_of
-from lora_bench.report.sections.improving import improving_lines
+from lora_bench.report.sections.improving import improving_blocks
 from lora_bench.report.sections.introduction import introduction
 from lora_bench.report.sections.other_reports import other_reports
-from lora_bench.report.sections.scores import exempt_note, scores_lines, task_lines, tuning_lines
-from lora_bench.report.sections.verdicts import verdict_lines
-from lora_bench.report.text import code, count, fenced, folded, inert, listed, plural, prose
+from lora_bench.report.sections.scores import exempt_note, scores_section, task_section, tuning_section
+from lora_bench.report.sections.verdicts import verdict_section
+from lora_bench.report.sections.weight_changes import weight_section
+from lora_bench.report.text import code, count, inert, listed, plural, prose, unmarked
 
-Lines = list[str]
 
-
-def render_markdown(
-    records: Sequence[Record],
-    figures_folder_name: str,
-    sections: Sequence[Sequence[str]] = (),
-    answers: AnswersOf = no_answers,
-    probes: Sequence[ProbeRecord] = (),
-    model: ReportModel | None = None,
-) -> str:
-    """The report as GitHub Markdown.
-
-    Args:
-        records: What it is of.
-        figures_folder_name: The folder beside it that has its figures.
-        sections: Further ones, as lines of Markdown, after what runs cost and before what failed.
-        answers: Gives the predictions of a run, where they are stored.
-        probes: Of the same methods; they give file sizes and costs.
-        model: Of these records, where it is at hand.
+def render_markdown(report: Report) -> str:
+    """Return a report as GitHub Markdown.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
+    return to_markdown(page_of(report))
+
+
+def page_of(report: Report) -> list[Block]:
+    """Return the blocks of a report's page.
+
+    Raises:
+        LoraBenchError: If there are no records, or two different ones with the same run id.
+    """
+    records, folder = report.records, report.name
+    if report.probes and not records:
+        return probes_page(report.probes)
     if not records:
         raise LoraBenchError("there are no records to report")
-    model = model or report_model(records, probes, answers)
-    comparison, judged, costs, seen = model.comparison, model.judged, model.costs, model.seen
+    comparison, judged, costs, overview = report.comparison, report.judged, report.costs, report.overview
 
-    def further(table: ModelTable) -> Lines:
-        return class_lines(table, model.given, seen.reference, figures_folder_name)
+    def further(table: ModelTable) -> list[Block]:
+        return class_blocks(table, report.given_answers, overview.reference, folder)
 
-    details: list[Sequence[str]] = [
-        verdict_lines(judged, answer(judged), by_task_picture(judged, figures_folder_name))
+    sections: list[Sequence[Block]] = [
+        verdict_section(judged, answer(judged, report.decision.level), by_task_picture(judged, folder))
         if judged is not None
         else [],
-        scores_lines(comparison, judged, costs, further),
-        _figures(plan_figures(comparison, records), figures_folder_name, comparison),
-        along_lines(model.along),
-        task_lines(comparison, judged, costs, further),
-        tuning_lines(comparison, costs),
-        forgetting_lines(comparison, figures_folder_name, judged.analysis if judged is not None else None),
+        scores_section(comparison, judged, costs, further),
+        _figures(plan_figures(comparison, records), folder, comparison),
+        along_section(report.along),
+        task_section(comparison, judged, costs, further),
+        tuning_section(comparison, costs),
+        forgetting_section(comparison, folder, judged.analysis if judged is not None else None),
         _costs(comparison),
-        *sections,
+        *report.sections,
+        probe_section(report.probes),
+        _weights(report),
         _failures(comparison),
         _warnings(comparison),
         _protocol(comparison, records, judged is not None),
-        environment_lines(comparison),
+        environment_section(comparison),
         _commands(comparison),
         _provenance(comparison),
     ]
-    kept = [section for section in details if section]
-    parts: list[Sequence[str]] = [
-        [f"# {listed([inert(suite) for suite in comparison.suites])}"],
-        [f"*{prose(model.about)}*"] if model.about else [],
-        *first_screen(seen, headline_of(seen, records), figures_folder_name, sections),
-        other_reports(model),
-        index_lines(kept),
-        *kept,
+    before = answers_before(report)
+    # An answer that stands before the headline is not said again below.
+    blocks = [
+        block
+        for section in sections
+        for block in section
+        if not (isinstance(block, SectionAnswer) and block.text in before)
     ]
-    return "\n\n".join("\n".join(section) for section in parts if section) + "\n"
+    return [
+        Heading(1, listed([inert(suite) for suite in comparison.suites])),
+        *([f"*{prose(report.about)}*"] if report.about else []),
+        *first_screen(overview, headline_of(report), folder, before),
+        *other_reports(report),
+        *contents(blocks),
+        *blocks,
+    ]
 
 
-def index_lines(sections: Iterable[Sequence[str]]) -> Lines:
-    """Links to the sections of a page, on one line."""
-    titles = [line.removeprefix("## ") for section in sections for line in section if line.startswith("## ")]
-    own = [title for title in titles if _OWN_TITLE.fullmatch(title)]
-    return [" · ".join(f"[{title}](#{title.lower().replace(' ', '-')})" for title in own)] if len(own) > 1 else []
+def answers_before(report: Report) -> list[str]:
+    """Return the answers of sections that stand before the headline, such as that of a published table."""
+    found = [answer for section in report.sections for answer in answers(section)]
+    # What happened to weights is the answer of a suite whose scores decide nothing.
+    return [*found, *(answers(_weights(report)) if report.decision.level in (None, "undecided") else [])]
 
 
-# Titles whose address is the same on every page that shows Markdown; no record has a word in them.
-_OWN_TITLE = re.compile(r"[A-Z][a-z ]+")
+def facts_of(report: Report) -> PageFacts:
+    """Return what the head of a report's page says of it."""
+    if not report.records:
+        probed = headline_of_probes(report.probes)
+        return PageFacts(description=unmarked(probed.lead), strength=unmarked(probed.strength))
+    headline = headline_of(report)
+    before = answers_before(report)[:1]
+    said = before or [*kept_of_base(report.comparison), *headline.cautions, headline.lead]
+    return PageFacts(description=unmarked(" ".join(said)), strength=unmarked(headline.strength or ""))
 
 
-def _protocol(comparison: Comparison, records: Sequence[Record], judged: bool) -> Lines:
-    """The protocol card: conditions that all runs share, the size of each method, and the work that runs used."""
-    shared = ["Equal for all runs:", "", *budgets.recipe(comparison), *budgets.protocols(comparison)]
-    shared += ["", "Size, parameters and learning rate of each method:", "", *budgets.counts(comparison)]
+def contents(blocks: Iterable[Block]) -> list[Block]:
+    """Return links to the sections of a page, in one paragraph."""
+    titles = [block.text for block in blocks if isinstance(block, Heading) and block.level == 2 and block.listed]
+    return [" · ".join(f"[{title}](#{anchor(title)})" for title in titles)] if len(titles) > 1 else []
+
+
+def _weights(report: Report) -> list[Block]:
+    """Return the section on the weights that these runs kept."""
+    run_ids = {record.run_id for record in report.records}
+    return [] if report.analysis is None else weight_section(report.analysis, report.name, run_ids)
+
+
+def _protocol(comparison: Comparison, records: Sequence[Record], judged: bool) -> list[Block]:
+    """Return the protocol card: conditions that all runs share, the size of each method, and the work that runs used."""
+    shared: list[Block] = ["Equal for all runs:", budgets.recipe(comparison), *budgets.protocols(comparison)]
+    shared += ["Size, parameters and learning rate of each method:", budgets.counts(comparison)]
     if any(row.exempt for setting in comparison.settings for row in setting.rows):
-        shared += ["", exempt_note(comparison.settings)]
+        shared.append(exempt_note(comparison.settings))
     used = budgets.work(comparison, records)
-    shared += ["", "What the runs used, medians over them:", "", *used] if used else []
-    improving = improving_lines(records, comparison)
-    lines = [
-        "## Protocol and budget",
-        "",
+    shared += ["What the runs used, medians over them:", *used] if used else []
+    improving = improving_blocks(records, comparison)
+    return [
+        Heading(2, "Protocol and budget"),
         *introduction(comparison, judged),
-        "",
-        *folded("What all runs shared", shared),
+        Fold("What all runs shared", shared),
+        *([Fold("Runs that were still improving", improving)] if improving else []),
     ]
-    return [*lines, "", *folded("Runs that were still improving", improving)] if improving else lines
 
 
-def _failures(comparison: Comparison) -> Lines:
-    lines = tables.failures(comparison)
-    return ["## Failures", "", *lines] if lines else []
+def _failures(comparison: Comparison) -> list[Block]:
+    found = tables.failures(comparison)
+    return [Heading(2, "Failures"), *found] if found else []
 
 
 _KINDS = {
@@ -141,29 +171,30 @@ _KINDS = {
 }
 
 
-def _figures(plans: Sequence[FigurePlan], folder: str, comparison: Comparison) -> Lines:
-    """The figures, one after the other; of several tasks those of each are folded away."""
-    by_name: dict[str, Lines] = {}
+def _figures(plans: Sequence[FigurePlan], folder: str, comparison: Comparison) -> list[Block]:
+    """Return the figures, one after the other; of several tasks those of each are folded away."""
+    by_name: dict[str, list[Block]] = {}
     for plan in plans:
         of_settings = [tables.setting_name(setting, comparison) for setting in plan.settings]
         name = code(plan.settings[0].spec.task.name) if plan.sweeps else listed(of_settings)
         models = {tables.model_name(table) for table in plan.tables}
         if len(models) == 1:  # several are named by their panels
             name += f", {models.pop()}"
-        shown = [f"![{_KINDS[plan.kind]}]({quote(f'{folder}/{plan.file}')})", "", f"{name}. {plan.caption}"]
-        by_name.setdefault(plan.settings[0].spec.task.name, []).extend(["", *shown])
-    lines: Lines = []
+        figure = Figure(_KINDS[plan.kind], f"{folder}/{plan.file}", f"{name}. {plan.caption}")
+        by_name.setdefault(plan.settings[0].spec.task.name, []).append(figure)
+    blocks: list[Block] = []
     for task, of_task in by_name.items():
-        lines += of_task if len(by_name) == 1 else ["", f"### {code(task)}", "", *folded("Figures", of_task[1:])]
+        blocks += of_task if len(by_name) == 1 else [Heading(3, code(task)), Fold("Figures", of_task)]
     without = left_out(comparison)
-    lines += ["", without] if without is not None else []
-    return ["## Figures", *lines] if lines else []
+    blocks += [without] if without is not None else []
+    return [Heading(2, "Figures"), *blocks] if blocks else []
 
 
-def _costs(comparison: Comparison) -> Lines:
-    of_one, of_all = tables.costs(comparison)
-    if not of_one:
+def _costs(comparison: Comparison) -> list[Block]:
+    found = tables.costs(comparison)
+    if found is None:
         return []
+    of_one, of_all = found
     measured = [row for setting in comparison.settings for row in setting.rows if row.measured]
     shared = [row for row in measured if row.exclusive is False]
     unsaid = sum(row.exclusive is None for row in measured)
@@ -182,27 +213,27 @@ def _costs(comparison: Comparison) -> Lines:
             f" {plural(resumed, 'run')} went on from a checkpoint after a stop, and {'is' if resumed == 1 else 'are'} "
         )
         alone += "in no speed or memory number."
-    shown = of_one if len(of_one) <= MOST_COSTS else folded("Seconds of one run", of_one)
-    in_all = folded("Seconds of all runs", of_all)
-    return ["## Costs", "", f"{alone} Failed runs have no times.", "", *shown, "", *in_all]
+    shown = of_one if len(of_one.rows) <= MOST_COSTS else Fold("Seconds of one run", [of_one])
+    in_all = Fold("Seconds of all runs", [of_all])
+    return [Heading(2, "Costs"), f"{alone} Failed runs have no times.", shown, in_all]
 
 
 # A longer table of costs is folded away.
-MOST_COSTS = 30
+MOST_COSTS = 28
 
 
-def _warnings(comparison: Comparison) -> Lines:
+def _warnings(comparison: Comparison) -> list[Block]:
     if not comparison.warnings:
         return []
-    said = [f"- {inert(text, 600)} ({plural(number, 'run')})" for text, number in comparison.warnings.items()]
-    return ["## Warnings", "", *said]
+    said = [f"{inert(text, 600)} ({plural(number, 'run')})" for text, number in comparison.warnings.items()]
+    return [Heading(2, "Warnings"), TextList(said)]
 
 
 def _model(model: ModelSpec) -> str:
     name = f" is {code(model.name)}" if model.name != model.shown else ""
     weights = code(model.sha256[:16]) if model.sha256 is not None else "not recorded"
     revision = f", revision {code(model.revision)}" if model.revision else ""
-    return f"- {inert(model.shown, 80)}{name}: weights {weights}{revision}."
+    return f"{inert(model.shown, 80)}{name}: weights {weights}{revision}."
 
 
 DATA_FOLDER = (
@@ -211,24 +242,21 @@ DATA_FOLDER = (
 )
 
 
-def _commands(comparison: Comparison) -> Lines:
+def _commands(comparison: Comparison) -> list[Block]:
     if not comparison.commands:
         return []
     of_suites = any(command.startswith("lora-bench ") for command in comparison.commands)
-    one_alone = ["", "Add `--only RUN_ID` for one record."] if of_suites else []
-    from_folder = ["", DATA_FOLDER] if any(" --data-dir " in command for command in comparison.commands) else []
-    return ["## Make it again", "", *fenced(comparison.commands), *one_alone, *from_folder]
+    one_alone = ["Add `--only RUN_ID` for one record."] if of_suites else []
+    from_folder = [DATA_FOLDER] if any(" --data-dir " in command for command in comparison.commands) else []
+    return [Heading(2, "Make it again"), Commands(comparison.commands), *one_alone, *from_folder]
 
 
-def _provenance(comparison: Comparison) -> Lines:
+def _provenance(comparison: Comparison) -> list[Block]:
     found: Iterable[ModelTable] = (table for setting in comparison.settings for table in setting.tables)
     models = {_model(table.model) for table in found}
     return [
-        "## Where the numbers come from",
-        "",
+        Heading(2, "Where the numbers come from"),
         f"Every number on this page is computed from these {plural(comparison.runs, 'record')}.",
-        "",
-        *sorted(models),
-        "",
-        *folded(f"{count(comparison.runs)} records", tables.provenance(comparison)),
+        TextList(sorted(models)),
+        Fold(f"{count(comparison.runs)} records", [tables.provenance(comparison)]),
     ]

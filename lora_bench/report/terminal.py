@@ -9,20 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from lora_bench.records.record import Record
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, Lead, answers
 from lora_bench.report.figures.differences import notes_of_words, value_limits, words
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, compare
 from lora_bench.report.model.overview import Contrast, Line, Overview
-from lora_bench.report.model.report_model import ReportModel
+from lora_bench.report.model.report import Report
 from lora_bench.report.model.rows import Row, canonical
 from lora_bench.report.sections.chosen_rates import rate_rows, rates_note
-from lora_bench.report.sections.first_screen import elsewhere, picture_contrasts
-from lora_bench.report.sections.headline import headline_of
+from lora_bench.report.sections.first_screen import picture_contrasts
+from lora_bench.report.sections.headline import headline_blocks, headline_of
 from lora_bench.report.sections.method_tables import EXEMPT, SHARED
 from lora_bench.report.sections.summary import (
     difference_of,
@@ -39,7 +40,7 @@ from lora_bench.report.text import plain, unmarked
 
 
 def terminal_table(records: Sequence[Record]) -> Group:
-    """A table for each task and setting, with a section a base model; failures are rows with their reason.
+    """Return a table for each task and setting, with a section a base model; failures are rows with their reason.
 
     Raises:
         LoraBenchError: If two different records have the same run id.
@@ -53,38 +54,39 @@ ANSWER_LINES = 25
 BAR = 33
 
 
-def terminal_answer(model: ReportModel, sections: Sequence[Sequence[str]] = ()) -> Group:
-    """The headline, the differences where they are few, the small table and the next step.
-
-    Args:
-        model: Of a report.
-        sections: Those of published tables, whose first paragraph is a headline too.
-    """
-    headline = headline_of(model.seen, model.records)
-    parts: list[RenderableType] = [Text(unmarked(answer), style="bold") for answer in elsewhere(sections)]
-    parts += [_with_bold(caution) for caution in headline.cautions]
-    parts.append(Text(unmarked(headline.lead), style="bold"))
-    parts += [Text(unmarked(" ".join(headline.further)))] if headline.further else []
-    parts += [Text(unmarked(headline.strength))] if headline.strength is not None else []
-    following = [Text(unmarked(line)) for line in next_step(headline.next)]
-    shown = shown_lines(model.seen)
-    bars = _bars(picture_contrasts(model.seen))
+def terminal_answer(report: Report) -> Group:
+    """Return the headline, the differences where they are few, the small table and the next step."""
+    headline = headline_of(report)
+    before = [Lead(answer) for section in report.sections for answer in answers(section)]
+    parts = [*map(_paragraph, [*before, *headline_blocks(headline, alone=True)])]
+    following = [*map(_paragraph, next_step(headline.next))]
+    shown = shown_lines(report.overview)
+    bars = _bars(picture_contrasts(report.overview))
     # A paragraph has two lines at most, a table four beside its rows.
     if 2 * (len(parts) + len(following)) + len(shown) + 4 + len(bars) <= ANSWER_LINES:
         parts += bars
-    return Group(*parts, *([_summary(model.seen, shown)] if shown else _rates(model.seen.comparison)), *following)
+    return Group(
+        *parts, *([_summary(report.overview, shown)] if shown else _rates(report.overview.comparison)), *following
+    )
 
 
-def _with_bold(markdown: str) -> Text:
-    """A paragraph of Markdown with its bold parts bold."""
-    pieces = markdown.split("**")
+def _paragraph(block: Block) -> Text:
+    """Return a paragraph, with its bold parts bold."""
+    assert isinstance(block, str | Lead), "an answer is made of paragraphs"
+    if isinstance(block, Lead):
+        return Text(unmarked(block.text), style="bold")
+    pieces = block.split("**")
     return Text.assemble(*((unmarked(piece), "bold" if index % 2 else "") for index, piece in enumerate(pieces)))
 
 
 def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
-    """The small table of a report, with short names for its columns."""
+    """Return the small table of a report, with short names for its columns."""
     table = Table(
-        box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), caption=Text(unmarked(notes(seen))), caption_justify="left"
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+        caption=Text(unmarked(" ".join(notes(seen)))),
+        caption_justify="left",
     )
     table.add_column("method", no_wrap=True, max_width=34)
     for name in ("score", Text(f"less {plain(seen.reference, 16)}"), "verdict", "file, MiB", "time", "memory"):
@@ -104,7 +106,7 @@ def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
 
 
 def _rates(comparison: Comparison) -> list[Table]:
-    """The table of the rates that a search chooses."""
+    """Return the table of the rates that a search chooses."""
     rows = rate_rows(comparison)
     if not rows:
         return []
@@ -119,7 +121,7 @@ def _rates(comparison: Comparison) -> list[Table]:
 
 
 def _bars(contrasts: Sequence[Contrast]) -> list[Text]:
-    """The differences as lines of text: the interval, the mean, and a line at no difference."""
+    """Return the differences as lines of text: the interval, the mean, and a line at no difference."""
     if not contrasts:
         return []
     low, high = value_limits(contrasts)

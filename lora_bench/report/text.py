@@ -29,7 +29,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/+=,%-]*")
 
 
 def plain(text: str, limit: int = 300) -> str:
-    """One line of *text* with at most *limit* characters: invisible characters removed, paths cut to their end."""
+    """Return one line of *text* with at most *limit* characters: invisible characters removed, paths cut to their end."""
     text = " ".join(visible(without_secrets(text)).split())
     text = _QUOTED_PATH.sub(lambda match: f"{match[1]}…/{match[2]}{match[1]}", text)
     text = _PATH.sub(_without_folders, text)
@@ -68,7 +68,7 @@ def prose(text: str) -> str:
 
 
 def unmarked(markdown: str) -> str:
-    """A piece of our Markdown as a terminal shows it: without bold, code, links and escapes."""
+    """Return a piece of our Markdown as a terminal shows it: without bold, code, links and escapes."""
     text = re.sub(r"\[([^\]]*)\]\([#/][^)]*\)", r"\1", markdown.replace("**", "")).replace("&#8203;", "")
     text = re.sub(r"(?<!\\)`", "", text)
     text = re.sub(r"\\([\\`*_\[\]|~$#+=:.)-])", r"\1", text)
@@ -76,47 +76,19 @@ def unmarked(markdown: str) -> str:
 
 
 def fenced(lines: Iterable[str]) -> list[str]:
-    """A block of shell lines, with a fence longer than any run of backticks in it."""
+    """Return a block of shell lines, with a fence longer than any run of backticks in it."""
     body = [plain(line, limit=1000) for line in lines]
     longest = max((len(run) for line in body for run in re.findall(r"`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return [f"{fence}sh", *body, fence]
 
 
-FOLD = re.compile(r"<details><summary>([\w ,]+)</summary>")
-FOLD_END = "</details>"
-
-
-def folded(summary: str, lines: Sequence[str]) -> list[str]:
-    """Lines that GitHub and our page fold away behind *summary*: the only HTML of a report.
-
-    The summary has words and numbers alone, and so is never a string from a record.
-    """
-    start = f"<details><summary>{summary}</summary>"
-    assert FOLD.fullmatch(start), "a summary has no markup"
-    return [start, "", *lines, "", FOLD_END]
-
-
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 1) -> list[str]:
-    """A Markdown table whose columns from *numbers_from* on are set to the right. Cells must be inert."""
+    """Return a Markdown table whose columns from *numbers_from* on are set to the right. Cells must be inert."""
     rules = [":--" if index < numbers_from else "--:" for index in range(len(header))]
     lines = [header, rules, *rows]
     assert all(len(line) == len(header) for line in lines), "every row of a table has a cell in every column"
     return ["| " + " | ".join(line) + " |" for line in lines]
-
-
-# Columns of a table that fit the width of a page on GitHub.
-MOST_COLUMNS = 8
-
-
-def wide_table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> list[str]:
-    """Markdown tables, one below the other, of a table with many columns; its first *names* columns stand in each."""
-    room = MOST_COLUMNS - names
-    lines: list[str] = []
-    for start in range(names, len(header), room):
-        parts = [[*row[:names], *row[start : start + room]] for row in (header, *rows)]
-        lines += [*([""] if lines else []), *table(parts[0], parts[1:], numbers_from=names)]
-    return lines
 
 
 def listed(items: Sequence[str]) -> str:
@@ -125,42 +97,42 @@ def listed(items: Sequence[str]) -> str:
 
 
 def natural(label: str) -> list[str | int]:
-    """A key that sorts "r2" before "r16"."""
+    """Return a key that sorts "r2" before "r16"."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", label)]
 
 
 def plural(number: int, noun: str) -> str:
-    """A count with its noun: "1 seed", "2 seeds", "3 tasks"."""
+    """Return a count with its noun: "1 seed", "2 seeds", "3 tasks"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def json_value(value: object) -> str:
-    """A value of a spec as one piece of code or text."""
+    """Return a value of a spec as one piece of code or text."""
     return code(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
 
 
 def seed(value: int | None) -> str:
-    """A seed; that of a run may be unknown."""
+    """Return a seed; that of a run may be unknown."""
     return MISSING if value is None else str(value)
 
 
 def count(number: int | None) -> str:
-    """A whole number with thousands apart."""
+    """Return a whole number with thousands apart."""
     return MISSING if number is None else f"{number:,}"
 
 
 def score(value: float | None) -> str:
-    """A score with four decimals: one example in ten thousand."""
+    """Return a score with four decimals: one example in ten thousand."""
     return MISSING if value is None else _minus(f"{value:.4f}" if abs(value) < 100 else f"{value:,.2f}")
 
 
 def difference(value: float | None) -> str:
-    """A difference of scores with its sign."""
+    """Return a difference of scores with its sign."""
     return MISSING if value is None else _minus(f"{value:+.4f}" if abs(value) < 100 else f"{value:+,.2f}")
 
 
 def probability(value: float | None) -> str:
-    """A p-value with three decimals."""
+    """Return a p-value with three decimals."""
     if value is None:
         return MISSING
     return "<0.001" if value < 0.001 else f"{value:.3f}"
@@ -180,19 +152,19 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """A measured number with about three figures."""
+    """Return a measured number with about three figures."""
     if value is None:
         return MISSING
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def swept(value: float, *, rate: bool = False) -> str:
-    """A value of a swept number: a rank, an amount, or a learning *rate*."""
+    """Return a value of a swept number: a rank, an amount, or a learning *rate*."""
     return learning_rate(value) if rate else f"{value:,.0f}" if value == round(value) else f"{value:g}"
 
 
 def learning_rate(value: float | None) -> str:
-    """A learning rate as people write it, such as 3e-4."""
+    """Return a learning rate as people write it, such as 3e-4."""
     if value is None:
         return MISSING
     mantissa, exponent = f"{value:.3e}".split("e")

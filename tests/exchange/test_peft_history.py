@@ -15,11 +15,12 @@ from lora_bench.exchange.peft_results.history_page import (
     Configuration,
     common_dates,
     configurations,
-    history_lines,
+    history_page,
     standard_error,
 )
 from lora_bench.records.store import read_records
 from lora_bench.report import compare
+from lora_bench.report.blocks import to_markdown
 from tests.exchange.test_peft_results import LORA, changed, full
 
 FOLDER = Path("method_comparison") / "MetaMathQA" / "results"
@@ -180,7 +181,7 @@ def test_the_standard_error_is_that_of_a_share():
 
 
 def test_the_page_counts_what_moved(page):
-    lines = history_lines(page)
+    lines = to_markdown(history_page(page)).splitlines()
     text = "\n".join(lines)
     assert (
         "`full-finetuning/tiny` against `lora/tiny-r4`: −2.0 points at 2025-06-24, −4.0 points at 2026-07-20." in text
@@ -207,7 +208,10 @@ def test_dates_with_few_results_are_no_columns(page):
 
 
 def test_a_page_without_two_dates_says_so():
-    assert history_lines([])[-1] == "No two dates have comparable results of the same configurations."
+    assert (
+        to_markdown(history_page([])).splitlines()[-1]
+        == "No two dates have comparable results of the same configurations."
+    )
 
 
 def test_other_settings_are_not_compared(page):

@@ -13,7 +13,7 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.spec import PlannedSpec
-from lora_bench.report.markdown import render_markdown
+from lora_bench.report import Report, render_markdown
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import encode, load_data
 from lora_bench.training import callbacks as loop
@@ -260,7 +260,7 @@ def test_seconds_may_be_a_cap(tmp_path, rates, monkeypatch):
 def test_a_report_says_what_was_used_of_every_axis(tmp_path):
     suite = TOKENS.replace("[lora]", "[full, lora]").replace("900", "900, caps: {train_flops: 1e8}")
     records = run_suite(write_project(tmp_path / "project", suite), runs=tmp_path / "runs", workers=0).records
-    page = render_markdown(records, "report")
+    page = render_markdown(Report(records))
     assert (
         "| real tokens seen by every run | 900 |" in page and "| caps, which end a run before | 1e+08 FLOPs |" in page
     )

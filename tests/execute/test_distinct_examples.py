@@ -6,7 +6,7 @@ from lora_bench.cli.plan_table import plan_tables
 from lora_bench.errors import BadInput
 from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.report import render_markdown
+from lora_bench.report import Report, render_markdown
 from lora_bench.report.model.comparison import compare
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import load_data
@@ -49,7 +49,7 @@ def test_every_method_trains_on_the_same_rows_and_fewer_are_a_part_of_more(tmp_p
     ]  # fmt: skip
     comparison = compare(records)
     assert [setting.distinct_examples for setting in comparison.settings] == [8, 24]
-    page = render_markdown(records, "figures")
+    page = render_markdown(Report(records))
     assert page.index("### `tickets` (8 rows)") < page.index("### `tickets` (24 rows)")
     assert "(setting" not in page
 

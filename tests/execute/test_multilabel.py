@@ -16,7 +16,7 @@ from lora_bench.cli import main
 from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import answers_in
-from lora_bench.report.markdown import render_markdown
+from lora_bench.report import Report, render_markdown
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training.winner import find_winner, merge_winner
 from tests.project import SPECIAL, WORDS, write_model
@@ -134,7 +134,7 @@ def test_a_suite_on_the_facts_of_e2e_from_run_to_report(tmp_path, monkeypatch, c
     best = max(scores["multilabel_micro_f1"] for scores in constant)
     # They learn more than which facts are frequent.
     assert full[0].data.majority_score < best < min(record.scores["multilabel_micro_f1"] for record in full)
-    page = render_markdown(records, "topics", answers=answers_in(runs / "topics", records))
+    page = render_markdown(Report(records, name="topics", answers=answers_in(runs / "topics", records)))
     assert "multilabel_micro_f1" in page.replace("\\_", "_") and "| label | method | items |" in page
     assert all(f"`{label}`" in page for label in ("lora", "bottleneck_adapter", "prefix_tuning"))
     capsys.readouterr()

@@ -16,7 +16,7 @@ from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.execute.run_suite import Silent, run_suite, runs_folder
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.plan.selection import best_rates, chosen_rate, rate_beyond
-from lora_bench.report import render_markdown
+from lora_bench.report import Report, render_markdown
 from lora_bench.report.figures.draw import plan_figures
 from lora_bench.report.model.comparison import compare
 from lora_bench.suite.entries import Range
@@ -358,7 +358,7 @@ def test_a_suite_is_halved_from_its_plan_to_its_report_and_goes_on_where_it_was_
     comparison = compare(outcome.records)
     assert [setting.rung for setting in comparison.settings] == [None, 1, 2]
     assert [plan.kind for plan in plan_figures(comparison, outcome.records)].count("learning_rates") == 2
-    page = render_markdown(outcome.records, "figures")
+    page = render_markdown(Report(outcome.records))
     assert page.count("The expected best") == 1 and "no expected best is shown" in page
     assert "16 of them were trials" in page
     assert "The best 2 of each method went on to runs with 96 examples." in page

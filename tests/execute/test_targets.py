@@ -9,7 +9,7 @@ from lora_bench.errors import BadInput
 from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.plan.probe_plan import plan_probes
-from lora_bench.report import render_markdown
+from lora_bench.report import Report, render_markdown
 from lora_bench.report.model.comparison import compare
 from lora_bench.suite.load_suite import load_suite
 from tests.project import SUITE, write_project
@@ -90,7 +90,7 @@ def test_the_records_read_as_curves_and_the_reference_is_counted_once(tmp_path, 
     assert [[row.label for row in setting.rows] for setting in comparison.settings] == [
         ["full", "bottleneck_adapter", "lora"]
     ] * 2
-    page = render_markdown(records, "report")
+    page = render_markdown(Report(records))
     assert "Of 5 runs, 5 ended `ok`" in page
     for name in ("1,168 adapter parameters", "2,304 adapter parameters"):
         assert f"### `tickets` ({name})" in page
@@ -153,7 +153,7 @@ def test_learning_rates_are_chosen_within_a_target(tmp_path):
         }
         (reported,) = (record for record in of_target if record.spec.score_on == "test")
         assert len(trials) == 2 and reported.spec.training.learning_rate == max(trials, key=trials.get)
-    names = [line for line in render_markdown(records, "report").splitlines() if line.startswith("### `tickets`")]
+    names = [line for line in render_markdown(Report(records)).splitlines() if line.startswith("### `tickets`")]
     assert names == [
         "### `tickets` (1,168 adapter parameters)", "### `tickets` (2,304 adapter parameters)",
         "### `tickets` (trials, 1,168 adapter parameters)", "### `tickets` (trials, 2,304 adapter parameters)",

@@ -28,7 +28,7 @@ from lora_bench.plugin.infer_spec import method_of, parameters_of
 from lora_bench.plugin.token_counter import TokenCounter
 from lora_bench.plugin.trainer_log import curve_of, evaluations
 from lora_bench.records.store import RunFolder, read_record, read_records
-from lora_bench.report import compare, render_files, to_frame
+from lora_bench.report import Report, compare, render_files, to_frame
 from tests.sample_records import record
 from tests.tiny import HEAD_MODULES, MODELS, PAD, tiny_batch, tiny_gpt2, tiny_roberta
 
@@ -402,7 +402,7 @@ def test_of_a_stream_the_examples_are_those_that_were_seen(tmp_path):
     assert found.spec.training.steps == 20
     assert found.spec.training.train_examples == found.speed.train_examples == 2 * 37
     assert found.data.examples == {} and found.run_id == found.spec.run_id
-    assert "report.md" in render_files([found])
+    assert "report.md" in render_files(Report([found]))
 
 
 def test_a_stream_that_lacked_memory_is_no_row_beside_the_run_that_finished(tmp_path):
@@ -824,7 +824,7 @@ def test_records_of_two_scripts_stand_in_one_table_and_beside_those_of_the_harne
         ["full", "lora"],
         ["mine", "old"],
     ]
-    page = render_files([*own, *planned])["report.md"].decode()
+    page = render_files(Report([*own, *planned]))["report.md"].decode()
     assert "`mine`" in page and "**No suite planned these runs** (source: own script)" in page
     frame = to_frame(own)
     assert set(frame["method"]) == {"lora", "full"} and (frame["train_real_tokens"] == 3 * TOKENS).all()

@@ -10,6 +10,7 @@ from lora_bench.published import PublishedTable, disagreements, fields, judge_ta
 from lora_bench.published.table_section import in_its_unit, published_section, published_value, summary, verdict_text
 from lora_bench.published.table_terminal import cells_listing, tables_listing, verdicts_listing
 from lora_bench.records.protocol import PROTOCOLS
+from lora_bench.report.blocks import to_markdown
 from tests.sample_records import PARAMETERS, record
 
 MODEL = "FacebookAI/roberta-base"
@@ -67,7 +68,7 @@ def tables(lines) -> list[list[list[str]]]:
 
 
 def test_a_line_has_the_published_and_the_measured_number_and_the_verdict(lora_row, verdicts):
-    lines = published_section(lora_row, verdicts)
+    lines = to_markdown(published_section(lora_row, verdicts)).splitlines()
     rows = {(row[1], row[2]): row for row in tables(lines)[0][2:]}
     assert rows["`rte`", "`accuracy`"][:5] == ["LoRA", "`rte`", "`accuracy`", "86.6 ± 0.7 (median of 5)", "86.60"]
     assert rows["`rte`", "`accuracy`"][6:9] == ["3", "+0.00", "in line"]
@@ -81,7 +82,7 @@ def test_one_cell_comes_first_of_all_in_the_papers_unit(lora_row, verdicts):
     one = [
         verdict if verdict.cell.task == "rte" else dataclasses.replace(verdict, measured=None) for verdict in verdicts
     ]
-    first = published_section(lora_row, one)[2]
+    first = to_markdown(published_section(lora_row, one)).splitlines()[2]
     assert first.startswith(
         "LoRA on `FacebookAI/roberta-base`, `rte`, `accuracy`: 86.6 ± 0.7 printed, 86.60 in 3 runs of ours: in line. "
         "Compared with the printed numbers: "
@@ -90,7 +91,7 @@ def test_one_cell_comes_first_of_all_in_the_papers_unit(lora_row, verdicts):
 
 
 def test_cells_with_runs_come_first(lora_row, verdicts):
-    rows = tables(published_section(lora_row, verdicts))[0][2:]
+    rows = tables(to_markdown(published_section(lora_row, verdicts)).splitlines())[0][2:]
     assert [row[1] for row in rows[:3]] == ["`sst2`", "`mrpc`", "`rte`"]
     assert all(row[4] == "–" for row in rows[3:])
 
@@ -101,7 +102,7 @@ def test_a_number_that_is_no_percentage_stays_as_it_is():
 
 
 def test_what_differs_stands_once_with_both_values(lora_row, verdicts):
-    lines = published_section(lora_row, verdicts)
+    lines = to_markdown(published_section(lora_row, verdicts)).splitlines()
     header, _, *rows = tables(lines)[1]
     assert header == ["field", "the published number is of", "the runs are of", "cells"]
     assert rows == [["`training.train_examples`", "`3200`", "`64`", "LoRA, sst2"]]
@@ -112,7 +113,7 @@ def test_the_counts_add_up(verdicts):
 
 
 def test_notes_are_said_once_and_numbered_in_the_order_of_the_lines(lora_row, verdicts):
-    lines = published_section(lora_row, verdicts)
+    lines = to_markdown(published_section(lora_row, verdicts)).splitlines()
     notes = lines[lines.index("### Notes") + 2 :]
     assert [note.split(". ")[0] for note in notes] == [str(number) for number in range(1, len(notes) + 1)]
     assert sum("Alpha is 8 in the paper and 16 in the scripts" in note for note in notes) == 1
@@ -123,7 +124,7 @@ def test_notes_are_said_once_and_numbered_in_the_order_of_the_lines(lora_row, ve
 
 
 def test_cells_without_a_run_can_be_left_to_the_counts(lora_row, verdicts):
-    lines = published_section(lora_row, verdicts, with_not_run=False)
+    lines = to_markdown(published_section(lora_row, verdicts, with_not_run=False)).splitlines()
     assert [row[1] for row in tables(lines)[0][2:]] == ["`sst2`", "`mrpc`", "`rte`"]
     assert "6 not run" in "\n".join(lines)
     assert "### What was not run, and why" not in lines
@@ -132,11 +133,11 @@ def test_cells_without_a_run_can_be_left_to_the_counts(lora_row, verdicts):
 def test_a_table_without_any_run_says_so_and_has_no_other_tables():
     table = load_table("lora-table4")
     found = judge_table(table, [], lambda cell: None)
-    lines = published_section(table, found, with_not_run=False)
+    lines = to_markdown(published_section(table, found, with_not_run=False)).splitlines()
     assert tables(lines) == []
     counts = "40 cells: 0 reproduced, 0 in line, 0 not reproduced, 0 not comparable, 40 not run."
     assert lines[2] == f"Compared with the printed numbers: {counts} None could have been refuted."
-    reasons = published_section(table, found)
+    reasons = to_markdown(published_section(table, found)).splitlines()
     assert "- The weights of GPT-3 are not public: 40 cells." in reasons
 
 
@@ -193,7 +194,9 @@ def test_a_number_that_another_table_prints_differently_is_named_with_it():
     table = load_table("vera-table3")
     line = "LoRA, gpt2-medium, e2e_tokens, bleu: 68.9 here, 70.4 ± 0.1 in lora-table3"
     assert line in " ".join(shown(cells_listing(table)).split())
-    lines = published_section(table, judge_table(table, [], lambda cell: None), elsewhere=disagreements(table))
+    lines = to_markdown(
+        published_section(table, judge_table(table, [], lambda cell: None), elsewhere=disagreements(table))
+    ).splitlines()
     first = lines.index("### What other tables print") + 2
     assert lines[first] == f"- {line.replace('_', chr(92) + '_')}."
 

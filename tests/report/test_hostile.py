@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections import Counter
+from urllib.parse import unquote
 
 import html5lib
 import pandas
@@ -16,13 +17,14 @@ from lora_bench.exchange import data_files
 from lora_bench.exchange.table_files import to_csv
 from lora_bench.published.table_section import published_section
 from lora_bench.published.table_terminal import cells_listing, verdicts_listing
-from lora_bench.report import render_files
+from lora_bench.report import Report, render_files
+from lora_bench.report.blocks import to_markdown
 from lora_bench.report.frames.record_frame import to_frame
 from lora_bench.report.html import ASSETS, render_page
-from lora_bench.report.markdown import render_markdown
-from lora_bench.report.probes.claims import claims_lines
-from lora_bench.report.probes.probe_section import render_probes
-from lora_bench.report.sections.compare_runs import two_sets_lines
+from lora_bench.report.markdown import page_of
+from lora_bench.report.probes.claims import claims_section
+from lora_bench.report.probes.probe_section import probes_page
+from lora_bench.report.sections.compare_runs import two_sets_page
 from lora_bench.report.terminal import terminal_table
 from lora_bench.util.redaction import visible
 from tests.report.hostile import (
@@ -50,18 +52,19 @@ UNSEEN = {"\x00", "\x07", "\x1b", "\x9b", "\u202e", "\u2066"}
 
 @functools.cache
 def pages(text):
-    """Every kind of page, by name: Markdown with the figures that it links to."""
-    figures = re.compile(r"^!\[[^\]]*\]\(([^)]+)\)$", re.MULTILINE)
-    made = {
-        "records": render_markdown(
-            hostile_records(text), "report", sections=[published_section(*hostile_published(text))]
-        ),
-        "probes": "\n".join(
-            [render_probes(hostile_probes(text)), *claims_lines(hostile_claims(text), hostile_probes(text)), ""]
-        ),
-        "two sets": "\n".join([*two_sets_lines(hostile_sets(text)), ""]),
+    """Every kind of page, by name, as blocks."""
+    probes = hostile_probes(text)
+    return {
+        "records": page_of(Report(hostile_records(text), sections=[published_section(*hostile_published(text))])),
+        "probes": [*probes_page(probes), *claims_section(hostile_claims(text), probes)],
+        "two sets": two_sets_page(hostile_sets(text)),
     }
-    return {name: (page, dict.fromkeys(figures.findall(page), BARE)) for name, page in made.items()}
+
+
+def on_a_page(blocks):
+    """Blocks as a browser builds their page, with empty figures."""
+    paths = re.findall(r"^!\[[^\]]*\]\(([^)]+)\)$", to_markdown(blocks), re.MULTILINE)
+    return html5lib.parse(render_page(blocks, {unquote(path): BARE for path in paths}))
 
 
 def elements(tree):
@@ -93,13 +96,14 @@ def structure(markdown):
 @functools.cache
 def inert(name):
     """The structure and the shape of a page on which every string is `WORDS`."""
-    markdown, figures = pages(WORDS)[name]
-    return structure(markdown), shape(html5lib.parse(render_page(markdown, figures)))
+    blocks = pages(WORDS)[name]
+    return structure(to_markdown(blocks)), shape(on_a_page(blocks))
 
 
 @in_markdown
 def test_markdown_has_the_structure_of_an_inert_record_and_nothing_to_make_a_link_of(text):
-    for name, (markdown, _) in pages(text).items():
+    for name, blocks in pages(text).items():
+        markdown = to_markdown(blocks)
         assert structure(markdown) == inert(name)[0]
         _, inline = blocks_and_inline(markdown)
         shown = "\n".join(token.content for token in inline if token.type == "text")
@@ -111,8 +115,8 @@ def test_markdown_has_the_structure_of_an_inert_record_and_nothing_to_make_a_lin
 
 @in_markdown
 def test_a_page_has_the_elements_of_an_inert_one_and_no_other(text):
-    for name, (markdown, figures) in pages(text).items():
-        tree = html5lib.parse(render_page(markdown, figures))
+    for name, blocks in pages(text).items():
+        tree = on_a_page(blocks)
         assert shape(tree) == inert(name)[1]
         for element in elements(tree):
             for attribute, value in element.attrib.items():
@@ -124,7 +128,9 @@ def test_a_page_has_the_elements_of_an_inert_one_and_no_other(text):
 
 
 def test_figures_in_a_page_are_images_and_nothing_else():
-    page, inert_page = (render_files(hostile_records(text))["report.html"].decode() for text in (HOSTILE, WORDS))
+    page, inert_page = (
+        render_files(Report(hostile_records(text)))["report.html"].decode() for text in (HOSTILE, WORDS)
+    )
     tree, inert_tree = html5lib.parse(page), html5lib.parse(inert_page)
     assert shape(tree) == shape(inert_tree) and len([*tree.iter(f"{XHTML}img")]) >= 4
     (script,) = tree.iter(f"{XHTML}script")

@@ -12,17 +12,22 @@ import pytest
 from markdown_it import MarkdownIt
 from matplotlib.image import imread
 
-from lora_bench.report import render_files
+from lora_bench.records.probe_store import read_probes
+from lora_bench.records.store import answers_in, has_records, read_records
+from lora_bench.records.suite_about import about_in
+from lora_bench.report import Report, render_files
+from lora_bench.report.blocks import Figure, Fold, Heading, TextTable
 from lora_bench.report.figures.draw import COLOURS, NEUTRAL
 from lora_bench.report.figures.embed import DARK
 from lora_bench.report.html import ASSETS, render_page
-from lora_bench.report.text import folded, table
+from lora_bench.report.markdown import page_of
 from tests.probe.records import sample_probes
 from tests.sample_records import MODELS, record, sample_suite
 
 ROOT = Path(__file__).parents[2]
 XHTML = "{http://www.w3.org/1999/xhtml}"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+TITLE = Heading(1, "t")
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
@@ -36,7 +41,9 @@ def files():
     ]
     return {
         name: content.decode("utf-8")
-        for name, content in render_files([*sample_suite(), *trials], "sample", probes=sample_probes()).items()
+        for name, content in render_files(
+            Report([*sample_suite(), *trials], name="sample", probes=sample_probes())
+        ).items()
     }
 
 
@@ -74,8 +81,9 @@ def test_the_title_is_that_of_the_report_and_its_sections_are_in_the_contents(fi
 
 
 def test_a_table_names_its_lines_and_keeps_a_total_below_them():
-    lines = table(["method", "runs", "seconds"], [["`lora`", "2", "1.5"], ["`full`", "1", "9"], ["all", "3", ""]])
-    page = html5lib.parse(render_page("\n".join(["# t", "", *lines, ""]), {}), namespaceHTMLElements=False)
+    rows = [["`lora`", "2", "1.5"], ["`full`", "1", "9"], ["all", "3", ""]]
+    blocks = [TITLE, TextTable(["method", "runs", "seconds"], rows, total=True)]
+    page = html5lib.parse(render_page(blocks, {}), namespaceHTMLElements=False)
     assert [cell.get("scope") for cell in page.find(".//thead/tr")] == ["col"] * 3
     assert ["".join(row.find("th[@scope='row']").itertext()) for row in page.find(".//tbody")] == ["lora", "full"]
     assert ["".join(cell.itertext()) for cell in page.find(".//tfoot/tr")] == ["all", "3", ""]
@@ -83,16 +91,8 @@ def test_a_table_names_its_lines_and_keeps_a_total_below_them():
 
 
 def test_html_that_no_renderer_of_ours_writes_is_text():
-    lines = [
-        *folded("2 records", ["inside"]),
-        "",
-        "<details><summary><b>x</b></summary>",
-        "",
-        "</details>",
-        "",
-        "</main>",
-    ]
-    page = html5lib.parse(render_page("\n".join(["# t", "", *lines, ""]), {}), namespaceHTMLElements=False)
+    blocks = [TITLE, Fold("2 records", ["inside"]), "<details><summary><b>x</b></summary>", "</details>", "</main>"]
+    page = html5lib.parse(render_page(blocks, {}), namespaceHTMLElements=False)
     (fold,) = page.iter("details")
     assert fold.find("summary").text == "2 records" and fold.find("p").text == "inside"
     shown = [paragraph.text for paragraph in page.find("body/main/section").findall("p")]
@@ -101,12 +101,12 @@ def test_html_that_no_renderer_of_ours_writes_is_text():
 
 def test_a_figure_that_is_not_given_is_no_page():
     with pytest.raises(KeyError, match=r"other\.svg"):
-        render_page("# t\n\n![x](other.svg)\n\nA caption.\n", {})
+        render_page([TITLE, Figure("x", "other.svg", "A caption.")], {})
 
 
 def test_a_figure_is_an_image_that_holds_its_file_and_what_it_shows():
     svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt"><title>"é" &amp; 50 %</title></svg>\n'
-    html = render_page('# t\n\n![50 % of "a"](a.svg)\n\nA caption.\n', {"a.svg": svg.encode()})
+    html = render_page([TITLE, Figure('50 % of "a"', "a.svg", "A caption.")], {"a.svg": svg.encode()})
     (image,) = html5lib.parse(html, namespaceHTMLElements=False).iter("img")
     kind, held = image.get("src").split(",", 1)
     assert (kind, image.get("alt")) == ("data:image/svg+xml", '50 % of "a"')
@@ -242,7 +242,7 @@ COLUMNS = {
 @pytest.fixture(scope="module")
 def one_table():
     rows = [*zip(*(reported for reported, _, _ in COLUMNS.values()), strict=True), ("all", "6", "", "", "", "")]
-    return render_page("\n".join(["# t", "", *table([*COLUMNS], rows), ""]), {})
+    return render_page([TITLE, TextTable([*COLUMNS], rows, total=True)], {})
 
 
 def column(page, number):
@@ -318,7 +318,7 @@ def test_nothing_in_a_figure_acts_or_is_asked_for(open_page):
         <path d="M 0 0 L 9 9" style="fill: url(https://evil.example/x)" onload="parent.document.title = 'acted'"/>
         <foreignObject width="9" height="9"><iframe xmlns="http://www.w3.org/1999/xhtml" src="https://evil.example"/></foreignObject>"""
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt"><rect width="9" height="9"/>{inside}</svg>'
-    page = open_page(render_page("# t\n\n![x](a.svg)\n\nA caption.\n", {"a.svg": svg.encode()}))
+    page = open_page(render_page([TITLE, Figure("x", "a.svg", "A caption.")], {"a.svg": svg.encode()}))
     assert page.locator("img").evaluate("image => image.complete && image.naturalWidth") == 12
     assert page.title() == "t" and page.locator("figcaption").is_visible()
     assert len(page.frames) == 1
@@ -351,7 +351,7 @@ def decided():
         for method, by in shifts.items()
         for seed in range(10)
     ]
-    return render_files(records, name="decided")["decided.html"].decode()
+    return render_files(Report(records, name="decided"))["decided.html"].decode()
 
 
 def first_screen(page):
@@ -378,14 +378,33 @@ def test_the_first_screen_has_the_answer(open_page, files, decided, name, width,
 
 
 KEPT = {path.parent.name for name in ("runs", "probes") for path in (ROOT / "baselines").glob(f"*/{name}.json")}
-COMMITTED = sorted(path for path in (ROOT / "reports").glob("*.md") if path.stem in KEPT)
+COMMITTED = sorted(path.stem for path in (ROOT / "reports").glob("*.md") if path.stem in KEPT)
+
+
+@pytest.fixture(scope="module")
+def kept():
+    """The report of each baseline beside those of all others."""
+    made = {}
+    for name in COMMITTED:
+        folder = ROOT / "baselines" / name
+        records = read_records(folder) if has_records(folder) else []
+        made[name] = Report(
+            records,
+            name=name,
+            probes=read_probes(folder),
+            answers=answers_in(folder, records),
+            about=about_in(folder),
+            beside=made,
+        )
+    return made
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("report", COMMITTED, ids=lambda path: path.stem)
-def test_a_laptop_shows_the_first_screen_of_every_committed_report(open_page, report):
-    figures = {path.relative_to(report.parent).as_posix(): path.read_bytes() for path in report.parent.glob("*/*.svg")}
-    page = open_page(render_page(report.read_text(encoding="utf-8"), figures), viewport={"width": 1400, "height": 900})
+@pytest.mark.parametrize("name", COMMITTED)
+def test_a_laptop_shows_the_first_screen_of_every_committed_report(open_page, kept, name):
+    folder = ROOT / "reports"
+    figures = {path.relative_to(folder).as_posix(): path.read_bytes() for path in (folder / name).glob("*.svg")}
+    page = open_page(render_page(page_of(kept[name]), figures), viewport={"width": 1400, "height": 900})
     ends = page.eval_on_selector_all(
         ".answer p", "all => all.map((one) => [one.innerText, one.getBoundingClientRect().bottom])"
     )

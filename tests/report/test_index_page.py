@@ -5,7 +5,7 @@ import pytest
 
 from lora_bench.cli import main
 from lora_bench.records.sealed_records import to_json
-from lora_bench.report import write_report
+from lora_bench.report import Report, write_report
 from lora_bench.report.index_page import entries, write_index
 from tests.report.test_html import PHONE, browser, open_page  # noqa: F401  # fixtures
 from tests.sample_records import record, sample_suite
@@ -90,7 +90,7 @@ def test_pages_need_not_be_committed(runs, tmp_path, capsys):
 
 def test_series_of_a_suite_are_told_apart(tmp_path):
     for series in ("may", "june"):
-        write_report(DECIDED, tmp_path / "quickstart" / series)
+        write_report(Report(DECIDED), tmp_path / "quickstart" / series)
     page = write_index(tmp_path).read_text()
     assert "quickstart / june" in page and "quickstart / may" in page
     assert write_index(tmp_path / "nothing") is None
@@ -100,7 +100,7 @@ def test_names_of_records_are_text_on_it(tmp_path):
     name = '"><script>alert(1)</script>'
     for suite in ("a", "b"):
         records = [one.model_copy(update={"suite": name}) for one in DECIDED]
-        write_report(records, tmp_path / suite)
+        write_report(Report(records), tmp_path / suite)
     page = html5lib.parse(write_index(tmp_path).read_text(), namespaceHTMLElements=False)
     assert not [*page.iter("script")] and "alert(1)" in "".join(page.find("body").itertext())
 

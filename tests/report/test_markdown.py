@@ -8,15 +8,16 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.records.analysis import Analysis, UntilDecided
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Weights
-from lora_bench.report.markdown import render_markdown
-from lora_bench.report.probes.probe_section import render_probes
+from lora_bench.report import Report, render_markdown
+from lora_bench.report.blocks import Heading, to_markdown
+from lora_bench.report.probes.probe_section import probes_page
 from tests.probe.records import sample_probes
 from tests.report.hostile import hostile_records
 from tests.sample_records import BUDGET, ENVIRONMENT, METHODS, record, sample_suite
 
 
 def render(records) -> str:
-    return render_markdown(records, "report")
+    return render_markdown(Report(records))
 
 
 def tables(page: str) -> list[list[list[str]]]:
@@ -86,8 +87,8 @@ def test_sections_are_in_the_order_in_which_a_reader_asks():
     ]
     trials = [record(seed=100, learning_rate=rate, spec={"score_on": "selection"}) for rate in (1e-3, 3e-3)]
     failed = [record(seed=7, status="failed", reason="no", warnings=("3% were cut",))]
-    published = ["## Published: a table", "", "Nothing."]
-    page = render_markdown([*tasks, *trials, *failed], "report", [published])
+    published = [Heading(2, "Published: a table"), "Nothing."]
+    page = render_markdown(Report([*tasks, *trials, *failed], sections=[published]))
     assert re.findall(r"^## (.*)$", page, flags=re.MULTILINE) == [
         "Verdicts", "Scores", "Figures", "Task by task", "Tuning", "Costs", "Published: a table", "Failures", "Warnings",
         "Protocol and budget", "Environment", "Make it again", "Where the numbers come from",
@@ -391,7 +392,7 @@ def test_trials_of_a_method_that_is_exempt_from_two_targets_are_counted_once():
             record(method, budget=budget, **trial) for method, budget in zip((small, wide), budgets, strict=True)
         ]
         records.append(record("full", budget=budgets[0], **trial))
-    page = render_markdown(records, "report")
+    page = render_markdown(Report(records))
     assert "Of 9 runs, 9 ended `ok`." in page
     assert (
         "6 of them were trials, which chose learning rates. Scores of the others are accuracy on the test split" in page
@@ -402,12 +403,13 @@ def test_two_seeds_have_no_interval_and_no_test():
     def page(seeds):
         spreads = {"full": 50, "lora": 59}
         return render_markdown(
-            [
-                record(method, seed=seed, score=0.8 + seed / spread)
-                for method, spread in spreads.items()
-                for seed in range(seeds)
-            ],
-            "report",
+            Report(
+                [
+                    record(method, seed=seed, score=0.8 + seed / spread)
+                    for method, spread in spreads.items()
+                    for seed in range(seeds)
+                ]
+            )
         )
 
     two, three = page(2), page(3)
@@ -422,18 +424,18 @@ def test_a_warning_on_inputs_names_its_task_and_one_of_no_input_is_left_out():
         record(task="a", changes={"warnings": (cut.format("2.5%"),)}),
         record(task="b", changes={"warnings": (cut.format("0.0%"),)}),
     ]
-    page = render_markdown(records, "report")
+    page = render_markdown(Report(records))
     assert "- a: 2.5% of the train inputs" in page.replace("\\", "") and "0.0%" not in page
 
 
 def test_a_method_that_could_not_run_has_no_learning_rate():
     records = [record("full"), record("lora"), record("prefix_tuning", status="unsupported", reason="no")]
     rows = [
-        line for line in render_markdown(records, "report").splitlines() if "1e-3" in line and "prefix_tuning" in line
+        line for line in render_markdown(Report(records)).splitlines() if "1e-3" in line and "prefix_tuning" in line
     ]
     assert all("unsupported" in line for line in rows)
 
 
 def test_no_table_is_wider_than_a_page_of_github():
-    pages = [render(of_two_tasks()), render(sample_suite()), render_probes(sample_probes())]
+    pages = [render(of_two_tasks()), render(sample_suite()), to_markdown(probes_page(sample_probes()))]
     assert max(len(table[0]) for page in pages for table in tables(page)) == 8

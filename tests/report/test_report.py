@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
-from lora_bench.report import check_report, render_files, write_report
+from lora_bench.report import Report, check_report, render_files, write_report
 from tests.sample_records import record, sample_suite
 
 
 def test_a_report_is_markdown_with_the_figures_it_links_to_and_a_page_with_them_inside(tmp_path):
-    written = write_report(sample_suite(), tmp_path / "runs", name="report")
+    written = write_report(Report(sample_suite()), tmp_path / "runs")
     names = [str(path.relative_to(tmp_path / "runs")) for path in written]
     assert names[:2] == ["report.md", "report.html"]
     markdown, page = (path.read_text(encoding="utf-8") for path in written[:2])
@@ -18,23 +18,23 @@ def test_a_report_is_markdown_with_the_figures_it_links_to_and_a_page_with_them_
 
 def test_files_are_the_same_whenever_they_are_rendered():
     records = sample_suite()
-    assert render_files(records) == render_files(records[::-1])
+    assert render_files(Report(records)) == render_files(Report(records[::-1]))
 
 
 def test_a_report_that_equals_its_records_has_no_differences(tmp_path):
-    write_report(sample_suite(), tmp_path, name="quickstart")
-    assert check_report(sample_suite(), tmp_path, name="quickstart") == []
+    write_report(Report(sample_suite(), name="quickstart"), tmp_path)
+    assert check_report(Report(sample_suite(), name="quickstart"), tmp_path) == []
 
 
 def test_every_difference_is_named(tmp_path):
-    written = write_report(sample_suite(), tmp_path, name="quickstart")
+    written = write_report(Report(sample_suite(), name="quickstart"), tmp_path)
     markdown = written[0]
     lines = markdown.read_text(encoding="utf-8").splitlines(keepends=True)
     lines[2] = "4 methods, and one of them wins.\n"
     markdown.write_text("".join(lines), encoding="utf-8")
     written[2].unlink()
     (tmp_path / "quickstart" / "old.svg").write_text("<svg/>", encoding="utf-8")
-    assert check_report(sample_suite(), tmp_path, name="quickstart") == [
+    assert check_report(Report(sample_suite(), name="quickstart"), tmp_path) == [
         "quickstart.md differs from its records from line 3 on",
         "quickstart/differences.svg is missing",
         "quickstart/old.svg is not part of the report any more",
@@ -42,7 +42,7 @@ def test_every_difference_is_named(tmp_path):
 
 
 def test_figures_of_an_earlier_report_go_and_nothing_else_does(tmp_path):
-    write_report(sample_suite(), tmp_path, name="quickstart")
+    write_report(Report(sample_suite(), name="quickstart"), tmp_path)
     before = {file.name for file in (tmp_path / "quickstart").glob("*.svg")}
     assert "vader-film-scores.svg" in before
     (tmp_path / "quickstart" / "mine.svg").write_text("<svg/>", encoding="utf-8")
@@ -50,15 +50,15 @@ def test_figures_of_an_earlier_report_go_and_nothing_else_does(tmp_path):
     link = "\n\n![Scores by method](../quickstart/mine.svg)\n\n![Scores](other/vader.svg)\n"
     page = tmp_path / "quickstart.md"
     page.write_text(page.read_text(encoding="utf-8") + link, encoding="utf-8")
-    write_report([record("lora", task="other", seed=seed) for seed in range(2)], tmp_path, name="quickstart")
+    write_report(Report([record("lora", task="other", seed=seed) for seed in range(2)], name="quickstart"), tmp_path)
     after = {file.name for file in (tmp_path / "quickstart").glob("*.svg")}
     assert "mine.svg" in after and not after & before
     assert (tmp_path / "other-scores.svg").is_file()
 
 
 def test_other_records_make_another_report(tmp_path):
-    write_report([record(score=0.7)], tmp_path)
-    assert check_report([record(score=0.8)], tmp_path) != []
+    write_report(Report([record(score=0.7)]), tmp_path)
+    assert check_report(Report([record(score=0.8)]), tmp_path) != []
 
 
 def test_importing_the_reports_loads_neither_torch_nor_a_plotting_library():
@@ -73,8 +73,8 @@ def test_importing_the_reports_loads_neither_torch_nor_a_plotting_library():
 def test_rendering_loads_no_torch(tmp_path):
     code = (
         "import sys; from pathlib import Path; from tests.sample_records import sample_suite; "
-        "from lora_bench.report import to_frame, write_report; "
-        f"write_report(sample_suite(), Path({str(tmp_path)!r})); to_frame(sample_suite()); "
+        "from lora_bench.report import Report, to_frame, write_report; "
+        f"write_report(Report(sample_suite()), Path({str(tmp_path)!r})); to_frame(sample_suite()); "
         "print(sorted({'torch', 'transformers', 'peft', 'matplotlib.pyplot'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from lora_bench.report.model.report_model import report_model
+from lora_bench.report.blocks import Heading, SectionAnswer
+from lora_bench.report.model.report import Report
 from lora_bench.report.terminal import ANSWER_LINES, terminal_answer, terminal_table
 from tests.report.hostile import hostile_records
 from tests.sample_records import record, sample_suite
@@ -61,7 +62,7 @@ def test_no_records_make_an_empty_table():
 
 def answer_of(records, width=100, sections=()) -> list[str]:
     terminal = Console(width=width, file=io.StringIO())
-    terminal.print(terminal_answer(report_model(records), sections))
+    terminal.print(terminal_answer(Report(records, sections=sections)))
     return terminal.file.getvalue().splitlines()
 
 
@@ -88,7 +89,7 @@ def test_the_answer_is_that_of_the_report_with_differences_as_lines_where_there_
     few = [one for one in four_methods() if one.spec.model.shown == "first model"]
     lines = answer_of(few)
     assert any("bottleneck_adapter" in line and "o" in line and "|" in line and "worse" in line for line in lines)
-    published = ["## Published: a table", "", "Compared with the printed numbers: 3 cells.", ""]
+    published = [Heading(2, "Published: a table"), SectionAnswer("Compared with the printed numbers: 3 cells.")]
     assert answer_of(few, sections=[published])[0] == "Compared with the printed numbers: 3 cells."
 
 

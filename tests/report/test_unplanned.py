@@ -6,7 +6,8 @@ from lora_bench.records.record import Environment, Memory, Parameters, Record, S
 from lora_bench.records.sealed_records import to_json
 from lora_bench.records.spec import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
 from lora_bench.records.store import read_record
-from lora_bench.report import compare, render_files, terminal_table, to_frame
+from lora_bench.report import Report, compare, render_files, terminal_table, to_frame
+from lora_bench.report.blocks import TextList
 from lora_bench.report.sections.introduction import facts
 from tests.sample_records import record
 
@@ -68,7 +69,7 @@ def test_another_program_is_another_run_and_the_planned_ones_keep_their_ids():
 
 def test_every_rendering_has_them_and_says_what_nobody_knows():
     records = [unplanned("LOHA"), unplanned("IA3", 0.8), record("lora", score=0.75)]
-    page = render_files(records)["report.md"].decode()
+    page = render_files(Report(records))["report.md"].decode()
     assert "their records come from: own script" in page
     assert "`task.data_sha256`" in page and "weights not recorded" in page
     assert "None" not in page
@@ -84,7 +85,7 @@ def test_only_rows_of_a_suite_are_exempt():
 
 def test_a_number_is_not_called_undisturbed_where_nobody_said_so():
     mine = unplanned().model_copy(update={"speed": record().speed.model_copy(update={"exclusive": None})})
-    page = render_files([mine, record("lora")])["report.md"].decode()
+    page = render_files(Report([mine, record("lora")]))["report.md"].decode()
     assert "1 of 2 rows do not record whether other work ran beside." in page
 
 
@@ -103,16 +104,16 @@ def test_two_scripts_of_one_author_stand_in_one_table():
 
 def test_without_a_direction_no_mean_is_called_the_highest():
     said = facts(compare([unplanned("LOHA", higher_is_better=None), unplanned("IA3", 0.8, higher_is_better=None)]))
-    assert said == ["- my-model: no record says whether a higher or a lower accuracy is better."]
+    assert said == [TextList(["my-model: no record says whether a higher or a lower accuracy is better."])]
 
 
 @pytest.mark.parametrize("rates", [(None, 1e-3), (1e-4, 1e-3)])
 def test_a_search_with_a_rate_that_nobody_knows_is_drawn(rates):
     records = [unplanned("LOHA", 0.7 + index / 10, learning_rate=rate) for index, rate in enumerate(rates)]
-    files = render_files(records)
+    files = render_files(Report(records))
     assert any(name.endswith("learning-rates.svg") for name in files)
 
 
 def test_a_run_without_a_metric_has_no_score():
     assert unplanned(metric=None).score is None
-    assert "| – |" in render_files([unplanned(metric=None)])["report.md"].decode()
+    assert "| – |" in render_files(Report([unplanned(metric=None)]))["report.md"].decode()

@@ -10,7 +10,7 @@ from lora_bench.cli import main
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.metrics.support.hub_metric import code_hash
 from lora_bench.records.store import RunFolder, read_records
-from lora_bench.report import write_report
+from lora_bench.report import Report, write_report
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.util.regular_files import read_regular
 from tests.project import SUITE, write_project
@@ -121,7 +121,7 @@ def test_a_report_is_not_written_through_a_linked_folder(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "report").symlink_to(outside)
     with pytest.raises(LoraBenchError, match="report is a link; remove it"):
-        write_report(sample_suite(), tmp_path / "runs")
+        write_report(Report(sample_suite()), tmp_path / "runs")
     assert not list(outside.iterdir())
 
 

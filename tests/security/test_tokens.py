@@ -15,7 +15,7 @@ from lora_bench.cli import main
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.record import Record
 from lora_bench.records.sealed_records import to_json
-from lora_bench.report import render_files, terminal_table
+from lora_bench.report import Report, render_files, terminal_table
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training.run import run_job
 from lora_bench.util.redaction import message, without_secrets
@@ -107,7 +107,7 @@ def test_a_run_that_fails_with_a_secret_in_its_exception_leaves_none(tmp_path, m
 def test_reports_hide_what_a_record_of_others_holds():
     """Strings of a spec are not changed when a record is read, as its id is of them: a report hides what they hold."""
     held = record(task=f"{TOKEN} task", suite=f"https://user:{PASSWORD}@host", model=f"m {TOKEN}")
-    files = render_files([held])
+    files = render_files(Report([held]))
     for name in ("report.md", "report.html"):
         assert not any(secret.encode() in files[name] for secret in SECRETS), name
     console = Console(width=200, file=io.StringIO())

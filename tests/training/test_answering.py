@@ -17,7 +17,7 @@ from lora_bench.models.registry import find_model
 from lora_bench.pack.group_runs import company_of
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import answers_in, read_records
-from lora_bench.report import report_model
+from lora_bench.report import Report
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import Split
 from lora_bench.tasks.answer_spans import NOWHERE, encode_windows
@@ -134,7 +134,7 @@ def test_four_methods_learn_to_answer_and_the_report_pairs_the_questions(tmp_pat
         assert record.data.majority_score == 0.0 and record.packed_with == ()
     assert min(record.score for record in records if record.spec.method.name == "full") > 0.5
     read = answers_in(folder, records)
-    model = report_model(records, (), read)
+    model = Report(records, answers=read)
     assert model.judged is not None and len(model.judged.held) == 3
     for held in model.judged.held:
         assert held.items is not None and held.items[0].items == 60

@@ -17,7 +17,7 @@ from lora_bench.methods import known_methods
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import find_model
 from lora_bench.records.store import answers_in, read_records
-from lora_bench.report import report_model
+from lora_bench.report import Report
 from lora_bench.training.distributed.ranks import BatchShares
 from lora_bench.training.measure.counters import count_parameters
 from tests.project import BAD, GOOD, SPECIAL, WORDS, write_model
@@ -144,7 +144,7 @@ def test_four_methods_learn_to_tag_and_the_report_pairs_the_sentences(tmp_path, 
         assert record.spec.task.labels == ("B-BAD", "B-GOOD", "I-BAD", "I-GOOD", "O")
     full = [record.score for record in records if record.spec.method.name == "full"]
     assert min(full) > (0.25 if family == "gpt2" else 0.5)  # a GPT-2 does not see what `very` belongs to
-    model = report_model(records, (), answers_in(folder, records))
+    model = Report(records, answers=answers_in(folder, records))
     assert model.judged is not None and len(model.judged.held) == 3
     for held in model.judged.held:
         assert held.items is not None and held.items[0].items == 60

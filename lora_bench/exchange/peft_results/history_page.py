@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from lora_bench.records.record import Record
-from lora_bench.report.text import MISSING, code, inert, natural, plural, table, wide_table
+from lora_bench.report.blocks import Block, Heading, Lead, TextList, TextTable, wide_table
+from lora_bench.report.text import MISSING, code, inert, natural, plural
 
 TEST_ITEMS = {"MetaMathQA": 1319}  # the test split of GSM8K
 
@@ -27,8 +28,8 @@ _SOURCE = (
 )
 
 _TURNS = (
-    "**The order of these two changes between dates, always by less than two standard errors: single runs do not rank "
-    "them.**"
+    "The order of these two changes between dates, always by less than two standard errors: single runs do not rank "
+    "them."
 )
 
 
@@ -44,18 +45,18 @@ class Configuration:
         return 100 * (self.by_date[date].score or 0.0)
 
 
-def history_lines(records: Sequence[Record]) -> list[str]:
-    """Return the page as lines of GitHub Markdown, with a section for each task whose test set has a known size."""
-    lines = ["# PEFT's method_comparison over time", "", _SOURCE]
+def history_page(records: Sequence[Record]) -> list[Block]:
+    """Return the page, with a section for each task whose test set has a known size."""
+    blocks: list[Block] = [Heading(1, "PEFT's method_comparison over time"), _SOURCE]
     for task, items in TEST_ITEMS.items():
         of_task = [record for record in records if record.spec.task.name == task]
-        configs, left_out = configurations(of_task)
-        dates = common_dates(configs)
+        found, left_out = configurations(of_task)
+        dates = common_dates(found)
         if len(dates) < 2:
-            lines += ["", f"## {task}", "", "No two dates have comparable results of the same configurations."]
+            blocks += [Heading(2, task), "No two dates have comparable results of the same configurations."]
             continue
-        lines += ["", f"## {task}", *_pair(configs, dates, items), *_all(configs, dates, items), *_left_out(left_out)]
-    return lines
+        blocks += [Heading(2, task), *_pair(found, dates, items), *_all(found, dates, items), *_left_out(left_out)]
+    return blocks
 
 
 def configurations(records: Sequence[Record]) -> tuple[list[Configuration], Counter[str]]:
@@ -69,38 +70,38 @@ def configurations(records: Sequence[Record]) -> tuple[list[Configuration], Coun
             left_out["that do not name their card"] += 1
         else:
             by_label.setdefault(record.spec.method.label, []).append(record)
-    configs = []
+    found = []
     for label, group in sorted(by_label.items(), key=lambda pair: natural(pair[0])):
         group.sort(key=lambda record: record.spec.series or "")
         kept = [record for record in group if _comparable(record, group[-1])]
         left_out["with other settings or another card"] += len(group) - len(kept)
-        configs.append(Configuration(label, {record.spec.series or "": record for record in kept}))
-    return configs, +left_out
+        found.append(Configuration(label, {record.spec.series or "": record for record in kept}))
+    return found, +left_out
 
 
-def common_dates(configs: Sequence[Configuration]) -> list[str]:
+def common_dates(found: Sequence[Configuration]) -> list[str]:
     """Return the dates with at least a third of the results of the fullest one, in order; lone results do not count."""
-    counts = Counter(date for config in configs if len(config.by_date) > 1 for date in config.by_date)
+    counts = Counter(date for one in found if len(one.by_date) > 1 for date in one.by_date)
     most = max(counts.values(), default=0)
     return sorted(date for date, count in counts.items() if 3 * count >= most)
 
 
 def _comparable(record: Record, newest: Record) -> bool:
     """Tell if two results differ in their date and software alone, as far as both files say."""
-    spec, last = record.spec, newest.spec
+    one, other = record.spec, newest.spec
     return (
         (record.environment and record.environment.device) == (newest.environment and newest.environment.device)
-        and (spec.seed, spec.model.name) == (last.seed, last.model.name)
-        and _agree(spec.method.options, last.method.options)
-        and _agree(spec.training.model_dump(mode="json"), last.training.model_dump(mode="json"))
+        and (one.seed, one.model.name) == (other.seed, other.model.name)
+        and _agree(one.method.options, other.method.options)
+        and _agree(one.training.model_dump(mode="json"), other.training.model_dump(mode="json"))
     )
 
 
-def _agree(first: JsonValue, second: JsonValue) -> bool:
+def _agree(one: JsonValue, other: JsonValue) -> bool:
     """Tell if two values are equal where both say something."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        return all(_agree(first[key], second[key]) for key in first.keys() & second.keys())
-    return first is None or second is None or first == second
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_agree(one[key], other[key]) for key in one.keys() & other.keys())
+    return one is None or other is None or one == other
 
 
 def standard_error(percent: float, items: int) -> float:
@@ -109,110 +110,114 @@ def standard_error(percent: float, items: int) -> float:
     return 100 * math.sqrt(share * (1 - share) / items)
 
 
-def _pair(configs: Sequence[Configuration], dates: Sequence[str], items: int) -> list[str]:
-    """Full fine-tuning and plain LoRA at each date; nothing if one of them has no result at each."""
-    everywhere = _everywhere(configs, dates)
-    full = [config for config in everywhere if _newest(config).spec.method.name == "full"]
-    loras = [config for config in everywhere if _newest(config).spec.method.options.get("type") == "LORA"]
+def _pair(found: Sequence[Configuration], dates: Sequence[str], items: int) -> list[Block]:
+    """Return full fine-tuning and plain LoRA at each date; nothing if one of them has no result at each."""
+    everywhere = _everywhere(found, dates)
+    full = [one for one in everywhere if _newest(one).spec.method.name == "full"]
+    loras = [one for one in everywhere if _newest(one).spec.method.options.get("type") == "LORA"]
     if not full or not loras:
         return []
-    tuned, lora = full[0], min(loras, key=lambda config: (len(config.label), natural(config.label)))
-    gaps = [tuned.percent(date) - lora.percent(date) for date in dates]
-    errors = [standard_error(configuration.percent(dates[-1]), items) for configuration in (tuned, lora)]
+    one, other = full[0], min(loras, key=lambda configuration: (len(configuration.label), natural(configuration.label)))
+    gaps = [one.percent(date) - other.percent(date) for date in dates]
+    errors = [standard_error(configuration.percent(dates[-1]), items) for configuration in (one, other)]
     turns = min(gaps) < 0 < max(gaps) and max(map(abs, gaps)) < 2 * math.hypot(*errors)
-    differences = ", ".join(f"{_signed(gap)} points at {date}" for date, gap in zip(dates, gaps, strict=True))
+    said = ", ".join(f"{_signed(gap)} points at {date}" for date, gap in zip(dates, gaps, strict=True))
     rows = []
     for date, gap in zip(dates, gaps, strict=True):
         cells = [
             f"{configuration.percent(date):.1f} ± {standard_error(configuration.percent(date), items):.1f}"
-            for configuration in (tuned, lora)
+            for configuration in (one, other)
         ]
         rows.append(
             [
                 date,
                 *cells,
                 _signed(gap),
-                *(_version(tuned.by_date[date], name) for name in ("torch", "transformers", "peft")),
+                *(_version(one.by_date[date], name) for name in ("torch", "transformers", "peft")),
             ]
         )
-    shared = _newest(tuned)
+    shared = _newest(one)
     return [
-        *(["", _TURNS] if turns else []),
-        "",
-        f"{code(tuned.label)} against {code(lora.label)}: {differences}. One run each, with the same configuration, "
+        *([Lead(_TURNS)] if turns else []),
+        f"{code(one.label)} against {code(other.label)}: {said}. One run each, with the same configuration, "
         f"seed ({shared.spec.seed}) and card ({inert(_device(shared))}) at all dates.",
-        "",
-        *table(["date", code(tuned.label), code(lora.label), "difference", "torch", "transformers", "peft"], rows),
-        "",
-        f"- Scores are in percent, ± the standard error that the {items:,} questions of the test set leave.",
-        f"- The standard error of a difference is {math.hypot(*errors):.1f} points if the right answers of two runs are "
-        "unrelated, and less if they are right on the same questions, which the files do not tell.",
-        "- Software differs between the dates, and PEFT's own script may. The files name "
-        f"{plural(_data(tuned, dates), 'state')} of the data sets.",
+        TextTable(["date", code(one.label), code(other.label), "difference", "torch", "transformers", "peft"], rows),
+        TextList(
+            [
+                f"Scores are in percent, ± the standard error that the {items:,} questions of the test set leave.",
+                f"The standard error of a difference is {math.hypot(*errors):.1f} points if the right answers of two runs are "
+                "unrelated, and less if they are right on the same questions, which the files do not tell.",
+                "Software differs between the dates, and PEFT's own script may. The files name "
+                f"{plural(_data(one, dates), 'state')} of the data sets.",
+            ]
+        ),
     ]
 
 
-def _data(config: Configuration, dates: Sequence[str]) -> int:
+def _data(one: Configuration, dates: Sequence[str]) -> int:
     """Count the different states of the data sets that the files name, by the sets' commits."""
-    return len({config.by_date[date].spec.task.data_sha256 for date in dates})
+    return len({one.by_date[date].spec.task.data_sha256 for date in dates})
 
 
-def _all(configs: Sequence[Configuration], dates: Sequence[str], items: int) -> list[str]:
+def _all(found: Sequence[Configuration], dates: Sequence[str], items: int) -> list[Block]:
     """Return all configurations with a result at each date, and how much their order and their scores moved."""
-    rows = sorted(_everywhere(configs, dates), key=lambda config: -config.percent(dates[-1]))
+    rows = sorted(_everywhere(found, dates), key=lambda one: -one.percent(dates[-1]))
     if len(rows) < 3:
         return []
     places = {
         date: {
-            config.label: 1 + sum(other.percent(date) > config.percent(date) for other in rows) for config in rows
+            one.label: 1 + sum(other.percent(date) > one.percent(date) for other in rows) for one in rows
         }
         for date in dates
     }  # fmt: skip
-    pairs = [[a.percent(date) - b.percent(date) for date in dates] for a, b in itertools.combinations(rows, 2)]
+    pairs = [
+        [one.percent(date) - other.percent(date) for date in dates] for one, other in itertools.combinations(rows, 2)
+    ]
     turned = [gaps for gaps in pairs if min(gaps) < 0 < max(gaps)]
     error = math.sqrt(2) * standard_error(50, items)
     within = sum(max(map(abs, gaps)) < 2 * error for gaps in turned)
     moved = [
-        _moved(first, second, [config.percent(second) - config.percent(first) for config in rows])
+        _moved(first, second, [one.percent(second) - one.percent(first) for one in rows])
         for first, second in itertools.pairwise(dates)
     ]
-    widest = [max(map(config.percent, dates)) - min(map(config.percent, dates)) for config in rows]
+    widest = [max(map(one.percent, dates)) - min(map(one.percent, dates)) for one in rows]
     listed = [
         [
-            code(config.label),
-            *(f"{config.percent(date):.1f}" for date in dates),
-            *(str(places[date][config.label]) for date in dates),
+            code(one.label),
+            *(f"{one.percent(date):.1f}" for date in dates),
+            *(str(places[date][one.label]) for date in dates),
         ]
-        for config in rows
+        for one in rows
     ]  # fmt: skip
     header = ["configuration", *(f"accuracy {date}" for date in dates), *(f"place {date}" for date in dates)]
     return [
-        "",
-        f"### The {plural(len(rows), 'configuration')} with a result at each of these dates",
-        "",
-        f"- Of {plural(len(pairs), 'pair')}, {len(turned)} are in another order at one date than at another, {within} of them "
-        f"without ever differing by two standard errors of a difference ({2 * error:.1f} points at 50 %).",
-        f"- A configuration's highest and lowest score differ by {statistics.median(widest):.1f} points (median), and by up to "
-        f"{max(widest):.1f}.",
-        *moved,
-        "",
+        Heading(3, f"The {plural(len(rows), 'configuration')} with a result at each of these dates"),
+        TextList(
+            [
+                f"Of {plural(len(pairs), 'pair')}, {len(turned)} are in another order at one date than at another, {within} of "
+                f"them without ever differing by two standard errors of a difference ({2 * error:.1f} points at 50 %).",
+                f"A configuration's highest and lowest score differ by {statistics.median(widest):.1f} points (median), and by "
+                f"up to {max(widest):.1f}.",
+                *moved,
+            ]
+        ),
         *wide_table(header, listed, names=1),
     ]
 
 
 def _moved(first: str, second: str, changes: Sequence[float]) -> str:
     return (
-        f"- From {first} to {second} the scores moved by {_signed(statistics.fmean(changes))} points on average, and "
+        f"From {first} to {second} the scores moved by {_signed(statistics.fmean(changes))} points on average, and "
         f"apart from that by a standard deviation of {statistics.stdev(changes):.1f}."
     )
 
 
-def _everywhere(configs: Sequence[Configuration], dates: Sequence[str]) -> list[Configuration]:
-    return [config for config in configs if all(date in config.by_date for date in dates)]
+def _everywhere(found: Sequence[Configuration], dates: Sequence[str]) -> list[Configuration]:
+    return [one for one in found if all(date in one.by_date for date in dates)]
 
 
-def _newest(config: Configuration) -> Record:
-    return config.by_date[max(config.by_date)]
+def _newest(one: Configuration) -> Record:
+    return one.by_date[max(one.by_date)]
 
 
 def _device(record: Record) -> str:
@@ -224,11 +229,11 @@ def _version(record: Record, package: str) -> str:
     return inert(packages.get(package, MISSING).split(" ")[0])
 
 
-def _left_out(left_out: Mapping[str, int]) -> list[str]:
+def _left_out(left_out: Mapping[str, int]) -> list[Block]:
     if not left_out:
         return []
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
-    return ["", f"Results left out: {reasons}."]
+    said = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
+    return [f"Results left out: {said}."]
 
 
 def _signed(points: float) -> str:

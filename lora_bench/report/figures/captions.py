@@ -36,7 +36,7 @@ def caption(
     costs: Sequence[Cost],
     curves: Mapping[str, Sequence[CurvePoint]],
 ) -> str:
-    """The caption of a figure, by its kind."""
+    """Return the caption of a figure, by its kind."""
     if kind == "trade_offs":
         return " ".join(_trade_offs(settings, tables, costs))
     if kind == "learning_curves":
@@ -58,7 +58,7 @@ _SWEPT: dict[SweptKind, str] = {
 
 
 def sweep_caption(kind: SweptKind) -> str:
-    """The caption of a figure of scores along a number."""
+    """Return the caption of a figure of scores along a number."""
     return (
         f"Score against {_SWEPT[kind]}: seeds (small points), their mean and its 95 % interval. Lines: through the means. "
         f"{LEAVES}"

@@ -25,14 +25,14 @@ def scores_of(curve: Sequence[CurvePoint], metric: str | None) -> Line:
 
 
 def thinned(line: Line, most: int) -> Line:
-    """A line with at most so many points: means of as many neighbours each, at the last of their steps."""
+    """Return a line with at most so many points: means of as many neighbours each, at the last of their steps."""
     window = max(1, -(-len(line) // most))
     groups = [line[start : start + window] for start in range(0, len(line), window)]
     return [(group[-1][0], math.fsum(value for _, value in group) / len(group)) for group in groups]
 
 
 def mean_line(lines: Sequence[Line]) -> Line:
-    """The mean of lines over the steps that all of them span, each going straight from point to point."""
+    """Return the mean of lines over the steps that all of them span, each going straight from point to point."""
     lines = [line for line in lines if line]
     if not lines:
         return []
@@ -42,7 +42,7 @@ def mean_line(lines: Sequence[Line]) -> Line:
 
 
 def _at(line: Line, step: float) -> float:
-    """The value of a line at a step between its ends."""
+    """Return the value of a line at a step between its ends."""
     index = bisect.bisect_left(line, step, key=lambda point: point[0])
     (after, value) = line[index]
     if after == step:

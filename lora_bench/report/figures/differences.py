@@ -56,7 +56,7 @@ def can_draw(contrasts: Sequence[Contrast]) -> bool:
 
 
 def caption(contrasts: Sequence[Contrast]) -> str:
-    """One line that explains how to read the picture, and only the marks that it has."""
+    """Return one line that explains how to read the picture, and only the marks that it has."""
     limits = value_limits(contrasts)
     intervals = [(_factor(contrast), one) for contrast in contrasts if (one := contrast.verdict.adjusted) is not None]
     beyond = any(unit * one.low < limits[0] or unit * one.high > limits[1] for unit, one in intervals)
@@ -73,10 +73,10 @@ def caption(contrasts: Sequence[Contrast]) -> str:
 
 
 def draw_differences(contrasts: Sequence[Contrast], reference: str, *, narrow: bool = False) -> bytes:
-    """The picture as SVG.
+    """Return the picture as SVG.
 
     Args:
-        contrasts: At least one, all on one scale.
+        contrasts: Comparisons, at least one, all on one scale.
         reference: Label of the method that the others are compared with.
         narrow: Whether it is for a telephone.
     """
@@ -132,7 +132,7 @@ def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> Figu
 
 
 def _only_model(contrasts: Sequence[Contrast]) -> str | None:
-    """The base model of all comparisons, or None where there are several."""
+    """Return the base model of all comparisons, or None where there are several."""
     names = {_model_name(contrast) for contrast in contrasts}
     return names.pop() if len(names) == 1 else None
 
@@ -142,18 +142,18 @@ def _model_name(contrast: Contrast) -> str:
 
 
 def _names_at(rows: Sequence[_Row]) -> float:
-    """Where the names of comparisons begin, in inches: at the left where no method has a heading."""
+    """Return where the names of comparisons begin, in inches: at the left where no method has a heading."""
     return LABELS if any(not row.contrasts for row in rows) else 0.04
 
 
 def _panels(contrasts: Sequence[Contrast], narrow: bool) -> list[object]:
-    """The targets that stand beside each other; one panel for all where there are many, or no room."""
+    """Return the targets that stand beside each other; one panel for all where there are many, or no room."""
     targets = [*dict.fromkeys(contrast.setting.parameter_target for contrast in contrasts)]
     return [*targets] if 1 < len(targets) <= MOST_PANELS and not narrow else [None]
 
 
 def _rows(contrasts: Sequence[Contrast], panels: Sequence[object]) -> list[_Row]:
-    """A heading for each method, and for each of its targets where these have no panels, with its base models below."""
+    """Return a heading for each method, and for each of its targets where these have no panels, with its base models below."""
     tasks = {contrast.setting.spec.task.name for contrast in contrasts if contrast.tasks == 1}
     apart = len(panels) == 1 and len({contrast.setting.parameter_target for contrast in contrasts}) > 1
     numbers = {contrast.setting.distinct_examples for contrast in contrasts if contrast.tasks == 1}
@@ -227,7 +227,7 @@ def _margins(contrasts: Sequence[Contrast]) -> set[float]:
 
 
 def _margin(contrasts: Sequence[Contrast]) -> str:
-    """The one margin of the picture, in the unit of its axis."""
+    """Return the one margin of the picture, in the unit of its axis."""
     (margin,) = _margins(contrasts)
     return f"{margin:g} {'point' if margin == 1 else 'points'}" if contrasts[0].shares else f"{margin:g}"
 
@@ -295,12 +295,12 @@ def _draw(axes: Any, contrast: Contrast, place: float, limits: tuple[float, floa
 
 
 def notes_of_words(contrasts: Sequence[Contrast]) -> list[str]:
-    """What a star in `words` means, if one of them has it."""
+    """Return what a star in `words` means, if one of them has it."""
     return [f"*: {UNLESS}."] if any(contrast.shown.endswith(UNLESS) for contrast in contrasts) else []
 
 
 def words(contrast: Contrast) -> str:
-    """A difference and its verdict, such as "+2.1, better" or "−0.4, equivalent*"."""
+    """Return a difference and its verdict, such as "+2.1, better" or "−0.4, equivalent*"."""
     value = contrast.verdict.difference
     shown = f"{100 * value:+.1f}".replace("-", "−") if contrast.shares else text.difference(value)
     word: str = contrast.verdict.verdict

@@ -60,11 +60,11 @@ SETTINGS = {
 
 
 def plan_figures(comparison: Comparison, records: Sequence[Record]) -> list[FigurePlan]:
-    """The figures that the data can fill, in the order of the report.
+    """Return the figures that the data can fill, in the order of the report.
 
     Args:
-        comparison: Of *records*.
-        records: Those, for their learning curves.
+        comparison: Rows of *records*.
+        records: Records with learning curves.
     """
     plans = []
     curves = {record.run_id: record.curve for record in records}
@@ -91,7 +91,7 @@ def plan_figures(comparison: Comparison, records: Sequence[Record]) -> list[Figu
 
 
 def _over_sweeps(comparison: Comparison, stems: set[str]) -> list[FigurePlan]:
-    """A figure for each task and number that methods were run over; one of a search is there already."""
+    """Return a figure for each task and number that methods were run over; one of a search is there already."""
     plans = []
     of_search = {setting.spec.task.name for setting in comparison.results if setting.search}
     for (task, axis), group in itertools.groupby(sweeps(comparison), key=lambda sweep: sweep.subject):
@@ -117,7 +117,7 @@ def _over_sweeps(comparison: Comparison, stems: set[str]) -> list[FigurePlan]:
 
 
 def _line_styles(found: Sequence[Sweep], names: Sequence[str], of_labels: Mapping[str, Style]) -> dict[str, Style]:
-    """The looks of lines: those of their methods where every line is of one method and named as it is."""
+    """Return the looks of lines: those of their methods where every line is of one method and named as it is."""
     if all(line.name == line.label for sweep in found for line in sweep.lines):
         return {name: of_labels[name] for name in names}
     looks = zip(names, itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
@@ -125,7 +125,7 @@ def _line_styles(found: Sequence[Sweep], names: Sequence[str], of_labels: Mappin
 
 
 def _stem(name: str, stems: set[str]) -> str:
-    """The first part of a file's name, unlike all of *stems*, which it joins."""
+    """Return the first part of a file's name, unlike all of *stems*, which it joins."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "task"
     numbered = (slug if number == 1 else f"{slug}-{number}" for number in itertools.count(1))
     stem = next(name for name in numbered if name not in stems)
@@ -138,7 +138,7 @@ MOST_METHODS = 14
 
 
 def left_out(comparison: Comparison) -> str | None:
-    """A sentence on the figures that a report leaves out since its methods are too many, or None."""
+    """Return a sentence on the figures that a report leaves out since its methods are too many, or None."""
     if all(_readable(settings) for settings in over_targets(comparison)):
         return None
     return f"Figures with a legend are left out where there are more than {MOST_METHODS} methods."
@@ -166,7 +166,7 @@ def _kinds(
 
 
 def _over_targets_by_model(settings: Sequence[Setting]) -> tuple[ModelTable, ...]:
-    """The rows of each base model over several targets, a method's together; those exempt, which stand at each, once."""
+    """Return the rows of each base model over several targets, a method's together; those exempt, which stand at each, once."""
     found: dict[tuple[str, ...], list[ModelTable]] = {}
     for setting in settings:
         for table in setting.tables:
@@ -182,13 +182,13 @@ def _over_targets_by_model(settings: Sequence[Setting]) -> tuple[ModelTable, ...
 
 
 def draw(plan: FigurePlan) -> bytes:
-    """The figure as SVG."""
+    """Return the figure as SVG."""
     with settings():
         return to_svg(make_figure(plan), f"{plain(plan.settings[0].spec.task.name, 60)}: {plan.caption}")
 
 
 def to_svg(figure: Figure, title: str) -> bytes:
-    """A figure that was made under `settings`, as SVG: the same to the byte whenever it is drawn."""
+    """Return a figure that was made under `settings`, as SVG: the same to the byte whenever it is drawn."""
     buffer = io.BytesIO()
     # Date and creator would change from day to day and from version to version.
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -198,7 +198,7 @@ def to_svg(figure: Figure, title: str) -> bytes:
 
 
 def make_figure(plan: FigurePlan) -> Figure:
-    """The figure, to be drawn under this module's settings."""
+    """Return the figure, to be drawn under this module's settings."""
     from lora_bench.report.figures import learning_curves, panels, sweep_panels, trade_offs
 
     paint = {

@@ -24,7 +24,7 @@ class HeatMap:
     Args:
         rows: Name of each row, from the top.
         columns: Name of each column.
-        values: By row and column; None for an empty cell.
+        values: Values by row and column; None for an empty cell.
     """
 
     title: str
@@ -37,7 +37,7 @@ def draw_heat_maps(maps: Sequence[HeatMap], *, title: str, side: str, below: str
     """Return a figure of heat maps as SVG.
 
     Args:
-        maps: At least one.
+        maps: Panels, at least one.
         title: Description of the figure.
         side: Name of the rows.
         below: Name of the columns.

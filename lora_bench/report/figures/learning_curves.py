@@ -38,7 +38,7 @@ LOGARITHMIC_FROM = 10.0
 
 
 def learning_curves(plan: FigurePlan) -> Figure:
-    """A panel a base model and target, a line a method; below them the same for evaluations, where there are any."""
+    """Return a panel a base model and target, a line a method; below them the same for evaluations, where there are any."""
     setting = plan.settings[0]
     shown = by_setting(plan)
     losses = {run: thinned(losses_of(curve), POINTS) for run, curve in plan.curves.items()}
@@ -98,7 +98,7 @@ def _draw(panel: Any, plan: FigurePlan, row: Row, lines: Mapping[str, Line]) -> 
 
 
 def _evaluated(setting: Setting) -> str:
-    """The axis label of a learning curve: the metric, and the split that was evaluated if the rules name it."""
+    """Return the axis label of a learning curve: the metric, and the split that was evaluated if the rules name it."""
     rules = setting.spec.rules
     where = f"on the {rules.choose_on} split" if rules is not None else "of evaluations"
     return f"{short(setting.spec.task.metric or 'score', 40)} {where}"

@@ -42,7 +42,7 @@ Limits = tuple[float, float]
 
 
 def scores(plan: FigurePlan) -> Figure:
-    """A line a method and target: seeds, mean and interval along the score axis; failures as words."""
+    """Return a line a method and target: seeds, mean and interval along the score axis; failures as words."""
     targets = _targets(plan)
     ordered = sorted(plan.rows, key=lambda row: not row.exempt)
     lines = list(dict.fromkeys(_line_of(row, targets) for row in ordered))
@@ -92,7 +92,7 @@ def learning_rates(plan: FigurePlan) -> Figure:
 
 
 def by_setting(plan: FigurePlan) -> list[tuple[str, ModelTable]]:
-    """The tables of every setting of a figure, with their titles."""
+    """Return the tables of every setting of a figure, with their titles."""
     several = len(plan.settings) > 1
     return [
         (model_name(table) + (f"\n{_target(setting)}" if several else ""), table)
@@ -104,11 +104,11 @@ def by_setting(plan: FigurePlan) -> list[tuple[str, ModelTable]]:
 def make_panels(
     titles: Sequence[str], *, height: float, blocks: int = 1, columns: int | None = None
 ) -> tuple[Figure, list[Any]]:
-    """A figure with titled panels, three beside each other, at the width of a page.
+    """Return a figure with titled panels, three beside each other, at the width of a page.
 
     Args:
-        titles: Of the panels of a block.
-        height: Of a panel, in inches.
+        titles: Titles of the panels of a block.
+        height: Height of a panel, in inches.
         blocks: How many times to have these panels, one block below the other.
         columns: How many to have beside each other, in place of three.
 
@@ -169,7 +169,7 @@ def draw_value(
 
 
 def mark(style: Style, *, hollow: bool = False) -> dict[str, Any]:
-    """The mark of a mean."""
+    """Return the mark of a mean."""
     look: dict[str, Any] = {"marker": style.marker, "linestyle": "none", "color": style.colour, "zorder": 3}
     if hollow:
         return {**look, "markersize": 6.5, "markerfacecolor": "none", "markeredgewidth": 1.5}
@@ -194,8 +194,8 @@ def legend(figure: Figure, plan: FigurePlan, rows: Iterable[Row], further: Seque
 
     Args:
         figure: Where it goes.
-        plan: Of the figure.
-        rows: Those that are in it.
+        plan: Plan of the figure.
+        rows: Rows that it shows.
         further: Handles of what is no method, with their names.
     """
     exempt = {row.label: row.exempt for row in rows}
@@ -264,7 +264,7 @@ def label_side(figure: Figure, text: str, inches: float) -> None:
 
 
 def score_name(plan: FigurePlan) -> str:
-    """The metric, its split and task, and "lower is better" where that holds."""
+    """Return the metric, its split and task, and "lower is better" where that holds."""
     spec = plan.settings[0].spec
     better = " (lower is better)" if spec.task.higher_is_better is False else ""
     where = f"on the {spec.score_on} split of" if spec.score_on is not None else "on"
@@ -277,7 +277,7 @@ def _wrapped(text: str, inches: float) -> str:
 
 
 def _targets(plan: FigurePlan) -> dict[tuple[str, ...], str]:
-    """The target of every row that has one, by run ids, where the figure has several."""
+    """Return the target of every row that has one, by run ids, where the figure has several."""
     if len(plan.settings) == 1:
         return {}
     return {
@@ -294,7 +294,7 @@ def _target(setting: Setting) -> str:
 
 
 def _line_of(row: Row, targets: dict[tuple[str, ...], str]) -> tuple[str, bool, str | None]:
-    """The line of a row among the methods; the names of two may be the same where they are cut short."""
+    """Return the line of a row among the methods; the names of two may be the same where they are cut short."""
     return row.label, row.exempt, targets.get(row.run_ids)
 
 
@@ -304,7 +304,7 @@ def _line_name(row: Row, targets: dict[tuple[str, ...], str]) -> str:
 
 
 def method_name(label: str) -> str:
-    """A method's label with both of its ends, of which the last tells variants apart."""
+    """Return a method's label with both of its ends, of which the last tells variants apart."""
     name = short(label, 300)
     return (
         name if len(name) <= MOST_CHARACTERS else f"{name[: MOST_CHARACTERS // 2]}…{name[1 - MOST_CHARACTERS // 2 :]}"
@@ -312,7 +312,7 @@ def method_name(label: str) -> str:
 
 
 def model_name(table: ModelTable) -> str:
-    """The name of a base model over its panels; what a long one has in parentheses is a line of its own."""
+    """Return the name of a base model over its panels; what a long one has in parentheses is a line of its own."""
     name = short(table.model.shown, MOST_OF_MODEL)
     if len(name) > MOST_OF_LINE:
         first, bracket, rest = name.partition(" (")
@@ -321,5 +321,5 @@ def model_name(table: ModelTable) -> str:
 
 
 def short(text: str, limit: int) -> str:
-    """A name from a record as one short line."""
+    """Return a name from a record as one short line."""
     return plain(text, limit) or "?"

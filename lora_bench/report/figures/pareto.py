@@ -23,10 +23,10 @@ class Cost:
     """One axis of a trade-off.
 
     Args:
-        label: With its unit.
+        label: Name with its unit.
         measured: Whether the cost was measured, and not counted: other work on the machine changes it.
         of: Where a row stands, or None if it is unknown or has no place here.
-        basis: What the costs of rows must share to be compared.
+        basis: Gives what the costs of rows must share to be compared.
     """
 
     label: str
@@ -86,7 +86,7 @@ def parameter_axis(settings: Sequence[Setting]) -> ParameterAxis:
 
 
 def front_of(rows: Sequence[Row], cost: Cost, higher_is_better: bool | None) -> list[Row]:
-    """The rows on the front of mean score and *cost*, the cheapest first.
+    """Return the rows on the front of mean score and *cost*, the cheapest first.
 
     Empty where fewer than two rows are on it, no record says which scores are better, or costs are not of one basis.
     """
@@ -104,11 +104,11 @@ def several_bases(rows: Sequence[Row], cost: Cost) -> bool:
 
 
 def pareto_front(points: Sequence[tuple[float | None, float | None]], *, higher_is_better: bool) -> list[int]:
-    """The points that no other dominates, the cheapest first. Equal points do not dominate each other.
+    """Return the points that no other dominates, the cheapest first. Equal points do not dominate each other.
 
     Args:
         points: Cost and score of each; one that lacks either is left out. A lower cost is better.
-        higher_is_better: Of scores.
+        higher_is_better: Whether higher scores are better.
 
     Returns:
         Indexes into *points*.

@@ -28,12 +28,12 @@ class FigurePlan:
     """A figure to draw: its content, its subject, and the name of its file.
 
     Args:
-        settings: What it is of: settings of one task that differ in nothing but their target, the smallest first.
+        settings: Settings of one task that differ in nothing but their target, the smallest first.
         tables: The rows of each base model over these settings, those exempt once.
         costs: The axes of a trade-off.
         curves: The learning curve of each run, by run id.
         styles: The look of each method, by label, or of each line of a sweep, by name.
-        sweeps: Those that it draws, of one task and number; a panel each.
+        sweeps: Sweeps that it draws, of one task and number; a panel each.
     """
 
     kind: Kind

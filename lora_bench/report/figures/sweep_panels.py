@@ -41,7 +41,7 @@ ASIDE = 0.012
 
 
 def sweep_panels(plan: FigurePlan) -> Figure:
-    """A panel a base model, a line a method: seeds, means and intervals against the number."""
+    """Return a panel a base model, a line a method: seeds, means and intervals against the number."""
     titles = [model_name(sweep.table) + (f"\n{sweep.apart}" if sweep.apart else "") for sweep in plan.sweeps]
     figure, panels = make_panels(titles, height=HEIGHT)
     rows = [point.row for sweep in plan.sweeps for line in sweep.lines for point in line.points]

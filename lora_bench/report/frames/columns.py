@@ -61,7 +61,7 @@ def at(record: object, path: str) -> Any:
 
 
 def array(values: list[Any], dtype: str) -> pandas.api.extensions.ExtensionArray:
-    """The values of a column of a dtype of `Column`, as pandas holds them.
+    """Return the values of a column of a dtype of `Column`, as pandas holds them.
 
     `None` is missing, plain data is JSON text, and whole numbers are floats if 64 bits do not hold them all.
     """
@@ -80,7 +80,7 @@ def _json(value: Any) -> str:
 
 
 def _without_none(annotation: Any) -> Any:
-    """The type of a field without `None` and validators."""
+    """Return the type of a field without `None` and validators."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         others = [part for part in typing.get_args(annotation) if part is not type(None)]
         annotation = others[0] if len(others) == 1 else annotation

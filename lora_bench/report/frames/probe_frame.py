@@ -26,7 +26,7 @@ _LISTS = {"inference.latencies"}  # a frame of their own
 
 
 def to_probe_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
-    """One row a process, in the order given, failures included; missing measurements are missing values."""
+    """Return one row a process, in the order given, failures included; missing measurements are missing values."""
     import pandas
 
     columns = {"run_id": Column("string", attrgetter("run_id")), **probe_columns()}
@@ -35,7 +35,7 @@ def to_probe_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
 
 
 def to_latency_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
-    """The timed forward passes: one row a shape and state of the model, with the run id of its process."""
+    """Return the timed forward passes: one row a shape and state of the model, with the run id of its process."""
     import pandas
 
     of = [
@@ -51,7 +51,7 @@ def to_latency_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
 
 
 def probe_columns() -> dict[str, Column]:
-    """Every column of `to_probe_frame` but the run id."""
+    """Return every column of `to_probe_frame` but the run id."""
     return dict(_columns(ProbeRecord))
 
 

@@ -58,7 +58,7 @@ _RESULTS = {"data", "memory", "parameters", "predictions", "retention", "speed",
 
 
 def to_frame(records: Sequence[Record]) -> pandas.DataFrame:
-    """One row a record, in the order given; a frame of no records has the same columns.
+    """Return one row a record, in the order given; a frame of no records has the same columns.
 
     `score` is the task's metric; every metric of a record is a column `score_<metric>`, and every split of its data the
     columns `examples_<split>` and `truncated_share_<split>`.
@@ -91,7 +91,7 @@ def to_curves(records: Sequence[Record]) -> pandas.DataFrame:
 
 
 def columns_of(records: Sequence[Record]) -> dict[str, Column]:
-    """The columns that a frame of *records* has: `COLUMNS`, and those of their metrics and splits."""
+    """Return the columns that a frame of *records* has: `COLUMNS`, and those of their metrics and splits."""
     return {
         **COLUMNS,
         **_keyed(records, "spec.training.caps", "Float64", "caps_{}", "condition"),
@@ -102,7 +102,7 @@ def columns_of(records: Sequence[Record]) -> dict[str, Column]:
 
 
 def _keyed(records: Sequence[Record], path: str, dtype: str, called: str, role: Role = "result") -> dict[str, Column]:
-    """A column for every key that the mapping at *path* has in any of *records*."""
+    """Return a column for every key that the mapping at *path* has in any of *records*."""
 
     def of(key: str) -> Callable[[Record], Any]:
         return lambda record: _mapping(record, path).get(key)
@@ -122,7 +122,7 @@ def _size_value(record: Record) -> int | None:
 
 
 def _margin(kind: type) -> Callable[[Record], Any]:
-    """The margin of a record's declaration where it is of a kind: one number, or one for each task."""
+    """Return the margin of a record's declaration where it is of a kind: one number, or one for each task."""
 
     def of(record: Record) -> Any:
         margin = at(record, "analysis.margin")
@@ -143,7 +143,7 @@ def _name(path: str) -> str:
 
 
 def _columns() -> dict[str, Column]:
-    """The columns of every record: identity, spec, result and provenance."""
+    """Return the columns of every record: identity, spec, result and provenance."""
     types = dict(fields_of(Record, _LEFT_OUT))
 
     def named(paths: Sequence[str]) -> dict[str, Column]:

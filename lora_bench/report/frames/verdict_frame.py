@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def to_comparison_frame(comparison: Comparison, judged: Judged | None, beside: Beside) -> pandas.DataFrame:
-    """One row a method with one learning rate on a task and base model, trials left out where there are results."""
+    """Return one row a method with one learning rate on a task and base model, trials left out where there are results."""
     rows: list[dict[str, Any]] = []
     for setting in comparison.results:
         for table in setting.tables:
@@ -53,7 +53,7 @@ def to_comparison_frame(comparison: Comparison, judged: Judged | None, beside: B
 
 
 def to_over_tasks_frame(judged: Judged | None) -> pandas.DataFrame:
-    """One row a method on a base model, over its tasks; no rows unless there are several tasks."""
+    """Return one row a method on a base model, over its tasks; no rows unless there are several tasks."""
     rows = [
         {**_place(group.table, next(iter(group.settings.values()))), **_across(one, group), "against": against}
         for group in (judged.over_tasks if judged is not None else ())
@@ -64,7 +64,7 @@ def to_over_tasks_frame(judged: Judged | None) -> pandas.DataFrame:
 
 
 def to_class_frame(comparison: Comparison, given: GivenByRow) -> pandas.DataFrame:
-    """One row a class of a method on a task and base model, with means over runs; only where predictions are stored."""
+    """Return one row a class of a method on a task and base model, with means over runs; only where predictions are stored."""
     rows = [
         {
             **_place(table, setting),

@@ -197,7 +197,7 @@ def _choose(
 
 
 def _cheapest(admitted: Sequence[Row], costs: Mapping[int, float | None], best: Row) -> Row:
-    """The cheapest of these; of those that cost hardly more, the best one if it is among them, else the cheapest."""
+    """Return the cheapest of these; of those that cost hardly more, the best one if it is among them, else the cheapest."""
     known = [cost for row in admitted if (cost := costs[id(row)]) is not None]
     cost_of_best = costs[id(best)]
     if known and cost_of_best is not None and cost_of_best <= min(known) * (1 + LIKE_COST):

@@ -72,10 +72,10 @@ class Setting:
 
     Args:
         spec: The spec of one of its runs, for what they share.
-        differs: What sets it apart from the other settings of its task, by dotted name.
+        differs: Conditions in which it differs from the other settings of its task, by dotted name.
         search: Whether a method was run with several learning rates on one base model.
         examples: Sizes of the splits, where all its runs that know them agree.
-        rung: Of the trials of a successive halving, which of its rungs they are; None for all other runs.
+        rung: Rung of a successive halving that its trials are; None for all other runs.
     """
 
     spec: RunSpec
@@ -148,7 +148,7 @@ class Comparison:
         return [setting for setting in self.settings if not setting.trials] or [*self.settings]
 
     def kin_of(self, setting: Setting) -> list[Setting]:
-        """The settings of its task that are results as it is, or trials of the same rung; itself among them."""
+        """Return the settings of its task that are results as it is, or trials of the same rung; itself among them."""
 
         def kind(of: Setting) -> tuple[str, bool, int | None]:
             return of.spec.task.name, of.trials, of.rung
@@ -156,7 +156,7 @@ class Comparison:
         return [other for other in self.settings if kind(other) == kind(setting)]
 
     def differs_from_kin(self, setting: Setting) -> dict[str, JsonValue]:
-        """The conditions, by dotted name, that differ from those of the other settings of its task and kind."""
+        """Return the conditions, by dotted name, that differ from those of the other settings of its task and kind."""
         kin = self.kin_of(setting)
         return {
             name: value
@@ -214,12 +214,12 @@ def _warnings(records: Sequence[Record]) -> dict[str, int]:
 
 
 def conditions(record: Record) -> dict[str, JsonValue]:
-    """The conditions that runs must share to stand in one table, by dotted name."""
+    """Return the conditions that runs must share to stand in one table, by dotted name."""
     return conditions_of(record.spec, record.budget)
 
 
 def conditions_of(of: RunSpec, budget: Budget | None) -> dict[str, JsonValue]:
-    """The conditions that a run must share with one of this spec and budget to stand in one table, by dotted name."""
+    """Return the conditions that a run must share with one of this spec and budget to stand in one table, by dotted name."""
     spec = of.model_dump(mode="json")
     del spec["method"], spec["model"], spec["seed"], spec["training"]["learning_rate"]
     del spec["source_sha256"]  # one's own scripts are there to be compared
@@ -234,7 +234,7 @@ def conditions_of(of: RunSpec, budget: Budget | None) -> dict[str, JsonValue]:
 
 
 def _settings(records: Sequence[Record]) -> list[list[Record]]:
-    """The records of each setting of a task; results come before the searches that chose their learning rates.
+    """Return the records of each setting of a task; results come before the searches that chose their learning rates.
 
     A setting has the records that share their conditions, and the exempt ones that share all but the target.
     """
@@ -260,7 +260,7 @@ def exempt(record: Record) -> bool:
 
 
 def _held(records: Sequence[Record]) -> Record:
-    """A record of the setting that is not exempt, or else the first."""
+    """Return a record of the setting that is not exempt, or else the first."""
     return next((record for record in records if not exempt(record)), records[0])
 
 
@@ -316,7 +316,7 @@ def _setting(records: list[Record], differs: dict[str, JsonValue], environments:
 
 
 def _environments(records: Sequence[Record]) -> tuple[Environment, ...]:
-    """Every environment once, that of the most records first."""
+    """Return every environment once, that of the most records first."""
     found: list[Environment] = []
     for record in records:
         if record.environment is not None and not any(alike(record.environment, other) for other in found):

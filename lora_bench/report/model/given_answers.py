@@ -44,7 +44,7 @@ class GivenAnswers:
         references: Right answer to each item, shape (items,); of several labels a text 1 for each right one, shape (items,
             classes). Of labels of words each word is an item, one sentence's after the other.
         answers: Shape (runs, items), or (runs, items, classes).
-        probabilities: For each run, shape (items, classes); empty if a run kept none.
+        probabilities: Probabilities of each run, shape (items, classes); empty if a run kept none.
         lengths: Words of each sentence, of labels of words; else empty.
         tags: Names of the answers, where `classes` are the types of entities; else empty.
     """

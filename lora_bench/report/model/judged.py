@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from lora_bench.records.analysis import Analysis
@@ -20,7 +21,7 @@ from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.over_tasks import OverTasks, TaskCell, judge_over_tasks
 from lora_bench.report.model.ranking import Contest, Rank, other_pairs, rank_all
 from lora_bench.report.model.reference import undeclared_analysis, with_reference
-from lora_bench.report.model.rows import Row
+from lora_bench.report.model.rows import Row, fallen_runs
 from lora_bench.report.model.seed_scores import (
     AnswersOf,
     Scored,
@@ -58,21 +59,34 @@ class Held:
     verdict: Verdict
 
 
+class Ends(NamedTuple):
+    """Numbers of runs that were judged: all, those that failed, those of them that diverged, and those of no worth.
+
+    Args:
+        fallen: Runs with a score that is no better than the majority class (or the mean).
+    """
+
+    runs: int = 0
+    failed: int = 0
+    diverged: int = 0
+    fallen: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judged:
     """The verdicts of a report.
 
     Args:
-        comparison: What was judged.
+        comparison: Rows that were judged.
         analysis: The declaration that they follow.
         declared: Whether the records carry it, and nothing else: "before" their runs. "added" where they carry several that
             differ in nothing but the seeds, or several fixed numbers of these, "changed" where they carry another one, "never"
             where they carry none.
         declarations: Number of different ones that the records carry.
         held: Every comparison.
-        ranks: Of every row that was held and of the references, among the rows of its table.
+        ranks: Rank of every row that was held and of the references, among the rows of its table.
         over_tasks: Every base model and target over tasks, where there are several: a family of its own.
-        left_out: What is not judged, with the reason.
+        left_out: Rows that are not judged, with the reason.
         lost: Runs whose stored predictions are missing, so that intervals do not cover new test items.
     """
 
@@ -87,12 +101,37 @@ class Judged:
     lost: tuple[str, ...] = ()
 
     def of(self, row: Row) -> Held | None:
-        """The comparison of a row, or None for the reference and rows that are not judged."""
+        """Return the comparison of a row, or None for the reference and rows that are not judged."""
         return next((held for held in self.held if held.row is row), None)
 
     def rank_of(self, row: Row) -> Rank | None:
-        """The rank of a row in its table, or None where it has none."""
+        """Return the rank of a row in its table, or None where it has none."""
         return next((rank for ranked, rank in self.ranks if ranked is row), None)
+
+    @cached_property
+    def ends(self) -> dict[str, Ends]:
+        """The ends of the runs of each method, by label; runs of a reference count once."""
+        ends: dict[str, Ends] = {}
+        counted: set[tuple[str, ...]] = set()
+        for held in self.held:
+            better = held.setting.spec.task.higher_is_better
+            for row in (held.row, held.reference):
+                if row.run_ids in counted:
+                    continue
+                counted.add(row.run_ids)
+                before = ends.get(row.label, Ends())
+                ends[row.label] = Ends(
+                    runs=before.runs + len(row.run_ids),
+                    failed=before.failed + len(row.failures),
+                    diverged=before.diverged + sum(failure.status == "diverged" for failure in row.failures),
+                    fallen=before.fallen + fallen_runs(row, better),
+                )
+        return ends
+
+    @cached_property
+    def all_ends(self) -> Ends:
+        """The ends of the runs of all methods."""
+        return Ends(*map(sum, zip(*self.ends.values(), strict=True)))
 
 
 class _Table(NamedTuple):
@@ -116,11 +155,11 @@ def judge_comparison(
     analysis: Analysis | None = None,
     reference: str | None = None,
 ) -> Judged | None:
-    """The verdicts on a comparison, or None if nothing can be compared.
+    """Return the verdicts on a comparison, or None if nothing can be compared.
 
     Args:
-        comparison: Of *records*.
-        records: What it was made of; they carry the declarations.
+        comparison: Rows of *records*.
+        records: Records of the rows; they carry the declarations.
         answers: Gives the predictions of a run, where they are stored.
         analysis: A declaration in place of the records' own.
         reference: Label of the method to compare with, in place of the declared one.
@@ -153,7 +192,7 @@ def judge_comparison(
 
 
 def _declaration(carried: Mapping[str, Analysis], records: Sequence[Record]) -> Analysis | None:
-    """The analysis that most records carry, or None if none carries one."""
+    """Return the analysis that most records carry, or None if none carries one."""
     number = {key: sum(r.analysis is not None and r.analysis.sha256 == key for r in records) for key in carried}
     return carried[max(sorted(carried), key=lambda key: number[key])] if carried else None
 
@@ -170,7 +209,7 @@ def _declared(carried: Mapping[str, Analysis], chosen: Analysis, records: Sequen
 
 
 def _fixed_numbers(records: Sequence[Record]) -> int:
-    """How many fixed numbers of seeds one suite had, of those that are enough for a verdict: each was a look at the scores."""
+    """Count the fixed numbers of seeds that one suite had and that are enough for a verdict: each was a look."""
     of_suite: dict[str, set[int]] = {}
     for record in records:
         number = record.analysis.fixed_seeds if record.analysis is not None else None
@@ -180,7 +219,7 @@ def _fixed_numbers(records: Sequence[Record]) -> int:
 
 
 def _tables(comparison: Comparison, analysis: Analysis, answers: AnswersOf, left_out: dict[str, None]) -> list[_Table]:
-    """The tables in which the reference was run; others go to *left_out* with the reason."""
+    """Return the tables in which the reference was run; others go to *left_out* with the reason."""
     found = []
     for setting in comparison.settings:
         if setting.search or setting.trials:
@@ -202,7 +241,7 @@ def _tables(comparison: Comparison, analysis: Analysis, answers: AnswersOf, left
 def _compared(
     setting: Setting, table: ModelTable, reference: int, answers: AnswersOf, left_out: dict[str, None], where: str
 ) -> _Table:
-    """A table with the difference of each of its rows to the reference."""
+    """Return a table with the difference of each of its rows to the reference."""
     rows = [scored(row, setting, answers) for row in table.rows]
     differences = {}
     for place, one in enumerate(rows):
@@ -217,7 +256,7 @@ def _compared(
 
 
 def _lost(tables: Sequence[_Table], records: Sequence[Record], answers: AnswersOf) -> tuple[str, ...]:
-    """The runs of the tables whose record names predictions that *answers* does not have."""
+    """Return the runs of the tables whose record names predictions that *answers* does not have."""
     if answers is no_answers:
         return ()
     named = {
@@ -235,7 +274,7 @@ def _lost(tables: Sequence[_Table], records: Sequence[Record], answers: AnswersO
 
 
 def not_judged(setting: Setting) -> str | None:
-    """The reason that the scores of a setting are not judged, or None where they are."""
+    """Return the reason that the scores of a setting are not judged, or None where they are."""
     rules = setting.spec.rules
     if rules is not None and rules.choose_on != "selection":
         return "its protocol chooses on the split that it reports"
@@ -282,7 +321,7 @@ def _held(table: _Table, place: int, verdict: Verdict) -> Held:
 
 
 def _ranks(tables: Sequence[_Table], verdicts: Mapping[_Key, Verdict], analysis: Analysis) -> list[tuple[Row, Rank]]:
-    """The ranks of the judged rows and of the references, each among those of its table."""
+    """Return the ranks of the judged rows and of the references, each among those of its table."""
     contests, entered = [], []
     # Where the family of verdicts is one in which runs stand apart, that of the other pairs is too.
     apart = all(verdict.apart for verdict in verdicts.values())

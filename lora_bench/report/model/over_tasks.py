@@ -30,12 +30,12 @@ class Across:
     """A method over the tasks of a base model.
 
     Args:
-        rows: Its row of each task, by the task's name.
-        mean: Of the macro means of the seeds that all tasks have; None where it lacks a task or there is no such seed.
+        rows: Row of each task, by the task's name.
+        mean: Mean of the macro means of the seeds that all tasks have; None where it lacks a task or there is no such seed.
         difference: Method less reference, over the tasks on which both have scores; None for the reference.
-        verdict: On that difference.
-        shown: On how many tasks it has which verdict against the reference.
-        rank: Among the methods that have all tasks; None where it has none.
+        verdict: Verdict on that difference.
+        shown: Number of tasks with each verdict against the reference.
+        rank: Rank among the methods that have all tasks; None where it has none.
     """
 
     label: str
@@ -62,8 +62,8 @@ class OverTasks:
     """The methods of a base model with one target, over tasks; the reference first.
 
     Args:
-        table: Of the base model, on one of the tasks.
-        settings: Of each task, by its name.
+        table: Table of the base model, on one of the tasks.
+        settings: Setting of each task, by its name.
     """
 
     table: ModelTable
@@ -73,7 +73,7 @@ class OverTasks:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskCell:
-    """One task's part: the scores of every row of a base model, and the verdicts on them."""
+    """The part of one task: the scores of every row of a base model, and the verdicts on them."""
 
     setting: Setting
     table: ModelTable
@@ -83,7 +83,7 @@ class TaskCell:
 
 
 def judge_over_tasks(cells: Sequence[TaskCell], analysis: Analysis) -> tuple[OverTasks, ...]:
-    """Every base model and target that has several tasks; the differences to the reference are one family."""
+    """Return every base model and target that has several tasks; the differences to the reference are one family."""
     groups = [group for group in _groups(cells) if len(group) > 1]
     differences: dict[tuple[int, str], MacroDifference] = {}
     for number, group in enumerate(groups):
@@ -113,7 +113,7 @@ def judge_over_tasks(cells: Sequence[TaskCell], analysis: Analysis) -> tuple[Ove
 
 
 def _groups(cells: Sequence[TaskCell]) -> list[dict[str, TaskCell]]:
-    """The cells of each base model and target by task; a task with several settings has no one score, and stays out."""
+    """Return the cells of each base model and target by task; a task with several settings has no one score, and stays out."""
     groups: dict[tuple[object, ...], dict[str, list[TaskCell]]] = {}
     for cell in cells:
         if default_margin(cell.setting.spec.task.metric) is not None:
@@ -123,7 +123,7 @@ def _groups(cells: Sequence[TaskCell]) -> list[dict[str, TaskCell]]:
 
 
 def _labels(group: Mapping[str, TaskCell]) -> list[str]:
-    """The methods but the reference, in the order of the tables; those that stand twice in one are left out."""
+    """Return the methods but the reference, in the order of the tables; those that stand twice in one are left out."""
     counts = [Counter(one.row.label for one in cell.scored) for cell in group.values()]
     found = dict.fromkeys(
         one.row.label for cell in group.values() for one in cell.scored if one.row is not cell.reference
@@ -132,7 +132,7 @@ def _labels(group: Mapping[str, TaskCell]) -> list[str]:
 
 
 def _of(cell: TaskCell, label: str) -> Scored | None:
-    """The one row of a method on a task, or the reference's."""
+    """Return the one row of a method on a task, or the reference's."""
     rows = [one for one in cell.scored if one.row.label == label]
     if label == cell.reference.label:
         rows = [one for one in rows if one.row is cell.reference]
@@ -150,7 +150,7 @@ def _apart(group: Mapping[str, TaskCell], label: str) -> bool:
 
 
 def _against_reference(group: Mapping[str, TaskCell], label: str, reference: str) -> MacroDifference | None:
-    """The difference over the tasks on which both have scores, or None where that is one task or no seed is in all."""
+    """Return the difference over the tasks on which both have scores, or None where that is one task or no seed is in all."""
     found = {task: (_of(cell, label), _of(cell, reference)) for task, cell in group.items()}
     pairs = {
         task: (one, other) for task, (one, other) in found.items() if one and other and one.scores.keys() & other.scores
@@ -159,7 +159,7 @@ def _against_reference(group: Mapping[str, TaskCell], label: str, reference: str
 
 
 def _macro_difference(pairs: Mapping[str, tuple[Scored, Scored]], *, draws: int) -> MacroDifference | None:
-    """The first of each pair less the second; without test items where nothing is to be drawn."""
+    """Return the first of each pair less the second; without test items where nothing is to be drawn."""
     everywhere = [set(side.scores) for pair in pairs.values() for side in pair]
     if not set.intersection(*everywhere):
         return None
@@ -185,7 +185,7 @@ def _mean(group: Mapping[str, TaskCell], label: str) -> Summary | None:
 def _ranks(
     groups: Sequence[Mapping[str, TaskCell]], verdicts: Mapping[tuple[int, str], Verdict], analysis: Analysis
 ) -> list[dict[str, Rank]]:
-    """The ranks of the methods of each group that have all its tasks."""
+    """Return the ranks of the methods of each group that have all its tasks."""
     entered: list[list[str]] = []
     contests = []
     for number, group in enumerate(groups):

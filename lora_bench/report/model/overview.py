@@ -11,12 +11,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from lora_bench.metrics import default_margin
 from lora_bench.records.budget import ParameterAxis
-from lora_bench.report.model.choose_method import Choice
+from lora_bench.report.model.choose_method import LIKE_COST, Choice
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
-from lora_bench.report.model.judged import Judged
+from lora_bench.report.model.judged import Ends, Judged
 from lora_bench.report.model.reference import undeclared_analysis
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.side_costs import Beside
@@ -31,6 +32,16 @@ WEIGHT_BYTES = 4
 
 # Few seeds without a collapse do not exclude one.
 UNLESS = "unless runs collapse"
+
+# Verdicts in the order in which they are named: those that decide, and those that hold unless runs collapse.
+DECIDED: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "non-inferior")
+WITHIN: tuple[VerdictName, ...] = ("equivalent", "non-inferior")
+UNLESS_COLLAPSE = tuple(f"{word} {UNLESS}" for word in WITHIN)
+SHOWN = (*DECIDED, *UNLESS_COLLAPSE)
+NOT_WORSE = ("better", *WITHIN, *UNLESS_COLLAPSE)
+
+# The share of runs that learned nothing from which on more work comes before more seeds.
+LEARNED_LITTLE = 0.25
 
 Target = tuple[ParameterAxis, int] | None
 
@@ -51,11 +62,11 @@ class Contrast:
     """A method less the reference on one base model, on one task or over several.
 
     Args:
-        table: Of the base model.
-        setting: Of the task, or of one of several.
+        table: Table of the base model.
+        setting: Setting of the task, or of one of several.
         tasks: Number of tasks.
         by_task: The verdict on each of them by itself, where there are several.
-        target: Of the parameter budget of its setting, also of a method that is exempt from it.
+        target: Target of the parameter budget of its setting, also of a method that is exempt from it.
         by_seed: The difference at each seed.
         higher_is_better: Whether a positive difference is a gain.
         shares: Whether the score is a share or a correlation, so that differences are points of 100.
@@ -81,6 +92,13 @@ class Contrast:
     def gain(self) -> float:
         """The difference from the reference, positive if the method is better."""
         return self.verdict.difference if self.higher_is_better else -self.verdict.difference
+
+
+def by_verdict(contrasts: Iterable[Contrast]) -> dict[str, list[Contrast]]:
+    """Return comparisons by their verdicts, in the order in which these are named; open ones last."""
+    contrasts = [*contrasts]
+    found = {word: [one for one in contrasts if one.shown == word] for word in (*SHOWN, "inconclusive")}
+    return {word: of_word for word, of_word in found.items() if of_word}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +131,12 @@ class Line:
     Args:
         group: Settings that it is of: those of different groups differ in more than the task and the target.
         reference: Whether it is what the others are compared with.
-        score: Its mean over places; None where metrics have no common scale.
+        score: Mean score over places; None where metrics have no common scale.
         scored: Number of places with a score.
-        contrasts: Its comparisons with the reference.
-        file_bytes: Of the files to ship at each place.
+        contrasts: Comparisons with the reference.
+        file_bytes: Bytes of the files to ship at each place.
         counted: Whether these are computed from parameter counts, as no files were kept.
-        file_ratios: The same as multiples of the reference's.
+        file_ratios: Bytes as multiples of the reference's.
     """
 
     label: str
@@ -134,6 +152,20 @@ class Line:
     file_ratios: tuple[float, ...]
     step: Ratio | None
     memory: Ratio | None
+
+    @cached_property
+    def by_verdict(self) -> dict[str, list[Contrast]]:
+        """Its comparisons by their verdicts."""
+        return by_verdict(self.contrasts)
+
+    def all_shown(self, words: Sequence[str]) -> bool:
+        """Tell if every comparison has one of these verdicts."""
+        return bool(self.contrasts) and all(word in words for word in self.by_verdict)
+
+    @property
+    def like_file(self) -> bool:
+        """Whether its files are about as large as the reference's, or unknown."""
+        return self.file_ratio is None or abs(self.file_ratio - 1) <= LIKE_COST
 
     @property
     def file_ratio(self) -> float | None:
@@ -167,17 +199,28 @@ class Overview:
     methods: tuple[Line, ...]
     choices: tuple[Choice, ...] = ()
 
+    @property
+    def learned_little(self) -> bool:
+        """Whether so many runs scored no better than the majority class that more work helps before more seeds."""
+        ends = self.judged.all_ends if self.judged is not None else Ends()
+        return ends.fallen >= LEARNED_LITTLE * max(1, ends.runs)
+
+    @property
+    def open(self) -> list[Verdict]:
+        """The verdicts that decide nothing."""
+        return [contrast.verdict for contrast in self.contrasts if contrast.verdict.verdict == "inconclusive"]
+
 
 def overview(
     comparison: Comparison, judged: Judged | None, beside: Beside, choices: tuple[Choice, ...] = ()
 ) -> Overview:
-    """The first screen of a report.
+    """Return the first screen of a report.
 
     Args:
-        comparison: Of its records.
+        comparison: Rows of its records.
         judged: The verdicts on it, or None.
-        beside: What stands beside its rows; its probes are preferred to what was measured in runs.
-        choices: What `choose_method` names.
+        beside: Costs beside its rows; its probes are preferred to what was measured in runs.
+        choices: Choices of `choose_method`.
     """
     labels = sorted({row.label for setting in comparison.settings for row in setting.rows})
     analysis = judged.analysis if judged is not None else undeclared_analysis(comparison)
@@ -222,7 +265,7 @@ def overview(
 
 
 def _apart(setting: Setting, comparison: Comparison) -> tuple[Group, Target]:
-    """What keeps the scores of two settings out of one mean."""
+    """Return the key that keeps the scores of two settings out of one mean."""
     kin = [
         other
         for other in comparison.results
@@ -252,7 +295,7 @@ def _places(comparison: Comparison, reference: str) -> list[Place]:
 
 
 def contrasts_of(judged: Judged, *, of_tasks: bool = False) -> list[Contrast]:
-    """The comparisons on which an answer rests, over tasks where there are any such, or those *of_tasks* in any case."""
+    """Return the comparisons on which an answer rests, over tasks where there are any such, or those *of_tasks* in any case."""
     if judged.over_tasks and not of_tasks:
         return [
             Contrast(
@@ -352,7 +395,7 @@ def _file_bytes(row: Row, place: Place, beside: Beside) -> tuple[float | None, b
 def _ratio(
     places: Sequence[Place], probed: Sequence[Probed], of: Value, in_runs: Callable[[Row], float | None]
 ) -> Ratio | None:
-    """A cost over places, from probes where both methods have one, else from runs with the same kind of memory."""
+    """Return a cost over places, from probes where both methods have one, else from runs with the same kind of memory."""
     found: list[tuple[float, bool]] = []
     for place in places:
         if place.reference is None:
@@ -375,7 +418,7 @@ def _ratio(
 
 
 def _probe_of(row: Row, table: ModelTable, probed: Sequence[Probed]) -> Probed | None:
-    """The one probe of a method on a base model."""
+    """Return the one probe of a method on a base model."""
     found = [
         cell
         for cell in probed

@@ -47,10 +47,10 @@ class Crossing:
 
     Args:
         methods: Names of their lines; the first is better below the change, and the second above.
-        between: On each side the nearest value at which a difference is shown, as long as the same method is ahead; else the
-            neighbour of the change.
+        between: Values on each side: the nearest at which a difference is shown, as long as the same method is ahead; else
+            the neighbour of the change.
         about: The value at which straight lines between the means of the neighbours cross, on a logarithmic axis.
-        verdicts: On the better of the two at each of these values.
+        verdicts: Verdicts on the better of the two at each of these values.
     """
 
     sweep: Sweep
@@ -68,7 +68,7 @@ class Crossing:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFindings:
-    """What the sweeps of a report show."""
+    """Findings along the sweeps of a report."""
 
     plateaus: tuple[Plateau, ...] = ()
     crossings: tuple[Crossing, ...] = ()
@@ -103,7 +103,7 @@ Pair = tuple[SweptPoint, SweptPoint]
 def _judged(
     pairs: Mapping[Hashable, Pair], scores: Mapping[tuple[str, ...], Scored], settings: JudgeSettings
 ) -> dict[Hashable, Verdict]:
-    """The verdicts on the first points against the second ones: one family."""
+    """Return the verdicts on the first points against the second ones: one family."""
     differences: dict[Hashable, PairedDifference] = {}
     directions, fallen = {}, set()
     for key, (one, other) in pairs.items():
@@ -177,7 +177,7 @@ def _crossings(
 def _of_lines(
     sweep: Sweep, key: tuple[int, int, int], pairs: Mapping[Hashable, Pair], verdicts: Mapping[Hashable, Verdict]
 ) -> list[Crossing]:
-    """The crossings of two lines, from the smallest value on; equal means are no change of places."""
+    """Return the crossings of two lines, from the smallest value on; equal means are no change of places."""
     _, first, second = key
     one, other = sweep.lines[first], sweep.lines[second]
     # A value without a verdict, as its runs share no seed, says nothing of the order.
@@ -208,20 +208,20 @@ def _of_lines(
 
 
 def _nearest_shown(verdicts: Sequence[Verdict], ahead: Sequence[bool], outwards: Sequence[int]) -> int:
-    """The nearest place with a shown difference, as long as the same method is ahead; else the first place."""
+    """Return the nearest place with a shown difference, as long as the same method is ahead; else the first place."""
     first = outwards[0]
     same = itertools.takewhile(lambda place: ahead[place] == ahead[first], outwards)
     return next((place for place in same if verdicts[place].verdict == "better"), first)
 
 
 def mean(point: SweptPoint) -> float:
-    """The mean score of a point, which has one."""
+    """Return the mean score of a point, which has one."""
     assert point.row.score is not None, "sweeps are of scored rows"
     return point.row.score.mean
 
 
 def _gain(sweep: Sweep, one: SweptPoint, other: SweptPoint) -> float:
-    """How much better the first point is."""
+    """Return by how much the first point is better."""
     return _sign(sweep) * (mean(one) - mean(other))
 
 

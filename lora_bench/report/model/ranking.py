@@ -24,7 +24,7 @@ class Rank:
     Args:
         best: The best rank that the shown differences leave it; 1 where nothing is shown to be better.
         worst: The worst one.
-        letters: Of its groups: two methods share one exactly if no difference between them is shown.
+        letters: Letters of its groups: two methods share one exactly if no difference between them is shown.
         of: Number of methods that were ranked.
         apart: Whether any two of them are told apart.
     """
@@ -41,10 +41,10 @@ class Contest:
     """Methods that are ranked among each other, by their place; the first is the reference.
 
     Args:
-        means: What orders them: the larger the better.
-        against_reference: Of each pair with the reference how much better the first is, and the p-value that its verdict
+        means: Means that order them: the larger the better.
+        against_reference: For each pair with the reference how much better the first is, and the p-value that its verdict
             was made with, adjusted over their family.
-        others: The same of all other pairs, with p-values that are not adjusted.
+        others: Differences of all other pairs, with p-values that are not adjusted.
     """
 
     means: Sequence[float]
@@ -53,7 +53,7 @@ class Contest:
 
 
 def rank_all(contests: Sequence[Contest], alpha: float) -> list[list[Rank] | None]:
-    """The rank of every method of every contest, in their order.
+    """Return the rank of every method of every contest, in their order.
 
     Args:
         contests: All of a report.
@@ -74,7 +74,7 @@ def rank_all(contests: Sequence[Contest], alpha: float) -> list[list[Rank] | Non
 
 
 def other_pairs(number: int) -> list[Places]:
-    """The pairs of *number* places without the first, which is the reference's."""
+    """Return the pairs of *number* places without the first, which is the reference's."""
     return [*itertools.combinations(range(1, number), 2)]
 
 

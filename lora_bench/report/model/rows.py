@@ -34,12 +34,12 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Forgetting:
-    """What a method's runs lost of the base model's score on data apart from the task.
+    """The loss of a method's runs of the base model's score on data apart from the task.
 
     Args:
         measure: "loss" or "spearman".
-        before: Of the base model; None where runs differ.
-        after: Of the trained models.
+        before: Score of the base model; None where runs differ.
+        after: Scores of the trained models.
         lost: How much worse: the rise of a loss, the fall of a correlation.
         each: The loss of each run beside its score.
         by_seed: The loss of each seed.
@@ -72,7 +72,7 @@ class Row:
         exempt: Whether the method has no size, so that the parameter budget of its suite cannot hold it.
         parameters: None where no run counted, or where runs counted differently.
         within_budget: None for an exempt row, without a target, and without counts.
-        checkpoint_bytes: Of the files that the runs left to restore their result.
+        checkpoint_bytes: Bytes of the files that the runs left to restore their result.
         resumed: Number of runs that were cut off and went on from a checkpoint: no measurement is of them, totals of time
             apart.
         exclusive: Whether all measured runs had the machine to themselves; None where nothing was measured or said.
@@ -130,13 +130,13 @@ class Row:
 
 
 def row_key(record: Record) -> tuple[str, str, str, str]:
-    """The key that the records of one row share within a setting and a base model."""
+    """Return the key that the records of one row share within a setting and a base model."""
     method = record.spec.method
     return method.label, method.name, canonical(method.options), canonical(record.spec.training.learning_rate)
 
 
 def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
-    """The row of *records*, at least one, which differ in their seeds only."""
+    """Return the row of *records*, at least one, which differ in their seeds only."""
     first = records[0]
     method = first.spec.method
     scores = [
@@ -242,7 +242,7 @@ def _failure(record: Record) -> Failure:
 
 
 def environment_index(record: Record, environments: Sequence[Environment]) -> int:
-    """The index of a record's environment in *environments*; -1 if the record has none."""
+    """Return the index of a record's environment in *environments*; -1 if the record has none."""
     mine = record.environment
     matches = (index for index, other in enumerate(environments) if mine is not None and alike(mine, other))
     return next(matches, -1)
@@ -262,7 +262,7 @@ def statuses(records: Iterable[Record]) -> dict[Status, int]:
 
 
 def in_order(value: float | None) -> tuple[bool, float]:
-    """A key that sorts numbers, and unknown ones after them."""
+    """Return a key that sorts numbers, and unknown ones after them."""
     return value is None, value or 0.0
 
 
@@ -275,7 +275,7 @@ ValueT = TypeVar("ValueT")
 
 
 def unique(values: Iterable[ValueT | None]) -> ValueT | None:
-    """The one value that is there, or None where there is none or they differ."""
+    """Return the one value that is there, or None where there is none or they differ."""
     found: list[ValueT] = []
     for value in values:
         if value is not None and value not in found:
@@ -284,7 +284,7 @@ def unique(values: Iterable[ValueT | None]) -> ValueT | None:
 
 
 def median_of(values: Iterable[float | None]) -> float | None:
-    """The median of the known values, or None without any."""
+    """Return the median of the known values, or None without any."""
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
 

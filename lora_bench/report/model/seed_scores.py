@@ -37,7 +37,7 @@ AnswersOf = Callable[[str], Answers | None]
 
 
 def no_answers(run_id: str) -> Answers | None:
-    """The predictions of a report that is given none."""
+    """Return the predictions of a report that is given none."""
     return None
 
 
@@ -46,8 +46,8 @@ class Scored:
     """A row with its scores.
 
     Args:
-        scores: By seed; runs of unknown seed have no partner and are left out.
-        items: The same as functions of the test items, where the predictions of all runs are stored and the metric has that
+        scores: Scores by seed; runs of unknown seed have no partner and are left out.
+        items: Scores as functions of the test items, where the predictions of all runs are stored and the metric has that
             form.
         expected: The references of these items, which two rows must share.
     """
@@ -59,14 +59,14 @@ class Scored:
 
 
 def scored(row: Row, setting: Setting, answers: AnswersOf) -> Scored:
-    """The scores of a row of *setting*, with their items where *answers* has them."""
+    """Return the scores of a row of *setting*, with their items where *answers* has them."""
     by_seed = {score.seed: score.value for score in row.scores if score.seed is not None}
     found = _items(row, setting, answers)
     return Scored(row, by_seed, *(found or (None, None)))
 
 
 def has_items(setting: Setting) -> bool:
-    """Whether the metric of a setting is a function of single test items."""
+    """Tell if the metric of a setting is a function of single test items."""
     declared = find(setting.spec.task.metric)
     return declared is not None and declared.of_items
 
@@ -103,14 +103,14 @@ def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Seque
 
 
 def items_of(one: Scored, other: Scored) -> tuple[Items, Items] | None:
-    """The items of two rows, where both have them and they are the same."""
+    """Return the items of two rows, where both have them and they are the same."""
     if one.items is None or other.items is None or one.expected != other.expected:
         return None
     return one.items, other.items
 
 
 def difference_of(one: Scored, other: Scored) -> tuple[PairedDifference, tuple[Items, Items] | None] | str:
-    """The first row less the second and the items that enter, or why they cannot be compared."""
+    """Return the first row less the second and the items that enter, or why they cannot be compared."""
     for side in (one, other):
         if not side.scores:
             return f"no run of {side.row.label} has a score"
@@ -126,12 +126,12 @@ def difference_of(one: Scored, other: Scored) -> tuple[PairedDifference, tuple[I
 def row_difference(
     row: Row, reference: Row, setting: Setting, answers: tuple[AnswersOf, AnswersOf]
 ) -> tuple[PairedDifference, tuple[Items, Items] | None] | str:
-    """A row less its reference and the items that enter, or why they cannot be compared.
+    """Return a row less its reference and the items that enter, or why they cannot be compared.
 
     Args:
-        row: What is judged.
-        reference: Its reference, on the same task and base model.
-        setting: Of the row.
+        row: Row to judge.
+        reference: Reference of the row, on the same task and base model.
+        setting: Setting of the row.
         answers: Gives the predictions of the row's runs, and of the reference's.
     """
     return difference_of(scored(row, setting, answers[0]), scored(reference, setting, answers[1]))
@@ -154,7 +154,7 @@ def _by_place(row: Row) -> dict[int, float]:
 def gain_and_p(
     one: Scored, other: Scored, *, higher_is_better: bool, analysis: Analysis, apart: bool = False
 ) -> tuple[float, float | None]:
-    """The first row's gain over the second, and the p-value of no difference, from which ranks are made.
+    """Return the first row's gain over the second, and the p-value of no difference, from which ranks are made.
 
     As for verdicts, the p-value is the larger of two: over seeds, and over seeds and test items. It is None for fewer than 3
     pairs of seeds. Items are resampled only where seeds alone do not settle that nothing is shown at alpha. If runs of the
@@ -179,7 +179,7 @@ def gain_and_p(
 
 
 def at_floor(row: Row, reference: Row) -> float | None:
-    """The mean difference where runs that failed count at the majority's score; None if none failed or it is unknown."""
+    """Return the mean difference where runs that failed count at the majority's score; None if none failed or it is unknown."""
     floor = row.majority_score if row.majority_score is not None else reference.majority_score
     if floor is None or not (row.failures or reference.failures):
         return None

@@ -16,8 +16,8 @@ class Beside:
     """Costs beside the rows of a comparison.
 
     Args:
-        tuning_seconds: Of training in all trials, by the key that a row and its trials share.
-        probes: Of the same report.
+        tuning_seconds: Seconds of training in all trials, by the key that a row and its trials share.
+        probes: Probes of the same report.
     """
 
     tuning_seconds: dict[tuple[object, ...], float]

@@ -57,7 +57,7 @@ class SweepLine:
     """A method along the values, ascending.
 
     Args:
-        name: Its label, or the method's name where each value has a label; with what sets it apart from other lines.
+        name: Label, or the method's name where each value has a label; with what sets it apart from other lines.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Sweep:
     Args:
         axis: Name of the number, such as "rank".
         setting: One of its settings.
-        apart: What sets it apart from sweeps over the same number in other settings of its task; "" if there are none.
+        apart: Conditions that set it apart from sweeps over the same number in other settings of its task; "" for none.
     """
 
     kind: SweptKind
@@ -97,7 +97,7 @@ Cut = Callable[[SweptPoint], tuple[object, ...]]
 
 
 def sweeps(comparison: Comparison) -> tuple[Sweep, ...]:
-    """Every sweep of the results, those of one task and number together."""
+    """Return every sweep of the results, those of one task and number together."""
     groups: list[list[Sweep]] = []
     results = {id(setting) for setting in comparison.results}
     for settings in over_targets(comparison):
@@ -145,12 +145,12 @@ def _amount_of(setting: Setting, axis: Axis) -> float | None:
 
 
 def _rows_of(setting: Setting) -> float | None:
-    """The number of different training rows: all of them where none is given."""
+    """Return the number of different training rows: all of them where none is given."""
     return setting.distinct_examples or (setting.examples or {}).get("train")
 
 
 def _by_model(settings: Sequence[Setting]) -> list[tuple[ModelTable, list[SweptPoint]]]:
-    """The scored rows of each base model, each once; their value is not known yet."""
+    """Return the scored rows of each base model, each once; their value is not known yet."""
     found: dict[str, tuple[ModelTable, dict[tuple[str, ...], SweptPoint]]] = {}
     for setting in settings:
         for table in setting.tables:
@@ -211,7 +211,7 @@ def _over_settings(
 
 
 def _alike(comparison: Comparison, but: set[str]) -> list[list[Setting]]:
-    """The results that share all conditions *but* these, several together."""
+    """Return the results that share all conditions *but* these, several together."""
     groups: dict[str, list[Setting]] = {}
     for setting in comparison.results:
         shared = conditions_of(setting.spec, setting.budget)
@@ -224,7 +224,7 @@ def _alike(comparison: Comparison, but: set[str]) -> list[list[Setting]]:
 def _sweep(
     kind: SweptKind, axis: str, table: ModelTable, points: Sequence[SweptPoint], cuts: Sequence[Cut]
 ) -> list[Sweep]:
-    """The sweep of these points, or none: lines by the coarsest of *cuts* that gives each value of a line one row."""
+    """Return the sweep of these points, or none: lines by the coarsest of *cuts* that gives each value of a line one row."""
     fewest = FEWEST_VALUES[kind]
     lines: list[tuple[SweptPoint, ...]] = []
     pending = [[*points]]
@@ -255,7 +255,7 @@ def _cut(points: Iterable[SweptPoint], cut: Cut) -> list[list[SweptPoint]]:
 
 
 def _names(lines: Sequence[Sequence[SweptPoint]], axis: str) -> list[str]:
-    """The name of each line: its label or method, with the options in which lines of that name differ."""
+    """Return the name of each line: its label or method, with the options in which lines of that name differ."""
     plain = [
         line[0].row.label if len({point.row.label for point in line}) == 1 else line[0].row.method for line in lines
     ]
@@ -270,7 +270,7 @@ def _names(lines: Sequence[Sequence[SweptPoint]], axis: str) -> list[str]:
 
 
 def _facts(line: Sequence[SweptPoint], axis: str) -> Mapping[str, JsonValue]:
-    """What all points of a line share: its options but the swept one, and the learning rate."""
+    """Return what all points of a line share: its options but the swept one, and the learning rate."""
     first = line[0].row
     facts = {key.replace("_", " "): value for key, value in first.options.items()}
     facts.pop(axis, None)

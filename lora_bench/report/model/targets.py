@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, Heading, TextTable
 from lora_bench.report.model.comparison import TARGETS, Comparison, Setting
 from lora_bench.report.model.rows import Row, canonical, in_order
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.text import MISSING, code
 
 
-def score_curves(comparison: Comparison) -> list[str]:
-    """For each task with several targets a table: a line a method and base model, a column a target; else no lines."""
-    lines: list[str] = []
+def score_curves(comparison: Comparison) -> list[Block]:
+    """Return a table for each task with several targets: a line a method and base model, a column a target."""
+    blocks: list[Block] = []
     for settings in over_targets(comparison):
         first = settings[0]
         if len(settings) < 2 or first.search:
             continue
         what = f"{'Median' if first.by_median else 'Mean'} {tables.metric_name(first)} {tables.on_split(first)}"
-        lines += ["", f"{what} of {code(first.spec.task.name)} at each target, over n seeds:", "", *_table(settings)]
-    return ["", "### Scores at each target", *lines] if lines else []
+        blocks += [f"{what} of {code(first.spec.task.name)} at each target, over n seeds:", _table(settings)]
+    return [Heading(3, "Scores at each target"), *blocks] if blocks else []
 
 
 def over_targets(comparison: Comparison) -> list[list[Setting]]:
@@ -35,7 +36,7 @@ def _in_order(setting: Setting) -> tuple[object, ...]:
     return axis, in_order(amount)
 
 
-def _table(settings: list[Setting]) -> list[str]:
+def _table(settings: list[Setting]) -> TextTable:
     cells: dict[tuple[str, str], dict[int, str]] = {}
     for column, setting in enumerate(settings):
         for table in setting.tables:
@@ -44,7 +45,7 @@ def _table(settings: list[Setting]) -> list[str]:
                 cells.setdefault(name, {})[column] = _cell(row, setting)
     header = ["base model", "method", *map(tables.target_name, settings)]
     lines = [[*name, *(found.get(column, MISSING) for column in range(len(settings)))] for name, found in cells.items()]
-    return text.table(header, lines, numbers_from=2)
+    return TextTable(header, lines, numbers_from=2)
 
 
 def _cell(row: Row, setting: Setting) -> str:

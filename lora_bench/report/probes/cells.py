@@ -26,9 +26,9 @@ class Probed:
     """A cell with the records of its processes.
 
     Args:
-        records: Those that are `ok`.
-        twins: Those of the same cell measured a second time unchanged.
-        failures: Those with another status.
+        records: Records that are `ok`.
+        twins: Records of the same cell measured a second time unchanged.
+        failures: Records with another status.
     """
 
     spec: ProbeSpec
@@ -37,7 +37,7 @@ class Probed:
     failures: tuple[ProbeRecord, ...]
 
     def value(self, of: Value) -> float | None:
-        """A field by its path, or a value computed from a record, over the processes that have it: see the module."""
+        """Return a field by its path, or a value computed from a record, over the processes that have it: see the module."""
         known = values(self.records, of)
         if not known:
             return None
@@ -45,13 +45,13 @@ class Probed:
 
 
 def values(records: Sequence[ProbeRecord], of: Value) -> list[float]:
-    """A field by its path, or a value computed from a record, of each record that has it."""
+    """Return a field by its path, or a value computed from a record, of each record that has it."""
     found = [_field(record, of) if isinstance(of, str) else of(record) for record in records]
     return [one for one in found if one is not None]
 
 
 def _field(record: ProbeRecord, path: str) -> float | None:
-    """A field of a part of a record, such as `speed.forward_seconds`; null where the part is."""
+    """Return a field of a part of a record, such as `speed.forward_seconds`; null where the part is."""
     part, name = path.split(".")
     found = getattr(record, part)
     value: float | None = getattr(found, name) if found is not None else None
@@ -59,7 +59,7 @@ def _field(record: ProbeRecord, path: str) -> float | None:
 
 
 def probed_cells(records: Sequence[ProbeRecord]) -> list[Probed]:
-    """The cells of probe records, in the order of their models and methods, whatever the order of the records."""
+    """Return the cells of probe records, in the order of their models and methods, whatever the order of the records."""
     by_id: dict[str, list[ProbeRecord]] = {}
     for record in sorted(records, key=lambda record: record.run_id):
         by_id.setdefault(record.probe_id, []).append(record)
@@ -86,7 +86,7 @@ def _order(cell: Probed) -> tuple[object, ...]:
 
 
 def noise_floor(cells: Sequence[Probed]) -> float | None:
-    """The share by which two step times of an unchanged cell may differ: 19 of 20 such pairs differ by less.
+    """Return the share by which two step times of an unchanged cell may differ: 19 of 20 such pairs differ by less.
 
     With the logarithms y of the steps of the n processes of each measurement, twins being measurements of their own, and
     their pooled variance
@@ -111,7 +111,7 @@ def noise_floor(cells: Sequence[Probed]) -> float | None:
 
 
 def unchanged_difference(cell: Probed) -> float | None:
-    """The change in step time from a cell's first measurement to its second, unchanged one, as a signed share."""
+    """Return the change in step time from a cell's first measurement to its second, unchanged one, as a signed share."""
     first, again = values(cell.records, STEP), values(cell.twins, STEP)
     if not first or not again:
         return None

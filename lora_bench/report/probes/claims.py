@@ -1,108 +1,385 @@
 """A paper's claims about parameters, memory, speed, latency and storage, each beside what the probes of a suite found.
 
-The claims are facts in a file beside the suite. Nothing is said of a number that was not measured.
+The claims are facts in a file beside the suite, and `_QUANTITIES` has the columns of each table. What explains the numbers is
+in docs/probes.md. Nothing is said of a number that was not measured.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lora_bench.records.probe_record import ProbeRecord
-from lora_bench.report.probes import claims_of_training, claims_of_use
-from lora_bench.report.probes.cells import STEP, Probed, probed_cells
-from lora_bench.report.probes.claim_pairs import CLAIMED, ClaimPair, percent_of, span, times_of, whole_of
+from lora_bench.records.probe_record import ProbeRecord, State
+from lora_bench.report import text
+from lora_bench.report.blocks import Block, Heading, TextList, TextTable, wide_table
+from lora_bench.report.probes.cells import REFERENCE, STEP, Probed, Value, probed_cells
 from lora_bench.report.probes.paper_claims import Claim, Claims, Quantity
-from lora_bench.report.text import inert, plural, table
+from lora_bench.report.probes.probe_tables import percent
+from lora_bench.report.text import MISSING, code, inert, plural
+
+# The method of the claims, which adapts a frozen model, and the number of tasks of one of them.
+CLAIMED = "lora"
+TASKS = 100
+
+_TITLE = "The paper's claims"
+_WHY = "What explains these numbers: [docs/probes.md](/docs/probes.md#the-lora-papers-claims)."
 
 
-def claims_lines(claims: Claims, records: Sequence[ProbeRecord]) -> list[str]:
-    """The section that holds *claims* against *records*, as lines of Markdown; empty where nothing was measured."""
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A row of a table.
+
+    Args:
+        model: Base model or shape, as a reader should see it.
+        method: Method, likewise.
+        cell: The measured step or pass of the method; None where a claim is of a cell that was not measured.
+        whole: The same step with all weights trained, if it was measured.
+        shape: Batch size and length of a forward pass.
+        claim: The claim, where each has a row of its own.
+    """
+
+    model: str
+    method: str
+    cell: Probed | None
+    whole: Probed | None = None
+    shape: tuple[int, int] = (1, 1)
+    claim: Claim | None = None
+
+    def both(self, of: Value) -> tuple[float | None, float | None]:
+        """Return a value of all weights and of the method."""
+        whole, own = (None if cell is None else cell.value(of) for cell in (self.whole, self.cell))
+        return whole, own
+
+    def seconds(self, state: State) -> float | None:
+        """Return the time of a forward pass."""
+        return self.cell.value(lambda record: self._pass(record, state)) if self.cell is not None else None
+
+    def longer(self, state: State) -> list[float]:
+        """Return by how much longer a pass took than the base model's in the same process, as shares, of each process."""
+        records = self.cell.records if self.cell is not None else ()
+        both = [(self._pass(record, "unadapted"), self._pass(record, state)) for record in records]
+        return [own / base - 1 for base, own in both if base and own is not None]
+
+    def _pass(self, record: ProbeRecord, state: State) -> float | None:
+        latencies = record.inference.latencies if record.inference is not None else ()
+        same = (one for one in latencies if (one.batch_size, one.length, one.state) == (*self.shape, state))
+        return next((one.seconds_median for one in same), None)
+
+
+# The head of a column and its text for a row.
+Column = tuple[str, Callable[[Subject], str]]
+Form = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class ClaimTable:
+    """The rows and columns of a claimed quantity.
+
+    Args:
+        title: Heading of its part.
+        subjects: Gives the rows from the claims and the measured cells.
+        columns: Columns beside base model and method.
+        short: Value, name, words and form of the ratio of all weights' to the method's, for the small table.
+    """
+
+    title: str
+    subjects: Callable[[Sequence[Claim], Sequence[Probed]], list[Subject]]
+    columns: Sequence[Column]
+    short: tuple[Value, str, str, Form] | None = None
+
+
+def claims_section(claims: Claims, records: Sequence[ProbeRecord]) -> list[Block]:
+    """Return the section that puts *claims* beside *records*; empty where nothing was measured."""
     cells = [cell for cell in probed_cells(records) if cell.records]
     if not cells:
         return []
-    pairs = [
-        ClaimPair(whole, cell)
-        for cell in cells
-        if cell.spec.method.name == CLAIMED and (whole := whole_of(cell, cells)) is not None
+    blocks: list[Block] = [
+        Heading(2, _TITLE),
+        f"Claims of {inert(claims.paper)}, each beside what was measured here. {_WHY}",
     ]
-    lines = ["## The paper's claims", "", f"Claims of {inert(claims.paper)}, each beside what was measured here.", ""]
     by_quantity: dict[Quantity, list[Claim]] = {}
     for claim in claims.claims:
         by_quantity.setdefault(claim.quantity, []).append(claim)
     for quantity, of_it in by_quantity.items():
-        title, made = _SECTIONS[quantity]
-        lines += [f"### {title}", ""]
-        if quantity != "adapted_latency":
-            lines += [
-                f"* Claimed: {inert(claim.printed)} ({inert(claim.where)}; {inert(claim.of)})." for claim in of_it
-            ]
-            lines.append("")
-        lines += [*made(of_it, cells, pairs), ""]
-    return lines
+        measured = _QUANTITIES[quantity]
+        # Where each claim has a row, what it says stands there.
+        said = dict.fromkeys(
+            f"Claimed in {inert(claim.where)}, {inert(claim.of)}."
+            if measured.subjects is _each_claim
+            else f"Claimed: {inert(claim.printed)} ({inert(claim.where)}; {inert(claim.of)})."
+            for claim in of_it
+        )
+        blocks += [Heading(3, measured.title), TextList([*said]), *_table(measured, of_it, cells)]
+    return blocks
 
 
-def claims_table(claims: Claims, records: Sequence[ProbeRecord]) -> list[str]:
-    """The claims on training in a small table, each beside what was measured; empty where nothing was."""
-    cells = [cell for cell in probed_cells(records) if cell.records]
-    pairs = [
-        ClaimPair(whole, cell)
-        for cell in cells
-        if cell.spec.method.name == CLAIMED and (whole := whole_of(cell, cells)) is not None
-    ]
+def _table(measured: ClaimTable, claims: Sequence[Claim], cells: Sequence[Probed]) -> list[Block]:
+    rows = []
+    for subject in measured.subjects(claims, cells):
+        found = [cell(subject) for _, cell in measured.columns]
+        if subject.claim is not None or any(value != MISSING for value in found):
+            rows.append([subject.model, subject.method, *found])
+    header = ["shape", "method", *(name for name, _ in measured.columns)]
+    return wide_table(header, rows, names=2) if rows else ["Not measured here."]
+
+
+def claims_table(claims: Claims, records: Sequence[ProbeRecord]) -> list[Block]:
+    """Return the claims on training in a small table, each beside what was measured; empty where nothing was."""
+    pairs = _pairs(claims.claims, [cell for cell in probed_cells(records) if cell.records])
     rows = []
     for claim in claims.claims:
-        found = [pair.both(_VALUES[claim.quantity].of) for pair in pairs] if claim.quantity in _VALUES else []
-        ratios = [both[0] / both[1] for both in found if both is not None and both[1]]
+        short = _QUANTITIES[claim.quantity].short
+        if short is None:
+            continue
+        of, name, words, form = short
+        ratios = sorted(whole / own for whole, own in (pair.both(of) for pair in pairs) if whole and own)
         if ratios:
-            printed = inert(claim.printed.split(" (")[0])
-            value = _VALUES[claim.quantity]
-            rows.append([value.what, f"{printed} ({inert(claim.of)})", value.said.format(span(ratios, value.shown))])
+            ends = dict.fromkeys(map(form, (ratios[0], ratios[-1])))
+            printed = f"{inert(claim.printed.split(' (')[0])} ({inert(claim.of)})"
+            rows.append([name, printed, words.format(" to ".join(ends))])
     if not rows:
         return []
-    models = {pair.whole.spec.model.shown for pair in pairs}
-    header = [
-        "a paper's claim",
-        f"in {inert(claims.paper.split(',')[0])}",
-        f"here, on {plural(len(models), 'base model')}",
-    ]
+    models = plural(len({pair.model for pair in pairs}), "base model")
+    header = ["a paper's claim", f"in {inert(claims.paper.split(',')[0])}", f"here, on {models}"]
+    beside = f"Claims of {inert(claims.paper)}, beside LoRA here. [All claims](#the-papers-claims)."
+    return [TextTable(header, rows, numbers_from=len(header)), beside]
+
+
+def _subject(cell: Probed, whole: Probed | None = None, shape: tuple[int, int] = (1, 1)) -> Subject:
+    model = inert(cell.spec.model.shown.removeprefix("shape:"))
+    return Subject(model=model, method=code(cell.spec.method.label), cell=cell, whole=whole, shape=shape)
+
+
+def _whole_of(cell: Probed, cells: Sequence[Probed]) -> Probed | None:
+    """Return the cell that trains all weights in the same step."""
+    left_out = {"method", "latency_shapes", "wide_tokens"}
+    step = cell.spec.model_dump(exclude=left_out)
+    same = (one for one in cells if one.spec.method.name == REFERENCE and one.spec.model_dump(exclude=left_out) == step)
+    return next(same, None)
+
+
+def _pairs(claims: Sequence[Claim], cells: Sequence[Probed]) -> list[Subject]:
+    """Return each cell of the claimed method beside the one that trains all weights."""
     return [
-        *table(header, rows, numbers_from=len(header)),
-        "",
-        f"Claims of {inert(claims.paper)}, beside LoRA here. [All claims](#the-papers-claims).",
+        _subject(cell, whole)
+        for cell in cells
+        if cell.spec.method.name == CLAIMED and (whole := _whole_of(cell, cells)) is not None
     ]
 
 
-@dataclass(frozen=True)
-class _Claimed:
-    """A claim on training: the measured value, its name, and the ratio of all weights' to the adapter's in words."""
-
-    of: str | Callable[[ProbeRecord], float | None]
-    what: str
-    said: str
-    shown: Callable[[float], str] = times_of
+def _each_cell(claims: Sequence[Claim], cells: Sequence[Probed]) -> list[Subject]:
+    return [_subject(cell) for cell in cells]
 
 
-def _faster(ratio: float) -> str:
-    return percent_of(ratio - 1)
+def _each_pass(claims: Sequence[Claim], cells: Sequence[Probed]) -> list[Subject]:
+    """Return each forward pass of each cell that was merged."""
+    subjects = []
+    for cell in cells:
+        latencies = [one for record in cell.records if record.inference for one in record.inference.latencies]
+        shapes = sorted({(one.batch_size, one.length) for one in latencies if one.state == "merged"})
+        subjects += [_subject(cell, shape=shape) for shape in shapes]
+    return subjects
 
 
-_VALUES: dict[Quantity, _Claimed] = {
-    "trained_weights": _Claimed("parameters.adapter", "trained weights, without heads", "{} times fewer"),
-    "step_memory": _Claimed("measured.peak_bytes", "memory in training", "{} times less"),
-    "stored_weights": _Claimed("checkpoint.adapter_bytes", "stored weights, without heads", "{} times smaller"),
-    "step_speed": _Claimed(STEP, "speed of training", "{} faster", _faster),
+def _each_claim(claims: Sequence[Claim], cells: Sequence[Probed]) -> list[Subject]:
+    """Return each claim with the cell that it is of."""
+    return [
+        Subject(
+            model=inert((claim.model or "any").removeprefix("shape:")),
+            method=code(claim.method or CLAIMED),
+            cell=cell,
+            whole=None if cell is None else _whole_of(cell, cells),
+            shape=claim.shape or (1, 1),
+            claim=claim,
+        )
+        for claim in claims
+        for cell in [next((one for one in cells if _is_of(claim, one)), None)]
+    ]
+
+
+def _is_of(claim: Claim, cell: Probed) -> bool:
+    return cell.spec.model.name == claim.model and cell.spec.method.label == claim.method
+
+
+def _known(value: float | None, form: Form) -> str:
+    return MISSING if value is None else form(value)
+
+
+def _times(large: float | None, small: float | None) -> str:
+    return MISSING if large is None or not small else _figures(large / small)
+
+
+def _figures(value: float) -> str:
+    """Return a number with three figures."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _mebibytes(number: float) -> str:
+    return _figures(number / text.MIB)
+
+
+def _change(whole: float | None, own: float | None) -> str:
+    return MISSING if own is None or not whole else percent(own / whole - 1)
+
+
+def _whole_percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
+
+
+def _value(name: str, of: Value, form: Form) -> Column:
+    return name, lambda row: _known(row.both(of)[1], form)
+
+
+def _both(name: str, of: Value, form: Form, ratio: str = "", adapted: str = "adapted") -> list[Column]:
+    """Return the columns of a value of all weights and of the method, and of their ratio if it has a name."""
+    columns: list[Column] = [(name, lambda row: _known(row.both(of)[0], form)), _value(adapted, of, form)]
+    return [*columns, (ratio, lambda row: _times(*row.both(of)))] if ratio else columns
+
+
+def _spared(part: str, of: Value) -> Column:
+    """Return the column of the time that a part of a step spares."""
+
+    def spared(row: Subject) -> str:
+        whole, own = row.both(of)
+        if whole is None or own is None:
+            return MISSING
+        return f"{'−' if whole < own else ''}{text.milliseconds(abs(whole - own))}"
+
+    return f"{part}, ms less", spared
+
+
+def _fixed(record: ProbeRecord) -> float | None:
+    """Return the bytes of weights, gradients and states."""
+    held = record.measured
+    return None if held is None else held.weight_bytes + held.gradient_bytes + held.optimizer_bytes
+
+
+def _left(record: ProbeRecord) -> float | None:
+    """Return the share of activations in the peak."""
+    held = record.measured
+    if held is None or held.activation_bytes is None or not held.peak_bytes:
+        return None
+    return held.activation_bytes / held.peak_bytes
+
+
+def _of_tasks(row: Subject) -> tuple[float | None, float | None]:
+    """Return the bytes of so many tasks: files of all weights, and one base model with the files of adapters."""
+    (whole, own), (weights, _) = row.both("checkpoint.stored_bytes"), row.both("checkpoint.adapter_bytes")
+    adapted = None if own is None or weights is None else weights + TASKS * own
+    return None if whole is None else TASKS * whole, adapted
+
+
+def _pass(row: Subject) -> str:
+    return f"{row.shape[0]} × {row.shape[1]}"
+
+
+def _median_longer(state: State) -> Callable[[Subject], str]:
+    return lambda row: percent(statistics.median(shares)) if (shares := row.longer(state)) else MISSING
+
+
+def _range_longer(state: State) -> Callable[[Subject], str]:
+    return lambda row: f"{percent(min(shares))} to {percent(max(shares))}" if (shares := row.longer(state)) else MISSING
+
+
+def _gibibytes(digits: int, value: float | None) -> str:
+    return _known(value, lambda number: f"{number / text.GIB:.{digits}f}")
+
+
+def _tiny(value: float) -> str:
+    return f"{value:.1e}".replace("-", "−")
+
+
+def _count(value: float) -> str:
+    return text.count(int(value))
+
+
+_LOADED, _RESTORED = "checkpoint.model_load_seconds", "checkpoint.restore_seconds"
+_SWITCHED = "checkpoint.switch_seconds"
+_BASE: Column = ("base model, ms", lambda row: text.milliseconds(row.seconds("unadapted")))
+
+_QUANTITIES: dict[Quantity, ClaimTable] = {
+    "trained_weights": ClaimTable(
+        "Fewer trained weights",
+        _pairs,
+        _both("all weights", "parameters.adapter", _count, "times fewer", "trained"),
+        ("parameters.adapter", "trained weights, without heads", "{} times fewer", _figures),
+    ),
+    "step_memory": ClaimTable(
+        "Less memory in training",
+        _pairs,
+        [
+            *_both("peak of all weights, MiB", "measured.peak_bytes", text.mebibytes, "times less"),
+            *_both("weights, gradients and states, MiB, of all weights", _fixed, text.mebibytes, "times less"),
+            *_both("activations, MiB, of all weights", "measured.activation_bytes", text.mebibytes),
+            _value("of the adapted peak", _left, _whole_percent),
+        ],
+        ("measured.peak_bytes", "memory in training", "{} times less", _figures),
+    ),
+    "stored_weights": ClaimTable(
+        "Smaller checkpoints",
+        _pairs,
+        [
+            *_both("all weights, MiB", "checkpoint.adapter_bytes", _mebibytes, "times smaller", "adapter"),
+            *_both("files with the head, MiB", "checkpoint.stored_bytes", _mebibytes, "times smaller"),
+        ],
+        ("checkpoint.adapter_bytes", "stored weights, without heads", "{} times smaller", _figures),
+    ),
+    "step_speed": ClaimTable(
+        "Faster training",
+        _pairs,
+        [
+            *_both("step of all weights, ms", STEP, text.milliseconds),
+            ("time", lambda row: _change(*row.both(STEP))),
+            ("tokens/s", lambda row: _change(*row.both(STEP)[::-1])),
+            ("operations", lambda row: _change(*row.both("flops.step"))),
+            _spared("forward pass", "speed.forward_seconds"),
+            _spared("backward pass", "speed.backward_seconds"),
+            _spared("optimiser", "speed.optimizer_seconds"),
+        ],
+        (STEP, "speed of training", "{} faster", lambda ratio: _whole_percent(ratio - 1)),
+    ),
+    "merged_latency": ClaimTable(
+        "No latency when merged",
+        _each_pass,
+        [
+            ("forward pass", _pass),
+            _BASE,
+            ("merged", _median_longer("merged")),
+            ("processes", _range_longer("merged")),
+            _value("outputs differ by", "inference.merged_difference", _tiny),
+        ],
+    ),
+    "adapted_latency": ClaimTable(
+        "The latency of adapters",
+        _each_claim,
+        [
+            ("forward pass", _pass),
+            ("claimed", lambda row: inert(row.claim.printed) if row.claim is not None else MISSING),
+            _BASE,
+            ("here", _median_longer("adapted")),
+            ("processes", _range_longer("adapted")),
+            ("operations", lambda row: _change(*row.both("flops.forward"))),
+        ],
+    ),
+    "task_switch": ClaimTable(
+        "Quick switches between tasks",
+        _each_cell,
+        [
+            _value("base model loaded, ms", _LOADED, text.milliseconds),
+            _value("next task from files, ms", _RESTORED, text.milliseconds),
+            ("times quicker", lambda row: _times(row.both(_LOADED)[1], row.both(_RESTORED)[1])),
+            _value("next task from memory, ms", _SWITCHED, text.milliseconds),
+            ("times quicker", lambda row: _times(row.both(_LOADED)[1], row.both(_SWITCHED)[1])),
+        ],
+    ),
+    "hundred_tasks": ClaimTable(
+        "A hundred tasks",
+        _pairs,
+        [
+            ("all weights, GiB", lambda row: _gibibytes(1, _of_tasks(row)[0])),
+            ("adapted", lambda row: _gibibytes(2, _of_tasks(row)[1])),
+            ("times less", lambda row: _times(*_of_tasks(row))),
+        ],
+    ),
 }
-
-_SECTIONS: dict[
-    Quantity, tuple[str, Callable[[Sequence[Claim], Sequence[Probed], Sequence[ClaimPair]], list[str]]]
-] = {
-    "trained_weights": ("Fewer trained weights", claims_of_training.trained_weights),
-    "step_memory": ("Less memory in training", claims_of_training.step_memory),
-    "stored_weights": ("Smaller checkpoints", claims_of_training.stored_weights),
-    "step_speed": ("Faster training", claims_of_training.step_speed),
-    "merged_latency": ("No latency when merged", claims_of_use.merged_latency),
-    "adapted_latency": ("The latency of adapters", claims_of_use.adapted_latency),
-    "task_switch": ("Quick switches between tasks", claims_of_use.task_switch),
-    "hundred_tasks": ("A hundred tasks", claims_of_training.hundred_tasks),
-}  # fmt: skip

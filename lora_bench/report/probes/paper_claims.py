@@ -23,7 +23,7 @@ class Claim(Strict):
 
     Args:
         quantity: The quantity that is claimed to be small, or large.
-        where: In the paper.
+        where: Place in the paper.
         of: The model or setting that the paper measured.
         printed: The claim in the paper's numbers.
         model: Name of the base model that the claim is of, if it is compared with one alone.
@@ -44,8 +44,8 @@ class Claims(Strict):
     """The claims of a paper.
 
     Args:
-        paper: Which.
-        claims: In the order of the report.
+        paper: Authors, year, title and address.
+        claims: Claims in the order of the report.
     """
 
     paper: str
@@ -53,7 +53,7 @@ class Claims(Strict):
 
 
 def known_claims(suite: str) -> Claims | None:
-    """The claims that the baseline of a suite's name tests, or None.
+    """Return the claims that the baseline of a suite's name tests, or None.
 
     Raises:
         BadInput: With every fault of their file.
@@ -63,7 +63,7 @@ def known_claims(suite: str) -> Claims | None:
 
 
 def read_claims(file: Path) -> Claims:
-    """The claims in a file.
+    """Return the claims in a file.
 
     Raises:
         BadInput: With every fault of the file.

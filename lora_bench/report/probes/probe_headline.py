@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, Lead, TextTable
 from lora_bench.report.model.overview import PEAK
 from lora_bench.report.probes.cells import REFERENCE, STEP, Probed, Value, noise_floor
 from lora_bench.report.text import MISSING, code
@@ -19,25 +20,75 @@ MOST_ROWS = 10
 Pairs = dict[str, list[tuple[Probed, Probed]]]
 
 
-def headline_lines(
-    cells: Sequence[Probed],
-    groups: Sequence[Sequence[Probed]],
-    records: Sequence[ProbeRecord],
-    conditions: str,
-    claimed: Sequence[str],
-) -> list[str]:
-    """The headline, a small table and the next step, as lines of Markdown.
+@dataclass(frozen=True, kw_only=True)
+class ProbeHeadline:
+    """The first words of a report of probes, as inline text.
+
+    Args:
+        lead: The answer.
+        strength: How sure it is and what it is about; "" where nothing can be compared.
+        label: The reference, as a reader should see it.
+        pairs: Each method beside the reference, by label.
+    """
+
+    lead: str
+    strength: str
+    label: str
+    pairs: Pairs
+
+    def blocks(self, claimed: Sequence[Block], commands: Sequence[str | None]) -> list[Block]:
+        """Return the headline, a small table and the next step.
+
+        Args:
+            claimed: Claims of a paper, to stand below the table.
+            commands: Commands that made the records.
+        """
+        if not self.pairs:
+            return [Lead(self.lead)]
+        costs = f"These are costs: nothing here says which method scores better. {self.strength}"
+        beside = f"Each beside {self.label} on the same base model; a file has the head too, where there is one."
+        blocks: list[Block] = [
+            Lead(self.lead),
+            f"{costs} [How it was measured](#what-each-method-costs).",
+            self._table(),
+            f"{beside}{_apart(self.pairs)}",
+            *claimed,
+        ]
+        known = [command for command in commands if command is not None]
+        if known:
+            how = "[what each method costs](#what-each-method-costs)"
+            blocks.append(f"**Next:** {how}, or measure again: {code_command(known[0])}.")
+        return blocks
+
+    def _table(self) -> TextTable:
+        by_model = {(name, model): of for name, found in self.pairs.items() for model, of in _by_model(found).items()}
+        rows = [(name, model, of) for (name, model), of in by_model.items()]
+        if len(rows) > MOST_ROWS:
+            rows = [(name, text.listed([*_by_model(found)]), found) for name, found in self.pairs.items()]
+        label = self.label
+        return TextTable(
+            ["method", "base model", f"training time, × {label}", f"peak memory, × {label}", "file, times smaller"],
+            [
+                [_method(of[0][0]), model, *(_span(of, value) or MISSING for value in (STEP, PEAK)),
+                 _span(of, STORED, inverse=True) or MISSING]
+                for name, model, of in rows
+            ],
+            numbers_from=2,
+        )  # fmt: skip
+
+
+def probe_headline(cells: Sequence[Probed], groups: Sequence[Sequence[Probed]], conditions: str) -> ProbeHeadline:
+    """Return the headline.
 
     Args:
         cells: Every cell.
-        groups: Those of one base model at one shape each.
-        records: What the cells were made of.
-        conditions: On what they were measured.
-        claimed: Lines on the claims of a paper.
+        groups: Cells of one base model at one shape each.
+        conditions: Base models, shapes and devices on which they were measured.
     """
     pairs = _pairs(groups)
     if not pairs:
-        return ["**Nothing can be compared: no base model has both the reference and another method measured.**"]
+        lead = "Nothing can be compared: no base model has both the reference and another method measured."
+        return ProbeHeadline(lead=lead, strength="", label="", pairs=pairs)
     every = [pair for of_method in pairs.values() for pair in of_method]
     label = code(every[0][1].spec.method.label)
     who = code(next(iter(pairs))) if len(pairs) == 1 else f"each of the {len(pairs)} other methods"
@@ -47,42 +98,16 @@ def headline_lines(
         if floor is None
         else f"a difference of times below {100 * floor:.1f} % may be noise"
     )
-    lines = [
-        f"**Compared with {label}, {who} {_limits(every)}.**",
-        "",
-        f"These are costs: nothing here says which method scores better. Strength: **measured**; {told}. "
-        f"Range: {conditions}. [How it was measured](#what-each-method-costs).",
-    ]
-    by_model = {(name, model): of for name, found in pairs.items() for model, of in _by_model(found).items()}
-    rows = [(name, model, of) for (name, model), of in by_model.items()]
-    if len(rows) > MOST_ROWS:
-        rows = [(name, text.listed([*_by_model(found)]), found) for name, found in pairs.items()]
-    lines += [
-        "",
-        *text.table(
-            ["method", "base model", f"training time, × {label}", f"peak memory, × {label}", "file, times smaller"],
-            [
-                [_method(of[0][0]), model, *(_span(of, value) or MISSING for value in (STEP, PEAK)),
-                 _span(of, STORED, inverse=True) or MISSING]
-                for name, model, of in rows
-            ],
-            numbers_from=2,
-        ),
-        "",
-        f"Each beside {label} on the same base model; a file has the head too, where there is one.{_apart(pairs)}",
-    ]  # fmt: skip
-    lines += ["", *claimed] if claimed else []
-    commands = [record.command for record in records if record.command is not None]
-    if commands:
-        lines += [
-            "",
-            f"**Next:** [what each method costs](#what-each-method-costs), or measure again: {code_command(commands[0])}.",
-        ]
-    return lines
+    return ProbeHeadline(
+        lead=f"Compared with {label}, {who} {_limits(every)}.",
+        strength=f"Strength: **measured**; {told}. Range: {conditions}.",
+        label=label,
+        pairs=pairs,
+    )
 
 
 def _method(cell: Probed) -> str:
-    """The label of a method with its size, and its name where the label is another."""
+    """Return the label of a method with its size, and its name where the label is another."""
     method = cell.spec.method
     facts = [code(method.name)] if method.label != method.name else []
     if method.size is not None:
@@ -91,7 +116,7 @@ def _method(cell: Probed) -> str:
 
 
 def _limits(pairs: Sequence[tuple[Probed, Probed]]) -> str:
-    """The highest costs of any method, one number for each kind of cost."""
+    """Return the highest costs of any method, one number for each kind of cost."""
     needs = [
         f"at most {_figures(max(ratios))} of the {noun}"
         for value, noun in ((STEP, "training time"), (PEAK, "peak memory"))
@@ -110,13 +135,13 @@ def _limits(pairs: Sequence[tuple[Probed, Probed]]) -> str:
 
 
 def _ratios(pairs: Sequence[tuple[Probed, Probed]], value: Value) -> list[float]:
-    """The multiples of the reference's, in their order."""
+    """Return the multiples of the reference's, in their order."""
     known = [(cell.value(value), reference.value(value)) for cell, reference in pairs]
     return sorted(own / other for own, other in known if own and other)
 
 
 def _by_model(pairs: Sequence[tuple[Probed, Probed]]) -> Pairs:
-    """The pairs of each base model, by its name."""
+    """Return the pairs of each base model, by its name."""
     found: Pairs = {}
     for pair in pairs:
         found.setdefault(text.inert(pair[0].spec.model.shown, 60), []).append(pair)
@@ -124,19 +149,19 @@ def _by_model(pairs: Sequence[tuple[Probed, Probed]]) -> Pairs:
 
 
 def _apart(pairs: dict[str, list[tuple[Probed, Probed]]]) -> str:
-    """A note that methods measured on other base models are not ranked."""
+    """Return a note that methods measured on other base models are not ranked."""
     on = {frozenset(cell.spec.model.shown for cell, _ in found) for found in pairs.values()}
     return " Methods measured on different base models are not ranked among each other." if len(on) > 1 else ""
 
 
 def code_command(command: str) -> str:
-    """A command as code, if nothing in it could end the code."""
+    """Return a command as code, if nothing in it could end the code."""
     shown = text.plain(command)
     return f"`{shown}`" if not set(shown) & set("`|<>&$@#\\") and "://" not in shown else text.inert(command)
 
 
 def _pairs(groups: Sequence[Sequence[Probed]]) -> dict[str, list[tuple[Probed, Probed]]]:
-    """Each method beside the reference of its group, by label."""
+    """Return each method beside the reference of its group, by label."""
     found: dict[str, list[tuple[Probed, Probed]]] = {}
     for group in groups:
         measured = [cell for cell in group if cell.records]

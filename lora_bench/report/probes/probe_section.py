@@ -1,4 +1,4 @@
-"""Results of a suite's probes as lines of Markdown: speed, memory, use and storage, and how far to trust them.
+"""Results of a suite's probes: speed, memory, use and storage, and how far to trust them.
 
 Every number comes from `lora_bench.report.probes.cells`. The noise floor, from a second measurement of an unchanged cell,
 stands before any difference. A missing measurement is a dash, and its reason is listed.
@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from lora_bench.metrics.support.kinds import WITH_CLASSES
 from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, Commands, Heading, TextList
 from lora_bench.report.probes.cells import Probed, noise_floor, probed_cells, unchanged_difference
-from lora_bench.report.probes.claims import claims_lines, claims_table
+from lora_bench.report.probes.claims import claims_section, claims_table
 from lora_bench.report.probes.paper_claims import known_claims
-from lora_bench.report.probes.probe_headline import headline_lines
+from lora_bench.report.probes.probe_headline import ProbeHeadline, probe_headline
 from lora_bench.report.probes.probe_tables import (
     mebibytes,
     memory_table,
@@ -27,32 +28,27 @@ from lora_bench.report.probes.probe_tables import (
 from lora_bench.report.text import code, inert
 
 
-def render_probes(records: Sequence[ProbeRecord]) -> str:
-    """A report of probes alone, as GitHub Markdown."""
-    suites = text.listed([inert(suite) for suite in sorted({record.suite for record in records})])
+def headline_of_probes(records: Sequence[ProbeRecord]) -> ProbeHeadline:
+    """Return the headline of a report of probes alone."""
     cells = probed_cells(records)
-    return (
-        "\n".join(
-            [
-                f"# {suites}",
-                "",
-                *headline_lines(cells, _groups(cells), records, _conditions(cells), _claimed(records)),
-                "",
-                *probe_lines(records),
-            ]
-        )
-        + "\n"
-    )
+    return probe_headline(cells, _groups(cells), _conditions(cells))
 
 
-def probe_lines(records: Sequence[ProbeRecord]) -> list[str]:
-    """The section of a report on the cost of the methods, as lines of Markdown; empty where nothing was probed."""
+def probes_page(records: Sequence[ProbeRecord]) -> list[Block]:
+    """Return a report of probes alone."""
+    suites = text.listed([inert(suite) for suite in sorted({record.suite for record in records})])
+    first = headline_of_probes(records).blocks(_claimed(records), [record.command for record in records])
+    return [Heading(1, suites), *first, *probe_section(records)]
+
+
+def probe_section(records: Sequence[ProbeRecord]) -> list[Block]:
+    """Return the section of a report on the cost of the methods; empty where nothing was probed."""
     if not records:
         return []
     cells = probed_cells(records)
-    lines = ["## What each method costs", "", *_introduction(cells), ""]
+    blocks: list[Block] = [Heading(2, "What each method costs"), *_introduction(cells)]
     for group in _groups(cells):
-        lines += [f"### {_group_name(group[0].spec)}", ""]
+        blocks.append(Heading(3, _group_name(group[0].spec)))
         measured = [cell for cell in group if cell.records]
         if measured:
             for title, made in (
@@ -62,34 +58,34 @@ def probe_lines(records: Sequence[ProbeRecord]) -> list[str]:
                 ("Forward passes, ms", use_table(measured)),
             ):
                 if made:
-                    lines += [f"**{title}**", "", *made, ""]
-        lines += _failures(group)
-    return [*lines, *_unmeasured(cells), *_claims(records), *_commands(records)]
+                    blocks += [f"**{title}**", *made]
+        blocks += _failures(group)
+    commands = sorted({record.command for record in records})
+    return [*blocks, *_unmeasured(cells), *_claims(records), "Made by:", Commands(commands)]
 
 
-def _claims(records: Sequence[ProbeRecord]) -> list[str]:
-    """The claims of a paper, for suites that test them."""
-    lines = []
+def _claims(records: Sequence[ProbeRecord]) -> list[Block]:
+    """Return the claims of a paper, for suites that test them."""
+    blocks: list[Block] = []
     for suite in sorted({record.suite for record in records}):
         claims = known_claims(suite)
         if claims is not None:
-            lines += claims_lines(claims, [record for record in records if record.suite == suite])
-    return lines
+            blocks += claims_section(claims, [record for record in records if record.suite == suite])
+    return blocks
 
 
-def _claimed(records: Sequence[ProbeRecord]) -> list[str]:
-    """A small table of a paper's claims for each suite that tests them."""
-    lines: list[str] = []
+def _claimed(records: Sequence[ProbeRecord]) -> list[Block]:
+    """Return a small table of a paper's claims for each suite that tests them."""
+    blocks: list[Block] = []
     for suite in sorted({record.suite for record in records}):
         claims = known_claims(suite)
         own = [record for record in records if record.suite == suite]
-        found = claims_table(claims, own) if claims is not None else []
-        lines += ["", *found] if lines and found else found
-    return lines
+        blocks += claims_table(claims, own) if claims is not None else []
+    return blocks
 
 
 def _conditions(cells: Sequence[Probed]) -> str:
-    """The base models, shapes, precision and device of all measured cells."""
+    """Return the base models, shapes, precision and device of all measured cells."""
     measured = [cell for cell in cells if cell.records]
     devices = sorted({_device(record) for cell in measured for record in cell.records})
     names = [*dict.fromkeys(inert(cell.spec.model.shown, 60) for cell in measured)]
@@ -128,27 +124,25 @@ def _group_name(spec: ProbeSpec) -> str:
 
 
 def _shape(spec: ProbeSpec) -> list[str]:
-    """The batch, the precision and the kind of device."""
+    """Return the batch, the precision and the kind of device."""
     device = "CUDA" if spec.device == "cuda" else text.plural(spec.threads, "thread")
     return [f"{spec.batch_size} × {spec.length} tokens", spec.precision, device]
 
 
-def _introduction(cells: Sequence[Probed]) -> list[str]:
+def _introduction(cells: Sequence[Probed]) -> list[Block]:
     records = [record for cell in cells for record in (*cell.records, *cell.twins)]
     if not records:
         return ["No cell could be measured."]
     counts = sorted({len(cell.records) for cell in cells if cell.records} or {0})
     span = "" if len(counts) == 1 else f"{counts[0]} to "
     devices = sorted({_device(record) for record in records})
-    lines = [
+    return [
         f"Every cell was measured in {span}{counts[-1]} fresh process{'es' if counts[-1] != 1 else ''} "
         f"on {text.listed(devices)}, {_company(records)}: fixed shapes, random tokens without padding, nothing but training "
         "steps, the methods in turn. A step time is the geometric mean over processes of their median step; every other "
         "number is a median over processes, each taken apart: forward, backward and optimiser need not add up to the step.",
-        "",
         _noise(cells),
     ]
-    return lines
 
 
 def _company(records: Sequence[ProbeRecord]) -> str:
@@ -187,19 +181,19 @@ def _device(record: ProbeRecord) -> str:
     return f"{inert(environment.cpu or 'a CPU')} ({text.plural(record.spec.threads, 'thread')})"
 
 
-def _failures(cells: Sequence[Probed]) -> list[str]:
+def _failures(cells: Sequence[Probed]) -> list[Block]:
     lines: dict[str, None] = {}
     for cell in cells:
         for record in cell.failures:
             reason = f": {inert(record.reason)}" if record.reason else ""
             peak = record.predicted.peak_bytes if record.predicted is not None else None
             held = f"; its step was to hold {mebibytes(peak)} MiB" if peak is not None else ""
-            lines[f"* {code(cell.spec.method.label)}: **{record.status.replace('_', ' ')}**{reason}{held}"] = None
-    return [*lines, ""] if lines else []
+            lines[f"{code(cell.spec.method.label)}: **{record.status.replace('_', ' ')}**{reason}{held}"] = None
+    return [TextList([*lines])] if lines else []
 
 
-def _unmeasured(cells: Sequence[Probed]) -> list[str]:
-    """The missing measurements: a line for each reason, with its fields and methods."""
+def _unmeasured(cells: Sequence[Probed]) -> list[Block]:
+    """Return the missing measurements: a line for each reason, with its fields and methods."""
     reasons: dict[tuple[str, str], dict[str, None]] = {}
     for cell in cells:
         for record in (*cell.records, *cell.twins):
@@ -211,13 +205,8 @@ def _unmeasured(cells: Sequence[Probed]) -> list[str]:
     if not together:
         return []
     everywhere = {cell.spec.method.label for cell in cells if cell.records or cell.twins}
-    lines = ["### Not measured", ""]
+    items = []
     for (reason, methods), names in together.items():
         whose = "" if set(methods) == everywhere else f" of {text.listed([code(label) for label in methods])}"
-        lines.append(f"* {text.listed([code(name) for name in names])}{whose}: {inert(reason)}")
-    return [*lines, ""]
-
-
-def _commands(records: Sequence[ProbeRecord]) -> list[str]:
-    commands = sorted({record.command for record in records})
-    return ["Made by:", "", *text.fenced(commands)]
+        items.append(f"{text.listed([code(name) for name in names])}{whose}: {inert(reason)}")
+    return [Heading(3, "Not measured"), TextList(items)]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from lora_bench.records.probe_record import Latency, ProbeRecord, State
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, wide_table
 from lora_bench.report.probes.cells import REFERENCE, STEP, WIDE, Probed, Value, values
 from lora_bench.report.text import MISSING, code
 
@@ -17,8 +18,8 @@ from lora_bench.report.text import MISSING, code
 Column = tuple[str, Callable[[Probed], str]]
 
 
-def speed_table(cells: Sequence[Probed]) -> list[str]:
-    """Steps, their parts and their operations."""
+def speed_table(cells: Sequence[Probed]) -> list[Block]:
+    """Return steps, their parts and their operations."""
     reference = _reference(cells)
     columns: list[Column] = [
         ("trained", _trained),
@@ -42,8 +43,8 @@ def speed_table(cells: Sequence[Probed]) -> list[str]:
     return _table(cells, columns)
 
 
-def memory_table(cells: Sequence[Probed]) -> list[str]:
-    """The table of a training step's memory, by part, and the peaks of each phase, in MiB."""
+def memory_table(cells: Sequence[Probed]) -> list[Block]:
+    """Return the table of a training step's memory, by part, and the peaks of each phase, in MiB."""
     kind = next((record.phases.kind for cell in cells for record in cell.records if record.phases is not None), "")
     return _table(
         cells,
@@ -63,8 +64,8 @@ def memory_table(cells: Sequence[Probed]) -> list[str]:
     )
 
 
-def stored_table(cells: Sequence[Probed]) -> list[str]:
-    """The table of kept files and of the cost of a change of task."""
+def stored_table(cells: Sequence[Probed]) -> list[Block]:
+    """Return the table of kept files and of the cost of a change of task."""
     kept = [cell for cell in cells if any(record.checkpoint is not None for record in cell.records)]
     if not kept:
         return []
@@ -88,13 +89,13 @@ def stored_table(cells: Sequence[Probed]) -> list[str]:
     )
 
 
-def _table(cells: Sequence[Probed], columns: Sequence[Column]) -> list[str]:
+def _table(cells: Sequence[Probed], columns: Sequence[Column]) -> list[Block]:
     rows = [[code(cell.spec.method.label), *(shown(cell) for _, shown in columns)] for cell in cells]
-    return text.wide_table(["method", *(name for name, _ in columns)], rows, names=1)
+    return wide_table(["method", *(name for name, _ in columns)], rows, names=1)
 
 
 def _shown(value: Value, form: Callable[[float | None], str]) -> Callable[[Probed], str]:
-    """A value of a cell in a form."""
+    """Return a value of a cell in a form."""
     return lambda cell: form(cell.value(value))
 
 
@@ -103,7 +104,7 @@ def _reference(cells: Sequence[Probed]) -> Probed:
 
 
 def _against(reference: Probed, value: Value) -> Column:
-    """The column of a value as a multiple of the reference's."""
+    """Return the column of a value as a multiple of the reference's."""
 
     def shown(cell: Probed) -> str:
         own, other = cell.value(value), reference.value(value)
@@ -128,7 +129,7 @@ def _quartiles(cell: Probed) -> str:
 
 
 def _above_start(phase: str) -> Callable[[ProbeRecord], float | None]:
-    """The peak of a phase above the memory in use before the base model was loaded."""
+    """Return the peak of a phase above the memory in use before the base model was loaded."""
 
     def value(record: ProbeRecord) -> float | None:
         phases = record.phases
@@ -152,8 +153,8 @@ def mebibytes(number_of_bytes: float | None) -> str:
     return _figures(None if number_of_bytes is None else number_of_bytes / text.MIB)
 
 
-def use_table(cells: Sequence[Probed]) -> list[str]:
-    """A line a method and shape: how long the base model takes, and how much longer the adapted and the merged one."""
+def use_table(cells: Sequence[Probed]) -> list[Block]:
+    """Return a line a method and shape: how long the base model takes, and how much longer the adapted and the merged one."""
     rows = []
     for cell in cells:
         shapes = {
@@ -179,7 +180,7 @@ def use_table(cells: Sequence[Probed]) -> list[str]:
             rows.append(row)
     header = ["method", "shape", "base model", "adapted", "more", "merged", "more", "merged differs by",
               "two adapters in a batch"]  # fmt: skip
-    return text.wide_table(header, rows, names=2) if rows else []
+    return wide_table(header, rows, names=2) if rows else []
 
 
 def _latency(cell: Probed, rows: int, length: int, state: State) -> float | None:
@@ -196,10 +197,10 @@ def _tiny(value: float | None) -> str:
 
 
 def share_of(share: float) -> str:
-    """A share in per cent."""
+    """Return a share in per cent."""
     return f"{share:.1%}".replace("%", " %")
 
 
 def percent(share: float) -> str:
-    """A change in per cent, with its sign."""
+    """Return a change in per cent, with its sign."""
     return f"{'+' if share >= 0 else '−'}{share_of(abs(share))}"

@@ -11,29 +11,15 @@ from collections.abc import Iterable, Sequence
 
 from lora_bench.report import text
 from lora_bench.report.model.choose_method import LIKE_COST
-from lora_bench.report.model.overview import UNLESS, Contrast, Line, Overview
+from lora_bench.report.model.decision import Decision
+from lora_bench.report.model.overview import DECIDED, NOT_WORSE, UNLESS, WITHIN, Contrast, Line, Overview
 from lora_bench.report.sections.method_tables import metric_name
-from lora_bench.report.sections.verdicts import DECIDED
 from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.apart import fewest_unseen
 from lora_bench.stats.verdict import Grade
 
-# Verdicts that a pick may have, and those that hold unless runs collapse.
-WITHIN = ("equivalent", "non-inferior")
-UNLESS_COLLAPSE = tuple(f"{word} {UNLESS}" for word in WITHIN)
-NOT_WORSE = ("better", *WITHIN, *UNLESS_COLLAPSE)
-
-# Of more methods that are alike, the others are named, if these are worse.
-MOST_ADVISED = 3
-
 # Follows the first number of comparisons.
 COMPARISONS = " comparisons"
-
-
-def pick_of(seen: Overview) -> Line | None:
-    """The method that `choose_method` names everywhere, or None."""
-    named = {choice.method for choice in seen.choices}
-    return next((line for line in seen.methods if {line.label} == named), None)
 
 
 def _cheaper(seen: Overview, pick: Line) -> Line | None:
@@ -43,7 +29,7 @@ def _cheaper(seen: Overview, pick: Line) -> Line | None:
     largest mean difference.
     """
     fit = [
-        line for line in seen.methods if line.file_ratio is not None and (line.reference or all_shown(line, NOT_WORSE))
+        line for line in seen.methods if line.file_ratio is not None and (line.reference or line.all_shown(NOT_WORSE))
     ]
     smallest = min((_larger(line, pick) for line in fit), default=1.0)
     if smallest >= 1 - LIKE_COST:
@@ -52,31 +38,18 @@ def _cheaper(seen: Overview, pick: Line) -> Line | None:
     return max(like, key=lambda line: (line.reference, line.difference or 0.0))
 
 
-def all_shown(line: Line, words: Sequence[str]) -> bool:
-    """Tell if every comparison of a method has one of these verdicts."""
-    return bool(line.contrasts) and all(contrast.shown in words for contrast in line.contrasts)
-
-
-def is_advised(pick: Line) -> bool:
-    """Tell if verdicts speak for a method that is chosen: it is nowhere worse, and somewhere better if its file is larger."""
-    if pick.reference:
-        return True
-    larger = pick.file_ratio is not None and pick.file_ratio > 1 + LIKE_COST
-    return all_shown(pick, NOT_WORSE) and not (larger and all_shown(pick, (*WITHIN, *UNLESS_COLLAPSE)))
-
-
 _TAKE: dict[Grade, str] = {
     "recommendation": "Take {}", "indicative": "Lean towards {}", "exploratory": "Try {} first",
 }  # fmt: skip
 
 
 def advice(seen: Overview, pick: Line, grade: Grade) -> tuple[str, list[str]]:
-    """The recommendation, and sentences on the other methods."""
+    """Return the recommendation, and sentences on the other methods."""
     reference = code(seen.reference)
     others = [line for line in seen.methods if line is not pick and line.contrasts]
     if not pick.reference:
         take = _TAKE[grade].format(code(pick.label))
-        if all_shown(pick, ("better",)):
+        if pick.all_shown(("better",)):
             number = times(len(pick.contrasts), len(pick.contrasts))
             noun = COMPARISONS if number else ""
             by = f"{sizes(pick.contrasts)}{_shown_on(pick.contrasts)}"
@@ -95,7 +68,7 @@ def advice(seen: Overview, pick: Line, grade: Grade) -> tuple[str, list[str]]:
 
 
 def _compared(seen: Overview, lines: Sequence[Line], noun: str) -> list[str]:
-    """The findings on some methods, and what their comparisons are; *noun* stands where they are first counted."""
+    """Return the findings on some methods, and what their comparisons are; *noun* stands where they are first counted."""
     on = [f"{code(line.label)} is {_shown(line, noun if line is lines[0] else '')}" for line in lines]
     of = comparisons_of(seen.methods)
     if not on:
@@ -104,7 +77,7 @@ def _compared(seen: Overview, lines: Sequence[Line], noun: str) -> list[str]:
 
 
 def comparisons_of(lines: Iterable[Line]) -> str:
-    """The comparisons of each method, such as "3 base models × 2 parameter targets"; "" if one, or if methods differ."""
+    """Return the comparisons of each method, such as "3 base models × 2 parameter targets"; "" if one, or if methods differ."""
     found = {_factors(line.contrasts) for line in lines if line.contrasts}
     return next(iter(found)) if len(found) == 1 else ""
 
@@ -126,9 +99,9 @@ def _beside(seen: Overview, pick: Line, others: Sequence[Line]) -> str:
     if contrasts and all(contrast.shown == "worse" for contrast in contrasts):
         who = f"{len(others)} other methods score" if len(others) > 1 else "other method scores"
         return f": the {who} {sizes(contrasts)} worse"
-    if not any(all_shown(line, NOT_WORSE) for line in others):
+    if not any(line.all_shown(NOT_WORSE) for line in others):
         return f": no {_others(seen, pick)} is shown to be as good"
-    better = [line for line in others if all_shown(line, ("better",))]
+    better = [line for line in others if line.all_shown(("better",))]
     if better:
         return (
             f": {listed([f'{code(line.label)} scores {sizes(line.contrasts)} better{_file(line)}' for line in better])}"
@@ -136,14 +109,9 @@ def _beside(seen: Overview, pick: Line, others: Sequence[Line]) -> str:
     return ": no method shown to be as good has a smaller file"
 
 
-def alike(seen: Overview) -> list[Line]:
-    """The reference, and the methods shown to be as good, if no run collapses, whose files are of its size."""
-    as_good = ("equivalent", f"equivalent {UNLESS}")
-    return [line for line in seen.methods if line.reference or (all_shown(line, as_good) and not _file(line))]
-
-
-def any_of(seen: Overview, lines: Sequence[Line], grade: Grade) -> tuple[str, list[str]]:
-    """The recommendation where the method of the best mean is the reference, or as good, and sentences on the other methods."""
+def any_of(seen: Overview, decision: Decision) -> tuple[str, list[str]]:
+    """Return the recommendation where any of several methods will do, and sentences on the other methods."""
+    lines, worse = decision.advised, decision.ruled_out
     others = [line for line in lines if line.contrasts]
     rest = [line for line in seen.methods if line not in lines and line.contrasts]
     contrasts = [contrast for line in others for contrast in line.contrasts]
@@ -154,7 +122,6 @@ def any_of(seen: Overview, lines: Sequence[Line], grade: Grade) -> tuple[str, li
         f"as good as {reference}{f'{number}{COMPARISONS}' if number else ''}{_margin(contrasts)}{unless}, "
         "with files of about the same size."
     )
-    worse = ruled_out(seen, lines)
     if worse:
         losses = [contrast for line in worse for contrast in line.contrasts]
         lead = (
@@ -163,7 +130,7 @@ def any_of(seen: Overview, lines: Sequence[Line], grade: Grade) -> tuple[str, li
         )
     else:
         first = (
-            _TAKE[grade].format(any_of_names([line.label for line in lines]))
+            _TAKE[decision.grade].format(any_of_names([line.label for line in lines]))
             if rest
             else "The choice matters little here"
         )
@@ -174,21 +141,14 @@ def any_of(seen: Overview, lines: Sequence[Line], grade: Grade) -> tuple[str, li
     return lead, [*said, *(_compared(seen, rest, COMPARISONS) if rest and not worse else []), *_no_equality(seen)]
 
 
-def ruled_out(seen: Overview, lines: Sequence[Line]) -> list[Line]:
-    """The methods that are not advised, each worse everywhere, where naming these few says more than naming those advised."""
-    rest = [line for line in seen.methods if line not in lines and line.contrasts]
-    few = len(lines) > MOST_ADVISED and len(rest) < len(lines)
-    return rest if few and all(all_shown(line, ("worse",)) for line in rest) else []
-
-
 def any_of_names(labels: Sequence[str]) -> str:
-    """One method's name, or "either of" two, or "any of" more."""
+    """Return one method's name, or "either of" two, or "any of" more."""
     several = {1: "", 2: "either of "}.get(len(labels), "any of ")
     return f"{several}{listed([code(label) for label in labels])}"
 
 
 def unpicked(seen: Overview) -> tuple[str, list[str]]:
-    """The findings where no one method is chosen everywhere."""
+    """Return the findings where no one method is chosen everywhere."""
     counts = Counter(choice.method for choice in seen.choices)
     named = listed([f"{code(label)} in {number} of {counts.total()}" for label, number in counts.most_common()])
     settings = [choice.setting for choice in seen.choices]
@@ -202,7 +162,7 @@ def unpicked(seen: Overview) -> tuple[str, list[str]]:
     shown = all(contrast.shown in DECIDED for contrast in seen.contrasts)
     choose = f"{f'by {by} ' if by else ''}`lora-bench choose` names {named}."
     others = [line for line in seen.methods if line.contrasts]
-    worse = [line for line in others if all_shown(line, ("worse",))]
+    worse = [line for line in others if line.all_shown(("worse",))]
     if shown or not worse:
         lead = "No one method fits all" if shown else "No one winner is shown"
         return f"{lead}: {choose}", [*_compared(seen, others, COMPARISONS), *_no_equality(seen)]
@@ -215,12 +175,12 @@ def unpicked(seen: Overview) -> tuple[str, list[str]]:
 
 
 def open_pick(seen: Overview, pick: Line) -> tuple[str, list[str]]:
-    """The findings where no verdict speaks for the chosen method."""
+    """Return the findings where no verdict speaks for the chosen method."""
     highest = all(choice.best.label == pick.label for choice in seen.choices)
     what = "has the best mean" if highest else "has the smallest files of those as good as the best mean"
     others = [line for line in seen.methods if line is not pick and line.contrasts]
     reference = code(seen.reference)
-    if not all_shown(pick, NOT_WORSE):
+    if not pick.all_shown(NOT_WORSE):
         lead = f"{code(pick.label)} {what}, but compared with {reference} it is {_shown(pick, COMPARISONS)}."
         return lead, _compared(seen, others, "")
     by = f", {sizes(pick.contrasts)} better than that of {reference}" if len(pick.contrasts) == 1 else ""
@@ -255,21 +215,19 @@ def _others(seen: Overview, pick: Line) -> str:
 
 
 def _shown(line: Line, noun: str = "") -> str:
-    """The verdicts on a method with the sizes of shown differences, such as "worse in all 6, by 4.6 to 16.6 points".
+    """Return the verdicts on a method with the sizes of shown differences, such as "worse in all 6, by 4.6 to 16.6 points".
 
     Args:
         line: The method.
         noun: Follows the first number of comparisons.
     """
     said: list[str] = []
-    for word in (*DECIDED, *UNLESS_COLLAPSE, "inconclusive"):
-        found = [contrast for contrast in line.contrasts if contrast.shown == word]
-        if found:
-            by = f", by {sizes(found)}{_shown_on(line.contrasts)}" if word in ("better", "worse") else ""
-            name, *unless = word.split(f" {UNLESS}")
-            by = _margin(found) + (f" {UNLESS}" if unless else "") if name in WITHIN else by
-            counted = times(len(found), len(line.contrasts))
-            said.append(f"{_WORDS.get(name, name)}{counted}{noun if counted and not said else ''}{by}")
+    for word, found in line.by_verdict.items():
+        by = f", by {sizes(found)}{_shown_on(line.contrasts)}" if word in ("better", "worse") else ""
+        name, *unless = word.split(f" {UNLESS}")
+        by = _margin(found) + (f" {UNLESS}" if unless else "") if name in WITHIN else by
+        counted = times(len(found), len(line.contrasts))
+        said.append(f"{_WORDS.get(name, name)}{counted}{noun if counted and not said else ''}{by}")
     return listed(said)
 
 
@@ -298,7 +256,7 @@ def _margin(contrasts: Sequence[Contrast]) -> str:
 
 
 def times(number: int, of: int) -> str:
-    """The number of comparisons in words: "", " in both", " in all 6", " in 2 of 6"."""
+    """Return the number of comparisons in words: "", " in both", " in all 6", " in 2 of 6"."""
     if of == 1:
         return ""
     if number < of:
@@ -307,7 +265,7 @@ def times(number: int, of: int) -> str:
 
 
 def sizes(contrasts: Sequence[Contrast]) -> str:
-    """The sizes of differences from the smallest to the largest, such as "2.0 to 4.6 points" or "0.10 to 0.12 bleu"."""
+    """Return the sizes of differences from the smallest to the largest, such as "2.0 to 4.6 points" or "0.10 to 0.12 bleu"."""
     found = sorted(abs(contrast.verdict.difference) for contrast in contrasts)
     shares = all(contrast.shares for contrast in contrasts)
     ends = dict.fromkeys(_number(value, shares) for value in (found[0], found[-1]))
@@ -317,7 +275,7 @@ def sizes(contrasts: Sequence[Contrast]) -> str:
 
 
 def amount(value: float, shares: bool) -> str:
-    """A difference in points of 100, or in the unit of its metric."""
+    """Return a difference in points of 100, or in the unit of its metric."""
     points = f"{100 * value:g}"
     return f"{points} {'point' if points == '1' else 'points'}" if shares else f"{value:g}"
 
@@ -327,7 +285,7 @@ def _number(value: float, shares: bool) -> str:
 
 
 def _larger(line: Line, other: Line) -> float:
-    """The ratio of a method's file size to another's."""
+    """Return the ratio of a method's file size to another's."""
     return (line.file_ratio or 1.0) / (other.file_ratio or 1.0)
 
 
@@ -337,7 +295,7 @@ def _times(ratio: float) -> str:
 
 def _file(line: Line) -> str:
     """Words on a method's file size against the reference's, over base models and targets; "" if it is about the same."""
-    if line.file_ratio is None or abs(line.file_ratio - 1) <= LIKE_COST:
+    if line.file_ratio is None or line.like_file:
         return ""
     if line.file_ratio < 1:
         return f", with a file {_span([1 / ratio for ratio in line.file_ratios])} times smaller"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, Heading, TextTable
 from lora_bench.report.model.plateaus import Crossing, Plateau, SweepFindings, mean
 from lora_bench.report.model.sweeps import Sweep, SweptPoint
 from lora_bench.report.sections.method_tables import model_name
 from lora_bench.report.text import MISSING, code, inert
-
-Lines = list[str]
 
 _PLATEAU = (
     "The plateau of a line: its values that are not shown to be worse than its best one, over all pairs of values of all "
@@ -26,22 +25,22 @@ _CROSSINGS = (
 )
 
 
-def along_lines(found: SweepFindings) -> Lines:
-    """The section, or no lines without sweeps; too few seeds to compare values leave nothing to say but of crossings."""
-    lines: Lines = []
+def along_section(found: SweepFindings) -> list[Block]:
+    """Return the section; empty without sweeps. Too few seeds to compare values leave nothing to say but of crossings."""
+    blocks: list[Block] = []
     for subject in dict.fromkeys(plateau.sweep.subject for plateau in found.plateaus):
         plateaus = [plateau for plateau in found.plateaus if plateau.sweep.subject == subject]
         crossings = [crossing for crossing in found.crossings if crossing.sweep.subject == subject]
         if not crossings and not any(plateau.compared for plateau in plateaus):
             continue
-        lines += ["", f"### {code(subject[0])}: {inert(subject[1], 60)}", "", *_plateau_table(plateaus)]
-        lines += _unknown(plateaus)
+        blocks += [Heading(3, f"{code(subject[0])}: {inert(subject[1], 60)}"), _plateau_table(plateaus)]
+        blocks += _unknown(plateaus)
         if plateaus[0].sweep.kind in _MORE:
-            lines += _crossing_lines(crossings, plateaus[0].sweep)
-    return ["## Curves", "", _PLATEAU, *lines] if lines else []
+            blocks += _crossings(crossings, plateaus[0].sweep)
+    return [Heading(2, "Curves"), _PLATEAU, *blocks] if blocks else []
 
 
-def _plateau_table(plateaus: Sequence[Plateau]) -> Lines:
+def _plateau_table(plateaus: Sequence[Plateau]) -> TextTable:
     rows = [
         [
             _where(plateau.sweep),
@@ -57,21 +56,21 @@ def _plateau_table(plateaus: Sequence[Plateau]) -> Lines:
         ]
         for plateau in plateaus
     ]
-    return text.table(["base model", "method", "best", "mean", "plateau", "shown to be worse"], rows, numbers_from=2)
+    return TextTable(["base model", "method", "best", "mean", "plateau", "shown to be worse"], rows, numbers_from=2)
 
 
-def _unknown(plateaus: Sequence[Plateau]) -> Lines:
-    """A note on lines whose values could not be compared."""
+def _unknown(plateaus: Sequence[Plateau]) -> list[Block]:
+    """Return a note on lines whose values could not be compared."""
     if all(plateau.compared for plateau in plateaus):
         return []
-    return ["", f"{MISSING} No plateau: fewer than three seeds in common, or equal scores, so nothing can be shown."]
+    return [f"{MISSING} No plateau: fewer than three seeds in common, or equal scores, so nothing can be shown."]
 
 
-def _crossing_lines(crossings: Sequence[Crossing], sweep: Sweep) -> Lines:
+def _crossings(crossings: Sequence[Crossing], sweep: Sweep) -> list[Block]:
     if len(sweep.lines) < 2:
         return []
     if not crossings:
-        return ["", "No two methods change places."]
+        return ["No two methods change places."]
     rows = []
     for crossing in crossings:
         sides = [
@@ -84,7 +83,7 @@ def _crossing_lines(crossings: Sequence[Crossing], sweep: Sweep) -> Lines:
         decided = {2: "yes", 1: "one side", 0: "no"}[sum(crossing.shown)]
         rows.append([_where(crossing.sweep), *sides, f"{float(f'{crossing.about:.2g}'):,.0f}", decided])
     header = ["base model", "better with less", "better with more", "change places at about", "decided"]
-    return ["", _CROSSINGS, "", *text.table(header, rows, numbers_from=3)]
+    return [_CROSSINGS, TextTable(header, rows, numbers_from=3)]
 
 
 def _where(sweep: Sweep) -> str:
@@ -92,7 +91,7 @@ def _where(sweep: Sweep) -> str:
 
 
 def _best(plateau: Plateau) -> str:
-    """The best value of a line, and whether a better one may lie beyond it; of rows and work more is mostly better."""
+    """Return the best value of a line, and whether a better one may lie beyond it; of rows and work more is mostly better."""
     values = [point.value for point in plateau.line.points]
     ends = {} if plateau.sweep.kind in _MORE else {values[0]: ", smallest tried", values[-1]: ", largest tried"}
     return _value(plateau.sweep, plateau.best.value) + (ends.get(plateau.best.value, "") if len(values) > 1 else "")

@@ -1,6 +1,6 @@
-"""The verdicts of a report in three paragraphs: the comparison, its outcome, and how far it carries.
+"""The verdicts of a report in two or three paragraphs: the comparison, its outcome on each task, and its scope.
 
-The sentences count verdicts and name their methods; they say nothing that a row of a table below does not.
+They say nothing that the headline says already, or that a row of a table below does not.
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lora_bench.metrics import default_margin
-from lora_bench.report import text
+from lora_bench.report.model.decision import Level
 from lora_bench.report.model.judged import Held, Judged
-from lora_bench.report.model.overview import UNLESS, shown_verdict
-from lora_bench.report.sections.advice import UNLESS_COLLAPSE
-from lora_bench.report.sections.verdicts import DECIDED, without_result
+from lora_bench.report.model.overview import (
+    DECIDED,
+    UNLESS,
+    UNLESS_COLLAPSE,
+    Contrast,
+    by_verdict,
+    contrasts_of,
+    shown_verdict,
+)
+from lora_bench.report.sections.advice import sizes, times
 from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.looks import LAST
-from lora_bench.stats.verdict import FEWEST_PAIRS, Grade
-
-# Verdicts that are counted by name.
-_SAID = (*DECIDED, *UNLESS_COLLAPSE)
+from lora_bench.stats.verdict import Grade
 
 _GRADES: dict[Grade, str] = {
     "recommendation": "carry a recommendation for these tasks and base models",
@@ -28,9 +32,14 @@ _GRADES: dict[Grade, str] = {
 }
 
 
-def answer(judged: Judged) -> list[str]:
-    """The three paragraphs, as pieces of Markdown."""
-    return [_what_was_judged(judged), _how_it_came_out(judged), _how_far_it_carries(judged)]
+def answer(judged: Judged, level: Level | None = None) -> list[str]:
+    """Return the paragraphs: the comparison, its outcome on each task where the headline has means, and its scope.
+
+    Args:
+        judged: The verdicts.
+        level: Strength of the headline; "partly" says nothing of the grade of single verdicts.
+    """
+    return [_what_was_judged(judged), *_how_it_came_out(judged), _how_far_it_carries(judged, level)]
 
 
 def _what_was_judged(judged: Judged) -> str:
@@ -51,11 +60,12 @@ def _what_was_judged(judged: Judged) -> str:
     family = (
         f"{number} comparisons with {level} over all of them (Holm)" if number > 1 else f"one comparison with {level}"
     )
+    sha256 = code(judged.analysis.sha256[:16])
     declared = {
-        "before": "by rules declared before the runs",
-        "added": "by rules declared before the runs, with seeds added after verdicts had been seen",
-        "changed": "by rules that were changed after some of the runs",
-        "never": "by default rules",
+        "before": f"by rules declared before the runs ({sha256}, in all records)",
+        "added": f"by rules declared before the runs, those of most being {sha256}, with seeds added after verdicts",
+        "changed": f"by rules ({sha256}) that were changed after some of the runs",
+        "never": "by default rules, none declared before the runs",
     }
     return (
         f"{listed([*labels.values()])} {'was' if len(labels) == 1 else 'were'} compared with {reference} {where}, paired by "
@@ -64,7 +74,7 @@ def _what_was_judged(judged: Judged) -> str:
 
 
 def _looks(judged: Judged) -> str:
-    """How seeds were added; empty where their number was fixed."""
+    """Return a sentence on how seeds were added; empty where their number was fixed."""
     rule = judged.analysis.seeds
     if rule is None or len(rule.looks) == 1:
         return ""
@@ -77,7 +87,7 @@ def _looks(judged: Judged) -> str:
 
 
 def margin_words(held: Sequence[Held]) -> str:
-    """The margins of some comparisons, with their unit."""
+    """Return the margins of some comparisons, with their unit."""
     margins = dict.fromkeys(one.verdict.margin for one in held)
     known = sorted(margin for margin in margins if margin is not None)
     if not known:
@@ -92,52 +102,31 @@ def margin_words(held: Sequence[Held]) -> str:
     return f"{'a margin' if len(known) == 1 else 'margins'} of {values} ({unit}{some})"
 
 
-def _how_it_came_out(judged: Judged) -> str:
-    further = [*_shared_runs(judged), *_over_tasks(judged), *without_result(judged)]
-    return "; ".join([_decided(judged), *further]) + "."
+def _how_it_came_out(judged: Judged) -> list[str]:
+    """Return the outcome on each task, where the headline has means over tasks, and on runs that are compared twice."""
+    said = [*([_on_each_task(judged)] if judged.over_tasks else []), *_shared_runs(judged)]
+    return [f"{'; '.join(said)}."] if said else []
 
 
-def _decided(judged: Judged) -> str:
-    if not any(shown_verdict(held.verdict) in _SAID for held in judged.held):
-        several = len(judged.held) > 1
-        not_one = "Not one of them is decided" if several else "It is not decided"
-        most = max(held.difference.pairs for held in judged.held)
-        if most < FEWEST_PAIRS:
-            return (
-                f"{not_one}: {plural(most, 'seed')} of each method {'is' if most == 1 else 'are'} too few for a verdict"
-            )
-        shown = "together they show neither a difference" if several else "neither a difference is shown,"
-        return f"{not_one}: {shown} nor that it is smaller than the margin"
-    by_label: dict[str, list[Held]] = {}
-    for held in judged.held:
-        by_label.setdefault(held.row.label, []).append(held)
+def _on_each_task(judged: Judged) -> str:
+    by_label: dict[str, list[Contrast]] = {}
+    for contrast in contrasts_of(judged, of_tasks=True):
+        by_label.setdefault(contrast.label, []).append(contrast)
     said = [f"{code(label)} is {_counts(found)}" for label, found in by_label.items()]
-    return f"Against {code(judged.analysis.reference)}, {'; '.join(said)}"
+    return f"Task by task, against {code(judged.analysis.reference)}, {'; '.join(said)}"
 
 
-def _counts(held: Sequence[Held]) -> str:
-    """The counts of a method's verdicts, and the sizes of the shown differences."""
+def _counts(contrasts: Sequence[Contrast]) -> str:
+    """Return the counts of a method's verdicts, and the sizes of the shown differences."""
     words = []
-
-    def times(number: int) -> str:
-        if len(held) == 1:
-            return ""
-        if number < len(held):
-            return f" in {number} of {len(held)}"
-        return " in both" if number == 2 else f" in all {number}"
-
-    for word in _SAID:
-        found = [one.verdict for one in held if shown_verdict(one.verdict) == word]
-        sizes = sorted(abs(verdict.difference) for verdict in found)
-        by = f" (by {' to '.join(dict.fromkeys(text.score(size) for size in (sizes[0], sizes[-1])))})" if sizes else ""
-        if found:
-            words.append(f"{word}{times(len(found))}{by if word in ('better', 'worse') else ''}")
-    open_ones = sum(shown_verdict(one.verdict) == "inconclusive" for one in held)
-    return listed([*words, *([f"undecided{times(open_ones)}"] if open_ones else [])])
+    for word, found in by_verdict(contrasts).items():
+        by = f" (by {sizes(found)})" if word in ("better", "worse") else ""
+        words.append(f"{'undecided' if word == 'inconclusive' else word}{times(len(found), len(contrasts))}{by}")
+    return listed(words)
 
 
 def _shared_runs(judged: Judged) -> list[str]:
-    """A note that a method exempt from several targets has one set of runs for all of them."""
+    """Return a note that a method exempt from several targets has one set of runs for all of them."""
     compared: dict[str, int] = Counter(held.row.label for held in judged.held if held.row.exempt)
     said = []
     for label, number in compared.items():
@@ -150,56 +139,26 @@ def _shared_runs(judged: Judged) -> list[str]:
     return said
 
 
-def _over_tasks(judged: Judged) -> list[str]:
-    """The findings of the means over tasks, if there are any."""
-    by_label: dict[str, Counter[str]] = {}
-    for group in judged.over_tasks:
-        for one in group.methods:
-            if one.verdict is not None:
-                by_label.setdefault(one.label, Counter())[one.verdict.verdict] += 1
-    if not by_label:
-        return []
-    number = sum(counts.total() for counts in by_label.values())
-    said = [
-        f"{code(label)} is {listed([f'{word} in {counts[word]}' for word in DECIDED if counts[word]])} of {counts.total()}"
-        if counts.total() > 1
-        else f"{code(label)} is {next(iter(counts))}"
-        for label, counts in by_label.items()
-        if any(counts[word] for word in DECIDED)
-    ]
-    if said:
-        return [f"in means over tasks, {listed(said)}"]
-    return [f"of {plural(number, 'difference')} of means over tasks none is decided"]
+def _how_far_it_carries(judged: Judged, level: Level | None) -> str:
+    said = "; ".join([*_grades(judged.held, level), f"{_scope(judged.held)}{_needed(judged.held)}"])
+    return f"{said[0].upper()}{said[1:]}."
 
 
-def _how_far_it_carries(judged: Judged) -> str:
-    return f"{_grades(judged.held)}; {_scope(judged.held)}{_needed(judged.held)}."
-
-
-def _grades(held: Sequence[Held]) -> str:
-    """The number of seeds behind the verdicts, and what it is good for; comparisons may differ in it."""
+def _grades(held: Sequence[Held], level: Level | None) -> list[str]:
+    """Return the number of seeds behind verdicts, and their worth, where comparisons differ in it or the headline has none."""
     grades = {grade: [one for one in held if one.verdict.grade == grade] for grade in _GRADES}
     found = {grade: of for grade, of in grades.items() if of}
     if len(found) == 1:
         (grade,) = found
-        if grade != "recommendation":
-            return f"With {_seeds(held)} a method these verdicts {_GRADES[grade]}"
-        decided = any(one.verdict.verdict in DECIDED for one in held)
-        unless = any(shown_verdict(one.verdict) in UNLESS_COLLAPSE for one in held)
-        but = f"those that hold {UNLESS} are indicative"
-        if decided:
-            return f"With {_seeds(held)} a method these verdicts {_GRADES[grade]}{f'; {but}' if unless else ''}"
-        if unless:
-            return f"Of verdicts of {_seeds(held)} a method {but}"
-        return (
-            f"{_seeds(held)[0].upper()}{_seeds(held)[1:]} a method would carry a recommendation, but nothing is decided"
-        )
+        unless = grade == "recommendation" and any(shown_verdict(one.verdict) in UNLESS_COLLAPSE for one in held)
+        but = f"; those that hold {UNLESS} are indicative" if unless else ""
+        return [f"with {_seeds(held)} a method these verdicts {_GRADES[grade]}{but}"] if level == "partly" else []
     said = [
         f"{len(of)} ({sum(one.verdict.verdict in DECIDED for one in of)} decided) rest on {_seeds(of)} a method and "
         f"{_GRADES[grade]}"
         for grade, of in found.items()
     ]
-    return f"Of these verdicts {'; '.join(said)}"
+    return [f"Of these verdicts {'; '.join(said)}"]
 
 
 def _seeds(held: Sequence[Held]) -> str:
@@ -208,7 +167,7 @@ def _seeds(held: Sequence[Held]) -> str:
 
 
 def _scope(held: Sequence[Held]) -> str:
-    """The scope of the intervals: what they cover and what they do not."""
+    """Return the scope of the intervals: what they cover and what they do not."""
     with_items = sum(one.difference.crossed is not None for one in held)
     if with_items == len(held):
         new = "new seeds and new test items"
@@ -220,7 +179,7 @@ def _scope(held: Sequence[Held]) -> str:
 
 
 def _needed(held: Sequence[Held]) -> str:
-    """With how many seeds the undecided would be decided, as far as that can be estimated."""
+    """Return the seeds that would decide what is undecided, as far as that can be estimated."""
     open_ones = [one for one in held if one.verdict.verdict == "inconclusive"]
     needed = sorted(one.verdict.needed.seeds for one in open_ones if one.verdict.needed is not None)
     if not needed:

@@ -10,27 +10,28 @@ from lora_bench.records.budget import AXES, PARAMETER_AXES, WORK, Axis, Paramete
 from lora_bench.records.protocol import Protocol
 from lora_bench.records.record import Record
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, TextList, TextTable
 from lora_bench.report.model.comparison import Comparison, Setting
 from lora_bench.report.model.rows import Row, in_order, median_of
 from lora_bench.report.sections.method_tables import EXEMPT, each_row, method_name, model_name, setting_name, size
 from lora_bench.report.text import MISSING, code, count, inert
 
 
-def recipe(comparison: Comparison) -> list[str]:
-    """A table of all that the runs of a setting have in common, a column a setting; its trials are lines of it."""
+def recipe(comparison: Comparison) -> TextTable:
+    """Return a table of all that the runs of a setting have in common, a column a setting; its trials are lines of it."""
     settings = comparison.results
     lines = [[name, *(value(setting) for setting in settings)] for name, value in _RECIPE]
     lines += [[name, *(value(_trials_of(setting, comparison)) for setting in settings)] for name, value in _OF_TRIALS]
     header = ["", *(setting_name(setting, comparison) for setting in settings)]
     kept = [line for line in lines if any(value != MISSING for value in line[1:])]
-    return text.table(header, kept, numbers_from=len(header))
+    return TextTable(header, kept, numbers_from=len(header))
 
 
-def protocols(comparison: Comparison) -> list[str]:
+def protocols(comparison: Comparison) -> list[Block]:
     """Explain the protocols of the runs, a line each."""
     named = dict.fromkeys((setting.spec.protocol, setting.spec.rules) for setting in comparison.settings)
-    said = [f"- Protocol {code(name)}: {_rules(rules)}." for name, rules in named if name and rules is not None]
-    return ["", *said] if said else []
+    said = [f"Protocol {code(name)}: {_rules(rules)}." for name, rules in named if name and rules is not None]
+    return [TextList(said)] if said else []
 
 
 def _rules(rules: Protocol) -> str:
@@ -47,7 +48,7 @@ def _rules(rules: Protocol) -> str:
 
 
 def _trials_of(setting: Setting, comparison: Comparison) -> list[Setting]:
-    """The trials of a setting's task and target, where the report has results too."""
+    """Return the trials of a setting's task and target, where the report has results too."""
     return [
         other
         for other in comparison.settings
@@ -58,8 +59,8 @@ def _trials_of(setting: Setting, comparison: Comparison) -> list[Setting]:
     ]
 
 
-def counts(comparison: Comparison) -> list[str]:
-    """Each method on each base model: size, numbers of parameters, share of the target, and learning rates."""
+def counts(comparison: Comparison) -> TextTable:
+    """Return each method on each base model: size, numbers of parameters, share of the target, and learning rates."""
     rates: dict[tuple[str, ...], set[float | None]] = {}
     held = {setting.parameter_target[0] for setting in comparison.settings if setting.parameter_target is not None}
     axes = [axis for axis in PARAMETER_AXES if axis == PARAMETER_AXES[0] or axis in held]
@@ -73,11 +74,11 @@ def counts(comparison: Comparison) -> list[str]:
                 rates.setdefault(cells, set()).add(row.learning_rate)
     header = ["base model", "method", "size", *(axis.replace("_", " ") for axis in axes), "of the target"]
     lines = [[*cells, ", ".join(map(text.learning_rate, sorted(of, key=in_order)))] for cells, of in rates.items()]
-    return text.table([*header, "learning rates"], lines, numbers_from=3)
+    return TextTable([*header, "learning rates"], lines, numbers_from=3)
 
 
-def work(comparison: Comparison, records: Sequence[Record]) -> list[str]:
-    """The work of each method's runs on every axis; empty if all work is a number of examples, uncapped."""
+def work(comparison: Comparison, records: Sequence[Record]) -> list[Block]:
+    """Return the work of each method's runs on every axis; empty if all work is a number of examples, uncapped."""
     by_id = {record.run_id: record for record in records}
     if all(_plain(setting) for setting in comparison.settings):
         return []
@@ -94,17 +95,17 @@ def work(comparison: Comparison, records: Sequence[Record]) -> list[str]:
     header = ["task", "base model", "method", *(["parts of a batch"] if parts else [])]
     examples, *others = (WORK[axis].column for axis in AXES)
     header += [examples, "steps", *others, "of the work", "ended by"]
-    return text.table(header, lines, numbers_from=3) if lines else []
+    return [TextTable(header, lines, numbers_from=3)] if lines else []
 
 
 def used(record: Record, axis: Axis) -> float | None:
-    """The amount of work on an axis that a run used, or None if it was not counted."""
+    """Return the amount of work on an axis that a run used, or None if it was not counted."""
     amount: float | None = None if record.speed is None else getattr(record.speed, WORK[axis].used)
     return amount
 
 
 def _target_of(record: Record) -> tuple[Axis, float] | None:
-    """The axis of work that stopped a run, and how much of it was wanted."""
+    """Return the axis of work that stopped a run, and how much of it was wanted."""
     amounts = ((axis, getattr(record.spec.training, axis)) for axis in AXES)
     return next(((axis, amount) for axis, amount in amounts if amount is not None), None)
 
@@ -126,7 +127,7 @@ def _parts(runs: Sequence[Record]) -> str:
 
 
 def _share(runs: Sequence[Record]) -> str:
-    """The share of the target that was used, from the least to the most over runs."""
+    """Return the share of the target that was used, from the least to the most over runs."""
     shares = []
     for run in runs:
         target = _target_of(run)

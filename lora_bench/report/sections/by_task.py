@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, Heading, TextList, TextTable, wide_table
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.over_tasks import Across, OverTasks
@@ -14,30 +15,31 @@ from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.verdicts import numbers, rank_words
 from lora_bench.report.text import MISSING, code, inert, listed
 
-Lines = list[str]
 
-
-def over_tasks_lines(judged: Judged, beside: Beside) -> Lines:
-    """Each method over the tasks of a base model, as lines of Markdown; empty where no base model has several."""
+def over_tasks_blocks(judged: Judged, beside: Beside) -> list[Block]:
+    """Return each method over the tasks of a base model; empty where no base model has several."""
     if not judged.over_tasks:
         return []
     reference = code(judged.analysis.reference)
     metrics = {setting.spec.task.metric for group in judged.over_tasks for setting in group.settings.values()}
     mixed = f" The tasks have {len(metrics)} metrics, whose points are not worth the same." if len(metrics) > 1 else ""
-    lines = [
-        "### Over tasks",
-        "",
+    blocks: list[Block] = [
+        Heading(3, "Over tasks"),
         f"Each task counts alike, in points of its score.{mixed} The results hold for these tasks only. Differences to "
         f"{reference} are a family of their own, with an error level of {judged.analysis.alpha:g} (Holm).",
-        "",
-        "- *mean*: over tasks and seeds, with the t-interval over the seeds that all tasks have.",
-        f"- *difference*: the method less {reference}, on the tasks that both have.",
-        f"- *tasks*: number of tasks on which the method is shown to be better or worse than {reference}, and of the others.",
-        "- *peak memory*: the largest of the tasks. Times are of all runs; *tuning* is of the trials.",
+        TextList(
+            [
+                "*mean*: over tasks and seeds, with the t-interval over the seeds that all tasks have.",
+                f"*difference*: the method less {reference}, on the tasks that both have.",
+                f"*tasks*: number of tasks on which the method is shown to be better or worse than {reference}, and of the "
+                "others.",
+                "*peak memory*: the largest of the tasks. Times are of all runs; *tuning* is of the trials.",
+            ]
+        ),
     ]
     for group in judged.over_tasks:
-        lines += ["", f"#### {_group_name(group, judged.comparison)}", "", *_over_tasks(group, judged, beside)]
-    return lines
+        blocks += [Heading(4, _group_name(group, judged.comparison)), *_over_tasks(group, judged, beside)]
+    return blocks
 
 
 def _group_name(group: OverTasks, comparison: Comparison) -> str:
@@ -47,7 +49,7 @@ def _group_name(group: OverTasks, comparison: Comparison) -> str:
     return f"{tables.model_name(group.table)}{target}, {text.plural(len(group.settings), 'task')}"
 
 
-def _over_tasks(group: OverTasks, judged: Judged, beside: Beside) -> Lines:
+def _over_tasks(group: OverTasks, judged: Judged, beside: Beside) -> list[Block]:
     of_middle_half = any(one.difference is not None and one.difference.interquartile_mean for one in group.methods)
     tuned = [_tuning(one, group, beside) for one in group.methods]
     header = [
@@ -66,7 +68,7 @@ def _over_tasks(group: OverTasks, judged: Judged, beside: Beside) -> Lines:
         if of_middle_half:
             line.insert(middle, _interquartile_mean(one))
         lines.append([*line, *([tuning] if header[-1] == "tuning, s" else [])])
-    return text.wide_table(header, lines, names=1)
+    return wide_table(header, lines, names=1)
 
 
 def _mean(one: Across) -> list[str]:
@@ -121,19 +123,19 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def scores_by_task(comparison: Comparison, judged: Judged | None) -> Lines:
-    """A table of each base model and target: a line a method, a column a task, as lines of Markdown."""
+def scores_by_task(comparison: Comparison, judged: Judged | None) -> list[Block]:
+    """Return a table of each base model and target: a line a method, a column a task."""
     groups: dict[tuple[object, ...], list[tuple[Setting, ModelTable]]] = {}
     for setting in comparison.results:
         for table in setting.tables:
             key = (tables.model_name(table), table.weights, setting.parameter_target)
             groups.setdefault(key, []).append((setting, table))
-    lines = ["### Scores by task", "", _MATRIX_NOTE if judged is not None else f"{_CELLS}."]
+    blocks: list[Block] = [Heading(3, "Scores by task"), _MATRIX_NOTE if judged is not None else f"{_CELLS}."]
     for (name, *_), found in groups.items():
         targets = {setting.parameter_target for setting in comparison.results}
         target = f", {tables.target_name(found[0][0])}" if len(targets) > 1 else ""
-        lines += ["", f"#### {name}{target}", "", *_matrix(found, comparison, judged)]
-    return lines
+        blocks += [Heading(4, f"{name}{target}"), _matrix(found, comparison, judged)]
+    return blocks
 
 
 _CELLS = "The mean (or the median, where the protocol takes it) with its 95 % interval over seeds"
@@ -144,7 +146,7 @@ _MATRIX_NOTE = (
 )
 
 
-def _matrix(found: Sequence[tuple[Setting, ModelTable]], comparison: Comparison, judged: Judged | None) -> Lines:
+def _matrix(found: Sequence[tuple[Setting, ModelTable]], comparison: Comparison, judged: Judged | None) -> TextTable:
     rows: dict[str, dict[int, Row]] = {}
     for column, (_, table) in enumerate(found):
         for row in table.rows:
@@ -154,7 +156,7 @@ def _matrix(found: Sequence[tuple[Setting, ModelTable]], comparison: Comparison,
         [name, *(_cell(of.get(column), setting, judged) for column, (setting, _) in enumerate(found))]
         for name, of in rows.items()
     ]
-    return text.table(header, lines)
+    return TextTable(header, lines)
 
 
 def _task(setting: Setting, comparison: Comparison) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, wide_table
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections.method_tables import best_rates, metric_name, model_name, setting_name
@@ -21,7 +22,7 @@ class Chosen:
 
     Args:
         setting: The search, or the last rung of a halving.
-        label: Of the method.
+        label: Label of the method.
         best: Row of the best rate; None where rates tie or no run has a score.
         tied: Whether several rates have the best score.
         end: "smallest" or "largest" if the best rate is the last one tried; "" otherwise.
@@ -36,7 +37,7 @@ class Chosen:
 
 
 def chosen_rates(comparison: Comparison) -> list[Chosen]:
-    """The choices of all searches of a comparison."""
+    """Return the choices of all searches of a comparison."""
     found = []
     for setting in searches(comparison):
         rungs = rungs_of_search(setting, comparison)
@@ -62,7 +63,7 @@ def chosen_rates(comparison: Comparison) -> list[Chosen]:
 
 
 def rate_rows(comparison: Comparison) -> list[list[str]]:
-    """The header and the rows of the small table, as cells of Markdown; empty where there are too many rows."""
+    """Return the header and the rows of the small table, as cells of Markdown; empty where there are too many rows."""
     found = chosen_rates(comparison)
     settings = {id(one.setting) for one in found}
     labels = [*dict.fromkeys(one.label for one in found)]
@@ -84,16 +85,16 @@ def _cell(one: Chosen) -> str:
 
 
 def rates_note(comparison: Comparison) -> str:
-    """One line that explains the numbers of the table."""
+    """Return one line that explains the numbers of the table."""
     metrics = dict.fromkeys(metric_name(setting) for setting in searches(comparison))
     splits = dict.fromkeys(setting.spec.score_on or "unknown" for setting in searches(comparison))
     return f"Best learning rate; in brackets its mean {text.listed([*metrics])} on the {text.listed([*splits])} split."
 
 
-def rates_table(comparison: Comparison) -> list[str]:
-    """The small table as lines of Markdown; empty where there are too many rows, or no search."""
+def rates_table(comparison: Comparison) -> list[Block]:
+    """Return the small table; empty where there are too many rows, or no search."""
     rows = rate_rows(comparison)
     if not rows:
         return []
     names = len(rows[0]) - len({one.label for one in chosen_rates(comparison)})
-    return [*text.wide_table(rows[0], rows[1:], names), "", rates_note(comparison)]
+    return [*wide_table(rows[0], rows[1:], names), rates_note(comparison)]

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import numpy as np
 
 from lora_bench.report import text
+from lora_bench.report.blocks import MOST_COLUMNS, Block, Fold, TextTable, wide_table
 from lora_bench.report.model.comparison import ModelTable
 from lora_bench.report.model.given_answers import (
     ClassScores,
@@ -28,19 +29,18 @@ from lora_bench.stats.verdict import FEWEST_PAIRS
 MOST_SHOWN, MOST_PAIRS = 20, 10
 
 # A matrix of more classes has numbers for its columns.
-MOST_NAMED = text.MOST_COLUMNS - 2
+MOST_NAMED = MOST_COLUMNS - 2
 
 ITEMS_PAGE = "items.md"
 
-Lines = list[str]
 _Scored = tuple[Row, ClassScores]
 
 
-def class_lines(table: ModelTable, given: GivenByRow, reference: str, folder: str) -> Lines:
-    """The part as lines of Markdown; empty where no predictions are stored.
+def class_blocks(table: ModelTable, given: GivenByRow, reference: str, folder: str) -> list[Block]:
+    """Return the part on one base model; empty where no predictions are stored.
 
     Args:
-        table: Of the base model.
+        table: Rows of the base model.
         given: Answers of the rows.
         reference: Label of the method that others are compared with.
         folder: Folder of the report's figures, which has the page of items.
@@ -49,20 +49,18 @@ def class_lines(table: ModelTable, given: GivenByRow, reference: str, folder: st
     if not rows:
         return []
     if not rows[0][1].classes:
-        return text.folded("Errors in the unit of the label", [_LEGEND, "", *_errors(rows)])
+        return [Fold("Errors in the unit of the label", [_LEGEND, _errors(rows)])]
     names = rows[0][1].classes
     scored = [(row, class_scores(of_row)) for row, of_row in rows]
     if rows[0][1].several:
-        lines = [_LEGEND, "", *_classes(scored, names, "label"), *_agreement(rows, reference, folder)]
-        return text.folded("Labels", lines)
+        blocks = [_LEGEND, *_classes(scored, names, "label"), *_agreement(rows, reference, folder)]
+        return [Fold("Labels", blocks)]
     if rows[0][1].tags:
-        return text.folded("Entities", [_LEGEND, "", *_classes(scored, names, "type")])
+        return [Fold("Entities", [_LEGEND, *_classes(scored, names, "type")])]
     if rows[0][1].lengths:
-        return text.folded(
-            "Labels of words", [_LEGEND, "", *_classes(scored, names, "label"), "", *_confusions(scored, names)]
-        )
-    lines = [_LEGEND, "", *_summary(scored), "", *_classes(scored, names), "", *_confusions(scored, names)]
-    return text.folded("Classes, confusions and calibration", [*lines, *_agreement(rows, reference, folder)])
+        return [Fold("Labels of words", [_LEGEND, *_classes(scored, names, "label"), *_confusions(scored, names)])]
+    blocks = [_LEGEND, *_summary(scored), *_classes(scored, names), *_confusions(scored, names)]
+    return [Fold("Classes, confusions and calibration", [*blocks, *_agreement(rows, reference, folder)])]
 
 
 _LEGEND = (
@@ -71,15 +69,15 @@ _LEGEND = (
 )
 
 
-def _errors(rows: Sequence[tuple[Row, GivenAnswers]]) -> Lines:
+def _errors(rows: Sequence[tuple[Row, GivenAnswers]]) -> TextTable:
     lines = []
     for row, given in rows:
         found = error_scores(given)
         lines.append([method_name(row), str(found.mae.n), _over_runs(found.mae), _over_runs(found.rmse)])
-    return text.table(["method", "runs", "MAE", "RMSE"], lines)
+    return TextTable(["method", "runs", "MAE", "RMSE"], lines)
 
 
-def _summary(scored: Sequence[_Scored]) -> Lines:
+def _summary(scored: Sequence[_Scored]) -> list[Block]:
     calibrated = any(scores.calibration_error is not None for _, scores in scored)
     header = ["method", "runs", "macro F1"]
     lines = []
@@ -89,11 +87,11 @@ def _summary(scored: Sequence[_Scored]) -> Lines:
             line += [_over_runs(one) for one in (scores.calibration_error, scores.brier_score)]
         lines.append(line)
     if calibrated:
-        return text.table([*header, "calibration error", "Brier score"], lines)
-    return [*text.table(header, lines), "", "Calibration is not shown: these runs kept no probabilities."]
+        return [TextTable([*header, "calibration error", "Brier score"], lines)]
+    return [TextTable(header, lines), "Calibration is not shown: these runs kept no probabilities."]
 
 
-def _classes(scored: Sequence[_Scored], names: Sequence[str], what: str = "class") -> Lines:
+def _classes(scored: Sequence[_Scored], names: Sequence[str], what: str = "class") -> list[Block]:
     """Precision, recall and F1 of the classes that the test items have."""
     items = scored[0][1].items
     present = [place for place, number in enumerate(items) if number]
@@ -112,11 +110,11 @@ def _classes(scored: Sequence[_Scored], names: Sequence[str], what: str = "class
     header = [what, "method", "items", "precision", "recall", "F1"]
     several = "classes" if what == "class" else f"{what}s"
     some = f"{len(shown)} of {len(present)} {several}: those with the lowest F1 of any method."
-    return [*([some, ""] if len(shown) < len(present) else []), *text.table(header, lines, 2)]
+    return [*([some] if len(shown) < len(present) else []), TextTable(header, lines, 2)]
 
 
-def _confusions(scored: Sequence[_Scored], names: Sequence[str]) -> Lines:
-    """The mean count of each answer to the items of each class."""
+def _confusions(scored: Sequence[_Scored], names: Sequence[str]) -> list[Block]:
+    """Return the mean count of each answer to the items of each class."""
     if len(names) > MOST_SHOWN:
         return _worst_pairs(scored, names)
     shown = [_name(name) for name in names]
@@ -126,25 +124,24 @@ def _confusions(scored: Sequence[_Scored], names: Sequence[str]) -> Lines:
             for row, scores in scored
             for right in range(len(names))
         ]
-        return text.table(["method", "right class", *(f"answered {name}" for name in shown)], lines, numbers_from=2)
-    lines_of_all: Lines = []
+        return [TextTable(["method", "right class", *(f"answered {name}" for name in shown)], lines, numbers_from=2)]
+    blocks: list[Block] = []
     for row, scores in scored:
         header = ["right class", *(str(number) for number in range(1, len(names) + 1))]
         matrix = [[f"{right + 1}: {shown[right]}", *_counts(scores, right)] for right in range(len(names))]
-        lines_of_all += ["", f"Answers of {method_name(row)}, by the number of the class:", ""]
-        lines_of_all += text.table(header, matrix)
-    return lines_of_all[1:]
+        blocks += [f"Answers of {method_name(row)}, by the number of the class:", TextTable(header, matrix)]
+    return blocks
 
 
 def _counts(scores: ClassScores, right: int) -> list[str]:
-    """A line of a confusion matrix, with what is right in bold."""
+    """Return a line of a confusion matrix, with what is right in bold."""
     cells = [_mean_count(float(value)) for value in scores.confusion[right]]
     cells[right] = f"**{cells[right]}**"
     return cells
 
 
-def _worst_pairs(scored: Sequence[_Scored], names: Sequence[str]) -> Lines:
-    """The pairs of classes that are confused most often by any method."""
+def _worst_pairs(scored: Sequence[_Scored], names: Sequence[str]) -> list[Block]:
+    """Return the pairs of classes that are confused most often by any method."""
     most = np.max([scores.confusion for _, scores in scored], axis=0)
     np.fill_diagonal(most, 0)
     worst = [divmod(int(place), len(names)) for place in np.argsort(-most, axis=None, kind="stable")[:MOST_PAIRS]]
@@ -157,12 +154,12 @@ def _worst_pairs(scored: Sequence[_Scored], names: Sequence[str]) -> Lines:
     if not lines:
         return ["No item was answered wrong."]
     header = ["right class", "answered", *(method_name(row) for row, _ in scored)]
-    return ["The worst confusions, as the mean number of items:", "", *text.wide_table(header, lines, names=2)]
+    return ["The worst confusions, as the mean number of items:", *wide_table(header, lines, names=2)]
 
 
-def _agreement(rows: Sequence[tuple[Row, GivenAnswers]], reference: str, folder: str) -> Lines:
-    """How often each method and the reference are right on the same items, and where to find the others."""
-    lines: Lines = []
+def _agreement(rows: Sequence[tuple[Row, GivenAnswers]], reference: str, folder: str) -> list[Block]:
+    """Return how often each method and the reference are right on the same items, and where to find the others."""
+    blocks: list[Block] = []
     right = [given.right_share > 0.5 for _, given in rows]
     place = next((place for place, (row, _) in enumerate(rows) if row.label == reference), None)
     if place is not None and len(rows) > 1:
@@ -176,22 +173,21 @@ def _agreement(rows: Sequence[tuple[Row, GivenAnswers]], reference: str, folder:
             for (row, _), own in zip(rows, right, strict=True)
             if row is not rows[place][0]
         ]
-        lines += ["", "Test items that are answered right in most runs:", "", *text.table(header, cells)]
+        blocks += ["Test items that are answered right in most runs:", TextTable(header, cells)]
     differing = len(differing_items(rows))
     if differing:
         of_all = text.plural(len(rows[0][1].references), "test item")
         verb = "has" if differing == 1 else "have"
         page = quote(f"{folder}/{ITEMS_PAGE}")
-        lines += [
-            "",
+        blocks.append(
             f"{text.count(differing)} of {of_all} {verb} one method right in most runs and another wrong: "
-            f"[the items]({page}).",
-        ]
-    return lines
+            f"[the items]({page})."
+        )
+    return blocks
 
 
 def _over_runs(found: Summary | None) -> str:
-    """A mean, with its interval where there are enough seeds."""
+    """Return a mean, with its interval where there are enough seeds."""
     if found is None:
         return MISSING
     if found.interval is None or found.n < FEWEST_PAIRS:
@@ -208,4 +204,4 @@ def _name(label: str) -> str:
 
 
 # Gives a part of the report on the scores of a base model.
-Further = Callable[[ModelTable], Lines]
+Further = Callable[[ModelTable], list[Block]]

@@ -18,13 +18,13 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.record import Record
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, Heading, SectionAnswer, TextList, wide_table
 from lora_bench.report.model.comparison import ModelTable, Setting, compare, conditions_of
-from lora_bench.report.model.overview import shown_verdict
+from lora_bench.report.model.overview import SHOWN, shown_verdict
 from lora_bench.report.model.rows import Row, canonical
 from lora_bench.report.model.seed_scores import AnswersOf, collapse_seen, row_difference
-from lora_bench.report.sections.advice import UNLESS_COLLAPSE
 from lora_bench.report.sections.method_tables import SHARED
-from lora_bench.report.sections.verdicts import DECIDED, LEGEND, collapse_legend, numbers
+from lora_bench.report.sections.verdicts import numbers, verdict_legend
 from lora_bench.report.text import MISSING, code, inert, listed, plural
 from lora_bench.stats import PairedDifference, Verdict, judge
 from lora_bench.stats.pooled import with_pooled_spread
@@ -43,8 +43,8 @@ class RunSet:
     """A set of runs.
 
     Args:
-        name: As a reader should see it.
-        records: Its records.
+        name: Name as a reader should see it.
+        records: Records of the set.
         answers: Gives the predictions of a run of it.
     """
 
@@ -98,8 +98,8 @@ def hold_against(
     """Compare every row of *second* with that of *first* that has the same task, base model and label.
 
     Args:
-        first: What was there.
-        second: What is compared with it.
+        first: Runs before.
+        second: Runs to compare with them.
         settings: How all comparisons are judged; by default at the metrics' own margins. Shares of the error level are those
             of the records.
         of_change: Whether *second* is *first* after a change. The spread is then pooled over the comparisons, and shares of
@@ -170,33 +170,30 @@ def _share(pairs: int, sets: Sequence[RunSet]) -> float:
     return min((rule.share(pairs) for rule in rules.values()), default=1.0)
 
 
-def two_sets_lines(sets: TwoSets) -> list[str]:
-    """The page, as lines of Markdown."""
+def two_sets_page(sets: TwoSets) -> list[Block]:
+    """Return the page; its answer follows its title."""
     names = f"{inert(sets.second.name)} against {inert(sets.first.name)}"
     found = [shown_verdict(pair.verdict) for pair in sets.pairs]
-    counts = [
-        f"{word} in {found.count(word)}" for word in (*DECIDED, *UNLESS_COLLAPSE, "inconclusive") if word in found
-    ]
+    counts = [f"{word} in {found.count(word)}" for word in (*SHOWN, "inconclusive") if word in found]
     said = (
         f"Of {plural(len(sets.pairs), 'comparison')}, {inert(sets.second.name)} is {listed(counts)}."
         if sets.pairs
         else "No two rows can be compared."
     )
-    lines = [f"# {names}", "", said]
+    blocks: list[Block] = [Heading(1, names), SectionAnswer(said)]
     if sets.pairs:
-        limited = collapse_legend([pair.verdict for pair in sets.pairs])
-        lines += ["", *LEGEND, *limited, "", *_table(sets), "", *_changes(sets)]
+        blocks += [verdict_legend([pair.verdict for pair in sets.pairs]), *_table(sets), *_changes(sets)]
     for title, reasons in (
         ("Not compared", [inert(reason) for reason in sets.apart]),
         (f"Only in {inert(sets.first.name)}", [" · ".join(map(inert, place)) for place in sets.only_first]),
         (f"Only in {inert(sets.second.name)}", [" · ".join(map(inert, place)) for place in sets.only_second]),
     ):
         if reasons:
-            lines += ["", f"## {title}", "", *(f"- {reason}" for reason in reasons)]
-    return lines
+            blocks += [Heading(2, title), TextList(reasons)]
+    return blocks
 
 
-def _table(sets: TwoSets) -> list[str]:
+def _table(sets: TwoSets) -> list[Block]:
     rows = []
     for pair in sets.pairs:
         task, model, label = pair.place
@@ -213,12 +210,12 @@ def _table(sets: TwoSets) -> list[str]:
         "interval", "covers", "verdict", "p", "would decide", "step time", "peak memory",
     ]  # fmt: skip
     said = f"{SHARED} Other work ran on the machine at the time, so the change says little."
-    beside = ["", said] if any(SHARED in cell for row in rows for cell in row[-2:]) else []
-    return [*text.wide_table(header, rows, names=3), *beside]
+    beside = [said] if any(SHARED in cell for row in rows for cell in row[-2:]) else []
+    return [*wide_table(header, rows, names=3), *beside]
 
 
 def _cost(pair: Pair, found: str) -> str:
-    """A change of cost, with a mark if other work ran beside the runs of either set."""
+    """Return a change of cost, with a mark if other work ran beside the runs of either set."""
     beside = False in (pair.first.exclusive, pair.second.exclusive)
     return f"{found}{SHARED}" if beside and found != MISSING else found
 
@@ -235,30 +232,30 @@ def _mean(row: Row) -> str:
 
 
 def change(before: float | None, after: float | None) -> str:
-    """A cost after a change, as a share of what it was."""
+    """Return a cost after a change, as a share of what it was."""
     if not before or after is None:
         return MISSING
     share = after / before - 1
     return f"{'+' if share >= 0 else '−'}{abs(share):.1%}".replace("%", " %")
 
 
-def _changes(sets: TwoSets) -> list[str]:
-    """The differences in specs and packages between the rows of the two sets."""
+def _changes(sets: TwoSets) -> list[Block]:
+    """Return the differences in specs and packages between the rows of the two sets."""
     found: dict[tuple[str, ...], list[str]] = {}
     for pair in sets.pairs:
         found.setdefault(pair.differs, []).append(" · ".join(map(inert, pair.place)))
-    lines = ["## What differs", ""]
+    items = []
     for differs, places in found.items():
         what = listed([code(name) for name in differs]) if differs else "nothing in their specs"
         where = "every pair" if len(places) == len(sets.pairs) else "; ".join(places)
-        lines.append(f"- {where}: {what}.")
+        items.append(f"{where}: {what}.")
     environments = [
         {canonical(record.environment.packages) for record in one.records if record.environment is not None}
         for one in (sets.first, sets.second)
     ]
     if environments[0] != environments[1]:
-        lines.append("- The versions of packages: see the records.")
-    return lines
+        items.append("The versions of packages: see the records.")
+    return [Heading(2, "What differs"), TextList(items)]
 
 
 def _rows(records: Sequence[Record]) -> dict[Place, _Found]:
@@ -276,7 +273,7 @@ def _rows(records: Sequence[Record]) -> dict[Place, _Found]:
 
 
 def _differing(first: _Found, second: _Found) -> tuple[str, ...]:
-    """The fields in which two rows differ, by dotted name."""
+    """Return the fields in which two rows differ, by dotted name."""
     sides: list[dict[str, JsonValue]] = [
         {
             **conditions_of(one.setting.spec, one.setting.budget),

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 from lora_bench.records.record import Environment
-from lora_bench.report import text
+from lora_bench.report.blocks import Block, Heading, TextList, TextTable
 from lora_bench.report.model.comparison import Comparison
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.text import GIB, MISSING, inert, listed, plural
 
-Lines = list[str]
 
-
-def environment_lines(comparison: Comparison) -> Lines:
-    """The section on environments, as lines of Markdown; empty where no record has one."""
+def environment_section(comparison: Comparison) -> list[Block]:
+    """Return the section on environments; empty where no record has one."""
     if not comparison.environments:
         return []
-    lines = ["## Environment", ""]
+    items: list[str | TextList] = []
     several = len(comparison.environments) > 1
     for index, environment in enumerate(comparison.environments):
         name = f"Environment {index + 1}: " if several else ""
-        lines.append(f"- {name}{_environment(environment)}")
+        items.append(f"{name}{_environment(environment)}")
         if several:
-            lines.append(f"  - Ran {listed(_rows_in(comparison, index)) if index else 'all that is not named below'}.")
+            rows = listed(_rows_in(comparison, index)) if index else "all that is not named below"
+            items.append(TextList([f"Ran {rows}."]))
+    blocks: list[Block] = [Heading(2, "Environment"), TextList(items)]
     if not several:
-        return lines
+        return blocks
     return [
-        *lines,
-        "",
+        *blocks,
         "They differ in what follows, and rows from different environments differ in it beside the method: their speed and "
         "memory are not to be compared, and their scores with that in mind.",
-        "",
-        *_differences(comparison),
+        _differences(comparison),
     ]
 
 
@@ -58,8 +56,8 @@ def _memory(environment: Environment) -> str | None:
     return f"{environment.memory_bytes / GIB:.0f} GiB" if environment.memory_bytes is not None else None
 
 
-def _differences(comparison: Comparison) -> Lines:
-    """A line for each thing in which environments differ, a column an environment."""
+def _differences(comparison: Comparison) -> TextTable:
+    """Return a line for each thing in which environments differ, a column an environment."""
     facts: list[dict[str, str | None]] = []
     for one in comparison.environments:
         packages: dict[str, str | None] = {
@@ -81,11 +79,11 @@ def _differences(comparison: Comparison) -> Lines:
         if len({one.get(name) for one in facts}) > 1
     ]
     header = ["", *(f"environment {index}" for index in range(1, len(facts) + 1))]
-    return text.table(header, rows, numbers_from=len(header))
+    return TextTable(header, rows, numbers_from=len(header))
 
 
 def _rows_in(comparison: Comparison, index: int) -> list[str]:
-    """The rows with runs in an environment, each once however many learning rates it was run with."""
+    """Return the rows with runs in an environment, each once however many learning rates it was run with."""
     found: dict[str, None] = {}
     for setting in comparison.settings:
         for table in setting.tables:

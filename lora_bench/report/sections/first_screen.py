@@ -1,76 +1,64 @@
 """The first screen of a report: the headline, the picture, the small table and the next step.
 
-A further section, such as that of a published table, gives its first paragraph to the headline; that of weights does so where
-scores decide nothing.
+A further section, such as that of a published table, gives its answer to the headline; that of weights does so where scores
+decide nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import quote
 
+from lora_bench.report.blocks import Block, Figure, Lead
 from lora_bench.report.figures import differences
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import Contrast, Overview, contrasts_of
 from lora_bench.report.sections.chosen_rates import rates_table
 from lora_bench.report.sections.forgetting import kept_of_base
-from lora_bench.report.sections.headline import Headline, headline_lines
+from lora_bench.report.sections.headline import Headline, headline_blocks
 from lora_bench.report.sections.summary import next_step, shown_lines, summary_table
-from lora_bench.report.sections.weight_changes import WEIGHTS
 
 PICTURE, BY_TASK, NARROW = "differences.svg", "differences-by-task.svg", "-narrow.svg"
-PUBLISHED = "## Published"
 PICTURE_TEXT, BY_TASK_TEXT = "Difference of each method to the reference", "Differences to the reference on each task"
 
-Lines = list[str]
 
-
-def first_screen(seen: Overview, headline: Headline, folder: str, sections: Sequence[Sequence[str]]) -> list[Lines]:
-    """The parts of the first screen, each as lines of Markdown."""
+def first_screen(seen: Overview, headline: Headline, folder: str, answers: Sequence[str]) -> list[Block]:
+    """Return the first screen; *answers* of sections stand before the headline."""
     contrasts = picture_contrasts(seen)
-    picture = _picture(PICTURE_TEXT, PICTURE, contrasts, folder) if contrasts else []
-    # What happened to weights is the answer of a suite whose scores decide nothing.
-    titles = (PUBLISHED, WEIGHTS) if headline.level in (None, "undecided") else (PUBLISHED,)
-    answers = [[f"**{answer}**"] for answer in elsewhere(sections, titles)]
-    kept = [[said] for said in kept_of_base(seen.comparison)]
-    return [*answers, *kept, headline_lines(headline), picture, small_table(seen), next_step(headline.next)]
+    picture = [_picture(PICTURE_TEXT, PICTURE, contrasts, folder)] if contrasts else []
+    blocks: list[Block] = [*map(Lead, answers), *kept_of_base(seen.comparison), *headline_blocks(headline)]
+    return [*blocks, *picture, *small_table(seen), *next_step(headline.next)]
 
 
-def small_table(seen: Overview) -> Lines:
-    """The small table: of methods, or of the rates that a search chooses."""
+def small_table(seen: Overview) -> list[Block]:
+    """Return the small table: of methods, or of the rates that a search chooses."""
     return summary_table(seen) or rates_table(seen.comparison)
 
 
-def elsewhere(sections: Sequence[Sequence[str]], titles: tuple[str, ...] = (PUBLISHED,)) -> list[str]:
-    """The answers of sections whose headings begin so: the paragraph below each."""
-    return [section[2] for section in sections if len(section) > 2 and section[0].startswith(titles)]
-
-
 def picture_contrasts(seen: Overview) -> list[Contrast]:
-    """The comparisons of the picture: those of the methods in the small table, if they have one scale."""
+    """Return the comparisons of the picture: those of the methods in the small table, if they have one scale."""
     labels = {line.label for line in shown_lines(seen)}
     found = [contrast for contrast in seen.contrasts if contrast.label in labels]
     return found if differences.can_draw(found) else []
 
 
 def by_task_contrasts(judged: Judged) -> list[Contrast]:
-    """The comparisons of each task, where the picture above shows means over tasks."""
+    """Return the comparisons of each task, where the picture above shows means over tasks."""
     found = contrasts_of(judged, of_tasks=True) if judged.over_tasks else []
     return found if differences.can_draw(found) else []
 
 
-def by_task_picture(judged: Judged, folder: str) -> Lines:
-    """The picture of each task, as lines of Markdown; nothing where the first screen has it."""
+def by_task_picture(judged: Judged, folder: str) -> list[Block]:
+    """Return the picture of each task; nothing where the first screen has it."""
     contrasts = by_task_contrasts(judged)
-    return _picture(BY_TASK_TEXT, BY_TASK, contrasts, folder) if contrasts else []
+    return [_picture(BY_TASK_TEXT, BY_TASK, contrasts, folder)] if contrasts else []
 
 
-def _picture(said: str, file: str, contrasts: Sequence[Contrast], folder: str) -> Lines:
-    return [f"![{said}]({quote(f'{folder}/{file}')})", "", differences.caption(contrasts)]
+def _picture(alt: str, file: str, contrasts: Sequence[Contrast], folder: str) -> Figure:
+    return Figure(alt, f"{folder}/{file}", differences.caption(contrasts))
 
 
 def draw_pictures(seen: Overview) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """The pictures by file name, and those for telephones, which only a page has."""
+    """Return the pictures by file name, and those for telephones, which only a page has."""
     wide, narrow = {}, {}
     by_task = by_task_contrasts(seen.judged) if seen.judged is not None else []
     for file, contrasts in ((PICTURE, picture_contrasts(seen)), (BY_TASK, by_task)):

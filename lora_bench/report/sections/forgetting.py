@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from lora_bench.records.analysis import Analysis
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, Figure, Heading, TextTable
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections import method_tables as tables
@@ -17,8 +17,6 @@ from lora_bench.stats import Interval, holm, paired_difference
 
 if TYPE_CHECKING:
     from lora_bench.report.figures.forgetting_plane import Plane
-
-Lines = list[str]
 
 MEASURES = {
     "loss": "loss on a text apart from the task, nats a token",
@@ -34,30 +32,30 @@ _CAPTION = (
 )
 
 
-def forgetting_lines(comparison: Comparison, folder: str, rules: Analysis | None = None) -> Lines:
-    """Return the section as lines of Markdown; empty where no run has a retention.
+def forgetting_section(comparison: Comparison, folder: str, rules: Analysis | None = None) -> list[Block]:
+    """Return the section; empty where no run has a retention.
 
     Args:
         comparison: The rows.
         folder: Folder of the figures, beside the page.
         rules: Names the method that the others are compared with, if any.
     """
-    lines: Lines = []
+    blocks: list[Block] = []
     for number, (setting, table, rows) in enumerate(_parts(comparison), start=1):
         (measure,) = {row.forgetting.measure for row in rows if row.forgetting is not None}
-        lines += ["", f"### Forgetting on {tables.setting_name(setting, comparison)}, {tables.model_name(table)}", ""]
+        where = f"{tables.setting_name(setting, comparison)}, {tables.model_name(table)}"
         header = ["method", "score", "before", "after", "lost", "95 % interval", "seeds"]
         header += ["perplexity before", "after"] if measure == "loss" else []
-        lines += [f"Measured by {MEASURES[measure]}.", "", *text.table(header, map(_cells, rows)), ""]
-        lines += _against(rows, rules)
-        lines += [f"![Learning against forgetting]({quote(f'{folder}/{_file(number)}')})", "", _CAPTION]
-    if not lines:
+        blocks += [Heading(3, f"Forgetting on {where}"), f"Measured by {MEASURES[measure]}."]
+        blocks += [TextTable(header, [*map(_cells, rows)]), *_against(rows, rules)]
+        blocks.append(Figure("Learning against forgetting", f"{folder}/{_file(number)}", _CAPTION))
+    if not blocks:
         return []
     said = (
         "Each run was scored on data apart from its task before and after training, with the adapter on. *Lost* is the rise of "
         "a loss or the fall of a correlation, so 0 is a base model that kept all; below 0 it gained."
     )
-    return ["## Learning against forgetting", "", said, *lines]
+    return [Heading(2, "Learning against forgetting"), said, *blocks]
 
 
 def kept_of_base(comparison: Comparison) -> list[str]:
@@ -127,7 +125,7 @@ def _cells(row: Row) -> list[str]:
     return cells
 
 
-def _against(rows: list[Row], rules: Analysis | None) -> Lines:
+def _against(rows: list[Row], rules: Analysis | None) -> list[Block]:
     """Return a table of what each method lost more than the reference; empty without it or without a common seed."""
     if rules is None:
         return []
@@ -156,7 +154,7 @@ def _against(rows: list[Row], rules: Analysis | None) -> Lines:
         "Paired by seed. The interval, for this comparison alone, and *p*, after Holm's procedure over these rows, cover new "
         "seeds, not other data; no rule for them was declared before the runs."
     )
-    return [*text.table(header, listed), "", said, ""]
+    return [TextTable(header, listed), said]
 
 
 def _interval(ends: Interval | None) -> str:

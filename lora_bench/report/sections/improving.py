@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_bench.records.record import Record
+from lora_bench.report.blocks import Block, TextList
 from lora_bench.report.model.comparison import Comparison
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.text import inert, plural, score
@@ -28,10 +29,10 @@ class Improving:
     """The improvement of a run at the end of its budget.
 
     Args:
-        metric: Of the scores on the selection split, or None where it is the training loss.
+        metric: Metric of the scores on the selection split, or None where it is the training loss.
         before: The point two before the last.
         last: The last point.
-        noise: Of the curve.
+        noise: Noise of the curve.
     """
 
     metric: str | None
@@ -60,10 +61,10 @@ def improving_runs(records: Sequence[Record], comparison: Comparison) -> tuple[i
     return sum(still_improving(record) is not None for record in ended), len(ended)
 
 
-def improving_lines(records: Sequence[Record], comparison: Comparison) -> list[str]:
-    """A line of Markdown for each method with a run that was still improving; searches are left out."""
+def improving_blocks(records: Sequence[Record], comparison: Comparison) -> list[Block]:
+    """Return an item for each method with a run that was still improving; searches are left out."""
     ended = {record.run_id: record for record in records if record.status == "ok"}
-    lines: list[str] = []
+    items: list[str] = []
     short = 0
     for where, setting, table, row in tables.each_row(comparison):
         if setting.search or setting.spec.score_on == "selection":
@@ -75,25 +76,24 @@ def improving_lines(records: Sequence[Record], comparison: Comparison) -> list[s
             last = found[0]
             of = "the training loss" if last.metric is None else f"{inert(last.metric)} on the selection split"
             of_runs = f"{len(found)} of {plural(len(runs), 'run')}"
-            lines.append(
-                f"- {tables.method_name(row)} on {tables.model_name(table)}, {where}: {of_runs}, "
+            items.append(
+                f"{tables.method_name(row)} on {tables.model_name(table)}, {where}: {of_runs}, "
                 f"by {of} ({score(last.before)} to {score(last.last)} in the last two steps of the curve"
                 f"{' of the first' if len(found) > 1 else ''})."
             )
-    if not lines:
+    if not items:
         return []
-    more = [f"The curve of {plural(short, 'run')} is too short to tell.", ""] if short else []
+    more = [f"The curve of {plural(short, 'run')} is too short to tell."] if short else []
     return [
         "These runs were still improving when their budget ended: the last two steps of the curve are both improvements and "
         "together exceed twice its noise. More work may change their scores.",
-        "",
         *more,
-        *lines,
+        TextList(items),
     ]
 
 
 def _points(record: Record) -> tuple[list[float], str | None]:
-    """The curve that tells most: scores on the selection split with their metric, or means of the training loss."""
+    """Return the curve that tells most: scores on the selection split with their metric, or means of the training loss."""
     metric, higher = record.spec.task.metric, record.spec.task.higher_is_better
     scores = [point.scores[metric] for point in record.curve if point.scores is not None and metric in point.scores]
     if metric is not None and higher is not None and len(scores) >= POINTS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lora_bench.report.blocks import Block, TextList
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections.method_tables import interval, metric_name, model_name, on_split, setting_name
@@ -16,8 +17,8 @@ from lora_bench.stats import Interval
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
 
-def introduction(comparison: Comparison, judged: bool = False) -> list[str]:
-    """The compared methods, how the runs ended, and, where no verdict says it, the worth of the numbers."""
+def introduction(comparison: Comparison, judged: bool = False) -> list[Block]:
+    """Return the compared methods, how the runs ended, and, where no verdict says it, the worth of the numbers."""
     # Trials are no results, unless there is nothing else.
     results = [setting for setting in comparison.settings if not setting.search] or comparison.settings
     rows = [row for setting in results for row in setting.rows]
@@ -48,19 +49,19 @@ def introduction(comparison: Comparison, judged: bool = False) -> list[str]:
         f"{_methods(rows)} on {plural(len(models), 'base model')} and {plural(len(tasks), 'task')} "
         f"({listed([*tasks])}) with {_number_of_seeds(seeds)} each. Of {plural(comparison.runs, 'run')}, {statuses}.{tuned} "
         f"{'Scores of the others' if trials else 'Scores'} are {listed([*metrics])}{_under(comparison, [*protocols])}.",
-        "",
         _caution(comparison, rows, judged),
     ]
 
 
-def facts(comparison: Comparison) -> list[str]:
-    """Each base model's highest mean with its interval, and the methods whose intervals reach it; or the highest median."""
-    return [
+def facts(comparison: Comparison) -> list[Block]:
+    """Return each base model's highest mean with its interval, and whose intervals reach it; or the highest median."""
+    found = [
         _fact(table, setting, comparison)
         for setting in comparison.settings
         if not setting.search
         for table in setting.tables
     ]
+    return [TextList(found)] if found else []
 
 
 def _methods(rows: Sequence[Row]) -> str:
@@ -82,7 +83,7 @@ def _metric(setting: Setting) -> str:
 
 
 def _under(comparison: Comparison, protocols: Sequence[str]) -> str:
-    """The protocols of the scores, in words; some scores may have none on record."""
+    """Return the protocols of the scores, in words; some scores may have none on record."""
     without = any(setting.spec.protocol is None for setting in comparison.settings)
     named = [f"under the protocol {listed(protocols)}"] if protocols else []
     return "".join(
@@ -99,7 +100,7 @@ def _under(comparison: Comparison, protocols: Sequence[str]) -> str:
 
 
 def _number_of_seeds(numbers: Sequence[int]) -> str:
-    """A number of seeds from the sorted numbers that occur."""
+    """Return a number of seeds from the sorted numbers that occur."""
     if len(numbers) == 1:
         return plural(numbers[0], "seed")
     return f"{numbers[0]} {'or' if numbers[-1] - numbers[0] == 1 else 'to'} {numbers[-1]} seeds"
@@ -133,9 +134,9 @@ def _fact(table: ModelTable, setting: Setting, comparison: Comparison) -> str:
         if row.score is not None
     }
     if not values:
-        return f"- {where}: no run has a score."
+        return f"{where}: no run has a score."
     if setting.spec.task.higher_is_better is None:
-        return f"- {where}: no record says whether a higher or a lower {metric_name(setting)} is better."
+        return f"{where}: no record says whether a higher or a lower {metric_name(setting)} is better."
     extreme = (max if setting.spec.task.higher_is_better else min)(values.values())
     first = [row for row in table.rows if values.get(id(row)) == extreme]
     others = [row for row in table.rows if id(row) in values and row not in first]
@@ -144,12 +145,12 @@ def _fact(table: ModelTable, setting: Setting, comparison: Comparison) -> str:
         f"{'highest' if setting.spec.task.higher_is_better else 'lowest'} {'median' if setting.by_median else 'mean'}"
     )
     if len(first) > 1:
-        return f"- {where}: {names} share the {word}, {score(extreme)}."
+        return f"{where}: {names} share the {word}, {score(extreme)}."
     what = f"the {word} is that of {names}" if others else f"only {names} has a score"
     if setting.by_median:
         assert first[0].score is not None
-        return f"- {where}: {what}, {score(extreme)} ({plural(first[0].score.n, 'seed')})."
-    return f"- {where}: {what}, {_with_interval(first[0])}.{_overlap(first[0], others)}"
+        return f"{where}: {what}, {score(extreme)} ({plural(first[0].score.n, 'seed')})."
+    return f"{where}: {what}, {_with_interval(first[0])}.{_overlap(first[0], others)}"
 
 
 def _with_interval(row: Row) -> str:
@@ -163,7 +164,7 @@ def _with_interval(row: Row) -> str:
 
 
 def _overlap(first: Row, others: Sequence[Row]) -> str:
-    """The methods whose intervals overlap that of *first*, those whose do not, and those without one."""
+    """Return the methods whose intervals overlap that of *first*, those whose do not, and those without one."""
     mine = _known(first)
     if mine is None:
         return ""
@@ -185,7 +186,7 @@ def _overlap(first: Row, others: Sequence[Row]) -> str:
 
 
 def _known(row: Row) -> Interval | None:
-    """The interval of a mean that is shown: with fewer seeds it is wider than any scale."""
+    """Return the interval of a mean that is shown: with fewer seeds it is wider than any scale."""
     return row.score.interval if row.score is not None and row.score.n >= FEWEST_PAIRS else None
 
 

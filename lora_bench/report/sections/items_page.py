@@ -6,15 +6,16 @@ It is a page of its own, since it may show texts: a report can be passed on with
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from lora_bench.records.spec import TaskSpec
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, Heading, wide_table
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.given_answers import GivenAnswers, differing_items, rows_with_answers
-from lora_bench.report.model.report_model import ReportModel
+from lora_bench.report.model.report import Report, TextsOf
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections.method_tables import method_name, model_name, setting_name
 from lora_bench.report.text import inert, listed
@@ -22,43 +23,31 @@ from lora_bench.report.text import inert, listed
 MOST_ITEMS, FEWEST_ITEMS = 50, 5
 MOST_CHARACTERS = 300
 
-# From a task and the right answers to its test items: the id and the texts of each item, or None if they may not be shown.
-TextsOf = Callable[[TaskSpec, Sequence[int]], Sequence[tuple[str, ...]] | None]
 
-Lines = list[str]
-
-
-def no_texts(task: TaskSpec, references: Sequence[int]) -> None:
-    """Give no texts."""
-
-
-def items_page(model: ReportModel, texts: TextsOf = no_texts) -> str | None:
-    """Return the page as Markdown, or None if no methods differ on an item.
-
-    Args:
-        model: Of the report.
-        texts: Gives the texts of items where they may be shown.
-    """
+def items_page(report: Report) -> list[Block]:
+    """Return the page; empty if no methods differ on an item."""
+    if not report.records:
+        return []
     found = [
         (setting, table, rows, items)
-        for setting in model.comparison.results
+        for setting in report.comparison.results
         for table in setting.tables
-        for rows in [rows_with_answers(table, model.given)]
+        for rows in [rows_with_answers(table, report.given_answers)]
         for items in [differing_items(rows)]
         if items
     ]
     if not found:
-        return None
+        return []
     most = max(FEWEST_ITEMS, MOST_ITEMS // len(found))
-    suites = listed([inert(suite) for suite in model.comparison.suites])
-    lines = [f"# {suites}: test items", "", _ABOUT]
+    suites = listed([inert(suite) for suite in report.comparison.suites])
+    blocks: list[Block] = [Heading(1, f"{suites}: test items"), ABOUT]
     for setting, table, rows, items in found:
-        lines += ["", f"## {setting_name(setting, model.comparison)}, {model_name(table)}", ""]
-        lines += _table(setting, table, rows, items, most, texts)
-    return "\n".join(lines) + "\n"
+        blocks.append(Heading(2, f"{setting_name(setting, report.comparison)}, {model_name(table)}"))
+        blocks += _table(setting, table, rows, items, most, report.texts)
+    return blocks
 
 
-_ABOUT = (
+ABOUT = (
     "Each of these items is answered right by one method in most runs and wrong by another, the clearest first. "
     "A cell has the number of runs that are right, and the commonest wrong answer where there are several."
 )
@@ -71,7 +60,7 @@ def _table(
     items: Sequence[int],
     most: int,
     texts: TextsOf,
-) -> Lines:
+) -> list[Block]:
     first = rows[0][1]
     references = [int(value) for value in first.references]
     shown = texts(setting.spec.task, references)
@@ -88,8 +77,7 @@ def _table(
     of_all = f"{text.count(min(most, len(items)))} of {text.plural(len(items), 'such item')}"
     return [
         f"{of_all}, {_said_of_texts(setting.spec.task, shown is not None)}.",
-        "",
-        *text.wide_table(header, lines, 2),
+        *wide_table(header, lines, 2),
     ]
 
 
@@ -102,7 +90,7 @@ def _said_of_texts(task: TaskSpec, shown: bool) -> str:
 
 
 def _cell(given: GivenAnswers, place: int) -> str:
-    """The number of runs that are right, and the commonest wrong answer."""
+    """Return the number of runs that are right, and the commonest wrong answer."""
     said = given.answers[:, place]
     wrong = Counter(int(answer) for answer in said if answer != given.references[place])
     right = f"{int(np.sum(said == given.references[place]))} of {len(said)}"

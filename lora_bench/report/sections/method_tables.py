@@ -1,4 +1,4 @@
-"""The tables of a Markdown report: a comparison's rows as lines of text, with the marks that the footnotes explain."""
+"""The tables of a report: the rows of a comparison, with the marks that the footnotes explain."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 
 from lora_bench.records.budget import AXES, amount_of
 from lora_bench.report import text
+from lora_bench.report.blocks import MOST_COLUMNS, Block, TextTable, wide_table
 from lora_bench.report.model.comparison import DISTINCT, FROM_EPOCHS, TARGETS, Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Failure, Row, in_order
 from lora_bench.report.text import MISSING, code, count, inert
@@ -23,8 +24,8 @@ class TableColumn:
     """A column of the table of scores.
 
     Args:
-        heading: Its name.
-        cell: What stands in it for a row.
+        heading: Head of the column.
+        cell: Gives the text of a row's cell.
         of: Whether that is of the "method", and so stands beside a failure too, or of its "runs".
     """
 
@@ -33,31 +34,30 @@ class TableColumn:
     of: Literal["method", "runs"] = "runs"
 
 
-def score_table(table: ModelTable, setting: Setting, judged: Sequence[TableColumn] = ()) -> list[str]:
-    """The table of scores of each method of a base model, with *judged* beside it. Failures are rows too."""
+def score_table(table: ModelTable, setting: Setting, judged: Sequence[TableColumn] = ()) -> list[Block]:
+    """Return the table of scores of each method of a base model, with *judged* beside it. Failures are rows too."""
     own = _own(setting)
     return _split(table, own, [*_scores(setting), *judged, _FAILED], failures=True)
 
 
-def cost_tables(table: ModelTable, setting: Setting, costs: Sequence[TableColumn] = ()) -> list[str]:
-    """Sizes of each method of a base model, and below them the costs of its runs, with *costs* beside it."""
+def cost_tables(table: ModelTable, setting: Setting, costs: Sequence[TableColumn] = ()) -> list[Block]:
+    """Return sizes of each method of a base model, and below them the costs of its runs, with *costs* beside it."""
     own = _own(setting)
-    return [*_split(table, own, _sizes()), "", *_split(table, own, [*_measured(table), *costs])]
+    return [*_split(table, own, _sizes()), *_split(table, own, [*_measured(table), *costs])]
 
 
 def _split(
     table: ModelTable, own: Sequence[TableColumn], columns: Sequence[TableColumn], failures: bool = False
-) -> list[str]:
-    """Columns beside the names of rows, over as many tables as they need."""
-    room = text.MOST_COLUMNS - len(own)
-    lines: list[str] = []
-    for start in range(0, len(columns), room):
-        shown = [*own, *columns[start : start + room]]
-        lines += [*([""] if lines else []), *_rows(table, shown, failures=failures and start == 0)]
-    return lines
+) -> list[Block]:
+    """Return columns beside the names of rows, over as many tables as they need."""
+    room = MOST_COLUMNS - len(own)
+    return [
+        _rows(table, [*own, *columns[start : start + room]], failures=failures and start == 0)
+        for start in range(0, len(columns), room)
+    ]
 
 
-def _rows(table: ModelTable, columns: Sequence[TableColumn], *, failures: bool) -> list[str]:
+def _rows(table: ModelTable, columns: Sequence[TableColumn], *, failures: bool) -> TextTable:
     lines = []
     place = next((index for index, column in enumerate(columns) if column.of == "runs"), len(columns))
     for row in table.rows:
@@ -67,7 +67,7 @@ def _rows(table: ModelTable, columns: Sequence[TableColumn], *, failures: bool) 
             beside_failure = [column.cell(row) if column.of == "method" else MISSING for column in columns]
             for reason in failure_cells(row.failures):
                 lines.append([*beside_failure[:place], reason, *beside_failure[place + 1 :]])
-    return text.table([column.heading for column in columns], lines, numbers_from=1)
+    return TextTable([column.heading for column in columns], lines)
 
 
 def _own(setting: Setting) -> list[TableColumn]:
@@ -122,8 +122,8 @@ _PARAMETERS = (("adapter parameters", "adapter"), ("trained", "trained"), ("stor
 _FAILED = TableColumn("failed", lambda row: str(len(row.failures)))
 
 
-def learning_rate_table(setting: Setting) -> list[str]:
-    """Mean scores of a search: a line a method and base model, a column a learning rate, the best of a line in bold."""
+def learning_rate_table(setting: Setting) -> list[Block]:
+    """Return mean scores of a search: a line a method and base model, a column a learning rate, the best of a line in bold."""
     rates = sorted({row.learning_rate for row in setting.rows}, key=in_order)
     lines = []
     for table in setting.tables:
@@ -132,7 +132,7 @@ def learning_rate_table(setting: Setting) -> list[str]:
             best = best_rates(of_label, setting.spec.task.higher_is_better)
             cells = [_rate_cell([row for row in of_label if row.learning_rate == rate], best) for rate in rates]
             lines.append([model_name(table), method_name(of_label[0]), *cells])
-    return text.wide_table(["base model", "method", *map(text.learning_rate, rates)], lines, names=2)
+    return wide_table(["base model", "method", *map(text.learning_rate, rates)], lines, names=2)
 
 
 def best_rates(rows: Iterable[Row], higher_is_better: bool | None) -> list[float]:
@@ -166,8 +166,8 @@ def each_row(comparison: Comparison) -> Iterator[tuple[str, Setting, ModelTable,
         yield text.listed(names[row.run_ids]), setting, table, row
 
 
-def costs(comparison: Comparison) -> tuple[list[str], list[str]]:
-    """Seconds of training and of evaluation, of one run of each row and of all its runs: two tables, or two empty lists."""
+def costs(comparison: Comparison) -> tuple[TextTable, TextTable] | None:
+    """Return seconds of training and of evaluation, of one run of each row and of all its runs; None without any."""
     of_one, of_all = [], []
     totals: list[list[float]] = [[], []]
     for where, setting, table, row in each_row(comparison):
@@ -183,18 +183,18 @@ def costs(comparison: Comparison) -> tuple[list[str], list[str]]:
         in_all = (row.train_seconds_total, row.evaluation_seconds_total)
         of_all.append([*named, count(row.ok), *(text.rate(seconds) for seconds in in_all)])
     if not of_one:
-        return [], []
+        return None
     runs = sum(row.ok for _, _, _, row in each_row(comparison))
     of_all.append(["all", "", "", count(runs), *(text.rate(math.fsum(seconds)) for seconds in totals)])
     columns = ["task", "base model", "method"]
     return (
-        text.table([*columns, "training, s a run", "evaluation, s a run", "tokens/s"], of_one, numbers_from=3),
-        text.table([*columns, "runs", "training, s in all", "evaluation, s in all"], of_all, numbers_from=3),
+        TextTable([*columns, "training, s a run", "evaluation, s a run", "tokens/s"], of_one, numbers_from=3),
+        TextTable([*columns, "runs", "training, s in all", "evaluation, s in all"], of_all, numbers_from=3, total=True),
     )
 
 
-def failures(comparison: Comparison) -> list[str]:
-    """Every run that ended in another way than `ok`, with its reason."""
+def failures(comparison: Comparison) -> list[Block]:
+    """Return every run that ended in another way than `ok`, with its reason."""
     lines = [
         [
             where, model_name(table), method_name(row), text.seed(failure.seed),
@@ -204,11 +204,11 @@ def failures(comparison: Comparison) -> list[str]:
         for failure in row.failures
     ]  # fmt: skip
     header = ["task", "base model", "method", "seed", "status", "reason", "attempts", "run id"]
-    return text.table(header, lines, numbers_from=len(header)) if lines else []
+    return [TextTable(header, lines, numbers_from=len(header))] if lines else []
 
 
-def provenance(comparison: Comparison) -> list[str]:
-    """The run behind every number: its id, seed, status and score."""
+def provenance(comparison: Comparison) -> TextTable:
+    """Return the run behind every number: its id, seed, status and score."""
     lines = []
     words = {status: code(status) for status in (*comparison.statuses, "ok")}
     for where, _, table, row in each_row(comparison):
@@ -220,7 +220,7 @@ def provenance(comparison: Comparison) -> list[str]:
             status = words[ended.get(run_id, "ok")]
             lines.append([code(run_id), *named, text.seed(seed), status, text.score(scored.get(run_id))])
     header = ["run id", "task", "base model", "method", "learning rate", "seed", "status", "score"]
-    return text.table(header, lines, numbers_from=4)
+    return TextTable(header, lines, numbers_from=4)
 
 
 def failure_cells(failed: Sequence[Failure]) -> list[str]:
@@ -235,7 +235,7 @@ def failure_cells(failed: Sequence[Failure]) -> list[str]:
 
 
 def setting_name(setting: Setting, comparison: Comparison) -> str:
-    """The task, and if it has several settings, the difference: trials, the target, or a number and the target."""
+    """Return the task, and if it has several settings, the difference: trials, the target, or a number and the target."""
     task, kin = setting.spec.task.name, comparison.kin_of(setting)
     said = ["trials"] if setting.trials and any(
         other.spec.task.name == task and not other.trials for other in comparison.settings
@@ -257,7 +257,7 @@ def setting_name(setting: Setting, comparison: Comparison) -> str:
 
 
 def _work(setting: Setting, kin: Sequence[Setting]) -> str | None:
-    """The work of a setting, such as "1,024 examples", if it tells the setting from all of its kin."""
+    """Return the work of a setting, such as "1,024 examples", if it tells the setting from all of its kin."""
     works = [
         next(
             (amount_of(axis, amount) for axis in AXES if (amount := getattr(one.spec.training, axis)) is not None), None
@@ -269,7 +269,7 @@ def _work(setting: Setting, kin: Sequence[Setting]) -> str | None:
 
 
 def target_name(setting: Setting) -> str:
-    """The target for parameters of a setting in a few words."""
+    """Return the target for parameters of a setting in a few words."""
     if setting.parameter_target is None:
         return "no target"
     axis, amount = setting.parameter_target
@@ -277,34 +277,34 @@ def target_name(setting: Setting) -> str:
 
 
 def model_name(table: ModelTable) -> str:
-    """The base model as readers should see it."""
+    """Return the base model as readers should see it."""
     return inert(table.model.shown, 80) + (f" (weights {code(table.weights)})" if table.ambiguous else "")
 
 
 def metric_name(setting: Setting) -> str:
-    """The metric of a setting's scores."""
+    """Return the metric of a setting's scores."""
     return inert(setting.spec.task.metric) if setting.spec.task.metric is not None else "score"
 
 
 def on_split(setting: Setting) -> str:
-    """The split of a setting's scores, to follow the name of a metric."""
+    """Return the split of a setting's scores, to follow the name of a metric."""
     return f"on the {setting.spec.score_on} split" if setting.spec.score_on is not None else "on a split not recorded"
 
 
 def method_name(row: Row) -> str:
-    """The label of a method, with the mark of the reference."""
+    """Return the label of a method, with the mark of the reference."""
     return code(row.label) + (EXEMPT if row.exempt else "")
 
 
 def size(row: Row) -> str:
-    """The option that a budget may turn, with its value; a pair that does not work was given none."""
+    """Return the option that a budget may turn, with its value; a pair that does not work was given none."""
     if row.size is None or (row.parameters is None and not row.ok):
         return MISSING
     return f"{inert(row.size.replace('_', ' '))} {inert(str(row.size_value))}"
 
 
 def mean_and_sd(score: Summary) -> str:
-    """The mean, and the sample standard deviation where there is one."""
+    """Return the mean, and the sample standard deviation where there is one."""
     return text.score(score.mean) + (f" ± {text.score(score.sd)}" if score.sd is not None else "")
 
 

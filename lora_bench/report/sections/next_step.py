@@ -6,34 +6,33 @@ import math
 import re
 
 from lora_bench.records.budget import AXES
-from lora_bench.report.model.overview import Line, Overview
+from lora_bench.report.model.decision import Decision
+from lora_bench.report.model.overview import Overview
 from lora_bench.report.sections.tuning import edges_tried, rates_compared
-from lora_bench.report.sections.verdicts import MANY, counted
+from lora_bench.report.sections.verdicts import MANY
 from lora_bench.report.text import code, listed, plain, plural
-from lora_bench.stats.verdict import RECOMMENDATION_PAIRS, Grade
+from lora_bench.stats.verdict import RECOMMENDATION_PAIRS
 
 # What of a command can stand between backticks.
 _WORD = re.compile(r"[\w./:=,+%…-]+")
 
-# The share of runs that learned nothing from which on more work comes before more seeds.
-LEARNED_LITTLE = 0.25
 
-
-def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
-    """The next steps as pieces of Markdown: to use the pick, and to make the answer stronger or the pick's weights."""
+def next_lines(seen: Overview, decision: Decision) -> list[str]:
+    """Return the next steps as inline text: to use the pick, and to make the answer stronger or the pick's weights."""
+    pick, grade = decision.pick, decision.grade
     steps = []
-    keys = [f"a larger {code(work_key(seen))}, so that runs learn"] if learned_little(seen) else []
+    keys = [f"a larger {code(work_key(seen))}, so that runs learn"] if seen.learned_little else []
     if edges := edges_tried(seen.comparison):
         labels = sorted({edge.row.label for edge in edges})
         keys.append(f"a wider range of `learning_rate` for {listed([code(label) for label in labels])}")
-    failing = [] if learned_little(seen) or rates_compared(seen.comparison) else _failing(seen)
+    failing = [] if seen.learned_little or rates_compared(seen.comparison) else _failing(seen)
     if failing:
         keys.append(
             f"another `learning_rate` for {listed([code(label) for label in failing])}, of which many runs learned nothing"
         )
     few = max(contrast.verdict.pairs for contrast in seen.contrasts) < RECOMMENDATION_PAIRS
     total = RECOMMENDATION_PAIRS if pick is not None and few else seeds_to_decide(seen)
-    if learned_little(seen) or failing or (pick is not None and grade == "recommendation"):
+    if seen.learned_little or failing or (pick is not None and grade == "recommendation"):
         total = None
     if pick is not None and all(place.row.checkpoint_bytes is not None for place in pick.places):
         suite, label = seen.comparison.suites[0], pick.label
@@ -52,24 +51,18 @@ def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
 
 def _failing(seen: Overview) -> list[str]:
     """Methods of which so many runs scored no better than the majority class that more seeds would repeat it."""
-    found = counted(seen.judged) if seen.judged is not None else {}
+    found = seen.judged.ends if seen.judged is not None else {}
     return [label for label, one in found.items() if one.fallen > 1 and one.fallen >= MANY * one.runs]
 
 
-def learned_little(seen: Overview) -> bool:
-    """Tell if so many runs scored no better than the majority class that more work helps before more seeds."""
-    ends = [*counted(seen.judged).values()] if seen.judged is not None else []
-    return sum(one.fallen for one in ends) >= LEARNED_LITTLE * max(1, sum(one.runs for one in ends))
-
-
 def work_key(seen: Overview) -> str:
-    """The key of the budget that makes runs longer."""
+    """Return the key of the budget that makes runs longer."""
     training = seen.comparison.results[0].spec.training
     return next((axis for axis in AXES if getattr(training, axis) is not None), "train_examples")
 
 
 def _open_to(seen: Overview, total: int | None) -> str:
-    """What so many seeds would likely decide, where each method has one comparison."""
+    """Return what so many seeds would likely decide, where each method has one comparison."""
     if total is None or len({contrast.label for contrast in seen.contrasts}) < len(seen.contrasts):
         return ""
     open_ones = [contrast for contrast in seen.contrasts if contrast.verdict.verdict == "inconclusive"]
@@ -82,13 +75,13 @@ def _open_to(seen: Overview, total: int | None) -> str:
 
 
 def _anew(seen: Overview) -> str:
-    """What more seeds mean where verdicts decided their number."""
+    """Return what more seeds mean where verdicts decided their number."""
     looked = seen.judged is not None and seen.judged.analysis.seeds is not None
     return " and judges anew, with the whole error level once more" if looked else ""
 
 
 def _changed(command: str, keys: str, what: str) -> str:
-    """The steps to run a suite with other keys, if any; a suite that came with the package is copied first."""
+    """Return the steps to run a suite with other keys, if any; a suite that came with the package is copied first."""
     if not keys:
         return f"`{command}` adds the seeds{what}"
     words = command.split()
@@ -100,13 +93,13 @@ def _changed(command: str, keys: str, what: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name inside a piece of code."""
+    """Return a name inside a piece of code."""
     shown = code(name)
     return shown[1:-1] if shown.startswith("`") else "NAME"
 
 
 def suite_command(seen: Overview) -> str | None:
-    """The command that made the runs; None where no suite did."""
+    """Return the command that made the runs; None where no suite did."""
     found = next((command for command in seen.comparison.commands if command.startswith("lora-bench run ")), None)
     return None if found is None else re.sub(r" --seeds \d+", "", _of_words(found))
 
@@ -117,8 +110,7 @@ def _of_words(command: str) -> str:
 
 def seeds_to_decide(seen: Overview) -> int | None:
     """Seeds that would likely decide: the median over open comparisons with an estimate, else those of a recommendation."""
-    open_ones = [contrast.verdict for contrast in seen.contrasts if contrast.verdict.verdict == "inconclusive"]
-    needed = sorted(verdict.needed.seeds for verdict in open_ones if verdict.needed is not None)
+    needed = sorted(verdict.needed.seeds for verdict in seen.open if verdict.needed is not None)
     if needed:
         return needed[(len(needed) - 1) // 2]
     most = max(contrast.verdict.pairs for contrast in seen.contrasts)
@@ -126,7 +118,7 @@ def seeds_to_decide(seen: Overview) -> int | None:
 
 
 def more_seeds(seen: Overview) -> list[str]:
-    """A sentence on how many more seeds would decide, with the time that they take."""
+    """Return a sentence on how many more seeds would decide, with the time that they take."""
     total = seeds_to_decide(seen)
     have = max(contrast.verdict.pairs for contrast in seen.contrasts)
     if total is None:
@@ -153,7 +145,7 @@ def more_seeds(seen: Overview) -> list[str]:
 
 
 def _time(seen: Overview, more: int) -> str:
-    """The time for so many more seeds, as far as runs were timed."""
+    """Return the time for so many more seeds, as far as runs were timed."""
     rows = {place.row.run_ids: place.row for line in seen.lines for place in line.places}
     seconds = math.fsum(
         ((row.train_seconds_total or 0.0) + (row.evaluation_seconds_total or 0.0)) / row.ok

@@ -15,7 +15,7 @@ Said = tuple[str, list[str], list[str]]
 
 
 def why_not_judged(comparison: Comparison) -> Said:
-    """The lead, further sentences and next steps of a report without verdicts."""
+    """Return the lead, further sentences and next steps of a report without verdicts."""
     rows = [row for setting in comparison.settings for row in setting.rows]
     if not any(row.score is not None for row in rows):
         return "No run has a score, so there is nothing to compare.", _ended(rows), []
@@ -81,7 +81,7 @@ def _search(comparison: Comparison) -> Said:
 
 
 def search_strength(comparison: Comparison) -> str | None:
-    """How sure the choices of a search are, and what they are about; None where there are results, or no scores."""
+    """Return how sure the choices of a search are, and what they are about; None where there are results, or no scores."""
     found = chosen_rates(comparison)
     seeds = sorted({one.best.score.n for one in found if one.best is not None and one.best.score is not None})
     if not seeds or any(not setting.search for setting in comparison.results):

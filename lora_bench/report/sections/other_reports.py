@@ -7,23 +7,24 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from lora_bench.records.budget import AXES, amount_of
+from lora_bench.report.blocks import Block, Fold
 from lora_bench.report.model.comparison import Comparison
-from lora_bench.report.model.report_model import ReportModel
-from lora_bench.report.sections.advice import all_shown, any_of_names
+from lora_bench.report.model.report import Report
+from lora_bench.report.sections.advice import any_of_names
 from lora_bench.report.sections.chosen_rates import chosen_rates
-from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.tuning import untuned_tasks
-from lora_bench.report.text import code, folded, inert, listed, plural
+from lora_bench.report.text import code, inert, listed, plural
 
 # With more reports than this, only what each says: their settings fill eight lines.
 MOST_COMPARED = 3
 
 
-def other_reports(model: ReportModel) -> list[str]:
-    """A paragraph that names each report on the same data, and how it differs where they are few; empty without one."""
-    every = [model, *model.others.values()]
-    mine, facts = _data(model.comparison), _facts(model, every)
-    related = [(name, other) for name, other in sorted(model.others.items()) if mine & _data(other.comparison)]
+def other_reports(report: Report) -> list[Block]:
+    """Return a paragraph that names each report on the same data, and how it differs where they are few; empty without one."""
+    others = {name: other for name, other in report.beside.items() if other is not report and other.records}
+    every = [report, *others.values()]
+    mine, facts = _data(report.comparison), _facts(report, every)
+    related = [(name, other) for name, other in sorted(others.items()) if mine & _data(other.comparison)]
     said = []
     for name, other in related:
         differing = [
@@ -31,17 +32,17 @@ def other_reports(model: ReportModel) -> list[str]:
             for kind, fact in _facts(other, every).items()
             if len(related) <= MOST_COMPARED
             and facts.get(kind) != fact
-            and not (kind == "rates" and _chose(model, other))
+            and not (kind == "rates" and _chose(report, other))
         ]
-        said.append(f"[{code(name)}]({quote(name)}.md): {', '.join([_kind(model, other), *differing])}")
+        said.append(f"[{code(name)}]({quote(name)}.md): {', '.join([_kind(report, other), *differing])}")
     some = "some of " if any(mine - _data(other.comparison) for _, other in related) else ""
     if len(related) > MOST_COMPARED:
-        return folded(f"{len(related)} other reports on {some}the same data", [f"{'; '.join(said)}."])
+        return [Fold(f"{len(related)} other reports on {some}the same data", [f"{'; '.join(said)}."])]
     return [f"**On {some}the same data:** {'; '.join(said)}."] if said else []
 
 
 def _data(comparison: Comparison) -> set[str]:
-    """The data of all settings, by content."""
+    """Return the data of all settings, by content."""
     return {setting.spec.task.data_sha256 for setting in comparison.settings if setting.spec.task.data_sha256}
 
 
@@ -58,29 +59,29 @@ _ADVISED = {
 }  # fmt: skip
 
 
-def _kind(mine: ReportModel, other: ReportModel) -> str:
-    """The kind of a report: the strength of its answer, or the purpose of its search."""
+def _kind(mine: Report, other: Report) -> str:
+    """Return the kind of a report: the strength of its answer, or the purpose of its search."""
     if _searches(other):
         return "the search that chose the rates of this page" if _chose(other, mine) else "a search for learning rates"
-    headline = headline_of(other.seen, other.records)
-    level = _LEVELS[headline.level]
-    if headline.advised and headline.level in _ADVISED:
-        level = _ADVISED[headline.level].format(any_of_names(headline.advised))
-        if len(headline.advised) == len(other.seen.methods) > 1:
+    decision = other.decision
+    level = _LEVELS[decision.level]
+    if decision.advised and decision.level in _ADVISED:
+        level = _ADVISED[decision.level].format(any_of_names([line.label for line in decision.advised]))
+        if len(decision.advised) == len(other.overview.methods) > 1:
             level = "the choice matters little"
-        elif headline.ruled_out:
-            level = f"only {listed([code(label) for label in headline.ruled_out])} shown to be worse"
-    elif headline.level == "partly":
-        lost = [code(line.label) for line in other.seen.methods if all_shown(line, ("worse",))]
-        level += f", {listed(lost)} worse than {code(other.seen.reference)}" if lost else ""
+        elif decision.ruled_out:
+            level = f"only {listed([code(line.label) for line in decision.ruled_out])} shown to be worse"
+    elif decision.level == "partly":
+        lost = [code(line.label) for line in other.overview.methods if line.all_shown(("worse",))]
+        level += f", {listed(lost)} worse than {code(other.overview.reference)}" if lost else ""
     return f"{level} at the rates that this page chose" if _chose(mine, other) else level
 
 
-def _searches(model: ReportModel) -> bool:
-    return all(setting.search for setting in model.comparison.results)
+def _searches(report: Report) -> bool:
+    return all(setting.search for setting in report.comparison.results)
 
 
-def _chose(search: ReportModel, results: ReportModel) -> bool:
+def _chose(search: Report, results: Report) -> bool:
     """Tell if the first is a search whose best rates are all those of the second, on the same data and base models."""
     if not _searches(search):
         return False
@@ -106,14 +107,14 @@ class _Fact:
     said: str
 
 
-def _facts(model: ReportModel, every: Sequence[ReportModel]) -> dict[str, _Fact]:
-    """The facts in which reports on the same data may differ, by kind; a search has no seeds, rates or reference.
+def _facts(report: Report, every: Sequence[Report]) -> dict[str, _Fact]:
+    """Return the facts in which reports on the same data may differ, by kind; a search has no seeds, rates or reference.
 
     Args:
-        model: The report.
+        report: The report.
         every: All reports of the folder: a search among them may have chosen its rates.
     """
-    comparison = model.comparison
+    comparison = report.comparison
     results = comparison.results
     trainings = [setting.spec.training for setting in results]
     tasks = listed(sorted({code(setting.spec.task.name) for setting in results}))
@@ -129,13 +130,13 @@ def _facts(model: ReportModel, every: Sequence[ReportModel]) -> dict[str, _Fact]
         "targets": _Fact(amounts, f"{amounts} {of}"),
         "work": _Fact(works, f"work {works}"),
     }
-    if _searches(model):
+    if _searches(report):
         return facts
     seeds = max((row.score.n for setting in results for row in setting.rows if row.score is not None), default=0)
-    given = untuned_tasks(comparison) and not any(_chose(other, model) for other in every)
+    given = untuned_tasks(comparison) and not any(_chose(other, report) for other in every)
     rates = "untuned" if given else "tuned"
     facts |= {"seeds": _Fact(str(seeds), plural(seeds, "seed")), "rates": _Fact(rates, f"{rates} rates")}
-    if model.judged is not None:
-        reference = code(model.seen.reference)
+    if report.judged is not None:
+        reference = code(report.overview.reference)
         facts["reference"] = _Fact(reference, f"compared with {reference}")
     return facts

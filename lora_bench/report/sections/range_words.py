@@ -12,7 +12,7 @@ MOST_NAMES = 3
 
 
 def range_words(places: Sequence[tuple[Setting, ModelTable]]) -> str:
-    """A sentence such as "Range: RoBERTa-base on `sst2`, after 80 steps; not tested on others."."""
+    """Return a sentence such as "Range: RoBERTa-base on `sst2`, after 80 steps; not tested on others."."""
     models = {(table.model.shown, table.weights) for _, table in places}
     tasks = dict.fromkeys(setting.spec.task.name for setting, _ in places)
     on = listed([code(task) for task in tasks]) if len(tasks) <= MOST_NAMES else plural(len(tasks), "task")

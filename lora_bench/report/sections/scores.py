@@ -10,61 +10,64 @@ from collections.abc import Sequence
 
 from lora_bench.records.budget import PARAMETER_AXES
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, Fold, Heading, TextList
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.rows import in_order
 from lora_bench.report.model.side_costs import Beside
 from lora_bench.report.model.targets import score_curves
 from lora_bench.report.sections import method_tables as tables
-from lora_bench.report.sections.by_task import over_tasks_lines, scores_by_task
+from lora_bench.report.sections.by_task import over_tasks_blocks, scores_by_task
 from lora_bench.report.sections.class_tables import Further
 from lora_bench.report.sections.introduction import facts
 from lora_bench.report.sections.method_tables import TableColumn
-from lora_bench.report.sections.tuning import edge_lines, failing_lines, rungs_of_search, trial_lines
+from lora_bench.report.sections.tuning import edge_items, failing_items, rungs_of_search, trial_blocks
 from lora_bench.report.sections.verdicts import rank_note, rank_words, verdict_cell
 from lora_bench.report.text import code, inert, json_value, listed, seed
 
-Lines = list[str]
 
-
-def _nothing(table: ModelTable) -> Lines:
+def _nothing(table: ModelTable) -> list[Block]:
     return []
 
 
-def scores_lines(comparison: Comparison, judged: Judged | None, beside: Beside, further: Further = _nothing) -> Lines:
-    """The section on scores and their costs, with a *further* part below the tables of each base model."""
-    lines = ["## Scores", "", *_legend(comparison, judged, beside)]
-    if judged is None and (found := facts(comparison)):
-        lines += ["", *found]
+def scores_section(
+    comparison: Comparison, judged: Judged | None, beside: Beside, further: Further = _nothing
+) -> list[Block]:
+    """Return the section on scores and their costs, with a *further* part below the tables of each base model."""
+    blocks: list[Block] = [Heading(2, "Scores"), *_legend(comparison, judged, beside)]
+    if judged is None:
+        blocks += facts(comparison)
     if judged is not None and judged.over_tasks:
-        lines += ["", *over_tasks_lines(judged, beside)]
-    lines += score_curves(comparison)
+        blocks += over_tasks_blocks(judged, beside)
+    blocks += score_curves(comparison)
     if not _apart(judged):
         if _several_tasks(comparison):
-            lines += ["", *scores_by_task(comparison, judged)]
-        lines += _of_settings(comparison.results, comparison, judged, beside, further)
-    return [*lines, *_notes(comparison.results)]
+            blocks += scores_by_task(comparison, judged)
+        blocks += _of_settings(comparison.results, comparison, judged, beside, further)
+    return [*blocks, *_notes(comparison.results)]
 
 
-def task_lines(comparison: Comparison, judged: Judged | None, beside: Beside, further: Further = _nothing) -> Lines:
-    """The tables of each task, where means over several stand before them; else no lines."""
+def task_section(
+    comparison: Comparison, judged: Judged | None, beside: Beside, further: Further = _nothing
+) -> list[Block]:
+    """Return the tables of each task, where means over several stand before them; else nothing."""
     if not _apart(judged):
         return []
-    lines = ["## Task by task", "", *scores_by_task(comparison, judged)]
     return [
-        *lines,
+        Heading(2, "Task by task"),
+        *scores_by_task(comparison, judged),
         *_of_settings(comparison.results, comparison, judged, beside, further, fold=True),
         *_notes(comparison.results),
     ]
 
 
-def tuning_lines(comparison: Comparison, beside: Beside) -> Lines:
-    """The trials of a report that has results too; else no lines."""
+def tuning_section(comparison: Comparison, beside: Beside) -> list[Block]:
+    """Return the trials of a report that has results too; else nothing."""
     trials = [setting for setting in comparison.settings if setting not in comparison.results]
     if not trials:
         return []
-    lines = ["## Tuning", "", "Trials choose learning rates; their scores are no results."]
-    return [*lines, *_of_settings(trials, comparison, None, beside, fold=True), *_notes(trials)]
+    head: list[Block] = [Heading(2, "Tuning"), "Trials choose learning rates; their scores are no results."]
+    return [*head, *_of_settings(trials, comparison, None, beside, fold=True), *_notes(trials)]
 
 
 def _apart(judged: Judged | None) -> bool:
@@ -76,49 +79,48 @@ def _several_tasks(comparison: Comparison) -> bool:
     return len({setting.spec.task.name for setting in comparison.results if not setting.search}) > 1
 
 
-def _legend(comparison: Comparison, judged: Judged | None, beside: Beside) -> Lines:
-    lines = ["Rows are in alphabetical order, below methods that are exempt from the parameter target.", "", *_LEGEND]
+def _legend(comparison: Comparison, judged: Judged | None, beside: Beside) -> list[Block]:
+    lines = [*_LEGEND]
     if judged is not None and judged.analysis.seeds is not None:
         lines.append(
-            "- Verdicts decided how many seeds a row has. Its interval does not allow for that; those of verdicts do."
+            "Verdicts decided how many seeds a row has. Its interval does not allow for that; those of verdicts do."
         )
     if judged is not None and judged.ranks:
         lines.append(rank_note(judged))
     lines += _COSTS
     cells = [(row, table, setting) for setting in comparison.results for table in setting.tables for row in table.rows]
     if any(beside.tuning(*cell) is not None for cell in cells):
-        lines.append("- *tuning*: seconds of training in all trials that chose the learning rate.")
+        lines.append("*tuning*: seconds of training in all trials that chose the learning rate.")
     if any(beside.checkpoint_bytes(*cell) is not None for cell in cells):
-        lines.append("- *checkpoint*: the files that restore the result on the public base model.")
+        lines.append("*checkpoint*: the files that restore the result on the public base model.")
     if any(setting.by_median for setting in comparison.settings):
-        lines.append("- *median*: over the same n runs; the protocol takes it in place of the mean.")
-    return lines
+        lines.append("*median*: over the same n runs; the protocol takes it in place of the mean.")
+    return ["Rows are in alphabetical order, below methods that are exempt from the parameter target.", TextList(lines)]
 
 
 _LEGEND = """\
-- *mean ± SD*: over the n runs with a score, with the sample standard deviation; *failed* runs have none.
-- *95 % interval*: the t-interval of the mean over seeds; none below 3 seeds or if all scores are the same.
-- *less majority*: the mean less the score of always answering the majority class of the training data (or their mean).
+*mean ± SD*: over the n runs with a score, with the sample standard deviation; *failed* runs have none.
+*95 % interval*: the t-interval of the mean over seeds; none below 3 seeds or if all scores are the same.
+*less majority*: the mean less the score of always answering the majority class of the training data (or their mean).
 """.splitlines()
 
 _COSTS = """\
-- *adapter parameters*: without the head. *trained*: updated by the optimiser, with the head. *stored*: to be saved.
-- *peak memory*: of training, above the start. It, *step* and *examples/s* are medians over seeds.""".splitlines()
+*adapter parameters*: without the head. *trained*: updated by the optimiser, with the head. *stored*: to be saved.
+*peak memory*: of training, above the start. It, *step* and *examples/s* are medians over seeds.""".splitlines()
 
 
-def _notes(settings: Sequence[Setting]) -> Lines:
+def _notes(settings: Sequence[Setting]) -> list[Block]:
     rows = [row for setting in settings for row in setting.rows]
-    lines = []
+    notes: list[Block] = []
     if any(row.exempt for row in rows):
-        lines += ["", exempt_note(settings)]
+        notes.append(exempt_note(settings))
     if any(row.exclusive is False for row in rows):
-        lines += ["", _SHARED_NOTE]
+        notes.append(_SHARED_NOTE)
     if any(len(row.environments) > 1 for row in rows):
-        lines += [
-            "",
-            f"{tables.SEVERAL} The runs of this row ran in several environments: see [Environment](#environment).",
-        ]
-    return lines
+        notes.append(
+            f"{tables.SEVERAL} The runs of this row ran in several environments: see [Environment](#environment)."
+        )
+    return notes
 
 
 _SHARED_NOTE = (
@@ -127,7 +129,7 @@ _SHARED_NOTE = (
 
 
 def exempt_note(settings: Sequence[Setting]) -> str:
-    """The note that explains the mark of an exempt method."""
+    """Return the note that explains the mark of an exempt method."""
     axes = {setting.parameter_target[0] for setting in settings if setting.parameter_target is not None}
     axis = max(axes, key=PARAMETER_AXES.index, default=PARAMETER_AXES[0])
     exempt = f"{tables.EXEMPT} Exempt from the target for {axis.replace('_', ' ')}, since it has no size to fit"
@@ -142,16 +144,16 @@ def _of_settings(
     further: Further = _nothing,
     *,
     fold: bool = False,
-) -> Lines:
-    """The tables of some settings, each under its name, and folded away if *fold*."""
-    lines: Lines = []
+) -> list[Block]:
+    """Return the tables of some settings, each under its name, and folded away if *fold*."""
+    blocks: list[Block] = []
     for setting in settings:
-        lines += ["", f"### {tables.setting_name(setting, comparison)}", *_apart_from_kin(setting, comparison)]
-        lines += _own_word(setting)
+        blocks += [Heading(3, tables.setting_name(setting, comparison)), *_apart_from_kin(setting, comparison)]
+        blocks += _own_word(setting)
         shown = _search(setting, comparison) if setting.search else _model_tables(setting, judged, beside, further)
         # One of many tasks is looked up, and not read on the way.
-        lines += ["", *text.folded(_fold_title(setting), shown[1:])] if fold else shown
-    return lines
+        blocks += [Fold(_fold_title(setting), shown)] if fold else shown
+    return blocks
 
 
 def _fold_title(setting: Setting) -> str:
@@ -159,8 +161,8 @@ def _fold_title(setting: Setting) -> str:
     return f"{text.plural(methods, 'method')} on {text.plural(models, 'base model')}"
 
 
-def _apart_from_kin(setting: Setting, comparison: Comparison) -> Lines:
-    """The differences between a setting and the others of its task, with which it must not be ranked."""
+def _apart_from_kin(setting: Setting, comparison: Comparison) -> list[Block]:
+    """Return the differences between a setting and the others of its task, with which it must not be ranked."""
     differs = comparison.differs_from_kin(setting)
     if not differs:
         return []
@@ -168,33 +170,31 @@ def _apart_from_kin(setting: Setting, comparison: Comparison) -> Lines:
     said = {name: value for name, value in differs.items() if value is not None or not setting.unknown}
     fields = listed([f"{code(name)} is {json_value(value)}" for name, value in said.items()])
     here = f" Here {fields}." if said else " Here less is recorded."
-    return ["", f"Not to be ranked against the other settings of this task.{here}"]
+    return [f"Not to be ranked against the other settings of this task.{here}"]
 
 
-def _own_word(setting: Setting) -> Lines:
-    """The note on runs that no suite planned: their source, and the conditions that readers must know themselves."""
+def _own_word(setting: Setting) -> list[Block]:
+    """Return the note on runs that no suite planned: their source, and the conditions that readers must know themselves."""
     if setting.spec.source is None:
         return []
     said = f"No suite planned these runs; their records come from: {inert(setting.spec.source)}."
     if setting.unknown:
         said += f" Their author vouches for what is not recorded: {listed([*map(code, setting.unknown)])}."
-    return ["", said]
+    return [said]
 
 
-def _model_tables(setting: Setting, judged: Judged | None, beside: Beside, further: Further) -> Lines:
-    lines: Lines = []
+def _model_tables(setting: Setting, judged: Judged | None, beside: Beside, further: Further) -> list[Block]:
+    blocks: list[Block] = []
     for table in setting.tables:
         shown = tables.score_table(table, setting, _judged(setting, judged))
-        lines += ["", f"#### {tables.model_name(table)}", "", *shown, *_seeds_note(table)]
+        blocks += [Heading(4, tables.model_name(table)), *shown, *_seeds_note(table)]
         costs = tables.cost_tables(table, setting, _beside(table, setting, beside))
-        lines += ["", *text.folded("Sizes, memory and time", costs)]
-        if found := further(table):
-            lines += ["", *found]
-    return lines
+        blocks += [Fold("Sizes, memory and time", costs), *further(table)]
+    return blocks
 
 
 def _judged(setting: Setting, judged: Judged | None) -> list[TableColumn]:
-    """The columns of ranks and verdicts, where a setting was judged."""
+    """Return the columns of ranks and verdicts, where a setting was judged."""
     if judged is None or not any(held.setting is setting for held in judged.held):
         return []
     return [
@@ -204,7 +204,7 @@ def _judged(setting: Setting, judged: Judged | None) -> list[TableColumn]:
 
 
 def _beside(table: ModelTable, setting: Setting, beside: Beside) -> list[TableColumn]:
-    """The columns of rows' costs beside their runs, where any is known."""
+    """Return the columns of rows' costs beside their runs, where any is known."""
     columns = (
         TableColumn("tuning, s", lambda row: text.rate(beside.tuning(row, table, setting))),
         TableColumn("checkpoint, MiB", lambda row: text.mebibytes(beside.checkpoint_bytes(row, table, setting))),
@@ -212,35 +212,27 @@ def _beside(table: ModelTable, setting: Setting, beside: Beside) -> list[TableCo
     return [column for column in columns if any(column.cell(row) != text.MISSING for row in table.rows)]
 
 
-def _seeds_note(table: ModelTable) -> Lines:
-    """A warning where methods were not run with the same seeds."""
+def _seeds_note(table: ModelTable) -> list[Block]:
+    """Return a warning where methods were not run with the same seeds."""
     if len({tuple(sorted(row.seeds, key=in_order)) for row in table.rows}) == 1:
         return []
     seeds = [f"{tables.method_name(row)} {', '.join(map(seed, sorted(row.seeds, key=in_order)))}" for row in table.rows]
-    return ["", f"The methods were not run with the same seeds: {'; '.join(seeds)}."]
+    return [f"The methods were not run with the same seeds: {'; '.join(seeds)}."]
 
 
-def _search(setting: Setting, comparison: Comparison) -> Lines:
+def _search(setting: Setting, comparison: Comparison) -> list[Block]:
     rungs = rungs_of_search(setting, comparison)
-    lines = [
-        "",
-        "#### Learning rates",
-        "",
+    every: list[Block] = []
+    for table in setting.tables:
+        every += [Heading(4, tables.model_name(table)), *tables.score_table(table, setting)]
+        every += tables.cost_tables(table, setting)
+    return [
+        Heading(4, "Learning rates"),
         f"Mean {tables.metric_name(setting)} {tables.on_split(setting)} over n seeds. The best of a line "
         "is in bold: a choice, not a verdict.",
-        "",
         *tables.learning_rate_table(setting),
-        *edge_lines(setting, rungs),
-        *failing_lines(setting, rungs),
-        *trial_lines(setting, rungs),
-        "",
+        *edge_items(setting, rungs),
+        *failing_items(setting, rungs),
+        *trial_blocks(setting, rungs),
+        Fold("Every learning rate with its costs", every),
     ]
-    every = [
-        line
-        for table in setting.tables
-        for line in (
-            "", f"#### {tables.model_name(table)}", "", *tables.score_table(table, setting), "",
-            *tables.cost_tables(table, setting),
-        )
-    ]  # fmt: skip
-    return [*lines, *text.folded("Every learning rate with its costs", every[1:])]

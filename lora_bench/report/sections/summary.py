@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lora_bench.report import text
-from lora_bench.report.model.overview import Line, Overview, Ratio
-from lora_bench.report.sections.advice import UNLESS_COLLAPSE, comparisons_of, times
+from lora_bench.report.blocks import Block, TextTable
+from lora_bench.report.model.overview import DECIDED, Line, Overview, Ratio
+from lora_bench.report.sections.advice import comparisons_of, times
 from lora_bench.report.sections.method_tables import SHARED, metric_name, setting_name
-from lora_bench.report.sections.next_step import learned_little
-from lora_bench.report.sections.verdicts import DECIDED
 from lora_bench.report.text import MISSING, code, inert, plural
 
 # A first screen has no room for more methods; all are under Scores.
@@ -21,19 +20,19 @@ MOST_METRICS = 4
 ESTIMATED = "≈"
 
 
-def summary_table(seen: Overview) -> list[str]:
-    """The table as lines of Markdown, or one for each group of settings; columns without any known value are left out."""
+def summary_table(seen: Overview) -> list[Block]:
+    """Return the table, or one for each group of settings; columns without any known value are left out."""
     shown = shown_lines(seen)
-    lines: list[str] = []
+    blocks: list[Block] = []
     groups = [*dict.fromkeys(line.group for line in shown)]
     for group in groups:
         of_group = [line for line in shown if line.group == group]
         columns = [(head, [cell(line) for line in of_group]) for head, cell in _columns(seen, of_group)]
         kept = [(head, cells) for head, cells in columns if any(cell != MISSING for cell in cells)]
         rows = zip(*(cells for _, cells in kept), strict=True)
-        lines += [f"{_title(seen, of_group)}:", ""] if len(groups) > 1 else []
-        lines += [*text.table([head for head, _ in kept], rows), ""]
-    return [*lines, notes(seen)] if shown else []
+        blocks += [f"{_title(seen, of_group)}:"] if len(groups) > 1 else []
+        blocks.append(TextTable([head for head, _ in kept], [*rows]))
+    return [*blocks, *notes(seen)] if shown else []
 
 
 def _title(seen: Overview, shown: Sequence[Line]) -> str:
@@ -42,7 +41,7 @@ def _title(seen: Overview, shown: Sequence[Line]) -> str:
 
 
 def shown_lines(seen: Overview) -> list[Line]:
-    """The lines of the table: those of settings with verdicts, else of the first group of settings.
+    """Return the lines of the table: those of settings with verdicts, else of the first group of settings.
 
     Of very many it is the reference and those with the highest scores.
     """
@@ -59,8 +58,8 @@ def shown_lines(seen: Overview) -> list[Line]:
     return best[:MOST_LINES]
 
 
-def notes(seen: Overview) -> str:
-    """One line that explains the marks and the numbers."""
+def notes(seen: Overview) -> list[str]:
+    """Return one paragraph that explains the marks and the numbers, if there are any to explain."""
     shown = shown_lines(seen)
     said = []
     groups = {line.group for line in shown}
@@ -78,7 +77,7 @@ def notes(seen: Overview) -> str:
         said.append(f"{SHARED} Other work ran on the machine at the time.")
     if any(place.setting.spec.task.metric == "bleu" for line in shown for place in line.places):
         said.append("BLEU is on a scale of 0 to 1.")
-    return " ".join(said)
+    return [" ".join(said)] if said else []
 
 
 def _columns(seen: Overview, shown: Sequence[Line]) -> list[tuple[str, Callable[[Line], str]]]:
@@ -89,7 +88,7 @@ def _columns(seen: Overview, shown: Sequence[Line]) -> list[tuple[str, Callable[
         (_score_name(shown), score_of),
         (f"difference to {reference}", difference_of),
         # More seeds decide nothing where runs learn nothing.
-        (f"verdict on {on}" if on else "verdict", lambda line: verdict_of(line, needed=not learned_little(seen))),
+        (f"verdict on {on}" if on else "verdict", lambda line: verdict_of(line, needed=not seen.learned_little)),
         ("file to ship, MiB", file_of),
         ("step time", lambda line: ratio(line.step, line.reference)),
         ("peak memory", lambda line: ratio(line.memory, line.reference)),
@@ -104,7 +103,7 @@ def _name(line: Line, seen: Overview) -> str:
 
 
 def size_of(line: Line) -> str:
-    """The size of a method, from the smallest to the largest over base models."""
+    """Return the size of a method, from the smallest to the largest over base models."""
     sizes = [(place.row.size, place.row.size_value) for place in line.places if place.row.size is not None]
     values = sorted({value for _, value in sizes if isinstance(value, int | float)})
     if not values or len({size for size, _ in sizes}) > 1:
@@ -128,14 +127,14 @@ def _number_of(line: Line, seen: Overview) -> list[str]:
 
 
 def _rate_of(line: Line) -> str:
-    """The learning rate of a method, from the smallest to the largest over tasks and base models."""
+    """Return the learning rate of a method, from the smallest to the largest over tasks and base models."""
     rates = sorted({place.row.learning_rate for place in line.places if place.row.learning_rate is not None})
     ends = dict.fromkeys(text.learning_rate(rate) for rate in (rates[:1] + rates[-1:]))
     return f"rate {' to '.join(ends)}" if ends else ""
 
 
 def _score_name(shown: Sequence[Line]) -> str:
-    """The metric and the scope of the scores' means."""
+    """Return the metric and the scope of the scores' means."""
     places = [place for line in shown for place in line.places]
     metrics = dict.fromkeys(metric_name(place.setting) for place in places)
     models = {(place.table.model.shown, place.table.weights) for place in places}
@@ -150,7 +149,7 @@ def _score_name(shown: Sequence[Line]) -> str:
 
 
 def score_of(line: Line) -> str:
-    """The mean score, or how the runs ended where there is none."""
+    """Return the mean score, or how the runs ended where there is none."""
     if line.score is None:
         ended = dict.fromkeys(code(status) for place in line.places for status in place.row.statuses if status != "ok")
         return ", ".join(ended) if ended and not line.scored else MISSING
@@ -159,7 +158,7 @@ def score_of(line: Line) -> str:
 
 
 def verdict_of(line: Line, *, short: bool = False, needed: bool = True) -> str:
-    """The verdicts on a method in a few words, such as "better in all 6" or "undecided (≈ 76 seeds)".
+    """Return the verdicts on a method in a few words, such as "better in all 6" or "undecided (≈ 76 seeds)".
 
     Args:
         line: The method.
@@ -170,22 +169,17 @@ def verdict_of(line: Line, *, short: bool = False, needed: bool = True) -> str:
         return MISSING
     number = len(line.contrasts)
     said = []
-    for word in (*DECIDED, *UNLESS_COLLAPSE):
-        found = sum(contrast.shown == word for contrast in line.contrasts)
-        if found:
-            name = f"**{word}**" if word in DECIDED else word
-            said.append(f"{name}{_times(found, number, short)}")
-    open_ones = [contrast.verdict for contrast in line.contrasts if contrast.shown == "inconclusive"]
-    if open_ones:
-        numbers = sorted(verdict.needed.seeds for verdict in open_ones if verdict.needed is not None)
-        all_known = needed and not short and len(numbers) == len(open_ones)
+    for word, found in line.by_verdict.items():
+        name = f"**{word}**" if word in DECIDED else "undecided" if word == "inconclusive" else word
+        numbers = sorted(one.verdict.needed.seeds for one in found if one.verdict.needed is not None)
+        all_known = needed and not short and word == "inconclusive" and len(numbers) == len(found)
         seeds = f" ({ESTIMATED} {numbers[-1]} seeds)" if all_known else ""
-        said.append(f"undecided{_times(len(open_ones), number, short)}{seeds}")
+        said.append(f"{name}{_times(len(found), number, short)}{seeds}")
     return ", ".join(said)
 
 
 def difference_of(line: Line) -> str:
-    """The mean difference, in points of 100 where the scores are shares, as the headline and the picture have it."""
+    """Return the mean difference, in points of 100 where the scores are shares, as the headline and the picture have it."""
     if line.difference is None or not all(contrast.shares for contrast in line.contrasts):
         return text.difference(line.difference)
     return f"{100 * line.difference:+.1f} points".replace("-", "−")
@@ -196,7 +190,7 @@ def _times(number: int, of: int, short: bool) -> str:
 
 
 def file_of(line: Line) -> str:
-    """The files to ship in MiB, from the smallest to the largest over base models."""
+    """Return the files to ship in MiB, from the smallest to the largest over base models."""
     sizes = sorted(line.file_bytes)
     if not sizes:
         return MISSING
@@ -205,10 +199,10 @@ def file_of(line: Line) -> str:
 
 
 def ratio(found: Ratio | None, reference: bool) -> str:
-    """A cost as a multiple of the reference's, marked where it was not measured alone."""
+    """Return a cost as a multiple of the reference's, marked where it was not measured alone."""
     return MISSING if found is None else f"{found.value:.2g} ×" + ("" if found.exclusive or reference else SHARED)
 
 
-def next_step(following: Sequence[str]) -> list[str]:
-    """The next step as lines of Markdown."""
+def next_step(following: Sequence[str]) -> list[Block]:
+    """Return the next step as a paragraph."""
     return [f"**Next:** {'; or '.join(following)}."] if following else []

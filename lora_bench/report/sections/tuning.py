@@ -18,6 +18,7 @@ from pydantic import JsonValue
 
 from lora_bench.records.budget import AXES, Axis, amount_of
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, TextList, TextTable
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, conditions_of
 from lora_bench.report.model.rows import Row, canonical, fallen_runs
 from lora_bench.report.sections.method_tables import best_rates, method_name, metric_name, model_name, size
@@ -28,7 +29,7 @@ Name = tuple[str, str, str]
 
 
 def rungs_of_search(setting: Setting, comparison: Comparison) -> tuple[Setting, ...]:
-    """The settings of the halving that a setting is a rung of, the first rung first; itself where it is of none."""
+    """Return the settings of the halving that a setting is a rung of, the first rung first; itself where it is of none."""
     if setting.rung is None:
         return (setting,)
     task, shared = setting.spec.task.name, _all_but_work(setting)
@@ -37,12 +38,12 @@ def rungs_of_search(setting: Setting, comparison: Comparison) -> tuple[Setting, 
 
 
 def searches(comparison: Comparison) -> list[Setting]:
-    """The settings in which a method was run with several learning rates."""
+    """Return the settings in which a method was run with several learning rates."""
     return [setting for setting in comparison.settings if setting.search]
 
 
 def untuned_tasks(comparison: Comparison) -> list[str]:
-    """The tasks on which every method ran at one given learning rate; runs that no suite planned say nothing of it.
+    """Return the tasks on which every method ran at one given learning rate; runs that no suite planned say nothing of it.
 
     None where learning rates are what is compared: those of one method.
     """
@@ -71,7 +72,7 @@ class Edge:
     """A method whose best learning rate is the last one tried.
 
     Args:
-        row: Of this rate.
+        row: Row of this rate.
         end: The smallest or the largest.
     """
 
@@ -90,7 +91,7 @@ def edges_tried(comparison: Comparison) -> list[Edge]:
 
 
 def tried_searches(comparison: Comparison) -> int:
-    """The number of methods and base models for which a rate was chosen, at each target."""
+    """Return the number of methods and base models for which a rate was chosen, at each target."""
     found = {
         frozenset(run_id for row in table.rows if row.label == label for run_id in row.run_ids)
         for setting, _ in _last_trials(comparison)
@@ -106,11 +107,11 @@ def _last_trials(comparison: Comparison) -> list[tuple[Setting, tuple[Setting, .
 
 
 def edges(setting: Setting, rungs: Sequence[Setting]) -> list[Edge]:
-    """The methods whose best learning rate is the smallest or the largest tried, so that a better one may lie beyond.
+    """Return the methods whose best learning rate is the smallest or the largest tried, so that a better one may lie beyond.
 
     Args:
         setting: A search, or the last rung of a halving.
-        rungs: Those of its halving, or the search alone; all rates of the first are those that were tried.
+        rungs: Rungs of its halving, or the search alone; all rates of the first are those that were tried.
     """
     begun = {canonical(table.model.model_dump()): table.rows for table in rungs[0].tables}
     found = []
@@ -132,20 +133,20 @@ def edges(setting: Setting, rungs: Sequence[Setting]) -> list[Edge]:
     return found
 
 
-def edge_lines(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
-    """The edges of a search, or of the last rung of a halving, as lines of Markdown."""
+def edge_items(setting: Setting, rungs: Sequence[Setting]) -> list[Block]:
+    """Return the edges of a search, or of the last rung of a halving."""
     found = edges(setting, rungs) if setting is rungs[-1] else []
     said = [
-        f"- {method_name(edge.row)} on {model_name(edge.table)}: "
+        f"{method_name(edge.row)} on {model_name(edge.table)}: "
         f"{text.learning_rate(edge.row.learning_rate)} is the {edge.end} tried"
         f"{', beyond the range given' if edge.row.extended else ''}."
         for edge in found
     ]
-    return ["", "A better learning rate may lie outside the rates tried:", "", *said] if said else []
+    return ["A better learning rate may lie outside the rates tried:", TextList(said)] if said else []
 
 
-def failing_lines(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
-    """The chosen rates of which a trial failed or learned nothing, or one at the next rate on either side, as Markdown."""
+def failing_items(setting: Setting, rungs: Sequence[Setting]) -> list[Block]:
+    """Return the chosen rates of which a trial failed or learned nothing, or one at the next rate on either side."""
     better = setting.spec.task.higher_is_better
     said = []
     for (model, method, _), rows in _by_method(setting).items() if setting is rungs[-1] else ():
@@ -162,17 +163,17 @@ def failing_lines(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
             if (number := len(by_rate[rate].failures) + fallen_runs(by_rate[rate], better))
         ]
         if found:
-            said.append(f"- {method} on {model}, {text.learning_rate(chosen[0])} chosen: {text.listed(found)}.")
+            said.append(f"{method} on {model}, {text.learning_rate(chosen[0])} chosen: {text.listed(found)}.")
     head = "Runs at a chosen learning rate may fail, since trials at it or at the next ones failed or learned nothing:"
-    return ["", head, "", *said] if said else []
+    return [head, TextList(said)] if said else []
 
 
-def trial_lines(setting: Setting, rungs: Sequence[Setting] = ()) -> list[str]:
-    """The expected best of a search, and at the end of a halving the cost of its rungs, as lines of Markdown.
+def trial_blocks(setting: Setting, rungs: Sequence[Setting] = ()) -> list[Block]:
+    """Return the expected best of a search, and at the end of a halving the cost of its rungs.
 
     Args:
         setting: The search, or a rung of it.
-        rungs: Those of its halving.
+        rungs: Rungs of its halving.
 
     Returns:
         Nothing where no method was tried more than once.
@@ -180,7 +181,7 @@ def trial_lines(setting: Setting, rungs: Sequence[Setting] = ()) -> list[str]:
     if setting.rung is None:
         return _expected(setting, _DRAWN)
     last = bool(rungs) and setting is rungs[-1]
-    expected = _expected(setting, _DRAWN_SHORT) if setting.rung == 1 else ["", _CHOSEN]
+    expected = _expected(setting, _DRAWN_SHORT) if setting.rung == 1 else [_CHOSEN]
     return [*_went_on(setting, rungs), *expected, *(_costs(rungs) if last else [])]
 
 
@@ -194,7 +195,7 @@ _DRAWN_SHORT = (
 _CHOSEN = "These learning rates are the best of the rung before and not drawn at random, so no expected best is shown."
 
 
-def _expected(setting: Setting, how: str) -> list[str]:
+def _expected(setting: Setting, how: str) -> list[Block]:
     better = setting.spec.task.higher_is_better
     found = _by_method(setting)
     most = max((sum(not row.extended for row in rows) for rows in found.values()), default=0)
@@ -213,10 +214,8 @@ def _expected(setting: Setting, how: str) -> list[str]:
         "training, s in all",
     ]
     return [
-        "",
         f"The expected best {metric_name(setting)} of so many of these trials, {how}{_beyond(found)}",
-        "",
-        *text.table(header, lines, numbers_from=2),
+        TextTable(header, lines, numbers_from=2),
     ]
 
 
@@ -241,11 +240,11 @@ def _went_on(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
     most = max(sum(not row.extended for row in rows) for rows in _by_method(later).values())
     target = _target(later)
     work = f" with {amount_of(*target)}" if target is not None else ""
-    return ["", f"The best {most} of each method went on to runs{work}."]
+    return [f"The best {most} of each method went on to runs{work}."]
 
 
-def _costs(rungs: Sequence[Setting]) -> list[str]:
-    """The cost of each rung of a halving, and of all together."""
+def _costs(rungs: Sequence[Setting]) -> list[Block]:
+    """Return the cost of each rung of a halving, and of all together."""
     found = [_by_method(rung) for rung in rungs]
     lines = []
     for name in dict.fromkeys(name for rung in found for name in rung):
@@ -260,15 +259,13 @@ def _costs(rungs: Sequence[Setting]) -> list[str]:
     columns = ("learning rates", "runs", "training, s")
     header = ["base model", "method", *(f"rung {rung.rung}: {column}" for rung in rungs for column in columns)]
     return [
-        "",
         f"The cost of tuning each method, rung by rung. {_runs_of(rungs)}",
-        "",
-        *text.table([*header, "training, s in all"], lines, numbers_from=2),
+        TextTable([*header, "training, s in all"], lines, numbers_from=2),
     ]
 
 
 def _runs_of(rungs: Sequence[Setting]) -> str:
-    """The work of a run of each rung, and the planned total of all rungs."""
+    """Return the work of a run of each rung, and the planned total of all rungs."""
     amounts = [f"{amount_of(*target)} in rung {rung.rung}" for rung in rungs if (target := _target(rung)) is not None]
     budget = rungs[-1].budget
     trials = text.count(budget.trials if budget is not None else None)
@@ -276,7 +273,7 @@ def _runs_of(rungs: Sequence[Setting]) -> str:
 
 
 def _by_method(setting: Setting) -> dict[Name, list[Row]]:
-    """The rows of each base model, method and size."""
+    """Return the rows of each base model, method and size."""
     found: dict[Name, list[Row]] = {}
     for table in setting.tables:
         for row in table.rows:
@@ -285,7 +282,7 @@ def _by_method(setting: Setting) -> dict[Name, list[Row]]:
 
 
 def _all_but_work(setting: Setting) -> str:
-    """The conditions that the rungs of a halving share: all but the amount of work and its number of steps."""
+    """Return the conditions that the rungs of a halving share: all but the amount of work and its number of steps."""
     parts = {*AXES, "steps", "warmup_steps", "caps"}
     shared: Iterable[tuple[str, JsonValue]] = conditions_of(setting.spec, setting.budget).items()
     return canonical(
@@ -299,7 +296,7 @@ def _target(setting: Setting) -> tuple[Axis, float] | None:
 
 
 def _at_each_rate(rows: Sequence[Row]) -> list[float]:
-    """The mean score of each trial, at the floor where a run of it failed; empty where the floor of one is not known."""
+    """Return the mean score of each trial, at the floor where a run of it failed; empty where the floor of one is not known."""
     scores = []
     for row in rows:
         value = row.majority_score if row.failures or row.score is None else row.score.mean

@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from lora_bench.report import text
+from lora_bench.report.blocks import Block, Fold, Heading, TextList, TextTable
 from lora_bench.report.model.judged import Held, Judged
+from lora_bench.report.model.overview import DECIDED
 from lora_bench.report.model.ranking import Rank
-from lora_bench.report.model.rows import fallen_runs
 from lora_bench.report.sections.method_tables import method_name, model_name, setting_name
 from lora_bench.report.text import MISSING, code, inert
 from lora_bench.stats import Verdict, rate
 from lora_bench.stats.apart import fewest_unseen, least_p
 from lora_bench.stats.power import ALPHA
-from lora_bench.stats.verdict import FEWEST_PAIRS, VerdictName
+from lora_bench.stats.verdict import FEWEST_PAIRS
 
 # The share of runs from which on a fact about them stands before any ranking.
 MANY = 0.1
 
-DECIDED: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "non-inferior")
 
-
-def verdict_lines(judged: Judged, said: Sequence[str] = (), picture: Sequence[str] = ()) -> list[str]:
-    """The section with every comparison.
+def verdict_section(judged: Judged, said: Sequence[str] = (), picture: Sequence[Block] = ()) -> list[Block]:
+    """Return the section with every comparison.
 
     Args:
         judged: The verdicts.
         said: Paragraphs on what was compared and how it came out.
-        picture: The comparisons of each task, as lines of Markdown.
+        picture: The comparisons of each task.
     """
-    lines = ["## Verdicts", ""]
-    lines += [line for paragraph in said for line in (paragraph, "")]
-    lines += [_declaration(judged), ""]
-    lines += [_lost(judged), ""] if judged.lost else []
-    lines += [*picture, ""] if picture else []
-    lines += [*LEGEND, *collapse_legend([held.verdict for held in judged.held]), "", MORE, ""]
-    lines += [*_tables(judged), *_collapses(judged)]
+    blocks: list[Block] = [Heading(2, "Verdicts"), *said]
+    blocks += [_lost(judged)] if judged.lost else []
+    blocks += [*picture, verdict_legend([held.verdict for held in judged.held]), MORE]
+    blocks += [*_tables(judged), *_collapses(judged)]
     if judged.left_out:
-        lines += ["", "Not compared:", "", *(f"- {inert(reason)}." for reason in judged.left_out)]
-    return lines
+        blocks += ["Not compared:", TextList([f"{inert(reason)}." for reason in judged.left_out])]
+    return blocks
 
 
 def seeds_added(judged: Judged) -> str:
-    """What follows where a suite was given more seeds after it had ended."""
+    """Return what follows where a suite was given more seeds after it had ended."""
     number = judged.declarations
     return (
         f"**Seeds were added after verdicts had been seen:** each of {number} rules had the whole error level, so that a false "
@@ -51,23 +46,12 @@ def seeds_added(judged: Judged) -> str:
     )
 
 
-def _declaration(judged: Judged) -> str:
-    name = code(judged.analysis.sha256[:16])
-    if judged.declared == "before":
-        return f"The rules were declared before the runs: all records carry them ({name})."
-    if judged.declared == "added":
-        return f"{seeds_added(judged)} The rules of most runs are {name}."
-    if judged.declared == "changed":
-        return f"**The rules ({name}) were changed after some of the runs**, when scores were known."
-    return "The rules are the defaults: none were declared before the runs."
-
-
 # Runs that are named one by one.
 MOST_NAMED = 5
 
 
 def _lost(judged: Judged) -> str:
-    """A sentence on runs without their predictions, and what that costs."""
+    """Return a sentence on runs without their predictions, and what that costs."""
     lost = set(judged.lost)
     named = [code(run_id) for run_id in judged.lost[:MOST_NAMED]]
     more = len(judged.lost) - len(named)
@@ -85,36 +69,36 @@ def _lost(judged: Judged) -> str:
 # Where the longer text on how to read verdicts is.
 MORE = "More on how to read verdicts: [docs/statistics.md](/docs/statistics.md#verdicts)."
 
-LEGEND = """\
-- *difference*: the method less the reference, mean over seeds.
-- *interval*: at 95 %, for this comparison alone; *covers* says what it allows for: new seeds, or also new test items.
-- *better*, *worse*: a difference is shown. *equivalent*: it is shown to be smaller than the margin.
-- *non-inferior*: the method is shown not to be worse by the margin.
-- *inconclusive*: none of these is shown; it never means that two methods are equal.
-- *no spread*: all seeds gave the same difference, so nothing is known of other seeds.
-- *p*: of no difference, after Holm's procedure. *p of sign flips*: without an assumed distribution; it changes no verdict.
-- *would decide*: seeds that decide with a probability of 80 %, if the difference seen is the true one.""".splitlines()
+_LEGEND = """\
+*difference*: the method less the reference, mean over seeds.
+*interval*: at 95 %, for this comparison alone; *covers* says what it allows for: new seeds, or also new test items.
+*better*, *worse*: a difference is shown. *equivalent*: it is shown to be smaller than the margin.
+*non-inferior*: the method is shown not to be worse by the margin.
+*inconclusive*: none of these is shown; it never means that two methods are equal.
+*no spread*: all seeds gave the same difference, so nothing is known of other seeds.
+*p*: of no difference, after Holm's procedure. *p of sign flips*: without an assumed distribution; it changes no verdict.
+*would decide*: seeds that decide with a probability of 80 %, if the difference seen is the true one.""".splitlines()
 
 
-def collapse_legend(verdicts: Sequence[Verdict]) -> list[str]:
-    """Items of the legend for verdicts that collapses limit; none where no verdict is limited."""
-    lines = []
+def verdict_legend(verdicts: Sequence[Verdict]) -> TextList:
+    """Return the legend of a table of verdicts, with items on collapses where these limit a verdict."""
+    items = [*_LEGEND]
     if apart := [verdict.pairs for verdict in verdicts if verdict.apart]:
         seeds = min(apart)
-        lines += [
-            "- *runs of two kinds*: some runs collapsed, or stand apart more than normal scores do. No p of such a "
-            f"comparison is below 2 / 4ⁿ with n seeds ({least_p(seeds):.2g} with {seeds}); none is equivalent or non-inferior.",
-        ]
+        items.append(
+            "*runs of two kinds*: some runs collapsed, or stand apart more than normal scores do. No p of such a "
+            f"comparison is below 2 / 4ⁿ with n seeds ({least_p(seeds):.2g} with {seeds}); none is equivalent or non-inferior."
+        )
     if any(verdict.unless_collapse is not None for verdict in verdicts):
-        lines += [
-            "- *unless runs collapse*: so few seeds do not exclude that a method collapses in a tenth of its runs; "
-            f"{fewest_unseen(ALPHA)} without a collapse do in a single comparison, and more in a family.",
-        ]
-    return lines
+        items.append(
+            "*unless runs collapse*: so few seeds do not exclude that a method collapses in a tenth of its runs; "
+            f"{fewest_unseen(ALPHA)} without a collapse do in a single comparison, and more in a family."
+        )
+    return TextList(items)
 
 
 def _seeds(judged: Judged, held: Held) -> str:
-    """The seeds of a comparison, with the number of its look where seeds were added until decided."""
+    """Return the seeds of a comparison, with the number of its look where seeds were added until decided."""
     seeds, rule = held.difference.pairs, judged.analysis.seeds
     if rule is None:
         return str(seeds)
@@ -122,8 +106,8 @@ def _seeds(judged: Judged, held: Held) -> str:
     return f"{seeds} (look {number} of {len(rule.looks)})"
 
 
-def _tables(judged: Judged) -> list[str]:
-    """Every comparison with its verdict, and below it how sure that is."""
+def _tables(judged: Judged) -> list[Block]:
+    """Return every comparison with its verdict, and below it how sure that is."""
     named = [
         [setting_name(held.setting, judged.comparison), model_name(held.table), method_name(held.row)]
         for held in judged.held
@@ -152,14 +136,13 @@ def _tables(judged: Judged) -> list[str]:
         *(["failures at the floor"] if at_floor else []),
     ]
     return [
-        *text.table([*where, "seeds", "difference", "interval", "verdict", "would decide"], told, numbers_from=3),
-        "",
-        *text.folded("How sure each comparison is", text.table(further, sure, numbers_from=3)),
+        TextTable([*where, "seeds", "difference", "interval", "verdict", "would decide"], told, numbers_from=3),
+        Fold("How sure each comparison is", [TextTable(further, sure, numbers_from=3)]),
     ]
 
 
 def numbers(verdict: Verdict, covers: str) -> list[str]:
-    """The cells of a comparison: difference, interval, its coverage, verdict, p, and the seeds that would decide."""
+    """Return the cells of a comparison: difference, interval, its coverage, verdict, p, and the seeds that would decide."""
     interval = verdict.interval
     return [
         text.difference(verdict.difference),
@@ -176,7 +159,7 @@ def numbers(verdict: Verdict, covers: str) -> list[str]:
 
 
 def verdict_words(verdict: Verdict) -> str:
-    """A verdict in a cell of a table."""
+    """Return a verdict in a cell of a table."""
     if verdict.reason is not None and verdict.interval is None:
         return f"{verdict.verdict} ({'one seed' if verdict.pairs == 1 else 'no spread'})"
     if verdict.pairs < FEWEST_PAIRS:
@@ -189,43 +172,9 @@ def verdict_words(verdict: Verdict) -> str:
     return f"{word} by more than the margin" if verdict.beyond_margin else word
 
 
-class Counted(NamedTuple):
-    """Runs of a method that were judged: all, those that failed, those of them that diverged, and with scores of no worth.
-
-    Args:
-        fallen: Those with a score that is no better than the majority class (or the mean).
-    """
-
-    runs: int = 0
-    failed: int = 0
-    diverged: int = 0
-    fallen: int = 0
-
-
-def counted(judged: Judged) -> dict[str, Counted]:
-    """Count how the runs of each method ended, by label; runs of a reference count once."""
-    found: dict[str, Counted] = {}
-    seen: set[tuple[str, ...]] = set()
-    for held in judged.held:
-        better = held.setting.spec.task.higher_is_better
-        for row in (held.row, held.reference):
-            if row.run_ids in seen:
-                continue
-            seen.add(row.run_ids)
-            before = found.get(row.label, Counted())
-            found[row.label] = Counted(
-                runs=before.runs + len(row.run_ids),
-                failed=before.failed + len(row.failures),
-                diverged=before.diverged + sum(failure.status == "diverged" for failure in row.failures),
-                fallen=before.fallen + fallen_runs(row, better),
-            )
-    return found
-
-
 def without_result(judged: Judged) -> list[str]:
-    """What is said of runs that failed or learned nothing, where they are many of all runs or of a method's."""
-    found = counted(judged)
-    every = Counted(*map(sum, zip(*found.values(), strict=True)))
+    """Return sentences on runs that failed or learned nothing, where they are many of all runs or of a method's."""
+    found, every = judged.ends, judged.all_ends
     said = []
     for kind, words in (
         ("failed", "ended without a score"),
@@ -246,9 +195,9 @@ def without_result(judged: Judged) -> list[str]:
     return said
 
 
-def _collapses(judged: Judged) -> list[str]:
+def _collapses(judged: Judged) -> list[Block]:
     """Count the runs of each method that failed, or scored no better than the majority class."""
-    found = counted(judged)
+    found = judged.ends
     if not any(one.diverged or one.fallen for one in found.values()):
         return []
     rows = [
@@ -256,13 +205,10 @@ def _collapses(judged: Judged) -> list[str]:
         for label, one in found.items()
     ]
     return [
-        "",
-        "### Runs that learned nothing",
-        "",
+        Heading(3, "Runs that learned nothing"),
         "Runs whose loss was no number, and runs that scored no better than the majority class (or the mean), with exact 95 % "
         "intervals. The second kind is in every mean on this page.",
-        "",
-        *text.table(["method", "runs", "diverged", "no better than the majority"], rows),
+        TextTable(["method", "runs", "diverged", "no better than the majority"], rows),
     ]
 
 
@@ -272,12 +218,12 @@ def _rate(count: int, runs: int) -> str:
 
 
 def verdict_cell(held: Held | None) -> str:
-    """The verdict on a row, for the table of scores; a dash for the reference."""
+    """Return the verdict on a row, for the table of scores; a dash for the reference."""
     return MISSING if held is None else verdict_words(held.verdict)
 
 
 def rank_words(rank: Rank | None) -> str:
-    """The ranks that shown differences leave a method, and the letters of its groups."""
+    """Return the ranks that shown differences leave a method, and the letters of its groups."""
     if rank is None:
         return MISSING
     ranks = str(rank.best) if rank.best == rank.worst else f"{rank.best} to {rank.worst}"
@@ -285,10 +231,10 @@ def rank_words(rank: Rank | None) -> str:
 
 
 def rank_note(judged: Judged) -> str:
-    """An item of the legend: the claim of a column of ranks."""
+    """Return an item of the legend: the claim of a column of ranks."""
     percent = f"{100 * (1 - 2 * judged.analysis.alpha):g}"
     return (
-        "- *ranks*: the ranks that the shown differences leave open, and in brackets groups of ties. Two methods share a "
+        "*ranks*: the ranks that the shown differences leave open, and in brackets groups of ties. Two methods share a "
         "letter if no difference between them is shown. These are the ranks not ruled "
         f"out, with {percent} % probability for all together."
     )

@@ -1,4 +1,4 @@
-"""What training did to the weights, from `analysis.json`: a section of a report, and a page of its own.
+"""Changes of weights in training, from `analysis.json`: a section of a report, and a page of its own.
 
 Numbers are medians over layers and runs; heat maps are means.
 """
@@ -9,21 +9,27 @@ import math
 import statistics
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from lora_bench.records.weight_analysis import ModelChanges, Overlap, RunChanges, WeightAnalysis, WeightChange
 from lora_bench.report import text
-from lora_bench.report.html import render_page
+from lora_bench.report.blocks import (
+    Block,
+    Figure,
+    Fold,
+    Heading,
+    Lead,
+    SectionAnswer,
+    TextTable,
+    to_markdown,
+    wide_table,
+)
+from lora_bench.report.html import PageFacts, render_page
 from lora_bench.report.text import code, inert, listed, plural
 
 if TYPE_CHECKING:
     from lora_bench.report.figures.heat_maps import HeatMap
 
-Lines = list[str]
-
 PAGE = "analysis"
-
-WEIGHTS = "## Weight changes"
 
 # Cosine below which a direction of the trained weight is an intruder; the first is the one in sentences.
 THRESHOLDS = (0.5, 0.3, 0.7)
@@ -34,52 +40,46 @@ _OF = {"A": "A", "delta": "ΔW"}
 def weight_page(analysis: WeightAnalysis) -> dict[str, bytes]:
     """Return the page of an analysis as the content of its files, by path."""
     figures = {f"{PAGE}/{file}": svg for file, svg in weight_figures(analysis).items()}
-    title = f"# Weights of {listed([inert(suite) for suite in analysis.suites])}"
-    section = weight_lines(analysis, PAGE)
-    markdown = "\n".join([title, "", f"**{section[2]}**", "", section[0], *section[3:]]) + "\n"
-    page = render_page(markdown, figures)
-    return {f"{PAGE}.md": markdown.encode("utf-8"), f"{PAGE}.html": page.encode("utf-8"), **figures}
+    title = Heading(1, f"Weights of {listed([inert(suite) for suite in analysis.suites])}")
+    heading, _, *rest = weight_section(analysis, PAGE)
+    answer = _lead(analysis)
+    blocks = [title, Lead(answer), heading, *rest]
+    page = render_page(blocks, figures, PageFacts(description=text.unmarked(answer)))
+    return {f"{PAGE}.md": to_markdown(blocks).encode("utf-8"), f"{PAGE}.html": page.encode("utf-8"), **figures}
 
 
-def weight_lines(analysis: WeightAnalysis, folder: str, records: Collection[str] | None = None) -> Lines:
-    """Return the section as lines of Markdown.
+def weight_section(analysis: WeightAnalysis, folder: str, records: Collection[str] | None = None) -> list[Block]:
+    """Return the section.
 
     Args:
-        analysis: What it shows.
+        analysis: Changes of the weights.
         folder: Folder of the figures, beside the page.
         records: Ids of the records of the report; None on a page of its own.
     """
     runs = len(analysis.run_ids)
-    lines = [
-        WEIGHTS,
-        "",
-        _lead(analysis),
-        "",
+    blocks: list[Block] = [
+        Heading(2, "Weight changes"),
+        SectionAnswer(_lead(analysis)),
         f"ΔW is what a run changed in a weight W of a layer; r is the number of its directions: its rank, at most 64. From "
         f"the kept weights of {plural(runs, 'run')}; numbers are medians over layers and runs.",
     ]
     if records is not None and (others := len(analysis.run_ids.difference(records))):
-        lines += [
-            "",
-            f"{plural(others, 'run')} of these {'is' if others == 1 else 'are'} not among the report's records.",
-        ]
+        blocks.append(
+            f"{plural(others, 'run')} of these {'is' if others == 1 else 'are'} not among the report's records."
+        )
     if analysis.left_out:
         said = [f"{code(label)} ({inert(reason)})" for label, reason in sorted(analysis.left_out.items())]
-        lines += ["", f"Left out, having no ΔW: {listed(said)}."]
+        blocks.append(f"Left out, having no ΔW: {listed(said)}.")
     for number, model in enumerate(analysis.models, start=1):
-        lines += ["", f"### Weights of {inert(model.model, 60)}, {inert(model.task, 60)}"]
-        lines += ["", *_norms(model), "", *_figure(folder, number, "norms", _NORMS)]
-        lines += ["", *_intruders(model)]
+        blocks += [Heading(3, f"Weights of {inert(model.model, 60)}, {inert(model.task, 60)}"), *_norms(model)]
+        blocks += [_figure(folder, number, "norms", _NORMS), *_intruders(model)]
         if model.overlaps:
-            lines += ["", *_overlaps(model)]
-            shown: Lines = []
-            for place, overlaps in enumerate(_by_pair(model.overlaps), start=1):
-                shown += [
-                    *([""] if shown else []),
-                    *_figure(folder, number, f"overlap-{place}", _overlap_caption(overlaps)),
-                ]
-            lines += ["", *text.folded("Heat maps of subspace similarity", shown)]
-    return lines
+            maps = [
+                _figure(folder, number, f"overlap-{place}", _overlap_caption(overlaps))
+                for place, overlaps in enumerate(_by_pair(model.overlaps), start=1)
+            ]
+            blocks += [*_overlaps(model), Fold("Heat maps of subspace similarity", maps)]
+    return blocks
 
 
 def weight_figures(analysis: WeightAnalysis) -> dict[str, bytes]:
@@ -122,8 +122,8 @@ def _lead(analysis: WeightAnalysis) -> str:
     return " ".join([said, *_shared([one for one in overlaps if one.of == "delta" and one.seeds == "different"])])
 
 
-def _shared(overlaps: Sequence[Overlap]) -> Lines:
-    """A sentence on the directions of ΔW that runs of different seeds share, beside what random ones do."""
+def _shared(overlaps: Sequence[Overlap]) -> list[str]:
+    """Return a sentence on the directions of ΔW that runs of different seeds share, beside what random ones do."""
     if not overlaps:
         return []
     first = _span(overlap.similarity[0][0] for overlap in overlaps)
@@ -155,8 +155,8 @@ def _shares(runs: Iterable[RunChanges]) -> list[float]:
     return [change.delta_norm / change.weight_norm for run in runs for change in run.changes]
 
 
-def _norms(model: ModelChanges) -> Lines:
-    """The table of norms and of amplification, a line a method and part."""
+def _norms(model: ModelChanges) -> list[Block]:
+    """Return the table of norms and of amplification, a line a method and part."""
     header = [
         "method", "part", "runs", "r", "‖W‖", "‖ΔW‖", "‖ΔW‖ / ‖W‖", "stable rank",
         "‖UᵀWV‖ along ΔW", "along W", "along random", "amplification", "of random",
@@ -185,9 +185,7 @@ def _norms(model: ModelChanges) -> Lines:
             )
     return [
         "**Norms and amplification**",
-        "",
-        *text.wide_table(header, rows, names=2),
-        "",
+        *wide_table(header, rows, names=2),
         "Stable rank is ‖ΔW‖² over its largest squared singular value. U and V are the first r singular vectors of ΔW, of W, "
         "or random ones, so that ‖UᵀWV‖ says how much of W lies in them. Amplification is ‖ΔW‖ / ‖UᵀWV‖ along ΔW; *of random* "
         "is what a change of this norm has in random directions. Far above that, training strengthened directions that W has "
@@ -200,12 +198,12 @@ def _number(changes: Sequence[WeightChange], of: Callable[[WeightChange], float]
 
 
 def _along_random(change: WeightChange) -> float:
-    """The expected ‖UᵀWV‖ (root mean square) over r random directions."""
+    """Return the expected ‖UᵀWV‖ (root mean square) over r random directions."""
     outputs, inputs = change.shape
     return change.weight_norm * change.directions / math.sqrt(outputs * inputs)
 
 
-def _intruders(model: ModelChanges) -> Lines:
+def _intruders(model: ModelChanges) -> list[Block]:
     header = ["method", "weights", "vectors", *(f"below {threshold}" for threshold in THRESHOLDS), "smallest cosine"]
     rows = []
     for group, runs in _by_group(model).items():
@@ -215,15 +213,13 @@ def _intruders(model: ModelChanges) -> Lines:
         rows.append([code(group), text.count(len(found)), text.count(len(values)), *counts, f"{min(values):.2f}"])
     return [
         "**Intruder dimensions**",
-        "",
-        *text.table(header, rows),
-        "",
+        TextTable(header, rows),
         "Of the first 10 left singular vectors of each trained weight W + ΔW, those whose cosine with every one of W is below "
         f"a threshold; {THRESHOLDS[0]} is the usual one.",
     ]
 
 
-def _overlaps(model: ModelChanges) -> Lines:
+def _overlaps(model: ModelChanges) -> list[Block]:
     header = ["compared", "seeds", "part", "of", "φ, first", "random", "first in all", "random", "φ, all", "random"]
     rows = [
         [
@@ -241,22 +237,19 @@ def _overlaps(model: ModelChanges) -> Lines:
         for overlaps in _by_pair(model.overlaps)
         for overlap in overlaps
     ]
-    lines = [
+    blocks: list[Block] = [
         "**Subspace similarity**",
-        "",
-        *text.table(header, rows, numbers_from=4),
-        "",
+        TextTable(header, rows, numbers_from=4),
         "φ(i, j) is the share of the smaller subspace that lies in the larger, over the first i and j right singular vectors "
         "of A or of ΔW: 1 if one contains the other. *First in all*: the first direction of the first in all of the second. "
         "Random: what random Gaussian matrices of these shapes have on average.",
     ]
     if any(overlap.seeds == "same" for overlap in model.overlaps):
-        lines += [
-            "",
+        blocks.append(
             "\\* Runs of one seed may share random numbers of their first A, so a part of their φ can be the draw. Pairs of "
-            "different seeds show what training found.",
-        ]
-    return lines
+            "different seeds show what training found."
+        )
+    return blocks
 
 
 def _pair(overlap: Overlap) -> str:
@@ -289,7 +282,7 @@ def _norm_map(group: str, runs: Sequence[RunChanges]) -> HeatMap:
 
 
 def _by_pair(overlaps: Sequence[Overlap]) -> list[list[Overlap]]:
-    """The overlaps of each pair of groups, which share a figure."""
+    """Return the overlaps of each pair of groups, which share a figure."""
     found: dict[tuple[str, str, str], list[Overlap]] = {}
     for overlap in overlaps:
         found.setdefault((overlap.first, overlap.second, overlap.seeds), []).append(overlap)
@@ -327,9 +320,9 @@ def _random_map(overlap: Overlap) -> HeatMap:
     )
 
 
-def _figure(folder: str, number: int, kind: str, caption: str) -> Lines:
-    said = "Change of weights by layer" if kind == "norms" else "Subspace similarity"
-    return [f"![{said}]({quote(f'{folder}/{_file(number, kind)}')})", "", caption]
+def _figure(folder: str, number: int, kind: str, caption: str) -> Figure:
+    alt = "Change of weights by layer" if kind == "norms" else "Subspace similarity"
+    return Figure(alt, f"{folder}/{_file(number, kind)}", caption)
 
 
 def _file(number: int, kind: str) -> str:

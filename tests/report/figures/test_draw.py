@@ -10,10 +10,10 @@ import pytest
 
 from lora_bench.records.budget import Budget
 from lora_bench.records.record import CurvePoint
+from lora_bench.report import Report, render_markdown
 from lora_bench.report.figures.draw import COLOURS, NEUTRAL, draw, make_figure, plan_figures, styles
 from lora_bench.report.figures.embed import DARK
 from lora_bench.report.figures.panels import score_limits
-from lora_bench.report.markdown import render_markdown
 from lora_bench.report.model.comparison import compare
 from tests.report.hostile import hostile_records
 from tests.sample_records import BUDGET, METHODS, MODELS, PARAMETERS, record, sample_suite
@@ -317,15 +317,15 @@ def test_over_targets_every_method_has_a_line_a_target_and_an_exempt_one_in_all(
 
 
 def test_a_caption_names_every_target_of_its_figure():
-    page = render_markdown(over_two_targets(), "report")
+    page = render_markdown(Report(over_two_targets()))
     scores = page.split("![Scores by method]")[1]
     assert "7,680" in scores.split("Seeds (small points)")[0] and "15,360" in scores.split("Seeds (small points)")[0]
 
 
 def test_a_caption_names_the_base_model_where_no_other_is_drawn():
-    alone = render_markdown([record()], "report")
+    alone = render_markdown(Report([record()]))
     assert "`vader_film`, MiniLM-L6 in the RoBERTa class. Seeds (small points)" in alone
-    two = render_markdown([record(), record(model="another model")], "report")
+    two = render_markdown(Report([record(), record(model="another model")]))
     assert "`vader_film`. Seeds (small points)" in two
 
 
@@ -360,7 +360,7 @@ def test_many_methods_have_scores_that_can_be_read_and_no_legend_without_a_warni
     assert [plan.kind for plan in planned(records)] == ["scores", "sweeps"]
     svg = draw(planned(records)[0])
     assert {f"lora {rank}" for rank in range(1, 64)} <= set(words(svg))
-    assert "left out where there are more than 14 methods" in render_markdown(records, "report")
+    assert "left out where there are more than 14 methods" in render_markdown(Report(records))
     assert [str(one.message) for one in recwarn] == []
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_bench.report import render_markdown
+from lora_bench.report import Report, render_markdown
 from lora_bench.report.model.rows import make_row
 from tests.sample_records import ENVIRONMENT, MIB, record
 
@@ -26,8 +26,8 @@ def test_a_row_of_such_runs_alone_has_no_measurement():
 
 def test_a_page_says_how_many_went_on():
     said = "1 run went on from a checkpoint after a stop, and is in no speed or memory number."
-    assert said in render_markdown([WHOLE, RESUMED, record("full")], "report")
-    assert "went on from a checkpoint" not in render_markdown([WHOLE, record("full")], "report")
+    assert said in render_markdown(Report([WHOLE, RESUMED, record("full")]))
+    assert "went on from a checkpoint" not in render_markdown(Report([WHOLE, record("full")]))
 
 
 def test_the_floor_of_a_correlation_is_0_where_a_constant_has_none():
@@ -56,4 +56,4 @@ def test_a_process_that_ends_below_its_start_measured_no_memory():
     assert record("lora", peak_mib=1).memory.train_peak_bytes == MIB
     assert make_row(shrunk[:1], [ENVIRONMENT]).train_peak_bytes is None
     one_shrank = [record("lora", peak_mib=-20), record("full", peak_mib=300)]
-    assert "MiniLM" in render_markdown([*one_shrank, *shrunk[1::2]], "report")
+    assert "MiniLM" in render_markdown(Report([*one_shrank, *shrunk[1::2]]))

@@ -3,7 +3,7 @@
 import pytest
 
 from lora_bench.records.budget import Budget
-from lora_bench.report.markdown import render_markdown
+from lora_bench.report import Report, render_markdown
 from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.plateaus import sweep_findings
 from lora_bench.report.model.seed_scores import no_answers
@@ -167,7 +167,7 @@ def test_methods_that_change_places_and_what_is_decided():
 
 def test_the_section_says_plateaus_and_crossings():
     records = rows("lora", {100: 0.6, 10_000: 0.8}) + rows("full", {100: 0.5, 10_000: 0.9})
-    page = render_markdown(records, "figures")
+    page = render_markdown(Report(records))
     assert "### `vader_film`: different training rows" in page and "· [Curves](#curves)" in page
     plateaus, crossings = (
         table for table in tables(page) if table[0][0] == "base model" and table[0][2] in ("best", "better with more")
@@ -180,8 +180,8 @@ def test_the_section_says_plateaus_and_crossings():
     assert crossings[2][4] == "yes"
     assert "`vader_film`, MiniLM-L6 in the RoBERTa class. Score against the number of different training rows" in page
     of_ranks = [
-        render_markdown(ranks({2: least, 8: 0.80, 32: most}), "figures") for least, most in ((0.7, 0.81), (0.7, 0.7))
+        render_markdown(Report(ranks({2: least, 8: 0.80, 32: most}))) for least, most in ((0.7, 0.81), (0.7, 0.7))
     ]
     assert "| 32, largest tried |" in of_ranks[0] and "| 8 |" in of_ranks[1]
-    assert "Curves" not in render_markdown([record(seed=seed, budget=BUDGET) for seed in range(3)], "figures")
-    assert "Curves" not in render_markdown(ranks({2: 0.7, 8: 0.8, 32: 0.8}, seeds=1), "figures")
+    assert "Curves" not in render_markdown(Report([record(seed=seed, budget=BUDGET) for seed in range(3)]))
+    assert "Curves" not in render_markdown(Report(ranks({2: 0.7, 8: 0.8, 32: 0.8}, seeds=1)))

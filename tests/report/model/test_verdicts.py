@@ -14,12 +14,13 @@ from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Predictions, Probabilities
 from lora_bench.records.sealed_records import to_json
 from lora_bench.records.store import Answers, RunFolder, answers_in, write_atomic
+from lora_bench.report.blocks import to_markdown
 from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.judged import judge_comparison
 from lora_bench.report.model.side_costs import beside
 from lora_bench.report.sections.answer import answer
-from lora_bench.report.sections.by_task import over_tasks_lines
-from lora_bench.report.sections.verdicts import verdict_lines, verdict_words
+from lora_bench.report.sections.by_task import over_tasks_blocks
+from lora_bench.report.sections.verdicts import seeds_added, verdict_section, verdict_words, without_result
 from lora_bench.stats import holm
 from tests.report.test_markdown import tables
 from tests.sample_records import BUDGET, record
@@ -52,14 +53,8 @@ def judged(records, **given):
 
 
 def said_of(records, **given):
-    """The three sentences."""
-    return " ".join(sentences(records, **given))
-
-
-def sentences(records, **given):
-    said = answer(judged(records, **given))
-    assert len(said) == 3
-    return said
+    """The paragraphs."""
+    return " ".join(answer(judged(records, **given)))
 
 
 def verdict_on(by, scores=FULL, **given):
@@ -77,7 +72,7 @@ def test_the_difference_and_its_interval_by_hand():
     assert held.verdict.p_value == pytest.approx(scipy.stats.ttest_rel((0.81, 0.82, 0.83), (0.8,) * 3).pvalue)
     assert (held.verdict.verdict, held.verdict.unless_collapse) == ("inconclusive", "non-inferior")
     assert verdict_words(held.verdict) == "inconclusive; non-inferior unless runs collapse"
-    assert "29 without a collapse do in a single comparison" in "\n".join(verdict_lines(judged(records)))
+    assert "29 without a collapse do in a single comparison" in to_markdown(verdict_section(judged(records)))
     assert held.verdict.grade == "exploratory"
 
 
@@ -104,7 +99,7 @@ def test_of_a_comparison_with_a_run_at_the_majority_or_one_that_diverged_nothing
         (held,) = judged(records).held
         assert held.verdict.apart and held.verdict.verdict == "inconclusive"
         assert held.verdict.equivalence_p is None and held.verdict.unless_collapse is None
-        assert "none is equivalent or non-inferior" in "\n".join(verdict_lines(judged(records)))
+        assert "none is equivalent or non-inferior" in to_markdown(verdict_section(judged(records)))
 
 
 def test_three_seeds_at_the_majority_against_three_that_learned_show_no_difference_in_a_family():
@@ -156,8 +151,7 @@ def test_rules_that_were_changed_are_said_to_be():
     mixed = runs("full", FULL) + runs("lora", shifted(0.01), rules=other)
     found = judged(mixed)
     assert found.declared == "changed"
-    assert "changed after some of the runs" in "\n".join(verdict_lines(found))
-    assert "rules that were changed after some of the runs" in said_of(mixed)
+    assert "that were changed after some of the runs" in said_of(mixed)
     asked = judged(runs("full", FULL) + runs("lora", shifted(0.01)), analysis=other)
     assert (asked.declared, asked.analysis) == ("changed", other)
 
@@ -170,8 +164,8 @@ def test_seeds_that_were_added_after_verdicts_are_said_to_double_the_error():
     added = [one.model_copy(update={"analysis": ruled[one.spec.seed >= 4]}) for one in of_all]
     found = judged(added)
     assert (found.declared, found.declarations) == ("added", 2)
-    told = "**Seeds were added after verdicts had been seen:** each of 2 rules had the whole error level"
-    assert told in "\n".join(verdict_lines(found)) and "with seeds added after verdicts had been seen" in said_of(added)
+    assert "**Seeds were added after verdicts had been seen:** each of 2 rules had the whole" in seeds_added(found)
+    assert "with seeds added after verdicts" in said_of(added)
     # Where more than the seeds differs, the rules were changed.
     other = ruled[1].model_copy(update={"margin": 0.05})
     assert judged([*added[:-1], added[-1].model_copy(update={"analysis": other})]).declared == "changed"
@@ -233,7 +227,7 @@ def test_a_failure_counts_at_the_floor_in_a_column_of_its_own():
     assert held.difference.pairs == 2
     # (.80 + .83 + .50) / 3 less .80.
     assert held.at_floor == pytest.approx(0.71 - 0.8)
-    page = "\n".join(verdict_lines(judged(records)))
+    page = to_markdown(verdict_section(judged(records)))
     assert "failures at the floor" in page and "−0.0900" in page
     assert "| `lora` | 3 | 1 (1 % to 91 %) |" in page  # Clopper-Pearson: scipy's binomtest(1, 3) has .0084 and .9057
 
@@ -297,7 +291,7 @@ def test_lost_predictions_are_named_with_what_they_cost():
 
     def page(*lost):
         found = judged(records, answers=lambda run_id: None if run_id in lost else whole(run_id))
-        return found.lost, "\n".join(verdict_lines(found))
+        return found.lost, to_markdown(verdict_section(found))
 
     assert "stored predictions" not in page()[1]
     lora = next(one.run_id for one in records if one.spec.method.label == "lora")
@@ -364,7 +358,7 @@ def over_two_tasks():
 
 def test_each_cell_over_tasks_stands_below_its_heading():
     records = over_two_tasks()
-    drawn = tables("\n".join(over_tasks_lines(judged(records), beside(compare(records)))))
+    drawn = tables(to_markdown(over_tasks_blocks(judged(records), beside(compare(records)))))
     cells = {
         heading: cell
         for header, _, *lines in drawn
@@ -419,7 +413,7 @@ def test_a_method_that_lacks_a_task_has_no_mean_and_no_rank_beside_those_that_ha
     prefix = group.methods[-1]
     assert (prefix.label, prefix.mean, prefix.rank, len(prefix.difference.tasks)) == ("prefix_tuning", None, None, 2)
     assert (prefix.failed, prefix.runs) == (3, 23)
-    lines = over_tasks_lines(judged(records + third), beside(compare(records + third)))
+    lines = to_markdown(over_tasks_blocks(judged(records + third), beside(compare(records + third)))).splitlines()
     cells = [cell for part in tables("\n".join(lines))[:3] for line in part if "`lora`" in line[0] for cell in line]
     assert "3 / 0 / 0" in cells and "0 of 30" in cells
 
@@ -508,29 +502,23 @@ def test_test_items_can_keep_methods_together_that_seeds_alone_would_tell_apart(
 # In words.
 
 
-def test_three_sentences_count_what_the_table_has():
+def test_where_the_headline_has_means_the_answer_counts_the_verdicts_of_each_task():
     records = over_two_tasks() + runs("prefix_tuning", shifted((0.06, -0.05)), task="other")
     found = judged(records)
-    text = said_of(records)
-    assert len(re.findall(r"\.(?= [A-Z`]|$)", text)) == 3
+    _, text, _ = answer(found)
     # The mean differences are .0205 and .011.
-    assert "`lora` is better in both (by 0.0110 to 0.0205)" in text
+    assert "`lora` is better in both (by 1.1 to 2.1 points)" in text
     assert "`prefix_tuning` is undecided" in text
-    assert "in means over tasks, `lora` is better" in text
-    assert "10 seeds a method" in text and "recommendation" in text
     assert "unless runs collapse" not in text
-    equal = runs("full", FULL) + runs("lora", shifted((0.001, -0.001)))
-    assert "unless runs collapse are indicative" in said_of(equal) and "recommendation" not in said_of(equal)
-    both = said_of(equal + runs("prefix_tuning", shifted((0.019, 0.021))))
-    assert "unless runs collapse are indicative" in both and "recommendation" in both
-    lines = tables("\n".join(verdict_lines(found)))[0][2:]
+    lines = tables(to_markdown(verdict_section(found)))[0][2:]
     words = [line[6] for line in lines]
     assert sum("better" in word for word in words) == 2
     assert sum("inconclusive" in word for word in words) == 1
 
 
 def test_the_first_sentence_names_the_family_its_level_the_margin_and_its_unit():
-    (first, *_) = sentences(over_two_tasks())
+    (first, *_) = answer(judged(over_two_tasks()))
+    first = re.sub("`[0-9a-f]{16}`", "", first)
     assert re.findall("`([^`]+)`", first) == ["lora", "full"]
     assert re.findall(r"\d[.\d]*", first) == ["2", "1", "2", "0.05", "0.005", "0.5", "100"]
     assert all(fact in first for fact in ("exempt", "paired by seed", "(Holm)", "declared before the runs"))
@@ -546,32 +534,29 @@ def test_the_last_sentence_says_what_the_intervals_cover_and_what_they_do_not():
     records = runs("full", [len(one) / 20 for one in full]) + runs("lora", [len(one) / 20 for one in lora])
     right = dict(zip([one.run_id for one in records], full + lora, strict=True))
     not_new = ", not new data sets, base models or learning rates"
-    assert f"the intervals cover new seeds on these test items{not_new}" in said_of(records)
-    assert f"the intervals cover new seeds and new test items{not_new}" in said_of(
+    assert f"The intervals cover new seeds on these test items{not_new}" in said_of(records)
+    assert f"The intervals cover new seeds and new test items{not_new}" in said_of(
         records, answers=answers_of(right, 20)
     )
 
 
 def test_comparisons_of_few_seeds_are_counted_apart_from_those_of_many():
     few = runs("full", FULL[:3], task="other") + runs("lora", shifted((0.06, -0.05), FULL[:3]), task="other")
-    last = sentences(runs("full", FULL) + runs("lora", shifted((0.019, 0.021))) + few)[2]
+    *_, last = answer(judged(runs("full", FULL) + runs("lora", shifted((0.019, 0.021))) + few))
     many, few, *_ = re.split(r"; (?=\d)", last)
     assert re.findall(r"\d+", many) == ["1", "1", "10"] and "recommendation" in many
     assert re.findall(r"\d+", few) == ["1", "0", "3"] and "exploratory" in few
 
 
-def test_ten_seeds_that_decide_nothing_recommend_nothing():
-    text = said_of(runs("full", FULL) + runs("lora", shifted((0.06, -0.05))))
-    assert "10 seeds a method" in text and "nothing is decided" in text
+def test_runs_that_learned_nothing_or_failed_are_counted():
+    def counted(full, lora):
+        return without_result(judged(runs("full", full) + runs("lora", lora)))
 
-
-def test_runs_that_learned_nothing_or_failed_are_in_the_answer():
-    text = said_of(runs("full", (0.5, 0.8, 0.8)) + runs("lora", (0.8, 0.8, 0.81)))
-    assert "; 1 of 6 runs scored no better than the majority class (or the mean)." in text
-    assert len(re.findall(r"\.(?= [A-Z`]|$)", text)) == 3
-    assert "majority" not in said_of(runs("full", (0.7, 0.8, 0.8)) + runs("lora", (0.8, 0.8, 0.81)))
-    failed = said_of(runs("full", (0.7, 0.8, 0.8, 0.8)) + runs("lora", (0.8, 0.8, 0.81, None)))
-    assert "; 1 of 8 runs ended without a score." in failed
+    assert counted((0.5, 0.8, 0.8), (0.8, 0.8, 0.81)) == [
+        "1 of 6 runs scored no better than the majority class (or the mean)"
+    ]
+    assert counted((0.7, 0.8, 0.8), (0.8, 0.8, 0.81)) == []
+    assert counted((0.7, 0.8, 0.8, 0.8), (0.8, 0.8, 0.81, None)) == ["1 of 8 runs ended without a score"]
 
 
 def test_a_search_is_no_result_and_needs_no_word():
@@ -591,24 +576,11 @@ def test_what_it_would_take_is_said_of_no_more_than_what_has_an_estimate():
     assert re.search(rf"; of the 2 undecided, one [^.;]*: {needed},", said_of(both))
 
 
-def test_where_nothing_is_decided_no_method_is_named_a_winner():
-    text = said_of(runs("full", FULL[:3]) + runs("lora", shifted((0.06, -0.05), FULL[:3])))
-    assert "It is not decided" in text and "better in" not in text
-    assert "exploratory" in text
-    text = said_of(runs("full", FULL[:2]) + runs("lora", (0.9, 0.95)))
-    assert "It is not decided: 2 seeds of each method are too few for a verdict." in text
-
-
-def test_what_holds_unless_runs_collapse_is_said_as_in_the_table():
-    both = runs("full", FULL) + runs("lora", shifted((0.0001, -0.0001) * 5, FULL))
-    assert "Against `full`, `lora` is equivalent unless runs collapse." in said_of(both)
-
-
 def test_hostile_names_are_text():
     hostile = "<script>alert(1)</script> | [x](http://example.com) @someone"
     method = record("lora").spec.method.model_copy(update={"label": hostile})
     records = runs("full", FULL, task=hostile, model=hostile) + runs(method, shifted(0.01), task=hostile, model=hostile)
-    page = "\n".join([*answer(judged(records)), *verdict_lines(judged(records))])
+    page = to_markdown([*answer(judged(records)), *verdict_section(judged(records))])
     rendered = MarkdownIt("commonmark").enable("table").render(page)
     assert "alert(1)" in rendered
     assert "<script" not in rendered

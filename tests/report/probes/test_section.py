@@ -14,8 +14,9 @@ from lora_bench.cli import main
 from lora_bench.records.probe_record import Energy, StepBytes
 from lora_bench.records.probe_store import read_probes
 from lora_bench.records.sealed_records import to_json
+from lora_bench.report.blocks import to_markdown
 from lora_bench.report.probes.cells import noise_floor, probed_cells, unchanged_difference
-from lora_bench.report.probes.probe_section import probe_lines, render_probes
+from lora_bench.report.probes.probe_section import probe_section, probes_page
 from tests.probe.records import probe_record, sample_probes
 from tests.report.test_markdown import tables
 from tests.sample_records import MIB, sample_suite
@@ -102,7 +103,7 @@ def test_the_difference_of_a_second_measurement_is_of_geometric_means():
 
 
 def test_a_line_of_training_speed():
-    page = render_probes(sample_probes())
+    page = to_markdown(probes_page(sample_probes()))
     found = line_of(page, "Training speed", "lora")
     assert found["trained"] == ["156,680"]
     # The geometric mean of 59.4, 60 and 60.6 ms is 59.998.
@@ -115,16 +116,18 @@ def test_a_line_of_training_speed():
 
 
 def test_a_line_of_memory_is_above_what_the_process_held_before():
-    found = line_of(render_probes(sample_probes()), "Memory of a training step, MiB", "full")
+    found = line_of(to_markdown(probes_page(sample_probes())), "Memory of a training step, MiB", "full")
     assert [found[name][0] for name in ("weights", "gradients", "optimiser", "activations", "peak", "predicted")] == [
         "90", "90", "180", "200", "480", "480",
     ]  # fmt: skip
     assert (found["resident peak"], found["first step"], found["saving"]) == (["480"], ["500"], ["200"])
-    assert line_of(render_probes(sample_probes()), "Memory of a training step, MiB", "lora")["of `full`"] == ["0.625"]
+    assert line_of(to_markdown(probes_page(sample_probes())), "Memory of a training step, MiB", "lora")[
+        "of `full`"
+    ] == ["0.625"]
 
 
 def test_a_line_of_what_is_stored():
-    found = line_of(render_probes(sample_probes()), "Stored", "lora")
+    found = line_of(to_markdown(probes_page(sample_probes())), "Stored", "lora")
     # 91 MiB over 700,000 bytes
     assert found["`full` is"] == ["136 times as large"]
     assert (found["adapter, MiB"], found["switched, ms"], found["base model loaded, ms"]) == (
@@ -132,22 +135,22 @@ def test_a_line_of_what_is_stored():
         ["0.20"],
         ["500"],
     )
-    assert line_of(render_probes(sample_probes()), "Stored", "full")["switched, ms"] == ["–"]
+    assert line_of(to_markdown(probes_page(sample_probes())), "Stored", "full")["switched, ms"] == ["–"]
 
 
 def test_a_line_of_forward_passes():
-    found = line_of(render_probes(sample_probes()), "Forward passes, ms", "lora")
+    found = line_of(to_markdown(probes_page(sample_probes())), "Forward passes, ms", "lora")
     assert (found["shape"], found["base model"], found["adapted"], found["merged"]) == (
         ["1 × 128"], ["10.0"], ["12.0"], ["10.0"],
     )  # fmt: skip
     assert found["more"] == ["+20.0 %", "+0.0 %"]
     assert found["merged differs by"] == ["2.5e−07"] and found["two adapters in a batch"] == ["+50.0 %"]
-    full = line_of(render_probes(sample_probes()), "Forward passes, ms", "full")
+    full = line_of(to_markdown(probes_page(sample_probes())), "Forward passes, ms", "full")
     assert full["merged"] == ["–"] and full["two adapters in a batch"] == ["–"]
 
 
 def test_the_introduction_says_how_it_was_measured_and_how_far_to_trust_it():
-    page = render_probes(sample_probes())
+    page = to_markdown(probes_page(sample_probes()))
     said = "each of the 2 other methods needs at most 0.80 of the training time and at most 0.62 of the peak memory; its file"
     assert page.startswith(f"# costs\n\n**Compared with `full`, {said} is at least ")
     assert re.search(r"Range: MiniLM-L6 in the RoBERTa class; steps of \d+ × \d+ tokens in float32 on ", page)
@@ -172,12 +175,14 @@ def test_the_introduction_says_how_it_was_measured_and_how_far_to_trust_it():
     ],
 )
 def test_company_is_said(exclusive, words):
-    page = render_probes([probe_record(repeat=number, exclusive=alone) for number, alone in enumerate(exclusive)])
+    page = to_markdown(
+        probes_page([probe_record(repeat=number, exclusive=alone) for number, alone in enumerate(exclusive)])
+    )
     assert words in page
 
 
 def test_one_process_is_said_to_show_no_noise():
-    page = render_probes([probe_record()])
+    page = to_markdown(probes_page([probe_record()]))
     assert "in 1 fresh process on" in page
     assert "**Noise floor: not known**" in page and "no difference can be told from noise" in page
 
@@ -192,10 +197,10 @@ def test_cells_that_differ_in_their_step_are_never_in_one_table():
         {"attention": "eager"},
     ]
     for other in others:
-        page = render_probes([probe_record("full"), probe_record("lora", spec=other)])
+        page = to_markdown(probes_page([probe_record("full"), probe_record("lora", spec=other)]))
         headings = [line for line in page.splitlines() if line.startswith("### MiniLM")]
         assert len(set(headings)) == 2, other
-    together = render_probes([probe_record("full"), probe_record("lora", spec={"wide_tokens": 4096})])
+    together = to_markdown(probes_page([probe_record("full"), probe_record("lora", spec={"wide_tokens": 4096})]))
     assert sum(line.startswith("### MiniLM") for line in together.splitlines()) == 1
 
 
@@ -204,19 +209,21 @@ def test_cells_that_differ_in_their_step_are_never_in_one_table():
 
 def test_failures_are_listed_with_their_reason_and_what_their_step_was_to_hold():
     held = StepBytes(weight_bytes=1, gradient_bytes=1, optimizer_bytes=1, activation_bytes=1, peak_bytes=2048 * MIB)
-    page = render_probes(
-        [
-            *sample_probes(),
-            probe_record("prefix_tuning", 7, status="out_of_memory", reason="3 GiB asked for", predicted=held),
-        ]
+    page = to_markdown(
+        probes_page(
+            [
+                *sample_probes(),
+                probe_record("prefix_tuning", 7, status="out_of_memory", reason="3 GiB asked for", predicted=held),
+            ]
+        )
     )
-    assert "* `bottleneck_adapter`: **unsupported**: it does not work here" in page
-    assert "* `prefix_tuning`: **out of memory**: 3 GiB asked for; its step was to hold 2,048 MiB" in page
+    assert "- `bottleneck_adapter`: **unsupported**: it does not work here" in page
+    assert "- `prefix_tuning`: **out of memory**: 3 GiB asked for; its step was to hold 2,048 MiB" in page
 
 
 def test_a_suite_in_which_nothing_could_be_measured_has_its_reasons():
-    page = render_probes([probe_record(status="failed", reason="no")])
-    assert "No cell could be measured." in page and "* `lora`: **failed**: no" in page
+    page = to_markdown(probes_page([probe_record(status="failed", reason="no")]))
+    assert "No cell could be measured." in page and "- `lora`: **failed**: no" in page
     assert "–" not in page and "| method" not in page
 
 
@@ -225,36 +232,36 @@ def test_what_is_null_is_a_dash_and_its_reason_is_listed():
         "lora", phases=None, measured=None, predicted=None, inference=None, checkpoint=None, flops=None, parameters=None,
         unmeasured={"checkpoint": "the disk is full", "inference": "no shape", "measured": "no"},
     )  # fmt: skip
-    page = render_probes([bare, *processes(0.1, method="full")])
+    page = to_markdown(probes_page([bare, *processes(0.1, method="full")]))
     speed = line_of(page, "Training speed", "lora")
     assert speed["trained"] == speed["GFLOP"] == ["–"] and speed["of `full`"] == ["0.6", "–"]
     memory = line_of(page, "Memory of a training step, MiB", "lora")
     assert {cell for name, cells in memory.items() if name != "method" for cell in cells} == {"–"}
-    for reason in ("* `checkpoint` of `lora`: the disk is full", "* `measured` of `lora`: no"):
+    for reason in ("- `checkpoint` of `lora`: the disk is full", "- `measured` of `lora`: no"):
         assert reason in page
-    assert "* `energy` and `wide` of `full`: " not in page and "* `energy` of `full`: host and device are one" in page
+    assert "- `energy` and `wide` of `full`: " not in page and "- `energy` of `full`: host and device are one" in page
 
 
 def test_one_reason_of_one_method_is_said_once():
     reasons = {"inference.mixed_batch_seconds": "not here", "inference.one_adapter_seconds": "not here"}
     lora = [record.model_copy(update={"unmeasured": reasons}) for record in processes(0.1, 0.1)]
-    page = render_probes([*processes(0.1, method="full"), *lora])
+    page = to_markdown(probes_page([*processes(0.1, method="full"), *lora]))
     assert page.count("not here") == 1
-    assert "* `inference.mixed_batch_seconds` and `inference.one_adapter_seconds` of `lora`: not here" in page
+    assert "- `inference.mixed_batch_seconds` and `inference.one_adapter_seconds` of `lora`: not here" in page
 
 
 def test_no_probes_are_no_section():
-    assert probe_lines([]) == []
+    assert to_markdown(probe_section([])).splitlines() == []
 
 
 def test_the_order_of_records_changes_nothing():
     records = sample_probes()
-    assert render_probes(records) == render_probes(records[::-1])
+    assert to_markdown(probes_page(records)) == to_markdown(probes_page(records[::-1]))
 
 
 def test_a_host_bound_share_is_a_percentage():
     cuda = probe_record(device="cuda", energy=Energy(joules=10.0, joules_per_step=0.2))
-    assert line_of(render_probes([cuda]), "Training speed", "lora")["host-bound"] == ["40%"]
+    assert line_of(to_markdown(probes_page([cuda])), "Training speed", "lora")["host-bound"] == ["40%"]
 
 
 # The command.

@@ -7,7 +7,8 @@ import pytest
 
 from lora_bench.exchange import data_files
 from lora_bench.records.store import Answers
-from lora_bench.report import check_report, render_files, report_model, write_report
+from lora_bench.report import Report, check_report, render_files, write_report
+from lora_bench.report.blocks import to_markdown
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.sections.items_page import MOST_ITEMS, items_page
 from tests.report.hostile import WORDS, in_markdown
@@ -32,7 +33,7 @@ def runs(said, labels=("negative", "positive"), right=RIGHT, shares=None):
 
 def page_of(*given, **options):
     records, answers = runs(*given, **options)
-    return render_markdown(records, "report", answers=answers)
+    return render_markdown(Report(records, answers=answers))
 
 
 def table_below(page, start):
@@ -127,12 +128,12 @@ def test_errors_of_regression_are_in_the_unit_of_the_label():
 )
 def test_predictions_that_are_no_classes_of_these_items_have_no_part(said, right):
     records, answers = runs({"lora": [said]}, right=right)
-    assert report_model(records, answers=answers).given == {}
+    assert Report(records, answers=answers).given_answers == {}
 
 
 def test_without_predictions_nothing_is_said_and_no_page_is_written():
     records, _ = runs(TWO)
-    files = render_files(records)
+    files = render_files(Report(records))
     assert "report/items.md" not in files and b"confusions" not in files["report.md"]
 
 
@@ -141,15 +142,15 @@ MANY = {"full": [[0] * 120] * 2, "lora": [[1] * 120] * 2}
 
 def test_the_page_lists_some_items_by_place_or_by_id_with_their_texts():
     records, answers = runs(MANY, right=[0, 1] * 60)
-    model = report_model(records, answers=answers)
-    page = items_page(model)
+    page = to_markdown(items_page(Report(records, answers=answers)))
     assert f"{MOST_ITEMS} of 120 such items, by their place in the test split; texts are not shown." in page
     lines = table_below(page, "item | right class")
     assert len(lines) == MOST_ITEMS
     for item, right, full, lora in lines:
         first = int(item) % 2 == 1  # counted from 1
         assert (right, full, lora) == (("negative", "2 of 2", "0 of 2") if first else ("positive", "0 of 2", "2 of 2"))
-    page = items_page(model, lambda task, references: [(f"id{place}", f"text {place}") for place in range(120)])
+    texts = [(f"id{place}", f"text {place}") for place in range(120)]
+    page = to_markdown(items_page(Report(records, answers=answers, texts=lambda task, references: texts)))
     item, *_, said = table_below(page, "item | right class")[0]
     assert said == item.replace("id", "text ")
 
@@ -157,12 +158,12 @@ def test_the_page_lists_some_items_by_place_or_by_id_with_their_texts():
 def test_the_commonest_wrong_answer_of_several_classes_is_named():
     said = {"full": [[0], [0], [0]], "lora": [[2], [1], [2]]}
     records, answers = runs(said, labels=("a", "b", "c"), right=[0])
-    assert "| 1 | a | 3 of 3 | 0 of 3, c |" in items_page(report_model(records, answers=answers))
+    assert "| 1 | a | 3 of 3 | 0 of 3, c |" in to_markdown(items_page(Report(records, answers=answers)))
 
 
 def items_html(text):
     records, answers = runs(MANY, labels=(text, f"{text} again"), right=[0, 1] * 60)
-    files = render_files(records, answers=answers, texts=lambda task, references: [(text, text, text)] * 120)
+    files = render_files(Report(records, answers=answers, texts=lambda task, references: [(text, text, text)] * 120))
     return html5lib.parse(files["report/items.html"].decode()), files["report.html"].decode()
 
 
@@ -180,10 +181,10 @@ def test_no_text_of_an_item_is_anything_but_text(text):
 
 def test_the_page_links_to_its_sibling_and_an_old_page_goes(tmp_path):
     records, answers = runs(TWO)
-    written = write_report(records, tmp_path, answers=answers)
+    written = write_report(Report(records, answers=answers), tmp_path)
     assert {tmp_path / "report" / "items.md", tmp_path / "report" / "items.html"} <= set(written)
     assert 'href="report/items.html"' in (tmp_path / "report.html").read_text()
-    assert check_report(records, tmp_path, answers=answers) == []
-    assert any("items.md is not part" in line for line in check_report(records, tmp_path))
-    write_report(records, tmp_path)
-    assert not (tmp_path / "report" / "items.md").exists() and check_report(records, tmp_path) == []
+    assert check_report(Report(records, answers=answers), tmp_path) == []
+    assert any("items.md is not part" in line for line in check_report(Report(records), tmp_path))
+    write_report(Report(records), tmp_path)
+    assert not (tmp_path / "report" / "items.md").exists() and check_report(Report(records), tmp_path) == []

@@ -7,7 +7,8 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.records.analysis import Analysis, UntilDecided
 from lora_bench.records.sealed_records import to_json
 from lora_bench.records.store import Answers
-from lora_bench.report.sections.compare_runs import RunSet, hold_against, two_sets_lines
+from lora_bench.report.blocks import to_markdown
+from lora_bench.report.sections.compare_runs import RunSet, hold_against, two_sets_page
 from tests.report.test_markdown import tables
 from tests.sample_records import record
 
@@ -26,7 +27,7 @@ def at_margin(margin):
 
 
 def page(*sets):
-    return "\n".join(two_sets_lines(hold_against(*sets)))
+    return to_markdown(two_sets_page(hold_against(*sets)))
 
 
 def test_a_change_of_score_is_second_less_first():
@@ -92,7 +93,7 @@ def test_scores_of_other_things_are_not_held_against_each_other(given, named):
     sets = hold_against(run_set("before"), run_set("after", by=0.01, **given))
     assert sets.pairs == ()
     assert named in sets.apart[0]
-    assert "No two rows can be compared." in "\n".join(two_sets_lines(sets))
+    assert "No two rows can be compared." in to_markdown(two_sets_page(sets))
 
 
 def test_rows_of_one_set_alone_are_listed():

@@ -8,12 +8,13 @@ from lora_bench.records.analysis import Analysis, UntilDecided
 from lora_bench.records.budget import Budget
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import CurvePoint, Weights
+from lora_bench.report.blocks import Heading, SectionAnswer, to_markdown
 from lora_bench.report.figures.differences import caption, words
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.model.choose_method import choose_among
-from lora_bench.report.model.report_model import report_model
+from lora_bench.report.model.report import Report
 from lora_bench.report.sections.first_screen import draw_pictures, picture_contrasts
-from lora_bench.report.sections.headline import headline_lines, headline_of
+from lora_bench.report.sections.headline import headline_blocks, headline_of
 from lora_bench.report.sections.summary import next_step, summary_table
 from tests.report.test_markdown import tables
 from tests.report.test_unplanned import unplanned
@@ -37,14 +38,18 @@ def runs(method, by, seeds=10, rules=RULES, changes=None, **given):
 
 
 def headline(records):
-    model = report_model(records)
-    return headline_of(model.seen, records), model.seen
+    report = Report(records)
+    return headline_of(report), report.overview
+
+
+def labels(lines):
+    return tuple(line.label for line in lines)
 
 
 def said(records):
     """All words of a headline with its next step."""
     found, _ = headline(records)
-    return "\n".join([*headline_lines(found), *next_step(found.next)])
+    return to_markdown([*headline_blocks(found), *next_step(found.next)])
 
 
 def told(sentences):
@@ -61,7 +66,7 @@ def test_it_names_the_best_method_and_the_cheaper_one_where_its_file_is_too_larg
         *runs("bottleneck_adapter", 0.0001, rules=rules), *runs("prefix_tuning", -0.05, rules=rules),
     ]  # fmt: skip
     found, _ = headline(records)
-    assert found.winner == "full" and found.level == "recommendation"
+    assert found.decision.winner == "full" and found.decision.level == "recommendation"
     assert told(found.lead) == (["full", "lora"], ["3.0", "145"]) and told(found.further[0]) == (["lora"], [])
     alike, worse = found.further[1].split("; ")
     assert told(alike) == (["lora", "bottleneck_adapter"], ["1"]) and "as good" in alike
@@ -75,7 +80,7 @@ def test_the_picture_says_of_an_open_verdict_what_the_table_says():
     contrasts = picture_contrasts(seen)
     assert [words(contrast) for contrast in contrasts] == ["+0.0, equivalent*", "−5.0, worse"]
     assert caption(contrasts).endswith(" *: unless runs collapse.")
-    table = "".join(summary_table(seen))
+    table = to_markdown(summary_table(seen))
     assert "**worse**" in table and "equivalent unless runs collapse" in table
 
 
@@ -98,10 +103,10 @@ def test_a_picture_names_its_one_base_model_once_and_several_beside_each_compari
 
 def test_a_smaller_file_that_is_shown_not_to_be_worse_is_taken_over_the_reference():
     found, _ = headline(runs("full", 0) + runs("lora", 0.02) + runs("prefix_tuning", -0.05))
-    assert found.winner == "lora" and told(found.lead) == (["lora", "full"], ["2.0", "145"])
+    assert found.decision.winner == "lora" and told(found.lead) == (["lora", "full"], ["2.0", "145"])
     # Ten seeds do not exclude that runs collapse now and then, so that such a claim of a margin is weaker.
     found, _ = headline(runs("full", 0) + runs("lora", 0.0001) + runs("prefix_tuning", -0.05))
-    assert found.winner == "lora" and told(found.lead) == (["lora", "full"], ["1", "145"])
+    assert found.decision.winner == "lora" and told(found.lead) == (["lora", "full"], ["1", "145"])
     assert "as good" in found.lead and "**indicative** (10 seeds" in found.strength and "collapse" in found.strength
     # The fewest seeds that leave a collapse in a tenth of the runs unlikely, .9³⁶ < .025, for two comparisons.
     assert told(found.next) == (["lora-bench run quickstart --seeds 36"], [])
@@ -113,7 +118,7 @@ def test_where_all_are_as_good_as_the_reference_and_files_are_alike_the_choice_m
     found, _ = headline(alike)
     assert told(found.lead) == (["bottleneck_adapter", "lora"], ["1"]) and "as good" in found.lead
     assert told(found.further) == (["bottleneck_adapter"], []) and "best mean" in found.further[0]
-    assert found.advised == ("lora", "bottleneck_adapter") and found.winner is None
+    assert labels(found.decision.advised) == ("lora", "bottleneck_adapter") and found.decision.winner is None
     found, _ = headline([*alike, *runs("prefix_tuning", 0.0002, rules=rules)])
     assert told(found.lead) == (["bottleneck_adapter", "prefix_tuning", "lora"], ["1"]) and "as good" in found.lead
 
@@ -123,7 +128,7 @@ def test_where_only_some_are_as_good_as_the_reference_any_of_them_is_advised():
     alike = runs("lora", 0, rules=rules) + runs("bottleneck_adapter", 0.0001, rules=rules)
     found, _ = headline([*alike, *runs("prefix_tuning", -0.05, rules=rules)])
     # Ten seeds would make a recommendation, but do not exclude that runs collapse.
-    assert found.level == "indicative" and found.advised == ("lora", "bottleneck_adapter")
+    assert found.decision.level == "indicative" and labels(found.decision.advised) == ("lora", "bottleneck_adapter")
     assert told(found.lead) == (["lora", "bottleneck_adapter", "bottleneck_adapter", "lora"], ["1"])
     best, worse = found.further
     assert told(best) == (["bottleneck_adapter"], []) and "best mean" in best
@@ -131,7 +136,7 @@ def test_where_only_some_are_as_good_as_the_reference_any_of_them_is_advised():
     # One that is better is advised alone, and so is one with a smaller file.
     better, _ = headline([*alike, *runs("prefix_tuning", 0.05, rules=rules)])
     smaller, _ = headline([*alike, *runs("full", 0, rules=rules)])
-    assert better.winner == "prefix_tuning" and "full" not in smaller.advised
+    assert better.decision.winner == "prefix_tuning" and "full" not in labels(smaller.decision.advised)
 
 
 def test_of_many_methods_that_are_alike_the_few_that_are_worse_are_named():
@@ -144,7 +149,12 @@ def test_of_many_methods_that_are_alike_the_few_that_are_worse_are_named():
     worse, alike = found.lead.split(": ")
     assert told(worse) == (["prefix_tuning", "lora"], ["5.0"]) and "worse" in worse
     assert told(alike) == (["lora"], ["3", "1"]) and "as good" in alike
-    assert found.ruled_out == ("prefix_tuning",) and found.advised == ("lora", "a", "b", "c")
+    assert labels(found.decision.ruled_out) == ("prefix_tuning",) and labels(found.decision.advised) == (
+        "lora",
+        "a",
+        "b",
+        "c",
+    )
     assert not any("worse" in sentence for sentence in found.further)
 
 
@@ -197,7 +207,7 @@ def test_the_headline_and_the_choice_name_the_same_method(records):
 def test_a_method_that_is_exempt_from_two_targets_is_compared_with_the_reference_of_each():
     found, seen = headline(of_two_targets())
     assert found.lead.startswith("Take `full`: it beats `lora` in all 4 comparisons by 2.0 to 4.0 points")
-    page = render_markdown(of_two_targets(), "report")
+    page = render_markdown(Report(of_two_targets()))
     assert "`full` has 2 sets of runs, compared with `lora` at each of its sizes." in page
     # One block a target: its reference first, and the differences of full to this reference alone.
     assert [line.label for line in seen.lines] == ["lora", "full", "prefix_tuning"] * 2
@@ -209,7 +219,7 @@ def test_where_base_models_differ_no_one_method_is_named():
     records = runs("full", 0, model="a") + runs("lora", 0.03, model="a")
     records += runs("full", 0, model="b") + runs("lora", -0.03, model="b")
     found, _ = headline(records)
-    assert not found.advised and found.level == "recommendation"
+    assert not found.decision.advised and found.decision.level == "recommendation"
     assert told(found.lead) == (["lora-bench choose", "lora", "full"], ["1", "2", "1", "2"])
     better, worse = found.further[0].split(" and ")
     assert told(better) == (["full", "lora"], ["2", "1", "2", "3.0"]) and "better" in better
@@ -220,7 +230,9 @@ def test_where_base_models_differ_no_one_method_is_named():
         for seed in range(10)
     ]  # fmt: skip
     found, _ = headline([*records, *runs("full", 0, model="c"), *noisy])
-    assert not found.advised and found.level == "partly" and "`lora-bench choose` names " in found.lead
+    assert (
+        not found.decision.advised and found.decision.level == "partly" and "`lora-bench choose` names " in found.lead
+    )
     # What is ruled out is the answer.
     lost = [one for model in "abc" for one in runs("prefix_tuning", -0.05, model=model)]
     found, _ = headline([*records, *runs("full", 0, model="c"), *noisy, *lost])
@@ -260,7 +272,7 @@ def test_collapsed_runs_of_few_seeds_could_not_have_been_decided_and_train_longe
         for method in ("full", "lora", "prefix_tuning") for seed in range(3)
     ]  # fmt: skip
     found, _ = headline(both)
-    assert not found.advised and found.level == "undecided" and told(found.lead) == ([], [])
+    assert not found.decision.advised and found.decision.level == "undecided" and told(found.lead) == ([], [])
     assert told(found.further) == (["train_examples"], [])
     assert "a larger `train_examples`" in found.next[0] and "seeds" not in found.next[0]
 
@@ -272,12 +284,12 @@ def test_few_collapses_keep_few_seeds_from_a_verdict_all_the_same():
         for method in ("full", "lora", "prefix_tuning") for seed in range(3)
     ]  # fmt: skip
     found, _ = headline(some)
-    assert found.level == "undecided" and told(found.lead) == ([], ["3"]) and "runs collapse" in found.lead
+    assert found.decision.level == "undecided" and told(found.lead) == ([], ["3"]) and "runs collapse" in found.lead
 
 
 def test_where_all_others_are_worse_the_reference_stays():
     found, _ = headline(runs("full", 0) + runs("lora", -0.03) + runs("prefix_tuning", -0.05))
-    assert found.winner == "full" and found.level == "recommendation"
+    assert found.decision.winner == "full" and found.decision.level == "recommendation"
     assert told(found.lead) == (["full"], ["2", "3.0", "5.0"]) and "worse" in found.lead
 
 
@@ -285,14 +297,14 @@ def test_an_undecided_method_is_never_recommended_or_called_worse():
     wide = [record("lora", seed=seed, score=BASE[seed] + (0.06, -0.05)[seed % 2], budget=TUNED, changes={"analysis": RULES})
             for seed in range(10)]  # fmt: skip
     found, _ = headline(runs("full", 0) + wide + runs("prefix_tuning", -0.05))
-    assert not found.advised and found.level == "partly"
+    assert not found.decision.advised and found.decision.level == "partly"
     assert told(found.lead) == (["lora", "full"], []) and "undecided" in found.lead
     lower = [
         record("lora", seed=one.spec.seed, score=one.score - 0.02, budget=TUNED, changes={"analysis": RULES})
         for one in wide
     ]
     found, _ = headline(runs("full", 0) + lower + runs("prefix_tuning", -0.05))
-    assert found.winner == "full" and "no method with a smaller file" in found.lead
+    assert found.decision.winner == "full" and "no method with a smaller file" in found.lead
     assert "`lora` is undecided" in found.further[0]
     # Two comparisons: .9³⁶ is below .05 / 2, and .9³⁵ is not.
     assert told(found.further[-1]) == ([], ["36"])
@@ -306,7 +318,7 @@ def test_a_larger_file_is_not_advised_for_a_best_mean_that_is_nowhere_shown_to_b
         for seed in range(10)
     ]
     found, _ = headline(higher + runs("lora", 0, rules=rules) + runs("prefix_tuning", -0.05, rules=rules))
-    assert found.winner is None and found.level == "partly" and "(10 seeds" in found.strength
+    assert found.decision.winner is None and found.decision.level == "partly" and "(10 seeds" in found.strength
     assert told(found.lead) == (["full", "lora", "lora"], ["0.5", "145"]) and "not shown" in found.lead
     open_one, worse = found.further[0].split("; ")
     assert told(open_one) == (["lora", "full"], ["1"]) and "not worse" in open_one
@@ -418,9 +430,9 @@ def test_a_number_of_comparisons_says_of_what():
     assert found.further[1].startswith(
         "Compared with `lora` (2 base models × 2 parameter targets), `prefix_tuning` is worse"
     )
-    assert "| verdict on 2 base models |" in summary_table(seen)[0]
+    assert "| verdict on 2 base models |" in to_markdown(summary_table(seen)).splitlines()[0]
     found, seen = headline(runs("full", 0) + runs("lora", 0.02) + runs("prefix_tuning", -0.05))
-    assert "(" not in found.further[0] and "| verdict |" in summary_table(seen)[0]
+    assert "(" not in found.further[0] and "| verdict |" in to_markdown(summary_table(seen)).splitlines()[0]
 
 
 def test_the_next_step_loads_weights_that_were_kept():
@@ -435,7 +447,7 @@ def test_reports_without_verdicts_have_a_headline_of_their_own():
     ]
     assert "search" in said(rates).splitlines()[0]
     assert "1 best rate" in said(rates) and "1 of them is the smallest or largest" in said(rates)
-    page = render_markdown(rates, "report")
+    page = render_markdown(Report(rates))
     assert "**search** (1 seed a rate)" in page
     ((header, _, row), *_) = tables(page)
     assert (header, row) == (
@@ -457,13 +469,17 @@ def test_reports_without_verdicts_have_a_headline_of_their_own():
 
 
 def test_a_published_table_gives_its_counts_to_the_headline():
-    section = ["## Published: a table", "", "Compared with the printed numbers: 3 cells.", "", "Its source."]
-    page = render_markdown(sample_suite(), "report", [section])
+    section = [
+        Heading(2, "Published: a table"),
+        SectionAnswer("Compared with the printed numbers: 3 cells."),
+        "Its source.",
+    ]
+    page = render_markdown(Report(sample_suite(), sections=[section]))
     assert page.startswith("# quickstart\n\n**Compared with the printed numbers: 3 cells.**\n\n")
 
 
 def test_the_first_forty_lines_have_headline_picture_table_and_next_step():
-    lines = render_markdown(sample_suite(seeds=3), "report").splitlines()[:40]
+    lines = render_markdown(Report(sample_suite(seeds=3))).splitlines()[:40]
     order = [
         next(index for index, line in enumerate(lines) if line.startswith(start))
         for start in ("Strength: **", "![Difference of each method", "| method |", "**Next:**")
@@ -474,7 +490,7 @@ def test_the_first_forty_lines_have_headline_picture_table_and_next_step():
 def test_the_small_table_marks_what_was_computed_and_what_was_not_measured_alone():
     records = runs("full", 0, peak_mib=400, step_seconds=0.1) + runs("lora", -0.05, peak_mib=200, exclusive=False)
     _, seen = headline(records)
-    header, _, full, lora, _, note = summary_table(seen)
+    header, _, full, lora, _, note = to_markdown(summary_table(seen)).splitlines()
     cells = dict(zip(header.split(" | "), lora.split(" | "), strict=True))
     # 156,680 stored parameters of 4 bytes are 0.6 MiB; steps of 50 against 100 ms, 200 against 400 MiB.
     assert (cells["file to ship, MiB"], cells["step time"], cells["peak memory |"]) == (
@@ -489,9 +505,9 @@ def test_the_small_table_marks_what_was_computed_and_what_was_not_measured_alone
 def test_the_heading_of_a_mean_over_tasks_names_its_metrics_and_the_note_the_scale_of_bleu():
     mixed = [one for task, metric in (("a", "accuracy"), ("b", "f1"))
              for one in runs("full", 0, task=task, metric=metric) + runs("lora", -0.02, task=task, metric=metric)]  # fmt: skip
-    assert "| mean of accuracy and f1 (2 tasks) |" in summary_table(headline(mixed)[1])[0]
+    assert "| mean of accuracy and f1 (2 tasks) |" in to_markdown(summary_table(headline(mixed)[1])).splitlines()[0]
     bleu = runs("full", 0, metric="bleu") + runs("lora", -0.02, metric="bleu")
-    assert summary_table(headline(bleu)[1])[-1].endswith("BLEU is on a scale of 0 to 1.")
+    assert to_markdown(summary_table(headline(bleu)[1])).splitlines()[-1].endswith("BLEU is on a scale of 0 to 1.")
 
 
 def test_the_small_table_names_the_one_number_in_which_lines_of_a_method_differ():
@@ -503,7 +519,7 @@ def test_the_small_table_names_the_one_number_in_which_lines_of_a_method_differ(
             for label, own in zip("ab", options, strict=False)
         ]
         records = [one for spec in specs for one in runs(spec, -0.05)] + runs("full", 0)
-        return [line.split(" | ")[0] for line in summary_table(headline(records)[1])[2:-2]]
+        return [line.split(" | ")[0] for line in to_markdown(summary_table(headline(records)[1])).splitlines()[2:-2]]
 
     assert names({"scaling": 2.0}, {"scaling": 0.5}) == [
         "| `full`, rate 1e-3 (reference)",
@@ -525,14 +541,14 @@ def test_many_methods_leave_the_small_table_small():
         record(spec, score=0.5 + index / 200, budget=Budget(train_examples=3_200)) for index, spec in enumerate(specs)
     ]
     _, seen = headline(records)
-    table = summary_table(seen)
+    table = to_markdown(summary_table(seen)).splitlines()
     assert len(table) == 2 + 10 + 2 and "The 10 with the highest means of 63; [all scores](#scores)." in table[-1]
 
 
 def test_a_planned_setting_and_an_own_script_are_in_no_mean_and_no_table_together():
     own = [unplanned("LOHA"), unplanned("IA3", 0.8)]
     _, seen = headline([*own, record("lora", score=0.75), record("full", score=0.7)])
-    table = summary_table(seen)
+    table = to_markdown(summary_table(seen)).splitlines()
     assert [line.split(" | ")[0] for line in table[2:-2]] == [
         "| `full`, rate 1e-3 (reference)",
         "| `lora`, rank 4, rate 1e-3",
@@ -544,7 +560,7 @@ def test_a_planned_setting_and_an_own_script_are_in_no_mean_and_no_table_togethe
     sizes = []
     for size in (16, 32):
         sizes += runs("full", 0, training={"batch_size": size}) + runs("lora", -0.05, training={"batch_size": size})
-    table = summary_table(headline(sizes)[1])
+    table = to_markdown(summary_table(headline(sizes)[1])).splitlines()
     assert sum(line.startswith("| method |") for line in table) == 2
     assert sum("`full`, rate 1e-3 (reference)" in line for line in table) == 2
     assert [line for line in table if line.endswith(":")] == ["`vader_film` (setting 1):", "`vader_film` (setting 2):"]

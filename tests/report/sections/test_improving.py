@@ -5,7 +5,7 @@ import random
 import pytest
 
 from lora_bench.records.record import CurvePoint
-from lora_bench.report.markdown import render_markdown
+from lora_bench.report import Report, render_markdown
 from lora_bench.report.sections.improving import Improving, still_improving
 from tests.sample_records import METHODS, record
 
@@ -76,10 +76,10 @@ def test_the_report_lists_methods_under_the_budget():
         run_with(rising, seed=0), run_with(flat, seed=1), run_with(flat, method="full"),
         run_with((), method="prefix_tuning"), run_with(rising, method=wide, status="failed", reason="no"),
     ]  # fmt: skip
-    budget = render_markdown(records, "report").split("## Protocol and budget")[1].split("## Scores")[0]
+    budget = render_markdown(Report(records)).split("## Protocol and budget")[1].split("## Scores")[0]
     assert (
         "- `lora` on MiniLM-L6 in the RoBERTa class, `vader_film`: 1 of 2 runs, by accuracy on the selection split "
         "(0.6000 to 0.8000 in the last two steps of the curve)." in budget
     )
     assert budget.count("of the curve") == 2 and "The curve of 1 run is too short to tell." in budget
-    assert "Still improving" not in render_markdown(records[1:3], "report")
+    assert "Still improving" not in render_markdown(Report(records[1:3]))

@@ -5,7 +5,7 @@ import pytest
 from lora_bench.exchange import data_files
 from lora_bench.metrics.multilabel_micro_f1 import multilabel_micro_f1
 from lora_bench.records.store import Answers
-from lora_bench.report.markdown import render_markdown
+from lora_bench.report import Report, render_markdown
 from tests.report.sections.test_class_tables import table_below
 from tests.sample_records import record
 
@@ -31,7 +31,7 @@ def runs():
 
 def test_each_label_has_its_scores_and_one_that_is_nowhere_has_none():
     records, answers = runs()
-    page = render_markdown(records, "report", answers=answers)
+    page = render_markdown(Report(records, answers=answers))
     assert table_below(page, "label | method | items") == [
         ["a", "`full`†", "2", "1.0000", "1.0000", "1.0000"],
         # first run: 2 right of 4 said: precision 1/2, F1 2/3; second: 1 of 1 and 2: F1 2/3
@@ -45,7 +45,7 @@ def test_each_label_has_its_scores_and_one_that_is_nowhere_has_none():
 
 def test_an_item_is_right_if_all_of_its_labels_are():
     records, answers = runs()
-    page = render_markdown(records, "report", answers=answers)
+    page = render_markdown(Report(records, answers=answers))
     # full: items 0 and 3 in both runs; lora: each item in one run at most
     assert table_below(page, "method | both right") == [["`lora`", "0", "0", "2", "2"]]
 
@@ -54,7 +54,7 @@ def test_an_item_is_right_if_all_of_its_labels_are():
 def test_predictions_that_are_no_labels_of_the_task_are_left_out(said):
     records, answers = runs()
     strange = {records[0].run_id: Answers(said, RIGHT)}
-    page = render_markdown(records, "report", answers=lambda run_id: strange.get(run_id) or answers(run_id))
+    page = render_markdown(Report(records, answers=lambda run_id: strange.get(run_id) or answers(run_id)))
     assert "| label | method | items" in page
     assert {line[1] for line in table_below(page, "label | method | items")} == {"`lora`"}
 

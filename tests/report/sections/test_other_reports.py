@@ -1,11 +1,10 @@
 """A report names the others on its data, and says in what they differ, from the records of both."""
 
-from dataclasses import replace
-
 from lora_bench.cli import main
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.sealed_records import to_json
-from lora_bench.report.model.report_model import report_model
+from lora_bench.report.blocks import to_markdown
+from lora_bench.report.model.report import Report
 from lora_bench.report.sections.other_reports import other_reports
 from tests.report.sections.test_headline import BASE, runs, trials
 from tests.sample_records import BUDGET, record
@@ -13,8 +12,8 @@ from tests.sample_records import BUDGET, record
 
 def line(mine, **others):
     """The paragraph of a report of some records beside others, by name."""
-    models = {name.replace("_", "-"): report_model(records) for name, records in others.items()}
-    return "\n".join(other_reports(replace(report_model(mine), others=models)))
+    models = {name.replace("_", "-"): Report(records) for name, records in others.items()}
+    return to_markdown(other_reports(Report(mine, beside=models))).strip()
 
 
 def untuned(seeds):

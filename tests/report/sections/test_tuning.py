@@ -2,9 +2,10 @@
 
 import pytest
 
-from lora_bench.report.markdown import render_markdown
+from lora_bench.report import Report, render_markdown
+from lora_bench.report.blocks import to_markdown
 from lora_bench.report.model.comparison import compare
-from lora_bench.report.sections.tuning import rungs_of_search, trial_lines
+from lora_bench.report.sections.tuning import rungs_of_search, trial_blocks
 from tests.report.test_markdown import tables
 from tests.sample_records import BUDGET, record
 
@@ -25,7 +26,7 @@ def search(scores, method="lora", seeds=(100,), **given):
 
 def table(records):
     (setting,) = compare(records).settings
-    lines = trial_lines(setting)
+    lines = to_markdown(trial_blocks(setting)).splitlines()
     return tables("\n".join(lines))[0] if lines else []
 
 
@@ -59,7 +60,7 @@ def test_methods_are_compared_at_the_same_number_of_trials():
 
 def test_a_trial_beyond_the_range_is_in_the_cost_alone():
     beyond = record(score=0.95, learning_rate=1.0, seed=100, spec=SEARCH, changes={"extended": True})
-    page = render_markdown([*search((0.9, 0.6, 0.75)), beyond], "figures")
+    page = render_markdown(Report([*search((0.9, 0.6, 0.75)), beyond]))
     header, _, lora = next(one for one in tables(page) if "3 trials" in one[0])
     assert header[2:] == ["1 trial", "2 trials", "3 trials", "training, s in all"]
     assert [float(cell) for cell in lora[2:5]] == pytest.approx([0.75, 0.85, 0.9], abs=1e-4) and lora[5] == "40.0"
@@ -95,7 +96,7 @@ def test_the_rungs_of_a_halving_are_one_search_and_only_what_was_drawn_has_an_ex
     _, first, last = comparison.settings
     assert (first.rung, last.rung) == (1, 2)
     assert rungs_of_search(first, comparison) == rungs_of_search(last, comparison) == (first, last)
-    drawn, chosen = (trial_lines(setting, (first, last)) for setting in (first, last))
+    drawn, chosen = (to_markdown(trial_blocks(setting, (first, last))).splitlines() for setting in (first, last))
     header, _, lora = tables("\n".join(drawn))[0]
     assert header[7] == "6 trials" and float(lora[2]) == pytest.approx(sum(FIRST) / 6, abs=1e-4)
     assert any(line.startswith("The best 2 of each method went on to runs with 3,200 examples") for line in drawn)
@@ -109,18 +110,18 @@ def test_a_halving_shows_its_cost_by_rung_where_it_ends():
     ]  # fmt: skip
     comparison = compare(records)
     first, last = comparison.settings
-    ((header, _, *lines),) = tables("\n".join(trial_lines(last, (first, last))))
+    ((header, _, *lines),) = tables(to_markdown(trial_blocks(last, (first, last))))
     # Steps of 50 and 100 ms, of which each of these records has 200: 6 runs of 10 s, then 2 of 20 s.
     assert [line[2:] for line in lines] == [["6", "6", "60.0", "2", "2", "40.0", "100"]] * 2
     assert header[2] == "rung 1: learning rates" and header[-1] == "training, s in all"
     # As long as there is no second rung, the first says what it cost.
     (alone,) = compare(rung(1, FIRST)).settings
-    assert any("rung by rung" in line for line in trial_lines(alone, (alone,)))
+    assert any("rung by rung" in line for line in to_markdown(trial_blocks(alone, (alone,))).splitlines())
 
 
 def test_a_rate_is_at_an_edge_if_it_is_the_last_of_all_that_were_begun():
     def edges(rates):
-        page = render_markdown([*rung(1, FIRST), *rung(2, (0.81, 0.83), rates=rates)], "figures")
+        page = render_markdown(Report([*rung(1, FIRST), *rung(2, (0.81, 0.83), rates=rates)]))
         return "A better learning rate may lie outside the rates tried" in page
 
     # 1e-3 is the smaller of the two that went on, and neither the smallest nor the largest of the six.
@@ -131,13 +132,13 @@ def test_a_rate_is_at_an_edge_if_it_is_the_last_of_all_that_were_begun():
 def test_trials_beside_the_chosen_rate_that_failed_or_learned_nothing_are_named():
     # Rates 1e-1 to 1e-4; 1e-3 is chosen. At 1e-2 one seed is at the majority of .5 and at 1e-4 one failed; 1e-1 is far.
     records = search((0.5, 0.5, 0.8, 0.7), majority=0.5) + search((0.5, 0.9, 0.8, None), seeds=(101,), majority=0.5)
-    page = render_markdown(records, "figures")
+    page = render_markdown(Report(records))
     assert "- `lora` on MiniLM-L6 in the RoBERTa class, 1e-3 chosen: 1 of 2 at 1e-4 and 1 of 2 at 1e-2." in page
     fine = search((0.5, 0.7, 0.8, 0.7), majority=0.5)
-    assert "may fail, since trials" not in render_markdown(fine, "figures")
+    assert "may fail, since trials" not in render_markdown(Report(fine))
     # One that failed is not called the best, however good its other runs are.
     lost = search((0.7, 0.9)) + search((0.7, None), seeds=(101,))
-    assert "| **0.7000** (n 2)" in render_markdown(lost, "figures")
+    assert "| **0.7000** (n 2)" in render_markdown(Report(lost))
 
 
 def test_halvings_of_other_budgets_are_searches_of_their_own():
@@ -150,6 +151,6 @@ def test_halvings_of_other_budgets_are_searches_of_their_own():
 def test_rates_that_another_suite_tuned_are_called_tuned_and_name_it():
     budget = BUDGET.model_copy(update={"trials": 3, "tuned_in": "my-search"})
     runs = [record(method, seed=seed, budget=budget) for method in ("full", "lora") for seed in (0, 1)]
-    page = render_markdown(runs, "figures")
+    page = render_markdown(Report(runs))
     assert "No learning rate was tuned" not in page
     assert "| learning rates planned for every method | 3, in `my-search` |" in page

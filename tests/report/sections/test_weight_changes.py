@@ -13,8 +13,9 @@ from lora_bench.records.weight_analysis import (
     read_analysis,
     write_analysis,
 )
-from lora_bench.report import check_report, render_files, write_report, write_weight_page
-from lora_bench.report.sections.weight_changes import weight_lines
+from lora_bench.report import Report, check_report, render_files, write_report, write_weight_page
+from lora_bench.report.blocks import to_markdown
+from lora_bench.report.sections.weight_changes import weight_section
 from tests.sample_records import record, sample_suite
 
 
@@ -41,7 +42,7 @@ def analysis(run_ids=("aaaa", "bbbb"), group="lora, rank 4"):
 
 
 def test_the_numbers_of_a_table():
-    lines = weight_lines(analysis(), "report")
+    lines = to_markdown(weight_section(analysis(), "report")).splitlines()
     rows = [line for line in lines if line.startswith("| `lora, rank 4` | query |") or "rank 4 | query" in line]
     # Stable rank (6 / 3)² = 4; random 60 × 4 / √600 = 9.80; amplification 6 / 0.3 = 20, of random directions 6 / 9.80 = 0.612.
     assert rows[0].endswith("| query | 2 | 4 | 60 | 6 | 10 % | 4 |")
@@ -68,10 +69,10 @@ def test_a_report_has_the_section_where_the_analysis_was_kept(tmp_path):
     kept = analysis(tuple(sorted(record.run_id for record in records)[:2]))
     write_analysis(kept, tmp_path)
     assert read_analysis(tmp_path) == kept
-    write_report(records, tmp_path, analysis=kept)
+    write_report(Report(records, analysis=kept), tmp_path)
     assert "## Weight changes" in (tmp_path / "report.md").read_text()
-    assert check_report(records, tmp_path, analysis=read_analysis(tmp_path)) == []
-    assert any("weights-1-norms.svg is not part" in line for line in check_report(records, tmp_path))
+    assert check_report(Report(records, analysis=read_analysis(tmp_path)), tmp_path) == []
+    assert any("weights-1-norms.svg is not part" in line for line in check_report(Report(records), tmp_path))
 
 
 def test_what_happened_to_weights_is_the_answer_where_scores_decide_nothing():
@@ -82,20 +83,20 @@ def test_what_happened_to_weights_is_the_answer_where_scores_decide_nothing():
         "lora, rank 4 changed weights by 10 % of their norm. Runs of different seeds share 0.500 of the first direction of ΔW "
         "and 0.250 of all (random ones: 0.050 and 0.200)."
     )
-    undecided = render_files(sample_suite(), analysis=kept)["report.md"].decode()
+    undecided = render_files(Report(sample_suite(), analysis=kept))["report.md"].decode()
     assert "Strength: **undecided**" in undecided
-    assert undecided.split("\n\n")[1] == f"**{said}**" and undecided.count(said) == 2
+    assert undecided.split("\n\n")[1] == f"**{said}**" and undecided.count(said) == 1
     rules = Analysis(reference="full", margin=0.01)
     decided = [
         record(method, seed=seed, score=score + (seed if method == "lora" else 0) / 1000, changes={"analysis": rules})
         for method, score in (("full", 0.8), ("lora", 0.7)) for seed in range(10)
     ]  # fmt: skip
-    page = render_files(decided, analysis=kept)["report.md"].decode()
+    page = render_files(Report(decided, analysis=kept))["report.md"].decode()
     assert "Strength: **recommendation**" in page and page.count(said) == 1
 
 
 def test_runs_that_the_report_lacks_are_said():
-    page = render_files(sample_suite(), analysis=analysis())["report.md"].decode()
+    page = render_files(Report(sample_suite(), analysis=analysis()))["report.md"].decode()
     assert "2 runs of these are not among the report's records." in page
 
 
@@ -110,5 +111,5 @@ def test_a_baseline_takes_the_analysis_and_loses_an_old_one(tmp_path):
 
 @pytest.mark.parametrize("name", ["<script>", "a|b", "[x](http://y)"])
 def test_names_of_records_stay_text(name):
-    page = "\n".join(weight_lines(analysis(group=name), "report"))
+    page = to_markdown(weight_section(analysis(group=name), "report"))
     assert "<script>" not in page and "](http://" not in page

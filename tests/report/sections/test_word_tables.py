@@ -7,9 +7,8 @@ from lora_bench.exchange import data_files
 from lora_bench.metrics.seqeval_f1 import seqeval_f1
 from lora_bench.metrics.token_accuracy import token_accuracy
 from lora_bench.records.store import Answers
-from lora_bench.report.markdown import render_markdown
+from lora_bench.report import Report, render_markdown
 from lora_bench.report.model.given_answers import given_answers
-from lora_bench.report.model.report_model import report_model
 from tests.report.sections.test_class_tables import table_below
 from tests.sample_records import record
 
@@ -44,7 +43,7 @@ def runs(said, right, labels, metric, score_of):
 
 def test_each_type_of_entities_has_its_scores():
     records, given = runs(SAID, RIGHT, TAGS, "seqeval_f1", seqeval_f1)
-    page = render_markdown(records, "report", answers=given.get)
+    page = render_markdown(Report(records, answers=given.get))
     assert table_below(page, "type | method | items") == [
         ["LOC", "`full`†", "2", "1.0000", "1.0000", "1.0000"],
         # first run: both of two; second: both, and two more: precision 1/2, F1 2/3
@@ -60,7 +59,7 @@ def test_each_type_of_entities_has_its_scores():
 
 def test_labels_that_are_no_tags_are_classes_of_words():
     records, given = runs(WORDS_SAID, WORDS_RIGHT, WORDS, "token_accuracy", token_accuracy)
-    page = render_markdown(records, "report", answers=given.get)
+    page = render_markdown(Report(records, answers=given.get))
     lines = table_below(page, "label | method | items")
     assert lines[0] == ["noun", "`full`†", "2", "1.0000", "1.0000", "1.0000"]
     # three answers of noun, of which two are right
@@ -74,7 +73,7 @@ def test_labels_that_are_no_tags_are_classes_of_words():
 def test_answers_that_are_no_labels_of_these_words_are_left_out(strange):
     said = {"full": [RIGHT, RIGHT], "lora": [LORA[0], strange]}
     records, given = runs(said, RIGHT, TAGS, "seqeval_f1", lambda *_: 0.5)
-    found = given_answers(report_model(records).seen.comparison, given.get)
+    found = given_answers(Report(records).comparison, given.get)
     assert [*found] == [tuple(one.run_id for one in records if one.spec.method.label == "full")]
 
 
