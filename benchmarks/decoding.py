@@ -31,13 +31,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from lora_bench.kinds.exercises.generation.decode import complete
+from lora_bench.kinds.exercises.generation.encode import CompletionCollator, encode_completions, encode_prompts
+from lora_bench.kinds.exercises.generation.steps import End, NoRepeat
 from lora_bench.models.loading import load_tokenizer
 from lora_bench.models.registry import find_model
 from lora_bench.records.spec import Decoding
 from lora_bench.tasks import Split
-from lora_bench.training.generation import CompletionCollator, encode_completions, encode_prompts
-from lora_bench.training.generation.decode import complete
-from lora_bench.training.generation.steps import End, NoRepeat
 
 E2E_LINES, E2E_INPUTS = 4693, 630
 MAX_LENGTH = 256

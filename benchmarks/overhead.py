@@ -121,8 +121,9 @@ class Stopwatch:
 def watch_parts(watch: Stopwatch) -> None:
     """Time the parts of a run that are neither training nor evaluation, and apart from these the CPU of both."""
     from lora_bench import methods
+    from lora_bench.kinds.exercises import labelling
     from lora_bench.records import run_lock, store
-    from lora_bench.training import adapted_model, exercises, lessons, pipeline
+    from lora_bench.training import adapted_model, lessons, pipeline
     from lora_bench.training import process_cache as warm
 
     watch.around(store.RunFolder, "try_lock", "lock")
@@ -146,7 +147,7 @@ def watch_parts(watch: Stopwatch) -> None:
     watch.around(pipeline, "keep_answers", "predictions")
     watch.around(pipeline, "keep_weights", "weights")
     watch.around(store.RunFolder, "publish", "record")
-    watch.around(exercises.Labelling, "answers", "evaluation")
+    watch.around(labelling.Labelling, "answers", "evaluation")
 
     began = used = 0.0
     start, end = pipeline.MeasureCallback.on_train_begin, pipeline.MeasureCallback.on_train_end

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from task_counts import COUNTS
 
 from lora_bench.docstrings import arguments
+from lora_bench.kinds import known_kinds
 from lora_bench.tasks import Task, load_task
 from lora_bench.tasks.declaration import Shares, Subsets
 from lora_bench.tasks.sources import Data, Label, Local, Part, Release
@@ -161,6 +162,19 @@ metric: squad_f1
 metrics: [squad_exact_match]
 ```
 
+One right ending of several, as in SWAG: `text` names the start and a column for each ending, or one with lists of them. The
+label is the place of the right ending, from 0, or one of the names in `labels`. Each row needs as many endings. A batch of
+`batch_size` texts has all of their endings, and each may have `max_length` tokens with its start.
+
+```yaml
+task: stories
+kind: multiple_choice
+data: {train: train.jsonl, selection: dev.jsonl, test: test.jsonl}
+text: [start, ending0, ending1, ending2, ending3]
+label: label
+metric: accuracy
+```
+
 A data set on the hub; name a commit if others should repeat the task:
 
 ```yaml
@@ -203,6 +217,7 @@ def page() -> str:
             "## The tasks\n\n",
             *overview(tasks),
             *cards(tasks),
+            *kinds(),
             OWN,
             "### Every key of a task\n\n",
             keys(Task),
@@ -223,6 +238,15 @@ def overview(tasks: list[Task]) -> list[str]:
                 found.append(f"- [`{task.task}`](#{task.task}): {'; '.join(counts(task))}; {metrics}\n")
         found.append("\n")
     return found
+
+
+def kinds() -> list[str]:
+    """Return the card of each kind of task: the docstring of its module, and its usual metric."""
+    cards = []
+    for name, kind in known_kinds().items():
+        card = " ".join((sys.modules[type(kind).__module__].__doc__ or "").split())
+        cards.append(f"- `{name}`: {card} By default `{kind.usual_metric}`.\n")
+    return ["## Kinds of task\n\nThe key `kind` says what a row has and what a model answers.\n\n", *cards, "\n"]
 
 
 OVERVIEW = """Rows of train, selection and test (a number, or a share of the training rows or the file); metrics, of which the

@@ -23,8 +23,8 @@ from pydantic import ValidationError
 
 from lora_bench.errors import LoraBenchError, typed_line
 from lora_bench.families import FAMILIES, Family
+from lora_bench.kinds import known_kinds
 from lora_bench.methods import Method, known_methods
-from lora_bench.metrics.support.kinds import KINDS
 
 # What PEFT's methods need beside query and value, or in their place, to be put on a tiny model.
 PEFT_OPTIONS: dict[str, dict[str, Any]] = {
@@ -63,14 +63,12 @@ PEFT_OPTIONS: dict[str, dict[str, Any]] = {
 }
 PROMPTS = ("CARTRIDGE", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "PROMPT_TUNING")
 
-# Kinds of task by the class of their models. A chat is generation from another form of data.
-SHOWN_KINDS = {
-    "SequenceClassification": ("classification", "regression", "multilabel"),
-    "TokenClassification": ("tokens",),
-    "QuestionAnswering": ("spans",),
-    "CausalLM": ("generation", "chat"),
-}
-assert {kind for kinds in SHOWN_KINDS.values() for kind in kinds} == {*KINDS, "chat"}
+# Kinds of task by the class of their models: those of texts, of their parts, and of texts to write.
+SHOWN_KINDS: dict[str, list[str]] = {}
+for _kind in sorted(
+    known_kinds().values(), key=lambda kind: (kind.writes, not kind.reads_one_token, kind.model_kind != kind.name)
+):
+    SHOWN_KINDS.setdefault(_kind.model_names.auto, []).append(_kind.name)
 
 # Models on which PEFT's methods are probed: an encoder, a decoder as classifier and as writer, and one with fused weights.
 PEFT_MODELS = (
@@ -188,7 +186,7 @@ def tiny(shown: str, kind: str) -> tuple[Any, list[str]]:
             has_weights=False,
         )  # fmt: skip
         torch.manual_seed(0)
-        model, head = load_model(base, kind=kind, labels=LABELS)  # type: ignore[arg-type]  # a key of KINDS
+        model, head = load_model(base, kind=kind, labels=LABELS)
     model.config.pad_token_id = 0
     return model, head
 
@@ -301,7 +299,7 @@ def table(kinds: Sequence[str], found: dict[str, Found], notes: Notes) -> str:
     for name in own_methods():
         columns.setdefault(method_of(name), []).append(name)
     lines = [
-        f"## {', '.join(kinds).capitalize()}\n\n",
+        f"## {', '.join(kinds).capitalize().replace('_', ' ')}\n\n",
         f"| model | {' | '.join(f'`{name}`' for name in columns)} |\n",
         f"| --- |{' --- |' * len(columns)}\n",
     ]

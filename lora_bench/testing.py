@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from lora_bench.errors import UnsupportedPair
 from lora_bench.families import FAMILIES as ALL_FAMILIES
 from lora_bench.families import family_of
+from lora_bench.kinds import find_kind
+from lora_bench.kinds.exercises.generation.encode import NO_LOSS
 from lora_bench.methods import Method, with_size
-from lora_bench.metrics.support.kinds import facts_of
-from lora_bench.training.generation.encode import NO_LOSS
 from lora_bench.training.measure.counters import count_parameters
 from lora_bench.util.seeding import adapters_drawn_from
 
@@ -54,7 +54,7 @@ def tiny_model(family: str, kind: Kind = "classification") -> tuple[Any, list[st
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if kind == "generation":
-            auto = facts_of(kind, apart=known.cross_attention is not None).auto
+            auto = find_kind(kind).names_of(apart=known.cross_attention is not None).auto
             return getattr(transformers, f"AutoModelFor{auto}").from_config(config), []
         model = getattr(transformers, f"{known.classes}ForSequenceClassification")(config)
     return model, known.head_modules(name for name, _ in model.named_children())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lora_bench.records.store import read_records
-from tests.project import write_data, write_model, write_tokenizer
+from tests.project import WORDS, write_data, write_model, write_tokenizer
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("docs", "lora_bench", "tasks", "tests")
@@ -418,6 +418,46 @@ def test_a_metric(copy_of_package, tmp_path):
     assert [record.status for record in records] == ["ok", "ok"]
     assert all(set(record.scores) == {"balanced_accuracy"} for record in records)
     assert r"balanced\_accuracy, mean ± SD" in (runs / "report.md").read_text(encoding="utf-8")
+
+
+KIND_SUITE = """\
+suite: stories
+tasks:
+  - {task: stories, kind: multiple_choice, data: stories.jsonl, text: [start, first, second], label: right}
+models: [base]
+methods: [full, lora]
+seeds: [0]
+budget: {train_examples: 48}
+"""
+
+KINDS = "from lora_bench.kinds import known_kinds; print(*known_kinds())"
+
+
+def test_a_kind_of_task(copy_of_package, tmp_path):
+    """Without its files no other module knows multiple choice, and with them it is learned."""
+    files = {file.replace("EXERCISE", "choosing") for file in steps("a kind of task", "multiple_choice")}
+    assert len(files) == 3
+    for file in files:
+        (copy_of_package / file).unlink()
+    modules = [*(copy_of_package / "lora_bench").rglob("*.py")]
+    assert [path for path in modules if re.search(r"(?i)multiple.?choice", path.read_text(encoding="utf-8"))] == []
+    assert "multiple_choice" not in python(copy_of_package, "-c", KINDS).split()
+
+    for file in files:
+        put(copy_of_package, file, (ROOT / file).read_text(encoding="utf-8"))
+    assert changed(copy_of_package) == set()
+    assert "multiple_choice" in python(copy_of_package, "-c", KINDS).split()
+    python(copy_of_package, "-m", "pytest", "-q", "-k", "endings or batch", "tests/kinds/test_multiple_choice.py")
+
+    rows = [{"start": "the film was", "first": "great", "second": "poor", "right": place % 2} for place in range(120)]
+    rows = [{**row, "first": row["second"], "second": row["first"]} if row["right"] else row for row in rows]
+    rows = [
+        {**row, "start": f"{row['start']} {WORDS[place % 15]} {WORDS[place // 15]}"} for place, row in enumerate(rows)
+    ]
+    (tmp_path / "stories.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    records = read_records(run(copy_of_package, tmp_path, KIND_SUITE))
+    assert [record.status for record in records] == ["ok", "ok"], [record.reason for record in records]
+    assert {record.spec.task.labels for record in records} == {("0", "1")}
 
 
 AXIS = """\

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lora_bench.errors import UnsupportedPair
+from lora_bench.kinds.exercises import exercise_class
 from lora_bench.methods import known_methods
-from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
 from lora_bench.testing import FAMILIES, PAD, tiny_model
@@ -165,7 +165,7 @@ def pack_losses(found, family: str, device: torch.device, precision: str, betwee
         own = [key_of(member.seed, step) for member in found]
         keys = torch.tensor(own, dtype=torch.int32).to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            each, _, _ = stack([member.batch(step) for member in found], keys, loss_for("classification"))
+            each, _, _ = stack([member.batch(step) for member in found], keys, exercise_class("classification").loss())
         each.sum().backward()
         optimiser.step([member.max_norm for member in found])
         losses.append(each.detach())

@@ -21,11 +21,11 @@ import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
 from lora_bench.analyse.subspaces import Singular, of_matrix, of_product
 from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line
 from lora_bench.families import Family, family_of
+from lora_bench.kinds import find_kind
+from lora_bench.kinds.exercises.predicting import quiet
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.spec import PlannedSpec
-from lora_bench.tasks.declaration import model_kind
-from lora_bench.training.predicting import quiet
 from lora_bench.training.winner import UNMERGEABLE
 from lora_bench.tuners.fused_lora import FusedLoraLayer
 from lora_bench.tuners.slices import slices_of
@@ -65,7 +65,7 @@ def load_base(spec: PlannedSpec, base_model: BaseModel) -> nn.Module:
     Raises:
         LoraBenchError: If it has an encoder and a decoder.
     """
-    kind = model_kind(str(spec.task.definition["kind"]))
+    kind = find_kind(str(spec.task.definition["kind"])).model_kind
     with quiet():
         model, _ = load_model(base_model, kind=kind, labels=len(spec.task.labels))
     if model.config.is_encoder_decoder:

@@ -108,7 +108,7 @@ def _fit_on(card: str, cell: Cell) -> str:
         step = predicted_step(
             cell.job.base_model,
             method,
-            kind=cell.job.task.model_kind,
+            kind=cell.job.task.kind_of.model_kind,
             labels=max(1, len(spec.task.labels)),
             batch_size=spec.training.batch_size // (spec.training.accumulation * spec.training.processes),
             length=spec.training.max_length,

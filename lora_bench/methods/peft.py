@@ -29,8 +29,8 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, UnsupportedPair, typed_line, unknown
 from lora_bench.families import Role, parts_of, roles_in_order
+from lora_bench.kinds import find_kind, kind_of_class
 from lora_bench.methods.contract import register
-from lora_bench.metrics.support.kinds import APART, KINDS
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -213,10 +213,12 @@ class Peft(Strict):
             options.setdefault("modules_to_save", list(head))  # PEFT may extend it in place
         if issubclass(config_class, PromptLearningConfig) or "modules_to_save" not in fields:
             # PEFT then has a model of its own for the task, which frees a head and puts prompts before the text.
-            name = type(model).__name__
-            kinds = (facts.task_type for facts in KINDS.values() if name.endswith(f"For{facts.auto}"))
-            writes = APART if model.config.is_encoder_decoder else KINDS["generation"]
-            options.setdefault("task_type", next(kinds, writes.task_type))
+            kind = kind_of_class(type(model).__name__) or find_kind("generation")
+            options.setdefault("task_type", kind.names_of(apart=model.config.is_encoder_decoder).task_type)
+            if options["task_type"] is None and issubclass(config_class, PromptLearningConfig):
+                raise UnsupportedPair(
+                    f"PEFT has no {self.type} for {kind.name}: its models put no prompt before a text"
+                )
         try:
             return config_class(**options)
         except Exception as error:

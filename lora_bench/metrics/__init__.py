@@ -21,7 +21,7 @@ from lora_bench.metrics.support.lookup import (
     unavailable,
     unpinned,
 )
-from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Kind, Metric, MetricKind
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric, MetricKind
 
 if TYPE_CHECKING:
     import evaluate
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lora_bench.metrics.support.hub_metric import HubMetric
 
 __all__ = [
-    "HALF_A_POINT", "HUB", "Kind", "Metric", "MetricKind", "declared", "default_margin", "find", "higher_is_better", "kind_of",
+    "HALF_A_POINT", "HUB", "Metric", "MetricKind", "declared", "default_margin", "find", "higher_is_better", "kind_of",
     "known_metrics", "metric", "unavailable", "unpinned",
 ]  # fmt: skip
 

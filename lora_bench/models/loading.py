@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import declared_family
-from lora_bench.metrics import Kind
-from lora_bench.metrics.support.kinds import KINDS, facts_of
+from lora_bench.kinds import KindName, find_kind
+from lora_bench.kinds.support.task_kind import TaskKind
 from lora_bench.models.find_family import use_family
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.registry import BaseModel
@@ -32,7 +32,7 @@ BASE_DROPOUTS = re.compile(r"(?!classifier|cls|pooler|summary).*(dropout|dropout
 def load_model(
     base_model: BaseModel,
     *,
-    kind: Kind,
+    kind: KindName,
     labels: int,
     base_dropout: float | None = None,
     head_dropout: float | None = None,
@@ -58,23 +58,24 @@ def load_model(
     """
     use_family(base_model)
     options: dict[str, Any] = {"attn_implementation": attention} if attention is not None else {}
-    if kind == "generation":
+    task_kind = find_kind(kind)
+    if task_kind.writes:
         _refuse_encoder(base_model)
     with in_a_sentence(f"model {base_model.name!r} cannot be loaded: config.json ({_described(base_model)})"):
-        config = _config(base_model, kind, labels, base_dropout, head_dropout)
-        if kind in ("tokens", "spans") and not base_model.remote_code:
-            _refuse_unknown(config, kind)
+        config = _config(base_model, task_kind, labels, base_dropout, head_dropout)
+        if task_kind.in_few_families and not base_model.remote_code:
+            _refuse_unknown(config, task_kind)
         if not base_model.has_weights:
-            model = _drawn(base_model, config, kind, on_meta, options)
-            return model, head_modules(model, set() if kind == "generation" else _heads_of_other_tasks(model))
+            model = _drawn(base_model, config, task_kind, on_meta, options)
+            return model, head_modules(model, set() if task_kind.writes else _heads_of_other_tasks(model))
         if on_meta:
             options["device_map"] = "meta"
-        model, report = _from_weights(base_model, config, kind, options)
+        model, report = _from_weights(base_model, config, task_kind, options)
     lacking = set(report["missing_keys"])
     other_shapes = {str(key[0]): (tuple(key[1]), tuple(key[2])) for key in report["mismatched_keys"]}
-    _refuse_incomplete(base_model, model, kind, lacking, other_shapes)
+    _refuse_incomplete(base_model, model, task_kind, lacking, other_shapes)
     lacking |= set(other_shapes)
-    if kind != "generation":
+    if not task_kind.writes:
         lacking |= _heads_of_other_tasks(model)
     return model, head_modules(model, lacking)
 
@@ -88,13 +89,15 @@ def _described(base_model: BaseModel) -> str:
     return f"{base_model.model_type} with weights quantised by {how}; weights in float32, float16 or bfloat16 need no library"
 
 
-def _automatic(kind: Kind, model_type: str) -> Any:
+def _automatic(kind: TaskKind, model_type: str) -> Any:
     import transformers
 
-    return getattr(transformers, f"AutoModelFor{facts_of(kind, apart=reads_apart(model_type)).auto}")
+    return getattr(transformers, f"AutoModelFor{kind.names_of(apart=reads_apart(model_type)).auto}")
 
 
-def _drawn(base_model: BaseModel, config: PretrainedConfig, kind: Kind, on_meta: bool, options: dict[str, Any]) -> Any:
+def _drawn(
+    base_model: BaseModel, config: PretrainedConfig, kind: TaskKind, on_meta: bool, options: dict[str, Any]
+) -> Any:
     """Return a model of a shape, whose weights are drawn at random."""
     import torch
 
@@ -103,7 +106,7 @@ def _drawn(base_model: BaseModel, config: PretrainedConfig, kind: Kind, on_meta:
 
 
 def _from_weights(
-    base_model: BaseModel, config: PretrainedConfig, kind: Kind, options: dict[str, Any]
+    base_model: BaseModel, config: PretrainedConfig, kind: TaskKind, options: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """Return a model with the weights of its folder, and transformers' report of those that it lacks."""
     import torch
@@ -122,7 +125,7 @@ def _from_weights(
             trust_remote_code=base_model.remote_code,
             output_loading_info=True,
             # A classifier of another shape belongs to another task, and is drawn anew like any other head.
-            ignore_mismatched_sizes=kind != "generation",
+            ignore_mismatched_sizes=not kind.writes,
             **options,
         )
     finally:
@@ -133,7 +136,7 @@ def _from_weights(
 def _refuse_incomplete(
     base_model: BaseModel,
     model: PreTrainedModel,
-    kind: Kind,
+    kind: TaskKind,
     lacking: set[str],
     other_shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
 ) -> None:
@@ -142,7 +145,7 @@ def _refuse_incomplete(
     A pooler may lack. Some heads read it, and a model that was pretrained without it has none.
     """
     base: tuple[str, ...] = (f"{model.base_model_prefix}.",)
-    if kind == "generation" and not hasattr(model, model.base_model_prefix):
+    if kind.writes and not hasattr(model, model.base_model_prefix):
         base = ("shared.", "encoder.", "decoder.")  # of T5, which has them beside its output
     needed = [name for name, _ in model.named_parameters() if name.startswith(base) and ".pooler." not in name]
     absent = [name for name in needed if name in lacking]
@@ -161,17 +164,13 @@ def _refuse_incomplete(
 
 
 def _config(
-    base_model: BaseModel, kind: Kind, labels: int, base_dropout: float | None, head_dropout: float | None
+    base_model: BaseModel, kind: TaskKind, labels: int, base_dropout: float | None, head_dropout: float | None
 ) -> PretrainedConfig:
     from transformers import AutoConfig
 
-    options: dict[str, Any] = {}
-    if kind != "generation":
-        problem = {"regression": "regression", "multilabel": "multi_label_classification"}.get(
-            kind, "single_label_classification"
-        )
-        options = {"num_labels": 2 if kind == "spans" else max(1, labels), "problem_type": problem}
-    config = AutoConfig.from_pretrained(base_model.folder, trust_remote_code=base_model.remote_code, **options)
+    config = AutoConfig.from_pretrained(
+        base_model.folder, trust_remote_code=base_model.remote_code, **kind.head_options(labels)
+    )
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         raise ValueError("it does not say the decoder_start_token_id with which its decoder begins")
     for name, value in config.to_dict().items():
@@ -183,10 +182,12 @@ def _config(
     return config
 
 
-def _refuse_unknown(config: PretrainedConfig, kind: Kind) -> None:
+def _refuse_unknown(config: PretrainedConfig, kind: TaskKind) -> None:
     """Refuse a kind of task for which transformers has no model of this type."""
     if type(config) not in _automatic(kind, config.model_type)._model_mapping:
-        raise UnsupportedPair(f"transformers has no {config.model_type} of the kind {KINDS[kind].auto}, as {kind} need")
+        raise UnsupportedPair(
+            f"transformers has no {config.model_type} of the kind {kind.model_names.auto}, as {kind.name} need"
+        )
 
 
 def _refuse_encoder(base_model: BaseModel) -> None:

@@ -6,16 +6,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from lora_bench.errors import typed_line
 from lora_bench.families import family_of
+from lora_bench.kinds.exercises.base_exercise import Pack, Replies
+from lora_bench.kinds.exercises.predicting import EVALUATION_BATCH
 from lora_bench.pack.generate import most_rows, writer
 from lora_bench.pack.stack import Stack
 from lora_bench.training.callbacks import Interrupted
-from lora_bench.training.exercises import Labelling, Replies, Writing
 from lora_bench.training.pipeline import Answered, Ready
-from lora_bench.training.predicting import EVALUATION_BATCH, autocast, predict_in_order
 
 Say = Callable[[str], None]
 
@@ -66,8 +64,7 @@ def answers_together(
         alike.setdefault(of, []).append(ready)
     found: dict[str, Answered] = {}
     for group in alike.values():
-        at_hand = group[0].lessons.exercise
-        if len(group) > 1 and not (isinstance(at_hand, Writing) and at_hand.weighs):
+        if len(group) > 1 and not group[0].job.task.weighs:
             try:
                 found |= _answers_of(group, splits(group[0]), stacked(group))
             except Interrupted:
@@ -107,14 +104,8 @@ def _answers_of(group: Sequence[Ready], splits: Sequence[str], stack: Stack) -> 
 def _asked(group: Sequence[Ready], split: str, stack: Stack) -> Sequence[Replies | None]:
     """Return each member's answers to a split, or None if its outputs are not finite."""
     first = group[0]
-    questions, at_hand = first.lessons.questions[split], first.lessons.exercise
-    if isinstance(at_hand, Writing):
-        return at_hand.answers_of_each(
-            writer(stack), questions, [ready.setup.seed for ready in group], most_rows(stack)
-        )
-    assert isinstance(at_hand, Labelling)
     # As many rows in all as a single run has, or as few as a step of it has.
     rows = max(first.job.spec.training.batch_size, EVALUATION_BATCH // len(group))
-    with autocast(first.model, first.job.spec):
-        found = predict_in_order(lambda batch: at_hand.read(stack.logits(batch)), questions, at_hand.collate, rows)
-    return [at_hand.answers_in(own, questions) if torch.isfinite(own).all() else None for own in found]
+    seeds = [ready.setup.seed for ready in group]
+    pack = Pack(first.model, stack.logits, rows, lambda: writer(stack), lambda: most_rows(stack), seeds)
+    return first.lessons.exercise.answers_of_each(pack, first.lessons.questions[split])

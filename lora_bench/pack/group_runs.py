@@ -79,8 +79,7 @@ def company_of(job: Job) -> str | None:
     """Return the key that runs sharing a pack must have in common, or None for a run that must be done alone."""
     spec = job.spec
     options = packed_options(known_methods()[spec.method.name](**spec.method.options))
-    # Of an answer in a text, a model gives the logits of its first and its last token apart; a pack has one output.
-    if options is None or job.task.kind == "spans" or not _packs(job.base_model.model_type, spec):
+    if options is None or not job.task.kind_of.packs or not _packs(job.base_model.model_type, spec):
         return None
     method = {**MAY_DIFFER["method"], "options": dict.fromkeys(options, True)}
     # A prefix trained by another run is no longer made by a network.

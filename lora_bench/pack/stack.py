@@ -12,7 +12,7 @@ the column of B that it meets are both zero, so both gradients are.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,12 +21,10 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from lora_bench.kinds.exercises.losses import Loss
 from lora_bench.pack.precision import AutocastWithin
 from lora_bench.training.keyed_dropout import KeyedMasks
 from lora_bench.tuners.fused_lora import FusedLoraLayer
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Computes a member's loss from its logits and labels; rows or tokens labelled -100 (or NaN) do not count."""
 
 
 class Stack:

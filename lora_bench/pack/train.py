@@ -15,9 +15,10 @@ from torch.optim import AdamW
 from transformers import Trainer
 
 from lora_bench.errors import typed_line
+from lora_bench.kinds.exercises import exercise_class
+from lora_bench.kinds.exercises.predicting import autocast, quiet
 from lora_bench.models.shared_copy import own_trained, share_frozen
 from lora_bench.pack.evaluate import Say, answers_together, chosen_together, stack_of
-from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
 from lora_bench.records.outcomes import is_out_of_memory
@@ -31,7 +32,6 @@ from lora_bench.training.job import Job
 from lora_bench.training.keyed_dropout import key_of
 from lora_bench.training.measure.counters import return_freed_memory
 from lora_bench.training.pipeline import Answered, Ready, prepare, score
-from lora_bench.training.predicting import autocast, quiet
 from lora_bench.training.run import lock_run, publish, run_job
 from lora_bench.training.trainer_arguments import products_of
 from lora_bench.util.heartbeat import heard
@@ -331,7 +331,9 @@ def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> l
         keys = torch.tensor(own, dtype=torch.int32).to(device_of_runs(), non_blocking=True)
     with autocast(members[0].ready.model, first.spec):
         losses, _, _ = stack(
-            [member.batch() for member in members], keys, loss_for(first.task.model_kind, recipe.label_smoothing)
+            [member.batch() for member in members],
+            keys,
+            exercise_class(first.task.kind).loss(recipe.label_smoothing),
         )
     losses.sum().backward()
     optimiser.step([member.ready.job.spec.training.max_grad_norm for member in members])

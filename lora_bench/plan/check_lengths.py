@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.kinds.exercises import exercise
 from lora_bench.models.loading import load_tokenizer, reads_apart
 from lora_bench.plan.cell import Cell
 from lora_bench.suite.load_suite import Suite
 from lora_bench.tasks import Task, TaskData
-from lora_bench.training.generation import encode_to_learn
-from lora_bench.training.generation.chat import ChatFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from lora_bench.kinds.exercises.base_exercise import Exercise
+
 # Tokens that a tokenizer and a task put around the texts of an input, at most.
 AROUND = 4
-LONGEST = 10**9
 
 
 def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData]) -> None:
@@ -46,12 +46,12 @@ def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData])
             tokenizers[base_model.name] = load_tokenizer(base_model)
         tokenizer = tokenizers[base_model.name]
         declared = cell.job.task
-        if declared.kind == "chat":
-            try:
-                ChatFormat(tokenizer, declared.chat_template)
-            except LoraBenchError as error:
-                faults[suite.document.fault(key, f"{base_model.name!r} cannot be trained on {task}: {error}")] = None
-                continue
+        made = exercise(declared, tokenizer, cell.job.spec)
+        try:
+            made.check_tokenizer(declared, tokenizer)
+        except LoraBenchError as error:
+            faults[suite.document.fault(key, f"{base_model.name!r} cannot be trained on {task}: {error}")] = None
+            continue
         if (tokens := max(tokenizer.get_vocab().values()) + 1) > shape.vocabulary:
             message = (
                 f"the tokenizer of {base_model.name!r} has {tokens:,} tokens, and the model knows {shape.vocabulary:,}: save "
@@ -66,7 +66,7 @@ def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData])
             )
             faults[suite.document.fault(("decoding", "max_new_tokens"), message)] = None
         if shape.positions is not None and length > shape.positions:
-            longest = _beyond(declared, data[task], tokenizer, shape.positions, apart=apart)
+            longest = _beyond(made, declared, data[task], tokenizer, shape.positions, apart=apart)
             if longest is not None:
                 message = (
                     f"is {length:,}, but {base_model.name!r} reads {shape.positions:,} tokens at most, and an input of {task} "
@@ -78,49 +78,31 @@ def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData])
 
 
 def _beyond(
-    task: Task, data: TaskData, tokenizer: PreTrainedTokenizerBase, positions: int, *, apart: bool
+    made: Exercise, task: Task, data: TaskData, tokenizer: PreTrainedTokenizerBase, positions: int, *, apart: bool
 ) -> int | None:
     """Return the tokens of an input that is longer than *positions*, or None.
 
     Args:
+        made: The task's exercise.
         task: The task.
         data: Its examples.
         tokenizer: Tokenizer of the base model.
         positions: Greatest number of tokens.
         apart: True if the input and the text to write are apart.
     """
-    if task.kind == "chat":
-        encoded = (encode_to_learn(task, split, tokenizer, LONGEST)[0] for split in data.splits.values())
-        longest = max(len(example["input_ids"]) for examples in encoded for example in examples)
-        return longest if longest > positions else None
-    # A token stands for a byte at least, so short texts need not be encoded.
-    texts = [
-        text
-        for text in _texts(task, data, apart=apart)
-        if sum(len(part.encode()) for part in text) + AROUND > positions
-    ]
+    texts: list[tuple[str, ...]] = []
+    encoded: list[int] = []
+    for split in data.splits.values():
+        inputs = task.kind_of.inputs(split, apart=apart)
+        if inputs is None:
+            encoded += (len(example["input_ids"]) for example in made.whole(split, train=True))
+        else:
+            # A token stands for a byte at least, so short texts need not be encoded.
+            texts += (text for text in inputs if sum(len(part.encode()) for part in text) + AROUND > positions)
+    if max(encoded, default=0) > positions:
+        return max(encoded)
     for text in sorted(texts, key=lambda text: -sum(map(len, text))):
         tokens = len(tokenizer(*text, verbose=False)["input_ids"])
         if tokens > positions:
             return tokens
     return None
-
-
-def _texts(task: Task, data: TaskData, *, apart: bool) -> Iterable[tuple[str, ...]]:
-    """Return each input, with what is to be written for it; the words of one as a text."""
-    for split in data.splits.values():
-        if task.kind == "tokens":
-            yield from ((" ".join(words),) for words in split.texts)
-            continue
-        if data.labels or task.kind == "spans":  # names of classes are not written, and answers stand in the texts
-            yield from split.texts
-            continue
-        for text, label in zip(split.texts, split.labels, strict=True):
-            yield from _with_references(text, label, apart=apart)
-
-
-def _with_references(text: tuple[str, ...], label: object, *, apart: bool) -> Iterator[tuple[str, ...]]:
-    if apart or not isinstance(label, tuple):
-        yield text
-    for reference in label if isinstance(label, tuple) else ():
-        yield (reference if apart else f"{text[0]} {reference}",)

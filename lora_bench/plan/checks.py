@@ -11,7 +11,6 @@ from pydantic import JsonValue
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, first_line
 from lora_bench.methods import loss_term
-from lora_bench.metrics.support.kinds import WITHOUT_SMOOTHING
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.inputs import LoadedTask
@@ -166,7 +165,7 @@ def check_schedule(suite: Suite, recipe: CellRecipe, task: str, base_model: Base
 def check_loss(suite: Suite, recipe: CellRecipe, task: Task, base_model: BaseModel, entry: MethodEntry) -> None:
     """Refuse label smoothing with a method that adds to the model's own loss: the smoothed loss takes its place."""
     term = loss_term(entry.method)
-    if term is not None and recipe.training.label_smoothing and task.kind not in WITHOUT_SMOOTHING:
+    if term is not None and recipe.training.label_smoothing and task.kind_of.smooths:
         share = recipe.training.label_smoothing
         message = (
             f"{entry.label} on {base_model.name} for {task.task}: label_smoothing {share:g} takes the place of the model's own "

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from lora_bench.kinds.exercises import exercise
+from lora_bench.kinds.support.row_values import normal
 from lora_bench.metrics import find
 from lora_bench.models.loading import load_tokenizer, reads_apart
 from lora_bench.models.registry import BaseModel
@@ -18,19 +20,16 @@ from lora_bench.plan.inputs import LoadedTask
 from lora_bench.records.budget import TARGETS
 from lora_bench.suite.from_table import rows_needed, smallest_difference
 from lora_bench.suite.load_suite import Suite
-from lora_bench.tasks import Split, Task, encode
+from lora_bench.tasks import Split
 from lora_bench.tasks.examples import count_classes
-from lora_bench.tasks.row_examples import normal
-from lora_bench.tasks.tagging import encode_words
 from lora_bench.tasks.text_facts import contradicting, repeated, shared_texts, spread
-from lora_bench.training.generation import encode_to_answer, encode_to_learn
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from lora_bench.kinds.exercises.base_exercise import Exercise
+    from lora_bench.kinds.exercises.predicting import Example
 
 # Examples of a split that are encoded, and those with most characters that are encoded beside them for the longest.
 SAMPLE, LONGEST = 1_000, 20
-UNCUT = 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +134,7 @@ def describe(suite: Suite, loaded: LoadedTask, models: Sequence[BaseModel], cell
         ]
         rooms = sorted({(cell.job.spec.training.max_length, _written(cell)) for cell in of_pair})
         if rooms:
-            lengths += _lengths(loaded, base_model, rooms)
+            lengths += _lengths(loaded, of_pair[0], rooms)
     return DataFacts(
         task=loaded.task.task,
         splits=splits,
@@ -164,7 +163,7 @@ def too_small(suite: Suite, tasks: Iterable[LoadedTask]) -> list[str]:
 
 def _smallest(loaded: LoadedTask) -> float | None:
     metric = find(loaded.task.metric)
-    if metric is None or metric.item_scores is None or loaded.task.kind != "classification":
+    if metric is None or metric.item_scores is None or "classification" not in loaded.task.kind_of.metric_kinds:
         return None
     return smallest_difference(len(loaded.data.splits["test"].ids))
 
@@ -179,13 +178,11 @@ def _written(cell: Cell) -> int:
     return 0 if decoding is None or reads_apart(cell.job.base_model.model_type) else decoding.max_new_tokens
 
 
-def _lengths(loaded: LoadedTask, base_model: BaseModel, rooms: Sequence[tuple[int, int]]) -> list[DataLengths]:
+def _lengths(loaded: LoadedTask, cell: Cell, rooms: Sequence[tuple[int, int]]) -> list[DataLengths]:
     """Return the lengths of a task's splits for a base model, for each pair of a length and what an answer takes of it."""
-    tokenizer, apart = load_tokenizer(base_model), reads_apart(base_model.model_type)
-    counted = {
-        name: _token_counts(split, tokenizer, train=name == "train", task=loaded.task, apart=apart)
-        for name, split in loaded.data.splits.items()
-    }
+    base_model = cell.job.base_model
+    made = exercise(loaded.task, load_tokenizer(base_model), cell.job.spec)
+    counted = {name: _token_counts(split, made, train=name == "train") for name, split in loaded.data.splits.items()}
     return [
         DataLengths(
             models=(base_model.name,),
@@ -195,9 +192,8 @@ def _lengths(loaded: LoadedTask, base_model: BaseModel, rooms: Sequence[tuple[in
                     encoded=len(counts),
                     median=spread(counts)[0],
                     longest=longest,
-                    # Of a long text with answers every window is read.
                     cut_share=0.0
-                    if loaded.task.kind == "spans"
+                    if loaded.task.kind_of.reads_all
                     else sum(count > max_length - (written if name != "train" else 0) for count in counts)
                     / len(counts),
                 )
@@ -208,36 +204,25 @@ def _lengths(loaded: LoadedTask, base_model: BaseModel, rooms: Sequence[tuple[in
     ]
 
 
-def _token_counts(
-    split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool, task: Task, apart: bool
-) -> tuple[list[int], int]:
+def _token_counts(split: Split, made: Exercise, *, train: bool) -> tuple[list[int], int]:
     """Return the tokens of a sample of a split, and those of its longest example."""
     everything = range(len(split.ids))
     places = everything if len(everything) <= SAMPLE else sorted(random.Random(0).sample(everything, SAMPLE))
-    counts = _encoded(_part(split, places), tokenizer, train=train, task=task, apart=apart)
+    counts = _counts(made.whole(_part(split, places), train=train))
     if len(places) == len(everything):
         return counts, max(counts)
     largest = sorted(everything, key=lambda place: -sum(map(len, split.texts[place])))[:LONGEST]
-    more = _encoded(_part(split, largest), tokenizer, train=train, task=task, apart=apart)
-    return counts, max(counts + more)
+    return counts, max(counts + _counts(made.whole(_part(split, largest), train=train)))
+
+
+def _counts(examples: Sequence[Example]) -> list[int]:
+    """Return the tokens of each example; those of the longer, if its input and its text to write are apart."""
+    return [max(len(example["input_ids"]), len(example.get(TARGETS, ()))) for example in examples]
 
 
 def _part(split: Split, places: Sequence[int]) -> Split:
     labels = [split.labels[place] for place in places]
     return Split([split.ids[place] for place in places], [split.texts[place] for place in places], labels)  # type: ignore[arg-type]
-
-
-def _encoded(split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool, task: Task, apart: bool) -> list[int]:
-    """Return the tokens of each example as a run counts them, before it cuts any; those of the longer, if two are apart."""
-    if task.kind == "tokens":
-        examples, _ = encode_words(split, tokenizer, UNCUT)
-    elif not task.writes:
-        examples, _ = encode(split, tokenizer, UNCUT)
-    elif train or not task.completes:
-        examples, _ = encode_to_learn(task, split, tokenizer, UNCUT, apart=apart)
-    else:
-        examples, _ = encode_to_answer(task, split, tokenizer, UNCUT, 0, apart=apart)
-    return [max(len(example["input_ids"]), len(example.get(TARGETS, ()))) for example in examples]
 
 
 def _by_agreement(lengths: Sequence[DataLengths]) -> tuple[DataLengths, ...]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lora_bench.errors import BudgetUnreachable, LoraBenchError, UnsupportedPair, first_line
+from lora_bench.kinds import KindName
 from lora_bench.methods import Method
-from lora_bench.metrics import Kind
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.environment import cuda_devices
 from lora_bench.records.probe_record import StepBytes
@@ -20,7 +20,7 @@ from lora_bench.training.measure.memory_model import predicted_step
 
 
 def micro_batch(
-    base_model: BaseModel, method: Method, training: Training, peak_memory_bytes: int, *, kind: Kind, labels: int
+    base_model: BaseModel, method: Method, training: Training, peak_memory_bytes: int, *, kind: KindName, labels: int
 ) -> int:
     """Return the number of examples in the largest part of a batch that stays within a peak, at inputs of full length.
 

@@ -120,12 +120,13 @@ class Planner:
         check_loss(suite, recipe, loaded.task, base_model, entry)
         labels = len(loaded.data.labels)
         fit = fit_method(
-            entry.method, base_model, loaded.task.model_kind, labels, recipe.budget, self.progress, self.fits
+            entry.method, base_model, loaded.task.kind_of.model_kind, labels, recipe.budget, self.progress, self.fits
         )
-        if fit.reason is None and loaded.task.kind == "chat" and reads_apart(base_model.model_type):
-            fit = _refused(
-                fit, f"a chat is one text, which {base_model.model_type} does not continue: use a causal model"
-            )
+        refusal = loaded.task.kind_of.refusal(
+            base_model.model_type, apart=reads_apart(base_model.model_type), processes=recipe.training.processes
+        )
+        if fit.reason is None and refusal is not None:
+            fit = _refused(fit, refusal)
         method = with_size(entry.method, fit.size) if fit.size is not None else entry.method
         if fit.reason is None:
             fit, recipe = _fitted_to_steps(fit, loaded, base_model, method, recipe)
@@ -156,7 +157,7 @@ class Planner:
         """Add the runs that start from an adapter in place of the runs of a task."""
         group = cells.group
         labels = max(1, len(group.loaded.data.labels))
-        check_fits(adapter.folder, group.method, group.base_model, group.loaded.task.model_kind, labels)
+        check_fits(adapter.folder, group.method, group.base_model, group.loaded.task.kind_of.model_kind, labels)
         start = Start(task=task, run_id=None, adapter_sha256=adapter.sha256)
         self.cells += [cells.cell(rate, seed, start=start) for seed in self.suite.content.every_seed]
 
@@ -261,7 +262,7 @@ def _fitted_to_steps(
     If a limit cannot be met, the fit has the reason.
     """
     budget, training = recipe.budget, recipe.training
-    kind, labels = loaded.task.model_kind, max(1, len(loaded.data.labels))
+    kind, labels = loaded.task.kind_of.model_kind, max(1, len(loaded.data.labels))
     try:
         if budget.peak_memory_bytes is not None:
             rows = micro_batch(base_model, method, training, budget.peak_memory_bytes, kind=kind, labels=labels)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.kinds import find_kind
 from lora_bench.methods import with_size
-from lora_bench.metrics.support.kinds import WITH_CLASSES
 from lora_bench.models.find_family import with_family
 from lora_bench.models.registry import BaseModel, find_model
 from lora_bench.plan.make_plan import make_plan
@@ -109,7 +109,7 @@ def plan_probes(
             model=model_spec(base_model),
             random_weights=not base_model.has_weights,
             kind=cell.kind,
-            labels=cell.labels if cell.kind in WITH_CLASSES else 1,
+            labels=cell.labels if find_kind(cell.kind).has_classes else 1,
             method=_method_spec(entry, fit),
             batch_size=cell.batch_size,
             length=cell.length,
@@ -213,7 +213,7 @@ def _of_suite(suite: Suite, runs: Path, data_dir: Path | None, progress: Progres
     for cell in known:
         spec = cell.job.spec
         shape = CellShape(
-            kind=cell.job.task.model_kind,
+            kind=cell.job.task.kind_of.model_kind,
             labels=max(1, len(spec.task.labels)),
             batch_size=spec.training.batch_size,
             length=spec.training.max_length,

@@ -12,7 +12,6 @@ from pydantic.fields import FieldInfo
 
 from lora_bench.families import given_keys
 from lora_bench.methods import Method
-from lora_bench.metrics.support.kinds import WITHOUT_SMOOTHING
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.inputs import LoadedTask
 from lora_bench.records.budget import AXES, WORK, Axis, Work
@@ -85,7 +84,7 @@ def run_spec(
     if group.distinct is not None:
         drawn = {"distinct_examples": group.distinct, "distinct_seed": suite.content.distinct_seed}
         training = training.model_copy(update=drawn)
-    if task.kind in WITHOUT_SMOOTHING:
+    if not task.kind_of.smooths:
         # A number, a place, or each of several labels has no others over which its probability could be spread.
         training = training.model_copy(update={"label_smoothing": 0.0})
     every = recipe.selection_every

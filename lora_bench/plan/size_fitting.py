@@ -20,8 +20,8 @@ import psutil
 from lora_bench.documents import Strict
 from lora_bench.errors import BudgetUnreachable, LoraBenchError, UnsupportedPair
 from lora_bench.families import declared_family, given_keys
+from lora_bench.kinds import KindName
 from lora_bench.methods import Method, trains_base, with_size
-from lora_bench.metrics import Kind
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
@@ -88,7 +88,7 @@ class MethodFit(Strict):
 def fit_method(
     method: Method,
     base_model: BaseModel,
-    kind: Kind,
+    kind: KindName,
     labels: int,
     budget: Budget,
     progress: Callable[[str], None] | None = None,
@@ -101,7 +101,7 @@ def fit_method(
     Args:
         method: The method.
         base_model: The base model.
-        kind: Kind of the task.
+        kind: KindName of the task.
         labels: Number of labels of the task.
         budget: The budget, with or without a target.
         progress: Called before a count, which is slow.
@@ -136,7 +136,7 @@ def _kept_or_counted(
     key: str,
     method: Method,
     base_model: BaseModel,
-    kind: Kind,
+    kind: KindName,
     labels: int,
     budget: Budget,
     progress: Callable[[str], None] | None,
@@ -158,7 +158,7 @@ def _kept_or_counted(
     return fit
 
 
-def check_fits(adapter: Path, method: Method, base_model: BaseModel, kind: Kind, labels: int) -> None:
+def check_fits(adapter: Path, method: Method, base_model: BaseModel, kind: KindName, labels: int) -> None:
     """Check that an adapter in a folder fits a method on a base model; only its shapes are read.
 
     Raises:
@@ -170,7 +170,7 @@ def check_fits(adapter: Path, method: Method, base_model: BaseModel, kind: Kind,
     check_adapter(method.apply(model, head=head), adapter, head)
 
 
-def count_method(method: Method, base_model: BaseModel, kind: Kind, labels: int, budget: Budget) -> MethodFit:
+def count_method(method: Method, base_model: BaseModel, kind: KindName, labels: int, budget: Budget) -> MethodFit:
     """Count a method on a base model as `fit_method` does, without the cache."""
     counting = _Counting(base_model, kind, labels)
     size: int | None = None
@@ -194,7 +194,7 @@ class _Counting:
     """Counts methods on a base model that has shapes and no weights."""
 
     base_model: BaseModel
-    kind: Kind
+    kind: KindName
     labels: int
 
     def of(self, method: Method) -> CountedParameters:
@@ -242,7 +242,7 @@ class _Counting:
             return _shape(self.base_model, self.kind, self.labels)
 
 
-def _shape(base_model: BaseModel, kind: Kind, labels: int) -> ModelShape:
+def _shape(base_model: BaseModel, kind: KindName, labels: int) -> ModelShape:
     from torch import nn
 
     model, _ = load_model(base_model, kind=kind, labels=labels, on_meta=True)

@@ -20,8 +20,9 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.kinds import find_kind
+from lora_bench.kinds.exercises import exercise_class
 from lora_bench.methods import Method, known_methods
-from lora_bench.metrics.support.kinds import REAL_LABELS, label_shapes
 from lora_bench.models.loading import load_model
 from lora_bench.probe.checkpoint_size import checkpoint
 from lora_bench.probe.device import HOST_IS_DEVICE, Company, EnergyMeter, has_bfloat16, used_bytes
@@ -136,28 +137,16 @@ def random_batch(model: nn.Module, spec: ProbeSpec, rows: int, length: int, devi
     """Return a batch of random tokens without padding, with labels.
 
     Returns:
-        `input_ids` and `attention_mask`, shape (rows, length), and `labels`, of the same shape for generation and tokens, of
-        shape (rows, labels) for several labels, and of shape (rows,) for a classifier or a regressor; for spans
-        `start_positions` and `end_positions` in place of them.
+        `input_ids`, `attention_mask` and the labels, each of the shape that `TaskKind.batch_shapes` gives it.
     """
     config: Any = model.config
     drawn = torch.Generator().manual_seed(SEED)
-    input_ids = torch.randint(config.vocab_size, (rows, length), generator=drawn)
+    shapes = find_kind(spec.kind).batch_shapes(rows, length, spec.labels)
+    input_ids = torch.randint(config.vocab_size, shapes.pop("input_ids"), generator=drawn)
     input_ids[input_ids == config.pad_token_id] = (config.pad_token_id + 1) % config.vocab_size
-    if spec.kind == "generation":
-        labels = input_ids
-    elif spec.kind == "regression":
-        labels = torch.rand(rows, generator=drawn)
-    elif spec.kind == "multilabel":
-        labels = torch.randint(2, (rows, spec.labels), generator=drawn).float()
-    elif spec.kind == "spans":
-        labels = torch.randint(length, (rows,), generator=drawn)
-    else:
-        labels = torch.randint(
-            spec.labels, label_shapes(spec.kind, rows, length, spec.labels)["labels"], generator=drawn
-        )
-    targets = dict.fromkeys(label_shapes(spec.kind, rows, length, spec.labels), labels)
-    batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **targets}
+    batch = {"input_ids": input_ids, "attention_mask": torch.ones(shapes.pop("attention_mask"), dtype=torch.long)}
+    labels = exercise_class(spec.kind).random_labels(input_ids, next(iter(shapes.values())), spec.labels, drawn)
+    batch |= dict.fromkeys(shapes, labels)
     return {name: value.to(device) for name, value in batch.items()}
 
 
@@ -335,14 +324,13 @@ def _measured_bytes(step: TrainingStep, device: torch.device, peaks: dict[str, i
 def _predict(job: ProbeJob, facts: _ProbeFindings) -> None:
     """Predict the memory and FLOPs of the step, from its shapes alone."""
     spec = job.spec
-    shape = (spec.batch_size, spec.length)
-    batch = {"input_ids": shape, "attention_mask": shape, **label_shapes(spec.kind, *shape, spec.labels)}
-    real = ("labels",) if spec.kind in REAL_LABELS else ()
+    kind = find_kind(spec.kind)
+    batch = kind.batch_shapes(spec.batch_size, spec.length, spec.labels)
 
     def predict(eager: bool, fused: bool) -> tuple[StepBytes, Flops]:
         model, head = make_model(job, on_meta=True, eager=eager)
         return predict_step(
-            method_of(spec).apply(model, head=head), batch, spec.precision, fused_attention=fused, real=real
+            method_of(spec).apply(model, head=head), batch, spec.precision, fused_attention=fused, real=kind.real_labels
         )
 
     fused = spec.device == "cuda" and spec.attention != "eager"

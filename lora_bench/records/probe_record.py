@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, JsonValue
 
 from lora_bench.documents import Strict
+from lora_bench.kinds import ModelKind
 from lora_bench.records.record import Environment, Parameters, Said, Status
 from lora_bench.records.spec import Attention, MethodSpec, ModelSpec, Precision
 from lora_bench.util.filenames import FileName
@@ -31,7 +32,7 @@ class ProbeSpec(Strict):
     Args:
         model: The base model.
         random_weights: True if it was built from its shape with random weights.
-        kind: Output of the model: "classification", "regression", "generation", "tokens", "multilabel" or "spans".
+        kind: Kind of task that the model is for.
         labels: Number of classes.
         method: The method.
         batch_size: Examples in one step.
@@ -48,7 +49,7 @@ class ProbeSpec(Strict):
 
     model: ModelSpec
     random_weights: bool
-    kind: Literal["classification", "regression", "generation", "tokens", "multilabel", "spans"]
+    kind: ModelKind
     labels: int
     method: MethodSpec
     batch_size: int

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from lora_bench.kinds import find_kind
 from lora_bench.methods import rates_to_try
 from lora_bench.records.analysis import REFERENCES
-from lora_bench.tasks.declaration import USUAL_METRIC
 from lora_bench.tasks.look import TableFacts
 from lora_bench.util.paths import PACKAGE
 
@@ -193,7 +193,7 @@ def _task_keys(name: str, seen: TableFacts, folder: Path) -> dict[str, tuple[str
         "kind": (seen.kind, "") if seen.kind != "classification" else None,
         "text": (text[0] if len(text) == 1 else f"[{', '.join(text)}]", ""),
         "label": (label, ""),
-        "metric": (USUAL_METRIC[seen.kind], ""),
+        "metric": (find_kind(seen.kind).usual_metric, ""),
     }
     return {key: value for key, value in given.items() if value is not None}
 

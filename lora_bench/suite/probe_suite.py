@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, JsonValue
 
 from lora_bench.documents import Document, Key, Strict, validate
 from lora_bench.errors import BadInput, Fault, did_you_mean
+from lora_bench.kinds import ModelKind
 from lora_bench.records.spec import Precision
 from lora_bench.suite.entries import MethodEntry, read_each, read_method, read_model
 from lora_bench.suite.load_suite import Suite, find_suite, is_probe_suite, load_suite
@@ -33,7 +34,7 @@ class CellShape(Strict):
         threads: CPU threads; all cores by default.
     """
 
-    kind: Literal["classification", "regression", "generation", "tokens", "multilabel", "spans"] = "classification"
+    kind: ModelKind = "classification"
     labels: Positive = 2
     batch_size: Positive = 16
     length: Positive = 128
@@ -58,7 +59,7 @@ class ProbeCellRecipe(Strict):
 
     models: Names = ()
     methods: Names = ()
-    kind: Literal["classification", "regression", "generation", "tokens", "multilabel", "spans"] | None = None
+    kind: ModelKind | None = None
     labels: Positive | None = None
     batch_size: Positive | None = None
     length: Positive | None = None

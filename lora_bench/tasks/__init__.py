@@ -1,15 +1,14 @@
 """Tasks: declared in YAML, loaded as examples in splits, encoded for a model, and scored.
 
-`declaration` and `sources` declare the YAML, `validate` checks its keys together, and `load` reads a task. `folders` finds its
-files below a data directory. `files` (with `releases`) and `tables` read rows of files, assets and the hub. `rows` makes
-examples of them, `linearise` those of structured inputs, `conversations` those of chats, and `examples` the splits. `scoring`
-scores predictions.
+`declaration` and `sources` declare the YAML, `validate_task` checks its keys together, and `load_task` reads a task. `folders`
+finds its files below a data directory. `files` (with `releases`) and `source_tables` read rows of files, assets and the hub.
+`row_examples` makes examples of them, as the task's kind says, and `examples` the splits. `task_scores` scores predictions.
 """
 
+from lora_bench.kinds.support.row_values import Split
 from lora_bench.tasks.declaration import Task, definition, task_from_definition
 from lora_bench.tasks.examples import (
     SPLITS,
-    Split,
     TaskData,
     hub_sha256,
     load_data,

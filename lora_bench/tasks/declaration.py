@@ -14,9 +14,10 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PrivateAttr,
 
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError
-from lora_bench.metrics import Kind as ModelKind
-from lora_bench.metrics import MetricKind, higher_is_better, kind_of
-from lora_bench.tasks.linearise import Linearise
+from lora_bench.kinds import KindName, find_kind, known_kinds
+from lora_bench.kinds.support.linearise import Linearise
+from lora_bench.kinds.support.task_kind import TaskKind
+from lora_bench.metrics import higher_is_better, kind_of
 from lora_bench.tasks.source_tables import Format
 from lora_bench.tasks.sources import (
     Columns,
@@ -32,18 +33,6 @@ from lora_bench.tasks.sources import (
     names_as_text,
 )
 from lora_bench.util.filenames import Name
-
-Kind = Literal["classification", "regression", "generation", "tokens", "multilabel", "spans", "chat"]
-
-USUAL_METRIC: dict[str, str] = {
-    "classification": "accuracy",
-    "regression": "pearson",
-    "generation": "bleu",
-    "tokens": "seqeval_f1",
-    "multilabel": "multilabel_micro_f1",
-    "chat": "loss",
-    "spans": "squad_f1",
-}
 
 # Keys that tasks gained after the first records: a definition leaves them out while they have their default, so that a
 # new key gives no run another id.
@@ -65,11 +54,6 @@ _LATER_KEYS: tuple[tuple[str, ...], ...] = (
     ("label", "start"),
     ("unanswerable",),
 )
-
-
-def model_kind(kind: str) -> ModelKind:
-    """Return the kind of model that a kind of task trains: the answers of a chat are written like any text."""
-    return "generation" if kind == "chat" else kind  # type: ignore[return-value]  # the other kinds have one name
 
 
 def _label_is_optional(schema: dict[str, Any]) -> None:
@@ -116,8 +100,7 @@ class Task(Strict):
         task: Name of the task.
         version: Raised when the same data would give other examples.
         about: Description, in a sentence or two.
-        kind: "classification", "regression", "generation", "tokens" (a label for each word), "multilabel" (several labels a
-            text), "spans" (an answer that stands in a text) or "chat".
+        kind: Kind of the task: what a row has, and what a model answers.
         data: Source of the rows: `file`, `asset` with `file`, `train` and `test` (and `selection`), or `hub`. A string is a
             file.
         local: Layout of the set's files, for `--data-dir`; missing keys are the task's own.
@@ -158,7 +141,7 @@ class Task(Strict):
     task: Name
     version: int = Field(default=1, ge=1)
     about: str = ""
-    kind: Kind = "classification"
+    kind: KindName = "classification"
     data: Annotated[Data, BeforeValidator(file_as_data, json_schema_input_type=str | Data)]
     local: Local | None = None
     release: Release | None = None
@@ -198,7 +181,8 @@ class Task(Strict):
             return given
         if given.get("kind") == "chat" and "label" not in given and isinstance(given.get("text"), str):
             given = {**given, "label": given["text"]}
-        metric = given.get("metric", USUAL_METRIC.get(str(given.get("kind")), "accuracy"))
+        kind = known_kinds().get(str(given.get("kind")), find_kind("classification"))
+        metric = given.get("metric", kind.usual_metric)
         try:
             direction = higher_is_better(metric) if isinstance(metric, str) else None
         except LoraBenchError:  # an unknown name is reported with its line, together with every other fault
@@ -206,19 +190,14 @@ class Task(Strict):
         return {"metric": metric, **({} if direction is None else {"higher_is_better": direction}), **given}
 
     @property
-    def model_kind(self) -> ModelKind:
-        """The kind of model that it trains."""
-        return model_kind(self.kind)
+    def kind_of(self) -> TaskKind:
+        """Its kind."""
+        return find_kind(self.kind)
 
     @property
     def writes(self) -> bool:
         """True if its answers are texts."""
-        return self.model_kind == "generation"
-
-    @property
-    def metric_kinds(self) -> tuple[MetricKind, ...]:
-        """The kinds of its metrics."""
-        return ("generation", "likelihood") if self.writes else (self.model_kind,)
+        return self.kind_of.writes
 
     @property
     def weighs(self) -> bool:

@@ -11,36 +11,21 @@ splits, where an input in several rows is one example.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from lora_bench.errors import BadInput, Fault, did_you_mean
+from lora_bench.errors import BadInput, Fault
+from lora_bench.kinds.support.row_table import Table
+from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Split, normal
 from lora_bench.metrics import find
-from lora_bench.metrics.support.kinds import WITH_CLASSES
 from lora_bench.metrics.support.tags import is_tag
 from lora_bench.tasks.declaration import Task, with_part
 from lora_bench.tasks.files import read_bytes, read_file
 from lora_bench.tasks.folders import as_laid_out, unlabelled_file
-from lora_bench.tasks.label_sets import as_json_list, guessed_separator, several_in
-from lora_bench.tasks.row_examples import (
-    SHOWN_VALUES,
-    Examples,
-    examples_of,
-    ids_of,
-    missing_columns,
-    normal,
-    number_of,
-    texts_of,
-    wanted_of,
-    with_labels,
-)
-from lora_bench.tasks.source_tables import Layout, Table, format_of, hub_commit, read_hub
+from lora_bench.tasks.row_examples import examples_of, ids_of, missing_columns, wanted_of, with_labels
+from lora_bench.tasks.source_tables import Layout, format_of, hub_commit, read_hub
 from lora_bench.tasks.sources import Data
 from lora_bench.tasks.text_facts import shared_texts
 from lora_bench.util.hashing import content_hash
@@ -49,33 +34,6 @@ from lora_bench.util.pip_assets import find_asset, members
 Progress = Callable[[str], None]
 
 SPLITS = ("train", "selection", "test")
-# More classes than this, and more than half as many as rows: the column is no label.
-MAX_CLASSES_WITHOUT_DOUBT = 50
-
-
-@dataclass(frozen=True)
-class Split:
-    """The examples of one split, each at the same index of every list.
-
-    Args:
-        ids: Ids by which runs are paired, unique within the split.
-        texts: One text, or two for a pair; for tokens the words.
-        labels: Class indexes; numbers for regression; for generation the texts to write, one in `train`; for tokens the
-            labels of the words, by name; for several labels their indexes, rising; for spans the first character of each
-            answer and the one behind its last.
-        subsets: Indexes of the examples of each subset that is scored apart too, by its name.
-    """
-
-    ids: list[str]
-    texts: list[tuple[str, ...]]
-    labels: list[int] | list[float] | list[tuple[Any, ...]]
-    subsets: dict[str, tuple[int, ...]] = field(default_factory=dict)
-
-    @property
-    def each_label(self) -> Iterator[Any]:
-        """Every label of every example: several of an example that has several."""
-        for label in self.labels:
-            yield from label if isinstance(label, tuple) else (label,)
 
 
 @dataclass(frozen=True)
@@ -120,24 +78,20 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
     parts = {part: examples_of(task.of_part(part), table, faults, part) for part, table in tables.items()}
     if faults:
         raise BadInput(faults)
-    labels = _labels(task, parts, tables, faults) if task.kind in WITH_CLASSES else ()
-    if task.kind in WITH_CLASSES:
-        for part, examples in parts.items():
-            faults += _unknown_labels(task.of_part(part), tables[part], examples, labels)
+    kind, part = task.kind_of, "all" if "all" in parts else "train"
+    labels = kind.class_names(task, tables[part], parts[part], faults)
+    for name, examples in parts.items():
+        faults += kind.faults_of_classes(task.of_part(name), tables[name], examples, labels)
     if not faults:
         faults += _no_entities(task, labels, next(iter(tables.values())))
     if faults:
         raise BadInput(faults)
     dealt = _dealt(task, parts, whole_train)
     faults += _empty_splits(dealt, tables, parts)
-    if task.kind == "regression":
-        faults += _constant_splits(dealt, tables, parts)
+    faults += _faults_of_splits(task, dealt, tables, parts)
     if faults:
         raise BadInput(faults)
-    splits = {
-        name: _split(task, _told(examples, name) if task.writes else examples, labels)
-        for name, examples in dealt.items()
-    }
+    splits = {name: _split(task, kind.dealt(examples, name), labels) for name, examples in dealt.items()}
     return TaskData(splits, labels, sha256, tuple(_warnings(task, splits, labels, tables)))
 
 
@@ -148,7 +102,7 @@ def released_data(task: Task, *, whole_train: bool = False) -> TaskData | None:
         task: The declaration, with its class names if it has classes.
         whole_train: Set no selection split aside if the data has none.
     """
-    if task.release is None or (task.kind in WITH_CLASSES and task.labels is None):
+    if task.release is None or (task.kind_of.has_classes and task.labels is None):
         return None
     counts = dict(task.release.examples)
     if "selection" not in counts and not whole_train and task.shares is not None:
@@ -191,7 +145,7 @@ def load_unlabelled(task: Task, folder: Path, name: str) -> Split:
     faults: list[Fault] = list(missing_columns(table, wanted))
     if faults:
         raise BadInput(faults)
-    texts, ids = texts_of(mine, table, faults), ids_of(mine, table, faults)
+    texts, ids = task.kind_of.texts(mine, table, faults), ids_of(mine, table, faults)
     if faults:
         raise BadInput(faults)
     return Split(ids, texts, [])
@@ -238,47 +192,6 @@ def hub_sha256(data: Data, commit: str) -> str:
     return content_hash({"hub": data.hub, "name": data.name, "commit": commit, "splits": names})
 
 
-def _labels(
-    task: Task, parts: Mapping[str, Examples], tables: Mapping[str, Table], faults: list[Fault]
-) -> tuple[str, ...]:
-    """Return the class names in the order of their indexes."""
-    if task.labels is not None:
-        return task.labels
-    if task.label.rule == "sign":
-        return ("negative", "positive")
-    if task.label.columns:
-        return task.label.columns
-    part = "all" if "all" in parts else "train"
-    table, column = tables[part], task.label.column
-    if column in table.class_names:
-        return tuple(table.class_names[column])
-    given = list(_single_labels(task, parts[part].labels))
-    labels = tuple(sorted(set(given), key=_as_sorted))
-    several = task.kind == "multilabel"
-    if len(labels) < 2:
-        kind = "label" if several else "class"
-        faults.append(
-            table.fault(f"has {len(labels)} {kind} in column {column!r} {list(labels)}; at least 2 are needed")
-        )
-    listed = [label for label in labels if as_json_list(label) is not None] if task.kind == "classification" else []
-    if listed:
-        way = "for several labels a row say `kind: multilabel`"
-        faults.append(table.fault(f"has lists in column {column!r}, such as {listed[0]}; {way}"))
-    if len(labels) > MAX_CLASSES_WITHOUT_DOUBT and len(labels) > len(given) / 2:
-        faults.append(
-            table.fault(
-                f"has {len(labels):,} different values in column {column!r} in {len(parts[part].labels):,} rows; "
-                f"name the column of the label, or say {_other_kinds(column, labels)}"
-            )
-        )
-    return labels
-
-
-def _single_labels(task: Task, labels: Iterable[Any]) -> Iterable[Any]:
-    """Return the labels of examples one by one: those of all words, or all of several."""
-    return chain.from_iterable(labels) if task.kind in ("tokens", "multilabel") else labels
-
-
 def _no_entities(task: Task, labels: Sequence[str], table: Table) -> Iterator[Fault]:
     """Return a fault if a metric of the task counts entities, and the labels are no tags of entities."""
     counting = [name for name in task.all_metrics if (found := find(name)) is not None and found.entities]
@@ -297,37 +210,6 @@ def count_classes(split: Split, labels: Sequence[str]) -> dict[str, int]:
         return {}
     counts = Counter(one if isinstance(one, str) else labels[int(one)] for one in split.each_label)
     return {label: counts[label] for label in labels}
-
-
-def _other_kinds(column: str, labels: Sequence[str]) -> str:
-    """Return how to declare a column with nearly as many values as rows."""
-    sign = guessed_separator(labels)
-    if sign is None:
-        return "`kind: regression` for numbers"
-    separated = f"`label: {{column: {column}, separator: {json.dumps(sign)}}}`"
-    return f"`kind: regression` for numbers, or `kind: multilabel` and {separated} for several labels a row"
-
-
-def _as_sorted(label: str) -> tuple[bool, float, str]:
-    """Return a sort key: numbers in their order before words in theirs."""
-    number = number_of(label)
-    return number is None, number or 0.0, label
-
-
-def _unknown_labels(task: Task, table: Table, examples: Examples, labels: tuple[str, ...]) -> Iterator[Fault]:
-    known = set(labels)
-    single = partial(_single_labels, task)
-    rows = [index for index, label in enumerate(examples.labels) if not known.issuperset(single([label]))]
-    if rows:
-        given = single(examples.labels[index] for index in rows)
-        values = [value for value in dict.fromkeys(given) if value not in known]
-        shown = ", ".join(map(repr, values[:SHOWN_VALUES])) + (", …" if len(values) > SHOWN_VALUES else "")
-        way = several_in(str(values[0]), known) if task.kind == "classification" else None
-        hint = did_you_mean(str(values[0]), labels) if way is None else f"; for several labels a row say {way}"
-        yield table.rows_fault(
-            f"has labels in column {task.label.column!r} that are not among {', '.join(labels)}: {shown}{hint}",
-            [examples.rows[index] for index in rows],
-        )
 
 
 def _dealt(task: Task, parts: Mapping[str, Examples], whole_train: bool) -> dict[str, Examples]:
@@ -361,47 +243,19 @@ def _empty_splits(
             yield tables[part].fault(f"leaves the split {split} without any example ({count:,} rows with a label)")
 
 
-def _constant_splits(
-    dealt: Mapping[str, Examples], tables: Mapping[str, Table], parts: Mapping[str, Examples]
+def _faults_of_splits(
+    task: Task, dealt: Mapping[str, Examples], tables: Mapping[str, Table], parts: Mapping[str, Examples]
 ) -> Iterator[Fault]:
-    """Return a fault for each split whose labels are all the same: nothing correlates with them, so no run has a score."""
     for split, examples in dealt.items():
-        if len(examples.labels) > 1 and len(set(examples.labels)) == 1:
-            part = split if split in parts else "all" if "all" in parts else "train"
-            count = len(examples.labels)
-            yield tables[part].fault(f"gives all {count:,} examples of {split} the label {examples.labels[0]:g}")
-
-
-def _told(examples: Examples, split: str) -> Examples:
-    """Return examples of texts to write: in `train` one for each text to write, elsewhere one for each distinct input."""
-    if split == "train":
-        rows = [(place, number) for place, texts in enumerate(examples.labels) for number in range(len(texts))]
-        each = examples.at([place for place, _ in rows])
-        ids = [
-            name if number == 0 else f"{name}.{number + 1}" for name, (_, number) in zip(each.ids, rows, strict=True)
-        ]
-        return replace(each, ids=ids, labels=[(examples.labels[place][number],) for place, number in rows])
-    texts_of: dict[tuple[str, ...], list[str]] = {}
-    first: dict[tuple[str, ...], int] = {}
-    for place, (text, texts) in enumerate(zip(examples.texts, examples.labels, strict=True)):
-        first.setdefault(text, place)
-        texts_of.setdefault(text, []).extend(texts)
-    return replace(examples.at(list(first.values())), labels=list(texts_of.values()))
+        part = split if split in parts else "all" if "all" in parts else "train"
+        yield from (tables[part].fault(message) for message in task.kind_of.faults_of_split(examples.labels, split))
 
 
 def _split(task: Task, examples: Examples, labels: tuple[str, ...]) -> Split:
-    index = {label: number for number, label in enumerate(labels)}
-    if task.kind == "multilabel":
-        values: list[Any] = [tuple(sorted(index[label] for label in own)) for own in examples.labels]
-    else:
-        by_index = labels and task.kind != "tokens"
-        values = [index[label] for label in examples.labels] if by_index else examples.labels
     names = [*task.subsets.parts, task.subsets.rest] if task.subsets is not None else []
     places = {name: [place for place, subset in enumerate(examples.subsets) if subset == name] for name in names}
     subsets = {name: tuple(found) for name, found in places.items() if name is not None and found}
-    if task.writes:
-        values = [tuple(given) for given in values]
-    return Split(examples.ids, examples.texts, values, subsets)
+    return Split(examples.ids, examples.texts, task.kind_of.numbered(examples.labels, labels), subsets)
 
 
 def _warnings(
@@ -417,10 +271,7 @@ def _warnings(
     unseen = [label for label in labels if counts["train"][label] == 0]
     if unseen:
         yield f"no training example has the label {', '.join(map(repr, unseen))}"
-    names = frozenset(labels)
-    for label in labels if task.kind == "classification" else ():
-        if (way := several_in(label, names)) is not None:
-            yield f"the label {label!r} is one class of its own; if it is several of the others, say {way}"
+    yield from task.kind_of.warnings_of_classes(labels)
     single = [label for label in labels if sum(of_split[label] for of_split in counts.values()) == 1]
     if single:
         yield f"only one example in all splits has the label {', '.join(map(repr, single))}"

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.kinds.support.label_sets import as_json_list
+from lora_bench.kinds.support.row_table import Table
+from lora_bench.kinds.support.row_values import has_label, normal
 from lora_bench.tasks.files import read_file
-from lora_bench.tasks.label_sets import as_json_list
-from lora_bench.tasks.row_examples import has_label, normal
-from lora_bench.tasks.source_tables import SEPARATED, Format, Layout, Table, format_of
+from lora_bench.tasks.source_tables import SEPARATED, Format, Layout, format_of
 from lora_bench.tasks.text_facts import contradicting, repeated, spread
 
 SEPARATORS = (",", ";", "\t", "|")

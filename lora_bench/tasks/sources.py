@@ -83,7 +83,7 @@ class Label(Strict):
         return {key: value for key, value in said.items() if value or key not in ("separator", "columns")}
 
 
-TextKey = Annotated[tuple[str, ...], BeforeValidator(one_or_more, json_schema_input_type=str | tuple[str, str])]
+TextKey = Annotated[tuple[str, ...], BeforeValidator(one_or_more, json_schema_input_type=str | tuple[str, ...])]
 LabelKey = Annotated[Label, BeforeValidator(_column_as_label, json_schema_input_type=str | tuple[str, ...] | Label)]
 Files = Annotated[
     tuple[str, ...],

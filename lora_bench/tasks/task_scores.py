@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.kinds.support.row_values import Split
 from lora_bench.metrics import HUB, find, metric, unavailable
 from lora_bench.tasks.declaration import Task
-from lora_bench.tasks.examples import Split, TaskData
+from lora_bench.tasks.examples import TaskData
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,7 +57,7 @@ def score(
 ) -> dict[str, float]:
     """Return the task's metrics on predictions: class indexes, numbers, texts, lists of words' labels or of label indexes.
 
-    Answers of spans are texts here; see `as_scored`.
+    Answers that stand in a text are texts here; see `TaskKind.as_scored`.
 
     Args:
         task: The task.
@@ -73,8 +72,7 @@ def score(
     Raises:
         LoraBenchError: If a metric is a script that the task does not allow (`Task.allowing`), or has changed since.
     """
-    if task.writes or task.kind in ("tokens", "multilabel"):
-        references = [list(each) for each in references]
+    references = [list(each) if isinstance(each, tuple) else each for each in references]
     found: dict[str, float] = {}
     for name in task.all_metrics:
         if unavailable(name) is not None:
@@ -116,7 +114,7 @@ def split_scores(
         Values by the metrics' names, after the name of the split or the subset and a slash if there is one.
     """
     before = f"{prefix.rstrip('/')}/" if prefix else ""
-    right, answers = as_scored(task, split, predictions)
+    right, answers = task.kind_of.as_scored(split, predictions)
     found = {f"{before}{name}": value for name, value in score(task, right, answers, likelihoods).items()}
     for subset, places in split.subsets.items():
         of_each = ([given[place] for place in places] if given else [] for given in (answers, likelihoods))
@@ -125,23 +123,9 @@ def split_scores(
     return found
 
 
-def as_scored(task: Task, split: Split, predictions: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Return references and predictions as the metrics of a task take them: of spans the texts that stand there."""
-    if task.kind != "spans":
-        return split.labels, predictions
-    right: Sequence[Any] = split.labels
-    return (
-        [
-            [text[first:behind] for first, behind in spans] or [""]
-            for (_, text), spans in zip(split.texts, right, strict=True)
-        ],
-        [text[slice(*span)] if span else "" for (_, text), span in zip(split.texts, predictions, strict=True)],
-    )
-
-
 def item_scores(task: Task, split: Split, predictions: Sequence[Any]) -> dict[str, list[float]]:
     """Return the score of each item by each metric that is a mean over items with texts, rounded to 6 decimals."""
-    right, given = as_scored(task, split, predictions)
+    right, given = task.kind_of.as_scored(split, predictions)
     found = {name: find(name) for name in task.all_metrics}
     return {
         name: [round(metric_.of_item(*pair), 6) for pair in zip(right, given, strict=True)]
@@ -160,22 +144,7 @@ def majority_score(task: Task, data: TaskData, split: str) -> float | None:
 
     With several labels a text, the one most frequent label is predicted. Where texts are written there is no such prediction.
     """
-    if task.writes:
+    constant = task.kind_of.constant(data.splits["train"], data.splits[split])
+    if constant is None:
         return None
-    train: Sequence[Any] = data.splits["train"].labels
-    constant: Any
-    if task.kind == "spans":
-        return split_scores(task, data.splits[split], [()] * len(data.splits[split].ids)).get(task.metric)
-    if task.kind == "tokens":
-        counts = Counter(data.splits["train"].each_label)
-        most = min(counts, key=lambda label: (-counts[label], label))
-        right: Sequence[Any] = data.splits[split].labels
-        return score(task, right, [[most] * len(each) for each in right]).get(task.metric)
-    if task.kind == "regression":
-        constant = math.fsum(train) / len(train)
-    else:
-        counts = Counter(data.splits["train"].each_label)
-        constant = min(counts, key=lambda label: (-counts[label], label), default=0)
-        constant = [constant] if task.kind == "multilabel" else constant
-    references = data.splits[split].labels
-    return score(task, references, [constant] * len(references)).get(task.metric)
+    return score(task, *task.kind_of.as_scored(data.splits[split], constant)).get(task.metric)

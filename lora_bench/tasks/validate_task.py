@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 
 from lora_bench.documents import Key
 from lora_bench.errors import LoraBenchError, did_you_mean, unknown
-from lora_bench.metrics import find, kind_of, known_metrics, unpinned
-from lora_bench.metrics.support.kinds import WITH_CLASSES
+from lora_bench.kinds import known_kinds
+from lora_bench.metrics import kind_of, known_metrics, unpinned
 from lora_bench.tasks.declaration import Task, with_part
 from lora_bench.tasks.folders import as_laid_out
-from lora_bench.tasks.linearise import INPUT_COLUMNS
 from lora_bench.tasks.source_tables import FORMATS, SEPARATED, format_of
 from lora_bench.tasks.sources import Data, Part
 from lora_bench.util.filenames import NAME
@@ -41,7 +41,8 @@ def _faults(task: Task) -> Iterator[tuple[Key, str]]:
     yield from _faults_of_metrics(task)
     yield from _faults_of_labels(task)
     yield from _faults_of_split(task)
-    yield from _faults_of_text(task)
+    yield from _faults_of_keys(task)
+    yield from task.kind_of.faults_of_text(task)
     yield from _faults_of_subsets(task)
     yield from _faults_of_format(task)
 
@@ -95,8 +96,8 @@ def _faults_of_metrics(task: Task) -> Iterator[tuple[Key, str]]:
         except LoraBenchError as error:
             yield key, str(error)
             continue
-        if kind is not None and kind not in task.metric_kinds:
-            fitting = ", ".join(name for name, kind in known_metrics().items() if kind in task.metric_kinds)
+        if kind is not None and kind not in task.kind_of.metric_kinds:
+            fitting = ", ".join(name for name, kind in known_metrics().items() if kind in task.kind_of.metric_kinds)
             yield key, f"{name!r} is for {kind}, and the task's kind is {task.kind} ({fitting})"
         if (reason := unpinned(name)) is not None:
             yield key, f"{name!r} {reason}"
@@ -105,64 +106,21 @@ def _faults_of_metrics(task: Task) -> Iterator[tuple[Key, str]]:
             yield ("metrics", index), f"names {name!r} a second time"
 
 
+def _faults_of_keys(task: Task) -> Iterator[tuple[Key, str]]:
+    """Return a fault for each key that only another kind of task may have."""
+    for kind in known_kinds().values():
+        for key, wrong in kind.own_keys.items():
+            if key not in task.kind_of.own_keys and attrgetter(".".join(map(str, key)))(task):
+                yield key, wrong.format(kind=task.kind)
+
+
 def _faults_of_labels(task: Task) -> Iterator[tuple[Key, str]]:
-    if task.chat_template is not None and task.kind != "chat":
-        yield ("chat_template",), f"is only for chat; the kind is {task.kind}"
-    if task.label.where and task.kind != "generation":
-        yield ("label", "where"), f"is only for generation; the kind is {task.kind}"
-    if task.label.start is not None and task.kind != "spans":
-        yield ("label", "start"), f"is only for spans; the kind is {task.kind}"
-    if task.unanswerable and task.kind != "spans":
-        yield ("unanswerable",), f"is only for spans; the kind is {task.kind}"
-    if task.label.rule is not None and task.kind != "classification":
-        yield ("label", "rule"), f"makes classes, but the kind is {task.kind}"
-    yield from _faults_of_several_labels(task)
-    if task.kind not in WITH_CLASSES:
-        for key in ("labels", "label_names"):
-            if getattr(task, key):
-                yield (key,), f"is only for {', '.join(sorted(WITH_CLASSES))}; the kind is {task.kind}"
-        return
-    if task.label_names and task.label.rule is not None:
-        yield ("label_names",), f"must go: the rule {task.label.rule!r} names the classes"
-    if task.labels is not None:
-        if len(set(task.labels)) < max(2, len(task.labels)):
-            yield ("labels",), f"must be at least two different class names, got {list(task.labels)}"
-        elif task.label.rule == "sign" and len(task.labels) != 2:
-            yield ("labels",), f"must be two, the negative one first, for the rule 'sign'; got {len(task.labels)}"
-        for given, name in task.label_names.items():
-            if name not in task.labels:
-                hint = did_you_mean(name, task.labels)
-                yield (
-                    ("label_names", given),
-                    f"must be one of the classes {', '.join(task.labels)}, got {name!r}{hint}",
-                )
-    elif task.label.rule is None:
-        for name in task.all_metrics:
-            if (found := find(name)) is not None and found.takes_classes:
-                yield ("labels",), f"is missing: {name} is that of the second class, so the order must be said"
-
-
-def _faults_of_several_labels(task: Task) -> Iterator[tuple[Key, str]]:
-    label = task.label
-    if not label.column and not label.columns:
-        yield ("label", "column"), "is missing"
-    if task.kind != "multilabel":
-        for key in ("separator", "columns"):
-            if getattr(label, key):
-                yield ("label", key), f"is only for several labels a row, `kind: multilabel`; the kind is {task.kind}"
-        return
-    if label.rule is not None:
-        yield ("label", "rule"), "makes one class of a number, but the kind is multilabel"
-    if not label.columns:
-        return
-    if len(set(label.columns)) < max(2, len(label.columns)):
-        yield ("label", "columns"), f"must be at least two different columns, got {list(label.columns)}"
-    for key in ("column", "separator"):
-        if getattr(label, key):
-            yield ("label", key), "must go: `columns` has the labels"
-    for key in ("labels", "label_names"):
-        if getattr(task, key):
-            yield (key,), "must go: the columns name the labels, in their order"
+    if not task.kind_of.has_classes:
+        with_classes = ", ".join(name for name, kind in known_kinds().items() if kind.has_classes)
+        for name in ("labels", "label_names"):
+            if getattr(task, name):
+                yield (name,), f"is only for {with_classes}; the kind is {task.kind}"
+    yield from task.kind_of.faults_of_labels(task)
 
 
 def _faults_of_split(task: Task) -> Iterator[tuple[Key, str]]:
@@ -179,22 +137,6 @@ def _faults_of_split(task: Task) -> Iterator[tuple[Key, str]]:
     elif not math.isclose(task.split.train + task.split.selection + task.split.test, 1):
         shares = f"{task.split.train:g} + {task.split.selection:g} + {task.split.test:g}"
         yield ("split",), f"must add up to 1, got {shares} (train + selection + test)"
-
-
-def _faults_of_text(task: Task) -> Iterator[tuple[Key, str]]:
-    if task.linearise is not None and task.kind != "generation":
-        yield ("linearise",), f"is only for generation; the kind is {task.kind}"
-    elif task.linearise is not None:
-        needed = INPUT_COLUMNS[task.linearise]
-        if len(task.text) != len(needed):
-            columns = "the column" if len(needed) == 1 else f"{len(needed)} columns"
-            yield ("text",), f"must be {columns} of {' and '.join(needed)} for {task.linearise!r}, got {len(task.text)}"
-    elif (task.writes or task.kind == "tokens") and len(task.text) != 1:
-        yield ("text",), f"must be one column for {task.kind}, got {len(task.text)}"
-    elif task.kind == "spans" and len(set(task.text)) != 2:
-        yield ("text",), f"must be two columns for spans, the question and its text; got {list(task.text)}"
-    elif not 1 <= len(task.text) <= 2 or len(set(task.text)) < len(task.text):
-        yield ("text",), "must be one column, or a list of two"
 
 
 def _faults_of_subsets(task: Task) -> Iterator[tuple[Key, str]]:

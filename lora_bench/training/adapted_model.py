@@ -11,7 +11,6 @@ from torch import nn
 
 from lora_bench.errors import UnsupportedPair
 from lora_bench.methods import Method, own_callbacks, trains_base
-from lora_bench.metrics.support.kinds import READS_ONE_TOKEN
 from lora_bench.models.read_position import read_alone
 from lora_bench.models.shared_copy import own_trained
 from lora_bench.training.distributed.fsdp import shard
@@ -64,7 +63,7 @@ def adapt(setup: Setup) -> AdaptedModel:
         start_from_adapter(model, job.adapter, head)
     elif spec.start is not None and spec.start.run_id is not None:
         start_from(model, job.folder.of(spec.start.run_id), head)
-    if spec.training.last_layer == "read_position" and job.task.kind in READS_ONE_TOKEN:
+    if spec.training.last_layer == "read_position" and job.task.kind_of.reads_one_token:
         read_alone(model, job.base_model.model_type)
     facts.parameters = count_parameters(model, head=head, total=total)
     facts.watch(model)

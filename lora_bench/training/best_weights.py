@@ -16,7 +16,7 @@ from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.measure.measure_callback import MeasureCallback
 
 if TYPE_CHECKING:
-    from lora_bench.training.exercises import Replies
+    from lora_bench.kinds.exercises.base_exercise import Replies
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from lora_bench.kinds.exercises.base_exercise import Exercise
+from lora_bench.kinds.exercises.predicting import Example
 from lora_bench.models.label_order import label_order_warnings
 from lora_bench.records.record import DataSummary
 from lora_bench.tasks import TaskData, majority_score, unavailable_metrics
-from lora_bench.tasks.answer_spans import QuestionWindows
 from lora_bench.training.attempt import Facts
-from lora_bench.training.exercises import Exercise
 from lora_bench.training.job import Job
-from lora_bench.training.predicting import Example
 from lora_bench.training.process_cache import WARM
 from lora_bench.training.scoring import answered_splits
 from lora_bench.util.seeding import distinct_rows
@@ -33,8 +32,7 @@ def examples_of(
     truncated: dict[str, float] = {}
     train: Sequence[Any]
     train, truncated["train"] = WARM.shared(job, "train", "train", lambda: at_hand.lessons(data.splits["train"]))
-    if job.task.kind == "spans":
-        train = QuestionWindows(train)
+    train = at_hand.units(train)
     wanted = spec.training.distinct_examples
     if wanted is not None:
         train = [train[row] for row in distinct_rows(spec.training.distinct_seed, len(train), wanted)]

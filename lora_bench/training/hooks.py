@@ -9,20 +9,19 @@ from torch import nn
 from transformers import TrainerCallback
 
 from lora_bench.errors import UnsupportedPair
+from lora_bench.kinds.exercises.base_exercise import Replies
 from lora_bench.methods import Method, own_callbacks
 from lora_bench.training.adapted_model import AdaptedModel
 from lora_bench.training.attempt import NoteSteps
 from lora_bench.training.best_weights import SelectionScores
 from lora_bench.training.callbacks import FollowBudget, KeepCheckpoints, KeyedDropout, SeededDropout, WatchLoss
 from lora_bench.training.checkpoint import Checkpoint
-from lora_bench.training.exercises import Replies
 from lora_bench.training.job import Job
 from lora_bench.training.lessons import Lessons
 from lora_bench.training.measure.measure_callback import MeasureCallback
 from lora_bench.training.scoring import scores_of
 from lora_bench.training.setup import Setup
 from lora_bench.training.step_plan import Course
-from lora_bench.training.thresholds import decided
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def _selection(setup: Setup, lessons: Lessons, measure: MeasureCallback) -> Sele
         with facts.within("the evaluation on the selection split"):
             if answers is None:
                 answers = lessons.exercise.answers(adapted, lessons.questions[chosen_on])
-            at_threshold, _ = decided(job.task, lessons.data, {chosen_on: answers})
+            at_threshold, _ = lessons.exercise.decided(job.task, lessons.data, {chosen_on: answers})
             return scores_of(job.task, lessons.data, at_threshold)
 
     return SelectionScores(

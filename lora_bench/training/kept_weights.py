@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from lora_bench.kinds.exercises.predicting import quiet
 from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.record import Weights
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.job import Job
-from lora_bench.training.model_card import item_intervals, kind_facts, model_card, public_name
-from lora_bench.training.predicting import quiet
+from lora_bench.training.model_card import item_intervals, model_card, names_of, public_name
 from lora_bench.util.atomic_files import sync_tree
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def publish_adapter_config(path: Path, spec: PlannedSpec) -> None:
     """
     config = json.loads(path.read_text(encoding="utf-8"))
     config |= {
-        "task_type": kind_facts(spec).task_type,
+        "task_type": names_of(spec).task_type,
         "auto_mapping": None,
         "base_model_name_or_path": public_name(spec.model),
         "revision": spec.model.revision,

@@ -8,15 +8,16 @@ from itertools import chain
 from typing import Any
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.kinds.exercises import exercise
+from lora_bench.kinds.exercises.base_exercise import Exercise
+from lora_bench.kinds.exercises.predicting import Example
 from lora_bench.methods import Method
 from lora_bench.models.loading import reads_apart
 from lora_bench.records.budget import Batch, tokens_of
 from lora_bench.tasks import TaskData
 from lora_bench.training.encoded_examples import examples_of
-from lora_bench.training.exercises import Exercise, exercise
 from lora_bench.training.job import Job
 from lora_bench.training.measure.flops import batch_flops, batch_flops_apart, step_flops
-from lora_bench.training.predicting import Example
 from lora_bench.training.process_cache import WARM
 from lora_bench.training.setup import Setup
 from lora_bench.training.step_plan import Course, plan_course
@@ -72,10 +73,13 @@ def read_lessons(setup: Setup, tokenizer: Any) -> Lessons:
 
 def _flops(job: Job, method: Method, train: Sequence[Any]) -> BatchFlops:
     """Return a function that counts the FLOPs of a batch of training examples."""
-    recipe, labels, kind = job.spec.training, max(1, len(job.spec.task.labels)), job.task.model_kind
+    recipe, labels, kind = job.spec.training, max(1, len(job.spec.task.labels)), job.task.kind_of.model_kind
+    of_each = job.task.kind_of.rows_of_example(labels)
 
     def count(rows: int, length: int, text: int | None = None) -> int:
-        return step_flops(job.base_model, method, kind=kind, labels=labels, rows=rows, length=length, text=text)
+        return step_flops(
+            job.base_model, method, kind=kind, labels=labels, rows=rows // of_each, length=length, text=text
+        )
 
     if job.task.writes and reads_apart(job.base_model.model_type):
         return batch_flops_apart(count, train, recipe.batch_size, recipe.accumulation)

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import yaml
 
+from lora_bench.kinds import find_kind
+from lora_bench.kinds.support.task_kind import ModelNames, TaskKind
 from lora_bench.metrics.support.item_weights import item_metric, metrics_of_items
-from lora_bench.metrics.support.kinds import KindFacts, facts_of
 from lora_bench.models.loading import reads_apart
 from lora_bench.models.registry import known_models
 from lora_bench.models.shapes import PREFIX
 from lora_bench.records.budget import amount_of
 from lora_bench.records.spec import ModelSpec, PlannedSpec, RunSpec
 from lora_bench.stats.items import Items, ItemScores
-from lora_bench.tasks.declaration import model_kind
 from lora_bench.util.redaction import visible
 from lora_bench.version import __version__
 
@@ -119,19 +119,19 @@ def loading_lines(spec: RunSpec, folder: str, tuner: str | None, threshold: floa
         tuner: Module to import before they load; "" for PEFT alone, None for a whole model.
         threshold: Probability above which a label is answered, of several labels a text.
     """
-    auto = f"For{kind_facts(spec).auto}"
+    auto = f"For{names_of(spec).auto}"
     known = spec.model.name in known_models()
-    place, named = repr(folder), _head(spec)
+    place, named = repr(folder), kind_of_run(spec).head_arguments(spec.task.labels or ())
     lines = []
     if tuner is None:
         lines += [f"from transformers import AutoModel{auto}, AutoTokenizer", ""]
         lines += [f"model = AutoModel{auto}.from_pretrained({place})"]
-    elif known:
-        lines += ["from lora_bench.models.registry import known_models"]
+    elif known or names_of(spec).task_type is None:
+        base = f"known_models()[{spec.model.name!r}].folder(None)" if known else repr(public_name(spec.model))
+        lines += ["from lora_bench.models.registry import known_models"] if known else []
         lines += [f"import {tuner}  # registers the method with PEFT"] if tuner else []
         lines += ["from peft import PeftModel", f"from transformers import AutoModel{auto}, AutoTokenizer", ""]
-        lines += [*_labels(spec), f"base = known_models()[{spec.model.name!r}].folder(None)"]
-        lines += [f"base = AutoModel{auto}.from_pretrained(base{named})"]
+        lines += [*_labels(spec), f"base = {base}", f"base = AutoModel{auto}.from_pretrained(base{named})"]
         lines += [f"model = PeftModel.from_pretrained(base, {place})"]
     else:
         lines += [f"import {tuner}  # registers the method with PEFT"] if tuner else []
@@ -160,13 +160,17 @@ def public_name(model: ModelSpec) -> str:
 
 def writes(spec: RunSpec) -> bool:
     """Return True if the model of a run writes texts."""
-    return model_kind(str((spec.task.definition or {}).get("kind"))) == "generation"
+    return kind_of_run(spec).writes
 
 
-def kind_facts(spec: RunSpec) -> KindFacts:
-    """Return the facts about the kind of task of a run."""
-    kind = str((spec.task.definition or {}).get("kind", "classification"))
-    return facts_of(model_kind(kind), apart=reads_apart(spec.model.model_type or ""))
+def kind_of_run(spec: RunSpec) -> TaskKind:
+    """Return the kind of task of a run."""
+    return find_kind(str((spec.task.definition or {}).get("kind", "classification")))
+
+
+def names_of(spec: RunSpec) -> ModelNames:
+    """Return the names of models of a run's kind of task."""
+    return kind_of_run(spec).names_of(apart=reads_apart(spec.model.model_type or ""))
 
 
 def _is_folder(model: ModelSpec) -> bool:
@@ -178,20 +182,6 @@ def _labels(spec: RunSpec) -> list[str]:
     return [f"labels = {list(spec.task.labels)!r}"] if spec.task.labels else []
 
 
-def _head(spec: RunSpec) -> str:
-    """Return the arguments that give the base model its head."""
-    if writes(spec):
-        return ""
-    if kind_facts(spec).auto == "QuestionAnswering":
-        return ", num_labels=2"
-    if not spec.task.labels:
-        return ', num_labels=1, problem_type="regression"'
-    names = "id2label=dict(enumerate(labels)), label2id={label: index for index, label in enumerate(labels)}"
-    several = (spec.task.definition or {}).get("kind") == "multilabel"
-    problem = ', problem_type="multi_label_classification"' if several else ""
-    return f", num_labels=len(labels), {names}{problem}"
-
-
 def _metadata(
     spec: PlannedSpec,
     tuner: str | None,
@@ -200,7 +190,7 @@ def _metadata(
     intervals: Mapping[str, tuple[float, float]],
 ) -> dict[str, Any]:
     """Return the metadata of the card, as the hub reads it."""
-    pipeline = kind_facts(spec).pipeline
+    pipeline = names_of(spec).pipeline
     name = _bare(spec.task.name)
     metrics = [
         {

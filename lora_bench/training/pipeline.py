@@ -19,6 +19,9 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer
 
+from lora_bench.kinds.exercises.base_exercise import Replies
+from lora_bench.kinds.exercises.generation.encode_pairs import with_decoder_inputs
+from lora_bench.kinds.exercises.predicting import quiet
 from lora_bench.methods import known_methods, trains_base
 from lora_bench.models.find_family import use_family
 from lora_bench.models.loading import writes_on
@@ -32,14 +35,11 @@ from lora_bench.training.callbacks import Notify
 from lora_bench.training.checkpoint import Checkpoint, latest_checkpoint, load_trained
 from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.distributed.ranks import BatchShares, WorkerRank, collate_share, weigh_shares
-from lora_bench.training.exercises import Replies
-from lora_bench.training.generation.encode_pairs import with_decoder_inputs
 from lora_bench.training.hooks import Hooks, hooks_of, keeps_best
 from lora_bench.training.job import Job
 from lora_bench.training.kept_weights import keep_weights
 from lora_bench.training.lessons import BatchFlops, Lessons, read_lessons
 from lora_bench.training.measure.measure_callback import MeasureCallback
-from lora_bench.training.predicting import quiet
 from lora_bench.training.process_cache import WARM
 from lora_bench.training.rate_groups import set_rates
 from lora_bench.training.retention import retained
@@ -52,7 +52,6 @@ from lora_bench.training.scoring import (
 )
 from lora_bench.training.setup import Setup
 from lora_bench.training.step_plan import ENDLESS
-from lora_bench.training.thresholds import decided
 from lora_bench.training.trainer_arguments import training_arguments
 from lora_bench.training.warm_up import warm_up
 from lora_bench.util.failpoints import reach
@@ -144,11 +143,11 @@ class Ready:
                 examples,
                 recipe.batch_size // recipe.accumulation,
                 recipe.processes,
-                predicts_next=self.job.task.kind != "tokens",
+                predicts_next=self.lessons.exercise.predicts_next,
             )
             collate = collate_share(collate)
-        elif self.job.task.kind == "spans":
-            collate = _of_windows(collate)
+        else:
+            collate = _of_rows(collate)
         with tempfile.TemporaryDirectory() as nothing_is_written_here, quiet():
             trainer = Trainer(
                 model=self.model,
@@ -166,8 +165,8 @@ class Ready:
             yield trainer
 
 
-def _of_windows(collate: Callable[[Any], Any]) -> Callable[[Batch], Any]:
-    """Return a function that makes a batch of all windows of its questions."""
+def _of_rows(collate: Callable[[Any], Any]) -> Callable[[Batch], Any]:
+    """Return a function that makes a batch of all rows of its examples, such as the windows of a question."""
     return lambda batch: collate(rows_of(batch))
 
 
@@ -288,7 +287,7 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
         measure.exclusive = False
     if not measure.exclusive and spec.training.uses("train_seconds"):
         facts.warnings.append("another process ran on this machine and used up some of its train_seconds")
-    answers, threshold = decided(job.task, lessons.data, answered.answers)
+    answers, threshold = lessons.exercise.decided(job.task, lessons.data, answered.answers)
     scores = scores_of(job.task, lessons.data, {name: answers[name] for name in ready.scored})
     facts.enter("scoring what the base model could do")
     kept = retained(job, model, ready.adapted.tokenizer, facts.warnings.append)

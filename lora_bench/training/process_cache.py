@@ -18,14 +18,14 @@ import torch
 import xxhash
 from torch import nn
 
+from lora_bench import kinds
 from lora_bench.models import sentencepiece as pieces
 from lora_bench.models.deberta_positions import cut_to_reach
 from lora_bench.models.loading import load_model, load_tokenizer
 from lora_bench.models.registry import BaseModel
 from lora_bench.models.shared_copy import copy_sharing
-from lora_bench.tasks import TaskData, answer_spans, definition, load_data, tagging
+from lora_bench.tasks import TaskData, definition, load_data
 from lora_bench.tasks import task_scores as scoring
-from lora_bench.training.generation import chat, encode, encode_pairs
 from lora_bench.training.in_common import MAY_DIFFER, Fields, in_common
 from lora_bench.training.job import Job
 from lora_bench.training.measure.counters import bytes_of
@@ -175,8 +175,8 @@ def _base_key(job: Job) -> Any:
 @functools.cache
 def _encoders() -> str:
     """Return a hash of the code that makes tokens: a checkout of another commit may have the same version."""
-    sources = (scoring, encode, encode_pairs, chat, pieces, tagging, answer_spans)
-    return content_hash([Path(str(module.__file__)).read_text(encoding="utf-8") for module in sources])
+    files = [Path(str(scoring.__file__)), Path(str(pieces.__file__)), *Path(str(kinds.__file__)).parent.rglob("*.py")]
+    return content_hash([file.read_text(encoding="utf-8") for file in sorted(files)])
 
 
 def load_for(job: Job) -> Loaded:
@@ -184,7 +184,7 @@ def load_for(job: Job) -> Loaded:
     recipe = job.spec.training
     return load_model(
         job.base_model,
-        kind=job.task.model_kind,
+        kind=job.task.kind_of.model_kind,
         labels=len(job.spec.task.labels),
         base_dropout=recipe.base_dropout,
         head_dropout=recipe.head_dropout,

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.kinds.exercises.predicting import Example, autocast, quiet
 from lora_bench.metrics.spearman import spearman
 from lora_bench.models.loading import load_model
 from lora_bench.records.record import Retained
 from lora_bench.tasks import encode, load_data
 from lora_bench.training.job import Job
-from lora_bench.training.predicting import Example, autocast, quiet
 from lora_bench.util.heartbeat import beat
 
 # Of a language model a row's logits are as wide as the vocabulary.
@@ -85,7 +85,7 @@ def _base_of(model: nn.Module) -> Any:
 
 def _fresh(job: Job, *, writes: bool) -> Any:
     """Return the base model as its checkpoint has it: with its language head, or for the run's task."""
-    kind: Any = "generation" if writes else job.task.model_kind
+    kind: Any = "generation" if writes else job.task.kind_of.model_kind
     model, head = load_model(job.base_model, kind=kind, labels=max(1, len(job.spec.task.labels)))
     if writes and head and not model.config.tie_word_embeddings:
         raise NotScored("the checkpoint has no language head")

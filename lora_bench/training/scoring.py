@@ -7,6 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from lora_bench.kinds.exercises import exercise_class
+from lora_bench.kinds.exercises.base_exercise import Replies
+from lora_bench.kinds.exercises.thresholds import CHOSEN_ON
 from lora_bench.metrics import kind_of
 from lora_bench.records.layout import COMPLETIONS, PREDICTIONS, PROBABILITIES
 from lora_bench.records.record import Predictions, Probabilities
@@ -14,9 +17,7 @@ from lora_bench.records.spec import PlannedSpec
 from lora_bench.records.store import write_atomic
 from lora_bench.tasks import SPLITS, Split, Task, TaskData, split_scores
 from lora_bench.tasks.task_scores import item_scores
-from lora_bench.training.exercises import Replies
 from lora_bench.training.job import Job
-from lora_bench.training.thresholds import CHOSEN_ON
 from lora_bench.util.hashing import content_hash
 
 # Probabilities are kept to this many decimals, and only if there are at most so many: about 7 MB of text.
@@ -31,7 +32,7 @@ def scored_splits(spec: PlannedSpec, data: TaskData) -> list[str]:
 
 def answered_splits(task: Task, spec: PlannedSpec, data: TaskData) -> list[str]:
     """Return the splits that a trained model answers: those to score, and the one that chooses a threshold."""
-    chosen_on = [CHOSEN_ON] if task.kind == "multilabel" and CHOSEN_ON in data.splits else []
+    chosen_on = [CHOSEN_ON] if task.kind_of.takes_threshold and CHOSEN_ON in data.splits else []
     return list(dict.fromkeys([*scored_splits(spec, data), *chosen_on]))
 
 
@@ -77,8 +78,7 @@ def keep_probabilities(job: Job, replies: Replies) -> Probabilities | None:
     """
     if replies.logits is None or replies.logits.numel() > MOST_PROBABILITIES:
         return None
-    logits = replies.logits.double()
-    rows = (logits.sigmoid() if job.task.kind == "multilabel" else logits.softmax(-1)).tolist()
+    rows = exercise_class(job.task.kind).probabilities(replies.logits.double()).tolist()
     rounded = [[round(share, PROBABILITY_DECIMALS) for share in row] for row in rows]
     return Probabilities(file=PROBABILITIES, sha256=_write_beside(job, PROBABILITIES, {"probabilities": rounded}))
 

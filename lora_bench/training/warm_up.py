@@ -9,9 +9,9 @@ from functools import cache
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from lora_bench.kinds.exercises.predicting import quiet
 from lora_bench.methods import known_methods
 from lora_bench.metrics import metric
-from lora_bench.training.predicting import quiet
 
 
 @cache

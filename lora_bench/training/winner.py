@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line, unknown
+from lora_bench.kinds import find_kind
 from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.record import Record
 from lora_bench.records.spec import PlannedSpec
@@ -19,7 +20,6 @@ from lora_bench.records.store import RunFolder, answers_in, read_records
 from lora_bench.report.model.choose_method import Choice, choose_among
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
-from lora_bench.tasks.declaration import model_kind
 from lora_bench.training.model_card import item_intervals, loading_lines, model_card
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
     from peft import PeftModel
 
     import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
+    from lora_bench.kinds.exercises.predicting import quiet
     from lora_bench.models.loading import load_model, load_tokenizer
-    from lora_bench.training.predicting import quiet
 
     record, label = winner.record, winner.row.label
     if out.exists():
@@ -115,7 +115,7 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
         raise LoraBenchError(f"{label} is a whole model already, and loads from {winner.folder}")
     spec = PlannedSpec.model_validate(record.spec.model_dump())
     found = base_of(record, base)
-    kind = model_kind(str(spec.task.definition["kind"]))
+    kind = find_kind(str(spec.task.definition["kind"])).model_kind
     with quiet(), torch.no_grad():
         model, _ = load_model(found, kind=kind, labels=len(spec.task.labels))
         model.config.pad_token_id = load_tokenizer(found).pad_token_id

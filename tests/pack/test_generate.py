@@ -8,13 +8,13 @@ import torch
 from transformers import AutoTokenizer, DynamicCache, GPT2LMHeadModel
 
 from lora_bench.execute.run_suite import run_suite
+from lora_bench.kinds.exercises.generation.decode import complete, complete_each
 from lora_bench.methods import known_methods
 from lora_bench.models.shared_copy import copy_sharing, own_trained
 from lora_bench.pack import evaluate as asking
 from lora_bench.pack.generate import writer
 from lora_bench.pack.stack import Stack
 from lora_bench.records.spec import Decoding
-from lora_bench.training.generation.decode import complete, complete_each
 from lora_bench.tuners.attention import CACHE_ARGUMENTS
 from tests.project import WORDS, write_tokenizer
 from tests.tiny import tiny_gpt2

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.hooks import RemovableHandle
 
+from lora_bench.kinds.exercises import exercise_class
 from lora_bench.methods import Method, known_methods, rate_factors
 from lora_bench.models.read_position import read_alone
 from lora_bench.models.shared_copy import copy_sharing, own_trained
-from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
 from lora_bench.testing import LABELS, PAD, VOCABULARY, tiny_model
@@ -141,7 +141,7 @@ def together(found: list[Member], family: str) -> list[list[float]]:
     losses: list[list[float]] = [[] for _ in found]
     for step in range(STEPS):
         keys = torch.tensor([key_of(member.seed, step) for member in found], dtype=torch.int32)
-        each, _, _ = stack([member.batch(step) for member in found], keys, loss_for("classification"))
+        each, _, _ = stack([member.batch(step) for member in found], keys, exercise_class("classification").loss())
         each.sum().backward()
         optimiser.step([member.max_norm for member in found])
         for own, loss in zip(losses, each.tolist(), strict=True):
@@ -233,7 +233,7 @@ def steps_in_bfloat16(family: str, method: str, device: str) -> list[tuple[str, 
     stack = Stack([member.model for member in packed], causal=FAMILIES[family], pad=PAD)
     keys = torch.tensor([key_of(member.seed, 0) for member in packed], dtype=torch.int32, device=device)
     with torch.autocast(device, dtype=torch.bfloat16):
-        losses, logits, _ = stack([member.batch(0) for member in packed], keys, loss_for("classification"))
+        losses, logits, _ = stack([member.batch(0) for member in packed], keys, exercise_class("classification").loss())
     losses.sum().backward()
     for hook in hooks:
         hook.remove()
@@ -320,7 +320,7 @@ def test_a_member_leaves_and_another_takes_its_place():
         going = [first, second if stack.members[1] is second.model else third]
         keys = torch.tensor([key_of(member.seed, steps[id(member)]) for member in going], dtype=torch.int32)
         batches = [member.batch(steps[id(member)]) for member in going]
-        each, _, _ = stack(batches, keys, loss_for("classification"))
+        each, _, _ = stack(batches, keys, exercise_class("classification").loss())
         each.sum().backward()
         optimiser.step([member.max_norm for member in going])
         for member in going:

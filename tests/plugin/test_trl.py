@@ -8,10 +8,10 @@ from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lora_bench import BenchmarkCallback
+from lora_bench.kinds.exercises.generation.chat_format import ChatFormat
 from lora_bench.methods import known_methods
 from lora_bench.records.store import read_records
 from lora_bench.report import compare
-from lora_bench.training.generation.chat import ChatFormat
 from lora_bench.tuners import BottleneckConfig, PrefixConfig
 from tests.chats import CHATML, chat_tokenizer, echoes
 

@@ -8,8 +8,8 @@ import pytest
 
 from lora_bench.documents import Document
 from lora_bench.errors import BadInput
+from lora_bench.kinds.support.conversations import NoAnswer, conversation, messages_of
 from lora_bench.tasks import definition, load_data, task_from_definition, task_from_document
-from lora_bench.tasks.conversations import NoAnswer, conversation, messages_of
 
 
 def said(role, content, **others):

@@ -70,7 +70,7 @@ def test_validation_is_another_word_for_selection(tmp_path, text):
         ),
         (
             f"kind: regression\n{ONE_FILE}label_names: {{0: bad}}\n",
-            "label_names: is only for classification, multilabel, tokens",
+            "label_names: is only for classification, multilabel, multiple_choice, tokens",
         ),
         (f"{ONE_FILE}linearise: e2e\n", "task.yaml:5: linearise: is only for generation; the kind is classification"),
         (
@@ -79,7 +79,7 @@ def test_validation_is_another_word_for_selection(tmp_path, text):
         ),
         (
             f"{GENERATION}labels: [a, b]\n",
-            "labels: is only for classification, multilabel, tokens; the kind is generation",
+            "labels: is only for classification, multilabel, multiple_choice, tokens; the kind is generation",
         ),
         (
             f"{GENERATION}linearise: wikisql\n",

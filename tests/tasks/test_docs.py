@@ -113,6 +113,7 @@ def test_the_examples_are_of_each_kind_and_each_source(tasks):
         "entities": "tokens",
         "helpdesk": "chat",
         "questions": "spans",
+        "stories": "multiple_choice",
         "emotion": "classification",
     }
     assert tasks["emotion"].data.hub == "dair-ai/emotion"

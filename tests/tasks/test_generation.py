@@ -10,6 +10,7 @@ import pytest
 
 from lora_bench.documents import read_yaml
 from lora_bench.errors import BadInput
+from lora_bench.kinds.support.linearise import linearise
 from lora_bench.metrics import unavailable
 from lora_bench.tasks import (
     Split,
@@ -25,7 +26,6 @@ from lora_bench.tasks import (
     task_from_document,
     unavailable_metrics,
 )
-from lora_bench.tasks.linearise import linearise
 from tests.shared import shared
 
 

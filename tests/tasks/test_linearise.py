@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_bench.tasks.linearise import linearise
+from lora_bench.kinds.support.linearise import linearise
 
 WORDS = st.text("abcXYZ 0123456789é'&", min_size=1, max_size=12).map(lambda text: " ".join(text.split())).filter(bool)
 NAMES = st.sampled_from(["name", "food", "area", "near", "customer rating", "eatType", "priceRange", "familyFriendly"])

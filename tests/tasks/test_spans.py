@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 
 from lora_bench.documents import Document, read_yaml
 from lora_bench.errors import BadInput, LoraBenchError
+from lora_bench.kinds.support.answer_spans import NOWHERE, QuestionWindows, encode_windows, tokens_of
 from lora_bench.tasks import Split, load_data, majority_score, split_scores, task_from_document
-from lora_bench.tasks.answer_spans import NOWHERE, QuestionWindows, encode_windows, tokens_of
 from lora_bench.tasks.task_scores import item_scores
 from tests.project import write_tokenizer
 
@@ -126,7 +126,7 @@ def test_an_answer_that_does_not_stand_in_its_text_is_named_with_what_would(tmp_
     ("keys", "said"),
     [
         ({"text": "q"}, "text: must be two columns for spans, the question and its text; got"),
-        ({"labels": ["a", "b"]}, "labels: is only for classification, multilabel, tokens; the kind is spans"),
+        ({"labels": ["a", "b"]}, "labels: is only for classification, multilabel, multiple_choice, tokens; the kind is spans"),
         ({"metric": "exact_match"}, "'exact_match' is for generation, and the task's kind is spans"),
         ({"kind": "generation", "metric": "bleu", "text": "q", "unanswerable": True}, "unanswerable: is only for spans"),
         ({"kind": "classification", "metric": "accuracy", "label": {"column": "a", "start": "s"}}, "label.start: is only for"),

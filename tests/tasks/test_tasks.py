@@ -320,7 +320,7 @@ def test_a_file_that_is_not_what_it_should_be(tmp_path, name, content, fault):
         (f"{ONE_FILE}labels: [yes, true]\n", "labels[1]: must be string, got True (bool)"),
         (
             f"kind: regression\n{ONE_FILE}labels: [a, b]\n",
-            "labels: is only for classification, multilabel, tokens; the kind",
+            "labels: is only for classification, multilabel, multiple_choice, tokens; the kind",
         ),
         (f"{ONE_FILE}split: {{train: 0.8, test: 0.3}}\n", "split: must add up to 1, got 0.8 + 0.1 + 0.3"),
         (f"{THREE_FILES}split: {{by: text}}\n", "split: must go: the data already comes in three splits"),

@@ -11,6 +11,8 @@ import torch
 
 from lora_bench import cli
 from lora_bench.execute.run_suite import run_suite
+from lora_bench.kinds.exercises.answering import LONGEST_ANSWER, likeliest_span
+from lora_bench.kinds.support.answer_spans import NOWHERE, encode_windows
 from lora_bench.methods import known_methods
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import find_model
@@ -20,8 +22,6 @@ from lora_bench.records.store import answers_in, read_records
 from lora_bench.report import Report
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import Split
-from lora_bench.tasks.answer_spans import NOWHERE, encode_windows
-from lora_bench.training.exercises import LONGEST_ANSWER, likeliest_span
 from lora_bench.training.measure.counters import count_parameters
 from lora_bench.util.seeding import distinct_rows
 from tests.project import BAD, GOOD, WORDS, write_model
@@ -109,7 +109,7 @@ def test_gradients_reach_every_trained_weight_and_the_head_is_trained_whole(tmp_
     assert all("bias" in key or "pooler" in key for key in still), still
 
 
-def test_thelikeliest_span_answer_is_that_of_all_pairs_in_order_and_of_bounded_length():
+def test_the_likeliest_answer_is_that_of_all_pairs_in_order_and_of_bounded_length():
     window = {"begins": [NOWHERE, NOWHERE, *range(40), NOWHERE], "ends": [NOWHERE, NOWHERE, *range(1, 41), NOWHERE]}
     logits = torch.zeros(43, 2)
     logits[0] = 99.0  # outside of the text

@@ -13,14 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, T
 
 from benchmarks import decoding as decoding_benchmark
 from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.kinds.exercises.generation.decode import complete
+from lora_bench.kinds.exercises.generation.encode import CompletionCollator, encode_completions, encode_prompts
+from lora_bench.kinds.exercises.generation.steps import Draw, End, NoRepeat
 from lora_bench.methods import known_methods
 from lora_bench.models.loading import load_tokenizer
 from lora_bench.models.registry import find_model
 from lora_bench.records.spec import Decoding
 from lora_bench.tasks import Split
-from lora_bench.training.generation import CompletionCollator, encode_completions, encode_prompts
-from lora_bench.training.generation.decode import complete
-from lora_bench.training.generation.steps import Draw, End, NoRepeat
 from tests.project import GOOD, WORDS, write_tokenizer
 from tests.tiny import tiny_gpt2, tiny_gpt2_classifier
 

@@ -10,16 +10,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, Trainer, TrainingArguments
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.kinds.exercises.generation.decode import complete
+from lora_bench.kinds.exercises.generation.encode_pairs import (
+    PairCollator,
+    encode_sources,
+    encode_targets,
+    with_decoder_inputs,
+)
+from lora_bench.kinds.exercises.generation.likelihood import likelihoods
 from lora_bench.methods import known_methods
 from lora_bench.models.registry import find_model
 from lora_bench.records.budget import TARGETS, tokens_of
 from lora_bench.records.spec import Decoding
 from lora_bench.tasks import Split
 from lora_bench.training.distributed.ranks import BatchShares
-from lora_bench.training.generation import PairCollator, encode_sources, encode_targets
-from lora_bench.training.generation.decode import complete
-from lora_bench.training.generation.encode_pairs import with_decoder_inputs
-from lora_bench.training.generation.likelihood import likelihoods
 from lora_bench.training.measure.bare_step import TrainingStep
 from lora_bench.training.measure.flops import at_two_lengths, batch_flops_apart, step_flops
 from lora_bench.training.measure.step_bytes import predict_step, step_bytes

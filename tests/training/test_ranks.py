@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from lora_bench.errors import BadInput
+from lora_bench.kinds.exercises.generation.encode import CompletionCollator
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import RunFolder, read_records
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training import callbacks as loop
 from lora_bench.training.distributed import launch
 from lora_bench.training.distributed.ranks import BatchShares
-from lora_bench.training.generation import CompletionCollator
 from lora_bench.training.keyed_dropout import StepMasks, with_keyed_masks
 from lora_bench.training.run import run_job
 from tests.faults.failpoints import STARTUP

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lora_bench.execute.run_suite import run_suite
+from lora_bench.kinds.exercises.base_exercise import Replies
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import RunFolder
 from lora_bench.suite.load_suite import load_suite
@@ -21,7 +22,6 @@ from lora_bench.training import callbacks as loop
 from lora_bench.training import pipeline, scoring
 from lora_bench.training import process_cache as warm
 from lora_bench.training.checkpoint import latest_checkpoint
-from lora_bench.training.exercises import Replies
 from lora_bench.training.measure.counters import PeakMemory
 from lora_bench.training.run import run_job
 from lora_bench.training.scoring import keep_probabilities

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from lora_bench.documents import Document
+from lora_bench.kinds.exercises import exercise_class
+from lora_bench.kinds.exercises.base_exercise import Replies
+from lora_bench.kinds.exercises.thresholds import best_threshold, decided, labels_above
 from lora_bench.tasks import Split, TaskData, task_from_document
-from lora_bench.training.exercises import Replies
-from lora_bench.training.thresholds import best_threshold, decided, labels_above
 
 # Probabilities of two labels for four texts.
 SHARES = torch.tensor([[0.9, 0.1], [0.325, 0.315], [0.205, 0.305], [0.05, 0.05]])
@@ -62,4 +63,4 @@ def test_without_a_selection_split_it_is_a_half():
 @pytest.mark.parametrize("kind", ["classification", "generation"])
 def test_other_kinds_have_none(kind):
     answers = {"test": Replies([1, 0])}
-    assert decided(task(kind), data([0, 1, 0, 1]), answers) == (answers, None)
+    assert exercise_class(kind).decided(task(kind), data([0, 1, 0, 1]), answers) == (answers, None)

@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from lora_bench.kinds.exercises import labelling
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite
-from lora_bench.training import adapted_model, exercises, lessons, pipeline
+from lora_bench.training import adapted_model, lessons, pipeline
 from lora_bench.training import callbacks as loop
 from lora_bench.training import encoded_examples as run_examples
 from lora_bench.training import process_cache as warm
@@ -100,8 +101,8 @@ def test_a_run_over_shared_tokens_has_the_record_of_one_without(tmp_path, monkey
     suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]")
     path = write_project(tmp_path / "project", suite)
     encoded = []
-    encode = exercises.encode
-    monkeypatch.setattr(exercises, "encode", lambda split, *how: encoded.append(len(split.ids)) or encode(split, *how))
+    encode = labelling.encode
+    monkeypatch.setattr(labelling, "encode", lambda split, *how: encoded.append(len(split.ids)) or encode(split, *how))
 
     def record_of(runs):
         begun = warm.Warm()  # of a worker that has just begun

@@ -24,6 +24,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.families import family_of
+from lora_bench.kinds import known_kinds
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.safety import pickled_tensors
 from lora_bench.tuners.selected import PEFT_PREFIX
@@ -33,10 +34,9 @@ from lora_bench.util.regular_files import MIB, read_regular
 ADAPTER_CONFIG = "adapter_config.json"
 
 TASK_KINDS = {
-    "SEQ_CLS": "SequenceClassification",
-    "TOKEN_CLS": "TokenClassification",
-    "QUESTION_ANS": "QuestionAnswering",
-    "CAUSAL_LM": "CausalLM",
+    kind.model_names.task_type: kind.model_names.auto
+    for kind in known_kinds().values()
+    if kind.model_names.task_type is not None
 }
 """Part of the name of transformers' class, by PEFT's type of task."""
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from lora_bench.stats.items import Floats, Weighted
 
-Kind = Literal["classification", "regression", "generation", "tokens", "multilabel", "spans"]
-MetricKind = Literal[Kind, "likelihood"]
+MetricKind = Literal["classification", "regression", "generation", "tokens", "multilabel", "spans", "likelihood"]
+"""Form of the answers that a metric reads. A kind of task names those of its own: see `lora_bench.kinds`."""
 
 # What published tables print as a difference, of a metric that is a share or a correlation.
 HALF_A_POINT = 0.005
@@ -23,8 +23,8 @@ class Metric:
     Args:
         value: Function from predictions and references, at least one of each, to the value; None or NaN if it is undefined.
             Its docstring says in a line what it returns, and in which range.
-        kind: Kind of task that it scores. Predictions are class indexes, numbers, texts, lists of the words' labels or lists
-            of label indexes; references of a text are a list of texts. For "likelihood", of tasks that write texts, a
+        kind: Form of the answers that it reads. Predictions are class indexes, numbers, texts, lists of the words' labels or
+            lists of label indexes; references of a text are a list of texts. For "likelihood", of tasks that write texts, a
             prediction is the sum of the losses of the right text's tokens, in nats, and a reference their number.
         higher_is_better: Direction.
         takes_classes: True if `value` takes the number of `classes`. With two, it is then of the second class, so a task must

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_bench.kinds import known_kinds
 from lora_bench.metrics import find
 from lora_bench.metrics.multilabel_macro_f1 import weighted_macro_f1
 from lora_bench.metrics.support.label_arrays import are_label_sets, label_arrays
@@ -124,10 +125,11 @@ def _given(row: Row, setting: Setting, answers: AnswersOf) -> GivenAnswers | Non
     if not first or any(one.references != first or len(one.predictions) != len(first) for one in stored):
         return None
     classes = setting.spec.task.labels or ()
-    kind = (setting.spec.task.definition or {}).get("kind")
-    if kind == "tokens":
+    kind = known_kinds().get(str((setting.spec.task.definition or {}).get("kind")))
+    forms = kind.metric_kinds if kind is not None else ()
+    if "tokens" in forms:
         return _given_words(first, [one.predictions for one in stored], classes)
-    if kind == "multilabel":
+    if "multilabel" in forms:
         if len(classes) > MOST_CLASSES or not all(
             are_label_sets(one, len(classes)) for one in (first, *(run.predictions for run in stored))
         ):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lora_bench.metrics.support.kinds import WITH_CLASSES
+from lora_bench.kinds import find_kind
 from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Commands, Heading, TextList
@@ -116,7 +116,7 @@ def _groups(cells: Sequence[Probed]) -> list[list[Probed]]:
 
 
 def _group_name(spec: ProbeSpec) -> str:
-    kind = f"{spec.kind} into {spec.labels}" if spec.kind in WITH_CLASSES else spec.kind
+    kind = find_kind(spec.kind).shown(spec.labels)
     parts = [inert(spec.model.shown), kind, *_shape(spec)]
     if spec.attention is not None:
         parts.append(f"{spec.attention} attention")

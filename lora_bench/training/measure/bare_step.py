@@ -169,7 +169,7 @@ def step_speed(
     seconds = [clock.seconds(earlier, later) for earlier, later in itertools.pairwise(marks)]
     parts = [seconds[part::3] for part in range(3)]
     steps = [sum(parts) for parts in zip(*parts, strict=True)]
-    rows, length = step.batch["input_ids"].shape
+    rows, tokens = len(step.batch["input_ids"]), step.batch["input_ids"].numel()
     median = statistics.median(steps)
     return StepSpeed(
         batch_size=rows,
@@ -181,7 +181,7 @@ def step_speed(
         backward_seconds=statistics.median(parts[1]),
         optimizer_seconds=statistics.median(parts[2]),
         examples_per_second=rows * timed / sum(steps),
-        real_tokens_per_second=rows * length * timed / sum(steps),
+        real_tokens_per_second=tokens * timed / sum(steps),
         host_bound_share=_host_bound_share(step, median) if device.type == "cuda" else None,
     )
 

@@ -17,9 +17,8 @@ from importlib.metadata import version
 from typing import Any
 
 from lora_bench.errors import UnsupportedPair, first_line
+from lora_bench.kinds import KindName, find_kind
 from lora_bench.methods import Method
-from lora_bench.metrics import Kind
-from lora_bench.metrics.support.kinds import REAL_LABELS, label_shapes
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.budget import TARGETS, rows_of
@@ -142,7 +141,14 @@ def _parabola(points: Sequence[tuple[int, int]]) -> Callable[[int], Fraction]:
 
 
 def step_flops(
-    base_model: BaseModel, method: Method, *, kind: Kind, labels: int, rows: int, length: int, text: int | None = None
+    base_model: BaseModel,
+    method: Method,
+    *,
+    kind: KindName,
+    labels: int,
+    rows: int,
+    length: int,
+    text: int | None = None,
 ) -> int:
     """Return the FLOPs of the forward and backward passes of a batch, from its shape alone; cached.
 
@@ -175,21 +181,22 @@ def step_flops(
     return flops
 
 
-def _counted(base_model: BaseModel, method: Method, kind: Kind, labels: int, rows: int, length: int, text: int) -> int:
+def _counted(
+    base_model: BaseModel, method: Method, kind: KindName, labels: int, rows: int, length: int, text: int
+) -> int:
     from lora_bench.training.measure.step_bytes import predict_step
 
     # A fused kernel would hide its matrix products from the counter.
     model, head = load_model(base_model, kind=kind, labels=labels, attention="eager", on_meta=True)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = 0
-    shape = (rows, length)
     try:
         _, flops = predict_step(
             method.apply(model, head=head),
-            {"input_ids": shape, "attention_mask": shape, **label_shapes(kind, rows, text, labels)},
+            find_kind(kind).batch_shapes(rows, length, labels, text),
             "float32",
             fused_attention=False,
-            real=("labels",) if kind in REAL_LABELS else (),
+            real=find_kind(kind).real_labels,
         )
     except RuntimeError as error:
         reason = first_line(error)

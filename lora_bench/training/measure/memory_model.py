@@ -10,9 +10,8 @@ import re
 from importlib.metadata import version
 
 from lora_bench.errors import LoraBenchError, did_you_mean
+from lora_bench.kinds import KindName, find_kind
 from lora_bench.methods import Method
-from lora_bench.metrics import Kind
-from lora_bench.metrics.support.kinds import REAL_LABELS, label_shapes
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.probe_record import StepBytes
@@ -79,7 +78,7 @@ def predicted_step(
     base_model: BaseModel,
     method: Method,
     *,
-    kind: Kind,
+    kind: KindName,
     labels: int,
     batch_size: int,
     length: int,
@@ -118,14 +117,13 @@ def predicted_step(
     model, head = load_model(base_model, kind=kind, labels=labels, attention=attention, on_meta=True)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = 0
-    shape = (batch_size, length)
-    batch = {"input_ids": shape, "attention_mask": shape, **label_shapes(kind, batch_size, length, labels)}
+    batch = find_kind(kind).batch_shapes(batch_size, length, labels)
     found, _ = predict_step(
         method.apply(model, head=head),
         batch,
         precision,
         fused_attention=cuda and attention != "eager",
-        real=("labels",) if kind in REAL_LABELS else (),
+        real=find_kind(kind).real_labels,
     )
     keep(path, found.model_dump(mode="json"))
     return found

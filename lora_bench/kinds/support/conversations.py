@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from lora_bench.tasks.label_sets import as_json_list
+from lora_bench.kinds.support.label_sets import as_json_list
 
 Message = dict[str, Any]
 

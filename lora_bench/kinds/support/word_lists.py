@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_bench.errors import Fault
-from lora_bench.tasks.source_tables import Table
+from lora_bench.kinds.support.row_table import Table
 
 
 def listed(value: Any) -> list[Any] | None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lora_bench.kinds.exercises.generation.encode import NO_LOSS, Example
+from lora_bench.kinds.exercises.generation.encode_pairs import with_decoder_inputs
 from lora_bench.tasks.task_scores import Likelihood
-from lora_bench.training.generation.encode import NO_LOSS, Example
-from lora_bench.training.generation.encode_pairs import with_decoder_inputs
 from lora_bench.util.failpoints import reach
 from lora_bench.util.heartbeat import beat
 

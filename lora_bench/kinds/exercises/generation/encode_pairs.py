@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.records.budget import TARGETS
-from lora_bench.training.generation.encode import (
+from lora_bench.kinds.exercises.generation.encode import (
     NO_LOSS,
     CompletionCollator,
     end_of_text,
     inputs_of,
     references_of,
 )
+from lora_bench.records.budget import TARGETS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from lora_bench.errors import Fault, LoraBenchError
-from lora_bench.tasks.source_tables import Table
+from lora_bench.kinds.support.row_table import Table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from lora_bench.tasks.examples import Split
+    from lora_bench.kinds.support.row_values import Split
 
 Span = tuple[int, int]
 """First character of an answer in its text, and the one behind its last."""

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from lora_bench.errors import Fault
-from lora_bench.tasks.declaration import Task
-from lora_bench.tasks.source_tables import Table
+from lora_bench.kinds.support.declared import Declared
+from lora_bench.kinds.support.row_table import Table
 
 Labels = list[Any]
 
@@ -16,7 +16,7 @@ SEPARATORS = ("|", ";", ",", "\t", "/")
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
-def label_lists(task: Task, table: Table, faults: list[Fault]) -> list[Labels | None]:
+def label_lists(task: Declared, table: Table, faults: list[Fault]) -> list[Labels | None]:
     """Return the labels of each row as written, or None for a row without a value; note every fault of their columns.
 
     An empty list and an empty text say that a row has none of the labels.
@@ -137,7 +137,7 @@ def _width_of_vectors(found: Sequence[Labels | None], names: Sequence[str]) -> i
 
 
 def _of_vectors(
-    task: Task, table: Table, found: Sequence[Labels | None], width: int, faults: list[Fault]
+    task: Declared, table: Table, found: Sequence[Labels | None], width: int, faults: list[Fault]
 ) -> Iterator[Labels | None]:
     """Yield the labels whose place in a list has a 1, for each row."""
     names = task.labels or ()

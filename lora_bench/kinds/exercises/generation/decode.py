@@ -16,11 +16,11 @@ import torch
 from transformers import GenerationConfig, TemperatureLogitsWarper, TopPLogitsWarper
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.kinds.exercises.generation.beams import BeamSearch
+from lora_bench.kinds.exercises.generation.chat_format import Ending
+from lora_bench.kinds.exercises.generation.encode import Example
+from lora_bench.kinds.exercises.generation.steps import Draw, End, NoRepeat, Stop
 from lora_bench.records.spec import Decoding
-from lora_bench.training.generation.beams import BeamSearch
-from lora_bench.training.generation.chat import Ending
-from lora_bench.training.generation.encode import Example
-from lora_bench.training.generation.steps import Draw, End, NoRepeat, Stop
 from lora_bench.util.failpoints import reach
 from lora_bench.util.heartbeat import beat
 

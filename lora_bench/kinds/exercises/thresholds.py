@@ -20,7 +20,7 @@ from lora_bench.tasks import Task, TaskData
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lora_bench.training.exercises import Replies
+    from lora_bench.kinds.exercises.base_exercise import Replies
 
 USUAL = 0.5
 TRIED = tuple(number / 100 for number in range(1, 100))
@@ -32,16 +32,14 @@ def labels_above(logits: Tensor, threshold: float) -> list[list[int]]:
     return [np.flatnonzero(row).tolist() for row in _probabilities(logits) > threshold]
 
 
-def decided(task: Task, data: TaskData, answers: Mapping[str, Replies]) -> tuple[dict[str, Replies], float | None]:
-    """Return the answers to each split at the chosen threshold, and the threshold; as given and None for other kinds.
+def decided(task: Task, data: TaskData, answers: Mapping[str, Replies]) -> tuple[dict[str, Replies], float]:
+    """Return the answers to each split at the chosen threshold, and the threshold.
 
     Args:
         task: The task.
         data: Its examples.
         answers: Answers by split; those to the selection split choose the threshold, if they are among them.
     """
-    if task.kind != "multilabel":
-        return dict(answers), None
     threshold = USUAL
     if CHOSEN_ON in answers:
         logits, references = answers[CHOSEN_ON].logits, cast("Sequence[Sequence[int]]", data.splits[CHOSEN_ON].labels)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.tasks.examples import Split
+from lora_bench.kinds.support.row_values import Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,29 +1,26 @@
-"""The loss of one member of a pack, equal to the Trainer's loss on the model's outputs."""
+"""The losses of members of a pack, each equal to the Trainer's loss on the model's outputs."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from lora_bench.metrics import Kind
-from lora_bench.pack.stack import Loss
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Computes a member's loss from its logits and labels; rows or tokens labelled -100 (or NaN) do not count."""
 
 
-def loss_for(kind: Kind, label_smoothing: float = 0.0) -> Loss:
-    """Return the mean loss over rows or tokens that count.
+def cross_entropy(label_smoothing: float = 0.0, *, shifted: bool = False) -> Loss:
+    """Return the mean cross entropy over rows or tokens that count.
 
     Args:
-        kind: Cross entropy over the rows of a classifier, the labelled words of one of words, or the completion tokens of a
-            causal model; the squared error of a regressor; the binary cross entropy of each of several labels.
         label_smoothing: Share of the target's probability spread over all labels.
+        shifted: True if the label of a token is the next token.
     """
-    if kind == "regression":
-        return _squared_error
-    if kind == "multilabel":
-        return _binary_cross_entropy
 
-    def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-        if kind == "generation":
+    def mean(logits: Tensor, labels: Tensor) -> Tensor:
+        if shifted:
             # As in transformers: the loss of a language model is in float32, whatever the precision of the weights.
             logits, labels = logits[..., :-1, :].float(), labels[..., 1:]
         counts = labels >= 0
@@ -33,15 +30,17 @@ def loss_for(kind: Kind, label_smoothing: float = 0.0) -> Loss:
             missed = (1 - label_smoothing) * missed - label_smoothing * logs.mean(-1)
         return (missed * counts).sum() / counts.sum()
 
-    return cross_entropy
+    return mean
 
 
-def _squared_error(logits: Tensor, labels: Tensor) -> Tensor:
+def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean squared error over rows whose label is a number."""
     counts = ~labels.isnan()
     return ((_whole(logits).squeeze(-1) - labels.nan_to_num()) ** 2 * counts).sum() / counts.sum()
 
 
-def _binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean binary cross entropy over labels that are numbers."""
     counts = ~labels.isnan()
     missed = binary_cross_entropy_with_logits(_whole(logits), labels.nan_to_num(), reduction="none")
     return (missed * counts).sum() / counts.sum()

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.kinds.exercises.generation.encode import NO_LOSS, Example
+from lora_bench.kinds.support.conversations import ANSWERS, Message, messages_of
 from lora_bench.models.library_errors import in_a_sentence
-from lora_bench.tasks.conversations import ANSWERS, Message, messages_of
-from lora_bench.training.generation.encode import NO_LOSS, Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+from lora_bench.kinds.exercises.generation.steps import End, NoRepeat
 from lora_bench.records.spec import Decoding
-from lora_bench.training.generation.steps import End, NoRepeat
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""Chat: a model writes the answers of a conversation. Its model is that of generation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+from lora_bench.documents import Key
+from lora_bench.errors import Fault
+from lora_bench.kinds.generation import Generation
+from lora_bench.kinds.support.conversations import NoAnswer, conversation
+from lora_bench.kinds.support.declared import Declared
+from lora_bench.kinds.support.row_table import Table
+from lora_bench.kinds.support.row_values import Split, Texts
+
+
+class Chat(Generation):
+    """An answer is the last message of a conversation."""
+
+    exercise = "conversing"
+    usual_metric = "loss"
+    own_keys: ClassVar[Mapping[Key, str]] = {("chat_template",): "is only for chat; the kind is {kind}"}
+
+    @property
+    def model_kind(self) -> str:
+        """The kind of its model."""
+        return "generation"
+
+    def refusal(self, model_type: str, *, apart: bool, processes: int) -> str | None:
+        """Return why an encoder cannot read the messages apart."""
+        return f"a chat is one text, which {model_type} does not continue: use a causal model" if apart else None
+
+    def labelled(self, task: Declared, table: Table) -> list[int]:
+        """Return the rows whose conversation has an answer."""
+        if not {*task.text, task.label.column} <= table.columns.keys():
+            return super().labelled(task, table)
+        return [row for row, found in enumerate(_conversations(task, table)) if not isinstance(found, NoAnswer)]
+
+    def inputs(self, split: Split, *, apart: bool) -> Iterable[tuple[str, ...]] | None:
+        """Return None: a template makes its text."""
+        return None
+
+    def texts(self, task: Declared, table: Table, faults: list[Fault]) -> Texts:
+        """Return the messages before the answer of each row; note every fault of them."""
+        found = list(_conversations(task, table))
+        wrong: dict[str, list[int]] = {}
+        for row, one in enumerate(found):
+            if isinstance(one, ValueError):
+                wrong.setdefault(str(one), []).append(row)
+        named = " and ".join(dict.fromkeys((*task.text, task.label.column)))
+        for said, rows in wrong.items():
+            faults.append(table.rows_fault(f"has {said} in {named}", rows))
+        return [("",) if isinstance(one, ValueError) else (one[0],) for one in found]
+
+    def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:
+        """Return the answer of each row."""
+        return [("",) if isinstance(one, ValueError) else (one[1],) for one in _conversations(task, table)]
+
+
+def _conversations(task: Declared, table: Table) -> Iterator[tuple[str, str] | ValueError]:
+    """Return the input and the answer of each row of a chat, or what is wrong with it."""
+    columns = [table.columns[name] for name in dict.fromkeys((*task.text, task.label.column))]
+    for values in zip(*columns, strict=True):
+        try:
+            yield conversation(*values)
+        except ValueError as error:
+            yield error
+
+
+KIND = Chat()

@@ -1,0 +1,136 @@
+"""The interface of exercises: an exercise adapts a kind of task to a model, and turns its outputs into answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lora_bench.kinds.exercises.losses import Loss, cross_entropy
+from lora_bench.kinds.exercises.predicting import Example
+from lora_bench.kinds.support.task_kind import Shape
+from lora_bench.records.spec import PlannedSpec
+from lora_bench.tasks import Split, Task, TaskData
+from lora_bench.tasks.task_scores import Likelihood, encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Tokens of an example that is not cut.
+UNCUT = 10**9
+
+
+@dataclass(frozen=True)
+class Replies:
+    """A model's answers to questions.
+
+    Args:
+        answers: Answer to each question: a class index, a number, a text, the labels of its words, or a list of label indexes;
+            none if no metric reads texts.
+        logits: Of classification into one class or several labels, shape (questions, classes).
+        likelihoods: Of the right text of each question, if a metric reads them.
+    """
+
+    answers: list[Any]
+    logits: torch.Tensor | None = None
+    likelihoods: Sequence[Likelihood] = ()
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Models that answer together.
+
+    Args:
+        first: One of them.
+        logits: Computes the logits of all of them on a batch, shape (members, rows, ...).
+        rows: Rows of such a batch.
+        writer: Makes all of them one model that writes, whose rows have the weights of one or another.
+        written_rows: Greatest number of rows of a batch of it.
+        seeds: Seed of each.
+    """
+
+    first: nn.Module
+    logits: Callable[[Mapping[str, Tensor]], Tensor]
+    rows: int
+    writer: Callable[[], Any]
+    written_rows: Callable[[], int]
+    seeds: Sequence[int]
+
+
+class Exercise:
+    """Adapts a kind of task to a model.
+
+    Args:
+        collator: Class of the object that makes batches, given a tokenizer.
+        predicts_next: True if a label of a token is that of the token before it, as of a text to write.
+    """
+
+    collator: ClassVar[type[Any]]
+    predicts_next: ClassVar[bool] = True
+
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> None:
+        self._task, self._tokenizer, self._spec, self._seed = task, tokenizer, spec, seed
+        self.collate: Callable[[list[Example]], Mapping[str, Tensor]] = self.collator(tokenizer)
+
+    def lessons(self, split: Split) -> tuple[list[Example], float]:
+        """Return the training examples of a split, unpadded, and the share that was truncated."""
+        raise NotImplementedError
+
+    def questions(self, split: Split) -> tuple[list[Example], float]:
+        """Return the examples of a split to answer, and the share that was truncated."""
+        raise NotImplementedError
+
+    def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
+        """Return the model's answer to each question.
+
+        Raises:
+            Diverged: If the model's outputs are not finite.
+        """
+        raise NotImplementedError
+
+    def answers_of_each(self, pack: Pack, questions: Sequence[Example]) -> Sequence[Replies | None]:
+        """Return the answers of each member of a pack; None for one whose outputs are not finite. It weighs no right text."""
+        raise NotImplementedError
+
+    def units(self, lessons: Sequence[Example]) -> Sequence[Any]:
+        """Return the training examples as a budget counts them: each a row that a model reads, or the list of its rows."""
+        return lessons
+
+    def whole(self, split: Split, *, train: bool) -> list[Example]:
+        """Return examples before any is cut, for counts of their tokens."""
+        return encode(split, self._tokenizer, UNCUT)[0]
+
+    @classmethod
+    def check_tokenizer(cls, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse a tokenizer that cannot make examples of a task.
+
+        Raises:
+            LoraBenchError: With what it lacks.
+        """
+
+    @staticmethod
+    def loss(label_smoothing: float = 0.0) -> Loss:
+        """Return the loss of a member of a pack, equal to that of a run by itself.
+
+        Args:
+            label_smoothing: Share of the target's probability spread over all labels.
+        """
+        return cross_entropy(label_smoothing)
+
+    @staticmethod
+    def random_labels(input_ids: Tensor, shape: Shape, labels: int, drawn: torch.Generator) -> Tensor:
+        """Return labels of a random batch, of the given shape, to measure a step."""
+        return torch.randint(labels, shape, generator=drawn)
+
+    @staticmethod
+    def decided(task: Task, data: TaskData, answers: Mapping[str, Replies]) -> tuple[dict[str, Replies], float | None]:
+        """Return the answers to each split at a threshold chosen from them, and the threshold; as given and None without."""
+        return dict(answers), None
+
+    @staticmethod
+    def probabilities(logits: Tensor) -> Tensor:
+        """Return the probability of each class, shape (questions, classes)."""
+        return logits.softmax(-1)

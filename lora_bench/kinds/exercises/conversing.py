@@ -1,0 +1,42 @@
+"""Chat: an answer is the last message of a conversation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_bench.kinds.exercises.generation.chat_format import (
+    ChatFormat,
+    Ending,
+    encode_conversations,
+    encode_openings,
+)
+from lora_bench.kinds.exercises.predicting import Example
+from lora_bench.kinds.exercises.writing import Writing
+from lora_bench.tasks import Split, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Conversing(Writing):
+    """Writes the answers of a conversation, in the form of a chat template."""
+
+    def texts(self, split: Split, longest: int) -> tuple[list[Example], float]:
+        """Return whole conversations."""
+        return encode_conversations(split, self._tokenizer, longest, self._task.chat_template)
+
+    def inputs(self, split: Split, longest: int, new: int) -> tuple[list[Example], float]:
+        """Return conversations up to their last answer."""
+        return encode_openings(split, self._tokenizer, longest, new, self._task.chat_template)
+
+    @classmethod
+    def check_tokenizer(cls, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse a tokenizer without a chat template, if the task has none, or with one that cannot be read."""
+        ChatFormat(tokenizer, task.chat_template)
+
+    def _ending(self) -> Ending | None:
+        """Return the end of an answer in the template."""
+        return ChatFormat(self._tokenizer, self._task.chat_template).ending
+
+
+EXERCISE = Conversing

@@ -1,0 +1,165 @@
+"""Generation: an answer is a text that a model writes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lora_bench.errors import Diverged
+from lora_bench.kinds.exercises.base_exercise import UNCUT, Exercise, Pack, Replies
+from lora_bench.kinds.exercises.generation.chat_format import Ending
+from lora_bench.kinds.exercises.generation.encode import (
+    NO_LOSS,
+    CompletionCollator,
+    encode_completions,
+    encode_prompts,
+)
+from lora_bench.kinds.exercises.generation.encode_pairs import PairCollator, encode_sources, encode_targets
+from lora_bench.kinds.exercises.losses import Loss, cross_entropy
+from lora_bench.kinds.exercises.predicting import Example, autocast, quiet
+from lora_bench.kinds.support.task_kind import Shape
+from lora_bench.models.loading import reads_apart
+from lora_bench.records.budget import TARGETS
+from lora_bench.records.spec import Decoding, PlannedSpec
+from lora_bench.tasks import Split, Task
+from lora_bench.tasks.task_scores import Likelihood
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+# Place among the questions of what a text is right for; a prompt has none.
+ITEM = "item"
+
+
+class Writing(Exercise):
+    """Writes a text for each input: a causal model continues it, or a decoder answers an encoder.
+
+    Questions are prompts, if a metric reads texts, and then right texts, if one reads how likely these are.
+    """
+
+    collator = CompletionCollator
+
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> None:
+        super().__init__(task, tokenizer, spec, seed)
+        self.apart = reads_apart(spec.model.model_type)
+        if self.apart:
+            self.collate = PairCollator(tokenizer)
+
+    def lessons(self, split: Split) -> tuple[list[Example], float]:
+        """Return input and completion, with a loss on the completion."""
+        return self.texts(split, self._spec.training.max_length)
+
+    def questions(self, split: Split) -> tuple[list[Example], float]:
+        """Return the inputs to continue, and the texts to weigh."""
+        prompts: list[Example] = []
+        cut = 0.0
+        longest = self._spec.training.max_length
+        if self._spec.decoding is not None:
+            new = self._spec.decoding.max_new_tokens
+            prompts, cut = self.inputs(split, longest, new)
+        if not self._task.weighs:
+            return prompts, cut
+        labels: list[Any] = list(split.labels)
+        pairs = [(item, text) for item, texts in enumerate(labels) for text in texts]
+        items = [item for item, _ in pairs]
+        references: list[tuple[str, ...]] = [(text,) for _, text in pairs]
+        each = Split([split.ids[item] for item in items], [split.texts[item] for item in items], references)
+        right, cut_right = self.texts(each, longest)
+
+        def nothing(prompt: Example) -> Example:
+            return {TARGETS: ()} if self.apart else {"labels": [NO_LOSS] * len(prompt["input_ids"])}
+
+        unweighed = [{**prompt, **nothing(prompt), ITEM: -1} for prompt in prompts]
+        weighed = [{**example, ITEM: item} for item, example in zip(items, right, strict=True)]
+        return [*unweighed, *weighed], max(cut, cut_right)
+
+    def texts(self, split: Split, longest: int) -> tuple[list[Example], float]:
+        """Return inputs with the texts to write for them, of so many tokens at most, and the share that was truncated."""
+        encode = encode_targets if self.apart else encode_completions
+        return encode(split, self._tokenizer, longest)
+
+    def inputs(self, split: Split, longest: int, new: int) -> tuple[list[Example], float]:
+        """Return inputs that leave room for so many new tokens, and the share that was truncated."""
+        if self.apart:
+            return encode_sources(split, self._tokenizer, longest)
+        return encode_prompts(split, self._tokenizer, longest, new)
+
+    def whole(self, split: Split, *, train: bool) -> list[Example]:
+        """Return inputs before any is cut, with the texts to write for them where a model reads these."""
+        if train or not self._task.completes:
+            return self.texts(split, UNCUT)[0]
+        return self.inputs(split, UNCUT, 0)[0]
+
+    @staticmethod
+    def loss(label_smoothing: float = 0.0) -> Loss:
+        """Return the cross entropy of each token of a text, given those before it."""
+        return cross_entropy(label_smoothing, shifted=True)
+
+    @staticmethod
+    def random_labels(input_ids: Tensor, shape: Shape, labels: int, drawn: torch.Generator) -> Tensor:
+        """Return the tokens themselves."""
+        return input_ids
+
+    def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
+        """Return the text that the model writes for each input, and how likely the right ones are.
+
+        Raises:
+            Diverged: If a likelihood is not finite.
+        """
+        from lora_bench.kinds.exercises.generation.decode import complete
+
+        prompts = [one for one in questions if one.get(ITEM, -1) < 0]
+        texts: list[str] = []
+        if prompts:
+            with self._writing(model) as decoding:
+                texts = complete(model, prompts, self._tokenizer, decoding, self._seed, ending=self._ending())
+        return Replies(texts, likelihoods=self._weighed(model, questions[len(prompts) :]))
+
+    def _weighed(self, model: nn.Module, right: Sequence[Example]) -> list[Likelihood]:
+        """Return how likely the right texts of each item are."""
+        from lora_bench.kinds.exercises.generation.likelihood import likelihoods
+
+        if not right:
+            return []
+        recipe = self._spec.training
+        rows = max(1, recipe.batch_size // (recipe.accumulation * recipe.processes))  # as many as a step has in memory
+        with quiet(), autocast(model, self._spec):
+            found = likelihoods(model, right, self.collate, batch_rows=rows)
+        of_items: dict[int, Likelihood] = {}
+        for row, one in zip(right, found, strict=True):
+            if not math.isfinite(one.nats):
+                raise Diverged("the trained model's outputs are not finite")
+            before = of_items.get(row[ITEM], Likelihood(0.0, 0))
+            of_items[row[ITEM]] = Likelihood(round(before.nats + one.nats, 6), before.tokens + one.tokens)
+        return [of_items[item] for item in sorted(of_items)]
+
+    def _ending(self) -> Ending | None:
+        """Return the end of an answer; None for the tokenizer's own."""
+        return None
+
+    def answers_of_each(self, pack: Pack, questions: Sequence[Example]) -> Sequence[Replies | None]:
+        """Return the texts of each member of a pack; see `complete_each`."""
+        from lora_bench.kinds.exercises.generation.decode import complete_each
+
+        model, rows = pack.writer(), pack.written_rows()
+        with self._writing(model) as decoding:
+            each = complete_each(
+                model, questions, self._tokenizer, decoding, pack.seeds, batch_rows=rows, ending=self._ending()
+            )
+        return [Replies(list(texts)) for texts in each]
+
+    @contextlib.contextmanager
+    def _writing(self, model: nn.Module) -> Iterator[Decoding]:
+        """Prepare the model for writing in this block; yield the decoding."""
+        assert self._spec.decoding is not None
+        with quiet(), torch.no_grad(), autocast(model, self._spec):
+            yield self._spec.decoding
+
+
+EXERCISE = Writing

@@ -1,0 +1,80 @@
+"""Several labels a text: each row has some of the labels, or none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, ClassVar
+
+from lora_bench.documents import Key
+from lora_bench.errors import Fault
+from lora_bench.kinds.support.declared import Declared
+from lora_bench.kinds.support.label_sets import label_lists
+from lora_bench.kinds.support.row_table import Table
+from lora_bench.kinds.support.row_values import LEAVE_OUT, Split, Texts, label_text
+from lora_bench.kinds.support.with_classes import WithClasses, most_frequent
+
+_ONLY = "is only for several labels a row, `kind: multilabel`; the kind is {kind}"
+
+
+class Multilabel(WithClasses):
+    """An answer is the list of the indexes of its labels, rising."""
+
+    exercise = "marking"
+    metric_kinds = ("multilabel",)
+    usual_metric = "multilabel_micro_f1"
+    class_noun = "label"
+    reads_one_token = True
+    smooths = False
+    label_axes = ("rows", "labels")
+    takes_threshold = True
+    real_labels = ("labels",)
+    problem_type = "multi_label_classification"
+    own_keys: ClassVar[Mapping[Key, str]] = {("label", "separator"): _ONLY, ("label", "columns"): _ONLY}
+
+    def each(self, labels: Iterable[Any]) -> Iterable[Any]:
+        """Return every label of every example."""
+        return chain.from_iterable(labels)
+
+    def faults_of_labels(self, task: Declared) -> Iterator[tuple[Key, str]]:
+        """Return the faults of a task's labels and of the columns that have them."""
+        label = task.label
+        yield from super().faults_of_labels(task)
+        if label.rule is not None:
+            yield ("label", "rule"), "makes one class of a number, but the kind is multilabel"
+        if not label.columns:
+            return
+        if len(set(label.columns)) < max(2, len(label.columns)):
+            yield ("label", "columns"), f"must be at least two different columns, got {list(label.columns)}"
+        for key in ("column", "separator"):
+            if getattr(label, key):
+                yield ("label", key), "must go: `columns` has the labels"
+        for key in ("labels", "label_names"):
+            if getattr(task, key):
+                yield (key,), "must go: the columns name the labels, in their order"
+
+    def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:
+        """Return the labels of each row, sorted and each once; note every fault of their columns."""
+        names = table.class_names.get(task.label.column)
+        found: list[tuple[str, ...]] = []
+        without: list[int] = []
+        for row, labels in enumerate(label_lists(task, table, faults)):
+            said = [None] if labels is None else [label_text(label, names) for label in labels]
+            if None in said:
+                without.append(row)
+            found.append(tuple(sorted({task.label_names.get(label, label) for label in said if label is not None})))
+        if without:
+            shown = ", ".join(task.label.columns) or task.label.column
+            faults.append(table.rows_fault(f"has no label in column {shown!r}", without, LEAVE_OUT))
+        return found
+
+    def numbered(self, labels: Sequence[Any], classes: Sequence[str]) -> list[Any]:
+        """Return the indexes of each example's labels, rising."""
+        return [tuple(sorted(super(Multilabel, self).numbered(own, classes))) for own in labels]
+
+    def constant(self, train: Split, split: Split) -> Sequence[Any] | None:
+        """Return the one most frequent label of training for each example."""
+        return [[most_frequent(train)]] * len(split.ids)
+
+
+KIND = Multilabel()

@@ -1,0 +1,137 @@
+"""Examples of rows, and readers of a row's values that several kinds of task use.
+
+Labels are compared as text, so that 1, "1" and a column of integers mean the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from lora_bench.errors import Fault
+from lora_bench.kinds.support.row_table import Table
+
+SHOWN_VALUES, SHOWN_CHARACTERS = 3, 40
+LEAVE_OUT = "; `unlabelled_rows: leave_out` leaves such rows out, and counts them"
+
+Texts = list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows that make an example: index, id, text, label as written, value that decides the split, and subset."""
+
+    rows: list[int]
+    ids: list[str]
+    texts: Texts
+    labels: list[Any]
+    groups: list[str]
+    subsets: list[str | None]
+
+    def where(self, keep: Sequence[bool]) -> Examples:
+        """Return the examples that are kept, in their order."""
+        return self.at([index for index, kept in enumerate(keep) if kept])
+
+    def at(self, places: Sequence[int]) -> Examples:
+        """Return the examples at these indexes, in this order."""
+        lists = {own.name: getattr(self, own.name) for own in fields(self)}
+        return Examples(**{name: [items[place] for place in places] for name, items in lists.items()})
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of one split, each at the same index of every list.
+
+    Args:
+        ids: Ids by which runs are paired, unique within the split.
+        texts: Texts of an example, as its kind of task makes them: one, two for a pair, or its words.
+        labels: Labels as the kind numbers them, such as class indexes, numbers, or the texts to write.
+        subsets: Indexes of the examples of each subset that is scored apart too, by its name.
+    """
+
+    ids: list[str]
+    texts: Texts
+    labels: list[int] | list[float] | list[tuple[Any, ...]]
+    subsets: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def each_label(self) -> Iterator[Any]:
+        """Every label of every example: several of an example that has several."""
+        for label in self.labels:
+            yield from label if isinstance(label, tuple) else (label,)
+
+
+def has_label(value: Any, class_names: list[str] | None = None) -> bool:
+    """Return False for a gap: nothing, blanks, or a list of nothing else."""
+    if isinstance(value, list | tuple):
+        return any(has_label(one, class_names) for one in value)
+    return isinstance(value, dict) or label_text(value, class_names) is not None
+
+
+def label_text(value: Any, class_names: list[str] | None) -> str | None:
+    """Return a label as text, or None if there is none; JSON as Python writes it has NaN for a gap."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if class_names is not None and isinstance(value, int):
+        # The hub marks rows whose label is kept secret by -1.
+        return class_names[value] if 0 <= value < len(class_names) else None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of integers that has a gap somewhere is read as one of floats
+    return str(value).strip() or None
+
+
+def number_of(value: str | None) -> float | None:
+    """Return the finite number that a text stands for, or None."""
+    try:
+        number = float(value) if value is not None else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def numbers_of(table: Table, column: str, values: Sequence[str | None], faults: list[Fault]) -> list[float | None]:
+    """Return labels as numbers; note every row whose label is none."""
+    numbers = [number_of(value) for value in values]
+    wrong = [row for row, number in enumerate(numbers) if number is None and values[row] is not None]
+    if wrong:
+        shown = ", ".join(_shown(str(values[row])) for row in wrong[:SHOWN_VALUES])
+        faults.append(table.rows_fault(f"has labels in column {column!r} that are no number ({shown})", wrong))
+    return numbers
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}…")
+
+
+def faults_of_text(table: Table, name: str, *, keep_empty: bool = False) -> Iterator[Fault]:
+    """Return a fault for the rows of a column whose value is no text, and for those without one."""
+    column = table.columns[name]
+    wrong = [row for row, value in enumerate(column) if value is not None and not isinstance(value, str)]
+    if wrong:
+        value = column[wrong[0]]
+        message = f"has values in column {name!r} that are no text but {type(value).__name__}"
+        yield table.rows_fault(message, wrong, _as_text(name, value))
+    strict = table.own and not keep_empty
+    # Rows of a published data set without a text are part of it, and a user could not mend them.
+    without = [row for row, value in enumerate(column) if value is None or (strict and not str(value).strip())]
+    if without:
+        yield table.rows_fault(f"has no text in column {name!r}", without)
+
+
+def _as_text(name: str, value: Any) -> str:
+    """Return a hint how a value that is no text can be read."""
+    if isinstance(value, dict):
+        inner = next((key for key, one in value.items() if isinstance(one, str)), None)
+        return "" if inner is None else f"; `text: {name}.{inner}` reads the text inside"
+    if isinstance(value, list):
+        return "; join each list to one text in the file, such as 'first second' for ['first', 'second']"
+    return ""
+
+
+def normal(text: tuple[str, ...]) -> str:
+    """Return a text without case and extra spaces: two texts are the same to a reader if these are equal."""
+    return "\x1f".join(" ".join(part.split()).casefold() for part in text)

@@ -1,0 +1,84 @@
+"""Labels of words, such as the tags of named entities: each word of a text has one label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+from lora_bench.documents import Key
+from lora_bench.errors import Fault
+from lora_bench.kinds.support.declared import Declared
+from lora_bench.kinds.support.row_table import Table
+from lora_bench.kinds.support.row_values import LEAVE_OUT, Split, Texts, label_text
+from lora_bench.kinds.support.task_kind import ModelNames
+from lora_bench.kinds.support.with_classes import WithClasses, most_frequent
+from lora_bench.kinds.support.word_lists import listed, words_of
+
+
+class Tokens(WithClasses):
+    """An answer is the list of the names of its words' labels."""
+
+    model_names = ModelNames("TokenClassification", "TOKEN_CLS", "token-classification")
+    exercise = "word_labelling"
+    metric_kinds = ("tokens",)
+    usual_metric = "seqeval_f1"
+    in_few_families = True
+    label_axes = ("rows", "length")
+
+    def each(self, labels: Iterable[Any]) -> Iterable[Any]:
+        """Return the label of every word."""
+        return chain.from_iterable(labels)
+
+    def faults_of_text(self, task: Declared) -> Iterator[tuple[Key, str]]:
+        """Return a fault if the words are not in one column."""
+        if len(task.text) != 1:
+            yield ("text",), f"must be one column for {self.name}, got {len(task.text)}"
+
+    def texts(self, task: Declared, table: Table, faults: list[Fault]) -> Texts:
+        """Return the words of each row."""
+        return words_of(table, task.text[0], faults)
+
+    def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:
+        """Return the labels of the words of each row; note every row without one label for each word."""
+        column = task.label.column
+        names = table.class_names.get(column)
+        found: list[tuple[str | None, ...]] = []
+        no_list, uneven, without = [], [], []
+        for row, value in enumerate(table.columns[column]):
+            given = listed(value)
+            tags = tuple(label_text(one, names) if not isinstance(one, list | dict) else None for one in given or ())
+            tags = tuple(task.label_names.get(tag, tag) if tag is not None else None for tag in tags)
+            if given is None:
+                no_list.append(row)
+            elif texts[row] and len(tags) != len(texts[row]):
+                uneven.append(row)
+            elif None in tags:
+                without.append(row)
+            found.append(tags)
+        if no_list:
+            faults.append(table.rows_fault(f"has no list of labels in column {column!r}", no_list, LEAVE_OUT))
+        if uneven:
+            first = uneven[0]
+            pair = f"{len(found[first])} in column {column!r} for {len(texts[first])} in column {task.text[0]!r}"
+            hint = "; give one label for each word: two lists, or two texts separated by spaces"
+            faults.append(table.rows_fault(f"has other numbers of labels than of words, such as {pair},", uneven, hint))
+        if without:
+            faults.append(table.rows_fault(f"has words without a label in column {column!r}", without))
+        return found
+
+    def inputs(self, split: Split, *, apart: bool) -> Iterable[tuple[str, ...]] | None:
+        """Return the words of each example as a text."""
+        return ((" ".join(words),) for words in split.texts)
+
+    def numbered(self, labels: Sequence[Any], classes: Sequence[str]) -> list[Any]:
+        """Return the names of the labels of each example's words."""
+        return list(labels)
+
+    def constant(self, train: Split, split: Split) -> Sequence[Any] | None:
+        """Return the most frequent label of training for each word."""
+        most, right = most_frequent(train), list[Any](split.labels)
+        return [[most] * len(each) for each in right]
+
+
+KIND = Tokens()
