@@ -18,7 +18,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.families import family_of
-from lora_bench.kinds import kind_of_class
 
 LAYERS, VOCABULARY, STEPS = 2, 128, 3
 
@@ -118,6 +117,9 @@ def _batch(model: nn.Module, lengths: tuple[int, ...]) -> dict[str, Tensor]:
             ids[row, length - 1] = config.eos_token_id  # where T5's head reads
     batch = {"input_ids": ids, "attention_mask": (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()}
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    # Here, so that importing the tuners loads nothing but PEFT.
+    from lora_bench.kinds import kind_of_class
+
     if (kind := kind_of_class(type(base).__name__)) is not None:
         shape = kind.batch_shapes(len(lengths), max(lengths), labels=1)["input_ids"]
         batch = {name: tensor.reshape(shape) for name, tensor in batch.items()}

@@ -271,7 +271,7 @@ def test_members_that_are_evaluated_one_by_one_say_so_once(tmp_path, monkeypatch
     def fail(*_):
         raise RuntimeError("no rule for this\nand more")
 
-    monkeypatch.setattr(asking, "predict_in_order", fail)
+    monkeypatch.setattr(asking, "Pack", fail)
     suite = SUITE.replace("  - bottleneck_adapter\n  - prefix_tuning\n  - bitfit\n  - full\n", "")
     heard = Heard()
     records = records_of(write_project(tmp_path / "project", suite), tmp_path / "runs", workers=0, display=heard)
@@ -486,7 +486,7 @@ def test_members_that_are_done_at_once_are_asked_together(tmp_path, monkeypatch)
     records = records_of(path, tmp_path / "runs", workers=0)
     assert sorted(asked) == [(2, 2), (2, 2), (2, 2), (4, 4)]
     # Where that fails each is asked by itself, with the same answers.
-    monkeypatch.setattr(asking, "predict_in_order", lambda *given: 1 / 0)
+    monkeypatch.setattr(asking, "Pack", lambda *given: 1 / 0)
     again = records_of(path, tmp_path / "again", workers=0)
     assert {run_id: record.predictions for run_id, record in again.items()} == {
         run_id: record.predictions for run_id, record in records.items()
@@ -524,7 +524,7 @@ def test_members_are_asked_together_on_the_selection_split_too(tmp_path, monkeyp
         ]
         assert record.scores == same.scores and record.weights.step == same.weights.step
     # Where that fails each is asked by itself.
-    monkeypatch.setattr(asking, "predict_in_order", lambda *given: 1 / 0)
+    monkeypatch.setattr(asking, "Pack", lambda *given: 1 / 0)
     apart = records_of(path, tmp_path / "apart", workers=0)
     assert {run_id: (record.scores, record.curve) for run_id, record in apart.items()} == {
         run_id: (record.scores, record.curve) for run_id, record in packed.items()

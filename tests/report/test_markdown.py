@@ -59,7 +59,7 @@ def test_the_title_the_answer_and_what_was_run():
     assert "4 methods (`bottleneck_adapter`, `lora` and `prefix_tuning`, with `full` exempt" in card
     assert "Of 24 runs, 21 ended `ok`, 1 `diverged` and 2 `unsupported`." in card
     assert "No verdicts are drawn" not in page
-    assert "With 1 to 2 seeds a method these verdicts are exploratory" in page
+    assert "Strength: **undecided** (1 to 2 seeds, " in page
 
 
 def test_scores_say_that_verdicts_decided_how_many_seeds_there_are():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fuzz import run
 from fuzz.targets import TARGETS, good_config, harmless
 from lora_bench.documents import read_yaml
+from lora_bench.report.blocks import to_markdown
 from tests.probe.records import probe_record
 from tests.probe.suites import SUITE as PROBES
 from tests.project import SUITE
@@ -215,7 +216,8 @@ MARKS = st.sampled_from("<>&'\"`*_~#|[](){}!\\/$%@:;.,-+=^? \n\t\r\x1b\x9b\0\u20
 def test_no_text_of_a_record_changes_the_structure_of_a_report(text):
     if not text.strip():
         return
-    for name, (markdown, _) in pages.__wrapped__(text).items():
+    for name, blocks in pages.__wrapped__(text).items():
+        markdown = to_markdown(blocks)
         # Rows are sorted by their names, so what a setting has may stand elsewhere; but it is of the same kinds.
         (counts, html), (expected, expected_html) = structure(markdown), inert(name)[0]
         assert set(counts) <= set(expected) and set(html) <= set(expected_html)
