@@ -17,7 +17,18 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_bench.report.blocks import Block, Commands, Figure, Fold, Heading, Lead, SectionAnswer, TextList, TextTable
+from lora_bench.report.blocks import (
+    Block,
+    Commands,
+    Figure,
+    Fold,
+    Heading,
+    Lead,
+    SectionAnswer,
+    TextList,
+    TextTable,
+    anchor,
+)
 from lora_bench.report.figures.embed import data_address
 from lora_bench.report.text import plain
 
@@ -187,7 +198,7 @@ class _Page:
 
     def _heading(self, heading: Heading) -> str:
         words = _words(self._inline, heading.text)
-        slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:60] or "section"
+        slug = re.sub(r"[^a-z0-9]+", "-", anchor(words)).strip("-")[:60] or "section"
         taken = {named.identifier for named in self.headings}
         numbered = (slug if number == 1 else f"{slug}-{number}" for number in itertools.count(1))
         identifier = next(name for name in numbered if name not in taken)
