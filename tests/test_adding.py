@@ -402,6 +402,7 @@ budget: {train_examples: 48}
 """
 
 
+@pytest.mark.slow
 def test_a_metric(copy_of_package, tmp_path):
     put(copy_of_package, "lora_bench/metrics/balanced_accuracy.py", METRIC)
     put(copy_of_package, "tests/metrics/test_balanced_accuracy.py", METRIC_TEST)
@@ -433,6 +434,7 @@ budget: {train_examples: 48}
 KINDS = "from lora_bench.kinds import known_kinds; print(*known_kinds())"
 
 
+@pytest.mark.slow
 def test_a_kind_of_task(copy_of_package, tmp_path):
     """Without its files no other module knows multiple choice, and with them it is learned."""
     files = {file.replace("EXERCISE", "choosing") for file in steps("a kind of task", "multiple_choice")}

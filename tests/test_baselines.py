@@ -110,6 +110,7 @@ def reports():
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*BASELINES, *PROBED])
 def test_the_pages_of_the_report_are_what_the_records_render_to(reports, name):
     # Figures depend on the version of matplotlib; the tox environment `reports` pins it and compares them too.

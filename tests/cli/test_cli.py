@@ -269,6 +269,7 @@ class Incomplete(Strict):
 """
 
 
+@pytest.mark.slow
 def test_a_plug_in_that_lacks_what_a_method_needs_is_named_and_breaks_no_list_and_no_plan(tmp_path):
     """It once broke `list methods` and every plan with a traceback."""
     write_project(tmp_path)

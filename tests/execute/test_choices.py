@@ -293,6 +293,7 @@ def rounds(seed, path, runs, command):
     raise AssertionError("it was never done")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["trials", "starts", "seeds", *(pytest.param(name, marks=pytest.mark.slow) for name in ("extended", "halving"))],

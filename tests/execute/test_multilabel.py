@@ -102,6 +102,7 @@ def write_word_tokenizer(folder, texts, size=100):
     ).save_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_a_suite_on_the_facts_of_e2e_from_run_to_report(tmp_path, monkeypatch, capsys):
     rows = e2e_rows()
     suite = SUITE.replace("train_examples: 48", "train_examples: 3_840").replace("max_length: 24", "max_length: 40")

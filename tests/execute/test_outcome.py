@@ -90,6 +90,7 @@ def test_an_outcome_without_records_says_so(tmp_path):
     assert empty.winner is None and empty.answer in empty._repr_html_() and len(empty.frame) == 0
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_progress_in_one_output_and_then_the_card(project, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
     code = (

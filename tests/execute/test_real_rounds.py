@@ -138,6 +138,7 @@ def test_two_workers_come_to_the_same(path, alone, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_packs_come_to_the_same_and_each_round_has_packs_of_its_own(path, alone, tmp_path):
     said = Said()
     run_suite(load_suite(path), runs=tmp_path, workers=0, display=said)

@@ -167,9 +167,8 @@ def test_a_worker_that_is_killed_costs_its_run_alone(tmp_path):
     assert {record.status for record in read_records(tmp_path / "runs" / "tickets")} == {"ok"}
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_checkpoint_and_no_process(tmp_path, number, code):
     write_project(tmp_path, LONG)
     process = start(tmp_path, "--workers", "2")

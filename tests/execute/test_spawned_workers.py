@@ -34,6 +34,7 @@ def starts_cuda(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(STARTS_CUDA), str(Path(__file__).parents[2])]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("starts_cuda")
 def test_workers_do_their_own_imports_and_the_user_is_told(tmp_path):
     heard = Heard()

@@ -11,6 +11,7 @@ from benchmarks import kills
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for as Linux shows them")
 
 
+@pytest.mark.slow
 def test_a_round_of_kills_changes_no_choice(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
     limits = {"rounds": 1, "kills": math.inf, "minutes": math.inf}

@@ -33,6 +33,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends_at", [2, 0])
 def test_a_second_signal_reaches_the_child_and_leaves_nothing_of_it(tmp_path, monkeypatch, ends_at):
     monkeypatch.setattr(rerun, "INSIST_SECONDS", 5.0 if ends_at == 0 else 600.0)

@@ -1,5 +1,7 @@
 """Nights of a suite with several labels a text are judged: an unchanged one passes, and a lost score is a regression."""
 
+import pytest
+
 from lora_bench.cli import main
 from lora_bench.gate import read_nights
 from tests.execute.test_multilabel import SUITE, write
@@ -7,6 +9,7 @@ from tests.execute.test_multilabel import SUITE, write
 NIGHTS = 8
 
 
+@pytest.mark.slow
 def test_nights_of_a_multilabel_suite_are_judged(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
     suite = SUITE.replace("[0, 1]", "[0, 1, 2]").replace("keep_weights: last\n", "")

@@ -228,6 +228,7 @@ def test_worker_ranks_are_refused_in_words(tmp_path):
     assert "multiple_choice needs those of an example in one: use processes: 1" in cell.fit.reason
 
 
+@pytest.mark.slow
 def test_a_probe_measures_a_step_of_endings(tmp_path):
     suite = only("lora").replace("targets: [all], ", "").replace("keep_weights: last\n", "")
     path = write_project(tmp_path / "project", suite + "probe: {latency: [[1, 8]], seconds: 0.1, processes: 1}\n")

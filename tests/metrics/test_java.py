@@ -41,6 +41,7 @@ def test_cider_of_one_input_is_undefined():
     assert value("cider", ["red", "blue"], [["."], ["!"]]) is None
 
 
+@pytest.mark.slow
 @needs_java
 def test_meteor_is_one_for_the_same_and_zero_for_nothing_in_common():
     assert value("meteor", ["The green cats sang."], [["unlike", "the green cats sang"]]) == pytest.approx(1)

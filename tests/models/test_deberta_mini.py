@@ -59,6 +59,7 @@ def test_without_the_relative_terms_words_are_a_bag_and_with_them_they_are_not(m
     assert (states(model, ids[:, order]) - whole).abs().mean() > 0.5 * whole.abs().mean()
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_masked_words_of_newspapers_that_it_never_saw_are_harder_to_tell_without_the_relative_terms(model):
     masked_words = MaskedWords(model)

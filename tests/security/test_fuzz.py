@@ -208,6 +208,7 @@ def test_what_was_found_is_refused_now(originals, name, outer, key):
 MARKS = st.sampled_from("<>&'\"`*_~#|[](){}!\\/$%@:;.,-+=^? \n\t\r\x1b\x9b\0\u202e\u200b1aA")
 
 
+@pytest.mark.slow
 @settings(fuzzed, max_examples=max(5, EXAMPLES // 12))
 @given(
     st.text(MARKS, min_size=1, max_size=60)

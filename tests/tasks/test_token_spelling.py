@@ -41,6 +41,7 @@ def test_the_papers_files_are_met(raw, papers, count, other):
     assert sum(mine != their for mine, their in zip(ours, theirs, strict=True)) == other
 
 
+@pytest.mark.slow
 def test_the_task_of_the_papers_differs_from_e2e_in_its_texts_alone():
     raw, papers = load_task("e2e"), load_task("e2e_tokens")
     folder = find_folder(papers, shared("data"))

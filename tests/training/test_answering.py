@@ -175,6 +175,7 @@ def test_a_long_text_is_read_to_its_end(tmp_path):
     assert max(right) > 100  # beyond the first window of some 19 words
 
 
+@pytest.mark.slow
 def test_runs_are_done_alone_and_have_budgets_and_flops(tmp_path):
     suite = SUITE.replace("train_examples: 480", "train_flops: 2e8").replace("[0, 1]", "[0]")
     suite = suite.replace("budget: {", "budget: {adapter_parameters: 1_000, tolerance: 0.5, ")

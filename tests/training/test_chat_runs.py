@@ -129,6 +129,7 @@ def test_packed_runs_have_the_scores_of_runs_alone(tmp_path):
         assert not any("one by one" in warning for warning in one.warnings)
 
 
+@pytest.mark.slow
 def test_flops_end_a_run(tmp_path):
     suite = SUITE.replace("train_examples: 64", "train_flops: 1e9")
     records = run_suite(write_project(tmp_path / "project", suite), runs=tmp_path / "runs", workers=0).records

@@ -328,6 +328,7 @@ def test_a_step_predicted_from_shapes_is_the_one_that_is_measured(family, method
     assert 0 <= shaped.peak_bytes - real.peak_bytes <= masks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "method"), [("t5", "lora"), ("bart", "prefix_tuning")])
 def test_flops_of_any_two_lengths_are_those_that_torch_counts_in_a_step(family, method, tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))

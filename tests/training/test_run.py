@@ -194,6 +194,7 @@ def test_neither_an_evaluation_nor_a_checkpoint_counts_as_training(tmp_path, mon
     assert saves and record.speed.step_seconds_median < 36_000 and record.speed.train_seconds < 36_000
 
 
+@pytest.mark.slow
 def test_the_first_run_of_a_process_does_not_pay_for_what_later_ones_have(tmp_path):
     suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]").replace("[0]", "[0, 1, 2]")
     path = write_project(tmp_path / "project", suite)

@@ -265,7 +265,13 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(first):
     assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
 
 
-@pytest.mark.parametrize("environment", [{}, {"HF_HUB_OFFLINE": "1"}], ids=["the server is gone", "HF_HUB_OFFLINE"])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        pytest.param({}, marks=pytest.mark.slow, id="the server is gone"),
+        pytest.param({"HF_HUB_OFFLINE": "1"}, id="HF_HUB_OFFLINE"),
+    ],
+)
 def test_a_second_run_needs_no_hub(first, environment):
     series = f"again{len(environment)}"
     command = ["run", first.suite, "--workers", "0", "--series", series]
@@ -408,6 +414,7 @@ PLAIN_CSV = "text,label\n" + "".join(f"row {row},{row % 2}\n" for row in range(5
 LINES = "".join(json.dumps({"text": f"line {row}", "label": "ab"[row % 2]}) + "\n" for row in range(20))
 
 
+@pytest.mark.slow
 def test_csv_and_jsonl_repositories_whose_configuration_is_not_named(tmp_path):
     csv = add_dataset(tmp_path / "hub", "owner/PlainCsv", {"train.csv": PLAIN_CSV, "test.csv": PLAIN_CSV[:40]})
     lines = add_dataset(tmp_path / "hub", "owner/lines", {"README.md": "# made\n", "data/train.jsonl": LINES})
@@ -447,6 +454,7 @@ def test_a_file_cut_short_that_nothing_but_its_hash_betrays_is_not_used(tmp_path
         assert len(user.rows(hub, asked)[0][1]) == 50
 
 
+@pytest.mark.slow
 def test_without_the_hub_a_commit_is_never_answered_with_another(tmp_path):
     old = add_dataset(tmp_path / "hub", "owner/name", {"README.md": "# made\n", "train.csv": "text,label\nold,1\n"})
     new = add_dataset(tmp_path / "hub", "owner/name", {"README.md": "# made\n", "train.csv": "text,label\nnew,1\n"})
