@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
@@ -10,10 +9,10 @@ from lora_bench.errors import LoraBenchError, did_you_mean, unknown
 from lora_bench.gate.environment_changes import environment_changes
 from lora_bench.gate.exact import COUNTS
 from lora_bench.gate.night_answer import Answer, Finding, SeriesAnswer
-from lora_bench.gate.past import mean_of
+from lora_bench.gate.past import mean_of, shown_move
 from lora_bench.gate.rules import declared
 from lora_bench.gate.series import ID_LENGTH, Night, NightCell, changed_conditions, with_name
-from lora_bench.report.text import count, difference, plain, plural, score
+from lora_bench.report.text import count, plain, plural
 
 ALL = "all"
 MOST_REASON_CHARACTERS = 500
@@ -101,19 +100,12 @@ def open_findings(of: SeriesAnswer) -> list[Finding]:
 
 
 def _refuse(tonight: Night, unacknowledged: Sequence[SeriesAnswer]) -> None:
-    if not unacknowledged:
-        return
-    lines = [f"  {_said(series)}" for series in unacknowledged]
-    raise LoraBenchError(
-        "\n".join(
-            [
-                f"{plural(len(unacknowledged), 'change')} of {tonight.label} would become what later nights are held "
-                "against:",
-                *lines,
-                'acknowledge them with --change "why", or one by one with --change SERIES,...',
-            ]
+    if unacknowledged:
+        lines = "\n".join(f"  {_said(series)}" for series in unacknowledged)
+        raise LoraBenchError(
+            f"{plural(len(unacknowledged), 'change')} of {tonight.label} would become what later nights are held against:\n"
+            f'{lines}\nacknowledge them with --change "why", or one by one with --change SERIES,...'
         )
-    )
 
 
 def _said(series: SeriesAnswer) -> str:
@@ -137,10 +129,7 @@ def show_lines(nights: Sequence[Night]) -> list[str]:
         if night.flaky:
             notes.append(f"flaky: {', '.join(night.flaky)}")
         if before is not None:
-            notes += [
-                f"{change.what}: {change.before or 'none'} → {change.after or 'none'}"
-                for change in environment_changes(before, night)
-            ]
+            notes += map(str, environment_changes(before, night))
         lines.append(
             plain(f"{night.number}. {night.label}: {len(night.cells)} series, {plural(runs, 'run')}; {night.reason}")
         )
@@ -171,10 +160,7 @@ def two_nights(nights: Sequence[Night], labels: Sequence[str]) -> tuple[Night, N
 def diff_lines(before: Night, after: Night) -> list[str]:
     """List the differences between two nights for a terminal."""
     lines = [plain(f"{before.label} → {after.label}")]
-    lines += [
-        plain(f"{change.what}: {change.before or 'none'} → {change.after or 'none'}")
-        for change in environment_changes(before, after)
-    ]
+    lines += [plain(str(change)) for change in environment_changes(before, after)]
     names = dict.fromkeys([*(cell.name for cell in before.cells), *(cell.name for cell in after.cells)])
     for name in names:
         pairs = with_name(before, name), with_name(after, name)
@@ -189,17 +175,13 @@ def diff_lines(before: Night, after: Night) -> list[str]:
 def _differences(before: tuple[Night, NightCell], after: tuple[Night, NightCell]) -> list[str]:
     (night, old), (other, new) = before, after
     lines = []
-    opened = changed_conditions((old.conditions, night.machine_of(old)), (new.conditions, other.machine_of(new)))
-    if opened:
+    if opened := changed_conditions(night.setting_of(old), other.setting_of(new)):
         lines.append(f"another series: {'; '.join(opened)}")
     else:
-        was, now = mean_of(old), mean_of(new)
-        if was is not None and now is not None:
-            linear = old.scale == "linear"
-            change = difference(now - was) if linear else f"{math.expm1(now - was):+.1%}"
-            lines.append(
-                f"{score(was if linear else math.exp(was))} → {score(now if linear else math.exp(now))} ({change})"
-            )
+        means = mean_of(old), mean_of(new)
+        if means[0] is not None and means[1] is not None:
+            was, now, change = shown_move(old, means[0], means[1])
+            lines.append(f"{was} → {now} ({change})")
     counts = [*((field, words) for _, field, words in COUNTS), ("peak_allocated_bytes", "peak allocated, bytes")]
     for field, words in counts:
         first, second = getattr(old.counts, field), getattr(new.counts, field)

@@ -23,6 +23,7 @@ from lora_bench.gate.night_answer import (
     Finding,
     SeriesAnswer,
     Status,
+    facts_of,
     verdict_of,
     worst_status,
 )
@@ -177,20 +178,14 @@ def _answer(series: str, cell: NightCell, pair: Pair | None, sets: _Sets) -> Ser
     elif not old:
         new = "new: the other runs lack it, so nothing was compared"
         findings.append(Finding(kind="difference", status="undecided", text=new))
-    ran = [run for run in cell.runs if run.seconds is not None]
     return SeriesAnswer(
+        **facts_of(cell),
         series=series,
-        name=cell.name,
-        status=worst_status(tuple(findings)),
+        status=worst_status(findings),
         findings=tuple(findings),
-        higher_is_better=cell.higher_is_better,
-        scores=tuple(cell.scores),
         observed=mean_of(cell),
         expected=mean_of(old[0]) if old else None,
         margin=pair.verdict.margin if pair is not None else cell.margin,
-        run_ids=tuple(run.run_id for run in cell.runs),
-        commands=tuple(run.command for run in cell.runs if run.command is not None),
-        seconds=sum(run.seconds or 0.0 for run in ran) if ran else None,
     )
 
 
@@ -280,5 +275,5 @@ def _needs(pair: Pair, plan: ChanceToPass) -> str:
 def _why_apart(cell: NightCell, old: NightCell, was: Night, is_now: Night) -> str:
     if not old.scores:
         return f"no score to compare with: {text.plural(len(old.runs), 'run')} gave none before"
-    changes = changed_conditions((old.conditions, was.machine_of(old)), (cell.conditions, is_now.machine_of(cell)))
+    changes = changed_conditions(was.setting_of(old), is_now.setting_of(cell))
     return f"not compared: {'; '.join(changes) or 'no seed is in both'}"

@@ -7,7 +7,7 @@ only within a series, with the greatest value of its accepted nights.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lora_bench.gate.night_answer import Finding, Kind
 from lora_bench.gate.series import Night, NightCell, NightRun, same_bound, with_name
@@ -28,18 +28,27 @@ COUNTS: tuple[tuple[Kind, str, str], ...] = (
 )
 
 
-def exact_findings(cell: NightCell, last: Night | None, history: Sequence[NightCell]) -> list[Finding]:
-    """Return the findings on a cell that need no statistics.
+def exact_findings(cell: NightCell, last: Night | None, history: Sequence[NightCell]) -> Iterator[Finding]:
+    """Yield the findings on a cell that need no statistics.
 
     Args:
         cell: Tonight's cell.
         last: The last accepted night.
         history: The same series in the accepted nights since its last acknowledged change.
     """
+    runs = plural(len(cell.runs), "run")
+    if crashed := cell.with_status(*CRASHES):
+        said = f"{len(crashed)} of {runs} gave no score: {reasons(crashed)}"
+        yield Finding(kind="crash", status="failed", text=said)
+    if unscored := [run for run in cell.with_status("ok") if run.score is None]:
+        said = f"{len(unscored)} of {runs} ended without a score: the metric could not be computed"
+        yield Finding(kind="score", status="undecided", text=said)
     known = with_name(last, cell.name) if last is not None else []
-    return [
-        *_crashed(cell), *_unscored(cell), *_unsupported(cell, known), *_counts(cell, known), *_peak(cell, history),
-    ]  # fmt: skip
+    if (unsupported := cell.with_status("unsupported")) and not all(one.with_status("unsupported") for one in known):
+        said = f"the pair does not work any more: {reasons(unsupported)}"
+        yield Finding(kind="unsupported", status="regression", text=said)
+    yield from _counts(cell, known)
+    yield from _peak(cell, history)
 
 
 def diverged_more(cell: NightCell, history: Sequence[NightCell]) -> str | None:
@@ -74,53 +83,25 @@ def _seeds(cells: Sequence[NightCell]) -> Counter[int | None]:
     return Counter(run.seed for cell in cells for run in cell.runs)
 
 
-def _crashed(cell: NightCell) -> list[Finding]:
-    crashed = [run for run in cell.runs if run.status in CRASHES]
-    if not crashed:
-        return []
-    said = f"{len(crashed)} of {plural(len(cell.runs), 'run')} gave no score: {reasons(crashed)}"
-    return [Finding(kind="crash", status="failed", text=said)]
-
-
-def _unscored(cell: NightCell) -> list[Finding]:
-    unscored = [run for run in cell.with_status("ok") if run.score is None]
-    if not unscored:
-        return []
-    said = f"{len(unscored)} of {plural(len(cell.runs), 'run')} ended without a score: the metric could not be computed"
-    return [Finding(kind="score", status="undecided", text=said)]
-
-
-def _unsupported(cell: NightCell, known: Sequence[NightCell]) -> list[Finding]:
-    unsupported = cell.with_status("unsupported")
-    if not unsupported or not known or all(one.with_status("unsupported") for one in known):
-        return []
-    said = f"the pair does not work any more: {reasons(unsupported)}"
-    return [Finding(kind="unsupported", status="regression", text=said)]
-
-
-def _counts(cell: NightCell, known: Sequence[NightCell]) -> list[Finding]:
+def _counts(cell: NightCell, known: Sequence[NightCell]) -> Iterator[Finding]:
     before = next(iter(same_bound(known, cell)), None)
     if before is None:
-        return []
-    findings = []
+        return
     for kind, field, words in COUNTS:
         was, now = getattr(before.counts, field), getattr(cell.counts, field)
         if was is not None and now is not None and was != now:
-            said = f"{words}: {count(was)} before, {count(now)} now"
-            findings.append(Finding(kind=kind, status="regression", text=said))
+            yield Finding(kind=kind, status="regression", text=f"{words}: {count(was)} before, {count(now)} now")
         elif was is not None and now is None and not cell.with_status(*CRASHES, "unsupported", "diverged"):
-            findings.append(Finding(kind=kind, status="failed", text=f"{words}: {count(was)} before, not counted now"))
-    return findings
+            yield Finding(kind=kind, status="failed", text=f"{words}: {count(was)} before, not counted now")
 
 
-def _peak(cell: NightCell, history: Sequence[NightCell]) -> list[Finding]:
+def _peak(cell: NightCell, history: Sequence[NightCell]) -> Iterator[Finding]:
     before = [night.counts.peak_allocated_bytes for night in history]
     greatest = max((peak for peak in before if peak is not None), default=None)
     now = cell.counts.peak_allocated_bytes
-    if greatest is None or now is None or now <= greatest * (1 + PEAK_TOLERANCE):
-        return []
-    said = f"peak allocated: {count(now)} bytes, {now / greatest - 1:.1%} above the greatest of the accepted nights"
-    return [Finding(kind="peak", status="regression", text=said)]
+    if greatest is not None and now is not None and now > greatest * (1 + PEAK_TOLERANCE):
+        said = f"peak allocated: {count(now)} bytes, {now / greatest - 1:.1%} above the greatest of the accepted nights"
+        yield Finding(kind="peak", status="regression", text=said)
 
 
 def reasons(runs: Sequence[NightRun]) -> str:

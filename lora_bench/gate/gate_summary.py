@@ -53,10 +53,7 @@ def terminal_lines(answer: Answer) -> list[str]:
         lines += [f"    {plain(finding.text, 600)}" for finding in series.findings]
         if series.status in ("regression", "failed"):
             lines += [f"    again: {plain(command)}" for command in series.commands]
-    for change in answer.environment_changes:
-        lines.append(
-            plain(f"changed since {answer.last}: {change.what}: {change.before or 'none'} → {change.after or 'none'}")
-        )
+    lines += [plain(f"changed since {answer.last}: {change}") for change in answer.environment_changes]
     for series in answer.flaky_warnings:
         lines.append(f"warning: {named(series)} was flaky in {series.flaky_nights} of the last nights")
     if answer.plan is not None:
@@ -103,25 +100,20 @@ def _bytes(lines: Sequence[str]) -> int:
 
 
 def _row(series: SeriesAnswer) -> list[str]:
-    margin = MISSING if series.margin is None else f"{series.margin:.3g}"
-    bound = series.worst if series.observed is None or series.expected is None else _bound(series)
+    bound = series.worst
+    if series.observed is not None and series.expected is not None and series.observed != series.expected:
+        # On the side to which tonight moved.
+        bound = series.best if (series.observed > series.expected) == series.higher_is_better else series.worst
     return [
         inert(named(series)),
         STATUS_SAID[series.status],
         score(series.observed),
         score(series.expected),
         score(bound),
-        margin,
+        MISSING if series.margin is None else f"{series.margin:.3g}",
         str(len(series.history)),
         course(series) or MISSING,
     ]
-
-
-def _bound(series: SeriesAnswer) -> float | None:
-    """Return the bound on the side to which tonight moved."""
-    assert series.observed is not None and series.expected is not None
-    worse = series.observed <= series.expected if series.higher_is_better else series.observed >= series.expected
-    return series.worst if worse else series.best
 
 
 def course(series: SeriesAnswer) -> str:
@@ -149,11 +141,9 @@ def _details(series: SeriesAnswer) -> list[str]:
 
 def _changes(answer: Answer) -> list[str]:
     """Tabulate the changes from the last accepted night's environment."""
-    if not answer.environment_changes:
-        return []
-    header = ("environment", f"{inert(answer.last or '')}", f"{inert(answer.label)}")
+    header = ("environment", inert(answer.last or ""), inert(answer.label))
     rows = [
         [inert(change.what), code(change.before or "none"), code(change.after or "none")]
         for change in answer.environment_changes[:200]
     ]
-    return [*table(header, rows, numbers_from=3), ""]
+    return [*table(header, rows, numbers_from=3), ""] if rows else []

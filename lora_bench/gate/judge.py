@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_bench.errors import LoraBenchError
@@ -19,14 +19,15 @@ from lora_bench.gate.night_answer import (
     Point,
     SeriesAnswer,
     Status,
+    facts_of,
     verdict_of,
     worst_status,
 )
-from lora_bench.gate.past import Indexed, Past, indexed, mean_of, past_of
+from lora_bench.gate.past import Indexed, Past, in_its_unit, indexed, mean_of, past_of, shown_move
 from lora_bench.gate.rules import under_rules
 from lora_bench.gate.series import Night, NightCell, changed_conditions, with_name
 from lora_bench.gate.young import young_losses
-from lora_bench.report.text import difference, plural, score
+from lora_bench.report.text import plural, score
 from lora_bench.stats.gate import (
     CONFIRMATIONS,
     FEWEST_NIGHTS,
@@ -175,6 +176,10 @@ class _Series:
     accepted: Sequence[Night]
     other: tuple[Finding, ...]
 
+    @property
+    def level(self) -> Shift | None:
+        return self.judged.level if self.judged is not None else None
+
     def answer(self) -> SeriesAnswer:
         """Return the answer on the series."""
         last = self.accepted[-1] if self.accepted else None
@@ -182,23 +187,18 @@ class _Series:
         findings = (
             *exact_findings(self.cell, last, self.past.cells),
             *self._diverged(),
-            *self._level(),
-            *self._drift(),
+            *self._moved(),
             *self._no_history(opened),
         )
         findings = (*(findings or self._not_judged()), *self.other)
-        level = self.judged.level if self.judged is not None else None
-        status = worst_status(findings)
+        level, mean = self.level, mean_of(self.cell)
         flaky = sum(self.series in night.flaky for night in self.accepted[-(FLAKY_NIGHTS - 1) :])
-        means = mean_of(self.cell)
         return SeriesAnswer(
+            **facts_of(self.cell),
             series=self.series,
-            name=self.cell.name,
-            status=status,
+            status=worst_status(findings),
             findings=findings,
-            higher_is_better=self.cell.higher_is_better,
-            scores=tuple(self.cell.scores),
-            observed=None if means is None else self._own(means),
+            observed=None if mean is None else self._own(mean),
             expected=None if level is None else self._own(level.expected),
             worst=None if level is None else self._own(level.worst),
             best=None if level is None else self._own(level.best),
@@ -210,15 +210,11 @@ class _Series:
                 for label, mean in zip(self.past.labels, self.past.means, strict=True)
             ),
             opened=opened,
-            run_ids=tuple(run.run_id for run in self.cell.runs),
-            commands=tuple(dict.fromkeys(run.command for run in self.cell.runs if run.command is not None)),
-            seconds=sum(run.seconds for run in self.cell.runs if run.seconds is not None) or None,
             flaky_nights=flaky + any(finding.status == "flaky" for finding in findings),
         )
 
     def _own(self, value: float) -> float:
-        """Convert a value of the tests to the unit of the metric."""
-        return value if self.cell.scale == "linear" else math.exp(value)
+        return in_its_unit(self.cell, value)
 
     def _margin(self) -> float | None:
         held = self.past.history.margin or None
@@ -230,11 +226,10 @@ class _Series:
             return ()
         for night in reversed(self.accepted):
             for cell in with_name(night, self.cell.name):
-                before = (cell.conditions, night.machine_of(cell))
-                return tuple(changed_conditions(before, (self.cell.conditions, self.tonight.machine_of(self.cell))))
+                return tuple(changed_conditions(night.setting_of(cell), self.tonight.setting_of(self.cell)))
         return ("a cell that no accepted night has",) if self.accepted else ()
 
-    def _no_history(self, opened: tuple[str, ...]) -> list[Finding]:
+    def _no_history(self, opened: tuple[str, ...]) -> Iterator[Finding]:
         if self.cell.with_status("unsupported"):
             reason = None if self.past.cells else "an unsupported pair that no accepted night has"
         elif not self.cell.scores:
@@ -243,22 +238,25 @@ class _Series:
             reason = f"a new series: {'; '.join(opened)}"
         else:
             reason = self.judged.reason if self.judged is not None else None
-        return [] if reason is None else [Finding(kind="history", status="undecided", text=reason)]
+        if reason is not None:
+            yield Finding(kind="history", status="undecided", text=reason)
 
-    def _not_judged(self) -> tuple[Finding, ...]:
-        """Return the findings that keep a series from passing if nothing could be compared."""
+    def _not_judged(self) -> Iterator[Finding]:
+        """Yield a finding that keeps a series from passing if nothing could be compared."""
         before = self.past.cells[-1:]
-        if mean_of(self.cell) is not None or (before and _is_unsupported(before[0]) and _is_unsupported(self.cell)):
-            return ()
-        without = [run for run in self.cell.runs if run.score is None]
-        why = f" ({reasons(without)})" if without else ""
-        reason = f"{len(without)} of {plural(len(self.cell.runs), 'run')} gave no score{why}, so nothing was judged"
-        return (Finding(kind="diverged", status="undecided", text=reason),)
+        if mean_of(self.cell) is None and not (before and _is_unsupported(before[0]) and _is_unsupported(self.cell)):
+            without = [run for run in self.cell.runs if run.score is None]
+            why = f" ({reasons(without)})" if without else ""
+            reason = f"{len(without)} of {plural(len(self.cell.runs), 'run')} gave no score{why}, so nothing was judged"
+            yield Finding(kind="diverged", status="undecided", text=reason)
 
-    def _diverged(self) -> list[Finding]:
+    def _diverged(self) -> Iterator[Finding]:
         more = diverged_more(self.cell, self.past.cells)
-        if more is None:
-            return []
+        if more is not None:
+            yield self._diverged_again(more)
+
+    def _diverged_again(self, more: str) -> Finding:
+        """Return what is found of a series with more divergences, after its runs with new seeds."""
         enough = len(self.past.history.nights) >= FEWEST_NIGHTS
         for cell in self.again:
             if (once_more := diverged_more(cell, self.past.cells)) is not None:
@@ -266,33 +264,22 @@ class _Series:
                 continue
             if crashed := cell.with_status(*CRASHES, "unsupported"):
                 more = f"{more}; runs with new seeds gave no scores: {reasons(crashed)}"
-                return [Finding(kind="diverged", status="undecided", text=more)]
+                return Finding(kind="diverged", status="undecided", text=more)
             mean = mean_of(cell)
             if mean is None or not enough or confirm(self.past.history, mean).answer == "flaky":
-                return [Finding(kind="diverged", status="flaky", text=f"{more}; not so with new seeds")]
+                return Finding(kind="diverged", status="flaky", text=f"{more}; not so with new seeds")
             # Tonight has no mean that could have been suspect, so these seeds are evidence on the level.
             more = f"{more}; not so with new seeds, which give {score(self._own(mean))}, beyond the bound of one series"
-        return [self._after("diverged", "regression", more)]
+        return self._after("diverged", "regression", more)
 
-    def _level(self) -> list[Finding]:
-        level = self.judged.level if self.judged is not None else None
-        if level is None or level.direction is None:
-            return []
-        said = self._said(level, f"{plural(level.nights, 'night')}")
-        return [self._confirmed("level", level, said)]
-
-    def _drift(self) -> list[Finding]:
-        drift = self.judged.drift if self.judged is not None else None
-        level = self.judged.level if self.judged is not None else None
-        if drift is None or drift.direction is None or level is None:
-            return []
-        if level.direction is not None:
-            return []  # one outlying night moves the mean of five: new seeds decide whether it counts
-        change = (
-            f"drift: {self._said(drift, f'the first {drift.nights} accepted nights')}, "
-            f"as the mean of the last {TRAILING_NIGHTS} nights"
-        )
-        return [self._confirmed("drift", drift, change)]
+    def _moved(self) -> Iterator[Finding]:
+        level, drift = self.level, self.judged.drift if self.judged is not None else None
+        if level is not None and level.direction is not None:
+            yield self._confirmed("level", level, self._said(level, plural(level.nights, "night")))
+        # One outlying night moves the mean of five: then new seeds decide whether it counts.
+        elif level is not None and drift is not None and drift.direction is not None:
+            said = self._said(drift, f"the first {drift.nights} accepted nights")
+            yield self._confirmed("drift", drift, f"drift: {said}, as the mean of the last {TRAILING_NIGHTS} nights")
 
     def _confirmed(self, kind: Kind, shift: Shift, said: str) -> Finding:
         """Return what is found of a series that moved after its runs with new seeds."""
@@ -317,12 +304,9 @@ class _Series:
         return Finding(kind=kind, status=status, text=f"{said}; {UNCONFIRMED}", suspect=True)
 
     def _said(self, shift: Shift, nights: str) -> str:
-        observed, expected = self._own(shift.observed), self._own(shift.expected)
-        change = difference(observed - expected) if self.cell.scale == "linear" else f"{observed / expected - 1:+.1%}"
-        return (
-            f"{score(observed)} where {nights} give {score(expected)} ({change}); "
-            f"the bound is {score(self._own(shift.worst if shift.direction == 'worse' else shift.best))}"
-        )
+        expected, observed, change = shown_move(self.cell, shift.expected, shift.observed)
+        bound = score(self._own(shift.worst if shift.direction == "worse" else shift.best))
+        return f"{observed} where {nights} give {expected} ({change}); the bound is {bound}"
 
 
 UNCONFIRMED = f"not confirmed with {CONFIRMATIONS} sets of new seeds"

@@ -5,12 +5,13 @@ Strings come from records unchanged; the code that shows them must escape them f
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, Field
 
 from lora_bench.documents import Strict
-from lora_bench.gate.series import CellName
+from lora_bench.gate.series import CellName, NightCell
 
 SCHEMA = 1
 
@@ -124,6 +125,9 @@ class Change(Strict):
     before: str | None
     after: str | None
 
+    def __str__(self) -> str:
+        return f"{self.what}: {self.before or 'none'} → {self.after or 'none'}"
+
 
 class Answer(Strict):
     """The gate's answer on a night.
@@ -173,7 +177,19 @@ class Answer(Strict):
         return [one for one in self.series if one.flaky_nights >= FLAKY_WARNING]
 
 
-def worst_status(findings: tuple[Finding, ...]) -> Status:
+def facts_of(cell: NightCell) -> dict[str, Any]:
+    """Return the fields of a series' answer that repeat tonight's cell."""
+    return {
+        "name": cell.name,
+        "higher_is_better": cell.higher_is_better,
+        "scores": tuple(cell.scores),
+        "run_ids": tuple(run.run_id for run in cell.runs),
+        "commands": tuple(dict.fromkeys(run.command for run in cell.runs if run.command is not None)),
+        "seconds": sum(run.seconds for run in cell.runs if run.seconds is not None) or None,
+    }
+
+
+def worst_status(findings: Iterable[Finding]) -> Status:
     """Return the worst status among findings."""
     return min((finding.status for finding in findings), key=STATUSES.index, default="pass")
 

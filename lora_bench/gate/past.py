@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_bench.gate.series import Night, NightCell
+from lora_bench.report.text import difference, score
 from lora_bench.stats.gate import FEWEST_NIGHTS, MOST_NIGHTS, TRAILING_NIGHTS, History
 
 # Drift is measured from the first accepted nights since the last acknowledged change, at most twenty of them and none
@@ -80,6 +81,18 @@ def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: flo
         kind=cell.scale,
     )
     return Past(tuple(one for _, one in found), tuple(label for label, *_ in scored), means, history)
+
+
+def in_its_unit(cell: NightCell, value: float) -> float:
+    """Convert a value of the tests to the unit of a cell's metric."""
+    return value if cell.scale == "linear" else math.exp(value)
+
+
+def shown_move(cell: NightCell, was: float, now: float) -> tuple[str, str, str]:
+    """Return two values of the tests in the unit of the metric, and their difference, as texts."""
+    was, now = in_its_unit(cell, was), in_its_unit(cell, now)
+    change = difference(now - was) if cell.scale == "linear" else f"{now / was - 1:+.1%}"
+    return score(was), score(now), change
 
 
 def mean_of(cell: NightCell) -> float | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Literal
 
 from pydantic import JsonValue
 
@@ -37,17 +37,25 @@ STEP_SECONDS_MARGIN = math.log(1.03)
 
 _UNDECLARED = Analysis(reference="")
 
-AnyRecord = TypeVar("AnyRecord", Record, ProbeRecord)
-Held = tuple[CellName, Conditions, Machine | None]
-
 
 @dataclass(frozen=True)
-class _Group(Generic[AnyRecord]):
-    """Records of one series."""
+class _NightRow:
+    """A record of a run or a probe, as the gate reads it; `conditions` lack the number of runs."""
 
     name: CellName
     conditions: Conditions
-    records: list[AnyRecord]
+    environment: Environment | None
+    run: NightRun
+    counts: dict[str, int | None]
+    higher_is_better: bool
+    scale: Literal["linear", "log"]
+    margin: float | None
+    declares_margin: bool = True
+
+    @property
+    def cell(self) -> str:
+        """A key of the name and the conditions."""
+        return content_hash([self.name.model_dump(mode="json"), self.conditions.model_dump(mode="json")])
 
 
 def read_night(folder: Path, label: str | None = None) -> Night:
@@ -91,9 +99,9 @@ def night_of(records: Sequence[Record], label: str, probes: Sequence[ProbeRecord
     for environment in (record.environment for record in everything):
         if environment is not None and environment not in environments:
             environments.append(environment)
-    cells = [_cell_of_runs(group, environments) for group in _grouped(records, _series_of_run)]
-    measured = [probe for probe in probes if not probe.twin]
-    cells += [_cell_of_probes(group, environments) for group in _grouped(measured, _series_of_probe)]
+    cells = [_cell_of(rows, environments) for rows in _by_series([_row_of_run(record) for record in records])]
+    measured = [_row_of_probe(probe) for probe in probes if not probe.twin]
+    cells += [_cell_of(rows, environments) for rows in _by_series(measured)]
     return Night(
         suite=suites[0],
         label=label,
@@ -135,10 +143,6 @@ def recipe_of(spec: RunSpec) -> str:
     return spec.model_copy(update={**bare, **named}).run_id
 
 
-def _machine(environment: Environment | None) -> Machine | None:
-    return None if environment is None else machine_of(environment)
-
-
 def _without_size(method: MethodSpec) -> dict[str, JsonValue]:
     return {key: value for key, value in method.chosen.items() if key != method.size}
 
@@ -147,131 +151,72 @@ def _size(method: MethodSpec) -> JsonValue:
     return None if method.size is None else method.options.get(method.size)
 
 
-def _series_of_run(record: Record) -> Held:
-    spec = record.spec
+def _row_of_run(record: Record) -> _NightRow:
+    spec, memory, weights = record.spec, record.memory, record.weights
     conditions = Conditions(
         size=_size(spec.method),
-        seeds=0,  # known when its runs are together
+        seeds=0,
         precision=spec.training.precision,
         threads=spec.training.threads,
         data=spec.task.data_sha256,
         base_model=spec.model.sha256,
         recipe=recipe_of(spec),
     )
-    return name_of(record), conditions, _machine(record.environment)
+    counts = {
+        **_weights(record),
+        "checkpoint_bytes": None if weights is None else weights.stored_bytes,
+        "peak_allocated_bytes": memory.train_peak_bytes if memory is not None and memory.kind == "allocated" else None,
+    }
+    run = NightRun(
+        seed=spec.seed,
+        run_id=record.run_id,
+        status=record.status,
+        score=record.judged_score,
+        reason=record.reason,
+        seconds=None if record.speed is None else round(record.speed.seconds, 3),
+        command=record.command,
+    )
+    higher = spec.task.higher_is_better is not False
+    margin = (record.analysis or _UNDECLARED).margin_of(spec.task.name, spec.task.metric)
+    declares = record.analysis is not None
+    return _NightRow(name_of(record), conditions, record.environment, run, counts, higher, "linear", margin, declares)
 
 
-def _series_of_probe(probe: ProbeRecord) -> Held:
+def _row_of_probe(probe: ProbeRecord) -> _NightRow:
     spec = probe.spec
+    method = spec.method
     name = CellName(
-        task=None,
-        model=spec.model.name,
-        method=spec.method.label,
-        target=None,
-        learning_rate=None,
-        metric=STEP_SECONDS,
+        task=None, model=spec.model.name, method=method.label, target=None, learning_rate=None, metric=STEP_SECONDS
     )
     shapes = spec.model_dump(mode="json", exclude={"model", "method", "precision", "threads"})
     conditions = Conditions(
-        size=_size(spec.method),
+        size=_size(method),
         seeds=0,
         precision=spec.precision,
         threads=spec.threads,
         data=None,
         base_model=spec.model.sha256,
-        recipe=content_hash([shapes, spec.method.name, _without_size(spec.method)])[:16],
+        recipe=content_hash([shapes, method.name, _without_size(method)])[:16],
     )
-    return name, conditions, _machine(probe.environment)
-
-
-def _grouped(records: Iterable[AnyRecord], series_of: Callable[[AnyRecord], Held]) -> list[_Group[AnyRecord]]:
-    """Group records by series, in the order of their seeds.
-
-    A run that crashed before its environment was known joins the rest of its cell.
-    """
-    found: dict[tuple[str, Machine | None], _Group[AnyRecord]] = {}
-    for record in sorted(records, key=lambda record: record.environment is None):
-        name, conditions, machine = series_of(record)
-        cell = content_hash([name.model_dump(mode="json"), conditions.model_dump(mode="json")])
-        if machine is None:
-            machine = next((place for other, place in found if other == cell), None)
-        group = found.setdefault((cell, machine), _Group(name, conditions, []))
-        group.records.append(record)
-    return list(found.values())
-
-
-def _cell_of_runs(group: _Group[Record], environments: Sequence[Environment]) -> NightCell:
-    records = sorted(group.records, key=lambda record: (record.spec.seed is None, record.spec.seed or 0))
-    seeds = [record.spec.seed for record in records]
-    if len(set(seeds)) < len(seeds):
-        raise LoraBenchError(
-            f"two runs of {plain(', '.join(group.name.words))} have the same seed; a night has each of them once"
-        )
-    spec = records[0].spec
-    analysis = next((record.analysis for record in records if record.analysis is not None), _UNDECLARED)
-    counted = [record.parameters for record in records if record.parameters is not None]
-    peaks = [
-        peak
-        for record in records
-        if record.memory is not None and record.memory.kind == "allocated"
-        if (peak := record.memory.train_peak_bytes) is not None
-    ]
-    stored = [record.weights.stored_bytes for record in records if record.weights is not None]
-    numbers = counted[0].model_dump() if counted else {}
-    return NightCell(
-        name=group.name,
-        conditions=group.conditions.model_copy(update={"seeds": len(records)}),
-        environment=_index(records, environments),
-        higher_is_better=spec.task.higher_is_better is not False,
-        margin=analysis.margin_of(spec.task.name, spec.task.metric),
-        counts=Counts(
-            **numbers, checkpoint_bytes=max(stored, default=None), peak_allocated_bytes=max(peaks, default=None)
-        ),
-        runs=tuple(
-            NightRun(
-                seed=record.spec.seed,
-                run_id=record.run_id,
-                status=record.status,
-                score=record.judged_score,
-                reason=record.reason,
-                seconds=_seconds(record),
-                command=record.command,
-            )
-            for record in records
-        ),
+    counts = {
+        **_weights(probe),
+        "checkpoint_bytes": None if probe.checkpoint is None else probe.checkpoint.stored_bytes,
+        "step_flops": None if probe.flops is None else probe.flops.step,
+        "peak_allocated_bytes": _allocated(probe),
+    }
+    run = NightRun(
+        seed=probe.repeat,
+        run_id=probe.run_id,
+        status=probe.status,
+        score=None if probe.speed is None else probe.speed.step_seconds_median,
+        reason=probe.reason,
+        command=probe.command,
     )
+    return _NightRow(name, conditions, probe.environment, run, counts, False, "log", STEP_SECONDS_MARGIN)
 
 
-def _cell_of_probes(group: _Group[ProbeRecord], environments: Sequence[Environment]) -> NightCell:
-    probes = sorted(group.records, key=lambda probe: probe.repeat)
-    last = next((probe for probe in probes if probe.status == "ok"), probes[0])
-    peaks = [peak for probe in probes if (peak := _allocated(probe)) is not None]
-    numbers = last.parameters.model_dump() if last.parameters is not None else {}
-    return NightCell(
-        name=group.name,
-        conditions=group.conditions.model_copy(update={"seeds": len(probes)}),
-        environment=_index(probes, environments),
-        higher_is_better=False,
-        scale="log",
-        margin=STEP_SECONDS_MARGIN,
-        counts=Counts(
-            **numbers,
-            checkpoint_bytes=None if last.checkpoint is None else last.checkpoint.stored_bytes,
-            step_flops=None if last.flops is None else last.flops.step,
-            peak_allocated_bytes=max(peaks, default=None),
-        ),
-        runs=tuple(
-            NightRun(
-                seed=probe.repeat,
-                run_id=probe.run_id,
-                status=probe.status,
-                score=None if probe.speed is None else probe.speed.step_seconds_median,
-                reason=probe.reason,
-                command=probe.command,
-            )
-            for probe in probes
-        ),
-    )
+def _weights(record: Record | ProbeRecord) -> dict[str, int | None]:
+    return {} if record.parameters is None else record.parameters.model_dump()
 
 
 def _allocated(probe: ProbeRecord) -> int | None:
@@ -283,10 +228,36 @@ def _allocated(probe: ProbeRecord) -> int | None:
     return None if probe.measured is None else probe.measured.peak_bytes
 
 
-def _index(records: Sequence[Record | ProbeRecord], environments: Sequence[Environment]) -> int | None:
-    environment = next((record.environment for record in records if record.environment is not None), None)
-    return None if environment is None else environments.index(environment)
+def _by_series(rows: Iterable[_NightRow]) -> list[list[_NightRow]]:
+    """Group rows by series; a run that crashed before its environment was known joins the rest of its cell."""
+    found: dict[tuple[str, Machine | None], list[_NightRow]] = {}
+    for row in sorted(rows, key=lambda row: row.environment is None):
+        if row.environment is not None:
+            machine: Machine | None = machine_of(row.environment)
+        else:
+            machine = next((place for cell, place in found if cell == row.cell), None)
+        found.setdefault((row.cell, machine), []).append(row)
+    return list(found.values())
 
 
-def _seconds(record: Record) -> float | None:
-    return None if record.speed is None else round(record.speed.seconds, 3)
+def _cell_of(rows: list[_NightRow], environments: Sequence[Environment]) -> NightCell:
+    rows = sorted(rows, key=lambda row: (row.run.seed is None, row.run.seed or 0))
+    first, seeds = rows[0], [row.run.seed for row in rows]
+    if len(set(seeds)) < len(seeds):
+        raise LoraBenchError(
+            f"two runs of {plain(', '.join(first.name.words))} have the same seed; a night has each of them once"
+        )
+    known = {
+        name: [count for row in rows if (count := row.counts.get(name)) is not None] for name in Counts.model_fields
+    }
+    environment = next((row.environment for row in rows if row.environment is not None), None)
+    return NightCell(
+        name=first.name,
+        conditions=first.conditions.model_copy(update={"seeds": len(rows)}),
+        environment=None if environment is None else environments.index(environment),
+        higher_is_better=first.higher_is_better,
+        scale=first.scale,
+        margin=next((row for row in rows if row.declares_margin), first).margin,
+        counts=Counts(**{name: max(counts, default=None) for name, counts in known.items()}),
+        runs=tuple(row.run for row in rows),
+    )

@@ -83,6 +83,10 @@ class Machine(Strict):  # frozen, so that it can be a key
     system: str | None
 
 
+Setting = tuple[Conditions, Machine | None]
+"""The conditions and the machine of a cell's runs."""
+
+
 def machine_of(environment: Environment) -> Machine:
     """Return the machine of an environment."""
     return Machine(**{name: getattr(environment, name) for name in Machine.model_fields})
@@ -205,28 +209,22 @@ class Night(Strict):
                 raise ValueError(f"a cell names environment {cell.environment}, and there are {len(self.environments)}")
         return self
 
-    def environment_of(self, cell: NightCell) -> Environment | None:
-        """Return the environment of a cell's runs."""
-        return None if cell.environment is None else self.environments[cell.environment]
-
     def machine_of(self, cell: NightCell) -> Machine | None:
         """Return the machine of a cell's runs."""
-        environment = self.environment_of(cell)
-        return None if environment is None else machine_of(environment)
+        return None if cell.environment is None else machine_of(self.environments[cell.environment])
+
+    def setting_of(self, cell: NightCell) -> Setting:
+        """Return the conditions and the machine of a cell's runs."""
+        return cell.conditions, self.machine_of(cell)
 
     def series_of(self, cell: NightCell) -> str:
-        """Return the id of a cell's series."""
-        return series_id(self.suite, cell.name, cell.conditions, self.machine_of(cell))
+        """Return the id of a cell's series: the first hexadecimal digits of the hash of everything that identifies it."""
+        parts: list[Strict | None] = [cell.name, *self.setting_of(cell)]
+        return content_hash([self.suite, *(part and part.model_dump(mode="json") for part in parts)])[:ID_LENGTH]
 
     def by_series(self) -> dict[str, NightCell]:
         """Return the cells by series id."""
         return {self.series_of(cell): cell for cell in self.cells}
-
-
-def series_id(suite: str, name: CellName, conditions: Conditions, machine: Machine | None) -> str:
-    """Return the id of a series: the first hexadecimal digits of the hash of everything that identifies it."""
-    parts: list[Strict | None] = [name, conditions, machine]
-    return content_hash([suite, *(part and part.model_dump(mode="json") for part in parts)])[:ID_LENGTH]
 
 
 def with_name(night: Night, name: CellName) -> list[NightCell]:
@@ -234,7 +232,7 @@ def with_name(night: Night, name: CellName) -> list[NightCell]:
     return [cell for cell in night.cells if cell.name == name]
 
 
-def changed_conditions(before: tuple[Conditions, Machine | None], now: tuple[Conditions, Machine | None]) -> list[str]:
+def changed_conditions(before: Setting, now: Setting) -> list[str]:
     """List the changes that opened a new series, such as "cpu: EPYC → Xeon"; strings from records are not escaped."""
     changes = []
     for old, new in zip(before, now, strict=True):

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lora_bench.gate.night_answer import Finding
-from lora_bench.gate.past import Indexed, Past, mean_of, past_of
+from lora_bench.gate.past import Indexed, Past, mean_of, past_of, shown_move
 from lora_bench.gate.series import NightCell, with_name
-from lora_bench.report.text import difference, plural, score
+from lora_bench.report.text import plural
 from lora_bench.stats import holm
 from lora_bench.stats.estimate import student_tail
 from lora_bench.stats.gate import CONFIRMATIONS, FEWEST_NIGHTS
@@ -75,12 +75,9 @@ class _Young:
 
     def text(self) -> str:
         """Describe the loss."""
-        linear = self.cell.scale == "linear"
-        expected = statistics.fmean(self.runs)
-        was, now = (value if linear else math.exp(value) for value in (expected, self.observed))
-        change = difference(now - was) if linear else f"{now / was - 1:+.1%}"
+        was, now, change = shown_move(self.cell, statistics.fmean(self.runs), self.observed)
         where = f"{plural(len(self.runs), 'run')} {'under the conditions before' if self.elsewhere else 'so far'}"
-        return f"{score(now)} where {where} give {score(was)} ({change}): a loss in too young a series to be judged"
+        return f"{now} where {where} give {was} ({change}): a loss in too young a series to be judged"
 
 
 def young_losses(
