@@ -58,12 +58,9 @@ class _Run:
 
 
 def analyse_runs(runs: Path, bases: Sequence[Path] = (), say: Say = lambda text: None) -> WeightAnalysis:
-    """Analyse the weights that the runs of a folder kept.
+    """Analyse the weights that the runs of a folder kept; *say* gets a line for each run.
 
-    Args:
-        runs: Folder of a suite's runs.
-        bases: Folders of base models whose names do not lead to them from here.
-        say: Called with a line for each run.
+    *bases* are folders of base models whose names do not lead to them from here.
 
     Raises:
         LoraBenchError: If no run kept weights, no method changed any, or a base model is missing.

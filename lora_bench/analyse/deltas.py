@@ -87,10 +87,8 @@ def weights_of(model: nn.Module) -> Iterator[tuple[Place, Tensor]]:
 def deltas_of(base: nn.Module, folder: Path, another: Callable[[], nn.Module]) -> dict[Place, Delta]:
     """Return the change of each weight that a run changed.
 
-    Args:
-        base: The base model, as `load_base` gives it; its layers are the same afterwards.
-        folder: The weights that the run kept.
-        another: Loads the base model again, for methods that must be merged into it.
+    *base* is the base model of `load_base`, with the same layers afterwards; *another* loads it again, for methods that must be
+    merged into it.
 
     Raises:
         NoDelta: If its method changes no weight of a layer.

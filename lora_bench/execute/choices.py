@@ -23,12 +23,7 @@ SUPERSEDED = "superseded.json"
 
 
 def settle(plan: Plan, say: Callable[[str], None]) -> bool:
-    """Set aside runs of choices that do not hold, and restore those that hold again. Return True if any was restored.
-
-    Args:
-        plan: The suite's runs by the current records.
-        say: Called with a sentence for each run that is moved.
-    """
+    """Set aside runs of choices that do not hold, and restore those that hold again. Return True if any was restored."""
     for record in _not_chosen(plan):
         if _move(RunFolder(plan.runs / record.run_id), RECORD, SUPERSEDED):
             say(

@@ -98,14 +98,9 @@ class PreparedWork:
 def prepare(
     folder: Path, suite: Suite, asked: str | Asked, *, series: str | None = None, data_dir: Path | None = None
 ) -> Path:
-    """Write the file that workers need into a runs folder. Return its path.
+    """Write the file that workers need into the runs folder of a suite. Return its path.
 
-    Args:
-        folder: Folder of the suite's runs.
-        suite: The suite.
-        asked: The suite as the user named it, or the arguments for a published table.
-        series: Label of a repeat.
-        data_dir: Folder with data sets.
+    *asked* is the suite as the user named it, or the arguments for a published table.
 
     Raises:
         LoraBenchError: If the folder cannot be written.
@@ -135,12 +130,7 @@ def prepare(
 
 
 def read_prepared(folder: Path, allow_pickle: Collection[str] = (), allow_code: Collection[str] = ()) -> PreparedWork:
-    """Return the work of a prepared folder.
-
-    Args:
-        folder: Folder of a suite's runs.
-        allow_pickle: Base models whose pickled weights may be read.
-        allow_code: Code of the suite that may run, as `NAME@HASH`.
+    """Return the work of a prepared folder, for which the user allows pickled weights and code (as `NAME@HASH`).
 
     Raises:
         LoraBenchError: If it is not prepared, or its suite is missing or has changed.

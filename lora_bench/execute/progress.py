@@ -64,9 +64,7 @@ def _size(spec: RunSpec) -> str:
 def run_names(cells: Sequence[Cell], *, short: bool = False) -> dict[str, str]:
     """Return names that tell runs apart, by run id: trials, and runs of a search, with their learning rates.
 
-    Args:
-        cells: The runs.
-        short: Leave out the task and the base model where all runs have the same one.
+    *short* leaves out the task and the base model where all runs have the same one.
     """
     specs = [cell.job.spec for cell in cells]
     rates: dict[tuple[str, str, str], set[float]] = {}
@@ -90,12 +88,7 @@ def run_names(cells: Sequence[Cell], *, short: bool = False) -> dict[str, str]:
 
 
 def result_line(record: Record, name: str | None = None) -> str:
-    """Return the result of a run in a line.
-
-    Args:
-        record: Of the run.
-        name: What tells it from others; `run_name` by default.
-    """
+    """Return the result of a run in a line; *name* tells it from others."""
     name = name or run_name(record.spec)
     if record.status != "ok":
         return f"{name}: {record.status} ({record.reason})"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.execute.executors.executor import Lost, Note, Word
@@ -25,21 +24,6 @@ from lora_bench.util.signals import stopping_on_signals
 
 # A process of a probe takes minutes, and sends nothing meanwhile.
 PATIENCE_SECONDS = 3600.0
-
-
-class Tell(Protocol):
-    """Receives each finished process: its record, and its number among those to do, such as `[2/12]`."""
-
-    def __call__(self, record: ProbeRecord, place: str) -> None:
-        """Receive it."""
-
-
-def _tell_nobody(record: ProbeRecord, place: str) -> None:
-    return
-
-
-def _say_nothing(message: str) -> None:
-    return
 
 
 @dataclass(frozen=True)
@@ -60,17 +44,13 @@ def run_probes(
     *,
     share: bool = False,
     retry: bool = False,
-    tell: Tell = _tell_nobody,
-    say: Callable[[str], None] = _say_nothing,
+    tell: Callable[[ProbeRecord, str], None] = lambda record, place: None,
+    say: Callable[[str], None] = lambda message: None,
 ) -> ProbeOutcome:
     """Measure the cells without a record.
 
-    Args:
-        plan: The processes to measure.
-        share: Measure although other work uses the device; the records then say so.
-        retry: Measure again those that did not end `ok`.
-        tell: Called with each finished process.
-        say: Called with a sentence on how the work is done.
+    *share* measures although other work uses the device, and the records then say so. *retry* measures again those that did not
+    end `ok`. *tell* gets each record, and its number among those to do, such as `[2/12]`.
 
     Raises:
         LoraBenchError: If other work uses the device, with its name.

@@ -34,6 +34,7 @@ from lora_bench.records.spec import PlannedSpec
 from lora_bench.records.store import free_bytes
 from lora_bench.suite.consent import check_permissions, require_permission
 from lora_bench.suite.load_suite import Suite, load_suite
+from lora_bench.suite.probe_suite import ProbeSuite
 from lora_bench.training.job import Job
 from lora_bench.training.measure.memory_model import CONTEXT_BYTES, GAPS
 from lora_bench.util.atomic_files import check_writable, remove_orphans
@@ -70,15 +71,7 @@ class Silent:
         """Show nothing."""
 
 
-class Named(Protocol):
-    """A suite, or a suite of probes."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-
-def runs_folder(suite: Named, runs: Path, series: str | None = None) -> Path:
+def runs_folder(suite: Suite | ProbeSuite, runs: Path, series: str | None = None) -> Path:
     """Return the folder of a suite's runs: `RUNS/SUITE`, or `RUNS/SUITE/SERIES` for a series."""
     return runs / suite.name / series if series else runs / suite.name
 
@@ -230,7 +223,7 @@ def _held(plan: Plan, taken: Collection[str]) -> set[str]:
 
 def _begun(
     plan: Plan, wanted: list[Cell], folder: Path, screen: Display, options: RunOptions, cluster: Any
-) -> Scheduler[Job] | None:
+) -> Scheduler | None:
     """Publish the records of runs that cannot be done; return the work on the others, or None if there are none."""
     if wanted:
         check_writable(folder, "--runs")

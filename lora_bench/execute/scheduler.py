@@ -5,23 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
-from lora_bench.execute.executors.executor import AnyJob, Event, Executor, Lost, Note, Word
+from lora_bench.execute.executors.executor import Event, Executor, Lost, Note, Word
 from lora_bench.records.outcomes import DISK_FULL, is_attempt
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import LOOK_SECONDS, Elsewhere, Watch
-from lora_bench.records.store import RunFolder
+from lora_bench.training.job import Job
 from lora_bench.util.failpoints import reach
 from lora_bench.util.signals import stopping_on_signals
-
-
-class Lockable(AnyJob, Protocol):
-    """A job with a run's folder."""
-
-    @property
-    def folder(self) -> RunFolder:
-        """Folder of its record."""
 
 
 class Progress(Protocol):
@@ -37,10 +29,7 @@ class Progress(Protocol):
         """Show that a run ended."""
 
 
-JobT = TypeVar("JobT", bound=Lockable)
-
-
-class Scheduler(Generic[JobT]):
+class Scheduler:
     """Does jobs with an executor until all are done, here or by other processes, or a stop is requested.
 
     Args:
@@ -54,12 +43,12 @@ class Scheduler(Generic[JobT]):
 
     def __init__(
         self,
-        jobs: Sequence[JobT],
-        executor: Executor[JobT, Record | Elsewhere],
+        jobs: Sequence[Job],
+        executor: Executor[Job, Record | Elsewhere],
         display: Progress,
         *,
-        units: Callable[[Sequence[JobT]], Sequence[Sequence[JobT]]],
-        publish_lost: Callable[[Lost[JobT]], Record],
+        units: Callable[[Sequence[Job]], Sequence[Sequence[Job]]],
+        publish_lost: Callable[[Lost[Job]], Record],
         wait: bool = True,
     ) -> None:
         self._jobs = {job.run_id: job for job in jobs}
@@ -69,7 +58,7 @@ class Scheduler(Generic[JobT]):
         self._publish_lost = publish_lost
         self._wait = wait
         self._watch = Watch()
-        self._elsewhere: list[JobT] = []
+        self._elsewhere: list[Job] = []
         self._signals: list[str] = []
         self._disk_full = False
 
@@ -96,7 +85,7 @@ class Scheduler(Generic[JobT]):
         else:
             self._display.event(word)
 
-    def _note(self, result: Record | Elsewhere | Lost[JobT]) -> None:
+    def _note(self, result: Record | Elsewhere | Lost[Job]) -> None:
         """Process the result of a job."""
         end = self._end_of(result) if isinstance(result, Lost) else result
         if isinstance(end, Elsewhere):
@@ -104,7 +93,7 @@ class Scheduler(Generic[JobT]):
         elif end is not None:
             self._finish(end)
 
-    def _end_of(self, lost: Lost[JobT]) -> Record | Elsewhere | None:
+    def _end_of(self, lost: Lost[Job]) -> Record | Elsewhere | None:
         """Return the result of a job that was lost here: another process may have taken its run over, or finished it.
 
         Return None if it gets no record: a worker that a stop caught before its first step had nothing to save.
@@ -127,11 +116,11 @@ class Scheduler(Generic[JobT]):
             self._disk_full = True
             self._executor.stop("SIGTERM")
 
-    def _taken_over(self) -> list[JobT]:
+    def _taken_over(self) -> list[Job]:
         """Wait for the runs of other processes; return those that are free again and have no record."""
         if self._elsewhere and self._wait and self.stopped_by is None:
             self._display.say(f"waiting for {len(self._elsewhere)} runs of other processes")
-        free: list[JobT] = []
+        free: list[Job] = []
         while self._elsewhere and self.stopped_by is None:
             for job in list(self._elsewhere):
                 record = job.folder.record()

@@ -30,14 +30,8 @@ def accepted_night(
 ) -> Night:
     """Return the night in the form that a baseline stores.
 
-    Args:
-        tonight: The night.
-        nights: Accepted nights.
-        answer: The gate's answer on the night.
-        reason: Why it is accepted.
-        change: Ids of the series whose change is acknowledged, or "all".
-        why: Why everything that changed is accepted, in place of *change*.
-        margin: Margin of scores from this night on; by default the one that the suite declares.
+    *change* has ids of the series whose change is acknowledged, or "all"; *why* acknowledges everything that changed. *margin*
+    is that of scores from this night on, by default the one that the suite declares.
 
     Raises:
         LoraBenchError: If there is no reason, the night is accepted already, a series is not there, or one changed and its

@@ -61,13 +61,10 @@ class Against:
 
 
 def judge_against(before: RunSet, now: RunSet, *, margin: float | None = None, change: str | None = None) -> Against:
-    """Judge the runs of *now* against those of *before*.
+    """Judge the runs of *now*, with a change, against those of *before*, without it.
 
-    Args:
-        before: What is there without the change.
-        now: What is there with it.
-        margin: The loss that does not matter, in the unit of the metrics; by default as the runs of *before* declare.
-        change: Why settings of the suite differ; without it they leave the answer undecided.
+    *margin* is the loss that does not matter, in the unit of the metrics; by default as the runs of *before* declare. *change*
+    says why settings of the suite differ; without it they leave the answer undecided.
 
     Raises:
         LoraBenchError: If they are of several suites, or have no cell in common.
@@ -131,12 +128,7 @@ class ChanceToPass:
 
 
 def plan_of(cells: Sequence[NightCell], margin: float | None = None) -> ChanceToPass:
-    """Say how likely a check against runs like these would be to pass, were both sets drawn anew.
-
-    Args:
-        cells: Cells of one set of runs.
-        margin: In place of theirs.
-    """
+    """Say how likely a check against runs like these would be to pass, were both sets drawn anew; *margin* replaces theirs."""
     scored = {index: cell.scores for index, cell in enumerate(cells) if len(set(cell.scores)) > 1}
     found = pools_of(
         {index: 2 * statistics.variance(scores) for index, scores in scored.items()},

@@ -18,12 +18,7 @@ MOST_CHANGES = 20
 
 
 def comment_lines(against: Against, commands: Sequence[str]) -> list[str]:
-    """Render an answer: verdict, picture, table, what was found, what else changed, the next commands.
-
-    Args:
-        against: The answer.
-        commands: What a reader may run next.
-    """
+    """Render an answer: verdict, picture, table, what was found, what else changed, and the commands to run next."""
     answer = against.answer
     first = answer.series[:MOST_ROWS]
     lines = [f"## {SAID[answer.verdict].capitalize()}: fine-tuning in {inert(answer.suite)}", ""]

@@ -35,12 +35,7 @@ def kept_runs(runs: Path, commit: str) -> Path:
 def runs_of_commit(commit: str, place: Path, suite_name: str, series: str | None, way: Way) -> Path:
     """Do a suite's missing runs with the working folder's project as of a commit, installed in an environment of its own.
 
-    Args:
-        commit: Its hash.
-        place: Receives the runs, and a log of git, pip and the runs.
-        suite_name: Name of the suite.
-        series: Label of the series, if the runs have one: the same label gives the same seeds.
-        way: How runs are started.
+    *place* receives the runs, and a log of git, pip and the runs. The same label of a series gives the same seeds.
 
     Raises:
         WorkBroken: If the commit cannot be checked out or installed, or its runs cannot be started.

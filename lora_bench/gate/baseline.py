@@ -137,10 +137,7 @@ def night_folders(runs: Path) -> dict[str, Path]:
 def tonight_in(runs: Path, accepted: Sequence[Night], label: str | None = None) -> tuple[str | None, Path]:
     """Return the label and the folder of the night to judge; the label is None if its records give it.
 
-    Args:
-        runs: A suite's runs folder, or the folder of one night.
-        accepted: Nights of the baseline.
-        label: Label of the night; by default that of the only night that is not accepted.
+    *runs* is a suite's runs folder, or the folder of one night. Without a label it is the only night that is not accepted.
 
     Raises:
         LoraBenchError: If there is no such night, or several and nothing says which.

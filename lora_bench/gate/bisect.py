@@ -48,11 +48,7 @@ class Candidates:
 
 
 def candidates(range_text: str, folder: Path) -> Candidates:
-    """Parse `--bisect`: `PACKAGE=OLD,…,NEW`, or `GOOD..BAD` for the commits of a repository.
-
-    Args:
-        range_text: The option.
-        folder: A folder in the repository.
+    """Parse `--bisect`: `PACKAGE=OLD,…,NEW`, or `GOOD..BAD` for the commits of the repository with *folder*.
 
     Raises:
         LoraBenchError: If it is neither, or git does not know the commits.
@@ -125,11 +121,7 @@ class Found:
 
 
 def search(count: int, try_: Callable[[int], Tried]) -> Found:
-    """Find the first bad one of *count* candidates; the first must be good and the last bad.
-
-    Args:
-        count: At least 2.
-        try_: Tries one, by its index.
+    """Find the first bad one of *count* candidates, at least two; the first must be good and the last bad.
 
     Raises:
         LoraBenchError: If the last is not bad or the first is not good, so that there is no change to find.

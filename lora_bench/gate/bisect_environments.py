@@ -40,10 +40,7 @@ class BisectEnvironment:
 def installed(folder: Path, requirement: str, log: Path) -> Iterator[BisectEnvironment | None]:
     """Make a virtual environment with *requirement*, or yield None if pip cannot install it; remove it after the block.
 
-    Args:
-        folder: Receives the environment; the remains of a killed search are deleted first.
-        requirement: Requirement for pip: `PACKAGE==VERSION`, or a folder.
-        log: Receives pip's output.
+    The requirement is `PACKAGE==VERSION` or a folder; *log* receives the output of pip. Remains of a killed search are deleted.
     """
     try:
         python = _made(folder)

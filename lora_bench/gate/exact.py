@@ -31,10 +31,7 @@ COUNTS: tuple[tuple[Kind, str, str], ...] = (
 def exact_findings(cell: NightCell, last: Night | None, history: Sequence[NightCell]) -> Iterator[Finding]:
     """Yield the findings on a cell that need no statistics.
 
-    Args:
-        cell: Tonight's cell.
-        last: The last accepted night.
-        history: The same series in the accepted nights since its last acknowledged change.
+    *history* has the same series in the accepted nights since its last acknowledged change.
     """
     runs = plural(len(cell.runs), "run")
     if crashed := cell.with_status(*CRASHES):

@@ -74,13 +74,8 @@ def judge_indexed(
 ) -> Answer:
     """Compare nights whose series are indexed already; see `judge`.
 
-    Args:
-        one: The night, with its cells under the rules that apply to them.
-        nights: Nights before it, oldest first.
-        baseline: The name of their baseline.
-        again: The sets of runs that were repeated with new seeds.
-        margin: Replaces all margins of scores, to try its effect.
-        rules: Findings on rules that the night declares differently, by series.
+    The night has its cells under the rules that apply to them, and *rules* has findings on those that it declares differently,
+    by series. *margin* replaces all margins of scores, to try its effect.
 
     Raises:
         LoraBenchError: If the night is of another suite than the baseline.

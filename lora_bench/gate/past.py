@@ -53,13 +53,9 @@ def indexed(nights: Sequence[Night]) -> list[Indexed]:
 
 
 def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: float | None) -> Past:
-    """Collect the past of a series from accepted nights.
+    """Collect the past of a series from accepted nights, oldest first.
 
-    Args:
-        series: Id of the series.
-        cell: Tonight's cell, for its direction and margin.
-        nights: Accepted nights, oldest first.
-        margin: Replaces the cell's own margin if that is one of scores; times keep theirs.
+    *cell* is tonight's, for its direction and margin. *margin* replaces one of scores; times keep theirs.
     """
     begin = max((index for index, one in enumerate(nights) if series in one.night.acknowledged), default=0)
     found = [(one.night, there) for one in nights[begin:] if (there := one.cells.get(series)) is not None]

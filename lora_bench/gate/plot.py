@@ -23,12 +23,7 @@ def plots(answer: Answer) -> dict[str, bytes]:
 
 
 def draw(series: SeriesAnswer, label: str) -> bytes:
-    """Draw the course of a series as SVG.
-
-    Args:
-        series: The gate's answer on the series.
-        label: Label of the night.
-    """
+    """Draw the course of a series as SVG."""
     title = f"{named(series)}: {STATUS_SAID[series.status]}"
     with settings():
         return to_svg(_figure(series, label, title), title)

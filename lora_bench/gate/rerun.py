@@ -62,11 +62,7 @@ class Way:
     def do(self, verb: str, runs: Path, *arguments: str, log: Path | None = None) -> int:
         """Start the runs, wait for them and return the exit code.
 
-        Args:
-            verb: `run` or `probe`.
-            runs: The folder that receives `SUITE/...`.
-            arguments: Further arguments.
-            log: A file for the output; the terminal by default.
+        *verb* is `run` or `probe`; *runs* receives `SUITE/...`, and *log* the output, by default the terminal.
 
         Raises:
             Stopped: If a signal ended them; their progress is saved.
@@ -143,15 +139,9 @@ AGAIN = "probed-again"
 def confirm(
     folder: Path, label: str, suite_name: str, suspects: Sequence[SeriesAnswer], way: Way, number: int = 1
 ) -> list[Night]:
-    """Repeat the runs of suspect series in a fresh process with new seeds.
+    """Repeat the runs of suspect series of a night, `RUNS/SUITE/LABEL`, in a fresh process with new seeds.
 
-    Args:
-        folder: Folder of the night, `RUNS/SUITE/LABEL`.
-        label: Label of the night.
-        suite_name: The name of its suite.
-        suspects: The series to run again.
-        way: Settings of the runs.
-        number: Number of this set of runs, from 1.
+    *number* is that of this set of runs, from 1.
 
     Returns:
         All sets of repeated runs.

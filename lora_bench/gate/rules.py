@@ -29,12 +29,9 @@ class Ruled:
 
 
 def under_rules(cells: Mapping[str, NightCell], accepted: Sequence[Night], margin: float | None = None) -> Ruled:
-    """Put *cells* under the rules of the accepted nights.
+    """Put tonight's cells under the rules of the accepted nights, oldest first.
 
-    Args:
-        cells: Tonight's, by series.
-        accepted: Oldest first.
-        margin: Declared for tonight in place of its suite's own, for scores.
+    *margin* is declared for tonight in place of its suite's own, for scores.
     """
     ruled: dict[str, NightCell] = {}
     findings: dict[str, Finding] = {}

@@ -86,14 +86,7 @@ def young_losses(
     nights: Sequence[Indexed],
     again: Mapping[str, Sequence[NightCell]],
 ) -> dict[str, Finding]:
-    """Return a finding for every young series that lost, by series, all of them judged together.
-
-    Args:
-        cells: Tonight's cells.
-        pasts: The past of each cell.
-        nights: Accepted nights, oldest first.
-        again: The sets of runs with new seeds of each series.
-    """
+    """Return a finding for every young series that lost, by series, all of them judged together."""
     young = {}
     for series, cell in cells.items():
         if mean_of(cell) is None or len(pasts[series].means) >= FEWEST_NIGHTS:

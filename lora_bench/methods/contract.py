@@ -95,13 +95,7 @@ def method_of_peft(peft_type: str) -> type[Method] | None:
 
 
 def options_of(method: type[Method], config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a method's options of an adapter.
-
-    Args:
-        method: The method.
-        config: The adapter's PEFT config.
-        given: Its settings that differ from PEFT's defaults.
-    """
+    """Return a method's options of an adapter, from its PEFT config and those settings that differ from PEFT's defaults."""
     read = getattr(method, "options_of", None)
     if read is not None:
         return dict(read(config, given))

@@ -53,7 +53,7 @@ FILES = {
 
 
 def _without_files(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return the options.
+    """Return the options; refuse one that would have PEFT read files.
 
     Raises:
         ValueError: If an option would have PEFT read files.
@@ -232,14 +232,7 @@ def _trial(
     classes: tuple[type[PreTrainedConfig], type[PreTrainedModel]],
     head: tuple[str, ...],
 ) -> str | None:
-    """Return why a method fails on a small model of this kind, or None if it works.
-
-    Args:
-        method: A `Peft` as JSON.
-        config: The base model's config as JSON.
-        classes: Classes of the config and the base model.
-        head: Names of the head's modules.
-    """
+    """Return why a `Peft`, as JSON, fails on a small model with this config and these classes; None if it works."""
     import torch
 
     from lora_bench.tuners.trial import deep_model, fault_of, small_model

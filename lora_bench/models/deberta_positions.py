@@ -48,12 +48,10 @@ def _drops(module: nn.Module) -> bool:
 
 @functools.cache
 def reached(tokens: int, buckets: int, most: int) -> int:
-    """Return an upper bound of the distance between the middle of the table and the positions of rows.
+    """Return an upper bound of the distance between the middle of the table and the positions of rows of so many tokens.
 
-    Args:
-        tokens: Tokens of a row.
-        buckets: Beyond half of this number, positions share rows of the table, more of them the farther; below 1 none do.
-        most: Farthest position that differs from farther ones.
+    Beyond half of *buckets*, positions share rows of the table, more of them the farther; below 1 none do. *most* is the
+    farthest position that differs from farther ones.
     """
     middle = buckets // 2
     if buckets < 1 or tokens <= middle:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import Family, declare, forget, installed_family
 from lora_bench.models.library_errors import in_a_sentence
+from lora_bench.models.made_folder import Progress
 from lora_bench.models.registry import BaseModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Progress = Callable[[str], None]
-
 
 def with_family(model: BaseModel, given: Family | None = None, progress: Progress | None = None) -> BaseModel:
-    """Return a base model with its family, if no installed package names one for its type.
+    """Return a base model with its family, the user's or another, if no installed package names one for its type.
 
     A family that cannot be worked out stays None: methods that need one then refuse the model, and say why.
-
-    Args:
-        model: The base model.
-        given: Family that the user gives.
-        progress: Called with a sentence before slow work.
 
     Raises:
         LoraBenchError: If *given* does not fit the model, or its type has a family already.

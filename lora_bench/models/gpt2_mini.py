@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from lora_bench.models.made_folder import made_folder
+from lora_bench.models.made_folder import Progress, made_folder
 from lora_bench.models.shipped import shipped_files, shipped_folder
-
-Progress = Callable[[str], None]
 
 NAME = "gpt2-mini"
 
@@ -16,13 +13,8 @@ NAME = "gpt2-mini"
 VERSION = 1
 
 _FILES = (
-    "README.md",
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-)
+    "README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+)  # fmt: skip
 
 
 def gpt2_mini_folder(progress: Progress | None = None) -> Path:

@@ -18,11 +18,7 @@ _SAY_IT_ALL = (ValueError, TypeError, OSError, RuntimeError, ImportError)
 
 @contextlib.contextmanager
 def in_a_sentence(fault: str) -> Iterator[None]:
-    """Raise a library's error within this block as a `LoraBenchError`.
-
-    Args:
-        fault: What is wrong then, with the model and the file; the library's message follows.
-    """
+    """Raise a library's error within this block as a `LoraBenchError`: *fault*, on model and file, and then its message."""
     try:
         yield
     except LoraBenchError:

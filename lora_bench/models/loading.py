@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+# What models that look positions up call their table.
+POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")
+
 TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model", "tokenizer_config.json")
 
 # DeBERTa's `pooler_dropout` is another layer before the same classifier, and the papers' `cls_dropout` leaves it alone.
@@ -39,17 +42,10 @@ def load_model(
     attention: str | None = None,
     on_meta: bool = False,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return the base model for a kind of task, in float32, and the names of its head's modules.
+    """Return the base model for a kind of task, in float32, and the names of its head's modules, none if it writes.
 
-    Args:
-        base_model: The base model.
-        kind: A classifier of texts into one class or several labels, or of words; a regressor; or a model that writes, which
-            has no head.
-        labels: Number of classes.
-        base_dropout: Dropout everywhere in the base model, or None for the checkpoint's own.
-        head_dropout: Dropout before the classifier, or None for the checkpoint's own.
-        attention: Kernel path of attention by transformers' name, or None for the model's own choice.
-        on_meta: Build it on the meta device: shapes and names only, in a fraction of a second.
+    None leaves dropout in the base model, dropout before the classifier, or the kernel path of attention as the checkpoint has
+    it. On the meta device it has shapes and names only, in a fraction of a second.
 
     Raises:
         LoraBenchError: If it cannot be loaded.
@@ -221,6 +217,18 @@ def reads_apart(model_type: str) -> bool:
     return known is not None and known.cross_attention is not None
 
 
+def longest_input(model: nn.Module) -> int | None:
+    """Return the tokens of the longest input that a table of positions has rows for; None if positions are computed."""
+    from torch import nn
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITION_TABLES:
+            # RoBERTa counts from the row after that of padding, and BART leaves rows out.
+            first = 0 if module.padding_idx is None else int(module.padding_idx) + 1
+            return int(module.num_embeddings) - first - int(getattr(module, "offset", 0))
+    return None
+
+
 def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:
     """Return the tokenizer, with a padding token (the end-of-text token if it has none)."""
     from transformers import AutoTokenizer
@@ -254,12 +262,7 @@ def _heads_of_other_tasks(model: PreTrainedModel) -> set[str]:
 
 
 def head_modules(model: nn.Module, missing: set[str]) -> list[str]:
-    """Return the modules with every weight that the checkpoint lacks: the largest that contain nothing else.
-
-    Args:
-        model: The model as built for the task.
-        missing: Names of the weights that the checkpoint lacks.
-    """
+    """Return the modules with every weight that the checkpoint lacks (*missing*): the largest that contain nothing else."""
     heads: list[str] = []
 
     def descend(module: nn.Module, name: str) -> None:

@@ -26,11 +26,7 @@ MANIFEST = "manifest.json"
 def made_folder(name: str, shown: str, write: Callable[[Path], None], progress: Progress | None = None) -> Path:
     """Return a model's folder in the cache, made on first use.
 
-    Args:
-        name: Name of the folder.
-        shown: Name of the model in messages.
-        write: Writes the model's files to a folder: the same bytes every time.
-        progress: Called with each sentence for the user.
+    *shown* is the model's name in messages; *write* writes its files, the same bytes every time.
     """
     say = progress or (lambda message: None)
     folder = cache_folder("models") / name

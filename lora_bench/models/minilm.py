@@ -20,13 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.models.made_folder import made_folder
+from lora_bench.models.made_folder import Progress, made_folder
 from lora_bench.util.pip_assets import members
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Progress = Callable[[str], None]
 Tensors = dict[str, "Tensor"]
 
 # Raised whenever the same weights would be written differently.
@@ -53,6 +52,20 @@ SHARED: dict[str, Any] = {
 }
 POSITIONS = 512
 
+# Settings of DeBERTa-v2, used by both of its models.
+DEBERTA: dict[str, Any] = {
+    **SHARED,
+    "architectures": ["DebertaV2Model"],
+    "model_type": "deberta-v2",
+    "max_position_embeddings": POSITIONS,
+    "max_relative_positions": -1,
+    "norm_rel_ebd": "layer_norm",
+    "pooler_dropout": 0,
+    "pooler_hidden_act": "gelu",
+    "pos_att_type": ["c2p", "p2c"],
+    "relative_attention": True,
+}
+
 
 def roberta_folder(progress: Progress | None = None) -> Path:
     """Return the folder of MiniLM-L6 in the RoBERTa class, made on first use.
@@ -78,26 +91,15 @@ def roberta_folder(progress: Progress | None = None) -> Path:
 def deberta_folder(progress: Progress | None = None, *, position_buckets: int = POSITION_BUCKETS) -> Path:
     """Return the folder of MiniLM-L6 in the DeBERTa-v2 class, made on first use.
 
-    Args:
-        progress: Called with each sentence for the user.
-        position_buckets: Relative distances told apart on each side; greater ones share logarithmic buckets.
+    *position_buckets* relative distances are told apart on each side; greater ones share logarithmic buckets.
 
     Raises:
         AssetUnavailable: If the weights are neither cached nor downloadable.
     """
     config = {
-        **SHARED,
-        "architectures": ["DebertaV2Model"],
-        "model_type": "deberta-v2",
-        "max_position_embeddings": POSITIONS,
-        "max_relative_positions": -1,
-        "norm_rel_ebd": "layer_norm",
-        "pooler_dropout": 0,
-        "pooler_hidden_act": "gelu",
-        "pos_att_type": ["c2p", "p2c"],
+        **DEBERTA,
         "position_biased_input": True,
         "position_buckets": position_buckets,
-        "relative_attention": True,
         "share_att_key": False,
         "type_vocab_size": 2,
     }
@@ -177,13 +179,7 @@ def write_from_minilm(
 ) -> None:
     """Write a model folder with MiniLM's tokenizer: the same bytes every time, with any version of transformers.
 
-    Args:
-        folder: An empty folder.
-        rewrite: Makes the model's weights from MiniLM's.
-        config: Content of config.json.
-        inputs: Names of the arrays that the tokenizer returns.
-        card: Text of the model's card.
-        progress: Called with each sentence for the user.
+    *rewrite* makes the model's weights from MiniLM's; *inputs* are the arrays that the tokenizer returns.
     """
     from safetensors.torch import load, save
 

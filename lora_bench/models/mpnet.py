@@ -10,14 +10,11 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from lora_bench.models.made_folder import made_folder
+from lora_bench.models.made_folder import Progress, made_folder
 from lora_bench.util.pip_assets import MPNET_PARTS, members
-
-Progress = Callable[[str], None]
 
 # Raised whenever the same weights would be written differently.
 VERSION = 1

@@ -34,6 +34,7 @@ from lora_bench.tuners.attention import (
 )
 from lora_bench.tuners.embeddings import PrefixEmbeddingLayer
 from lora_bench.tuners.fused_lora import FusedLoraLayer
+from lora_bench.tuners.trial import inside_peft
 
 
 @dataclass
@@ -132,19 +133,11 @@ class ReadSelfAttentionV2(deberta_v2.DisentangledSelfAttention):
 
 
 def _of_first(relative_pos: Tensor, table: Tensor, middle: int, reach: int) -> Tensor:
-    """Return the rows of a table of relative positions that the first token meets, one for each key.
+    """Return the rows of a table of relative positions that the first token meets, shape (1, tokens, width).
 
     Distances from a key to the first token are these with the other sign, and DeBERTa turns that sign again. So keys use the
-    same rows.
-
-    Args:
-        relative_pos: Distance of each query and key, shape (..., tokens, tokens).
-        table: Shape (2 * middle, width).
-        middle: Row of distance 0.
-        reach: Greatest distance that has a row of its own.
-
-    Returns:
-        Shape (1, tokens, width).
+    same rows. *relative_pos* has the distances, shape (..., tokens, tokens); the table has shape (2 * middle, width), and
+    distances up to *reach* have rows of their own.
     """
     distances = relative_pos[..., 0, :].flatten().long().clamp(-reach, reach - 1)
     return table[distances + middle].unsqueeze(0)
@@ -161,11 +154,7 @@ def _from_position(key: Tensor, of_query: Tensor) -> Tensor:
 
 
 def read_alone(model: nn.Module, model_type: str) -> bool:
-    """Make the last layer of a classifier compute only the position that its head reads, in place.
-
-    Args:
-        model: The classifier, with its method applied.
-        model_type: Its model family, by transformers' name.
+    """Make the last layer of a classifier, with its method applied, compute only the position that its head reads, in place.
 
     Returns:
         False if nothing changed: for a family without `Family.reads`, and with virtual tokens in front of the text.
@@ -179,7 +168,7 @@ def read_alone(model: nn.Module, model_type: str) -> bool:
     path = max(found, key=lambda one: int(one.rsplit(".", 1)[1]))
     layer: Any = _inside(found[path])
     attention: Any = _inside(layer.get_submodule(family.self_attention))
-    config = _classifier(model).config
+    config = inside_peft(model).config
     if getattr(config, "is_decoder", False) or getattr(attention, "talking_head", False):
         return False
     if family.own_masks:
@@ -192,7 +181,7 @@ def read_alone(model: nn.Module, model_type: str) -> bool:
     layer.forward = _by_cache(layer, attention, family, getattr(config, family.num_heads_key), reading)
     if reading is not None:
         assert family.last_norm is not None, "a family whose head reads the last token has a norm behind its layers"
-        _follow(_classifier(model), reading)
+        _follow(inside_peft(model), reading)
         _spread(model.get_submodule(f"{path.rsplit('.', 2)[0]}.{family.last_norm}"), reading)
     return True
 
@@ -202,11 +191,6 @@ def _inside(module: nn.Module) -> nn.Module:
     while isinstance(inner := getattr(module, "base_layer", None), nn.Module):
         module = inner
     return module
-
-
-def _classifier(model: Any) -> Any:
-    """Return the classifier inside PEFT's model."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _by_query_states(whole: Callable[..., Any]) -> Callable[..., Any]:
@@ -223,12 +207,7 @@ def _by_query_states(whole: Callable[..., Any]) -> Callable[..., Any]:
 def _by_cache(layer: Any, attention: Any, family: Family, heads: int, reading: Reading | None) -> Callable[..., Any]:
     """Return the forward of a layer whose attention takes a cache: it gets keys and values of all tokens as one.
 
-    Args:
-        layer: The layer.
-        attention: Its attention without adapters.
-        family: Its family.
-        heads: Number of attention heads.
-        reading: Positions that the head reads; None for the first.
+    The head reads the first token, or what *reading* says.
     """
     whole, (names, cache_name) = layer.forward, arguments_of(type(layer).forward)
 

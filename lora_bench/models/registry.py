@@ -12,11 +12,16 @@ import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.families import Family
+from lora_bench.models.deberta_mini import deberta_mini_folder
 from lora_bench.models.gpt2_mini import gpt2_mini_folder
+from lora_bench.models.made_folder import Progress
+from lora_bench.models.minilm import deberta_folder, roberta_folder
+from lora_bench.models.mpnet import mpnet_folder
 from lora_bench.models.safety import (
     PICKLED_INDEX,
     PICKLED_WEIGHTS,
@@ -33,8 +38,6 @@ from lora_bench.models.shipped import needed_assets
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.hub import COMMIT
 from lora_bench.util.pip_assets import DEBERTA_MINI, GPT2_MINI, MPNET_PARTS, is_cached
-
-Progress = Callable[[str], None]
 
 # Files that make a model; other files of a folder (cards, logs, other formats) do not change it.
 MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt",
@@ -96,53 +99,32 @@ class KnownModel:
 
 def known_models() -> dict[str, KnownModel]:
     """Return the models that need no hub, by name."""
-
-    def roberta(progress: Progress | None) -> Path:
-        from lora_bench.models.minilm import roberta_folder
-
-        return roberta_folder(progress)
-
-    def deberta(progress: Progress | None) -> Path:
-        from lora_bench.models.minilm import deberta_folder
-
-        # 32 buckets tell apart the distances in inputs of some 64 tokens. DeBERTa-v3's 256 would make a step half again as
-        # slow, and the relative terms start at zero in both cases.
-        return deberta_folder(progress, position_buckets=32)
-
-    def deberta_mini(progress: Progress | None) -> Path:
-        from lora_bench.models.deberta_mini import deberta_mini_folder
-
-        return deberta_mini_folder(progress)
-
-    def mpnet(progress: Progress | None) -> Path:
-        from lora_bench.models.mpnet import mpnet_folder
-
-        return mpnet_folder(progress)
-
     return {
         "minilm-l6-roberta": KnownModel(
             shown="MiniLM-L6 in the RoBERTa class",
             about="all-MiniLM-L6-v2 (22.7 M weights) rewritten exactly as a RoBERTa",
             assets=("minilm-l6",),
-            folder=roberta,
+            folder=roberta_folder,
         ),
         "minilm-l6-deberta": KnownModel(
             shown="MiniLM-L6 as DeBERTa-v2 (relative terms at zero)",
             about="all-MiniLM-L6-v2 rewritten exactly as a DeBERTa-v2, whose relative-position terms are all zero",
             assets=("minilm-l6",),
-            folder=deberta,
+            # 32 buckets tell apart the distances in inputs of some 64 tokens. DeBERTa-v3's 256 would make a step half again
+            # as slow, and the relative terms start at zero in both cases.
+            folder=partial(deberta_folder, position_buckets=32),
         ),
         "deberta-mini": KnownModel(
             shown="deberta-mini (22.4 M weights, from MiniLM-L6)",
             about="a DeBERTa-v2 of 22.4 M weights, pretrained from MiniLM-L6 for lora_bench",
             assets=("minilm-l6", *needed_assets(DEBERTA_MINI)),
-            folder=deberta_mini,
+            folder=deberta_mini_folder,
         ),
         "mpnet-base": KnownModel(
             shown="all-mpnet-base-v2 (109 M weights)",
             about="all-mpnet-base-v2, MPNet-base trained further for sentence vectors: 109 M weights, a download of 404 MB",
             assets=MPNET_PARTS,
-            folder=mpnet,
+            folder=mpnet_folder,
         ),
         "gpt2-mini": KnownModel(
             shown="gpt2-mini (5.4 M weights)",
@@ -165,14 +147,8 @@ def find_model(
 ) -> BaseModel:
     """Return the base model called *name*: a known one, a folder (relative to *base*), a shape, or one on the hub.
 
-    Args:
-        name: Name of the model.
-        base: Folder that a folder's name is relative to.
-        revision: Commit, tag or branch on the hub.
-        shown: Its name in reports.
-        progress: Called with a sentence before slow work.
-        trust_remote_code: Run code of its repository; *revision* must then be a commit.
-        allow_pickle: Read weights that exist only in a pickle; see `lora_bench.models.safety`.
+    To run code of its repository (*trust_remote_code*), *revision* must be a commit. `lora_bench.models.safety` tells about
+    pickles.
 
     Raises:
         LoraBenchError: If the name is unknown, its weights are not in safetensors, or it needs code that is not trusted.
@@ -242,9 +218,7 @@ def _base_model(
     check_code(name, folder, config, trusted=trusted)
     model_type = check_type(name, config, trusted=trusted)
     check_weights(name, folder, config)
-    warnings: tuple[str, ...] = ()
-    if trusted:
-        warnings += (f"{name} ran code of its repository at commit {revision}, allowed by --allow-code",)
+    warnings = [f"{name} ran code of its repository at commit {revision}, allowed by --allow-code"] if trusted else []
     if not any(folder.glob("*.safetensors")):
         pickled = pickles(folder)
         if not allow_pickle:
@@ -254,7 +228,7 @@ def _base_model(
                 f"its author, add --allow-pickle {shlex.quote(name)}"
             )
         folder = as_safetensors(name, folder)
-        warnings += (f"the weights of {name} were read from a pickle, allowed by --allow-pickle",)
+        warnings.append(f"the weights of {name} were read from a pickle, allowed by --allow-pickle")
     return BaseModel(
         name=name,
         shown=shown,
@@ -263,7 +237,7 @@ def _base_model(
         revision=revision,
         model_type=model_type,
         remote_code=trusted,
-        warnings=warnings,
+        warnings=tuple(warnings),
     )
 
 
@@ -285,17 +259,9 @@ def _hash_of_files(folder: Path) -> str:
 def _from_hub(
     name: str, revision: str | None, progress: Progress | None, *, code: bool, pickled: bool
 ) -> tuple[Path, str]:
-    """Return the folder and the commit of a model on the hub; of its weights only safetensors are downloaded.
+    """Return the folder and the commit of a model on the hub, with its code if asked for.
 
-    Args:
-        name: Name of the model.
-        revision: Its revision.
-        progress: Called with a sentence before slow work.
-        code: Download its code too.
-        pickled: Download pickled weights if it has no others.
-
-    Raises:
-        LoraBenchError: If it is unavailable, or has no weights in safetensors.
+    Of its weights only safetensors are downloaded, or pickled ones if it has no others and they are allowed.
     """
     from lora_bench.util.hub import snapshot
 

@@ -81,11 +81,6 @@ def check_files(name: str, folder: Path) -> None:
 def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:
     """Refuse a model's folder that would make transformers read weights from another file than safetensors.
 
-    Args:
-        name: Its name in the suite.
-        folder: Its folder.
-        config: Its configuration.
-
     Raises:
         LoraBenchError: If its configuration names a file of weights, an index of safetensors names another kind of file, or a
             file of safetensors is incomplete.
@@ -146,11 +141,7 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def check_code(name: str, folder: Path, config: dict[str, Any], *, trusted: bool) -> None:
     """Refuse a model that needs code which its suite does not name.
 
-    Args:
-        name: Its name in the suite.
-        folder: Its folder.
-        config: Its configuration.
-        trusted: True if its suite names it with a commit and sets `trust_remote_code: true`.
+    *trusted* says that its suite names it with a commit and sets `trust_remote_code: true`.
 
     Raises:
         LoraBenchError: If it cannot be loaded without code of its own, or if the code is in another repository.
@@ -188,12 +179,7 @@ def _code(config: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def check_type(name: str, config: dict[str, Any], *, trusted: bool) -> str:
-    """Return the `model_type` of a configuration.
-
-    Args:
-        name: Its name in the suite.
-        config: Its configuration.
-        trusted: True if code of its own may define a type that transformers lacks.
+    """Return the `model_type` of a configuration; code that is *trusted* may define one that transformers lacks.
 
     Raises:
         LoraBenchError: If transformers has no such type, with those that every method adapts.
@@ -220,10 +206,6 @@ def _is_known(model_type: str) -> bool:
 
 def as_safetensors(name: str, folder: Path) -> Path:
     """Return a copy of a model's folder with its pickled weights rewritten as safetensors; an earlier copy is reused.
-
-    Args:
-        name: Its name in the suite.
-        folder: Its folder.
 
     Raises:
         LoraBenchError: If the pickle has anything but tensors, or torch is too old to read one safely.
@@ -265,9 +247,7 @@ def as_safetensors(name: str, folder: Path) -> Path:
 def pickled_tensors(owner: str, path: Path) -> dict[str, Any]:
     """Return the tensors of a pickle, each with memory of its own, by torch's restricted reader.
 
-    Args:
-        owner: What the pickle belongs to, for messages.
-        path: Its file.
+    *owner* is what the pickle belongs to, for messages.
 
     Raises:
         LoraBenchError: If the pickle has anything but tensors, or torch is too old to read one safely.

@@ -14,11 +14,7 @@ from lora_bench.errors import LoraBenchError
 
 
 def check_readable(model: str, folder: Path) -> None:
-    """Check that a tokenizer with only a SentencePiece file can be read.
-
-    Args:
-        model: Its name, for the message.
-        folder: Folder of the tokenizer.
+    """Check that the tokenizer of *model* can be read, if it has only a SentencePiece file.
 
     Raises:
         LoraBenchError: If the packages that read such files are not installed.
@@ -37,11 +33,9 @@ def check_readable(model: str, folder: Path) -> None:
 
 
 def normalise_as_trained(tokenizer: Any, folder: Path) -> None:
-    """Give a DeBERTa tokenizer the normalisation of its files; any other tokenizer stays as it is.
+    """Give a DeBERTa tokenizer the normalisation of the files in *folder*; any other tokenizer stays as it is.
 
-    Args:
-        tokenizer: The tokenizer that transformers loaded from *folder*.
-        folder: Folder with `tokenizer.json`, which spells the rules out, or `spm.model`.
+    `tokenizer.json` spells the rules out, and `spm.model` has them.
     """
     from tokenizers import Regex, Tokenizer, normalizers
     from transformers import DebertaV2Tokenizer

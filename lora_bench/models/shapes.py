@@ -29,10 +29,7 @@ def shape_of_hub(name: str) -> str | None:
 
 
 def shape_folder(name: str) -> Path:
-    """Return the folder of a shape's configuration.
-
-    Args:
-        name: Name with its prefix: `shape:roberta-base`.
+    """Return the folder of the configuration of a shape, such as `shape:roberta-base`.
 
     Raises:
         LoraBenchError: If the name is unknown.

@@ -14,9 +14,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 def copy_sharing(model: ModelT, own: Sequence[str] = ()) -> ModelT:
     """Return a copy with its own parameters and modules, over the memory of the same weights.
 
-    Args:
-        model: The base model, with nothing adapted.
-        own: Names of modules whose weights are copied, because they are drawn anew: the head's.
+    Weights of the modules named in *own* are copied, because they are drawn anew: the head's.
     """
     copied = {id(weight) for name in own for weight in model.get_submodule(name).parameters()}
     memo: dict[int, object] = {}

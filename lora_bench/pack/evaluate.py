@@ -26,13 +26,7 @@ def stack_of(members: Sequence[Ready]) -> Stack:
 
 
 def chosen_together(due: Mapping[int, Ready], stack: Stack, say: Say) -> dict[str, Answered]:
-    """Return the answers of members to the selection split after a step, by run id.
-
-    Args:
-        due: Members to evaluate, by their number in the stack.
-        stack: All active members.
-        say: Called with a sentence if they are evaluated alone.
-    """
+    """Return the answers of members, by their number in the stack, to the selection split after a step, by run id."""
     numbers = {ready.job.run_id: number for number, ready in due.items()}
 
     def part(group: Sequence[Ready]) -> Stack:
@@ -49,13 +43,8 @@ def answers_together(
 ) -> dict[str, Answered]:
     """Return the answers of members, by run id, without those that are better evaluated alone, or do not fit together.
 
-    Losses on texts are taken alone: the logits of all members over a vocabulary need too much memory.
-
-    Args:
-        asked: Members to evaluate.
-        splits: Splits of each member.
-        stacked: Weights of some of them.
-        say: Called with a sentence if they are evaluated alone.
+    Losses on texts are taken alone: the logits of all members over a vocabulary need too much memory. *splits* gives those of a
+    member, and *stacked* the weights of some members.
     """
     alike: dict[Any, list[Ready]] = {}
     for ready in asked:

@@ -51,12 +51,8 @@ def packs(jobs: Sequence[Job], workers: int, most: Callable[[Job], int]) -> list
     """Return units of work, in the order of their first jobs: for each worker one of each kind, however many jobs it has.
 
     A unit starts as many runs as fit a pack. When one finishes, the next takes its slot, so a pack stays full until its unit
-    has no run left to start.
-
-    Args:
-        jobs: Jobs to do, the longest first.
-        workers: Number of units done at once; a pack is no larger than leaves work for all of them.
-        most: Returns the greatest number of members of a pack of such jobs.
+    has no run left to start. The longest jobs come first, and *most* gives the greatest number of members of a pack of such
+    jobs.
     """
     alike: dict[str, list[Job]] = {}
     for job in jobs:

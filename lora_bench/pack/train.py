@@ -93,12 +93,7 @@ class Member:
         return selection is not None and selection.is_due(self.step, last=self.is_done)
 
     def note(self, loss: float, answered: Answered | None) -> None:
-        """Record the result of the step.
-
-        Args:
-            loss: Loss of the step.
-            answered: Answers to the selection split, if known.
-        """
+        """Record the loss of the step, and the answers to the selection split, if known."""
         selection = self.ready.hooks.selection
         if selection is not None and self.is_chosen:
             split = self.ready.job.spec.rules.choose_on
@@ -133,14 +128,8 @@ def take_together(
     """Do the runs of a unit as a pack, and yield the result of each as soon as it is known.
 
     After a stop request, runs that have not begun yield nothing. If the memory runs out, half as many are tried at once, from
-    their checkpoints.
-
-    Args:
-        jobs: Jobs that may share a pack; see `lora_bench.pack.group_runs`, which sets how many run at once. When one ends, the
-            next takes its slot.
-        notify: Returns the function to call with each step of a job.
-        begun: Called when a job begins, each time.
-        say: Called with a sentence on work that fewer runs do together than were given.
+    their checkpoints; *say* gets a sentence on it. When a run ends, the next takes its slot. *begun* is called each time that a
+    job begins, and *notify* returns the function to call with each of its steps.
 
     Raises:
         Apart: If a failure belongs to no single member, and no smaller pack is left to try.
@@ -202,15 +191,7 @@ def _taken(
 def _begin(
     job: Job, held: ExitStack, beside: nn.Module | None, notify: Notify | None, begun: Callable[[Job], None]
 ) -> Member | Record | Elsewhere:
-    """Prepare a run, or return its result if it takes no step.
-
-    Args:
-        job: The run.
-        held: Its open resources: its lock, and its Trainer's folder.
-        beside: A model that already runs.
-        notify: Called with its steps.
-        begun: Called when it begins.
-    """
+    """Prepare a run beside a model that already runs, or return its result if it takes no step; *held* gets its resources."""
     lock = lock_run(job)
     if not isinstance(lock, RunLock):
         return lock
@@ -236,13 +217,7 @@ def _begin(
 
 
 def _end(member: Member, reason: Exception | None, answered: Answered | None) -> Record | Elsewhere:
-    """Score and publish a member that has left the pack.
-
-    Args:
-        member: The run.
-        reason: The error that ended it, or None if its budget did.
-        answered: Answers of its last weights, if known.
-    """
+    """Score and publish a member that has left the pack, by its budget or with an error, its *reason*."""
     ready = member.ready
     try:
         if reason is not None:
@@ -258,9 +233,7 @@ def steps_together(
 ) -> Iterator[list[tuple[Member, Exception | None]]]:
     """Take the steps of all members; yield those that leave, with the error that ended each, or None for its budget.
 
-    Args:
-        members: The active members. Those that leave are removed; those added meanwhile take part from the next step on.
-        say: As for `take_together`.
+    Those that leave are removed from *members*; those added meanwhile take part from the next step on.
 
     Raises:
         Apart: If a joint step fails.

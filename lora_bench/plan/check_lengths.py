@@ -22,13 +22,7 @@ AROUND = 4
 
 
 def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData]) -> None:
-    """Refuse a tokenizer or inputs that a base model cannot take, and a chat without a template.
-
-    Args:
-        suite: For the lines of its keys.
-        cells: Its runs; each base model and task is looked at once.
-        data: The examples of each task, by name.
-    """
+    """Refuse a tokenizer or inputs that a base model cannot take, and a chat without a template."""
     tokenizers: dict[str, PreTrainedTokenizerBase] = {}
     faults: dict[Fault, None] = {}
     names = [entry.model for entry in suite.models]
@@ -82,13 +76,7 @@ def _beyond(
 ) -> int | None:
     """Return the tokens of an input that is longer than *positions*, or None.
 
-    Args:
-        made: The task's exercise.
-        task: The task.
-        data: Its examples.
-        tokenizer: Tokenizer of the base model.
-        positions: Greatest number of tokens.
-        apart: True if the input and the text to write are apart.
+    *apart* says that the input and the text to write are apart.
     """
     texts: list[tuple[str, ...]] = []
     encoded: list[int] = []

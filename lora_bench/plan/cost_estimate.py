@@ -109,11 +109,7 @@ def _examples(recipe: PlannedTraining, example: OneExample) -> float:
 def default_workers(costs: Sequence[CostEstimate], threads: int, *, timed: bool = False, processes: int = 1) -> int:
     """Return the number of runs to do at once: one a device, or as many as the cores and the free memory allow.
 
-    Args:
-        costs: Estimated cost of each run.
-        threads: CPU threads of each worker.
-        timed: True if a clock ends any of them, so that they must run alone on the machine.
-        processes: Greatest number of processes of a run.
+    If a clock ends any of them (*timed*), they run alone on the machine.
     """
     if timed:
         return 1

@@ -108,14 +108,7 @@ class DataFacts:
 
 
 def describe(suite: Suite, loaded: LoadedTask, models: Sequence[BaseModel], cells: Sequence[Cell]) -> DataFacts:
-    """Return the facts about the data of a task.
-
-    Args:
-        suite: The suite.
-        loaded: The task.
-        models: Base models of the suite.
-        cells: Its runs, those that wait included.
-    """
+    """Return the facts about the data of a task; *cells* include the runs that wait."""
     data = loaded.data
     texts = {name: [normal(text) for text in split.texts] for name, split in data.splits.items()}
     shared = shared_texts(texts)

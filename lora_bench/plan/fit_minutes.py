@@ -33,13 +33,7 @@ TIMES_DEFAULT_SIZE = 2
 
 
 def draft_suite(seen: TableFacts, folder: Path, *, model: str = DEFAULT_MODEL, minutes: float = 10.0) -> Draft:
-    """Return a suite of a table that takes about some minutes on this machine.
-
-    Args:
-        seen: The table.
-        folder: Where the file will be.
-        model: Base model.
-        minutes: Time for all runs.
+    """Return a suite of a table that takes about some minutes on this machine; its file will be in *folder*.
 
     Raises:
         BadInput: With every fault of the data or the base model.

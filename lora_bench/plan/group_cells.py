@@ -15,6 +15,7 @@ from lora_bench.records.spec import PlannedSpec, Start
 from lora_bench.records.store import RunFolder
 from lora_bench.suite.halving import Rung
 from lora_bench.suite.load_suite import Suite
+from lora_bench.suite.probe_suite import ProbeSuite
 from lora_bench.training.job import Job, RetentionData
 
 
@@ -113,8 +114,13 @@ def _not_to_be_run(spec: PlannedSpec, reason: str, budget: Budget | None) -> Pla
 def _command(suite: Suite, model: str, run_id: str, series: str | None, data_dir: Path | None) -> str:
     """Return the command that makes the record again."""
     options = ["--series", series] if series is not None else []
-    if data_dir is not None:
-        options += ["--data-dir", data_dir.name if data_dir.is_absolute() else str(data_dir)]
-    options += ["--allow-pickle", model] if model in suite.pickles else []
-    options += [part for permission in sorted(suite.code) for part in ("--allow-code", permission)]
-    return shlex.join(["lora-bench", *suite.command, "--only", run_id, *options])
+    pickled = ["--allow-pickle", model] if model in suite.pickles else []
+    return shlex.join(
+        ["lora-bench", *suite.command, "--only", run_id, *options, *repeated_options(suite, data_dir, *pickled)]
+    )
+
+
+def repeated_options(suite: Suite | ProbeSuite, data_dir: Path | None, *between: str) -> list[str]:
+    """Return the options of a command that its repetition needs too, without a path of this machine."""
+    data = [] if data_dir is None else ["--data-dir", data_dir.name if data_dir.is_absolute() else str(data_dir)]
+    return [*data, *between, *(part for permission in sorted(suite.code) for part in ("--allow-code", permission))]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.models.find_family import with_family
+from lora_bench.models.made_folder import Progress as Progress
 from lora_bench.models.registry import BaseModel, find_model
 from lora_bench.models.shapes import shape_of_hub
 from lora_bench.suite.consent import allowing, require_permission
@@ -15,8 +16,6 @@ from lora_bench.suite.load_suite import Suite
 from lora_bench.suite.schema import ModelEntry
 from lora_bench.tasks import Task, TaskData, find_folder, in_folder, load_data, pinned, released_data
 from lora_bench.util.hub import HubUnreachable, asked_once, cache_only
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,8 @@ def obtain(
 ) -> tuple[list[LoadedTask], list[BaseModel]]:
     """Return the data and the base models of a suite.
 
-    Args:
-        suite: The suite.
-        data_dir: Folder with published data sets in their usual layout, used for every task that has one.
-        progress: Called with a sentence before slow work.
-        download: False to take known shapes and released counts for models and data that are not on this machine.
+    *data_dir* has published data sets in their usual layout, used for every task that has one. Without *download*, known shapes
+    and released counts stand in for models and data that are not on this machine.
 
     Raises:
         BadInput: With every fault at once; or earlier, if a model would run code that the user has not allowed.
@@ -108,14 +104,19 @@ def _found(suite: Suite, entry: ModelEntry, progress: Progress | None, shape: st
         except LoraBenchError:
             found = find_model(shape, base=suite.base, shown=entry.shown or entry.model)
             return replace(found, name=entry.model)
+    return model_of_entry(entry, suite.base, suite.pickles, progress)
+
+
+def model_of_entry(entry: ModelEntry, base: Path, pickles: Collection[str], progress: Progress | None) -> BaseModel:
+    """Return the base model of an entry of a suite in the folder *base*; *pickles* names those that may be pickled."""
     found = find_model(
         entry.model,
-        base=suite.base,
+        base=base,
         revision=entry.revision,
         shown=entry.shown,
         progress=progress,
         trust_remote_code=entry.trust_remote_code,
-        allow_pickle=entry.model in suite.pickles,
+        allow_pickle=entry.model in pickles,
     )
     return with_family(found, entry.family, progress)
 

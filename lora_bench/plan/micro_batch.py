@@ -24,14 +24,6 @@ def micro_batch(
 ) -> int:
     """Return the number of examples in the largest part of a batch that stays within a peak, at inputs of full length.
 
-    Args:
-        base_model: The base model; only its configuration is read.
-        method: The method, with its size.
-        training: Batch, length and precision.
-        peak_memory_bytes: Limit for the tensors of a step.
-        kind: Output of the model.
-        labels: Number of classes.
-
     Raises:
         BudgetUnreachable: If a single example needs more, with its need.
         UnsupportedPair: If the memory of a step cannot be predicted.
@@ -74,11 +66,8 @@ def peak_of(step: StepBytes, *, parts: int) -> int:
 def largest_part(peak: Callable[[int], int], batch_size: int, peak_memory_bytes: int) -> int:
     """Return the largest divisor of a batch whose peak stays within a limit.
 
-    Args:
-        peak: Returns the peak in bytes for a part of so many examples. It grows with them, except for the whole batch, which
-            has no earlier gradients.
-        batch_size: Examples of the batch.
-        peak_memory_bytes: The limit.
+    *peak* gives the bytes for a part of so many examples. It grows with them, except for the whole batch, which has no earlier
+    gradients.
 
     Raises:
         BudgetUnreachable: If a single example needs more, with its need.

@@ -7,15 +7,16 @@ cells than runs. Nothing is written here.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.kinds import find_kind
 from lora_bench.methods import with_size
-from lora_bench.models.find_family import with_family
-from lora_bench.models.registry import BaseModel, find_model
+from lora_bench.models.registry import BaseModel
+from lora_bench.plan.group_cells import repeated_options
+from lora_bench.plan.inputs import Progress, model_of_entry
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.plan.resolve import method_spec, model_spec
 from lora_bench.plan.size_fitting import MethodFit, fit_method
@@ -30,8 +31,6 @@ from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.load_suite import Suite
 from lora_bench.suite.probe_suite import CellShape, ProbeSuite
 from lora_bench.suite.schema import Probe
-
-Progress = Callable[[str], None]
 
 PROCESSES: dict[DeviceType, int] = {"cpu": 3, "cuda": 5}
 
@@ -87,14 +86,9 @@ def plan_probes(
     data_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> ProbePlan:
-    """Resolve a suite to its probes.
+    """Resolve a suite of probes, or the cells of a suite of runs, to its probes; nothing is written to *runs*.
 
-    Args:
-        suite: A suite of runs, whose cells are measured, or a suite of probes.
-        runs: Folder of this suite's runs, which contains its probes; read, not written.
-        processes: Number of processes of each cell; by default the suite's or the device's.
-        data_dir: As for `make_plan`.
-        progress: Called with a sentence before slow work.
+    *processes* is the number for each cell, by default the suite's or the device's.
 
     Raises:
         BadInput: With every fault of models and data.
@@ -133,9 +127,7 @@ def plan_probes(
             twins.add(base_model.name)
         count = processes or probe.processes or PROCESSES[device]
         cells[spec.probe_id] = ProbeCell(spec, base_model, fit, twin, count)
-    options = [] if data_dir is None else ["--data-dir", data_dir.name if data_dir.is_absolute() else str(data_dir)]
-    options += [part for permission in sorted(suite.code) for part in ("--allow-code", permission)]
-    command = shlex.join(["lora-bench", "probe", suite.command[1], *options])
+    command = shlex.join(["lora-bench", "probe", suite.command[1], *repeated_options(suite, data_dir)])
     folder = runs / PROBES
     planned = tuple(cells.values())
 
@@ -172,16 +164,7 @@ def _of_probes(suite: ProbeSuite, progress: Progress | None) -> Iterator[Found]:
     faults: list[Fault] = []
     for index, one in enumerate(suite.models):
         try:
-            found = find_model(
-                one.model,
-                base=suite.file.parent,
-                revision=one.revision,
-                shown=one.shown,
-                progress=progress,
-                trust_remote_code=one.trust_remote_code,
-                allow_pickle=one.model in suite.pickles,
-            )
-            models.append(with_family(found, one.family, progress))
+            models.append(model_of_entry(one, suite.file.parent, suite.pickles, progress))
         except LoraBenchError as error:
             faults.append(suite.document.fault(("models", index), str(error)))
     if faults:
@@ -196,13 +179,8 @@ def _of_probes(suite: ProbeSuite, progress: Progress | None) -> Iterator[Found]:
         for entry in suite.methods:
             if entry.is_for("", base_model.name):
                 cell, probe = suite.cell(base_model.name, entry.label)
-                yield (
-                    base_model,
-                    entry,
-                    fit_method(entry.method, base_model, cell.kind, cell.labels, budget, progress),
-                    cell,
-                    probe,
-                )
+                fit = fit_method(entry.method, base_model, cell.kind, cell.labels, budget, progress)
+                yield base_model, entry, fit, cell, probe
 
 
 def _of_suite(suite: Suite, runs: Path, data_dir: Path | None, progress: Progress | None) -> Iterator[Found]:

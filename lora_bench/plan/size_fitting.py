@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 
@@ -23,7 +22,7 @@ from lora_bench.families import declared_family, given_keys
 from lora_bench.kinds import KindName
 from lora_bench.methods import Method, trains_base, with_size
 from lora_bench.models.library_errors import in_a_sentence
-from lora_bench.models.loading import load_model
+from lora_bench.models.loading import load_model, longest_input
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.budget import Budget, fit_size
 from lora_bench.records.record import CountedParameters
@@ -33,14 +32,9 @@ from lora_bench.util.regular_files import MIB
 from lora_bench.util.sealed_json import keep, kept_as
 from lora_bench.version import __version__
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 # Sizes up to this one are counted at once: their weights take some MB a layer at most.
 LARGE_SIZE = 4096
 BYTES_PER_WEIGHT = 4
-# What models that look positions up call their table.
-POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")
 
 
 def installed_bytes() -> int:
@@ -96,16 +90,8 @@ def fit_method(
 ) -> MethodFit:
     """Count a method on a base model, and find the size that meets the budget.
 
-    A pair that does not work, or a budget that no size meets, returns a fit with its reason instead of an error.
-
-    Args:
-        method: The method.
-        base_model: The base model.
-        kind: KindName of the task.
-        labels: Number of labels of the task.
-        budget: The budget, with or without a target.
-        progress: Called before a count, which is slow.
-        known: Earlier fits of the caller: another task with as many labels needs no new one. This fit is added.
+    A pair that does not work, or a budget that no size meets, returns a fit with its reason instead of an error. *progress* is
+    called before a count, which is slow. The fit is added to *known*: another task with as many labels needs no new one.
     """
     key = content_hash(
         {
@@ -264,17 +250,5 @@ def _shape(base_model: BaseModel, kind: KindName, labels: int) -> ModelShape:
         layers=config.num_hidden_layers + (0 if behind is None else getattr(config, behind)),
         width=config.hidden_size,
         vocabulary=model.get_input_embeddings().weight.shape[0],
-        positions=_positions(model),
+        positions=longest_input(model),
     )
-
-
-def _positions(model: PreTrainedModel) -> int | None:
-    """Return the length of the longest input that a table of positions has rows for."""
-    from torch import nn
-
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.rsplit(".")[-1] in POSITION_TABLES:
-            # RoBERTa counts from the row after that of padding, and BART leaves rows out.
-            first = 0 if module.padding_idx is None else int(module.padding_idx) + 1
-            return int(module.num_embeddings) - first - int(getattr(module, "offset", 0))
-    return None

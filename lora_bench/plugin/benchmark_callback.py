@@ -156,7 +156,7 @@ class BenchmarkCallback(MeasureCallback):
         **inside: Any,
     ) -> None:
         """Stop the clock of a step."""
-        super().on_step_end(args, state, control, optimizer, **inside)
+        super().on_step_end(args, state, control, optimizer=optimizer, **inside)
         if self._run is not None and len(self.clock) == self.warmup_steps:
             self._run.end_warmup()
         if control.should_save:

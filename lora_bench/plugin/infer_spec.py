@@ -23,7 +23,8 @@ from transformers import PreTrainedModel, TrainerState, TrainingArguments
 from lora_bench.methods import method_of_peft, options_of
 from lora_bench.records.record import Parameters
 from lora_bench.records.spec import AnyPrecision, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
-from lora_bench.training.measure.counters import is_in, stored_weights
+from lora_bench.training.measure.counters import stored_weights
+from lora_bench.tuners.trial import is_in
 
 OWN_SCRIPT = "own script"
 PARTLY_FROZEN = "partly_frozen"

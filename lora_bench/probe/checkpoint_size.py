@@ -13,7 +13,7 @@ from torch import nn
 from lora_bench.probe.reasons import reason_of
 from lora_bench.records.probe_record import CheckpointSize
 from lora_bench.training.measure.bare_step import time_passes
-from lora_bench.training.measure.counters import is_in
+from lora_bench.tuners.trial import is_in
 
 SECOND = "second"
 
@@ -29,16 +29,8 @@ def checkpoint(
 ) -> CheckpointSize:
     """Save an adapted model, measure its files, and time restoring it.
 
-    Args:
-        model: The adapted model.
-        head: Names of the head's modules in the base model.
-        folder: Receives the files.
-        base: Returns a fresh base model.
-        device: Device of the model.
-        saved: Called once the adapted model is saved.
-        unmeasured: Receives the reasons for null fields.
-
-    Files are read right after they were written, so times are with a warm file cache.
+    Files are read right after they were written, so times are with a warm file cache. *base* returns a fresh base model,
+    *saved* is called once the adapted model is saved, and *unmeasured* receives the reasons for null fields.
     """
     adapted, whole = folder / "adapted", folder / "base"
     model.save_pretrained(adapted)

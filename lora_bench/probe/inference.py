@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lora_bench.probe.reasons import NO_MEMORY, is_out_of_memory, reason_of
 from lora_bench.records.probe_record import Inference, Latency, ProbeSpec, State
-from lora_bench.training.measure.bare_step import Window, quantile, repeat, time_passes
+from lora_bench.training.measure.bare_step import Window, repeat, time_passes
+from lora_bench.training.measure.counters import quantile
 from lora_bench.tuners.trial import decoder_inputs
 
 SECOND = "second"
@@ -36,14 +37,9 @@ def inference(
 ) -> Inference:
     """Time forward passes at every shape, the states of the model in turn, so that a drift affects all alike.
 
-    Args:
-        spec: Spec of the probe.
-        adapted: The adapted model.
-        base: Returns a fresh base model.
-        make_batch: Returns random tokens by rows and length, on the device of the adapted model.
-        longest: Greatest number of tokens that the model takes, or None.
-        window: Time for the states at each shape.
-        unmeasured: Receives the reasons for missing parts.
+    *base* returns a fresh base model, and *make_batch* random tokens by rows and length, on the device of the adapted model.
+    *longest* is the greatest number of tokens that the model takes, or None. *unmeasured* receives the reasons for missing
+    parts.
     """
     device = next(adapted.parameters()).device
     models: dict[State, nn.Module] = {"unadapted": base().to(device).eval(), "adapted": adapted.eval()}

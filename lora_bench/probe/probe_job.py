@@ -58,13 +58,7 @@ class ProbeJob:
         return ProbeFolder(self.folder).publish(record)
 
     def record(self, status: Status, reason: str | None = None, **found: Any) -> ProbeRecord:
-        """Return the record of this job.
-
-        Args:
-            status: End of the probe.
-            reason: Reason of any status but `ok`.
-            found: Measurements: the other fields of a record.
-        """
+        """Return the record of this job, with *found* as its other fields; any status but `ok` has a reason."""
         return ProbeRecord(
             probe_id=self.spec.probe_id,
             repeat=self.repeat,

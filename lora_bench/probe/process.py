@@ -23,7 +23,7 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.kinds import find_kind
 from lora_bench.kinds.exercises import exercise_class
 from lora_bench.methods import Method, known_methods
-from lora_bench.models.loading import load_model
+from lora_bench.models.loading import load_model, longest_input
 from lora_bench.probe.checkpoint_size import checkpoint
 from lora_bench.probe.device import HOST_IS_DEVICE, Company, EnergyMeter, has_bfloat16, used_bytes
 from lora_bench.probe.inference import inference
@@ -34,14 +34,10 @@ from lora_bench.records.outcomes import is_disk_full
 from lora_bench.records.probe_record import Energy, Flops, PhasePeaks, ProbeRecord, ProbeSpec, StepBytes
 from lora_bench.records.record import Status
 from lora_bench.training.measure.bare_step import TrainingStep, Windows, step_speed, windows_for
-from lora_bench.training.measure.counters import PeakMemory, count_parameters, return_freed_memory
-from lora_bench.training.measure.step_bytes import optimizer_bytes as bytes_of_states
+from lora_bench.training.measure.counters import PeakMemory, count_parameters, return_freed_memory, state_bytes
 from lora_bench.training.measure.step_bytes import predict_step, static_bytes, step_bytes
 
 SEED = 0
-
-# Modules in which models keep learned positions; other models compute positions, for any length.
-POSITIONS = ("position_embeddings", "wpe")
 
 FoundT = TypeVar("FoundT")
 
@@ -68,14 +64,9 @@ class _ProbeFindings:
 
 
 def probe(job: ProbeJob, windows: Windows | None = None) -> ProbeRecord:
-    """Measure one cell in this process, and publish its record.
+    """Measure one cell in this process, and publish its record. Return the record in place afterwards, whatever its status.
 
-    Args:
-        job: The cell to measure, with its folder.
-        windows: Lengths of the timing; by default from its spec or its device.
-
-    Returns:
-        The record in place in the folder afterwards, whatever its status.
+    *windows* are the lengths of the timing, by default from its spec or its device.
     """
     facts = _ProbeFindings({"started_at": datetime.now(UTC).isoformat(timespec="seconds")})
     company = Company(job.card)
@@ -122,15 +113,6 @@ def make_model(job: ProbeJob, *, on_meta: bool = False, eager: bool = False) -> 
 def method_of(spec: ProbeSpec) -> Method:
     """Return the method of a probe with its options."""
     return known_methods()[spec.method.name](**spec.method.options)
-
-
-def longest_input(model: nn.Module) -> int | None:
-    """Return the number of tokens that a model has learned positions for, or None if it computes positions."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITIONS:
-            # RoBERTa's positions start after that of padding.
-            return int(module.num_embeddings) - (0 if module.padding_idx is None else int(module.padding_idx) + 1)
-    return None
 
 
 def random_batch(model: nn.Module, spec: ProbeSpec, rows: int, length: int, device: torch.device) -> dict[str, Tensor]:
@@ -315,7 +297,7 @@ def _measured_bytes(step: TrainingStep, device: torch.device, peaks: dict[str, i
     return StepBytes(
         weight_bytes=weights,
         gradient_bytes=gradients,
-        optimizer_bytes=bytes_of_states(step.optimizer),
+        optimizer_bytes=state_bytes(step.optimizer),
         activation_bytes=activations,
         peak_bytes=steady - start if steady is not None and start is not None else None,
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from lora_bench.errors import Diverged, LoraBenchError, UnsupportedPair, first_line, typed_line
 from lora_bench.records.environment import describe_environment
@@ -110,9 +110,7 @@ class NoteSteps(TrainerCallback):
         self.facts = facts
         self.first = True
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Record the step. The first of a process is named apart, because the optimiser allocates its memory in it."""
         self.facts.phase = "the first step" if self.first else f"step {state.global_step + 1}"
         self.first = False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from lora_bench.records.record import CurvePoint
 from lora_bench.training.checkpoint import trained_weights
@@ -66,17 +66,10 @@ class SelectionScores(TrainerCallback):
         self.rank = rank
         self.best: Best | None = None
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        **inside: Any,
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Score the run if a score is due."""
-        if model is not None and self.is_due(state.global_step, last=control.should_training_stop):
-            self.take(state.global_step, model)
+        if self.is_due(state.global_step, last=control.should_training_stop):
+            self.take(state.global_step, inside["model"])
 
     def is_due(self, step: int, *, last: bool) -> bool:
         """Return True if scores are due after a step."""

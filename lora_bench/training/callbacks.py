@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from lora_bench.errors import Diverged, LoraBenchError
 from lora_bench.records.budget import Axis
@@ -62,9 +62,7 @@ class SeededDropout(TrainerCallback):
         self.seed = seed
         self.rank = (rank,) if rank else ()
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Seed the generators for the step."""
         torch.manual_seed(seed_for("dropout", self.seed, state.global_step, *self.rank))
 
@@ -75,9 +73,7 @@ class KeyedDropout(TrainerCallback):
     def __init__(self, masks: StepMasks) -> None:
         self.masks = masks
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Pass on the number of the step."""
         self.masks.begin(state.global_step)
 
@@ -109,20 +105,11 @@ class FollowBudget(TrainerCallback):
         """Return the progress of the run, from 0 to 1."""
         return self.course.progress(self.step, self.clock()) if self.ended_by is None else 1.0
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: Optimizer | None = None,
-        lr_scheduler: LRScheduler | None = None,
-        **inside: Any,
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Give the Trainer's own schedule the used share of the target in place of the number of steps."""
-        recipe = self.course.recipe
+        recipe, schedule = self.course.recipe, inside["lr_scheduler"]
         if recipe.warmup is None:
             return
-        assert optimizer is not None and isinstance(lr_scheduler, LambdaLR)
         factor = rate_factor(recipe, args)
 
         # Called once for each group of weights; the factor is the same for all.
@@ -130,12 +117,11 @@ class FollowBudget(TrainerCallback):
         def at_step(step: int) -> float:
             return factor(self._share(step))
 
-        lr_scheduler.lr_lambdas = [lambda step: at_step(step) for _ in lr_scheduler.lr_lambdas]
+        schedule.lr_lambdas = [lambda step: at_step(step) for _ in schedule.lr_lambdas]
         # The rate of the first step was set when the schedule was made.
-        rates = [rate * at_step(0) for rate in lr_scheduler.base_lrs]
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        schedule._last_lr = [rate * at_step(0) for rate in schedule.base_lrs]
+        for group, rate in zip(inside["optimizer"].param_groups, schedule._last_lr, strict=True):
             group["lr"] = rate
-        lr_scheduler._last_lr = rates
 
     def _share(self, step: int) -> float:
         """Return the used share of the target after a step; with a clock, after the last step."""
@@ -143,7 +129,7 @@ class FollowBudget(TrainerCallback):
             return self.course.shares[step]
         return min(1.0, self.clock() / self.course.recipe.target[1]) if step else 0.0
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """End the run if its budget is used up."""
         if self.end_after(state.global_step, self.clock()):
             control.should_training_stop = True
@@ -168,22 +154,14 @@ class WatchLoss(TrainerCallback):
         self.loss: float | None = None
         self._points = 0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Find the position of the run in the curve."""
         self._points = int(CURVE_POINTS * self.follow.course.progress(self.resumed_at, self.follow.clock()))
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **inside: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Record the loss; the Trainer logs at every step."""
-        if not logs or "loss" not in logs:
+        logs = inside["logs"]
+        if "loss" not in logs:
             return
         reach("run.loss", logs)
         self.loss = float(logs["loss"])
@@ -207,7 +185,7 @@ class WatchLoss(TrainerCallback):
         points, self._points = self._points, int(CURVE_POINTS * self.follow.progress)
         return self._points > points
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Report the step."""
         if self.notify is None:
             return
@@ -260,27 +238,14 @@ class KeepCheckpoints(TrainerCallback):
             if selection is not None and resume_from.best is not None:
                 selection.best = Best(**progress["best"], weights=resume_from.best)
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        optimizer: Optimizer | None = None,
-        lr_scheduler: LRScheduler | None = None,
-        **inside: Any,
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Restore the state of the checkpoint."""
         self._last = time.monotonic()
-        if self.resume_from is None:
-            return
-        assert model is not None and optimizer is not None and lr_scheduler is not None
-        self.resume_from.restore(model, optimizer, lr_scheduler)
-        state.global_step = self.resume_from.step
+        if self.resume_from is not None:
+            self.resume_from.restore(inside["model"], inside["optimizer"], inside["lr_scheduler"])
+            state.global_step = self.resume_from.step
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Write a checkpoint if one is due, or after a stop request.
 
         It does so at the start of the next step, after the loss of the last one has been logged.
@@ -291,12 +256,9 @@ class KeepCheckpoints(TrainerCallback):
         if stop:
             raise Interrupted(f"stopped by {stop} after step {state.global_step}; the same command resumes from there")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Keep what a kill during a long evaluation would lose."""
-        _, due = self._agreed(None)
-        if due:
+        if self._agreed(None)[1]:
             self._save(state.global_step, self.measure.seconds_so_far(), **inside)
 
     def stop_evaluation(self, model: nn.Module) -> None:

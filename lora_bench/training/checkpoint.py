@@ -127,19 +127,12 @@ def save_checkpoint(
     write_checkpoint(folder, step, files)
 
 
-def _say_nothing(message: str) -> None:
-    return
-
-
 def latest_checkpoint(
-    folder: Path, say: Callable[[str], None] = _say_nothing, run_id: str | None = None
+    folder: Path, say: Callable[[str], None] = lambda message: None, run_id: str | None = None
 ) -> Checkpoint | None:
-    """Return the newest undamaged checkpoint of a run, or None.
+    """Return the newest undamaged checkpoint of the run *run_id*, or of any run, or None.
 
-    Args:
-        folder: Folder of the checkpoints.
-        say: Called with a sentence for each damaged or foreign checkpoint, and for one that a newer lora_bench wrote.
-        run_id: The run that resumes; None for the checkpoint of any run.
+    *say* gets a sentence for each damaged or foreign checkpoint, and for one that a newer lora_bench wrote.
     """
 
     def foreign(files: Mapping[str, bytes]) -> str | None:

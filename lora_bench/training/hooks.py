@@ -51,14 +51,7 @@ def keeps_best(job: Job) -> bool:
 def hooks_of(
     setup: Setup, adapted: AdaptedModel, lessons: Lessons, measure: MeasureCallback, checkpoint: Checkpoint | None
 ) -> Hooks:
-    """Make the callbacks of a run.
-
-    Args:
-        setup: The run.
-        adapted: Its model.
-        lessons: Its examples.
-        measure: Measurement, running since before the model was loaded.
-        checkpoint: Checkpoint to resume from.
+    """Make the callbacks of a run; *measure* has run since before the model was loaded.
 
     Raises:
         UnsupportedPair: If its method cannot work under its budget.
@@ -108,11 +101,7 @@ def _selection(setup: Setup, lessons: Lessons, measure: MeasureCallback) -> Sele
 
 
 def _own_callbacks(method: Method, course: Course) -> list[Any]:
-    """Return the callbacks of a method.
-
-    Raises:
-            UnsupportedPair: If it needs the number of steps, and a clock ends the run.
-    """
+    """Return the callbacks of a method; refuse one that needs the number of steps if a clock ends the run."""
     found = own_callbacks(method)
     if course.steps is None and any(getattr(one, "needs_steps", False) for one in found):
         raise UnsupportedPair(

@@ -31,11 +31,6 @@ MAY_DIFFER: Fields = {
 
 
 def in_common(job: Job, may_differ: Fields) -> str:
-    """Return every field of a run that *may_differ* does not name, as JSON; runs may share if it is equal.
-
-    Args:
-        job: The run.
-        may_differ: Fields of its spec to leave out.
-    """
+    """Return every field of a run that *may_differ* does not name, as JSON; runs may share if it is equal."""
     spec = job.spec.model_dump(mode="json", exclude=dict(may_differ))
     return json.dumps([spec, job.task.kind, len(job.spec.task.labels), job.cut], sort_keys=True)

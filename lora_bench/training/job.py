@@ -99,13 +99,7 @@ class Job:
         return self.spec.training.steps
 
     def record(self, status: Status, reason: str | None = None, **found: Any) -> Record:
-        """Return the record of this job.
-
-        Args:
-            status: End of the run.
-            reason: Reason of any status but `ok`.
-            found: Other fields of the record.
-        """
+        """Return the record of this job, with *found* as its other fields; any status but `ok` has a reason."""
         warnings = (*self.base_model.warnings, *found.pop("warnings", ()))
         return Record(
             run_id=self.run_id,

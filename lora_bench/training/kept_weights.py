@@ -19,7 +19,8 @@ from lora_bench.records.record import Weights
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.job import Job
-from lora_bench.training.model_card import item_intervals, model_card, names_of, public_name
+from lora_bench.training.model_card import item_intervals, model_card, names_of, public_name, write_card
+from lora_bench.tuners.trial import inside_peft
 from lora_bench.util.atomic_files import sync_tree
 
 if TYPE_CHECKING:
@@ -37,19 +38,13 @@ def keep_weights(
 ) -> Weights | None:
     """Leave the trained weights in PEFT's format (or transformers', for a whole model), with a model card.
 
-    Args:
-        job: The run.
-        model: Its trained model.
-        tokenizer: Of the base model.
-        step: Step after which the weights were taken.
-        scores: Scores of the run, for the card.
-        examples: Number of scored examples.
-        threshold: Probability above which a label is answered, of several labels a text.
+    *step* is the one after which the weights were taken, *examples* the number that were scored, and *threshold* the
+    probability above which a label is answered, of several labels a text.
     """
     if job.spec.keep_weights == "none":
         return None
     folder = job.folder.weights
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = inside_peft(model)
     labels = job.spec.task.labels
     base.config.id2label = dict(enumerate(labels)) or base.config.id2label
     base.config.label2id = {label: index for index, label in enumerate(labels)} or base.config.label2id
@@ -71,9 +66,7 @@ def keep_weights(
         tuner = tuner_module(type(config))
     intervals = item_intervals(job.folder.path / PREDICTIONS, job.spec, scores)
     card = model_card(job.spec, step, tuner, scores, examples, intervals, threshold)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    for path in folder.iterdir():
-        path.chmod(0o644)  # safetensors' own files can be read by their owner only
+    write_card(folder, card)
     sync_tree(folder)  # the record that names them is on the disk when they are
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return Weights(folder=folder.name, stored_bytes=stored, step=step)

@@ -40,14 +40,8 @@ def model_card(
 ) -> str:
     """Return the card as Markdown with metadata.
 
-    Args:
-        spec: The run.
-        step: Step after which the weights were taken.
-        tuner: Module to import before the weights load; "" for PEFT alone, None for a whole model.
-        scores: Scores of the run, by metric.
-        examples: Number of scored examples.
-        intervals: 95 % intervals of scores over these examples, by metric; see `item_intervals`.
-        threshold: Probability above which a label is answered, of several labels a text.
+    *tuner* is the module to import before the weights load: "" for PEFT alone, None for a whole model. Intervals are those of
+    `item_intervals`, over so many scored examples. *threshold* is as for `loading_lines`.
     """
     options = _code(json.dumps(spec.method.options, sort_keys=True))
     labels = _words(", ".join(spec.task.labels))
@@ -78,6 +72,13 @@ def model_card(
     )
 
 
+def write_card(folder: Path, card: str) -> None:
+    """Write the card of a folder of weights, and let every user read all its files, as safetensors' own cannot be."""
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    for path in folder.iterdir():
+        path.chmod(0o644)
+
+
 # Resamples of test items, and numbers in memory for a block of them.
 _DRAWS, _BLOCK = 2_000, 2**22
 
@@ -85,10 +86,7 @@ _DRAWS, _BLOCK = 2_000, 2**22
 def item_intervals(answers: Path, spec: PlannedSpec, scores: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     """Return 95 % intervals of a run's scores over its test items, by metric, from resampled items.
 
-    Args:
-        answers: File of its predictions.
-        spec: The run.
-        scores: Scores of the run. Metrics that are not of single items, and other splits, have no interval.
+    *answers* is the file of its predictions. Metrics that are not of single items, and other splits, have no interval.
     """
     if not answers.is_file():
         return {}
@@ -113,11 +111,7 @@ def item_intervals(answers: Path, spec: PlannedSpec, scores: Mapping[str, float]
 def loading_lines(spec: RunSpec, folder: str, tuner: str | None, threshold: float | None = None) -> list[str]:
     """Return the Python lines that make `model` and `tokenizer` of kept weights, and `labels_of` for several labels.
 
-    Args:
-        spec: The run that left the weights.
-        folder: Their folder.
-        tuner: Module to import before they load; "" for PEFT alone, None for a whole model.
-        threshold: Probability above which a label is answered, of several labels a text.
+    *tuner* is as for `model_card`. Above the *threshold* a label is answered, of several labels a text.
     """
     auto = f"For{names_of(spec).auto}"
     known = spec.model.name in known_models()

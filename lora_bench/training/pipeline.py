@@ -175,12 +175,8 @@ def prepare(
 ) -> Ready:
     """Prepare a run for its first step.
 
-    Args:
-        job: The run.
-        facts: Receives the facts found.
-        notify: Called with each step.
-        packed: True in a pack, which draws its masks and evaluates it on the selection split.
-        rank: Worker rank, if the run has several processes.
+    A pack draws the masks of its members and evaluates them on the selection split. *rank* is given if the run has several
+    processes.
     """
     spec = job.spec
     torch.set_num_threads(spec.training.threads)
@@ -259,12 +255,7 @@ class _Seen:
 
 
 def score(ready: Ready, answered: Answered | None = None) -> Record:
-    """Score a trained run and make its record.
-
-    Args:
-        ready: A trained run.
-        answered: Answers of its last weights, if known.
-    """
+    """Score a trained run and make its record, from the answers of its last weights if they are known."""
     job, facts, measure, model = ready.job, ready.facts, ready.hooks.measure, ready.model
     spec, lessons = job.spec, ready.lessons
     course = lessons.course

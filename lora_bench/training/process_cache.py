@@ -87,13 +87,7 @@ class Warm:
         return found
 
     def encoded(self, job: Job, what: str, make: Callable[[], MadeT]) -> MadeT:
-        """Return examples of the cached data, encoded for the run's model.
-
-        Args:
-            job: The run.
-            what: Name of the examples and their use.
-            make: Makes them.
-        """
+        """Return examples of the cached data, encoded for the run's model; *what* names the examples and their use."""
         spec = job.spec
         decoding = spec.decoding.max_new_tokens if spec.decoding is not None else None
         key = (what, spec.model.sha256, spec.training.max_length, decoding, self._data.key)
@@ -107,14 +101,7 @@ class Warm:
     def shared(
         self, job: Job, split: str, what: str, make: Callable[[], tuple[list[Example], float]]
     ) -> tuple[Sequence[Example], float]:
-        """Return the encoded examples of a split; all workers of this machine share those of a large one.
-
-        Args:
-            job: The run.
-            split: Name of the split.
-            what: Name of the examples and their use.
-            make: Makes them.
-        """
+        """Return the encoded examples of a split; all workers of this machine share those of a large one."""
         data, spec = self._data.made, job.spec
         if data is None or len(data.splits[split].ids) < LEAST_EXAMPLES:
             return self.encoded(job, what, make)

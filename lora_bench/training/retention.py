@@ -25,6 +25,7 @@ from lora_bench.models.loading import load_model
 from lora_bench.records.record import Retained
 from lora_bench.tasks import encode, load_data
 from lora_bench.training.job import Job
+from lora_bench.tuners.trial import inside_peft
 from lora_bench.util.heartbeat import beat
 
 # Of a language model a row's logits are as wide as the vocabulary.
@@ -38,13 +39,7 @@ _BEFORE: dict[tuple[object, ...], float] = {}
 
 
 def retained(job: Job, model: nn.Module, tokenizer: Any, warn: Callable[[str], None]) -> Retained | None:
-    """Return the score of a run's retention before and after training; None if the spec asks for none, or *warn* was called.
-
-    Args:
-        job: The run.
-        model: Its trained model.
-        tokenizer: Of the base model.
-        warn: Called with the reason why it cannot be scored.
+    """Return the score of a run's retention before and after training; None if the spec asks for none, or *warn* got a reason.
 
     Raises:
         LoraBenchError: If the data has changed since the plan.
@@ -74,13 +69,8 @@ def _check_scorable(job: Job, model: nn.Module) -> None:
         raise NotScored("a shape without weights has nothing to keep")
     if getattr(model, "prompt_encoder", None):
         raise NotScored("PEFT's prompts stand before the model and are not in its layers")
-    if _base_of(model).config.is_encoder_decoder:
+    if inside_peft(model).config.is_encoder_decoder:
         raise NotScored("it is not written for a model of encoder and decoder")
-
-
-def _base_of(model: nn.Module) -> Any:
-    """Return a model without PEFT's wrapper, its adapters in its layers."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _fresh(job: Job, *, writes: bool) -> Any:
@@ -106,7 +96,7 @@ def _before(job: Job, model: nn.Module, score: Score) -> float:
 
 def _bare(job: Job, model: nn.Module) -> Any:
     """Return the trained model to score: a writer as it is, and of a causal classifier a language model with its backbone."""
-    trained = _base_of(model)
+    trained = inside_peft(model)
     assert job.spec.retention is not None
     if job.spec.retention.measure == "spearman" or job.task.writes:
         return trained

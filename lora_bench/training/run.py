@@ -88,14 +88,7 @@ def train(ready: Ready) -> None:
 
 
 def publish(job: Job, lock: RunLock, facts: Facts, record: Record) -> Record | Elsewhere:
-    """Publish a record, unless another process has taken the run over meanwhile and this one has no score.
-
-    Args:
-        job: A run locked by this process.
-        lock: Its lock.
-        facts: Known facts of the attempt.
-        record: Result of the attempt.
-    """
+    """Publish a record, unless another process has taken the run over meanwhile and this one has no score."""
     facts.enter("publishing the record")
     try:
         reach("run.publish")
@@ -109,14 +102,7 @@ def publish(job: Job, lock: RunLock, facts: Facts, record: Record) -> Record | E
 
 
 def as_rank(job: Job, rank: WorkerRank, facts: Facts, notify: Notify | None) -> Record | None:
-    """Do the part of one worker rank of a run. Return the record in the process that writes, else None.
-
-    Args:
-        job: A run locked by the parent process.
-        rank: The worker rank.
-        facts: Receives the facts found.
-        notify: Called with each step, in the first worker rank.
-    """
+    """Do the part of one worker rank of a run. Return the record in the process that writes, else None."""
     with products_of(job.spec.training):
         ready = prepare(job, facts, notify if rank.first else None, rank=rank)
         train(ready)

@@ -104,12 +104,7 @@ class Course:
         return min(limits, default=None)
 
     def ended_by(self, step: int, seconds: float) -> Axis | None:
-        """Return the axis whose target or cap ends the run after a step, the target first; None if it goes on.
-
-        Args:
-            step: Number of the step.
-            seconds: Seconds of training so far.
-        """
+        """Return the axis whose target or cap ends the run after a step, the target first; None if it goes on."""
         reached: list[Axis] = [axis for axis, end in self.ends.items() if step >= end]
         if self.seconds is not None and seconds >= self.seconds:
             reached.append("train_seconds")
@@ -125,10 +120,6 @@ class Course:
         """Return the examples after a step, up to the target."""
         seen = self._seen_at(step)
         return self.examples.after(seen, ENDLESS if self.steps is None else self._seen_at(self.steps) - seen)
-
-    def batches(self, steps: int) -> list[list[Example]]:
-        """Return the examples of each of the first *steps* steps."""
-        return [self.batch(step) for step in range(steps)]
 
     def batch(self, step: int) -> list[Example]:
         """Return the examples of the step that follows *step* others."""
@@ -156,13 +147,9 @@ def plan_course(
     examples: Sequence[Example],
     flops: Callable[[Batch], int] | None = None,
 ) -> Course:
-    """Plan the steps of a run.
+    """Plan the steps of a run over its encoded training examples.
 
-    Args:
-        recipe: Its work and batch size.
-        seed: Seed of the order.
-        examples: Encoded examples of the training split, each of its own length.
-        flops: Counts the FLOPs of a batch; needed if the recipe's work or a cap is in FLOPs.
+    *flops* counts the FLOPs of a batch; it is needed if the recipe's work or a cap is in FLOPs.
 
     Raises:
         LoraBenchError: If the examples have no tokens, so that no number of steps reaches an amount of tokens.

@@ -67,10 +67,7 @@ def shared_examples(
 ) -> tuple[Sequence[Example], float]:
     """Return the examples of *make*, made once for all processes of this machine, and the share that was truncated.
 
-    Args:
-        folder: Folder of the cache.
-        key: Unique key of these examples.
-        make: Makes them; each has the same keys, and lists of integers of one length, single numbers, or tuples of numbers.
+    Each example has the same keys, and lists of integers of one length, single numbers, or tuples of numbers.
     """
     manifest, file = folder / f"{key}.json", folder / f"{key}.npy"
     with _alone(folder / f"{key}.lock"):
@@ -111,21 +108,17 @@ def _write(manifest: Path, file: Path, examples: list[Example], truncated: float
 def _read(manifest: Path, file: Path) -> tuple[MappedExamples, float] | None:
     """Return the cached examples, or None if they are missing, damaged or unreadable."""
     try:
-        return _mapped(manifest, file)
+        said = kept(manifest)
+        if said is None or not file.is_file():
+            return None
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if found != said["sha256_of_tokens"]:
+            quarantine(file, f"{file.name} does not match {manifest.name}", file.parent / QUARANTINE)
+            return None
+        numbers = np.load(file, mmap_mode="r", allow_pickle=False)
     except OSError:
         return None
-
-
-def _mapped(manifest: Path, file: Path) -> tuple[MappedExamples, float] | None:
-    said = kept(manifest)
-    if said is None or not file.is_file():
-        return None
-    with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != said["sha256_of_tokens"]:
-        quarantine(file, f"{file.name} does not match {manifest.name}", file.parent / QUARANTINE)
-        return None
-    numbers = np.load(file, mmap_mode="r", allow_pickle=False)
     # A value of an example is never a list: JSON has made one of the numbers of several labels.
     single = {
         name: [tuple(value) if isinstance(value, list) else value for value in values]

@@ -30,12 +30,7 @@ _BEFORE_ANY_RUN = [getattr(place, name) for place, name in _SWITCHES]
 
 
 def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> TrainingArguments:
-    """Return the arguments of a run.
-
-    Args:
-        spec: Spec of the run.
-        output_dir: Folder that the Trainer may write to.
-        steps: Optimiser steps up to the target of the budget, if the spec does not give them.
+    """Return the arguments of a run; *steps* are those up to the target of the budget, if the spec does not give them.
 
     Raises:
         ValueError: If transformers refuses arguments that the suite passes through.

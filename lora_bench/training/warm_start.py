@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lora_bench.errors import LoraBenchError, first_line
 from lora_bench.records.kept_adapter import WEIGHTS, adapter_config
 from lora_bench.records.store import RunFolder
+from lora_bench.tuners.trial import is_in
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,12 +24,7 @@ HIDDEN = {"lora_alpha": None, "use_rslora": False, "use_dora": False, "fan_in_fa
 
 
 def start_from(model: nn.Module, source: RunFolder, head: list[str]) -> None:
-    """Load the trained weights of a run into a model of the same method; the head stays as drawn.
-
-    Args:
-        model: The base model with the method applied.
-        source: Folder of the run, which must have kept its weights.
-        head: The modules of the head.
+    """Load the trained weights of a run, which must have kept them, into a model of the same method; the head stays as drawn.
 
     Raises:
         LoraBenchError: If the run left no weights, or weights of another shape.
@@ -63,12 +59,7 @@ def start_from_adapter(model: nn.Module, folder: Path, head: list[str]) -> None:
 
 
 def check_adapter(model: nn.Module, folder: Path, head: list[str]) -> None:
-    """Check that an adapter in a folder fits a model, which may have shapes alone.
-
-    Args:
-        model: The base model with the method applied.
-        folder: Folder of the adapter.
-        head: The modules of the head.
+    """Check that an adapter in a folder fits a model with a method applied, which may have shapes alone.
 
     Raises:
         LoraBenchError: If the adapter is of another method, shape or strength, or covers a part of the model only.
@@ -86,7 +77,7 @@ def check_adapter(model: nn.Module, folder: Path, head: list[str]) -> None:
         raise LoraBenchError(f"{_named(folder)} cannot be read: {first_line(error)}") from None
     wanted_shapes = _shapes(get_peft_model_state_dict(model))
     taken = _fitting(wanted_shapes, shapes, head, _named(folder))
-    missing = sorted(name for name in wanted_shapes if name not in taken and not _in_head(name, head))
+    missing = sorted(name for name in wanted_shapes if name not in taken and not is_in(name, head))
     if missing:
         raise LoraBenchError(f"{_named(folder)} lacks {missing[0]}, which this method trains")
     (own,) = model.peft_config.values()
@@ -115,7 +106,7 @@ def _fitting(own: Mapping[str, Shape], theirs: Mapping[str, Shape], head: list[s
     Raises:
         LoraBenchError: If a model's *own* weights have not one of them, or in another shape.
     """
-    taken = [name for name in theirs if not _in_head(name, head)]
+    taken = [name for name in theirs if not is_in(name, head)]
     misfits = [name for name in taken if own.get(name) != theirs[name]]
     if misfits:
         raise LoraBenchError(f"{shown} has weights that do not fit this method, such as {misfits[0]}")
@@ -124,7 +115,3 @@ def _fitting(own: Mapping[str, Shape], theirs: Mapping[str, Shape], head: list[s
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Shape]:
     return {name: tuple(weight.shape) for name, weight in weights.items()}
-
-
-def _in_head(name: str, head: list[str]) -> bool:
-    return any(f".{part}." in f".{name}" for part in head)

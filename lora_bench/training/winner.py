@@ -20,7 +20,7 @@ from lora_bench.records.store import RunFolder, answers_in, read_records
 from lora_bench.report.model.choose_method import Choice, choose_among
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
-from lora_bench.training.model_card import item_intervals, loading_lines, model_card
+from lora_bench.training.model_card import item_intervals, loading_lines, model_card, write_card
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,13 +60,7 @@ class Winner:
 
 
 def find_winner(runs: Path, method: str | None = None, *, task: str | None = None, model: str | None = None) -> Winner:
-    """Return the best seed of the recommended method, or of *method*.
-
-    Args:
-        runs: Folder of a suite's runs.
-        method: Label of a method.
-        task: Only this task.
-        model: Only this base model.
+    """Return the best seed of the recommended method, or of *method*, for a task and a base model.
 
     Raises:
         LoraBenchError: If several tasks or base models are left, there is no such method, or it kept no weights.
@@ -93,16 +87,14 @@ def find_winner(runs: Path, method: str | None = None, *, task: str | None = Non
 def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
     """Write a plain transformers folder of the base model with the adapter merged into its weights.
 
-    Args:
-        winner: What to merge.
-        out: New folder.
-        base: Folder of the base model, if its name does not lead there from here.
+    *base* is the base model's folder, if its name does not lead there from here.
 
     Raises:
         LoraBenchError: If *out* exists, the base model is not the one of the record, or the method cannot be merged.
     """
     import torch
     from peft import PeftModel
+    from transformers import AutoTokenizer
 
     import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
     from lora_bench.kinds.exercises.predicting import quiet
@@ -129,22 +121,16 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
         if not difference <= MERGED_TOLERANCE * max(1.0, float(before.abs().max())):
             raise LoraBenchError(f"{label} cannot be merged: the merged model gives other answers, by {difference:.2g}")
         merged.save_pretrained(out)
-        _copy_tokenizer(winner.folder, out)
+        AutoTokenizer.from_pretrained(winner.folder).save_pretrained(out)
     assert record.weights is not None
     examples = record.predictions.count if record.predictions is not None else 0
     intervals = item_intervals(winner.folder.parent / PREDICTIONS, spec, record.scores or {})
     card = model_card(spec, record.weights.step, None, record.scores, examples, intervals, record.threshold)
-    (out / "README.md").write_text(card, encoding="utf-8")
-    for path in out.iterdir():
-        path.chmod(0o644)
+    write_card(out, card)
 
 
 def base_of(record: Record, base: Path | None = None) -> BaseModel:
-    """Return the base model of a record on this machine.
-
-    Args:
-        record: A record of a suite.
-        base: Its folder, if its name does not lead there from here.
+    """Return the base model of a record on this machine: *base*, if its name does not lead there from here.
 
     Raises:
         LoraBenchError: If it is not there, or another one is.
@@ -192,12 +178,6 @@ def _logits(model: nn.Module, vocabulary: int) -> Tensor:
     return logits
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    from transformers import AutoTokenizer
-
-    AutoTokenizer.from_pretrained(source).save_pretrained(target)
-
-
 def _tuner_of(peft_type: str) -> str:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
@@ -209,10 +189,10 @@ def _tuner_of(peft_type: str) -> str:
 
 
 def _row(table: ModelTable, method: str) -> Row:
-    rows = [row for row in table.rows if row.label == method and row.score is not None]
-    if not rows:
-        raise unknown("method", method, [row.label for row in table.rows if row.score is not None])
-    return rows[0]
+    rows = {row.label: row for row in reversed(table.rows) if row.score is not None}
+    if method not in rows:
+        raise unknown("method", method, rows)
+    return rows[method]
 
 
 def _which(choices: Sequence[Choice]) -> str:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_bench.errors import LoraBenchError
 from lora_bench.families import Family, PrefixKind
 from lora_bench.tuners.attention import key_value_of, key_value_projections
 from lora_bench.tuners.fused_lora import refuse_unequal_slices
@@ -41,8 +40,7 @@ class PrefixActivationConfig(TunerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = LORA_BENCH_PREFIX_LAYER
-        if self.num_virtual_tokens < 1:
-            raise LoraBenchError(f"num_virtual_tokens must be at least 1, got {self.num_virtual_tokens}")
+        self.refuse_below(1, "num_virtual_tokens")
 
 
 class PrefixActivationLayer(PrefixLayer):

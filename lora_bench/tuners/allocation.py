@@ -8,7 +8,7 @@ a pruned rank has a singular value of zero, whenever weights are saved and where
 from typing import Any
 
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from lora_bench.errors import LoraBenchError
 
@@ -35,9 +35,7 @@ class AllocateRanks(TrainerCallback):
         # Whether the number of steps must be known before the first.
         self.needs_steps = sets_total
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """End the schedule with the run; a run that resumes behind its end keeps the ranks of its weights.
 
         Raises:
@@ -55,9 +53,7 @@ class AllocateRanks(TrainerCallback):
             if state.global_step > config.total_step - config.tfinal:
                 ranks_from_weights(model)
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Allocate ranks."""
         tuner = inside["model"].base_model
         config = tuner.peft_config[tuner.trainable_adapter_name]
@@ -66,9 +62,7 @@ class AllocateRanks(TrainerCallback):
             tuner.rankallocator.update_ipt(tuner.model)
         tuner.update_and_allocate(state.global_step)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Save all later weights with their own ranks."""
         model: nn.Module = inside["model"]
         model.register_state_dict_pre_hook(ranks_from_weights)

@@ -109,14 +109,14 @@ class BottleneckConfig(TunerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = BOTTLENECK_ADAPTER
-        if self.variant not in VARIANTS:
-            raise unknown("bottleneck variant", self.variant, VARIANTS)
-        if self.non_linearity not in ACTIVATIONS:
-            raise unknown("non-linearity", self.non_linearity, ACTIVATIONS)
-        if self.initialisation not in INITIALISATIONS:
-            raise unknown("initialisation", self.initialisation, INITIALISATIONS)
-        if self.bottleneck_size < 1:
-            raise LoraBenchError(f"bottleneck_size must be at least 1, got {self.bottleneck_size}")
+        for what, name, known in (
+            ("bottleneck variant", self.variant, VARIANTS),
+            ("non-linearity", self.non_linearity, ACTIVATIONS),
+            ("initialisation", self.initialisation, INITIALISATIONS),
+        ):
+            if name not in known:
+                raise unknown(what, name, known)
+        self.refuse_below(1, "bottleneck_size")
 
 
 class BottleneckLayer(TunerLayer):

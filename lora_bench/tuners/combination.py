@@ -10,18 +10,16 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import set_additional_trainable_modules
 from torch import nn
 
-from lora_bench.errors import LoraBenchError, UnsupportedPair, unknown
+from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.tuners.prefix import FoldingTuner
 from lora_bench.tuners.registration import register
-from lora_bench.tuners.sites import TunerConfig
+from lora_bench.tuners.sites import OnlyTuner, TunerConfig
 
 ORDER = (
     ("LORA", "LORA_BENCH_FUSED_LORA"),
@@ -55,9 +53,8 @@ class CombinedConfig(TunerConfig):
             raise LoraBenchError(
                 f"a combination has two parts or more, each with sites of its own; got {', '.join(types) or 'none'}"
             )
-        self.parts = [
-            {**part, "peft_type": name} for _, name, part in sorted(zip(rows, types, self.parts, strict=True), key=_row)
-        ]
+        in_order = sorted(zip(rows, types, self.parts, strict=True), key=lambda part: part[0])
+        self.parts = [{**part, "peft_type": name} for _, name, part in in_order]
 
     @property
     def fold_on_save(self) -> bool:
@@ -86,26 +83,18 @@ class CombinedConfig(TunerConfig):
         ]
 
 
-def _row(part: tuple[int, str, dict[str, Any]]) -> int:
-    return part[0]
-
-
-class CombinedModel(FoldingTuner):
+class CombinedModel(FoldingTuner, OnlyTuner):
     """A base model with several adapters, from `get_peft_model(model, CombinedConfig(...))`."""
 
     prefix = "combined_"
-    tuner_layer_cls = BaseTunerLayer
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+    alone = "a combination is"
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+    def put_on(self, model: nn.Module, adapter_name: str, config: CombinedConfig) -> None:
         """Put every part on the model, and make all of them trainable.
 
         Raises:
-            UnsupportedPair: If the model has an adapter already, or refuses a part.
+            UnsupportedPair: If the model refuses a part.
         """
-        config = self.peft_config[adapter_name]
-        if len(self.peft_config) > 1:
-            raise UnsupportedPair("a combination is one adapter of a model: load another base for the next")
         for part in config.configs():
             part.inference_mode = config.inference_mode
             PEFT_TYPE_TO_TUNER_MAPPING[part.peft_type](model, {adapter_name: part}, adapter_name)
@@ -113,18 +102,6 @@ class CombinedModel(FoldingTuner):
         if config.inference_mode:
             for weight in model.parameters():
                 weight.requires_grad_(False)
-        set_additional_trainable_modules(
-            model=model,
-            peft_config=config,
-            model_config=self.get_model_config(model),
-            adapter_name=adapter_name,
-        )
-
-    def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the parts wrap their modules."""
-
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        setattr(parent, child_name, new_module)
 
     def _check_merge_allowed(self) -> None:
         raise LoraBenchError("a combination cannot be merged: one of its parts at most is a change of weights")

@@ -84,10 +84,8 @@ class PrefixEmbeddingConfig(TunerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = LORA_BENCH_PREFIX_EMBEDDING
-        if self.num_virtual_tokens < 1:
-            raise LoraBenchError(f"num_virtual_tokens must be at least 1, got {self.num_virtual_tokens}")
-        if self.num_infix_tokens < 0:
-            raise LoraBenchError(f"num_infix_tokens must be at least 0, got {self.num_infix_tokens}")
+        self.refuse_below(1, "num_virtual_tokens")
+        self.refuse_below(0, "num_infix_tokens")
 
 
 class PrefixEmbeddingLayer(TunerLayer):

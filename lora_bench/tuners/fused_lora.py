@@ -105,8 +105,7 @@ class FusedLoraConfig(TunerConfig):
                 raise unknown("role", role, ROLES)
         if not self.roles:
             raise LoraBenchError("roles must name something to adapt, got none")
-        if self.r < 1:
-            raise LoraBenchError(f"r must be at least 1, got {self.r}")
+        self.refuse_below(1, "r")
         if self.initialisation not in ("kaiming", "gaussian"):
             raise unknown("initialisation", self.initialisation, ("kaiming", "gaussian"))
         if not 0 <= self.lora_dropout < 1:

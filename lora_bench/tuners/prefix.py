@@ -85,11 +85,8 @@ class PrefixConfig(TunerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = LORA_BENCH_PREFIX
-        for name in ("num_virtual_tokens", "reparameterisation_width"):
-            if getattr(self, name) < 1:
-                raise LoraBenchError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.first_position < 0:
-            raise LoraBenchError(f"first_position must be at least 0, got {self.first_position}")
+        self.refuse_below(1, "num_virtual_tokens", "reparameterisation_width")
+        self.refuse_below(0, "first_position")
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write the config that fits the saved weights."""

@@ -8,15 +8,14 @@ model as it is.
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils.other import set_additional_trainable_modules
 from torch import Tensor, nn
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.tuners.registration import register
-from lora_bench.tuners.sites import TunerConfig
+from lora_bench.tuners.sites import OnlyTuner, TunerConfig
+from lora_bench.tuners.trial import is_in
 
 PEFT_PREFIX = "base_model.model."
 """PEFT's prefix of a base model's names."""
@@ -44,28 +43,21 @@ class SelectedConfig(TunerConfig):
     def chosen(self, name: str) -> bool:
         """Return True if this method trains the base model's weight *name*, and not as part of the head."""
         name = name.removeprefix(PEFT_PREFIX)
-        return not self._in_head(name) and re.fullmatch(self.weights, name) is not None
-
-    def _in_head(self, name: str) -> bool:
-        return any(f".{module}." in f".{name}" for module in self.modules_to_save or [])
+        return not is_in(name, self.modules_to_save or ()) and re.fullmatch(self.weights, name) is not None
 
 
-class SelectedModel(BaseTuner):
+class SelectedModel(OnlyTuner):
     """A base model with some weights trained in place, from `get_peft_model(model, SelectedConfig(...))`."""
 
     prefix = "selected_"
-    tuner_layer_cls = BaseTunerLayer
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+    alone = "weights trained in place are"
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+    def put_on(self, model: nn.Module, adapter_name: str, config: SelectedConfig) -> None:
         """Make the chosen weights trainable, and no others.
 
         Raises:
-            UnsupportedPair: If the model has an adapter already, no weight matches, or a matching one is quantised.
+            UnsupportedPair: If no weight matches, or a matching one is quantised.
         """
-        config = self.peft_config[adapter_name]
-        if len(self.peft_config) > 1:
-            raise UnsupportedPair("weights trained in place are one adapter of a model: load another base for the next")
         weights = {name: weight for name, weight in model.named_parameters() if config.chosen(name)}
         chosen = weights.keys()
         if not chosen:
@@ -75,15 +67,6 @@ class SelectedModel(BaseTuner):
             raise UnsupportedPair(f"a weight is trained in place in floating point, and {whole} is quantised")
         for name, weight in model.named_parameters():
             weight.requires_grad_(name in chosen and not config.inference_mode)
-        set_additional_trainable_modules(
-            model=model,
-            peft_config=config,
-            model_config=self.get_model_config(model),
-            adapter_name=adapter_name,
-        )
-
-    def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: no module is wrapped."""
 
     def disable_adapter_layers(self) -> None:
         """Refuse to disable: the base model's weights are overwritten.
@@ -101,9 +84,6 @@ class SelectedModel(BaseTuner):
 
     def _check_merge_allowed(self) -> None:
         """Allow every merge: the weights are already in place."""
-
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        setattr(parent, child_name, new_module)
 
     @classmethod
     def _get_adapter_state_dict(

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, set_additional_trainable_modules
 from torch import Tensor, nn
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
@@ -51,6 +51,16 @@ class TunerConfig(PeftConfig):
 
     target_modules: list[str] | str | None = field(default=None)
     modules_to_save: list[str] | None = field(default=None)
+
+    def refuse_below(self, least: int, *options: str) -> None:
+        """Refuse settings below *least*.
+
+        Raises:
+            LoraBenchError: If one is.
+        """
+        for name in options:
+            if getattr(self, name) < least:
+                raise LoraBenchError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write `adapter_config.json`, and the import that loading needs into the README beside it."""
@@ -103,13 +113,52 @@ class TunerLayer(nn.Module, BaseTunerLayer):
         raise LoraBenchError(f"{type(self).__name__} has no weight to merge an adapter into")
 
 
-class Tuner(BaseTuner):
+class _Replacing(BaseTuner):
+    """A tuner that puts a new module in place of another, and nothing more."""
+
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # PEFT's own goes on to copy `child.weight`, which a dropout, a block or a classification head of two
+        # layers does not have, and to move the new module, which is created in its place here.
+        setattr(parent, child_name, new_module)
+
+
+class OnlyTuner(_Replacing):
+    """A tuner whose adapter is the only one of its model, and is put on it as a whole."""
+
+    tuner_layer_cls = BaseTunerLayer
+    alone: ClassVar[str]
+    """Begin of the error message for a second adapter."""
+
+    def put_on(self, model: nn.Module, adapter_name: str, config: Any) -> None:
+        """Put the adapter on the model, and make it trainable."""
+        raise NotImplementedError
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put the adapter on the model, with the modules to save.
+
+        Raises:
+            UnsupportedPair: If the model has an adapter already, or the method cannot act on it.
+        """
+        config = self.peft_config[adapter_name]
+        if len(self.peft_config) > 1:
+            raise UnsupportedPair(f"{self.alone} one adapter of a model: load another base for the next")
+        self.put_on(model, adapter_name, config)
+        model_config = self.get_model_config(model)
+        set_additional_trainable_modules(
+            model=model, peft_config=config, model_config=model_config, adapter_name=adapter_name
+        )
+
+    def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: `put_on` has done it."""
+
+
+class Tuner(_Replacing):
     """A tuner that wraps modules of every layer, as the model's family names them."""
 
     title: ClassVar[str]
     """Name of the method in error messages."""
-
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def site_pattern(self, config: Any, family: Family, model_config: dict[str, Any]) -> str:
         """Return a regular expression of the modules to wrap.
@@ -157,11 +206,6 @@ class Tuner(BaseTuner):
         layer.update_layer(adapter_name, peft_config, drawing_device(device))
         layer.place(adapter_name, device, dtype)
         layer.set_adapter(self.active_adapters)
-
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        # PEFT's own goes on to copy `child.weight`, which a dropout, a block or a classification head of two
-        # layers does not have, and to move the new module, which is created in its place here.
-        setattr(parent, child_name, new_module)
 
     def _check_merge_allowed(self) -> None:
         raise LoraBenchError(

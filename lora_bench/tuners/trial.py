@@ -8,7 +8,7 @@ gradient, a frozen head, a padded row that is answered differently from the row 
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,19 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.families import family_of
 
 LAYERS, VOCABULARY, STEPS = 2, 128, 3
+
+
+def is_in(path: str, head: Iterable[str]) -> bool:
+    """Return True if a weight of an adapted model belongs to the head, given by the names of its modules.
+
+    PEFT puts its own names around the base model's: `base_model.model.classifier.modules_to_save.default.dense.weight`.
+    """
+    return any(f".{module}." in f".{path}" for module in head)
+
+
+def inside_peft(model: nn.Module) -> Any:
+    """Return a model without PEFT's wrapper, its adapters in its layers."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def small_config(config: PreTrainedConfig, layers: int | None = LAYERS) -> PreTrainedConfig:
@@ -86,13 +99,13 @@ def fault_of(model: nn.Module, title: str, head: Sequence[str]) -> str | None:
         head: Names of the head's modules in the base model.
     """
     freed = {path: weight for path, weight in model.named_parameters() if weight.requires_grad}
-    adapter = {path: weight for path, weight in freed.items() if not _in_head(path, head)}
+    adapter = {path: weight for path, weight in freed.items() if not is_in(path, head)}
     if not adapter:
         return f"{title} trains nothing of this model beside its head"
     frozen = [
         path
         for path, weight in model.named_parameters()
-        if _in_head(path, head) and not weight.requires_grad and "original_module" not in path
+        if is_in(path, head) and not weight.requires_grad and "original_module" not in path
     ]
     if frozen:
         return f"{title} leaves a part of the head frozen: {frozen[0]}"
@@ -104,10 +117,6 @@ def fault_of(model: nn.Module, title: str, head: Sequence[str]) -> str | None:
     return None
 
 
-def _in_head(path: str, head: Sequence[str]) -> bool:
-    return any(f".{module}." in f".{path}" for module in head)
-
-
 def _batch(model: nn.Module, lengths: tuple[int, ...]) -> dict[str, Tensor]:
     config: Any = model.config
     ids = torch.full((len(lengths), max(lengths)), config.pad_token_id)
@@ -116,11 +125,10 @@ def _batch(model: nn.Module, lengths: tuple[int, ...]) -> dict[str, Tensor]:
         if config.eos_token_id not in (None, config.pad_token_id):
             ids[row, length - 1] = config.eos_token_id  # where T5's head reads
     batch = {"input_ids": ids, "attention_mask": (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()}
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     # Here, so that importing the tuners loads nothing but PEFT.
     from lora_bench.kinds import kind_of_class
 
-    if (kind := kind_of_class(type(base).__name__)) is not None:
+    if (kind := kind_of_class(type(inside_peft(model)).__name__)) is not None:
         shape = kind.batch_shapes(len(lengths), max(lengths), labels=1)["input_ids"]
         batch = {name: tensor.reshape(shape) for name, tensor in batch.items()}
     return batch | decoder_inputs(model, ids)

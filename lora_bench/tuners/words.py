@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lora_bench.errors import LoraBenchError
 from lora_bench.tuners.attention import key_value_of, key_value_projections
 from lora_bench.tuners.inferred_family import family_of_model
+from lora_bench.tuners.layer_probe import hooked
 from lora_bench.tuners.prefix import prefix_layers
 from lora_bench.tuners.trial import decoder_inputs
 
@@ -62,11 +63,7 @@ def _outputs(model: nn.Module, modules: list[nn.Module], input_ids: Tensor) -> d
     def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
         found.setdefault(module, output)
 
-    handles = [module.register_forward_hook(keep) for module in modules]
-    try:
-        row = input_ids[None]
+    row = input_ids[None]
+    with hooked(modules, keep):
         model(input_ids=row, attention_mask=torch.ones_like(row), **decoder_inputs(model, row))
-    finally:
-        for handle in handles:
-            handle.remove()
     return found

@@ -5,8 +5,13 @@ Steps are reported one by one; work without steps (loading, evaluating) beats he
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+# Seconds between two heartbeats that are passed on.
+INTERVAL_SECONDS = 1.0
 
 _listeners: list[Callable[[], None]] = []
 
@@ -15,6 +20,18 @@ def beat() -> None:
     """Report progress of the run."""
     for listener in _listeners:
         listener()
+
+
+def at_intervals(listener: Callable[[], None], last: float = -math.inf) -> Callable[[], None]:
+    """Return a function that calls *listener*, at most once a second; *last* is the time of an earlier call."""
+
+    def pass_on() -> None:
+        nonlocal last
+        if time.monotonic() - last >= INTERVAL_SECONDS:
+            last = time.monotonic()
+            listener()
+
+    return pass_on
 
 
 @contextmanager

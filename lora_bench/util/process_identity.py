@@ -49,7 +49,7 @@ class Process:
 def this_process() -> Process:
     """Return the identity of the calling process."""
     pid, host = os.getpid(), platform.node()
-    boot_id, pid_namespace = _text(_PROC / "sys/kernel/random/boot_id"), _link(_PROC / "self/ns/pid")
+    boot_id, pid_namespace = _text(_PROC / "sys/kernel/random/boot_id"), _text(_PROC / "self/ns/pid")
     if sys.platform != "linux":
         # macOS and others: numbers are valid for the whole machine, and its boot time tells boots apart.
         boot_id, pid_namespace = boot_id or f"{host} since {_boot_seconds():.0f}", pid_namespace or host
@@ -129,14 +129,8 @@ def _has_proc() -> bool:
 
 
 def _text(path: Path) -> str | None:
+    """Return the text of a file, or the target of a link."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
-
-
-def _link(path: Path) -> str | None:
-    try:
-        return str(path.readlink())
+        return str(path.readlink()) if path.is_symlink() else path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None

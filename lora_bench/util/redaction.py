@@ -35,12 +35,7 @@ _SECRET_CHARACTERS = 8
 
 
 def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """Return *text* with passwords, tokens and the values of secret variables replaced by `***`.
-
-    Args:
-        text: Any text.
-        environment: The variables of the process; its own by default.
-    """
+    """Return *text* with passwords, tokens and the values of secret variables replaced by `***`."""
     if len(text) < _SECRET_CHARACTERS:
         return text
     for value in _secret_values(os.environ if environment is None else environment):
@@ -75,11 +70,8 @@ def _is_secret(name: str) -> bool:
 def visible(text: str, *, lines: bool = False) -> str:
     """Return *text* without terminal controls: control characters become spaces, marks of text direction are removed.
 
-    GitHub's runner takes `##[error]` for a command anywhere in a line, and `::error::` at its beginning.
-
-    Args:
-        text: Any text.
-        lines: Keep line ends.
+    GitHub's runner takes `##[error]` for a command anywhere in a line, and `::error::` at its beginning. *lines* keeps line
+    ends.
     """
     if not text.isprintable():
         text = "".join(character if lines and character == "\n" else _visible(character) for character in text)

@@ -15,11 +15,7 @@ MIB = 2**20
 
 
 def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
-    """Return the content of a regular file, or of the regular file that a link leads to.
-
-    Args:
-        path: The file.
-        limit_bytes: Greatest size; None for any.
+    """Return the content of a regular file of at most *limit_bytes*, or of the one that a link leads to.
 
     Raises:
         OSError: If it cannot be read, is a pipe, a device or a folder, or is larger.

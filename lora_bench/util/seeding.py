@@ -27,19 +27,6 @@ def seed_for(*what: str | int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def example_order(seed: int, examples: int, wanted: int) -> list[int]:
-    """Return the indexes of *wanted* examples in the order in which they are seen, epoch after epoch.
-
-    Sorting by a hash keeps the order the same with every version of every library, unlike their shuffles.
-    """
-    order: list[int] = []
-    epoch = 0
-    while len(order) < wanted:
-        order += epoch_order(seed, epoch, examples)
-        epoch += 1
-    return order[:wanted]
-
-
 def distinct_rows(seed: int, rows: int, wanted: int) -> list[int]:
     """Return the indexes of *wanted* rows of a split: the first of one permutation, so that fewer are a part of more.
 
@@ -52,7 +39,10 @@ def distinct_rows(seed: int, rows: int, wanted: int) -> list[int]:
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> list[int]:
-    """Return the indexes of the examples in the order of one epoch."""
+    """Return the indexes of the examples in the order of one epoch.
+
+    Sorting by a hash keeps the order the same with every version of every library, unlike their shuffles.
+    """
     return sorted(range(examples), key=lambda index: seed_for("order", seed, epoch, index))
 
 

@@ -77,13 +77,13 @@ def rates(monkeypatch):
 
 
 def test_a_run_sees_its_tokens_and_its_learning_rate_follows_the_share_of_them(tmp_path, rates):
-    from lora_bench.util.seeding import example_order
+    from lora_bench.util.seeding import epoch_order
 
     job = job_of(tmp_path, TOKENS + "training: {warmup: 0.2}\n")
     assert (job.spec.training.steps, job.spec.training.train_examples, job.steps) == (None, None, None)
     record = run_job(job)
     of_example = lengths(job)
-    order = example_order(0, len(of_example), 2_000)
+    order = [index for epoch in range(20) for index in epoch_order(0, epoch, len(of_example))]
     seen, expected = 0, []
     while seen < 900:
         share = seen / 900

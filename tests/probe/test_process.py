@@ -9,10 +9,11 @@ import jsonschema
 import pytest
 import torch
 
+from lora_bench.models.loading import longest_input
 from lora_bench.models.registry import find_model
 from lora_bench.probe import process
 from lora_bench.probe.probe_job import ProbeJob
-from lora_bench.probe.process import longest_input, make_model, probe, random_batch
+from lora_bench.probe.process import make_model, probe, random_batch
 from lora_bench.probe.reasons import is_out_of_memory, reason_of
 from lora_bench.records.baseline_folder import accept_probes
 from lora_bench.records.environment import CudaDevice

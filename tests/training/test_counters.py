@@ -320,7 +320,7 @@ def test_an_allocator_without_statistics_ends_no_training_and_is_said(tmp_path, 
 
     monkeypatch.setattr(PeakMemory, "take", refuse)
     monkeypatch.setattr(PeakMemory, "now", refuse)
-    monkeypatch.setattr(measure_callback, "_state_bytes", refuse)
+    monkeypatch.setattr(measure_callback, "state_bytes", refuse)
     measure = MeasureCallback()
     trained(tmp_path, measure)
     memory = measure.memory(tiny_roberta())

@@ -14,13 +14,13 @@ from lora_bench.records.spec import PlannedTraining
 from lora_bench.training.step_plan import plan_course
 from lora_bench.training.trainer_arguments import rate_factor
 from lora_bench.util import seeding
-from lora_bench.util.seeding import example_order
+from lora_bench.util.seeding import epoch_order
 
 # Lengths 3, 5, 2, 4, 6, 1: 21 real tokens an epoch.
 LENGTHS = (3, 5, 2, 4, 6, 1)
 EXAMPLES = [{"input_ids": [7] * length, "number": number} for number, length in enumerate(LENGTHS)]
 # Drawn from seed 0 (tests/util/test_seeding.py has the first epoch from the hash): epochs 0 and 1.
-FIRST, SECOND = [0, 3, 4, 2, 1, 5], example_order(0, 6, 12)[6:]
+FIRST, SECOND = [0, 3, 4, 2, 1, 5], epoch_order(0, 1, 6)
 
 
 def recipe(**work):
@@ -38,7 +38,11 @@ def recipe(**work):
 
 
 def numbers(course):
-    return [[example["number"] for example in batch] for batch in course.batches(course.last_step)]
+    return [[example["number"] for example in batch] for batch in batches(course)]
+
+
+def batches(course):
+    return [course.batch(step) for step in range(course.last_step)]
 
 
 def recipe_of_tokens(amount, **more):
@@ -102,7 +106,7 @@ def test_a_clock_ends_a_run_of_any_number_of_steps():
     # What comes after four steps of two is the second example of the second epoch.
     rest = course.rest(4)
     assert [rest[index]["number"] for index in range(4)] == SECOND[2:6] and len(rest) > 10**9
-    assert [example["number"] for example in course.batches(4)[3]] == SECOND[:2]
+    assert [example["number"] for example in course.batch(3)] == SECOND[:2]
 
 
 def test_a_clock_and_a_number_of_steps_end_a_run_by_what_comes_first():
@@ -136,7 +140,8 @@ def test_a_batch_over_the_end_of_an_epoch_is_of_two_epochs_and_every_epoch_sees_
     )
     # An epoch that is shorter than the rest of a batch is shuffled.
     short = plan_course(recipe(train_examples=18, batch_size=16, order="grouped"), 0, EXAMPLES)
-    assert numbers(short) == [[*FIRST, *SECOND, *example_order(0, 6, 18)[12:16]], example_order(0, 6, 18)[16:]]
+    third = epoch_order(0, 2, 6)
+    assert numbers(short) == [[*FIRST, *SECOND, *third[:4]], third[4:]]
 
 
 def test_examples_stay_within_their_window_of_batches(monkeypatch):
@@ -153,7 +158,7 @@ def test_grouping_leaves_little_padding():
 
     def share(order):
         course = plan_course(recipe(train_examples=8_000, batch_size=16, order=order), 0, reviews)
-        lengths = [[len(example["input_ids"]) for example in batch] for batch in course.batches(course.last_step)]
+        lengths = [[len(example["input_ids"]) for example in batch] for batch in batches(course)]
         return sum(len(batch) * max(batch) for batch in lengths) / sum(map(sum, lengths))
 
     assert share("shuffled") > 1.7

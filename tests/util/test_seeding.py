@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_bench.methods import known_methods
-from lora_bench.util.seeding import adapters_drawn_from, distinct_rows, draw_head, example_order, seed_for
+from lora_bench.util.seeding import adapters_drawn_from, distinct_rows, draw_head, epoch_order, seed_for
 from tests.tiny import tiny_roberta
 
 
@@ -17,16 +17,16 @@ def test_seeds_differ_with_every_part_and_are_never_joined_by_accident():
 
 
 def test_each_epoch_sees_every_example_once_in_an_order_of_its_own():
-    order = example_order(7, examples=10, wanted=25)
-    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))
-    assert order[:10] != order[10:20]
-    assert order == example_order(7, examples=10, wanted=25)
-    assert order[:10] != example_order(8, examples=10, wanted=10)
+    first, second = (epoch_order(7, epoch, examples=10) for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert first == epoch_order(7, 0, examples=10)
+    assert first != epoch_order(8, 0, examples=10)
 
 
 def test_the_order_is_the_same_with_every_version_of_every_library():
     # From the sha256 of "order", 0, 0 and each index; another order would change every score.
-    assert example_order(0, examples=6, wanted=6) == [0, 3, 4, 2, 1, 5]
+    assert epoch_order(0, 0, examples=6) == [0, 3, 4, 2, 1, 5]
 
 
 def test_distinct_rows_are_the_first_of_one_permutation_that_never_changes():

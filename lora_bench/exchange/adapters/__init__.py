@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from lora_bench.exchange.adapters.portable_adapter import PortableAdapter
-    from lora_bench.models.registry import Progress
+    from lora_bench.models.made_folder import Progress
 
 
 def import_adapter(

@@ -41,11 +41,7 @@ LONGEST_SILENCE_SECONDS = 1800.0
 
 
 def patience_with(each: Sequence[float | None]) -> float | None:
-    """Return the seconds of silence allowed to runs that share their steps; None for no limit.
-
-    Args:
-        each: Seconds allowed to each of them alone.
-    """
+    """Return the seconds of silence allowed to runs that share their steps, from those of *each* alone; None for no limit."""
     known = [one for one in each if one is not None]
     if not known or len(known) < len(each):
         return None

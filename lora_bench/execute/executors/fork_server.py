@@ -50,11 +50,9 @@ SPAWNS = "spawns"
 
 
 def serve(address: str, *, spawns: bool = False) -> None:
-    """Fork workers on request until standard input closes.
+    """Fork workers on request until standard input closes; they report for work at the Unix socket *address*.
 
-    Args:
-        address: The Unix socket on which workers report for work.
-        spawns: Import nothing, because each worker does its own imports.
+    With *spawns* it imports nothing, because each worker does its own imports.
     """
     # The process that started it handles Ctrl-C and other signals, and sends commands.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -225,7 +223,7 @@ def _do(job: Any, connection: Told) -> Any:
     from lora_bench.probe.probe_job import ProbeJob
     from lora_bench.probe.process import probe
     from lora_bench.training.run import run_job
-    from lora_bench.util.heartbeat import heard
+    from lora_bench.util.heartbeat import at_intervals, heard
 
     reach("worker.job")
     connection.send(Event(job.run_id, 0, job.steps))
@@ -234,7 +232,7 @@ def _do(job: Any, connection: Told) -> Any:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return probe(job)
-    with heard(_alive(connection, Alive(job.run_id))):
+    with heard(at_intervals(lambda: _say_to(connection, Alive(job.run_id)), time.monotonic())):
         return run_job(job, lambda step, steps, loss: _say_to(connection, Event(job.run_id, step, steps, loss)))
 
 
@@ -242,7 +240,7 @@ def _do_together(jobs: list[Any], connection: Told) -> None:
     """Send the record of each job of a pack. If the whole pack fails, this process ends, and its jobs are done one by one."""
     from lora_bench.pack.train import take_together
     from lora_bench.training.attempt import Apart
-    from lora_bench.util.heartbeat import heard
+    from lora_bench.util.heartbeat import at_intervals, heard
 
     reach("worker.job")
 
@@ -253,7 +251,7 @@ def _do_together(jobs: list[Any], connection: Told) -> None:
         return lambda step, steps, loss: _say_to(connection, Event(job.run_id, step, steps, loss))
 
     first = jobs[0].run_id
-    with heard(_alive(connection, Alive(first))):
+    with heard(at_intervals(lambda: _say_to(connection, Alive(first)), time.monotonic())):
         try:
             for record in take_together(jobs, told, begun, lambda text: _say_to(connection, Note(first, text))):
                 connection.send(record)
@@ -268,19 +266,6 @@ def _say_to(connection: Told, word: Word | Alive) -> None:
         connection.send(word)
     except OSError:
         os._exit(1)
-
-
-def _alive(connection: Told, word: Alive) -> Callable[[], None]:
-    """Return a function that sends heartbeats, at most one a second."""
-    last = time.monotonic()
-
-    def pass_on() -> None:
-        nonlocal last
-        if time.monotonic() - last >= 1.0:
-            last = time.monotonic()
-            _say_to(connection, word)
-
-    return pass_on
 
 
 def _bury(workers: set[int], *, wait: bool = False) -> None:

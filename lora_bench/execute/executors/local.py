@@ -83,13 +83,9 @@ class _Worker(Generic[JobT]):
         return begun + [job for job in self.at if job.run_id not in self.begun][:1]
 
     def given_back(self, reason: str) -> tuple[list[list[JobT]], Note | None]:
-        """Return units of the rest of a pack whose worker died: the member at fault is unknown, so each is done alone.
+        """Return units of the rest of a pack whose worker died, and a sentence for the user if the worker sent none.
 
-        Args:
-            reason: Reason for the worker's end.
-
-        Returns:
-            The units, and a sentence for the user if the worker sent none.
+        The member at fault is unknown, so each is done alone.
         """
         waits = [job for job in self.at if self.begun and job.run_id not in self.begun]
         apart = [job for job in self.at if job not in waits]

@@ -20,10 +20,7 @@ _PR_SET_PDEATHSIG = 1
 def cause(code: int, *, out_of_memory: bool = False, who: str | None = None) -> str:
     """Return the reason why a worker ended, from its exit code, which is negative for a signal.
 
-    Args:
-        code: Exit code from `os.waitstatus_to_exitcode`.
-        out_of_memory: True if the kernel ended a process for lack of memory meanwhile.
-        who: Name of the worker.
+    *out_of_memory* says that the kernel ended a process for lack of memory meanwhile.
     """
     if code >= 0:
         return f"{who or 'its worker'} ended with exit code {code}"
@@ -38,9 +35,7 @@ def cause(code: int, *, out_of_memory: bool = False, who: str | None = None) -> 
 def memory_kills(membership: str | None = None, groups: Path = CONTROL_GROUPS) -> int | None:
     """Return how many processes of this control group the kernel has ended for lack of memory, or None if it does not tell.
 
-    Args:
-        membership: Content of /proc/self/cgroup; this process's by default.
-        groups: Mount point of control groups.
+    *membership* is the content of /proc/self/cgroup, by default of this process; *groups* is the mount point of control groups.
     """
     if membership is None:
         try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import math
 import os
 import signal
 import sys
@@ -74,9 +73,7 @@ class _Child:
 def serve(connection: Connection[Any, Any], *, spawns: bool = False) -> None:
     """Do runs until the connection closes. The process that starts this one blocks SIGINT and SIGTERM.
 
-    Args:
-        connection: Receives jobs.
-        spawns: Import nothing, because each worker rank does its own imports.
+    With *spawns* it imports nothing, because each worker rank does its own imports.
     """
     end_with_parent()
     # Ignored until worker ranks can write their stacks, because the signal would kill the process.
@@ -205,7 +202,7 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
     from lora_bench.training.attempt import Facts, ended
     from lora_bench.training.callbacks import stop_on_signals
     from lora_bench.training.run import as_rank
-    from lora_bench.util.heartbeat import heard
+    from lora_bench.util.heartbeat import at_intervals, heard
 
     recipe = job.spec.training
     rank = WorkerRank(number, recipe.processes, recipe.parallelism == "fsdp")
@@ -226,17 +223,9 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     elif sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name may not resolve
-    last = -math.inf
-
-    def alive() -> None:
-        nonlocal last
-        if rank.first and time.monotonic() - last >= 1.0:
-            last = time.monotonic()
-            link.send(None)
-
     facts = Facts()
     try:
-        with heard(alive):
+        with heard(at_intervals(lambda: link.send(None))) if rank.first else contextlib.nullcontext():
             if devices:
                 torch.cuda.set_device(number)
             # They meet at a file, because a port may already be in use.

@@ -312,12 +312,7 @@ class RayWorkers:
 
 
 def places(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:
-    """Return how many actors find room at once, none of them spread over two nodes.
-
-    Args:
-        nodes: Resources of each node, by Ray's names.
-        needs: Resources that an actor needs.
-    """
+    """Return how many actors with such *needs* find room at once, none of them spread over two nodes."""
     return sum(min(int(node.get(name, 0) // much) for name, much in needs.items()) for node in nodes)
 
 

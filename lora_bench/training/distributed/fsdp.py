@@ -18,13 +18,9 @@ from lora_bench.families import family_of
 
 
 def shard(model: nn.Module, model_type: str, device: torch.device, *, bfloat16: bool) -> None:
-    """Shard a model in place, over all processes; every process must call it.
+    """Shard a model in place, over all processes; every process must call it, with equal weights.
 
-    Args:
-        model: The model, with equal weights in every process.
-        model_type: Model type of its base model.
-        device: Device of the shards.
-        bfloat16: True if it trains under autocast.
+    *bfloat16* says that it trains under autocast.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method

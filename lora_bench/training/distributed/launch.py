@@ -71,11 +71,7 @@ _server: _Server | None = None
 
 
 def over_ranks(job: Job, notify: Notify | None) -> Record:
-    """Return the record of a run over as many processes as its spec asks for.
-
-    Args:
-        job: A run locked by this process.
-        notify: Called with each step.
+    """Return the record of a run, locked by this process, over as many processes as its spec asks for.
 
     Raises:
         RankLost: If a worker rank ended.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from lora_bench.records.probe_record import StepSpeed
 from lora_bench.records.spec import Precision
+from lora_bench.training.measure.counters import quantile
 from lora_bench.training.measure.device_clock import clock_of
 
 LEARNING_RATE = 1e-5
@@ -68,9 +68,7 @@ CUDA_WINDOWS = Windows(warmup=Window(5, 5, 3.0, both=True), timed=Window(5, 100,
 def windows_for(device: torch.device, seconds: float | None = None) -> Windows:
     """Return the lengths of measurement on a device.
 
-    Args:
-        device: Device that trains.
-        seconds: Limit of the timing, in place of the device's own; forward passes never get more time than steps.
+    *seconds* limits the timing, in place of the device's own; forward passes never get more time than steps.
     """
     windows = CUDA_WINDOWS if device.type == "cuda" else CPU_WINDOWS
     if seconds is None:
@@ -141,13 +139,8 @@ def step_speed(
 ) -> StepSpeed:
     """Warm up, then time steps and their parts.
 
-    A step lasts from its begin to that of the next, so it includes the time in which the device waits for Python.
-
-    Args:
-        step: The step to time.
-        device: Its device.
-        windows: Lengths of warm-up and timing.
-        meanwhile: Context entered when the first timed step begins, and left when the device has finished the last.
+    A step lasts from its begin to that of the next, so it includes the time in which the device waits for Python. *meanwhile*
+    is entered when the first timed step begins, and left when the device has finished the last.
     """
     warmup = repeat(step.whole, windows.warmup)
     clock, marks = clock_of(device), []
@@ -184,11 +177,6 @@ def step_speed(
         real_tokens_per_second=tokens * timed / sum(steps),
         host_bound_share=_host_bound_share(step, median) if device.type == "cuda" else None,
     )
-
-
-def quantile(values: list[float], share: float) -> float:
-    """Return the smallest value that at least *share* of the values do not exceed."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def _host_bound_share(step: TrainingStep, step_seconds: float) -> float | None:

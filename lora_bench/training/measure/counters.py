@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -19,16 +20,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lora_bench.records.record import CountedParameters
+from lora_bench.tuners.trial import is_in
 
 
 def count_parameters(model: nn.Module, *, head: list[str], total: int) -> CountedParameters:
-    """Count the weights of an adapted model.
-
-    Args:
-        model: The model after the method was applied.
-        head: Names of the head's modules in the base model.
-        total: Weights of the base model with its head, counted before the method was applied.
-    """
+    """Count the weights of an adapted model; *total* has those of the base model with its head, counted before."""
     trained = {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
     in_head = sum(count for name, count in trained.items() if is_in(name, head))
     everything = sum(trained.values())
@@ -66,15 +62,6 @@ class _LeaveOnMeta(TorchFunctionMode):
         if func is torch.Tensor.cpu and args[0].is_meta:
             return args[0]
         return func(*args, **(kwargs or {}))
-
-
-def is_in(name: str, head: list[str]) -> bool:
-    """Return True if a weight of an adapted model belongs to the head.
-
-    PEFT puts its own names around the base model's: `base_model.model.classifier.modules_to_save.default.dense.weight`.
-    """
-    dotted = f".{name}"
-    return any(f".{module}." in dotted for module in head)
 
 
 class PeakMemory:
@@ -153,6 +140,17 @@ def plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 def bytes_of(tensor: torch.Tensor) -> int:
     """Return the bytes of a tensor's numbers in this process."""
     return sum(one.numel() * one.element_size() for one in plain_tensors(tensor))
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Return the bytes of an optimiser's state tensors in this process."""
+    values = (value for state in optimizer.state.values() for value in state.values())
+    return sum(bytes_of(value) for value in values if isinstance(value, torch.Tensor))
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Return the smallest value that at least *share* of the values do not exceed."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def allocated_beside(model: nn.Module) -> int:

@@ -33,13 +33,10 @@ Example = Any
 def batch_flops(
     count: Callable[[int, int], int], examples: Sequence[Example], batch_size: int, accumulation: int
 ) -> Callable[[Sequence[Example]], int]:
-    """Return a function that counts the FLOPs of a batch of examples.
+    """Return a function that counts the FLOPs of a batch of examples, by *count* for rows of a padded length.
 
-    Args:
-        count: Counts the FLOPs of a batch by its rows and padded length.
-        examples: All examples of the batches, unpadded.
-        batch_size: Examples of a full batch.
-        accumulation: Number of parts into which a batch is split, each padded to its own longest example.
+    *examples* are all of the batches, unpadded. A batch is split into *accumulation* parts, each padded to its own longest
+    example.
     """
     part, count = batch_size // accumulation, functools.cache(count)
     lengths = sorted({len(row["input_ids"]) for example in examples for row in rows_of([example])})
@@ -58,11 +55,7 @@ def batch_flops_apart(
 ) -> Callable[[Sequence[Example]], int]:
     """Return a function that counts the FLOPs of a batch of examples whose inputs and texts to write are apart.
 
-    Args:
-        count: Counts the FLOPs of a batch by its rows, and the padded lengths of its inputs and of its texts.
-        examples: All examples of the batches, unpadded.
-        batch_size: Examples of a full batch.
-        accumulation: Number of parts into which a batch is split, each padded to its own longest input and text.
+    *count* takes rows and the padded lengths of inputs and of texts; the rest is as for `batch_flops`.
     """
     part = batch_size // accumulation
     inputs, texts = zip(*(_lengths(example) for example in examples), strict=True)
@@ -152,14 +145,8 @@ def step_flops(
 ) -> int:
     """Return the FLOPs of the forward and backward passes of a batch, from its shape alone; cached.
 
-    Args:
-        base_model: The base model; only its configuration is read.
-        method: The method, with its size.
-        kind: Output of the model.
-        labels: Number of classes.
-        rows: Examples of the batch.
-        length: Tokens that each is padded to.
-        text: Tokens that the texts to write are padded to, if they are apart from the inputs; *length* by default.
+    Of the base model only the configuration is read. *text* is the padded length of texts to write that are apart from the
+    inputs.
 
     Raises:
         UnsupportedPair: If the method cannot adapt the base model, or its computation depends on values.

@@ -14,19 +14,16 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from lora_bench.errors import typed_line
 from lora_bench.records.record import Memory, Speed
-from lora_bench.training.measure.counters import PeakMemory, bytes_of, return_freed_memory
+from lora_bench.training.measure.counters import PeakMemory, bytes_of, quantile, return_freed_memory, state_bytes
 from lora_bench.training.measure.device_clock import DeviceClock, clock_of
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
 
 FoundT = TypeVar("FoundT")
 Phase = Literal["load", "first_step", "steady", "evaluation", "save"]
@@ -137,12 +134,7 @@ class MeasureCallback(TrainerCallback):
             self.start_bytes = max(0, self.start_bytes - base_bytes)
 
     def measured(self, what: str, read: Callable[[], FoundT]) -> FoundT | None:
-        """Return a measurement, or None with a sentence in `unmeasured`: no training ends for want of a number.
-
-        Args:
-            what: The quantity, for readers.
-            read: Measures it.
-        """
+        """Return a measurement of *what*, or None with a sentence in `unmeasured`: no training ends for want of a number."""
         try:
             return read()
         except Exception as error:  # sharded and quantised weights and allocators of one's own raise what they like
@@ -176,9 +168,7 @@ class MeasureCallback(TrainerCallback):
         """Return the seconds of training so far, with those before a resumption."""
         return self.earlier_seconds + time.perf_counter() - self._train_began
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Start the clock of training."""
         if self._memory is None:
             self.begin(args.device)
@@ -186,23 +176,14 @@ class MeasureCallback(TrainerCallback):
         self.clock = StepClock(clock_of(args.device))
         self._train_began = self._last_step_ended = time.perf_counter()
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Start the clock of a step."""
         if not self._in_training:
             self._peak()
             self._in_training = True
         self.clock.begin()
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: Optimizer | None = None,
-        **inside: Any,
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Stop the clock of a step, and that of training if something else follows."""
         self.clock.end()
         self._last_step_ended = time.perf_counter()
@@ -210,13 +191,11 @@ class MeasureCallback(TrainerCallback):
             self.first_step = state.global_step
             self.take("first_step")
             # The optimiser's states exist from the first step on.
-            if optimizer is not None:
-                self.optimizer_bytes = self.measured("the optimiser's memory", lambda: _state_bytes(optimizer))
+            if (optimizer := inside.get("optimizer")) is not None:
+                self.optimizer_bytes = self.measured("the optimiser's memory", lambda: state_bytes(optimizer))
         self._pause(control)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Stop the clock of training if an evaluation or a checkpoint follows."""
         self._pause(control)
 
@@ -226,11 +205,11 @@ class MeasureCallback(TrainerCallback):
                 self.take("steady")
             self._in_training = False
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Exclude an evaluation that has ended."""
         self._left("evaluation")
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Exclude a checkpoint that has been written."""
         self._left("save")
 
@@ -246,9 +225,7 @@ class MeasureCallback(TrainerCallback):
         self._train_began += now - self._last_step_ended
         self._last_step_ended = now
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Stop the clock of training."""
         self.train_seconds = self.seconds_so_far()
         self.take("steady")
@@ -284,15 +261,7 @@ class MeasureCallback(TrainerCallback):
         evaluation_seconds: float | None,
         train_flops: int | None = None,
     ) -> Speed:
-        """Return the speed of the steps of a run whose batches are known.
-
-        Args:
-            step_examples: Examples of each step, in order.
-            step_tokens: Real tokens of each step, without padding.
-            load_seconds: Time to load the base model and apply the method.
-            evaluation_seconds: Time to score, or None without scores.
-            train_flops: FLOPs of all steps, if counted.
-        """
+        """Return the speed of the steps of a run whose batches are known: examples and real tokens of each step, in order."""
         first = (self.first_step or 1) + self.warmup_steps - 1
         timed = slice(first, first + max(0, len(self.clock) - self.warmup_steps))
         return self.speed(
@@ -312,15 +281,7 @@ class MeasureCallback(TrainerCallback):
         load_seconds: float | None,
         evaluation_seconds: float | None,
     ) -> Speed:
-        """Return the speed of the steps.
-
-        Args:
-            done: Work of all steps.
-            timed: Work of the steps after the warm-up.
-            steps: Optimiser steps done.
-            load_seconds: Time to load the base model and apply the method, or None if unknown.
-            evaluation_seconds: Time to score, or None without scores.
-        """
+        """Return the speed of the steps; *timed* is the work of those after the warm-up. Unknown times are None."""
         seconds = list(self.clock.seconds()[self.warmup_steps :])
         whole = sum(seconds)
 
@@ -332,7 +293,7 @@ class MeasureCallback(TrainerCallback):
             warmup_steps=min(self.warmup_steps, len(self.clock)),
             timed_steps=len(seconds),
             step_seconds_median=statistics.median(seconds) if seconds else None,
-            step_seconds_p90=_quantile(seconds, 0.9),
+            step_seconds_p90=quantile(seconds, 0.9) if seconds else None,
             examples_per_second=rate(timed.examples),
             real_tokens_per_second=rate(timed.tokens),
             train_real_tokens=done.tokens,
@@ -342,21 +303,3 @@ class MeasureCallback(TrainerCallback):
             train_steps=steps,
             train_examples=done.examples,
         )
-
-
-def _state_bytes(optimizer: Optimizer) -> int:
-    """Return the bytes of the optimiser's state tensors."""
-    return sum(
-        bytes_of(value)
-        for state in optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, torch.Tensor)
-    )
-
-
-def _quantile(values: list[float], share: float) -> float | None:
-    """Return the smallest value that at least *share* of the values do not exceed."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]

@@ -88,16 +88,8 @@ def predicted_step(
 ) -> StepBytes:
     """Return the predicted peak memory of a training step of a method, from shapes alone; cached.
 
-    Args:
-        base_model: The base model; only its configuration is read.
-        method: The method, with its size.
-        kind: Output of the model.
-        labels: Number of classes.
-        batch_size: Examples on the device at one time.
-        length: Tokens of each.
-        precision: "float32", or "bfloat16" by autocast.
-        attention: Kernel path of attention, or None for the model's own choice.
-        cuda: True if attention is one fused kernel where the model's choice allows it, as on a CUDA device.
+    Of the base model only the configuration is read. Attention is by the kernel path of that name, or the model's own choice;
+    *cuda* says that it is one fused kernel where the choice allows it.
 
     Raises:
         UnsupportedPair: If the method cannot adapt the base model.

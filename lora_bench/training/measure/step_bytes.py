@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lora_bench.records.probe_record import Flops, StepBytes
 from lora_bench.records.spec import Precision
 from lora_bench.training.measure.bare_step import TrainingStep
+from lora_bench.training.measure.counters import state_bytes
 from lora_bench.tuners.four_bit import scales_of
 
 
@@ -71,16 +72,6 @@ def static_bytes(model: nn.Module) -> tuple[int, int]:
     return sum(held.values()), gradients
 
 
-def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Return the bytes of the optimiser's states."""
-    return sum(
-        value.numel() * value.element_size()
-        for state in optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, Tensor)
-    )
-
-
 def step_bytes(step: TrainingStep) -> tuple[StepBytes, Flops]:
     """Return the memory of a step and the FLOPs of its matrix products; the optimiser's states exist afterwards.
 
@@ -90,7 +81,7 @@ def step_bytes(step: TrainingStep) -> tuple[StepBytes, Flops]:
         step.whole()
     step.optimizer.zero_grad(set_to_none=True)
     weights, gradients = static_bytes(step.model)
-    states = optimizer_bytes(step.optimizer)
+    states = state_bytes(step.optimizer)
     counter = FlopCounterMode(display=False)
     with Allocations() as held, counter:
         loss = step.forward()
@@ -158,14 +149,9 @@ def predict_step(
 ) -> tuple[StepBytes, Flops]:
     """Return the predicted memory of a step and its FLOPs, from shapes alone.
 
-    On fake numbers it cannot be told that a mask hides nothing, so the mask is kept even for a model that would drop it.
-
-    Args:
-        model: The adapted model on the meta device; its tensors are replaced by fake ones.
-        batch: Shape of each of its inputs.
-        precision: As for `TrainingStep`.
-        fused_attention: True if attention will be one fused kernel, as on a CUDA device. Its FLOPs are then not counted.
-        real: Names of the floating-point inputs, such as the labels of a regression; the others are integers.
+    The tensors of the model, on the meta device, are replaced by fake ones. On fake numbers it cannot be told that a mask hides
+    nothing, so the mask is kept even for a model that would drop it. FLOPs of *fused_attention* are not counted. *real* names
+    the floating-point inputs, such as the labels of a regression.
 
     Raises:
         RuntimeError: If the computation depends on values, which fake tensors lack.
