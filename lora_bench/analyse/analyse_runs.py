@@ -37,14 +37,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class _Run:
-    """A run with the directions of its changes.
-
-    Args:
-        record: Its record.
-        group: Name of its method.
-        changes: What it changed, by place.
-        directions: Right singular vectors, by place, of A and of ΔW.
-    """
+    """A run with its changes, and with the directions of A and of ΔW (right singular vectors), by place."""
 
     record: Record
     group: str

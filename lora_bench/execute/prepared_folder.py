@@ -82,13 +82,7 @@ class Prepared(Strict):
 
 @dataclass(frozen=True)
 class PreparedWork:
-    """The work of a prepared folder.
-
-    Args:
-        suite: The suite of the folder.
-        series: Label of a repeat.
-        data_dir: Folder with data sets.
-    """
+    """The work of a prepared folder."""
 
     suite: Suite
     series: str | None

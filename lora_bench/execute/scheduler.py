@@ -32,13 +32,8 @@ class Progress(Protocol):
 class Scheduler:
     """Does jobs with an executor until all are done, here or by other processes, or a stop is requested.
 
-    Args:
-        jobs: The jobs.
-        executor: Executor of the jobs.
-        display: Shows progress.
-        units: Makes units of work from the remaining jobs.
-        publish_lost: Publishes and returns the record of a job whose worker died.
-        wait: Wait for the runs of other processes; otherwise the work ends when nothing else is left.
+    *units* makes units of work from the remaining jobs, and *publish_lost* publishes the record of a job whose worker died.
+    Without *wait*, the work ends when only runs of other processes are left.
     """
 
     def __init__(

@@ -25,12 +25,7 @@ PATH_FILE = "of_the_environment_that_searches.pth"
 
 @dataclass(frozen=True)
 class BisectEnvironment:
-    """An environment in which a cell can be run.
-
-    Args:
-        python: The interpreter.
-        environment: Environment variables for its processes.
-    """
+    """An interpreter in which a cell can be run, with the environment variables of its processes."""
 
     python: str
     environment: dict[str, str]

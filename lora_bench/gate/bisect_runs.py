@@ -20,16 +20,10 @@ from lora_bench.report.text import plain, score
 
 @dataclass
 class Tries:
-    """Runs a cell in environments and classifies each try.
+    """Runs a failing cell in environments and classifies each try; `told` has a line for each.
 
-    Args:
-        cell: The failing cell.
-        answer: The gate's answer on the night in which it fails.
-        accepted: The nights that it was compared with.
-        way: How runs are started.
-        folder: Receives a folder for each environment, with the runs and the output of pip and of the runs.
-        margin: Replaces the margins that the suite declares.
-        told: A line for every try.
+    Tries are compared with the nights that the cell was compared with. *folder* receives a folder for each environment, with
+    the runs and the output of pip and of the runs. *margin* replaces the margins that the suite declares.
     """
 
     cell: SeriesAnswer

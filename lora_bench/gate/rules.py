@@ -17,12 +17,7 @@ STATED = "the accepted nights hold"
 
 @dataclass(frozen=True)
 class Ruled:
-    """A night's cells under the accepted rules.
-
-    Args:
-        cells: By series, with the margin and the direction of the accepted nights.
-        findings: By series, for those that declare other rules.
-    """
+    """A night's cells with the margin and the direction of the accepted nights, and findings on those that declare others."""
 
     cells: dict[str, NightCell]
     findings: dict[str, Finding]

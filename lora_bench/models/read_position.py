@@ -39,11 +39,9 @@ from lora_bench.tuners.trial import inside_peft
 
 @dataclass
 class Reading:
-    """The positions that a causal model's head reads in the current batch.
+    """The positions that a causal model's head reads in the current batch, shape (rows,); None if unknown.
 
-    Args:
-        at: Position of the last real token of each row, shape (rows,); None if unknown.
-        tokens: Tokens of a row, if the last layer was computed at these positions alone; else None.
+    `tokens` is the length of a row, if the last layer was computed at these positions alone.
     """
 
     at: Tensor | None = None

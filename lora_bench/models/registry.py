@@ -77,14 +77,7 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model that lora_bench ships or rewrites from a named asset.
-
-    Args:
-        shown: Its name in reports.
-        about: Line for `lora-bench list models`.
-        assets: Assets that it is made from; none if it comes with the package.
-        folder: Returns its folder, obtaining missing files.
-    """
+    """A model that lora_bench ships, or rewrites from named assets; its folder is made of these, obtaining missing files."""
 
     shown: str
     about: str

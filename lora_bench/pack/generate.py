@@ -38,11 +38,7 @@ def most_rows(stack: Stack) -> int:
 
 
 class _Rows:
-    """The forward pass of a causal model whose rows have weights of their own.
-
-    Args:
-        stack: Stack of the members.
-    """
+    """The forward pass of a causal model whose rows have weights of their own, those of members of a stack."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack

@@ -16,12 +16,8 @@ _MEANS = ("exp_avg", "exp_avg_sq")
 class StackedAdamW:
     """One step for all members of a stack.
 
-    The members' own optimisers never step. They supply each member's rates, which a schedule changes, and their state is views
-    of the stacked state, so that a checkpoint of a member is made from its own optimiser.
-
-    Args:
-        stack: The weights.
-        optimizers: Optimiser of each member, in order; they differ only in rates and weight decay.
+    The members' own optimisers, in order, never step. They supply each member's rates and weight decay, in which alone they
+    differ, and their state is views of the stacked state, so that a checkpoint of a member is made from its own optimiser.
     """
 
     def __init__(self, stack: Stack, optimizers: Sequence[AdamW]) -> None:

@@ -35,11 +35,7 @@ WHOLE = {
 
 
 class AutocastWithin(TorchFunctionMode):
-    """Within it, operations of a model have the types that autocast gives them; nothing changes where autocast is off.
-
-    Args:
-        device_type: Device of the model, such as "cuda".
-    """
+    """Within it, operations of a model have the types that autocast gives them; nothing changes where autocast is off."""
 
     def __init__(self, device_type: str) -> None:
         super().__init__()

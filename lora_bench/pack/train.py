@@ -38,13 +38,7 @@ from lora_bench.util.heartbeat import heard
 
 
 class Member:
-    """One run of a pack.
-
-    Args:
-        ready: The prepared run.
-        trainer: Trainer of the run: its schedule, callbacks and state are used, its loop is not.
-        lock: Run lock of this process.
-    """
+    """One run of a pack: its Trainer's schedule, callbacks and state are used, its loop is not."""
 
     def __init__(self, ready: Ready, trainer: Trainer, lock: RunLock) -> None:
         self.ready = ready

@@ -37,15 +37,7 @@ PROCESSES: dict[DeviceType, int] = {"cpu": 3, "cuda": 5}
 
 @dataclass(frozen=True)
 class ProbeCell:
-    """One cell of a plan.
-
-    Args:
-        spec: The cell to measure.
-        base_model: The base model on this machine.
-        fit: Size and counts of the method.
-        twin: True if it is measured a second time unchanged.
-        processes: Number of processes.
-    """
+    """One cell of a plan with its method's fit, measured by some processes; a twin is measured a second time unchanged."""
 
     spec: ProbeSpec
     base_model: BaseModel

@@ -125,11 +125,7 @@ class EnergyMeter:
 
 
 class Company:
-    """Watches, from its creation on, for other processes on a device.
-
-    Args:
-        card: A CUDA device, or None for a CPU.
-    """
+    """Watches, from its creation on, for other processes on a CUDA device, or on the CPU."""
 
     def __init__(self, card: CudaDevice | None) -> None:
         self.card = card

@@ -26,14 +26,7 @@ from lora_bench.util.seeding import adapters_drawn_from, draw_head
 
 @dataclass(frozen=True)
 class AdaptedModel:
-    """A base model made trainable by a method.
-
-    Args:
-        network: The model.
-        tokenizer: Tokenizer of the base model.
-        masks: Keys of its dropout masks, if masks are keyed and no pack draws them.
-        load_seconds: Time taken to load and adapt it.
-    """
+    """A base model made trainable by a method; *masks* has the keys of its dropout, if a pack draws none."""
 
     network: nn.Module
     tokenizer: Any

@@ -28,43 +28,24 @@ class Best:
     weights: dict[str, Tensor]
 
 
+@dataclass(kw_only=True, eq=False)
 class SelectionScores(TrainerCallback):
-    """Scores the run on the selection split every few steps, and keeps the best weights in memory if wanted.
+    """Scores the run on the selection split every few steps and at the end, and keeps the best weights in memory if wanted.
 
     As a callback it evaluates its run's model alone; a pack evaluates its members together and passes the answers to `take`.
-
-    Args:
-        every: Steps between scores; the last step is scored too.
-        score: Computes the scores of a model, from its answers if they are known.
-        metric: Metric that chooses the best weights.
-        higher_is_better: Direction of that metric.
-        curve: List that receives the scores.
-        keep_best: Keep the best weights.
-        measure: The clock, which excludes this work.
-        rank: Worker rank, if several processes score; the first decides which weights are better.
+    The scores of a model, from its answers if they are known, are added to *curve*, and *metric* chooses the best weights;
+    *measure* excludes this work. If several processes score, the first *rank* decides which weights are better.
     """
 
-    def __init__(
-        self,
-        *,
-        every: int,
-        score: Callable[[nn.Module, Replies | None], dict[str, float]],
-        metric: str,
-        higher_is_better: bool,
-        curve: list[CurvePoint],
-        keep_best: bool,
-        measure: MeasureCallback,
-        rank: WorkerRank | None = None,
-    ) -> None:
-        self.every = every
-        self.score = score
-        self.metric = metric
-        self.sign = 1 if higher_is_better else -1
-        self.curve = curve
-        self.keep_best = keep_best
-        self.measure = measure
-        self.rank = rank
-        self.best: Best | None = None
+    every: int
+    score: Callable[[nn.Module, Replies | None], dict[str, float]]
+    metric: str
+    higher_is_better: bool
+    curve: list[CurvePoint]
+    keep_best: bool
+    measure: MeasureCallback
+    rank: WorkerRank | None = None
+    best: Best | None = None
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Score the run if a score is due."""
@@ -81,7 +62,8 @@ class SelectionScores(TrainerCallback):
             scores = self.score(model, answers)
             self.curve.append(CurvePoint(step=step, scores=scores))
             value = scores.get(self.metric)
-            better = value is not None and (self.best is None or self.sign * (value - self.best.score) > 0)
+            sign = 1 if self.higher_is_better else -1
+            better = value is not None and (self.best is None or sign * (value - self.best.score) > 0)
             if self.rank is not None:
                 # Gathering sharded weights needs a call in every process.
                 _, better = self.rank.agreed(None, better)

@@ -10,6 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,9 +54,7 @@ class Notify(Protocol):
 class SeededDropout(TrainerCallback):
     """Seeds torch's generators at each step by (seed, step), so that a resumed run draws the same dropout masks.
 
-    Args:
-        seed: Seed of the run.
-        rank: Worker rank, if several processes share each batch: each draws its own masks.
+    Worker ranks share each batch, and each draws masks of its own.
     """
 
     def __init__(self, seed: int, rank: int = 0) -> None:
@@ -78,22 +77,19 @@ class KeyedDropout(TrainerCallback):
         self.masks.begin(state.global_step)
 
 
+@dataclass(eq=False)
 class FollowBudget(TrainerCallback):
     """Ends the run with the step that uses up its budget, and sets the learning rate by the used share.
 
-    It runs before the callbacks that restore the schedule, and before those that act at the last step.
-
-    Args:
-        course: The steps of the run.
-        clock: Returns the seconds of training until now, with those before a resumption.
+    It runs before the callbacks that restore the schedule, and before those that act at the last step. *clock* returns the
+    seconds of training until now, with those before a resumption.
     """
 
-    def __init__(self, course: Course, clock: Callable[[], float]) -> None:
-        self.course = course
-        self.clock = clock
-        # The last step done, and the axis that ended the run with it.
-        self.step = 0
-        self.ended_by: Axis | None = None
+    course: Course
+    clock: Callable[[], float]
+    # The last step done, and the axis that ended the run with it.
+    step: int = 0
+    ended_by: Axis | None = None
 
     def end_after(self, step: int, seconds: float) -> bool:
         """Record a step done after so many seconds. Return True if the run ends with it."""
@@ -135,24 +131,22 @@ class FollowBudget(TrainerCallback):
             control.should_training_stop = True
 
 
+@dataclass(eq=False)
 class WatchLoss(TrainerCallback):
     """Records the training loss, reports each step, and stops a run with a non-finite loss.
 
-    Args:
-        follow: Progress of the run; it must be called before this callback.
-        curve: List that receives some fifty mean losses, each over the steps since the previous one.
-        notify: Called with each step.
+    *curve* receives some fifty mean losses, each over the steps since the previous one. *follow* must be called before this
+    callback.
     """
 
-    def __init__(self, follow: FollowBudget, curve: list[CurvePoint], notify: Notify | None) -> None:
-        self.follow = follow
-        self.curve = curve
-        self.notify = notify
-        # Losses since the last point of the curve.
-        self.losses: list[float] = []
-        self.resumed_at = 0
-        self.loss: float | None = None
-        self._points = 0
+    follow: FollowBudget
+    curve: list[CurvePoint]
+    notify: Notify | None
+    # Losses since the last point of the curve.
+    losses: list[float] = field(default_factory=list)
+    resumed_at: int = 0
+    loss: float | None = None
+    _points: int = 0
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Find the position of the run in the curve."""
@@ -195,48 +189,34 @@ class WatchLoss(TrainerCallback):
         self.notify(state.global_step, steps or state.global_step, self.loss)
 
 
+@dataclass(eq=False)
 class KeepCheckpoints(TrainerCallback):
     """Writes a checkpoint every minute and on a stop request, and resumes from one.
 
-    It runs before the measuring callback, which then starts the clock of a step.
-
-    Args:
-        folder: Folder of the checkpoints.
-        watch: Losses and learning curve, stored in a checkpoint.
-        measure: The clock, stored in a checkpoint.
-        selection: Scores on the selection split, whose best weights are stored in a checkpoint.
-        resume_from: Checkpoint to resume from.
-        rank: Worker rank, if a run has several processes: all call this at the same step, and the first writes.
-        company: Ids of the other runs in the pack, stored in a checkpoint.
+    It runs before the measuring callback, which then starts the clock of a step. All worker ranks call it at the same step, and
+    the first writes. *company* gives the ids of the other runs in the pack.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        watch: WatchLoss,
-        measure: MeasureCallback,
-        selection: SelectionScores | None,
-        resume_from: Checkpoint | None,
-        rank: WorkerRank | None = None,
-        company: Callable[[], Sequence[str]] = tuple,
-    ) -> None:
-        self.company = company
-        self.folder = folder
-        self.rank = rank
-        self.watch = watch
-        self.measure = measure
-        self.selection = selection
-        self.resume_from = resume_from
+    folder: Path
+    watch: WatchLoss
+    measure: MeasureCallback
+    selection: SelectionScores | None
+    resume_from: Checkpoint | None
+    rank: WorkerRank | None = None
+    company: Callable[[], Sequence[str]] = tuple
+
+    def __post_init__(self) -> None:
         self._last = time.monotonic()
-        if resume_from is not None:
-            progress = resume_from.progress
-            watch.resumed_at = resume_from.step
+        watch, before = self.watch, self.resume_from
+        if before is not None:
+            progress = before.progress
+            watch.resumed_at = before.step
             watch.losses = progress["losses"]
             watch.curve[:] = [CurvePoint.model_validate_json(point) for point in progress["curve"]]
-            measure.train_seconds = measure.earlier_seconds = progress["train_seconds"]
-            watch.follow.step, watch.follow.ended_by = resume_from.step, progress["ended_by"]
-            if selection is not None and resume_from.best is not None:
-                selection.best = Best(**progress["best"], weights=resume_from.best)
+            self.measure.train_seconds = self.measure.earlier_seconds = progress["train_seconds"]
+            watch.follow.step, watch.follow.ended_by = before.step, progress["ended_by"]
+            if self.selection is not None and before.best is not None:
+                self.selection.best = Best(**progress["best"], weights=before.best)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Restore the state of the checkpoint."""

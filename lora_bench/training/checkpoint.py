@@ -31,16 +31,7 @@ WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "sta
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run after a step.
-
-    Args:
-        step: Last step done.
-        weights: The trained weights by name.
-        optimizer: The optimiser's state dictionary.
-        schedule: The learning-rate schedule's state dictionary.
-        progress: Other state of the run, such as its learning curve.
-        best: Best weights on the selection split so far, if the run keeps them.
-    """
+    """The state of a run after a step: trained weights, state dictionaries, other progress, and the best weights, if kept."""
 
     step: int
     weights: dict[str, Tensor]

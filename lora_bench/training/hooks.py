@@ -26,15 +26,7 @@ from lora_bench.training.step_plan import Course
 
 @dataclass(frozen=True)
 class Hooks:
-    """The callbacks of a run.
-
-    Args:
-        all: Every callback, in the order of the Trainer's calls.
-        measure: Measures time and memory.
-        follow: Ends the run when its budget is used up.
-        keep: Writes checkpoints.
-        selection: Scores the run on the selection split during training, if configured.
-    """
+    """The callbacks of a run, *all* in the order of the Trainer's calls."""
 
     all: list[TrainerCallback]
     measure: MeasureCallback

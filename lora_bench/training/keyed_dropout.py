@@ -214,11 +214,7 @@ _OTHERS = (
 
 
 class StepMasks:
-    """Keyed masks of one model that is trained alone.
-
-    Args:
-        seed: Seed of the run.
-    """
+    """Keyed masks of one model that is trained alone."""
 
     share: tuple[int, int]
     """The share of the next batch, as in `KeyedMasks`."""

@@ -28,14 +28,9 @@ BatchFlops = Callable[[Batch], int]
 
 @dataclass(frozen=True)
 class Lessons:
-    """The examples of a run.
+    """The examples of a run: its data, the examples to answer by split, and the course of its training batches.
 
-    Args:
-        data: The examples of its task.
-        exercise: Makes batches of examples, and answers from outputs.
-        questions: Examples to answer, by split.
-        course: Training batches in order, and the amount of work that ends them.
-        flops: Counts the FLOPs of a batch, if the budget needs them.
+    *flops* counts the FLOPs of a batch, if the budget needs them.
     """
 
     data: TaskData

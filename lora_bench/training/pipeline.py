@@ -61,15 +61,7 @@ from lora_bench.util.seeding import seed_for
 
 @dataclass(frozen=True)
 class Ready:
-    """A run that is ready for its steps.
-
-    Args:
-        setup: The run.
-        adapted: Its model.
-        lessons: Its examples and steps.
-        hooks: Its callbacks.
-        checkpoint: Checkpoint to resume from.
-    """
+    """A run that is ready for its steps, with the checkpoint that it resumes from, if any."""
 
     setup: Setup
     adapted: AdaptedModel
@@ -222,12 +214,7 @@ def _checkpoint(job: Job, facts: Facts, rank: WorkerRank | None) -> Checkpoint |
 
 @dataclass(frozen=True)
 class Answered:
-    """Answers of a trained model.
-
-    Args:
-        answers: Answers to each split of `Ready.answered`, by split.
-        seconds: Time taken.
-    """
+    """Answers of a trained model to each split of `Ready.answered`, and the seconds that they took."""
 
     answers: Mapping[str, Replies]
     seconds: float
@@ -235,13 +222,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Work of a step.
-
-    Args:
-        examples: Examples in its batch.
-        tokens: Real tokens in its batch.
-        flops: FLOPs of the step, 0 if they are not counted.
-    """
+    """Examples, real tokens and FLOPs of a step; 0 if FLOPs are not counted."""
 
     examples: int
     tokens: int

@@ -13,16 +13,9 @@ from lora_bench.training.job import Job
 
 @dataclass(frozen=True)
 class Setup:
-    """A run that is being prepared.
+    """A run that is being prepared: *facts* receives what is found, and *seed* is that of everything random.
 
-    Args:
-        job: The run.
-        facts: Receives the facts found.
-        method: Method of the run, with its options.
-        seed: Seed of everything random.
-        notify: Called with each step.
-        packed: True in a pack, which draws its masks and evaluates it on the selection split.
-        rank: Worker rank, if the run has several processes.
+    A pack draws the masks of its members and evaluates them on the selection split.
     """
 
     job: Job

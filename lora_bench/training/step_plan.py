@@ -27,13 +27,9 @@ ENDLESS = 2**40
 
 
 class InOrder(Sequence[Example]):
-    """Examples in the order in which they are seen, epoch after epoch.
+    """Examples in the order in which they are seen, epoch after epoch: *count* of them after the first *start*.
 
-    Args:
-        examples: Examples of the training split.
-        order: Returns the indexes of the examples in the order of an epoch.
-        start: Number of examples seen before.
-        count: Number of examples that follow; endless by default.
+    *order* returns the indexes of the examples in the order of an epoch.
     """
 
     def __init__(

@@ -23,26 +23,8 @@ from lora_bench.tuners.selected import SelectedConfig, SelectedModel
 from lora_bench.tuners.words import prefix_from_words
 
 __all__ = [
-    "BottleneckConfig",
-    "BottleneckLayer",
-    "BottleneckModel",
-    "CombinedConfig",
-    "CombinedModel",
-    "FusedLoraConfig",
-    "FusedLoraLayer",
-    "FusedLoraModel",
-    "PrefixActivationConfig",
-    "PrefixActivationLayer",
-    "PrefixActivationModel",
-    "PrefixConfig",
-    "PrefixEmbeddingConfig",
-    "PrefixEmbeddingLayer",
-    "PrefixEmbeddingModel",
-    "PrefixLayer",
-    "PrefixModel",
-    "SelectedConfig",
-    "SelectedModel",
-    "bottleneck",
-    "fold",
-    "prefix_from_words",
-]
+    "BottleneckConfig", "BottleneckLayer", "BottleneckModel", "CombinedConfig", "CombinedModel", "FusedLoraConfig",
+    "FusedLoraLayer", "FusedLoraModel", "PrefixActivationConfig", "PrefixActivationLayer", "PrefixActivationModel",
+    "PrefixConfig", "PrefixEmbeddingConfig", "PrefixEmbeddingLayer", "PrefixEmbeddingModel", "PrefixLayer", "PrefixModel",
+    "SelectedConfig", "SelectedModel", "bottleneck", "fold", "prefix_from_words",
+]  # fmt: skip

@@ -73,13 +73,7 @@ def packed(module: nn.Module) -> nn.Module:
 
 
 class PackedShape(nn.Linear):
-    """The stand-in of a linear module with a weight in four bits, on the meta device.
-
-    Args:
-        inputs: Width of its inputs.
-        outputs: Width of its outputs.
-        bias: Its bias, or None.
-    """
+    """The stand-in of a linear module with a weight in four bits, on the meta device."""
 
     def __init__(self, inputs: int, outputs: int, bias: nn.Parameter | None) -> None:
         super().__init__(inputs, outputs, bias=False, device="meta")

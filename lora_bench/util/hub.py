@@ -84,12 +84,7 @@ def _answers() -> bool:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Files of a repository at one commit.
-
-    Args:
-        folder: Its folder in the cache of huggingface_hub.
-        commit: Full hash, 40 digits.
-    """
+    """The folder, in the cache of huggingface_hub, with files of a repository at one commit of 40 digits."""
 
     folder: Path
     commit: str

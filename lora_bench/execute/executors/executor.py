@@ -99,14 +99,7 @@ def done_alone(jobs: Sequence[JobT], reason: str) -> list[list[JobT]]:
 
 @dataclass(frozen=True)
 class Lost(Generic[JobT]):
-    """A job whose worker ended before it returned a record.
-
-    Args:
-        job: The job.
-        reason: Reason for the end of its worker.
-        status: Status of the job for that reason.
-        pid: Number of the worker, if its process has ended.
-    """
+    """A job whose worker ended before it returned a record, with the reason, and the number of a process that has ended."""
 
     job: JobT
     reason: str

@@ -104,15 +104,8 @@ class _Worker(Generic[JobT]):
 class _Pool(Generic[JobT]):
     """The workers that do some units, and the units that wait for them.
 
-    Args:
-        listener: Socket to which a new worker connects.
-        selector: Waits for messages of workers and of their server.
-        waiting: Units that no worker has.
-        free: Environments of workers that are to be forked.
-        unreported: Environments of forked workers whose first message is not read.
-        workers: Each worker that has reported, by its process id.
-        dead: Reason for the end of each worker that is still to be removed, by its process id.
-        unseen: Number of looks at ended workers that had not reported.
+    `free` has the environments of workers to be forked, and `unreported` those of forked workers whose first message is not
+    read. `dead` has the reason for the end of each worker that is still to be removed. `unseen` counts looks at such workers.
     """
 
     listener: socket.socket

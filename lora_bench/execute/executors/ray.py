@@ -51,12 +51,7 @@ HANDED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
 
 @dataclass(eq=False)
 class _Actor:
-    """An actor and its current work.
-
-    Args:
-        handle: Ray's handle.
-        word: Its unanswered call, or None if it waits for work.
-    """
+    """An actor, by Ray's handle, and its current work; `word` is its unanswered call, or None if it waits for work."""
 
     handle: Any
     word: Any

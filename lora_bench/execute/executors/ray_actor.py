@@ -29,13 +29,7 @@ SEEN_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Said:
-    """Messages since the last answer.
-
-    Args:
-        words: Progress, heartbeats and records, in order.
-        ended: True if the unit of work has ended.
-        failure: Name of the exception that ended it, if one did.
-    """
+    """Messages since the last answer, in order; after the end of the unit, the name of the exception that ended it, if any."""
 
     words: tuple[Any, ...]
     ended: bool
@@ -43,11 +37,7 @@ class Said:
 
 
 class Worker:
-    """An actor.
-
-    Args:
-        environment: Environment variables to set.
-    """
+    """An actor, with these environment variables."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         os.environ.update(environment)

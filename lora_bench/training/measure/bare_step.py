@@ -78,12 +78,9 @@ def windows_for(device: torch.device, seconds: float | None = None) -> Windows:
 
 
 class TrainingStep:
-    """The parts of one optimiser step of a model on one batch.
+    """The parts of one optimiser step of a model, in training mode from here on, on one batch with labels.
 
-    Args:
-        model: The model, in training mode from here on.
-        batch: Inputs of its forward pass, with labels.
-        precision: "float32", or "bfloat16" by autocast.
+    The precision is "float32", or "bfloat16" by autocast.
     """
 
     def __init__(self, model: nn.Module, batch: dict[str, Tensor], precision: Precision) -> None:

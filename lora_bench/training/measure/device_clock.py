@@ -30,11 +30,7 @@ class DeviceClock(Protocol):
 
 
 class HostClock:
-    """The host's clock, for a device that does its work before Python goes on, or is synchronised.
-
-    Args:
-        device: The device.
-    """
+    """The host's clock, for a device that does its work before Python goes on, or is synchronised."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -59,11 +55,7 @@ class HostClock:
 
 
 class CudaClock:
-    """The clock of a CUDA device: events in its current stream.
-
-    Args:
-        device: The device.
-    """
+    """The clock of a CUDA device: events in its current stream."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

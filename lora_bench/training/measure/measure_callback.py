@@ -41,9 +41,6 @@ class StepClock:
     """Seconds of steps, measured without making a CUDA device wait: a step lasts from one point on the device to another.
 
     The span includes the device's waiting for the host.
-
-    Args:
-        clock: Clock of the device that trains.
     """
 
     def __init__(self, clock: DeviceClock) -> None:
