@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from lora_bench.gate.against import Against
 from lora_bench.gate.gate_summary import STATUS_SAID, headline, named
 from lora_bench.gate.night_answer import SAID, SeriesAnswer
-from lora_bench.report.sections.compare_runs import Pair, change
-from lora_bench.report.text import MISSING, code, difference, fenced, inert, listed, plain, score, table
+from lora_bench.report.sections.compare_runs import Pair
+from lora_bench.report.text import MISSING, change, code, difference, fenced, inert, listed, plain, score, table
 
 COLUMNS = ("cell", "answer", "before", "now", "difference", "95 % interval", "step time", "peak memory")
 # Characters of the picture's scale, an odd number so that 0 has one.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -132,15 +133,10 @@ def check_report(report: Report, folder: Path) -> list[str]:
         if not file.is_file():
             differences.append(f"{path} is missing")
         elif (found := file.read_bytes()) != content:
-            differences.append(f"{path} differs from its records from line {_first_difference(found, content)} on")
+            pairs = zip_longest(found.splitlines(keepends=True), content.splitlines(keepends=True))
+            line = next(number for number, (one, other) in enumerate(pairs, start=1) if one != other)
+            differences.append(f"{path} differs from its records from line {line} on")
     made = [*(folder / name).glob("*.svg"), *(folder / name).glob(ITEMS_PAGE)]
     left_over = sorted(f"{name}/{file.name}" for file in made)
     differences += [f"{path} is not part of the report any more" for path in left_over if path not in expected]
     return differences
-
-
-def _first_difference(found: bytes, expected: bytes) -> int:
-    """Return the first line, counted from 1, in which two files differ."""
-    pairs = zip(found.splitlines(), expected.splitlines(), strict=False)
-    same = next((index for index, (one, other) in enumerate(pairs) if one != other), None)
-    return 1 + (min(len(found.splitlines()), len(expected.splitlines())) if same is None else same)

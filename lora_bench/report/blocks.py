@@ -8,7 +8,7 @@ so; no renderer looks into a string for anything but these marks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -121,6 +121,16 @@ def wide_table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int)
         )
         for start in range(names, len(header), room)
     ]
+
+
+def known_columns(
+    header: Sequence[str], rows: Sequence[Sequence[str]], optional: Collection[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Return a header and rows without those *optional* columns that have no value in any row."""
+    kept = [
+        at for at, name in enumerate(header) if name not in optional or any(row[at] != text.MISSING for row in rows)
+    ]
+    return [header[at] for at in kept], [[row[at] for at in kept] for row in rows]
 
 
 def anchor(title: str) -> str:

@@ -71,12 +71,7 @@ class PageFacts:
 
 
 def render_page(blocks: Sequence[Block], figures: Mapping[str, bytes], facts: PageFacts | None = None) -> str:
-    """Return the page that shows *blocks*.
-
-    Args:
-        blocks: A report; the first is its title.
-        figures: The SVG of every figure that it shows, by path.
-        facts: Facts for its head.
+    """Return the page that shows *blocks*, a title first, with the SVG of its figures by path.
 
     Raises:
         KeyError: If it shows a figure that is not given.
@@ -93,15 +88,7 @@ def render_page(blocks: Sequence[Block], figures: Mapping[str, bytes], facts: Pa
 
 
 def frame(title: str, shown: str, style: str, script: str = "", facts: PageFacts | None = None) -> str:
-    """Return a whole page around a piece of HTML.
-
-    Args:
-        title: Title of the page, as text.
-        shown: Its content, as HTML.
-        style: Its only style.
-        script: Its only script; "" for none.
-        facts: Facts for its head.
-    """
+    """Return a whole page around *shown*, a piece of HTML, with one style and at most one script."""
     named = {} if facts is None else {"description": facts.description[:2_000], STRENGTH: facts.strength[:1_000]}
     head = "".join(f'<meta name="{name}" content="{escape(value)}">\n' for name, value in named.items())
     return f"""\
@@ -134,10 +121,6 @@ def render_card(blocks: Sequence[Block], figures: Mapping[str, bytes]) -> str:
     """Return a piece of HTML that shows *blocks* in a page of others, such as a notebook.
 
     Colours follow the page around it; figures keep their white ground, since that page's theme is not known.
-
-    Args:
-        blocks: An answer.
-        figures: The SVG of every figure that it shows, by path.
     """
     style = (ASSETS / "card.css").read_text(encoding="utf-8")
     return (
@@ -257,11 +240,7 @@ class _Page:
 
 
 def _inline_parser(*, links: bool) -> MarkdownIt:
-    """Return a parser of the marks within blocks, and of nothing else.
-
-    Args:
-        links: Whether links to sections and pages are links; else they are text.
-    """
+    """Return a parser of the marks within blocks, and of nothing else; without *links* these are text."""
     from markdown_it import MarkdownIt
 
     def text(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
@@ -290,7 +269,6 @@ def _inline_parser(*, links: bool) -> MarkdownIt:
 
 
 def _words(parser: MarkdownIt, marked: str) -> str:
-    """Return inline text without its marks."""
     (inline,) = parser.parseInline(marked)
     return "".join(child.content for child in inline.children or []).replace("\N{ZERO WIDTH SPACE}", "")
 
@@ -306,17 +284,14 @@ def _contents(headings: Sequence[NamedHeading]) -> str:
     if len(sections) < 2:
         return ""
     items = [
-        f"<li>{_link(section)}{_list(map(_item, parts)) if len(parts) > 1 else ''}</li>" for section, parts in sections
+        f"<li>{_link(section)}{_list(f'<li>{_link(part)}</li>' for part in parts) if len(parts) > 1 else ''}</li>"
+        for section, parts in sections
     ]
     return f'<nav aria-label="Contents">\n<details><summary>All sections</summary>{_list(items)}</details>\n</nav>\n'
 
 
 def _link(heading: NamedHeading) -> str:
     return f'<a href="#{heading.identifier}">{escape(heading.text, quote=False)}</a>'
-
-
-def _item(heading: NamedHeading) -> str:
-    return f"<li>{_link(heading)}</li>"
 
 
 def _list(items: Iterable[str]) -> str:

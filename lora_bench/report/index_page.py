@@ -5,9 +5,9 @@ It is made from the heads of the pages themselves, so it costs nothing beside th
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from html import escape
-from html.parser import HTMLParser
+from html import escape, unescape
 from pathlib import Path
 from urllib.parse import quote
 
@@ -39,45 +39,21 @@ class Entry:
     markdown: bool
 
 
-class _Head(HTMLParser):
-    """The title and the named facts of a page's head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.title = ""
-        self.facts: dict[str, str] = {}
-        self._in_title = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Keep a fact, or begin the title."""
-        attributes = dict(attrs)
-        self._in_title = tag == "title"
-        if tag == "meta" and attributes.get("name"):
-            self.facts[str(attributes["name"])] = attributes.get("content") or ""
-
-    def handle_endtag(self, tag: str) -> None:
-        """End the title."""
-        self._in_title = False
-
-    def handle_data(self, data: str) -> None:
-        """Keep a part of the title."""
-        self.title += data if self._in_title else ""
-
-
 def entries(folder: Path) -> list[Entry]:
     """Return the reports of a folder by name, without pages that lora_bench did not write."""
     found = []
     for path in sorted({path for place in _PLACES for path in folder.glob(place)}):
         with path.open(encoding="utf-8", errors="replace") as file:
-            head = _Head()
-            head.feed(file.read(HEAD_LETTERS))
-        if head.title and STRENGTH in head.facts:
+            head = file.read(HEAD_LETTERS)
+        title = re.search(r"<title>(.*?)</title>", head, re.DOTALL)
+        facts = {name: unescape(value) for name, value in re.findall(r'<meta name="([\w-]+)" content="([^"]*)">', head)}
+        if title is not None and STRENGTH in facts:
             found.append(
                 Entry(
-                    title=head.title,
+                    title=unescape(title[1]),
                     address=path.relative_to(folder).as_posix(),
-                    answer=head.facts.get("description", ""),
-                    strength=head.facts[STRENGTH],
+                    answer=facts.get("description", ""),
+                    strength=facts[STRENGTH],
                     markdown=path.with_suffix(".md").is_file(),
                 )
             )
@@ -105,12 +81,7 @@ def render_index(folder: Path) -> str | None:
 
 
 def write_index(folder: Path, *, only_refresh: bool = False) -> Path | None:
-    """Write the index of a folder of reports; its path, or None if there is nothing to write.
-
-    Args:
-        folder: Folder of reports or of runs.
-        only_refresh: Write it only where there is one.
-    """
+    """Write the index of a folder, with *only_refresh* if it has one; return its path, or None if nothing was written."""
     path = folder / NAME
     if only_refresh and not path.is_file():
         return None

@@ -32,7 +32,6 @@ from lora_bench.report.sections import budgets
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.along import along_section
 from lora_bench.report.sections.answer import answer
-from lora_bench.report.sections.class_tables import class_blocks
 from lora_bench.report.sections.environments import environment_section
 from lora_bench.report.sections.first_screen import by_task_picture, first_screen
 from lora_bench.report.sections.forgetting import forgetting_section, kept_of_base
@@ -66,20 +65,16 @@ def page_of(report: Report) -> list[Block]:
         return probes_page(report.probes)
     if not records:
         raise LoraBenchError("there are no records to report")
-    comparison, judged, costs, overview = report.comparison, report.judged, report.costs, report.overview
-
-    def further(table: ModelTable) -> list[Block]:
-        return class_blocks(table, report.given_answers, overview.reference, folder)
-
+    comparison, judged = report.comparison, report.judged
     sections: list[Sequence[Block]] = [
         verdict_section(judged, answer(judged, report.decision.level), by_task_picture(judged, folder))
         if judged is not None
         else [],
-        scores_section(comparison, judged, costs, further),
+        scores_section(report),
         _figures(plan_figures(comparison, records), folder, comparison),
         along_section(report.along),
-        task_section(comparison, judged, costs, further),
-        tuning_section(comparison, costs),
+        task_section(report),
+        tuning_section(report),
         forgetting_section(comparison, folder, judged.analysis if judged is not None else None),
         _costs(comparison),
         *report.sections,
@@ -103,7 +98,7 @@ def page_of(report: Report) -> list[Block]:
     return [
         Heading(1, listed([inert(suite) for suite in comparison.suites])),
         *([f"*{prose(report.about)}*"] if report.about else []),
-        *first_screen(overview, headline_of(report), folder, before),
+        *first_screen(report.overview, headline_of(report), folder, before),
         *other_reports(report),
         *contents(blocks),
         *blocks,
@@ -135,7 +130,6 @@ def contents(blocks: Iterable[Block]) -> list[Block]:
 
 
 def _weights(report: Report) -> list[Block]:
-    """Return the section on the weights that these runs kept."""
     run_ids = {record.run_id for record in report.records}
     return [] if report.analysis is None else weight_section(report.analysis, report.name, run_ids)
 

@@ -6,6 +6,7 @@ terminal. Strings of a record are shown as text and never read as rich's markup.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -21,21 +22,11 @@ from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, 
 from lora_bench.report.model.overview import Contrast, Line, Overview
 from lora_bench.report.model.report import Report
 from lora_bench.report.model.rows import Row, canonical
+from lora_bench.report.sections import summary
 from lora_bench.report.sections.chosen_rates import rate_rows, rates_note
 from lora_bench.report.sections.first_screen import picture_contrasts
 from lora_bench.report.sections.headline import headline_blocks, headline_of
 from lora_bench.report.sections.method_tables import EXEMPT, SHARED
-from lora_bench.report.sections.summary import (
-    difference_of,
-    file_of,
-    next_step,
-    notes,
-    ratio,
-    score_of,
-    shown_lines,
-    size_of,
-    verdict_of,
-)
 from lora_bench.report.text import plain, unmarked
 
 
@@ -59,8 +50,8 @@ def terminal_answer(report: Report) -> Group:
     headline = headline_of(report)
     before = [Lead(answer) for section in report.sections for answer in answers(section)]
     parts = [*map(_paragraph, [*before, *headline_blocks(headline, alone=True)])]
-    following = [*map(_paragraph, next_step(headline.next))]
-    shown = shown_lines(report.overview)
+    following = [*map(_paragraph, summary.next_step(headline.next))]
+    shown = summary.shown_lines(report.overview)
     bars = _bars(picture_contrasts(report.overview))
     # A paragraph has two lines at most, a table four beside its rows.
     if 2 * (len(parts) + len(following)) + len(shown) + 4 + len(bars) <= ANSWER_LINES:
@@ -71,7 +62,6 @@ def terminal_answer(report: Report) -> Group:
 
 
 def _paragraph(block: Block) -> Text:
-    """Return a paragraph, with its bold parts bold."""
     assert isinstance(block, str | Lead), "an answer is made of paragraphs"
     if isinstance(block, Lead):
         return Text(unmarked(block.text), style="bold")
@@ -80,39 +70,35 @@ def _paragraph(block: Block) -> Text:
 
 
 def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
-    """Return the small table of a report, with short names for its columns."""
-    table = Table(
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1),
-        caption=Text(unmarked(" ".join(notes(seen)))),
-        caption_justify="left",
-    )
+    table = _answer_table(" ".join(summary.notes(seen)))
     table.add_column("method", no_wrap=True, max_width=34)
     for name in ("score", Text(f"less {plain(seen.reference, 16)}"), "verdict", "file, MiB", "time", "memory"):
         table.add_column(name, justify="right", overflow="fold", max_width=26)
     for line in shown:
-        sizes = size_of(line).rsplit(" to ", 1)
+        sizes = summary.size_of(line).rsplit(" to ", 1)
         values = " to ".join([sizes[0].rsplit(" ", 1)[-1], *sizes[1:]])
-        name = (
-            plain(line.label, 22)
-            + (f", {unmarked(values)}" if values else "")
-            + (" (reference)" if line.reference else "")
-        )
-        cells = [score_of(line), difference_of(line), verdict_of(line, short=True), file_of(line)]
-        cells += [ratio(found, line.reference) for found in (line.step, line.memory)]
+        size = f", {unmarked(values)}" if values else ""
+        name = f"{plain(line.label, 22)}{size}{' (reference)' if line.reference else ''}"
+        cells = [
+            summary.score_of(line),
+            summary.difference_of(line),
+            summary.verdict_of(line, short=True),
+            summary.file_of(line),
+        ]
+        cells += [summary.ratio(found, line.reference) for found in (line.step, line.memory)]
         table.add_row(Text(name), *(Text(unmarked(cell)) for cell in cells))
     return table
 
 
+def _answer_table(caption: str) -> Table:
+    return Table(box=SIMPLE_HEAD, pad_edge=False, caption=Text(unmarked(caption)), caption_justify="left")
+
+
 def _rates(comparison: Comparison) -> list[Table]:
-    """Return the table of the rates that a search chooses."""
     rows = rate_rows(comparison)
     if not rows:
         return []
-    table = Table(
-        box=SIMPLE_HEAD, pad_edge=False, caption=Text(unmarked(rates_note(comparison))), caption_justify="left"
-    )
+    table = _answer_table(rates_note(comparison))
     for name in rows[0]:
         table.add_column(Text(unmarked(name)), overflow="fold")
     for row in rows[1:]:
@@ -125,10 +111,9 @@ def _bars(contrasts: Sequence[Contrast]) -> list[Text]:
     if not contrasts:
         return []
     low, high = value_limits(contrasts)
-    scale = 100.0 if contrasts[0].shares else 1.0
 
     def place(value: float) -> int:
-        return min(BAR - 1, max(0, round((scale * value - low) / (high - low) * (BAR - 1))))
+        return min(BAR - 1, max(0, round((contrasts[0].unit * value - low) / (high - low) * (BAR - 1))))
 
     lines = []
     for contrast in contrasts:
@@ -177,17 +162,9 @@ def _add(table: Table, row: Row, setting: Setting) -> None:
         measured = [text.mebibytes(row.train_peak_bytes), text.milliseconds(row.step_seconds)]
         table.add_row(*own, adapter, Text(_score(row, setting)), *(Text(value + mark) for value in measured))
     # The reasons of several seeds are mostly one.
-    for (status, reason), number in _reasons(row).items():
+    for (status, reason), number in Counter((failure.status, failure.reason) for failure in row.failures).items():
         ended = Text(f"{status.replace('_', ' ')} ({number} of {len(row.run_ids)})", style="red")
         table.add_row(*own, adapter, Text.assemble(ended, f": {plain(reason, 200)}"))
-
-
-def _reasons(row: Row) -> dict[tuple[str, str], int]:
-    numbers: dict[tuple[str, str], int] = {}
-    for failure in row.failures:
-        key = (failure.status, failure.reason)
-        numbers[key] = numbers.get(key, 0) + 1
-    return numbers
 
 
 def _score(row: Row, setting: Setting) -> str:

@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from lora_bench.util.redaction import visible, without_secrets
+
+if TYPE_CHECKING:
+    from lora_bench.stats import Interval
+
+NumberT = TypeVar("NumberT", int, float)
 
 MISSING = "–"
 # Characters of a sentence of prose.
@@ -96,6 +102,12 @@ def listed(items: Sequence[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
+def span(values: Iterable[NumberT], form: Callable[[NumberT], str] = str) -> str:
+    """Return the smallest and the largest of some values, such as "2 to 5"; one where they read the same."""
+    known = sorted(values)
+    return " to ".join(dict.fromkeys(map(form, (known[0], known[-1])))) if known else MISSING
+
+
 def natural(label: str) -> list[str | int]:
     """Return a key that sorts "r2" before "r16"."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", label)]
@@ -104,6 +116,12 @@ def natural(label: str) -> list[str | int]:
 def plural(number: int, noun: str) -> str:
     """Return a count with its noun: "1 seed", "2 seeds", "3 tasks"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def plural_span(numbers: Iterable[int], noun: str) -> str:
+    """Return the smallest and the largest of some counts with their noun: "1 seed", "2 to 5 seeds"."""
+    known = sorted(set(numbers))
+    return plural(known[0], noun) if len(known) == 1 else f"{span(known)} {noun}s"
 
 
 def json_value(value: object) -> str:
@@ -121,6 +139,11 @@ def count(number: int | None) -> str:
     return MISSING if number is None else f"{number:,}"
 
 
+def of_all(number: int, every: int) -> str:
+    """Return a count, and where it is not all of them of how many."""
+    return count(number) if number == every else f"{number} of {every}"
+
+
 def score(value: float | None) -> str:
     """Return a score with four decimals: one example in ten thousand."""
     return MISSING if value is None else _minus(f"{value:.4f}" if abs(value) < 100 else f"{value:,.2f}")
@@ -131,11 +154,37 @@ def difference(value: float | None) -> str:
     return MISSING if value is None else _minus(f"{value:+.4f}" if abs(value) < 100 else f"{value:+,.2f}")
 
 
+def amount(value: float, shares: bool) -> str:
+    """Return a difference in points of 100, or in the unit of its metric."""
+    points = f"{100 * value:g}"
+    return f"{points} {'point' if points == '1' else 'points'}" if shares else f"{value:g}"
+
+
 def probability(value: float | None) -> str:
     """Return a p-value with three decimals."""
     if value is None:
         return MISSING
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Return a share in per cent."""
+    return f"{share:.{digits}%}".replace("%", " %")
+
+
+def signed_percent(share: float) -> str:
+    """Return a change in per cent, with its sign."""
+    return f"{'+' if share >= 0 else '−'}{percent(abs(share))}"
+
+
+def change(before: float | None, after: float | None) -> str:
+    """Return a change in per cent of what was before."""
+    return MISSING if not before or after is None else signed_percent(after / before - 1)
+
+
+def ends(interval: Interval | None, form: Callable[[float | None], str] = score) -> str:
+    """Return the ends of an interval."""
+    return MISSING if interval is None else f"{form(interval.low)} to {form(interval.high)}"
 
 
 def mebibytes(number_of_bytes: float | None) -> str:

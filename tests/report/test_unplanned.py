@@ -7,8 +7,6 @@ from lora_bench.records.sealed_records import to_json
 from lora_bench.records.spec import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
 from lora_bench.records.store import read_record
 from lora_bench.report import Report, compare, render_files, terminal_table, to_frame
-from lora_bench.report.blocks import TextList
-from lora_bench.report.sections.introduction import facts
 from tests.sample_records import record
 
 NOTHING = dict.fromkeys(
@@ -100,11 +98,6 @@ def test_two_scripts_of_one_author_stand_in_one_table():
     (setting,) = compare([unplanned("LOHA", source_sha256="0" * 64), unplanned("IA3", source_sha256="1" * 64)]).settings
     assert [row.label for row in setting.rows] == ["IA3", "LOHA"]
     assert "model.sha256" in setting.unknown and "task.data_sha256" in setting.unknown
-
-
-def test_without_a_direction_no_mean_is_called_the_highest():
-    said = facts(compare([unplanned("LOHA", higher_is_better=None), unplanned("IA3", 0.8, higher_is_better=None)]))
-    assert said == [TextList(["my-model: no record says whether a higher or a lower accuracy is better."])]
 
 
 @pytest.mark.parametrize("rates", [(None, 1e-3), (1e-4, 1e-3)])

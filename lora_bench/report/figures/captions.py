@@ -5,18 +5,15 @@ Captions have words of ours alone and none of a record, so they are inert wherev
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lora_bench.records.record import CurvePoint
 from lora_bench.report.figures.curves import scores_of
 from lora_bench.report.figures.pareto import Cost, front_of, several_bases
-from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.text import listed
 
 if TYPE_CHECKING:
-    from lora_bench.report.figures.plan import Kind
+    from lora_bench.report.figures.plan import FigurePlan
     from lora_bench.report.model.sweeps import SweptKind
 
 LEAVES = "Arrowhead: an interval leaves the panel."
@@ -29,23 +26,19 @@ _NAMES = {
 }
 
 
-def caption(
-    kind: Kind,
-    settings: Sequence[Setting],
-    tables: Sequence[ModelTable],
-    costs: Sequence[Cost],
-    curves: Mapping[str, Sequence[CurvePoint]],
-) -> str:
+def caption(plan: FigurePlan) -> str:
     """Return the caption of a figure, by its kind."""
-    if kind == "trade_offs":
-        return " ".join(_trade_offs(settings, tables, costs))
-    if kind == "learning_curves":
-        return " ".join(_learning_curves(settings, tables, curves))
-    if kind == "learning_rates":
-        if any(row.score is not None and row.score.interval is not None for table in tables for row in table.rows):
-            return sweep_caption("learning_rate")
+    if plan.kind == "trade_offs":
+        return " ".join(_trade_offs(plan))
+    if plan.kind == "learning_curves":
+        return " ".join(_learning_curves(plan))
+    if plan.kind == "sweeps":
+        return _sweep(plan.sweeps[0].kind)
+    if plan.kind == "learning_rates":
+        if any(row.score is not None and row.score.interval is not None for row in plan.rows):
+            return _sweep("learning_rate")
         return "Score against the learning rate. Lines: through the means. Small points: seeds, if there are several."
-    each = "each method at each target" if len(settings) > 1 else "each method"
+    each = "each method at each target" if len(plan.settings) > 1 else "each method"
     return f"Seeds (small points), their mean and its 95 % interval for {each}. {LEAVES}"
 
 
@@ -57,21 +50,20 @@ _SWEPT: dict[SweptKind, str] = {
 }
 
 
-def sweep_caption(kind: SweptKind) -> str:
-    """Return the caption of a figure of scores along a number."""
+def _sweep(kind: SweptKind) -> str:
     return (
         f"Score against {_SWEPT[kind]}: seeds (small points), their mean and its 95 % interval. Lines: through the means. "
         f"{LEAVES}"
     )
 
 
-def _trade_offs(settings: Sequence[Setting], tables: Sequence[ModelTable], costs: Sequence[Cost]) -> list[str]:
-    rows = [row for table in tables for row in table.rows]
+def _trade_offs(plan: FigurePlan) -> list[str]:
+    rows, costs, tables = plan.rows, plan.costs, plan.tables
     counted = [cost for cost in costs if not cost.measured]
     measured = [cost for cost in costs if cost.measured]
     names = listed([_NAMES[cost.label] for cost in costs])
     said = [f"Score against {names}: seeds (small points), their mean and its 95 % interval."]
-    better = settings[0].spec.task.higher_is_better
+    better = plan.settings[0].spec.task.higher_is_better
     if any(front_of(table.rows, cost, better) for table in tables for cost in costs):
         said.append(
             "Dotted steps: the Pareto front of mean score and cost. It is of means alone: with other seeds, rows whose "
@@ -81,25 +73,23 @@ def _trade_offs(settings: Sequence[Setting], tables: Sequence[ModelTable], costs
         said.append("Measurements of several machines or kinds of memory have no front.")
     if counted and any(row.exempt and row.score is not None for row in rows):
         said.append("Dashed: the mean of a method without a size, which has no place among the parameters.")
-    if counted and any(setting.parameter_target is not None for setting in settings):
+    if counted and any(setting.parameter_target is not None for setting in plan.settings):
         said.append("Grey: counts that keep the budget.")
-    if len(settings) > 1:
+    if len(plan.settings) > 1:
         said.append("Thin lines join the targets of a method.")
     if any(not_alone(row, cost) for row in rows for cost in measured):
         said.append("Hollow: not measured alone, or not recorded.")
     return [*said, LEAVES]
 
 
-def _learning_curves(
-    settings: Sequence[Setting], tables: Sequence[ModelTable], curves: Mapping[str, Sequence[CurvePoint]]
-) -> list[str]:
-    evaluated = any(scores_of(curve, settings[0].spec.task.metric) for curve in curves.values())
+def _learning_curves(plan: FigurePlan) -> list[str]:
+    evaluated = any(scores_of(curve, plan.settings[0].spec.task.metric) for curve in plan.curves.values())
     what = "Training loss, and below it the score of evaluations while training," if evaluated else "Training loss"
     said = [
         f"{what} against the step. Thin: seeds. Thick: their mean, as long as all of them last. A point of the loss is a mean "
         "over the steps since the one before."
     ]
-    if any(row.failures and any(run in curves for run in row.run_ids) for table in tables for row in table.rows):
+    if any(row.failures and any(run in plan.curves for run in row.run_ids) for row in plan.rows):
         said.append("Failed runs are in no mean.")
     return said
 

@@ -42,7 +42,6 @@ def mean_line(lines: Sequence[Line]) -> Line:
 
 
 def _at(line: Line, step: float) -> float:
-    """Return the value of a line at a step between its ends."""
     index = bisect.bisect_left(line, step, key=lambda point: point[0])
     (after, value) = line[index]
     if after == step:

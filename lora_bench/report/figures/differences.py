@@ -58,28 +58,20 @@ def can_draw(contrasts: Sequence[Contrast]) -> bool:
 def caption(contrasts: Sequence[Contrast]) -> str:
     """Return one line that explains how to read the picture, and only the marks that it has."""
     limits = value_limits(contrasts)
-    intervals = [(_factor(contrast), one) for contrast in contrasts if (one := contrast.verdict.adjusted) is not None]
+    intervals = [(contrast.unit, one) for contrast in contrasts if (one := contrast.verdict.adjusted) is not None]
     beyond = any(unit * one.low < limits[0] or unit * one.high > limits[1] for unit, one in intervals)
     said = ["Mark: mean difference."]
-    said += (
-        ["Line: its interval, widened for the number of comparisons; *better* and *worse* rest on it."]
-        if intervals
-        else []
-    )
+    if intervals:
+        said.append("Line: its interval, widened for the number of comparisons; *better* and *worse* rest on it.")
     said += ["Arrowhead: it leaves the panel."] if beyond else []
-    said += [f"Grey: within the margin of {_margin(contrasts)}."] if len(_margins(contrasts)) == 1 else []
+    if len(margins := _margins(contrasts)) == 1:
+        said.append(f"Grey: within the margin of {text.amount(margins.pop(), contrasts[0].shares)}.")
     said += ["Small points: seeds."] if any(_shows_seeds(contrast) for contrast in contrasts) else []
     return " ".join([*said, *notes_of_words(contrasts)])
 
 
 def draw_differences(contrasts: Sequence[Contrast], reference: str, *, narrow: bool = False) -> bytes:
-    """Return the picture as SVG.
-
-    Args:
-        contrasts: Comparisons, at least one, all on one scale.
-        reference: Label of the method that the others are compared with.
-        narrow: Whether it is for a telephone.
-    """
+    """Return the picture of comparisons, at least one and all on one scale, as SVG; *narrow* is for a telephone."""
     with settings():
         return to_svg(_figure(contrasts, plain(reference, 40), narrow), f"Differences to {plain(reference, 40)}")
 
@@ -207,7 +199,7 @@ def value_limits(contrasts: Sequence[Contrast]) -> tuple[float, float]:
     values = [0.0]
     ends = []
     for contrast in contrasts:
-        unit = _factor(contrast)
+        unit = contrast.unit
         margin = contrast.verdict.margin or 0.0
         values += [unit * contrast.verdict.difference, unit * margin, -unit * margin]
         values += [unit * value for value in contrast.by_seed] if _shows_seeds(contrast) else []
@@ -221,19 +213,7 @@ def value_limits(contrasts: Sequence[Contrast]) -> tuple[float, float]:
 
 
 def _margins(contrasts: Sequence[Contrast]) -> set[float]:
-    return {
-        _factor(contrast) * contrast.verdict.margin for contrast in contrasts if contrast.verdict.margin is not None
-    }
-
-
-def _margin(contrasts: Sequence[Contrast]) -> str:
-    """Return the one margin of the picture, in the unit of its axis."""
-    (margin,) = _margins(contrasts)
-    return f"{margin:g} {'point' if margin == 1 else 'points'}" if contrasts[0].shares else f"{margin:g}"
-
-
-def _factor(contrast: Contrast) -> float:
-    return 100.0 if contrast.shares else 1.0
+    return {contrast.verdict.margin for contrast in contrasts if contrast.verdict.margin is not None}
 
 
 def _unit(contrast: Contrast) -> str:
@@ -255,7 +235,7 @@ def _frame(axes: Any, limits: tuple[float, float], depth: float, contrasts: Sequ
     axes.tick_params(axis="x", labelsize=8, length=2, pad=2)
     margins = _margins(contrasts)
     if len(margins) == 1:
-        (margin,) = margins
+        margin = contrasts[0].unit * margins.pop()
         axes.axvspan(-margin, margin, color="#000000", alpha=0.1, linewidth=0)
     axes.axvline(0, color="#404040", linewidth=1)
 
@@ -263,7 +243,7 @@ def _frame(axes: Any, limits: tuple[float, float], depth: float, contrasts: Sequ
 def _draw(axes: Any, contrast: Contrast, place: float, limits: tuple[float, float], plot: float, narrow: bool) -> None:
     """The interval, the seeds where they are few, the mean, and the verdict in words."""
     marker, colour = LOOKS[contrast.verdict.verdict]
-    unit = _factor(contrast)
+    unit = contrast.unit
     level = place + 0.08 if narrow else place
     interval = contrast.verdict.adjusted
     if interval is not None:

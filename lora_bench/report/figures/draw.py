@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lora_bench.records.record import CurvePoint, Record
-from lora_bench.report.figures.captions import caption, sweep_caption
 from lora_bench.report.figures.curves import losses_of
 from lora_bench.report.figures.pareto import Cost, costs_of
 from lora_bench.report.figures.plan import FigurePlan, Kind, Style
-from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, model_key
+from lora_bench.report.model.rows import grouped
 from lora_bench.report.model.sweeps import Sweep, sweeps
 from lora_bench.report.model.targets import over_targets
 from lora_bench.report.text import natural, plain
@@ -60,12 +60,7 @@ SETTINGS = {
 
 
 def plan_figures(comparison: Comparison, records: Sequence[Record]) -> list[FigurePlan]:
-    """Return the figures that the data can fill, in the order of the report.
-
-    Args:
-        comparison: Rows of *records*.
-        records: Records with learning curves.
-    """
+    """Return the figures that the data can fill, in the order of the report; *records* have the learning curves."""
     plans = []
     curves = {record.run_id: record.curve for record in records}
     stems: set[str] = set()
@@ -84,7 +79,6 @@ def plan_figures(comparison: Comparison, records: Sequence[Record]) -> list[Figu
                     curves=of_rows,
                     styles=styles(comparison),
                     file=f"{stem}-{kind.replace('_', '-')}.svg",
-                    caption=caption(kind, settings, tables, costs, of_rows),
                 )
             )
     return [*plans, *_over_sweeps(comparison, stems)]
@@ -105,11 +99,8 @@ def _over_sweeps(comparison: Comparison, stems: set[str]) -> list[FigurePlan]:
                 kind="sweeps",
                 settings=(found[0].setting,),
                 tables=tuple(sweep.table for sweep in found),
-                costs=(),
-                curves={},
                 styles=_line_styles(found, names, styles(comparison)),
                 file=f"{stem}.svg",
-                caption=sweep_caption(found[0].kind),
                 sweeps=found,
             )
         )
@@ -167,11 +158,7 @@ def _kinds(
 
 def _over_targets_by_model(settings: Sequence[Setting]) -> tuple[ModelTable, ...]:
     """Return the rows of each base model over several targets, a method's together; those exempt, which stand at each, once."""
-    found: dict[tuple[str, ...], list[ModelTable]] = {}
-    for setting in settings:
-        for table in setting.tables:
-            model = table.model
-            found.setdefault((model.shown, model.name, model.sha256 or "", model.revision or ""), []).append(table)
+    found = grouped((table for setting in settings for table in setting.tables), lambda table: model_key(table.model))
     merged = []
     for _, tables in sorted(found.items()):
         rows = {row.run_ids: row for table in tables for row in table.rows}

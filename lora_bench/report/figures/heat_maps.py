@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from matplotlib.colors import LinearSegmentedColormap
 
+from lora_bench.report.figures import panels as parts
 from lora_bench.report.figures.draw import settings, to_svg
-from lora_bench.report.figures.panels import label_below, label_side, make_panels
+from lora_bench.report.figures.plan import HeatMap
 from lora_bench.report.text import plain
 
 # None is a colour that a page changes on a dark ground, so a cell and its number keep their contrast.
 _COLOURS = LinearSegmentedColormap.from_list("lora_bench", ["#f3f6fa", "#7fb3d5", "#004a78"])
 _DARK_TEXT, _LIGHT_TEXT = "#010101", "#fefefe"
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeatMap:
-    """One panel.
-
-    Args:
-        rows: Name of each row, from the top.
-        columns: Name of each column.
-        values: Values by row and column; None for an empty cell.
-    """
-
-    title: str
-    rows: Sequence[str]
-    columns: Sequence[str]
-    values: Sequence[Sequence[float | None]]
 
 
 def draw_heat_maps(maps: Sequence[HeatMap], *, title: str, side: str, below: str, most: float, digits: int) -> bytes:
@@ -46,7 +30,7 @@ def draw_heat_maps(maps: Sequence[HeatMap], *, title: str, side: str, below: str
     """
     with settings():
         height = 0.55 + 0.19 * max(len(one.rows) for one in maps)
-        figure, panels = make_panels([plain(one.title, 60) for one in maps], height=height)
+        figure, panels = parts.make_panels([plain(one.title, 60) for one in maps], height=height)
         for panel, one in zip(panels, maps, strict=True):
             shades = [[math.nan if value is None else value / most for value in values] for values in one.values]
             panel.pcolormesh(shades, cmap=_COLOURS, vmin=0, vmax=1, linewidth=0)
@@ -63,6 +47,6 @@ def draw_heat_maps(maps: Sequence[HeatMap], *, title: str, side: str, below: str
             panel.set_yticks([index + 0.5 for index in range(len(one.rows))], one.rows, fontsize=7)
             panel.tick_params(length=0, labelleft=True, labelbottom=True)
             panel.grid(visible=False)
-        label_below(panels, below)
-        label_side(figure, side, inches=height)
+        parts.label_below(panels, below)
+        parts.label_side(figure, side, inches=height)
         return to_svg(figure, title)

@@ -9,18 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from lora_bench.report.figures import panels as parts
 from lora_bench.report.figures.curves import Line, losses_of, mean_line, scores_of, thinned
-from lora_bench.report.figures.panels import (
-    by_setting,
-    label_below,
-    label_beside,
-    legend,
-    logarithmic,
-    make_panels,
-    mark,
-    padded,
-    short,
-)
 from lora_bench.report.figures.plan import FigurePlan
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
@@ -33,58 +23,55 @@ POINTS = 20
 # Not drawn, so the line ends before it and begins anew behind it.
 GAP = (math.nan, math.nan)
 
-# Losses whose lines span this factor are drawn on a logarithmic axis.
+# Losses whose lines span this factor are drawn on a parts.logarithmic axis.
 LOGARITHMIC_FROM = 10.0
 
 
 def learning_curves(plan: FigurePlan) -> Figure:
     """Return a panel a base model and target, a line a method; below them the same for evaluations, where there are any."""
     setting = plan.settings[0]
-    shown = by_setting(plan)
+    shown = parts.by_setting(plan)
     losses = {run: thinned(losses_of(curve), POINTS) for run, curve in plan.curves.items()}
     scores = {run: scores_of(curve, setting.spec.task.metric) for run, curve in plan.curves.items()}
     evaluated = any(scores.values())
-    figure, panels = make_panels([title for title, _ in shown], height=HEIGHT, blocks=1 + evaluated)
+    figure, panels = parts.make_panels([title for title, _ in shown], height=HEIGHT, blocks=1 + evaluated)
     tables = [table for _, table in shown]
     above, below = panels[: len(tables)], panels[len(tables) :]
-    label_beside(above, "training loss", HEIGHT)
+    parts.label_beside(above, "training loss", HEIGHT)
     for panel, table in zip(above, tables, strict=True):
         # A loss may be of a base model's own tokens: it is not compared with that of another.
         panel.tick_params(labelleft=True)
         _fill([panel], plan, [table], losses)
     if evaluated:
-        label_beside(below, _evaluated(setting), HEIGHT)
+        parts.label_beside(below, _evaluated(setting), HEIGHT)
         _fill(below, plan, tables, scores)
-    label_below(panels, "step")
-    legend(figure, plan, [row for row in plan.rows if any(losses.get(run) for run in row.run_ids)])
+    parts.label_below(panels, "step")
+    parts.legend(figure, plan, [row for row in plan.rows if any(losses.get(run) for run in row.run_ids)])
     return figure
 
 
 def _fill(panels: Sequence[Any], plan: FigurePlan, tables: Sequence[ModelTable], lines: Mapping[str, Line]) -> None:
-    """Draw the lines of each table into its panel, all on the same axes."""
     drawn = [line for table in tables for row in table.rows for run in row.run_ids if (line := lines.get(run))]
     if not drawn:
         return
     steps = [step for line in drawn for step, _ in line]
     values = [value for line in drawn for _, value in line]
+    low, high = min(values), max(values)
     for panel, table in zip(panels, tables, strict=True):
         panel.set_xlim(0, max(steps) * 1.04)
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-        _value_axis(panel, min(values), max(values))
+        if low > 0 and high >= LOGARITHMIC_FROM * low:
+            upright = FuncFormatter(lambda value, _: f"{value:g}")
+            parts.logarithmic(panel, (low / 1.2, high * 1.2), upright, upwards=True)
+        else:
+            panel.set_ylim(parts.padded(low, high, share=0.06))
         for row in table.rows:
             _draw(panel, plan, row, lines)
 
 
-def _value_axis(panel: Any, low: float, high: float) -> None:
-    if low > 0 and high >= LOGARITHMIC_FROM * low:
-        logarithmic(panel, (low / 1.2, high * 1.2), FuncFormatter(lambda value, _: f"{value:g}"), upwards=True)
-    else:
-        panel.set_ylim(padded(low, high, share=0.06))
-
-
 def _draw(panel: Any, plan: FigurePlan, row: Row, lines: Mapping[str, Line]) -> None:
-    """The seeds of a row, and the mean of those that ended `ok`, which ends with the method's mark."""
+    """The seeds of a row, and the mean of those that ended `ok`, which ends with the method's parts.mark."""
     style = plan.styles[row.label]
     failed = {failure.run_id for failure in row.failures}
     # One line with gaps between the seeds: thousands of lines would take most of the time of a report.
@@ -94,11 +81,11 @@ def _draw(panel: Any, plan: FigurePlan, row: Row, lines: Mapping[str, Line]) -> 
     mean = mean_line([lines.get(run, []) for run in row.run_ids if run not in failed])
     if mean:
         panel.plot(*zip(*mean, strict=True), color=style.colour, linewidth=1.6)
-        panel.plot(*mean[-1], clip_on=False, **mark(style))
+        panel.plot(*mean[-1], clip_on=False, **parts.mark(style))
 
 
 def _evaluated(setting: Setting) -> str:
     """Return the axis label of a learning curve: the metric, and the split that was evaluated if the rules name it."""
     rules = setting.spec.rules
     where = f"on the {rules.choose_on} split" if rules is not None else "of evaluations"
-    return f"{short(setting.spec.task.metric or 'score', 40)} {where}"
+    return f"{parts.short(setting.spec.task.metric or 'score', 40)} {where}"

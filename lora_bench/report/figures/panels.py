@@ -16,8 +16,8 @@ from matplotlib.markers import CARETDOWN, CARETLEFT, CARETRIGHT, CARETUP
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from lora_bench.report.figures.plan import FigurePlan, Style
-from lora_bench.report.model.comparison import ModelTable, Setting
+from lora_bench.report.figures.plan import FigurePlan, Style, stretched
+from lora_bench.report.model.comparison import ModelTable
 from lora_bench.report.model.rows import Row
 from lora_bench.report.text import learning_rate, natural, plain
 
@@ -46,7 +46,7 @@ def scores(plan: FigurePlan) -> Figure:
     targets = _targets(plan)
     ordered = sorted(plan.rows, key=lambda row: not row.exempt)
     lines = list(dict.fromkeys(_line_of(row, targets) for row in ordered))
-    names = [_line_name(row, targets) for row in {_line_of(row, targets): row for row in ordered}.values()]
+    names = [method_name(label) + (f" ({target})" if target else "") for label, _, target in lines]
     figure, panels = make_panels(
         [model_name(table) for table in plan.tables], height=0.55 + (0.34 if len(names) <= FEW else 0.2) * len(names)
     )
@@ -93,12 +93,12 @@ def learning_rates(plan: FigurePlan) -> Figure:
 
 def by_setting(plan: FigurePlan) -> list[tuple[str, ModelTable]]:
     """Return the tables of every setting of a figure, with their titles."""
-    several = len(plan.settings) > 1
-    return [
-        (model_name(table) + (f"\n{_target(setting)}" if several else ""), table)
-        for setting in plan.settings
-        for table in setting.tables
-    ]
+    titles = []
+    for setting in plan.settings:
+        target = "no target" if setting.parameter_target is None else f"target {setting.parameter_target[1]:,}"
+        below = f"\n{target}" if len(plan.settings) > 1 else ""
+        titles += [(f"{model_name(table)}{below}", table) for table in setting.tables]
+    return titles
 
 
 def make_panels(
@@ -192,11 +192,7 @@ def _failed(panel: Any, row: Row, line: int) -> None:
 def legend(figure: Figure, plan: FigurePlan, rows: Iterable[Row], further: Sequence[tuple[Any, str]] = ()) -> None:
     """One legend below all panels, where it covers nothing, and on the left, where a phone shows it.
 
-    Args:
-        figure: Where it goes.
-        plan: Plan of the figure.
-        rows: Rows that it shows.
-        further: Handles of what is no method, with their names.
+    *further* are handles of what is no method, with their names.
     """
     exempt = {row.label: row.exempt for row in rows}
     handles, labels = [], []
@@ -206,6 +202,11 @@ def legend(figure: Figure, plan: FigurePlan, rows: Iterable[Row], further: Seque
         labels.append(method_name(label))
     handles += [handle for handle, _ in further]
     labels += [name for _, name in further]
+    legend_below(figure, handles, labels)
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """One legend below all panels, with as many columns as a phone shows."""
     widest = 0.5 + 0.065 * max(map(len, labels))
     columns = max(1, min(4, int(PHONE_INCHES / widest)))
     figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False)
@@ -213,13 +214,9 @@ def legend(figure: Figure, plan: FigurePlan, rows: Iterable[Row], further: Seque
 
 def score_limits(rows: Iterable[Row]) -> Limits:
     """Limits around all seeds, and around intervals as far as they reach half the span of the seeds further out."""
-    rows = list(rows)
-    seeds = [score.value for row in rows for score in row.scores]
-    low, high = min(seeds), max(seeds)
-    room = (high - low) / 2
-    intervals = [row.score.interval for row in rows if row.score is not None and row.score.interval is not None]
-    ends = [end for interval in intervals for end in (interval.low, interval.high)]
-    return padded(max(min([low, *ends]), low - room), min(max([high, *ends]), high + room), share=0.06)
+    scored = [row for row in rows if row.score is not None]
+    seeds = [score.value for row in scored for score in row.scores]
+    return padded(*stretched(seeds, (row.score.interval for row in scored if row.score is not None)), share=0.06)
 
 
 def padded(low: float, high: float, share: float) -> Limits:
@@ -289,18 +286,9 @@ def _targets(plan: FigurePlan) -> dict[tuple[str, ...], str]:
     }
 
 
-def _target(setting: Setting) -> str:
-    return "no target" if setting.parameter_target is None else f"target {setting.parameter_target[1]:,}"
-
-
 def _line_of(row: Row, targets: dict[tuple[str, ...], str]) -> tuple[str, bool, str | None]:
     """Return the line of a row among the methods; the names of two may be the same where they are cut short."""
     return row.label, row.exempt, targets.get(row.run_ids)
-
-
-def _line_name(row: Row, targets: dict[tuple[str, ...], str]) -> str:
-    target = targets.get(row.run_ids)
-    return method_name(row.label) + (f" ({target})" if target else "")
 
 
 def method_name(label: str) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lora_bench.records.record import CurvePoint
+from lora_bench.report.figures.captions import caption
 from lora_bench.report.figures.pareto import Cost
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.sweeps import Sweep
+from lora_bench.stats import Interval
 
 Kind = Literal["scores", "trade_offs", "learning_curves", "learning_rates", "sweeps"]
 
@@ -39,14 +41,59 @@ class FigurePlan:
     kind: Kind
     settings: tuple[Setting, ...]
     tables: tuple[ModelTable, ...]
-    costs: tuple[Cost, ...]
-    curves: Mapping[str, Sequence[CurvePoint]]
     styles: Mapping[str, Style]
     file: str
-    caption: str
+    costs: tuple[Cost, ...] = ()
+    curves: Mapping[str, Sequence[CurvePoint]] = field(default_factory=dict)
     sweeps: tuple[Sweep, ...] = ()
+
+    @property
+    def caption(self) -> str:
+        """How to read it, and its limits."""
+        return caption(self)
 
     @property
     def rows(self) -> list[Row]:
         """The rows of all its base models."""
         return [row for table in self.tables for row in table.rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """A panel of a figure of heat maps.
+
+    Args:
+        rows: Name of each row, from the top.
+        columns: Name of each column.
+        values: Values by row and column; None for an empty cell.
+    """
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plane:
+    """A plane of learning and forgetting.
+
+    Args:
+        rows: Rows with a score and with what they lost.
+        title: Name of the base model.
+        below: Name of the horizontal axis.
+        side: Name of the vertical axis.
+    """
+
+    rows: Sequence[Row]
+    title: str
+    below: str
+    side: str
+
+
+def stretched(values: Sequence[float], intervals: Iterable[Interval | None]) -> tuple[float, float]:
+    """Return limits around all values, and around intervals as far as they reach half the span of the values further out."""
+    ends = [end for interval in intervals if interval is not None for end in (interval.low, interval.high)]
+    low, high = min(values), max(values)
+    room = (high - low) / 2
+    return max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)

@@ -10,22 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from lora_bench.report.figures import panels as parts
 from lora_bench.report.figures.captions import not_alone
-from lora_bench.report.figures.panels import (
-    DASHES,
-    QUIET,
-    Limits,
-    draw_value,
-    label_side,
-    legend,
-    logarithmic,
-    make_panels,
-    mark,
-    model_name,
-    padded,
-    score_limits,
-    score_name,
-)
 from lora_bench.report.figures.pareto import Cost, front_of
 from lora_bench.report.figures.plan import FigurePlan, Style
 from lora_bench.report.model.comparison import ModelTable
@@ -40,22 +26,27 @@ FRONT: dict[str, Any] = {"color": "#595959", "linewidth": 1.2, "linestyle": (0, 
 def trade_offs(plan: FigurePlan) -> Figure:
     """Mean scores against every cost that rows have, with the front of each panel."""
     columns = len(plan.costs)
-    titles = [model_name(table) if column == 0 else "" for table in plan.tables for column in range(columns)]
-    figure, panels = make_panels(titles, height=HEIGHT, columns=columns)
-    limits = score_limits(plan.rows)
+    titles = [parts.model_name(table) if column == 0 else "" for table in plan.tables for column in range(columns)]
+    figure, panels = parts.make_panels(titles, height=HEIGHT, columns=columns)
+    limits = parts.score_limits(plan.rows)
     for panel, (table, cost) in zip(panels, itertools.product(plan.tables, plan.costs), strict=True):
         panel.set_ylim(limits)
         panel.tick_params(labelbottom=True)
         _panel(panel, plan, table, cost, limits)
     for panel, cost in zip(panels[-columns:], plan.costs, strict=True):
         panel.set_xlabel(cost.label)
-    label_side(figure, score_name(plan), inches=HEIGHT * len(plan.tables))
-    shown = [row for row in plan.rows if row.score is not None]
-    legend(figure, plan, shown, [*_front_handle(plan), *_hollow_handle(plan)])
+    parts.label_side(figure, parts.score_name(plan), inches=HEIGHT * len(plan.tables))
+    further = []
+    better = plan.settings[0].spec.task.higher_is_better
+    if any(front_of(table.rows, cost, better) for table in plan.tables for cost in plan.costs):
+        further.append((Line2D([], [], **FRONT), "front of the means"))
+    if any(not_alone(row, cost) for row in plan.rows for cost in plan.costs):
+        further.append((Line2D([], [], **parts.mark(Style(parts.QUIET, "o"), hollow=True)), "not measured alone"))
+    parts.legend(figure, plan, [row for row in plan.rows if row.score is not None], further)
     return figure
 
 
-def _panel(panel: Any, plan: FigurePlan, table: ModelTable, cost: Cost, limits: Limits) -> None:
+def _panel(panel: Any, plan: FigurePlan, table: ModelTable, cost: Cost, limits: parts.Limits) -> None:
     rows = [row for row in table.rows if row.score is not None and cost.of(row) is not None]
     if cost.measured:
         _measured_axis(panel, rows, cost)
@@ -63,7 +54,9 @@ def _panel(panel: Any, plan: FigurePlan, table: ModelTable, cost: Cost, limits: 
         _parameter_axis(panel, plan, cost)
         for row in table.rows:
             if row.exempt and row.score is not None:
-                panel.axhline(row.score.mean, color=plan.styles[row.label].colour, linewidth=1.2, linestyle=DASHES)
+                panel.axhline(
+                    row.score.mean, color=plan.styles[row.label].colour, linewidth=1.2, linestyle=parts.DASHES
+                )
     places = {row.run_ids: value for row in rows if (value := cost.of(row)) is not None}
     if len(plan.settings) > 1:
         for label in dict.fromkeys(row.label for row in rows):
@@ -73,11 +66,10 @@ def _panel(panel: Any, plan: FigurePlan, table: ModelTable, cost: Cost, limits: 
     _line(panel, front, places, drawstyle="steps-post", **FRONT)
     for row in rows:
         hollow = not_alone(row, cost)
-        draw_value(panel, row, plan.styles[row.label], places[row.run_ids], limits, hollow=hollow)
+        parts.draw_value(panel, row, plan.styles[row.label], places[row.run_ids], limits, hollow=hollow)
 
 
 def _line(panel: Any, rows: Sequence[Row], places: dict[tuple[str, ...], float], **look: Any) -> None:
-    """A line through the means of rows, in their order."""
     means = [row.score.mean for row in rows if row.score is not None]
     panel.plot([places[row.run_ids] for row in rows], means, zorder=2.5, **look)
 
@@ -91,7 +83,7 @@ def _parameter_axis(panel: Any, plan: FigurePlan, cost: Cost) -> None:
     # At least a factor of 5 apart, so that equal counts look equal, and room at the sides.
     widen = max(1.5 * (max(values) / min(values)) ** 0.15, (5 * min(values) / max(values)) ** 0.5)
     limits = min(values) / widen, max(values) * widen
-    logarithmic(panel, limits, FuncFormatter(lambda value, _: _short_count(value)))
+    parts.logarithmic(panel, limits, FuncFormatter(lambda value, _: _short_count(value)))
     for target, tolerance in held:
         panel.axvspan(target * (1 - tolerance), target * (1 + tolerance), color="#000000", alpha=0.06, linewidth=0)
 
@@ -101,20 +93,7 @@ def _measured_axis(panel: Any, rows: Sequence[Row], cost: Cost) -> None:
     panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     values = [value for row in rows if (value := cost.of(row)) is not None]
-    panel.set_xlim(padded(min(values), max(values), share=0.15) if values else (0.0, 1.0))
-
-
-def _front_handle(plan: FigurePlan) -> list[tuple[Any, str]]:
-    better = plan.settings[0].spec.task.higher_is_better
-    if not any(front_of(table.rows, cost, better) for table in plan.tables for cost in plan.costs):
-        return []
-    return [(Line2D([], [], **FRONT), "front of the means")]
-
-
-def _hollow_handle(plan: FigurePlan) -> list[tuple[Any, str]]:
-    if not any(not_alone(row, cost) for row in plan.rows for cost in plan.costs):
-        return []
-    return [(Line2D([], [], **mark(Style(QUIET, "o"), hollow=True)), "not measured alone")]
+    panel.set_xlim(parts.padded(min(values), max(values), share=0.15) if values else (0.0, 1.0))
 
 
 def _short_count(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel
@@ -72,11 +72,17 @@ def array(values: list[Any], dtype: str) -> pandas.api.extensions.ExtensionArray
         return pandas.array([None if value is None else float(value) for value in values], dtype="Float64")
     if dtype != "json":
         return pandas.array(values, dtype=dtype)
-    return pandas.array([None if value is None else _json(value) for value in values], dtype="string")
+    texts = [None if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False) for value in values]
+    return pandas.array(texts, dtype="string")
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+def frame(things: Sequence[object], columns: Mapping[str, Column]) -> pandas.DataFrame:
+    """Return a frame with a row for each thing."""
+    import pandas
+
+    return pandas.DataFrame(
+        {name: array([column.of(thing) for thing in things], column.dtype) for name, column in columns.items()}
+    )
 
 
 def _without_none(annotation: Any) -> Any:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from operator import attrgetter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from lora_bench.records.probe_record import Latency, ProbeRecord
-from lora_bench.report.frames.columns import Column, array, at, fields_of
+from lora_bench.report.frames.columns import Column, at, fields_of, frame
 
 if TYPE_CHECKING:
     import pandas
@@ -27,27 +28,18 @@ _LISTS = {"inference.latencies"}  # a frame of their own
 
 def to_probe_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
     """Return one row a process, in the order given, failures included; missing measurements are missing values."""
-    import pandas
-
-    columns = {"run_id": Column("string", attrgetter("run_id")), **probe_columns()}
-    found = {name: [column.of(record) for record in records] for name, column in columns.items()}
-    return pandas.DataFrame({name: array(values, columns[name].dtype) for name, values in found.items()})
+    return frame(records, {"run_id": Column("string", attrgetter("run_id")), **probe_columns()})
 
 
 def to_latency_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
     """Return the timed forward passes: one row a shape and state of the model, with the run id of its process."""
-    import pandas
-
-    of = [
-        (record.run_id, latency)
+    passes = [
+        SimpleNamespace(run_id=record.run_id, **dict(latency))
         for record in records
         if record.inference is not None
         for latency in record.inference.latencies
     ]
-    columns = {"run_id": pandas.array([run_id for run_id, _ in of], dtype="string")}
-    for name, column in _columns(Latency):
-        columns[name] = array([column.of(latency) for _, latency in of], column.dtype)
-    return pandas.DataFrame(columns)
+    return frame(passes, {"run_id": Column("string", attrgetter("run_id")), **dict(_columns(Latency))})
 
 
 def probe_columns() -> dict[str, Column]:

@@ -7,13 +7,13 @@ them: `lora_bench.exchange` makes cells that start with "=" harmless where it wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.records.record import Record
-from lora_bench.report.frames.columns import Column, Role, array, at, fields_of
+from lora_bench.records.record import CurvePoint, Record
+from lora_bench.report.frames.columns import Column, Role, at, fields_of, frame
 
 if TYPE_CHECKING:
     import pandas
@@ -63,31 +63,23 @@ def to_frame(records: Sequence[Record]) -> pandas.DataFrame:
     `score` is the task's metric; every metric of a record is a column `score_<metric>`, and every split of its data the
     columns `examples_<split>` and `truncated_share_<split>`.
     """
-    import pandas
-
-    return pandas.DataFrame(
-        {
-            name: array([column.of(record) for record in records], column.dtype)
-            for name, column in columns_of(records).items()
-        }
-    )
+    return frame(records, columns_of(records))
 
 
 def to_curves(records: Sequence[Record]) -> pandas.DataFrame:
     """The learning curves: one row a point, with the record's run id, the step, the training loss and `score_<metric>`."""
-    import pandas
-
     points = [(record.run_id, point) for record in records for point in record.curve]
     metrics = sorted({metric for _, point in points for metric in point.scores or {}})
+
+    def score(metric: str) -> Callable[[tuple[str, CurvePoint]], float | None]:
+        return lambda one: (one[1].scores or {}).get(metric)
+
     columns = {
-        "run_id": pandas.array([run_id for run_id, _ in points], dtype="string"),
-        "step": array([point.step for _, point in points], "Int64"),
-        "loss": pandas.array([point.loss for _, point in points], dtype="Float64"),
+        "run_id": Column("string", lambda one: one[0]),
+        "step": Column("Int64", lambda one: one[1].step),
+        "loss": Column("Float64", lambda one: one[1].loss),
     }
-    for metric in metrics:
-        values = [(point.scores or {}).get(metric) for _, point in points]
-        columns[f"score_{metric}"] = pandas.array(values, dtype="Float64")
-    return pandas.DataFrame(columns)
+    return frame(points, columns | {f"score_{metric}": Column("Float64", score(metric)) for metric in metrics})
 
 
 def columns_of(records: Sequence[Record]) -> dict[str, Column]:
@@ -105,14 +97,10 @@ def _keyed(records: Sequence[Record], path: str, dtype: str, called: str, role: 
     """Return a column for every key that the mapping at *path* has in any of *records*."""
 
     def of(key: str) -> Callable[[Record], Any]:
-        return lambda record: _mapping(record, path).get(key)
+        return lambda record: (at(record, path) or {}).get(key)
 
-    keys = sorted({key for record in records for key in _mapping(record, path)})
+    keys = sorted({key for record in records for key in at(record, path) or ()})
     return {called.format(key): Column(dtype, of(key), role) for key in keys}
-
-
-def _mapping(record: Record, path: str) -> Mapping[str, Any]:
-    return at(record, path) or {}
 
 
 def _size_value(record: Record) -> int | None:

@@ -101,28 +101,25 @@ def choose_among(
         raise unknown("cost", prefer, get_args(Prefer))
     comparison = compare(records)
     tables = chosen_tables(comparison, task, model)
-    found = _choices(comparison, tables, records, answers, margin, prefer)
+    found = choices_of(comparison, records, answers, tables=tables, margin=margin, prefer=prefer)
     if not found:
         raise LoraBenchError("no method has a score, so there is nothing to choose")
     return found
 
 
-def choices_of(comparison: Comparison, records: Sequence[Record], answers: AnswersOf) -> tuple[Choice, ...]:
-    """Return the choices at the declared margin for the headline of a report, which advises by the same rule."""
-    return _choices(comparison, _result_tables(comparison), records, answers, None, "storage")
-
-
-def _choices(
+def choices_of(
     comparison: Comparison,
-    tables: Sequence[tuple[Setting, ModelTable]],
     records: Sequence[Record],
     answers: AnswersOf,
-    margin: float | None,
-    prefer: Prefer,
+    *,
+    tables: Sequence[tuple[Setting, ModelTable]] | None = None,
+    margin: float | None = None,
+    prefer: Prefer = "storage",
 ) -> tuple[Choice, ...]:
+    """Return the choice for each of *tables* with a score; by default for all results, as a report's headline advises."""
     return tuple(
-        _choose(comparison, setting, table, records, answers, margin, prefer)
-        for setting, table in tables
+        _choose(replace(comparison, settings=(replace(setting, tables=(table,)),)), records, answers, margin, prefer)
+        for setting, table in (_result_tables(comparison) if tables is None else tables)
         if any(row.score is not None for row in table.rows)
     )
 
@@ -158,19 +155,15 @@ def chosen_tables(comparison: Comparison, task: str | None, model: str | None) -
 
 
 def _choose(
-    comparison: Comparison,
-    setting: Setting,
-    table: ModelTable,
-    records: Sequence[Record],
-    answers: AnswersOf,
-    margin: float | None,
-    prefer: Prefer,
+    only: Comparison, records: Sequence[Record], answers: AnswersOf, margin: float | None, prefer: Prefer
 ) -> Choice:
-    rows = [row for row in table.rows if row.score is not None]
-    best = _best(
-        [row for row in rows if not row.failures] or rows, higher=setting.spec.task.higher_is_better is not False
-    )
-    only = replace(comparison, settings=(replace(setting, tables=(table,)),))
+    """Choose among the methods of a comparison of one table."""
+    (setting,) = only.settings
+    (table,) = setting.tables
+    scores = {id(row): row.score.mean for row in table.rows if row.score is not None}
+    rows = [row for row in table.rows if id(row) in scores]
+    whole = [row for row in rows if not row.failures] or rows
+    best = (min if setting.spec.task.higher_is_better is False else max)(whole, key=lambda row: scores[id(row)])
     declared = next((record.analysis for record in records if record.analysis is not None), None)
     settings = (declared or Analysis(reference=best.label)).model_copy(
         update={"reference": best.label} if margin is None else {"reference": best.label, "margin": margin}
@@ -210,14 +203,6 @@ def _shown(verdict: Verdict) -> str:
     return verdict.verdict if verdict.verdict in _ADMITTED else verdict.unless_collapse or verdict.verdict
 
 
-def _best(rows: Sequence[Row], *, higher: bool) -> Row:
-    def mean(row: Row) -> float:
-        assert row.score is not None
-        return row.score.mean if higher else -row.score.mean
-
-    return max(rows, key=mean)
-
-
 def _costs(rows: Sequence[Row], prefer: Prefer) -> list[float | None]:
     """Return the cost of each method, all by one kind of measurement."""
     if prefer == "memory":
@@ -232,7 +217,6 @@ def _costs(rows: Sequence[Row], prefer: Prefer) -> list[float | None]:
 
 
 def _reason(row: Row, best: Row, held: Held | None, cost: float | None, prefer: Prefer, chosen: Row) -> str:
-    """Return one sentence on a method: its score, the verdict against the best, its cost, and if it was chosen."""
     assert row.score is not None
     said = f"{row.label}: {text.score(row.score.mean)} over {text.plural(row.score.n, 'seed')}"
     if row is best:
@@ -241,7 +225,7 @@ def _reason(row: Row, best: Row, held: Held | None, cost: float | None, prefer: 
         said += f", not judged against {best.label}"
     else:
         verdict, interval = held.verdict, held.verdict.interval
-        within = f" (interval {text.difference(interval.low)} to {text.difference(interval.high)})" if interval else ""
+        within = f" (interval {text.ends(interval, text.difference)})" if interval else ""
         margin = f" at a margin of {verdict.margin:g}" if verdict.margin is not None else ""
         shown = _shown(verdict)
         against = f"{shown} to" if shown in ("equivalent", "non-inferior") else f"{shown} than"

@@ -13,21 +13,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.records.budget import PARAMETER_AXES, Budget, ParameterAxis
+from lora_bench.records.budget import AXES, PARAMETER_AXES, Axis, Budget, ParameterAxis
 from lora_bench.records.record import Environment, Record, Status
-from lora_bench.records.spec import ModelSpec, RunSpec, without_shown
+from lora_bench.records.spec import ModelSpec, RunSpec, TrainingSpec, without_shown
 from lora_bench.report.model.rows import (
     Row,
     alike,
     canonical,
     environment_index,
+    grouped,
     in_order,
     make_row,
     row_key,
@@ -95,6 +96,12 @@ class Setting:
     def by_median(self) -> bool:
         """True if the protocol takes the median over seeds, not the mean."""
         return self.spec.rules is not None and self.spec.rules.aggregation == "median"
+
+    def score_of(self, row: Row) -> float | None:
+        """Return the score of a row that the protocol takes over seeds; None without any."""
+        if row.score is None:
+            return None
+        return row.score.median if self.by_median else row.score.mean
 
     @property
     def target(self) -> int | None:
@@ -173,29 +180,35 @@ def compare(records: Sequence[Record]) -> Comparison:
     """
     records = _each_once(records)
     environments = _environments(records)
-    by_task: dict[str, list[Setting]] = {}
-    for task, of_task in _grouped(records, lambda record: record.spec.task.name):
+    settings: list[Setting] = []
+    for _, of_task in sorted(grouped(records, lambda record: record.spec.task.name).items()):
         groups = _settings(of_task)
         differing = _differing([conditions(_held(group)) for group in groups])
-        by_task[task] = [
-            _setting(group, differs, environments) for group, differs in zip(groups, differing, strict=True)
-        ]
+        settings += [_setting(group, differs, environments) for group, differs in zip(groups, differing, strict=True)]
+    commands = {one.command.replace(f" --only {one.run_id}", "") for one in records if one.command is not None}
     return Comparison(
         suites=tuple(sorted({record.suite for record in records})),
         statuses=statuses(records),
-        settings=tuple(setting for settings in by_task.values() for setting in settings),
+        settings=tuple(settings),
         environments=environments,
         warnings=_warnings(records),
-        commands=tuple(
-            sorted(
-                {
-                    record.command.replace(f" --only {record.run_id}", "")
-                    for record in records
-                    if record.command is not None
-                }
-            )
-        ),
+        commands=tuple(sorted(commands)),
     )
+
+
+class RowPlace(NamedTuple):
+    """A row where it stands."""
+
+    setting: Setting
+    table: ModelTable
+    row: Row
+
+
+def rows_of(settings: Iterable[Setting]) -> Iterator[RowPlace]:
+    """Yield every row of some settings."""
+    for setting in settings:
+        for table in setting.tables:
+            yield from (RowPlace(setting, table, row) for row in table.rows)
 
 
 def _warnings(records: Sequence[Record]) -> dict[str, int]:
@@ -269,7 +282,6 @@ def _without_target(shared: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _each_once(records: Sequence[Record]) -> list[Record]:
-    """Records in a fixed order, without copies."""
     kept: dict[str, Record] = {}
     for record in records:
         if kept.setdefault(record.run_id, record) != record:
@@ -280,29 +292,16 @@ def _each_once(records: Sequence[Record]) -> list[Record]:
 
 
 def _setting(records: list[Record], differs: dict[str, JsonValue], environments: Sequence[Environment]) -> Setting:
-    models = _grouped(
-        records,
-        lambda record: (
-            record.spec.model.shown,
-            record.spec.model.name,
-            record.spec.model.sha256 or "",
-            record.spec.model.revision or "",
-        ),
-    )
-    shown = Counter(key[0] for key, _ in models)
+    models = grouped(records, lambda record: model_key(record.spec.model))
+    shown = Counter(name for name, *_ in models)
     tables = []
-    for (name, *_), of_model in models:
-        groups = _grouped(of_model, row_key)
-        rows = [make_row(group, environments) for _, group in groups]
+    for (name, *_), of_model in sorted(models.items()):
+        rows = [make_row(group, environments) for _, group in sorted(grouped(of_model, row_key).items())]
         rows.sort(
             key=lambda row: (not row.exempt, natural(row.label), in_order(row.learning_rate), canonical(row.options))
         )
         tables.append(ModelTable(model=of_model[0].spec.model, ambiguous=shown[name] > 1, rows=tuple(rows)))
-    search = any(
-        count > 1
-        for table in tables
-        for count in Counter((row.label, canonical(row.options)) for row in table.rows).values()
-    )
+    search = any(len({(row.label, canonical(row.options)) for row in table.rows}) < len(table.rows) for table in tables)
     first = records[0]
     return Setting(
         spec=first.spec,
@@ -313,6 +312,17 @@ def _setting(records: list[Record], differs: dict[str, JsonValue], environments:
         tables=tuple(tables),
         rung=unique(record.rung for record in records),
     )
+
+
+def work_of(training: TrainingSpec) -> tuple[Axis, float] | None:
+    """Return the axis of work that stops a run, and its amount; None where neither is recorded."""
+    amounts = ((axis, getattr(training, axis)) for axis in AXES)
+    return next(((axis, amount) for axis, amount in amounts if amount is not None), None)
+
+
+def model_key(model: ModelSpec) -> tuple[str, str, str, str]:
+    """Return the key that the records of one base model share, in which tables are sorted."""
+    return model.shown, model.name, model.sha256 or "", model.revision or ""
 
 
 def _environments(records: Sequence[Record]) -> tuple[Environment, ...]:
@@ -327,7 +337,7 @@ def _environments(records: Sequence[Record]) -> tuple[Environment, ...]:
 
 def _differing(of_groups: list[dict[str, JsonValue]]) -> list[dict[str, JsonValue]]:
     """For each group, its values in the fields that are not the same in all groups."""
-    names = sorted({name for group in of_groups for name in group})
+    names = sorted(set().union(*of_groups))
     apart = [name for name in names if len({canonical(group.get(name)) for group in of_groups}) > 1]
     return [{name: group.get(name) for name in apart} for group in of_groups]
 
@@ -337,14 +347,3 @@ def _flat(data: dict[str, JsonValue], prefix: str = "") -> dict[str, JsonValue]:
     for key, value in data.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value})
     return flat
-
-
-KeyT = TypeVar("KeyT", bound=Hashable)
-
-
-def _grouped(records: Iterable[Record], key: Callable[[Record], KeyT]) -> list[tuple[KeyT, list[Record]]]:
-    """Records by *key*, in the order of the keys."""
-    groups: dict[KeyT, list[Record]] = {}
-    for record in records:
-        groups.setdefault(key(record), []).append(record)
-    return sorted(groups.items(), key=lambda item: item[0])  # type: ignore[arg-type, return-value]

@@ -6,21 +6,12 @@ The headline, the next step, reports beside this one and `Outcome.winner` read i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lora_bench.records.record import Record
 from lora_bench.report.model.choose_method import GRADES, LIKE_COST
-from lora_bench.report.model.overview import (
-    DECIDED,
-    NOT_WORSE,
-    SHOWN,
-    UNLESS,
-    UNLESS_COLLAPSE,
-    WITHIN,
-    Line,
-    Overview,
-)
+from lora_bench.report.model.overview import DECIDED, NOT_WORSE, SHOWN, UNLESS, UNLESS_COLLAPSE, WITHIN, Line, Overview
 from lora_bench.report.sections.improving import improving_runs
 from lora_bench.stats.apart import least_p
 from lora_bench.stats.verdict import FEWEST_PAIRS, Grade
@@ -77,13 +68,12 @@ class Decision:
 def decide(overview: Overview, records: Sequence[Record]) -> Decision:
     """Return what the verdicts of a report of runs decide."""
     improving, ended = improving_runs(records, overview.comparison)
+    nothing = Decision(kind=None, level=None, grade="exploratory", improving=improving, ended=ended)
     if overview.judged is None or not overview.contrasts:
-        return Decision(kind=None, level=None, grade="exploratory", improving=improving, ended=ended)
+        return nothing
     grade = grade_of(min(contrast.verdict.pairs for contrast in overview.contrasts))
     if not any(contrast.shown in SHOWN for contrast in overview.contrasts):
-        return Decision(
-            kind="undecided", level="undecided", grade=grade, why=_why(overview), improving=improving, ended=ended
-        )
+        return replace(nothing, kind="undecided", level="undecided", grade=grade, why=_why(overview))
     labels = {choice.method for choice in overview.choices}
     named = next((line for line in overview.methods if {line.label} == labels), None)
     advised = _advised(overview, named)
@@ -102,7 +92,8 @@ def decide(overview: Overview, records: Sequence[Record]) -> Decision:
         kind = "pick"
     else:
         kind, level, advised = "open", _share_decided(overview, "partly"), []
-    return Decision(
+    return replace(
+        nothing,
         kind=kind,
         level=level,
         grade=grade,
@@ -110,8 +101,6 @@ def decide(overview: Overview, records: Sequence[Record]) -> Decision:
         named=named,
         advised=tuple(advised),
         ruled_out=tuple(_ruled_out(overview, advised)),
-        improving=improving,
-        ended=ended,
     )
 
 
@@ -132,16 +121,12 @@ def _share_decided(overview: Overview, if_all: Level) -> Level:
 
 def _advised(overview: Overview, named: Line | None) -> list[Line]:
     """Return the method of choice, with all that are alike if it is one of them; all methods if all are alike."""
-    alike = _alike(overview)
+    as_good = ("equivalent", f"equivalent {UNLESS}")
+    # The reference, and what is shown to be as good, if no run collapses, with files of its size.
+    alike = [line for line in overview.methods if line.reference or (line.all_shown(as_good) and line.like_file)]
     if len(alike) == len(overview.methods) or (named in alike and len(alike) > 1):
         return alike
     return [] if named is None else [named]
-
-
-def _alike(overview: Overview) -> list[Line]:
-    """Return the reference, and the methods shown to be as good, if no run collapses, whose files are of its size."""
-    as_good = ("equivalent", f"equivalent {UNLESS}")
-    return [line for line in overview.methods if line.reference or (line.all_shown(as_good) and line.like_file)]
 
 
 def _speaks_for(named: Line) -> bool:

@@ -187,19 +187,17 @@ def class_scores(given: GivenAnswers) -> ClassScores:
         return _entity_scores(given)
     references, number = given.references.astype(np.int64), len(given.classes)
     counts = [confusion(references, said.astype(np.int64), number) for said in given.answers]
-    by_run = [precision_recall_f1(one) for one in counts]
-
-    def over_runs(which: int) -> tuple[Summary, ...]:
-        return tuple(summarise([float(run[which][place]) for run in by_run]) for place in range(number))
+    by_run = np.array([precision_recall_f1(one) for one in counts])
+    precision, recall, f1 = _over_runs(by_run)
 
     def of_probabilities(score: Callable[[Classes, Floats], float]) -> Summary | None:
         return summarise([score(references, one) for one in given.probabilities]) if given.probabilities else None
 
     return ClassScores(
         items=tuple(counts[0].sum(axis=1).tolist()),
-        precision=over_runs(0),
-        recall=over_runs(1),
-        f1=over_runs(2),
+        precision=precision,
+        recall=recall,
+        f1=f1,
         macro_f1=summarise([mean_of_classes(run[2], one) for run, one in zip(by_run, counts, strict=True)]),
         confusion=np.mean(counts, axis=0),
         calibration_error=of_probabilities(calibration_error),
@@ -246,21 +244,23 @@ def _entities(given: GivenAnswers, answers: Classes | Floats) -> set[tuple[int, 
 
 def _scores_of_each(counts: Sequence[Sequence[Classes]], macro: Sequence[float]) -> ClassScores:
     """Return the scores of classes that are found or not, each with a matrix of two, for each run."""
-    by_run = [[precision_recall_f1(one) for one in of_classes] for of_classes in counts]
-
-    def over_runs(which: int) -> tuple[Summary, ...]:
-        return tuple(summarise([float(run[place][which][1]) for run in by_run]) for place in range(len(counts[0])))
-
+    by_run = np.array([[precision_recall_f1(one) for one in of_classes] for of_classes in counts])[..., 1]
+    precision, recall, f1 = _over_runs(by_run.transpose(0, 2, 1))
     return ClassScores(
         items=tuple(int(one[1].sum()) for one in counts[0]),
-        precision=over_runs(0),
-        recall=over_runs(1),
-        f1=over_runs(2),
+        precision=precision,
+        recall=recall,
+        f1=f1,
         macro_f1=summarise(list(macro)),
         confusion=np.zeros((0, 0)),
         calibration_error=None,
         brier_score=None,
     )
+
+
+def _over_runs(by_run: Floats) -> list[tuple[Summary, ...]]:
+    """Return precision, recall and F1 of each class from an array of shape (runs, 3, classes)."""
+    return [tuple(summarise(of_class) for of_class in score.T.tolist()) for score in by_run.transpose(1, 0, 2)]
 
 
 def error_scores(given: GivenAnswers) -> ErrorScores:

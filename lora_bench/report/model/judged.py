@@ -10,7 +10,7 @@ choose on the reported split, are left out: their runs may have been chosen by t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -18,13 +18,12 @@ from lora_bench.records.analysis import Analysis
 from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.record import Record
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
-from lora_bench.report.model.over_tasks import OverTasks, TaskCell, judge_over_tasks
+from lora_bench.report.model.over_tasks import JudgedTable, OverTasks, judge_over_tasks
 from lora_bench.report.model.ranking import Contest, Rank, other_pairs, rank_all
 from lora_bench.report.model.reference import undeclared_analysis, with_reference
-from lora_bench.report.model.rows import Row, fallen_runs
+from lora_bench.report.model.rows import Row, fallen_runs, grouped
 from lora_bench.report.model.seed_scores import (
     AnswersOf,
-    Scored,
     at_floor,
     collapse_seen,
     difference_of,
@@ -111,41 +110,21 @@ class Judged:
     @cached_property
     def ends(self) -> dict[str, Ends]:
         """The ends of the runs of each method, by label; runs of a reference count once."""
-        ends: dict[str, Ends] = {}
-        counted: set[tuple[str, ...]] = set()
-        for held in self.held:
-            better = held.setting.spec.task.higher_is_better
-            for row in (held.row, held.reference):
-                if row.run_ids in counted:
-                    continue
-                counted.add(row.run_ids)
-                before = ends.get(row.label, Ends())
-                ends[row.label] = Ends(
-                    runs=before.runs + len(row.run_ids),
-                    failed=before.failed + len(row.failures),
-                    diverged=before.diverged + sum(failure.status == "diverged" for failure in row.failures),
-                    fallen=before.fallen + fallen_runs(row, better),
-                )
-        return ends
+        rows = {row.run_ids: (held.setting, row) for held in self.held for row in (held.row, held.reference)}
+        return {
+            label: Ends(
+                runs=sum(len(row.run_ids) for _, row in found),
+                failed=sum(len(row.failures) for _, row in found),
+                diverged=sum(failure.status == "diverged" for _, row in found for failure in row.failures),
+                fallen=sum(fallen_runs(row, of.spec.task.higher_is_better, row.majority_score) for of, row in found),
+            )
+            for label, found in grouped(rows.values(), lambda one: one[1].label).items()
+        }
 
     @cached_property
     def all_ends(self) -> Ends:
         """The ends of the runs of all methods."""
         return Ends(*map(sum, zip(*self.ends.values(), strict=True)))
-
-
-class _Table(NamedTuple):
-    """A table of one base model: the scores of its rows, and those that can be compared with the reference, by place."""
-
-    setting: Setting
-    table: ModelTable
-    scored: list[Scored]
-    reference: int
-    found: dict[int, tuple[PairedDifference, tuple[Items, Items] | None]]
-
-
-# A comparison by the number of its table and the place of its row.
-_Key = tuple[int, int]
 
 
 def judge_comparison(
@@ -177,15 +156,15 @@ def judge_comparison(
     tables = _tables(comparison, chosen, answers, left_out)
     if not any(table.found for table in tables):
         return None
-    verdicts = _verdicts(tables, chosen)
+    tables = _with_verdicts(tables, chosen)
     return Judged(
         comparison=comparison,
         analysis=chosen,
         declared=_declared(carried, chosen, records),
         declarations=max(len(carried), _fixed_numbers(records)),
-        held=tuple(_held(tables[key[0]], key[1], verdict) for key, verdict in verdicts.items()),
-        ranks=tuple(_ranks(tables, verdicts, chosen)),
-        over_tasks=judge_over_tasks([_cell(number, table, verdicts) for number, table in enumerate(tables)], chosen),
+        held=tuple(_held(table, place) for table in tables for place in table.verdicts),
+        ranks=tuple(_ranks(tables, chosen)),
+        over_tasks=judge_over_tasks(tables, chosen),
         left_out=tuple(left_out),
         lost=_lost(tables, records, answers),
     )
@@ -218,7 +197,9 @@ def _fixed_numbers(records: Sequence[Record]) -> int:
     return max(map(len, of_suite.values()), default=0)
 
 
-def _tables(comparison: Comparison, analysis: Analysis, answers: AnswersOf, left_out: dict[str, None]) -> list[_Table]:
+def _tables(
+    comparison: Comparison, analysis: Analysis, answers: AnswersOf, left_out: dict[str, None]
+) -> list[JudgedTable]:
     """Return the tables in which the reference was run; others go to *left_out* with the reason."""
     found = []
     for setting in comparison.settings:
@@ -240,8 +221,7 @@ def _tables(comparison: Comparison, analysis: Analysis, answers: AnswersOf, left
 
 def _compared(
     setting: Setting, table: ModelTable, reference: int, answers: AnswersOf, left_out: dict[str, None], where: str
-) -> _Table:
-    """Return a table with the difference of each of its rows to the reference."""
+) -> JudgedTable:
     rows = [scored(row, setting, answers) for row in table.rows]
     differences = {}
     for place, one in enumerate(rows):
@@ -252,10 +232,10 @@ def _compared(
             left_out[f"{one.row.label} {where}: {difference}"] = None
         else:
             differences[place] = difference
-    return _Table(setting, table, rows, reference, differences)
+    return JudgedTable(setting=setting, table=table, scored=rows, reference=reference, found=differences)
 
 
-def _lost(tables: Sequence[_Table], records: Sequence[Record], answers: AnswersOf) -> tuple[str, ...]:
+def _lost(tables: Sequence[JudgedTable], records: Sequence[Record], answers: AnswersOf) -> tuple[str, ...]:
     """Return the runs of the tables whose record names predictions that *answers* does not have."""
     if answers is no_answers:
         return ()
@@ -283,8 +263,8 @@ def not_judged(setting: Setting) -> str | None:
     return None
 
 
-def _verdicts(tables: Sequence[_Table], analysis: Analysis) -> dict[_Key, Verdict]:
-    """Verdicts over the whole family: comparisons with a margin and those without are judged with one error level."""
+def _with_verdicts(tables: Sequence[JudgedTable], analysis: Analysis) -> list[JudgedTable]:
+    """Judge the whole family: comparisons with a margin and those without have one error level."""
     margins, directions, differences = {}, {}, {}
     fallen = set()
     for number, table in enumerate(tables):
@@ -296,16 +276,14 @@ def _verdicts(tables: Sequence[_Table], analysis: Analysis) -> dict[_Key, Verdic
             pair = table.scored[place].row, table.scored[table.reference].row
             if collapse_seen(*pair, higher_is_better=directions[number, place]):
                 fallen.add((number, place))
-    return judge(
-        differences,
-        margin=margins,
-        settings=analysis,
-        higher_is_better=directions,
-        collapsed=fallen,
-    )
+    found = judge(differences, margin=margins, settings=analysis, higher_is_better=directions, collapsed=fallen)
+    return [
+        replace(table, verdicts={place: found[number, place] for place in table.found})
+        for number, table in enumerate(tables)
+    ]
 
 
-def _held(table: _Table, place: int, verdict: Verdict) -> Held:
+def _held(table: JudgedTable, place: int) -> Held:
     row, reference = table.scored[place].row, table.scored[table.reference].row
     difference, items = table.found[place]
     return Held(
@@ -316,28 +294,27 @@ def _held(table: _Table, place: int, verdict: Verdict) -> Held:
         difference=difference,
         items=items,
         at_floor=at_floor(row, reference),
-        verdict=verdict,
+        verdict=table.verdicts[place],
     )
 
 
-def _ranks(tables: Sequence[_Table], verdicts: Mapping[_Key, Verdict], analysis: Analysis) -> list[tuple[Row, Rank]]:
+def _ranks(tables: Sequence[JudgedTable], analysis: Analysis) -> list[tuple[Row, Rank]]:
     """Return the ranks of the judged rows and of the references, each among those of its table."""
     contests, entered = [], []
     # Where the family of verdicts is one in which runs stand apart, that of the other pairs is too.
-    apart = all(verdict.apart for verdict in verdicts.values())
-    for number, table in enumerate(tables):
+    apart = all(verdict.apart for table in tables for verdict in table.verdicts.values())
+    for table in tables:
         better = bool(table.setting.spec.task.higher_is_better)
         sign = 1 if better else -1
         # The reference has the place 0 of every contest.
         rows = [table.scored[place] for place in (table.reference, *table.found)]
         entered.append(rows)
-        held = [verdicts[number, place] for place in table.found]
         contests.append(
             Contest(
                 means=[sign * one.row.score.mean if one.row.score is not None else 0.0 for one in rows],
                 against_reference={
                     (0, place): (-sign * verdict.difference, verdict.adjusted_p)
-                    for place, verdict in enumerate(held, start=1)
+                    for place, verdict in enumerate(table.verdicts.values(), start=1)
                 },
                 others={
                     pair: gain_and_p(
@@ -354,13 +331,3 @@ def _ranks(tables: Sequence[_Table], verdicts: Mapping[_Key, Verdict], analysis:
         if ranks is not None and len(rows) > 1
         for one, rank in zip(rows, ranks, strict=True)
     ]
-
-
-def _cell(number: int, table: _Table, verdicts: Mapping[_Key, Verdict]) -> TaskCell:
-    return TaskCell(
-        setting=table.setting,
-        table=table.table,
-        reference=table.scored[table.reference].row,
-        scored=table.scored,
-        verdicts=[verdicts.get((number, place)) for place in range(len(table.scored))],
-    )

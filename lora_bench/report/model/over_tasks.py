@@ -12,14 +12,14 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lora_bench.metrics import HALF_A_POINT, default_margin
 from lora_bench.records.analysis import Analysis
 from lora_bench.report.model.comparison import ModelTable, Setting
-from lora_bench.report.model.ranking import Contest, Places, Rank, other_pairs, rank_all
-from lora_bench.report.model.rows import Row
-from lora_bench.report.model.seed_scores import DRAWS, Scored, items_of
+from lora_bench.report.model.ranking import Contest, Rank, other_pairs, rank_all
+from lora_bench.report.model.rows import Row, grouped
+from lora_bench.report.model.seed_scores import DRAWS, Compared, Scored, items_of
 from lora_bench.stats import MacroDifference, Summary, Verdict, judge, macro_difference, seed_from, summarise
 from lora_bench.stats.apart import least_p
 from lora_bench.stats.verdict import FEWEST_PAIRS, VerdictName
@@ -72,17 +72,25 @@ class OverTasks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskCell:
-    """The part of one task: the scores of every row of a base model, and the verdicts on them."""
+class JudgedTable:
+    """The rows of one base model on one task.
+
+    Args:
+        scored: Scores of every row.
+        reference: Place of the reference among them.
+        found: Differences of the other rows to it, by place, where they can be compared.
+        verdicts: Verdicts on these.
+    """
 
     setting: Setting
     table: ModelTable
-    reference: Row
     scored: Sequence[Scored]
-    verdicts: Sequence[Verdict | None]
+    reference: int
+    found: Mapping[int, Compared]
+    verdicts: Mapping[int, Verdict] = field(default_factory=dict)
 
 
-def judge_over_tasks(cells: Sequence[TaskCell], analysis: Analysis) -> tuple[OverTasks, ...]:
+def judge_over_tasks(cells: Sequence[JudgedTable], analysis: Analysis) -> tuple[OverTasks, ...]:
     """Return every base model and target that has several tasks; the differences to the reference are one family."""
     groups = [group for group in _groups(cells) if len(group) > 1]
     differences: dict[tuple[int, str], MacroDifference] = {}
@@ -112,44 +120,38 @@ def judge_over_tasks(cells: Sequence[TaskCell], analysis: Analysis) -> tuple[Ove
     )
 
 
-def _groups(cells: Sequence[TaskCell]) -> list[dict[str, TaskCell]]:
+def _groups(cells: Sequence[JudgedTable]) -> list[dict[str, JudgedTable]]:
     """Return the cells of each base model and target by task; a task with several settings has no one score, and stays out."""
-    groups: dict[tuple[object, ...], dict[str, list[TaskCell]]] = {}
-    for cell in cells:
-        if default_margin(cell.setting.spec.task.metric) is not None:
-            key = (cell.table.model.shown, cell.table.weights, cell.setting.parameter_target)
-            groups.setdefault(key, {}).setdefault(cell.setting.spec.task.name, []).append(cell)
-    return [{task: found[0] for task, found in group.items() if len(found) == 1} for group in groups.values()]
+    shares = [cell for cell in cells if default_margin(cell.setting.spec.task.metric) is not None]
+    groups = grouped(shares, lambda one: (one.table.model.shown, one.table.weights, one.setting.parameter_target))
+    by_task = [grouped(group, lambda cell: cell.setting.spec.task.name) for group in groups.values()]
+    return [{task: found[0] for task, found in group.items() if len(found) == 1} for group in by_task]
 
 
-def _labels(group: Mapping[str, TaskCell]) -> list[str]:
+def _labels(group: Mapping[str, JudgedTable]) -> list[str]:
     """Return the methods but the reference, in the order of the tables; those that stand twice in one are left out."""
     counts = [Counter(one.row.label for one in cell.scored) for cell in group.values()]
-    found = dict.fromkeys(
-        one.row.label for cell in group.values() for one in cell.scored if one.row is not cell.reference
-    )
+    others = (one for cell in group.values() for place, one in enumerate(cell.scored) if place != cell.reference)
+    found = dict.fromkeys(one.row.label for one in others)
     return [label for label in found if all(count[label] < 2 for count in counts)]
 
 
-def _of(cell: TaskCell, label: str) -> Scored | None:
+def _of(cell: JudgedTable, label: str) -> Scored | None:
     """Return the one row of a method on a task, or the reference's."""
-    rows = [one for one in cell.scored if one.row.label == label]
-    if label == cell.reference.label:
-        rows = [one for one in rows if one.row is cell.reference]
-    return rows[0] if rows else None
+    reference = cell.scored[cell.reference]
+    return next((one for one in (reference, *cell.scored) if one.row.label == label), None)
 
 
-def _apart(group: Mapping[str, TaskCell], label: str) -> bool:
+def _apart(group: Mapping[str, JudgedTable], label: str) -> bool:
     """Tell if runs of a method or the reference collapsed or stand apart on any of the tasks."""
     return any(
-        verdict.apart
+        verdict.apart and cell.scored[place].row.label == label
         for cell in group.values()
-        for one, verdict in zip(cell.scored, cell.verdicts, strict=True)
-        if verdict is not None and one.row.label == label
+        for place, verdict in cell.verdicts.items()
     )
 
 
-def _against_reference(group: Mapping[str, TaskCell], label: str, reference: str) -> MacroDifference | None:
+def _against_reference(group: Mapping[str, JudgedTable], label: str, reference: str) -> MacroDifference | None:
     """Return the difference over the tasks on which both have scores, or None where that is one task or no seed is in all."""
     found = {task: (_of(cell, label), _of(cell, reference)) for task, cell in group.items()}
     pairs = {
@@ -173,7 +175,7 @@ def _macro_difference(pairs: Mapping[str, tuple[Scored, Scored]], *, draws: int)
     )
 
 
-def _mean(group: Mapping[str, TaskCell], label: str) -> Summary | None:
+def _mean(group: Mapping[str, JudgedTable], label: str) -> Summary | None:
     rows = [_of(cell, label) for cell in group.values()]
     scores = [row.scores for row in rows if row is not None and row.scores]
     seeds = sorted(set.intersection(*map(set, scores))) if len(scores) == len(group) else []
@@ -183,35 +185,43 @@ def _mean(group: Mapping[str, TaskCell], label: str) -> Summary | None:
 
 
 def _ranks(
-    groups: Sequence[Mapping[str, TaskCell]], verdicts: Mapping[tuple[int, str], Verdict], analysis: Analysis
+    groups: Sequence[Mapping[str, JudgedTable]], verdicts: Mapping[tuple[int, str], Verdict], analysis: Analysis
 ) -> list[dict[str, Rank]]:
     """Return the ranks of the methods of each group that have all its tasks."""
     entered: list[list[str]] = []
     contests = []
     for number, group in enumerate(groups):
-        labels = [
-            label
+        means = {
+            label: mean.mean
             for label in (analysis.reference, *_labels(group))
-            if _mean(group, label) is not None and (label == analysis.reference or (number, label) in verdicts)
-        ]
-        entered.append(labels)
-        against: dict[Places, tuple[float, float | None]] = {}
-        for place, label in enumerate(labels):
-            if place > 0:
-                verdict = verdicts[number, label]
-                against[0, place] = (-verdict.difference, verdict.adjusted_p)
-        others = {
-            pair: _gain_and_p(group, labels[pair[0]], labels[pair[1]], analysis) for pair in other_pairs(len(labels))
+            if (mean := _mean(group, label)) is not None
+            and (label == analysis.reference or (number, label) in verdicts)
         }
-        means = [found.mean if (found := _mean(group, label)) is not None else 0.0 for label in labels]
-        contests.append(Contest(means=means, against_reference=against, others=others))
+        labels = [*means]
+        entered.append(labels)
+        judged = [verdicts[number, label] for label in labels[1:]]
+        contests.append(
+            Contest(
+                means=[*means.values()],
+                against_reference={
+                    (0, place): (-verdict.difference, verdict.adjusted_p)
+                    for place, verdict in enumerate(judged, start=1)
+                },
+                others={
+                    (one, other): _gain_and_p(group, labels[one], labels[other], analysis)
+                    for one, other in other_pairs(len(labels))
+                },
+            )
+        )
     return [
         dict(zip(labels, ranks, strict=True)) if ranks is not None and len(labels) > 1 else {}
         for labels, ranks in zip(entered, rank_all(contests, analysis.alpha), strict=True)
     ]
 
 
-def _gain_and_p(group: Mapping[str, TaskCell], one: str, other: str, analysis: Analysis) -> tuple[float, float | None]:
+def _gain_and_p(
+    group: Mapping[str, JudgedTable], one: str, other: str, analysis: Analysis
+) -> tuple[float, float | None]:
     """As `scored.gain_and_p`, over tasks."""
     pairs = {
         task: (first, second)
@@ -232,7 +242,7 @@ def _gain_and_p(group: Mapping[str, TaskCell], one: str, other: str, analysis: A
 
 
 def _across(
-    group: Mapping[str, TaskCell],
+    group: Mapping[str, JudgedTable],
     label: str,
     difference: MacroDifference | None,
     verdict: Verdict | None,
@@ -240,10 +250,10 @@ def _across(
 ) -> Across:
     rows = {task: found.row for task, cell in group.items() if (found := _of(cell, label)) is not None}
     shown = Counter(
-        of_row.verdict
+        of_task.verdict
         for task, cell in group.items()
-        for one, of_row in zip(cell.scored, cell.verdicts, strict=True)
-        if one.row is rows.get(task) and of_row is not None
+        for place, of_task in cell.verdicts.items()
+        if cell.scored[place].row is rows.get(task)
     )
     return Across(
         label=label,

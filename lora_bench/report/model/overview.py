@@ -16,11 +16,11 @@ from functools import cached_property
 from lora_bench.metrics import default_margin
 from lora_bench.records.budget import ParameterAxis
 from lora_bench.report.model.choose_method import LIKE_COST, Choice
-from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, rows_of
 from lora_bench.report.model.judged import Ends, Judged
 from lora_bench.report.model.reference import undeclared_analysis
-from lora_bench.report.model.rows import Row
-from lora_bench.report.model.side_costs import Beside
+from lora_bench.report.model.rows import Row, grouped
+from lora_bench.report.model.side_costs import Beside, is_probed_by
 from lora_bench.report.probes.cells import STEP, Probed, Value, probed_cells
 from lora_bench.stats import Verdict
 from lora_bench.stats.verdict import VerdictName
@@ -66,7 +66,6 @@ class Contrast:
         setting: Setting of the task, or of one of several.
         tasks: Number of tasks.
         by_task: The verdict on each of them by itself, where there are several.
-        target: Target of the parameter budget of its setting, also of a method that is exempt from it.
         by_seed: The difference at each seed.
         higher_is_better: Whether a positive difference is a gain.
         shares: Whether the score is a share or a correlation, so that differences are points of 100.
@@ -77,7 +76,6 @@ class Contrast:
     setting: Setting
     tasks: int
     by_task: Mapping[str, VerdictName]
-    target: Target
     verdict: Verdict
     by_seed: tuple[float, ...]
     higher_is_better: bool
@@ -89,16 +87,15 @@ class Contrast:
         return shown_verdict(self.verdict)
 
     @property
-    def gain(self) -> float:
-        """The difference from the reference, positive if the method is better."""
-        return self.verdict.difference if self.higher_is_better else -self.verdict.difference
+    def unit(self) -> float:
+        """The factor from a difference to what is shown: points of 100, or the metric's own unit."""
+        return 100.0 if self.shares else 1.0
 
 
 def by_verdict(contrasts: Iterable[Contrast]) -> dict[str, list[Contrast]]:
     """Return comparisons by their verdicts, in the order in which these are named; open ones last."""
-    contrasts = [*contrasts]
-    found = {word: [one for one in contrasts if one.shown == word] for word in (*SHOWN, "inconclusive")}
-    return {word: of_word for word, of_word in found.items() if of_word}
+    found = grouped(contrasts, lambda contrast: contrast.shown)
+    return {word: found[word] for word in (*SHOWN, "inconclusive") if word in found}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,14 +211,7 @@ class Overview:
 def overview(
     comparison: Comparison, judged: Judged | None, beside: Beside, choices: tuple[Choice, ...] = ()
 ) -> Overview:
-    """Return the first screen of a report.
-
-    Args:
-        comparison: Rows of its records.
-        judged: The verdicts on it, or None.
-        beside: Costs beside its rows; its probes are preferred to what was measured in runs.
-        choices: Choices of `choose_method`.
-    """
+    """Return the first screen of a report; the probes of *beside* are preferred to what was measured in runs."""
     labels = sorted({row.label for setting in comparison.settings for row in setting.rows})
     analysis = judged.analysis if judged is not None else undeclared_analysis(comparison)
     reference = analysis.reference if analysis is not None else labels[0]
@@ -230,18 +220,15 @@ def overview(
     probed = probed_cells(beside.probes)
 
     def lines(apart: bool) -> tuple[Line, ...]:
-        groups: dict[tuple[str, Group, Target], list[Place]] = {}
-        for place in places:
-            key = _apart(place.setting, comparison) if apart else (("", 0), None)
-            groups.setdefault((place.row.label, *key), []).append(place)
-        found = []
-        for (label, group, target), of_line in groups.items():
-            own = [
-                one
-                for one in contrasts
-                if one.label == label and (not apart or _apart(one.setting, comparison) == (group, target))
-            ]
-            found.append(_line(label, target, group, of_line, reference, own, beside, probed))
+        def key(label: str, setting: Setting) -> tuple[str, Group, Target]:
+            return label, *(_apart(setting, comparison) if apart else (("", 0), None))
+
+        of_lines = grouped(places, lambda place: key(place.row.label, place.setting))
+        compared = grouped(contrasts, lambda contrast: key(contrast.label, contrast.setting))
+        found = [
+            _line(label, target, group, of_line, reference, compared.get((label, group, target), []), beside, probed)
+            for (label, group, target), of_line in of_lines.items()
+        ]
         judged_groups = {line.group for line in found if line.contrasts}
         order = [*dict.fromkeys(line.target for line in found)]
         return tuple(
@@ -286,11 +273,8 @@ def _places(comparison: Comparison, reference: str) -> list[Place]:
             row=row,
             reference=next((other for other in table.rows if other.label == reference), None),
         )
-        for setting in comparison.results
-        if not setting.search
-        for table in setting.tables
-        if not scored or any(row.score is not None for row in table.rows)
-        for row in table.rows
+        for setting, table, row in rows_of(comparison.results)
+        if not setting.search and (not scored or any(other.score is not None for other in table.rows))
     ]
 
 
@@ -306,7 +290,6 @@ def contrasts_of(judged: Judged, *, of_tasks: bool = False) -> list[Contrast]:
                 by_task={
                     task: held.verdict.verdict for task, row in one.rows.items() if (held := judged.of(row)) is not None
                 },
-                target=_target_of(group.settings.values()),
                 verdict=one.verdict,
                 by_seed=one.difference.differences,
                 higher_is_better=True,
@@ -323,7 +306,6 @@ def contrasts_of(judged: Judged, *, of_tasks: bool = False) -> list[Contrast]:
             setting=held.setting,
             tasks=1,
             by_task={},
-            target=held.setting.parameter_target,
             verdict=held.verdict,
             by_seed=held.difference.differences,
             higher_is_better=bool(held.setting.spec.task.higher_is_better),
@@ -331,10 +313,6 @@ def contrasts_of(judged: Judged, *, of_tasks: bool = False) -> list[Contrast]:
         )
         for held in judged.held
     ]
-
-
-def _target_of(settings: Iterable[Setting]) -> Target:
-    return next(iter(settings)).parameter_target
 
 
 def _line(
@@ -349,11 +327,7 @@ def _line(
 ) -> Line:
     once = [*{place.row.run_ids: place for place in places}.values()]
     sizes = [(place, _file_bytes(place.row, place, beside)) for place in once]
-    scores = [
-        place.row.score.median if place.setting.by_median else place.row.score.mean
-        for place in once
-        if place.row.score is not None
-    ]
+    scores = [score for place in once if (score := place.setting.score_of(place.row)) is not None]
     ratios = []
     # A method that is exempt from the target has one set of runs, and the files of each target's reference beside them.
     for place in places:
@@ -419,11 +393,5 @@ def _ratio(
 
 def _probe_of(row: Row, table: ModelTable, probed: Sequence[Probed]) -> Probed | None:
     """Return the one probe of a method on a base model."""
-    found = [
-        cell
-        for cell in probed
-        if cell.records
-        and cell.spec.model.sha256 == table.model.sha256 is not None
-        and (cell.spec.method.name, cell.spec.method.options) == (row.method, row.options)
-    ]
+    found = [cell for cell in probed if cell.records and is_probed_by(cell.spec, row, table)]
     return found[0] if len(found) == 1 else None

@@ -75,13 +75,7 @@ class SweepFindings:
 
 
 def sweep_findings(comparison: Comparison, answers: AnswersOf, settings: JudgeSettings | None) -> SweepFindings:
-    """Judge all sweeps of a report.
-
-    Args:
-        comparison: The report's.
-        answers: Gives the predictions of a run, where they are stored.
-        settings: The declared ones, or None.
-    """
+    """Judge all sweeps of a report, by the declared *settings* if there are any."""
     found = [sweep for sweep in sweeps(comparison) if not_judged(sweep.setting) is None]
     scores: dict[tuple[str, ...], Scored] = {}
     for point in (point for sweep in found for line in sweep.lines for point in line.points):
@@ -134,7 +128,7 @@ def _plateaus(
 
 def _plateau(sweep: Sweep, line: SweepLine, number: int, verdicts: Mapping[Hashable, Verdict]) -> Plateau:
     sign = _sign(sweep)
-    best = max(range(len(line.points)), key=lambda place: sign * mean(line.points[place]))
+    best = max(range(len(line.points)), key=lambda place: sign * line.points[place].mean)
     held: list[SweptPoint] = []
     worse: list[tuple[SweptPoint, Verdict]] = []
     compared = True
@@ -163,7 +157,7 @@ def _crossings(
             for point in sweep.lines[first].points:
                 if point.value in others:
                     other = others[point.value]
-                    ahead = _gain(sweep, point, other) >= 0
+                    ahead = _sign(sweep) * (point.mean - other.mean) >= 0
                     pairs[number, first, second, point.value] = (point, other) if ahead else (other, point)
     verdicts = _judged(pairs, scores, settings)
     return [
@@ -212,17 +206,6 @@ def _nearest_shown(verdicts: Sequence[Verdict], ahead: Sequence[bool], outwards:
     first = outwards[0]
     same = itertools.takewhile(lambda place: ahead[place] == ahead[first], outwards)
     return next((place for place in same if verdicts[place].verdict == "better"), first)
-
-
-def mean(point: SweptPoint) -> float:
-    """Return the mean score of a point, which has one."""
-    assert point.row.score is not None, "sweeps are of scored rows"
-    return point.row.score.mean
-
-
-def _gain(sweep: Sweep, one: SweptPoint, other: SweptPoint) -> float:
-    """Return by how much the first point is better."""
-    return _sign(sweep) * (mean(one) - mean(other))
 
 
 def _sign(sweep: Sweep) -> int:

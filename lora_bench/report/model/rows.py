@@ -11,14 +11,14 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import JsonValue
 
 from lora_bench.metrics import find
-from lora_bench.records.record import Environment, Memory, Parameters, Record, Status
+from lora_bench.records.record import Environment, Parameters, Record, Status
 from lora_bench.report.text import GIB
 from lora_bench.stats import Summary, collapsed, summarise
 
@@ -144,9 +144,11 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         for record in records
         if (value := record.judged_score) is not None
     ]
+    all_speeds = [record.speed for record in records if record.speed is not None]
     # What was begun twice has memory and time of its second part, or of both with a pause between.
     whole = [record for record in records if not record.resumed]
     memories = [record.memory for record in whole if record.memory is not None]
+    kind = unique(memory.kind for memory in memories)
     speeds = [record.speed for record in whole if record.speed is not None]
     alone = [memory.exclusive for memory in memories] + [speed.exclusive for speed in speeds]
     parameters = unique(record.parameters for record in records)
@@ -166,21 +168,30 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         statuses=statuses(records),
         scores=tuple(scores),
         score=summarise([score.value for score in scores]) if scores else None,
-        failures=tuple(_failure(record) for record in records if record.status != "ok"),
+        failures=tuple(
+            Failure(
+                run_id=record.run_id,
+                seed=record.spec.seed,
+                status=record.status,
+                reason=record.reason or "no reason was recorded",
+                attempts=record.attempts,
+            )
+            for record in records
+            if record.status != "ok"
+        ),
         parameters=parameters,
         within_budget=within if method.size is not None and target is not None else None,
-        memory_kind=unique(memory.kind for memory in memories),
+        memory_kind=kind,
         exclusive=False if False in alone else None if None in alone or not alone else True,
-        train_peak_bytes=_train_peak(memories),
+        # Bytes of an allocator and of a process are different things: no median is taken over both.
+        train_peak_bytes=median_of(memory.train_peak_bytes for memory in memories) if kind is not None else None,
         step_seconds=median_of(speed.step_seconds_median for speed in speeds),
         examples_per_second=median_of(speed.examples_per_second for speed in speeds),
         real_tokens_per_second=median_of(speed.real_tokens_per_second for speed in speeds),
         train_seconds=median_of(speed.train_seconds for speed in speeds),
-        train_seconds_total=_total(record.speed.train_seconds for record in records if record.speed is not None),
+        train_seconds_total=total_of(speed.train_seconds for speed in all_speeds),
         evaluation_seconds=median_of(speed.evaluation_seconds for speed in speeds),
-        evaluation_seconds_total=_total(
-            record.speed.evaluation_seconds for record in records if record.speed is not None
-        ),
+        evaluation_seconds_total=total_of(speed.evaluation_seconds for speed in all_speeds),
         majority_score=unique(_floor(record) for record in records if record.data is not None),
         checkpoint_bytes=median_of(record.weights.stored_bytes for record in records if record.weights is not None),
         resumed=sum(record.resumed for record in records),
@@ -211,10 +222,9 @@ def _forgetting(records: Sequence[Record]) -> Forgetting | None:
     )
 
 
-def fallen_runs(row: Row, higher_is_better: bool | None) -> int:
-    """Number of a row's runs that scored no better than the majority class; none where its score is not known."""
+def fallen_runs(row: Row, higher_is_better: bool | None, floor: float | None) -> int:
+    """Number of a row's runs that scored no better than *floor*, the majority class; none where its score is not known."""
     scores = {index: score.value for index, score in enumerate(row.scores)}
-    floor = row.majority_score
     return 0 if floor is None else len(collapsed(scores, floor, higher_is_better=bool(higher_is_better)))
 
 
@@ -223,22 +233,6 @@ def _floor(record: Record) -> float | None:
     own = record.data.majority_score if record.data is not None else None
     metric = find(record.spec.task.metric or "")
     return metric.constant if own is None and metric is not None else own
-
-
-def _train_peak(memories: Sequence[Memory]) -> float | None:
-    # Bytes of an allocator and of a process are different things: no median is taken over both.
-    same = len({memory.kind for memory in memories}) == 1
-    return median_of(memory.train_peak_bytes for memory in memories) if same else None
-
-
-def _failure(record: Record) -> Failure:
-    return Failure(
-        run_id=record.run_id,
-        seed=record.spec.seed,
-        status=record.status,
-        reason=record.reason or "no reason was recorded",
-        attempts=record.attempts,
-    )
 
 
 def environment_index(record: Record, environments: Sequence[Environment]) -> int:
@@ -272,6 +266,15 @@ def canonical(value: object) -> str:
 
 
 ValueT = TypeVar("ValueT")
+KeyT = TypeVar("KeyT", bound=Hashable)
+
+
+def grouped(values: Iterable[ValueT], key: Callable[[ValueT], KeyT]) -> dict[KeyT, list[ValueT]]:
+    """Return values by *key*; groups in the order of their first value."""
+    groups: dict[KeyT, list[ValueT]] = {}
+    for value in values:
+        groups.setdefault(key(value), []).append(value)
+    return groups
 
 
 def unique(values: Iterable[ValueT | None]) -> ValueT | None:
@@ -289,6 +292,7 @@ def median_of(values: Iterable[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _total(values: Iterable[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return math.fsum(present) if present else None
+def total_of(values: Iterable[float | None]) -> float | None:
+    """Return the sum of the known values, or None without any."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if known else None

@@ -14,12 +14,11 @@ from lora_bench.metrics.support.label_arrays import are_label_sets
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.store import Answers
 from lora_bench.report.model.comparison import Setting
-from lora_bench.report.model.rows import Row
+from lora_bench.report.model.rows import Row, fallen_runs
 from lora_bench.stats import (
     Items,
     ItemScores,
     PairedDifference,
-    collapsed,
     crossed_bootstrap,
     item_difference,
     paired_difference,
@@ -109,7 +108,11 @@ def items_of(one: Scored, other: Scored) -> tuple[Items, Items] | None:
     return one.items, other.items
 
 
-def difference_of(one: Scored, other: Scored) -> tuple[PairedDifference, tuple[Items, Items] | None] | str:
+# A difference, and the items that enter where both rows have them.
+Compared = tuple[PairedDifference, tuple[Items, Items] | None]
+
+
+def difference_of(one: Scored, other: Scored) -> Compared | str:
     """Return the first row less the second and the items that enter, or why they cannot be compared."""
     for side in (one, other):
         if not side.scores:
@@ -123,32 +126,13 @@ def difference_of(one: Scored, other: Scored) -> tuple[PairedDifference, tuple[I
     return difference, items
 
 
-def row_difference(
-    row: Row, reference: Row, setting: Setting, answers: tuple[AnswersOf, AnswersOf]
-) -> tuple[PairedDifference, tuple[Items, Items] | None] | str:
-    """Return a row less its reference and the items that enter, or why they cannot be compared.
-
-    Args:
-        row: Row to judge.
-        reference: Reference of the row, on the same task and base model.
-        setting: Setting of the row.
-        answers: Gives the predictions of the row's runs, and of the reference's.
-    """
-    return difference_of(scored(row, setting, answers[0]), scored(reference, setting, answers[1]))
-
-
 def collapse_seen(row: Row, other: Row, *, higher_is_better: bool) -> bool:
     """Tell if a run of either row diverged, or scores no better than the majority class (or the mean)."""
     floor = row.majority_score if row.majority_score is not None else other.majority_score
     return any(
-        any(failure.status == "diverged" for failure in side.failures)
-        or (floor is not None and bool(collapsed(_by_place(side), floor, higher_is_better=higher_is_better)))
+        any(failure.status == "diverged" for failure in side.failures) or fallen_runs(side, higher_is_better, floor) > 0
         for side in (row, other)
     )
-
-
-def _by_place(row: Row) -> dict[int, float]:
-    return {place: score.value for place, score in enumerate(row.scores)}
 
 
 def gain_and_p(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_bench.records.probe_record import ProbeRecord
-from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
-from lora_bench.report.model.rows import Row, median_of
+from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, rows_of
+from lora_bench.report.model.rows import Row, grouped, median_of, total_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +19,12 @@ class Beside:
         probes: Probes of the same report.
     """
 
-    tuning_seconds: dict[tuple[object, ...], float]
+    tuning_seconds: dict[tuple[object, ...], float | None]
     probes: Sequence[ProbeRecord]
 
     def tuning(self, row: Row, table: ModelTable, setting: Setting) -> float | None:
         """Seconds of training of the trials that chose a row's learning rate; None if the report has no such trials."""
-        return self.tuning_seconds.get(_key(row, table, setting))
+        return self.tuning_seconds.get(_key(setting, table, row))
 
     def checkpoint_bytes(self, row: Row, table: ModelTable, setting: Setting) -> float | None:
         """Bytes of the files that must be kept: those that the runs left, else those of a probe of the same method."""
@@ -36,25 +35,24 @@ class Beside:
             probe.checkpoint.stored_bytes
             for probe in self.probes
             if probe.checkpoint is not None
-            and probe.spec.model.sha256 == table.model.sha256 is not None
-            and (probe.spec.method.name, probe.spec.method.options) == (row.method, row.options)
+            and is_probed_by(probe.spec, row, table)
             and labels in (None, probe.spec.labels)
         )
 
 
+def is_probed_by(spec: ProbeSpec, row: Row, table: ModelTable) -> bool:
+    """Tell if a probe is of a row's method on the same base model."""
+    same_model = spec.model.sha256 == table.model.sha256 is not None
+    return same_model and (spec.method.name, spec.method.options) == (row.method, row.options)
+
+
 def beside(comparison: Comparison, probes: Sequence[ProbeRecord] = ()) -> Beside:
     """Collect the costs beside the rows of *comparison*; *probes* are of the same report."""
-    seconds: dict[tuple[object, ...], list[float]] = {}
-    for setting in comparison.settings:
-        if not setting.trials:
-            continue
-        for table in setting.tables:
-            for row in table.rows:
-                if row.train_seconds_total is not None:
-                    seconds.setdefault(_key(row, table, setting), []).append(row.train_seconds_total)
-    return Beside(tuning_seconds={key: math.fsum(found) for key, found in seconds.items()}, probes=probes)
+    trials = grouped(rows_of(setting for setting in comparison.settings if setting.trials), lambda cell: _key(*cell))
+    seconds = {key: total_of(row.train_seconds_total for _, _, row in cells) for key, cells in trials.items()}
+    return Beside(tuning_seconds=seconds, probes=probes)
 
 
-def _key(row: Row, table: ModelTable, setting: Setting) -> tuple[object, ...]:
+def _key(setting: Setting, table: ModelTable, row: Row) -> tuple[object, ...]:
     target, rows = setting.parameter_target, setting.distinct_examples
     return setting.spec.task.name, target, rows, table.model.shown, table.weights, row.label

@@ -16,15 +16,8 @@ from typing import Literal, TypeGuard
 from pydantic import JsonValue
 
 from lora_bench.records.budget import AXES, Axis, Work
-from lora_bench.report.model.comparison import (
-    DISTINCT,
-    FROM_EPOCHS,
-    Comparison,
-    ModelTable,
-    Setting,
-    conditions_of,
-)
-from lora_bench.report.model.rows import Row, canonical
+from lora_bench.report.model.comparison import DISTINCT, FROM_EPOCHS, Comparison, ModelTable, Setting, conditions_of
+from lora_bench.report.model.rows import Row, canonical, grouped
 from lora_bench.report.model.targets import over_targets
 from lora_bench.report.text import learning_rate, natural
 
@@ -50,6 +43,12 @@ class SweptPoint:
     value: float
     row: Row
     setting: Setting
+
+    @property
+    def mean(self) -> float:
+        """The mean score of the row, which has one."""
+        assert self.row.score is not None, "sweeps are of scored rows"
+        return self.row.score.mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,14 +160,18 @@ def _by_model(settings: Sequence[Setting]) -> list[tuple[ModelTable, list[SweptP
     return [(table, [*points.values()]) for table, points in found.values()]
 
 
+def _placed(points: Sequence[SweptPoint], value_of: Callable[[SweptPoint], float | None]) -> list[SweptPoint]:
+    """Return the points that have a value, at it."""
+    return [replace(point, value=float(value)) for point in points if (value := value_of(point)) is not None]
+
+
 def _over_options(table: ModelTable, points: Sequence[SweptPoint]) -> Iterable[Sweep]:
     names = {name for point in points for name, value in point.row.options.items() if _is_number(value)}
     for name in sorted(names):
-        having = [
-            SweptPoint(value=float(value), row=point.row, setting=point.setting)
-            for point in points
-            if _is_number(value := point.row.options.get(name))
-        ]
+
+        def option(point: SweptPoint, name: str = name) -> float | None:
+            value = point.row.options.get(name)
+            return value if _is_number(value) else None
 
         def rest(point: SweptPoint, name: str = name) -> str:
             return canonical({key: value for key, value in point.row.options.items() if key != name})
@@ -177,48 +180,37 @@ def _over_options(table: ModelTable, points: Sequence[SweptPoint]) -> Iterable[S
             lambda point: (point.row.method, rest(point)),
             lambda point: (point.row.method, rest(point), point.row.learning_rate),
         )
-        yield from _sweep("option", name.replace("_", " "), table, having, cuts)
+        yield from _sweep("option", name.replace("_", " "), table, _placed(points, option), cuts)
+
+
+_CUTS: tuple[Cut, ...] = (
+    lambda point: (point.row.method, canonical(point.row.options)),
+    lambda point: (point.row.label, canonical(point.row.options)),
+    lambda point: (point.row.label, canonical(point.row.options), point.row.learning_rate),
+)
 
 
 def _over_rates(table: ModelTable, points: Sequence[SweptPoint]) -> Iterable[Sweep]:
-    having = [
-        SweptPoint(value=rate, row=point.row, setting=point.setting)
-        for point in points
-        if (rate := point.row.learning_rate) is not None
-    ]
-    cuts: tuple[Cut, ...] = (
-        lambda point: (point.row.method, canonical(point.row.options)),
-        lambda point: (point.row.label, canonical(point.row.options)),
-    )
-    yield from _sweep("learning_rate", "learning rate", table, having, cuts)
+    having = _placed(points, lambda point: point.row.learning_rate)
+    yield from _sweep("learning_rate", "learning rate", table, having, _CUTS[:2])
 
 
 def _over_settings(
     kind: SweptKind, axis: str, settings: Sequence[Setting], value_of: Callable[[Setting], float | None]
 ) -> Iterable[Sweep]:
-    cuts: tuple[Cut, ...] = (
-        lambda point: (point.row.method, canonical(point.row.options)),
-        lambda point: (point.row.label, canonical(point.row.options)),
-        lambda point: (point.row.label, canonical(point.row.options), point.row.learning_rate),
-    )
     for table, points in _by_model(settings):
-        having = [
-            SweptPoint(value=float(value), row=point.row, setting=point.setting)
-            for point in points
-            if (value := value_of(point.setting)) is not None and value > 0
-        ]
-        yield from _sweep(kind, axis, table, having, cuts)
+        having = [point for point in _placed(points, lambda point: value_of(point.setting)) if point.value > 0]
+        yield from _sweep(kind, axis, table, having, _CUTS)
 
 
 def _alike(comparison: Comparison, but: set[str]) -> list[list[Setting]]:
     """Return the results that share all conditions *but* these, several together."""
-    groups: dict[str, list[Setting]] = {}
-    for setting in comparison.results:
-        shared = conditions_of(setting.spec, setting.budget)
-        groups.setdefault(canonical({name: value for name, value in shared.items() if name not in but}), []).append(
-            setting
-        )
-    return [group for group in groups.values() if len(group) > 1]
+
+    def shared(setting: Setting) -> str:
+        known = conditions_of(setting.spec, setting.budget)
+        return canonical({name: value for name, value in known.items() if name not in but})
+
+    return [group for group in grouped(comparison.results, shared).values() if len(group) > 1]
 
 
 def _sweep(
@@ -231,7 +223,7 @@ def _sweep(
     for cut in cuts:
         again = []
         for group in pending:
-            for line in _cut(group, cut):
+            for line in grouped(group, cut).values():
                 values = {point.value for point in line}
                 if len(values) < fewest:
                     continue
@@ -245,13 +237,6 @@ def _sweep(
     named = sorted(zip(_names(lines, axis), lines, strict=True), key=lambda item: natural(item[0]))
     found = tuple(SweepLine(name=name, points=line) for name, line in named)
     return [Sweep(kind=kind, axis=axis, setting=found[0].points[0].setting, table=table, lines=found)]
-
-
-def _cut(points: Iterable[SweptPoint], cut: Cut) -> list[list[SweptPoint]]:
-    groups: dict[tuple[object, ...], list[SweptPoint]] = {}
-    for point in points:
-        groups.setdefault(cut(point), []).append(point)
-    return [*groups.values()]
 
 
 def _names(lines: Sequence[Sequence[SweptPoint]], axis: str) -> list[str]:
@@ -280,5 +265,4 @@ def _facts(line: Sequence[SweptPoint], axis: str) -> Mapping[str, JsonValue]:
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    """Tell if an option of a record is a number that an axis can have."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -GREATEST < value < GREATEST

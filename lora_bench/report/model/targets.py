@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Heading, TextTable
-from lora_bench.report.model.comparison import TARGETS, Comparison, Setting
-from lora_bench.report.model.rows import Row, canonical, in_order
+from lora_bench.report.model.comparison import TARGETS, Comparison, Setting, rows_of
+from lora_bench.report.model.rows import Row, canonical, grouped, in_order
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.text import MISSING, code
 
@@ -24,11 +24,12 @@ def score_curves(comparison: Comparison) -> list[Block]:
 
 def over_targets(comparison: Comparison) -> list[list[Setting]]:
     """Every setting, beside those of its kind that differ from it in nothing but their target; the smallest target first."""
-    groups: dict[tuple[str, bool, str], list[Setting]] = {}
-    for setting in comparison.settings:
+
+    def kind(setting: Setting) -> tuple[str, bool, str]:
         rest = {name: value for name, value in setting.differs.items() if name not in TARGETS}
-        groups.setdefault((setting.spec.task.name, setting.search, canonical(rest)), []).append(setting)
-    return [sorted(group, key=_in_order) for group in groups.values()]
+        return setting.spec.task.name, setting.search, canonical(rest)
+
+    return [sorted(group, key=_in_order) for group in grouped(comparison.settings, kind).values()]
 
 
 def _in_order(setting: Setting) -> tuple[object, ...]:
@@ -39,10 +40,8 @@ def _in_order(setting: Setting) -> tuple[object, ...]:
 def _table(settings: list[Setting]) -> TextTable:
     cells: dict[tuple[str, str], dict[int, str]] = {}
     for column, setting in enumerate(settings):
-        for table in setting.tables:
-            for row in table.rows:
-                name = (tables.model_name(table), tables.method_name(row))
-                cells.setdefault(name, {})[column] = _cell(row, setting)
+        for _, table, row in rows_of([setting]):
+            cells.setdefault((tables.model_name(table), tables.method_name(row)), {})[column] = _cell(row, setting)
     header = ["base model", "method", *map(tables.target_name, settings)]
     lines = [[*name, *(found.get(column, MISSING) for column in range(len(settings)))] for name, found in cells.items()]
     return TextTable(header, lines, numbers_from=2)

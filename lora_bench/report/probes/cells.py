@@ -11,8 +11,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
+from lora_bench.records.probe_record import ProbeRecord, ProbeSpec, State
 from lora_bench.report import text
+from lora_bench.report.model.rows import grouped
 
 REFERENCE = "full"
 STEP = "speed.step_seconds_median"
@@ -50,6 +51,20 @@ def values(records: Sequence[ProbeRecord], of: Value) -> list[float]:
     return [one for one in found if one is not None]
 
 
+def pass_seconds(record: ProbeRecord, shape: tuple[int, int], state: State) -> float | None:
+    """Return the time of a forward pass of a batch size and length."""
+    latencies = record.inference.latencies if record.inference is not None else ()
+    same = (one for one in latencies if (one.batch_size, one.length, one.state) == (*shape, state))
+    return next((one.seconds_median for one in same), None)
+
+
+def pass_shapes(cell: Probed) -> dict[tuple[int, int], set[State]]:
+    """Return the batch sizes and lengths of a cell's forward passes, ascending, with the states that were timed."""
+    latencies = [one for record in cell.records if record.inference for one in record.inference.latencies]
+    shapes = grouped(latencies, lambda one: (one.batch_size, one.length))
+    return {shape: {one.state for one in shapes[shape]} for shape in sorted(shapes)}
+
+
 def _field(record: ProbeRecord, path: str) -> float | None:
     """Return a field of a part of a record, such as `speed.forward_seconds`; null where the part is."""
     part, name = path.split(".")
@@ -60,11 +75,8 @@ def _field(record: ProbeRecord, path: str) -> float | None:
 
 def probed_cells(records: Sequence[ProbeRecord]) -> list[Probed]:
     """Return the cells of probe records, in the order of their models and methods, whatever the order of the records."""
-    by_id: dict[str, list[ProbeRecord]] = {}
-    for record in sorted(records, key=lambda record: record.run_id):
-        by_id.setdefault(record.probe_id, []).append(record)
     cells = []
-    for group in by_id.values():
+    for group in grouped(sorted(records, key=lambda one: one.run_id), lambda record: record.probe_id).values():
         ok = [record for record in group if record.status == "ok"]
         cells.append(
             Probed(

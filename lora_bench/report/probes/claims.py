@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from lora_bench.records.probe_record import ProbeRecord, State
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Heading, TextList, TextTable, wide_table
-from lora_bench.report.probes.cells import REFERENCE, STEP, Probed, Value, probed_cells
+from lora_bench.report.model.rows import grouped
+from lora_bench.report.probes.cells import REFERENCE, STEP, Probed, Value, pass_seconds, pass_shapes, probed_cells
 from lora_bench.report.probes.paper_claims import Claim, Claims, Quantity
-from lora_bench.report.probes.probe_tables import percent
-from lora_bench.report.text import MISSING, code, inert, plural
+from lora_bench.report.probes.probe_tables import figures, mebibytes, tiny
+from lora_bench.report.text import MISSING, change, code, inert, plural, signed_percent
 
 # The method of the claims, which adapts a frozen model, and the number of tasks of one of them.
 CLAIMED = "lora"
@@ -53,23 +54,18 @@ class Subject:
 
     def seconds(self, state: State) -> float | None:
         """Return the time of a forward pass."""
-        return self.cell.value(lambda record: self._pass(record, state)) if self.cell is not None else None
+        return self.both(lambda record: pass_seconds(record, self.shape, state))[1]
 
     def longer(self, state: State) -> list[float]:
         """Return by how much longer a pass took than the base model's in the same process, as shares, of each process."""
         records = self.cell.records if self.cell is not None else ()
-        both = [(self._pass(record, "unadapted"), self._pass(record, state)) for record in records]
+        both = [[pass_seconds(record, self.shape, of) for of in ("unadapted", state)] for record in records]
         return [own / base - 1 for base, own in both if base and own is not None]
-
-    def _pass(self, record: ProbeRecord, state: State) -> float | None:
-        latencies = record.inference.latencies if record.inference is not None else ()
-        same = (one for one in latencies if (one.batch_size, one.length, one.state) == (*self.shape, state))
-        return next((one.seconds_median for one in same), None)
 
 
 # The head of a column and its text for a row.
 Column = tuple[str, Callable[[Subject], str]]
-Form = Callable[[float], str]
+Form = Callable[[float | None], str]
 
 
 @dataclass(frozen=True)
@@ -98,10 +94,7 @@ def claims_section(claims: Claims, records: Sequence[ProbeRecord]) -> list[Block
         Heading(2, _TITLE),
         f"Claims of {inert(claims.paper)}, each beside what was measured here. {_WHY}",
     ]
-    by_quantity: dict[Quantity, list[Claim]] = {}
-    for claim in claims.claims:
-        by_quantity.setdefault(claim.quantity, []).append(claim)
-    for quantity, of_it in by_quantity.items():
+    for quantity, of_it in grouped(claims.claims, lambda claim: claim.quantity).items():
         measured = _QUANTITIES[quantity]
         # Where each claim has a row, what it says stands there.
         said = dict.fromkeys(
@@ -133,11 +126,10 @@ def claims_table(claims: Claims, records: Sequence[ProbeRecord]) -> list[Block]:
         if short is None:
             continue
         of, name, words, form = short
-        ratios = sorted(whole / own for whole, own in (pair.both(of) for pair in pairs) if whole and own)
+        ratios = [whole / own for whole, own in (pair.both(of) for pair in pairs) if whole and own]
         if ratios:
-            ends = dict.fromkeys(map(form, (ratios[0], ratios[-1])))
             printed = f"{inert(claim.printed.split(' (')[0])} ({inert(claim.of)})"
-            rows.append([name, printed, words.format(" to ".join(ends))])
+            rows.append([name, printed, words.format(text.span(ratios, form))])
     if not rows:
         return []
     models = plural(len({pair.model for pair in pairs}), "base model")
@@ -146,9 +138,14 @@ def claims_table(claims: Claims, records: Sequence[ProbeRecord]) -> list[Block]:
     return [TextTable(header, rows, numbers_from=len(header)), beside]
 
 
-def _subject(cell: Probed, whole: Probed | None = None, shape: tuple[int, int] = (1, 1)) -> Subject:
-    model = inert(cell.spec.model.shown.removeprefix("shape:"))
-    return Subject(model=model, method=code(cell.spec.method.label), cell=cell, whole=whole, shape=shape)
+def _subject(cell: Probed, cells: Sequence[Probed], shape: tuple[int, int] = (1, 1)) -> Subject:
+    return Subject(
+        model=inert(cell.spec.model.shown.removeprefix("shape:")),
+        method=code(cell.spec.method.label),
+        cell=cell,
+        whole=_whole_of(cell, cells),
+        shape=shape,
+    )
 
 
 def _whole_of(cell: Probed, cells: Sequence[Probed]) -> Probed | None:
@@ -161,29 +158,25 @@ def _whole_of(cell: Probed, cells: Sequence[Probed]) -> Probed | None:
 
 def _pairs(claims: Sequence[Claim], cells: Sequence[Probed]) -> list[Subject]:
     """Return each cell of the claimed method beside the one that trains all weights."""
-    return [
-        _subject(cell, whole)
-        for cell in cells
-        if cell.spec.method.name == CLAIMED and (whole := _whole_of(cell, cells)) is not None
-    ]
+    found = [_subject(cell, cells) for cell in cells if cell.spec.method.name == CLAIMED]
+    return [subject for subject in found if subject.whole is not None]
 
 
 def _each_cell(claims: Sequence[Claim], cells: Sequence[Probed]) -> list[Subject]:
-    return [_subject(cell) for cell in cells]
+    return [_subject(cell, cells) for cell in cells]
 
 
 def _each_pass(claims: Sequence[Claim], cells: Sequence[Probed]) -> list[Subject]:
     """Return each forward pass of each cell that was merged."""
-    subjects = []
-    for cell in cells:
-        latencies = [one for record in cell.records if record.inference for one in record.inference.latencies]
-        shapes = sorted({(one.batch_size, one.length) for one in latencies if one.state == "merged"})
-        subjects += [_subject(cell, shape=shape) for shape in shapes]
-    return subjects
+    return [
+        _subject(cell, cells, shape)
+        for cell in cells
+        for shape, states in pass_shapes(cell).items()
+        if "merged" in states
+    ]
 
 
 def _each_claim(claims: Sequence[Claim], cells: Sequence[Probed]) -> list[Subject]:
-    """Return each claim with the cell that it is of."""
     return [
         Subject(
             model=inert((claim.model or "any").removeprefix("shape:")),
@@ -202,38 +195,21 @@ def _is_of(claim: Claim, cell: Probed) -> bool:
     return cell.spec.model.name == claim.model and cell.spec.method.label == claim.method
 
 
-def _known(value: float | None, form: Form) -> str:
-    return MISSING if value is None else form(value)
-
-
 def _times(large: float | None, small: float | None) -> str:
-    return MISSING if large is None or not small else _figures(large / small)
+    return MISSING if large is None or not small else figures(large / small)
 
 
-def _figures(value: float) -> str:
-    """Return a number with three figures."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _mebibytes(number: float) -> str:
-    return _figures(number / text.MIB)
-
-
-def _change(whole: float | None, own: float | None) -> str:
-    return MISSING if own is None or not whole else percent(own / whole - 1)
-
-
-def _whole_percent(share: float) -> str:
-    return f"{share:.0%}".replace("%", " %")
+def _whole_percent(share: float | None) -> str:
+    return MISSING if share is None else text.percent(share, 0)
 
 
 def _value(name: str, of: Value, form: Form) -> Column:
-    return name, lambda row: _known(row.both(of)[1], form)
+    return name, lambda row: form(row.both(of)[1])
 
 
 def _both(name: str, of: Value, form: Form, ratio: str = "", adapted: str = "adapted") -> list[Column]:
     """Return the columns of a value of all weights and of the method, and of their ratio if it has a name."""
-    columns: list[Column] = [(name, lambda row: _known(row.both(of)[0], form)), _value(adapted, of, form)]
+    columns: list[Column] = [(name, lambda row: form(row.both(of)[0])), _value(adapted, of, form)]
     return [*columns, (ratio, lambda row: _times(*row.both(of)))] if ratio else columns
 
 
@@ -275,23 +251,21 @@ def _pass(row: Subject) -> str:
 
 
 def _median_longer(state: State) -> Callable[[Subject], str]:
-    return lambda row: percent(statistics.median(shares)) if (shares := row.longer(state)) else MISSING
+    return lambda row: signed_percent(statistics.median(shares)) if (shares := row.longer(state)) else MISSING
 
 
 def _range_longer(state: State) -> Callable[[Subject], str]:
-    return lambda row: f"{percent(min(shares))} to {percent(max(shares))}" if (shares := row.longer(state)) else MISSING
+    return lambda row: (
+        f"{signed_percent(min(shares))} to {signed_percent(max(shares))}" if (shares := row.longer(state)) else MISSING
+    )
 
 
 def _gibibytes(digits: int, value: float | None) -> str:
-    return _known(value, lambda number: f"{number / text.GIB:.{digits}f}")
+    return MISSING if value is None else f"{value / text.GIB:.{digits}f}"
 
 
-def _tiny(value: float) -> str:
-    return f"{value:.1e}".replace("-", "−")
-
-
-def _count(value: float) -> str:
-    return text.count(int(value))
+def _count(value: float | None) -> str:
+    return text.count(None if value is None else int(value))
 
 
 _LOADED, _RESTORED = "checkpoint.model_load_seconds", "checkpoint.restore_seconds"
@@ -303,7 +277,7 @@ _QUANTITIES: dict[Quantity, ClaimTable] = {
         "Fewer trained weights",
         _pairs,
         _both("all weights", "parameters.adapter", _count, "times fewer", "trained"),
-        ("parameters.adapter", "trained weights, without heads", "{} times fewer", _figures),
+        ("parameters.adapter", "trained weights, without heads", "{} times fewer", figures),
     ),
     "step_memory": ClaimTable(
         "Less memory in training",
@@ -314,30 +288,30 @@ _QUANTITIES: dict[Quantity, ClaimTable] = {
             *_both("activations, MiB, of all weights", "measured.activation_bytes", text.mebibytes),
             _value("of the adapted peak", _left, _whole_percent),
         ],
-        ("measured.peak_bytes", "memory in training", "{} times less", _figures),
+        ("measured.peak_bytes", "memory in training", "{} times less", figures),
     ),
     "stored_weights": ClaimTable(
         "Smaller checkpoints",
         _pairs,
         [
-            *_both("all weights, MiB", "checkpoint.adapter_bytes", _mebibytes, "times smaller", "adapter"),
-            *_both("files with the head, MiB", "checkpoint.stored_bytes", _mebibytes, "times smaller"),
+            *_both("all weights, MiB", "checkpoint.adapter_bytes", mebibytes, "times smaller", "adapter"),
+            *_both("files with the head, MiB", "checkpoint.stored_bytes", mebibytes, "times smaller"),
         ],
-        ("checkpoint.adapter_bytes", "stored weights, without heads", "{} times smaller", _figures),
+        ("checkpoint.adapter_bytes", "stored weights, without heads", "{} times smaller", figures),
     ),
     "step_speed": ClaimTable(
         "Faster training",
         _pairs,
         [
             *_both("step of all weights, ms", STEP, text.milliseconds),
-            ("time", lambda row: _change(*row.both(STEP))),
-            ("tokens/s", lambda row: _change(*row.both(STEP)[::-1])),
-            ("operations", lambda row: _change(*row.both("flops.step"))),
+            ("time", lambda row: change(*row.both(STEP))),
+            ("tokens/s", lambda row: change(*row.both(STEP)[::-1])),
+            ("operations", lambda row: change(*row.both("flops.step"))),
             _spared("forward pass", "speed.forward_seconds"),
             _spared("backward pass", "speed.backward_seconds"),
             _spared("optimiser", "speed.optimizer_seconds"),
         ],
-        (STEP, "speed of training", "{} faster", lambda ratio: _whole_percent(ratio - 1)),
+        (STEP, "speed of training", "{} faster", lambda ratio: _whole_percent(None if ratio is None else ratio - 1)),
     ),
     "merged_latency": ClaimTable(
         "No latency when merged",
@@ -347,7 +321,7 @@ _QUANTITIES: dict[Quantity, ClaimTable] = {
             _BASE,
             ("merged", _median_longer("merged")),
             ("processes", _range_longer("merged")),
-            _value("outputs differ by", "inference.merged_difference", _tiny),
+            _value("outputs differ by", "inference.merged_difference", tiny),
         ],
     ),
     "adapted_latency": ClaimTable(
@@ -359,7 +333,7 @@ _QUANTITIES: dict[Quantity, ClaimTable] = {
             _BASE,
             ("here", _median_longer("adapted")),
             ("processes", _range_longer("adapted")),
-            ("operations", lambda row: _change(*row.both("flops.forward"))),
+            ("operations", lambda row: change(*row.both("flops.forward"))),
         ],
     ),
     "task_switch": ClaimTable(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Lead, TextTable
 from lora_bench.report.model.overview import PEAK
+from lora_bench.report.model.rows import grouped
 from lora_bench.report.probes.cells import REFERENCE, STEP, Probed, Value, noise_floor
-from lora_bench.report.text import MISSING, code
+from lora_bench.report.text import code
 
 STORED = "checkpoint.stored_bytes"
 
@@ -37,12 +38,7 @@ class ProbeHeadline:
     pairs: Pairs
 
     def blocks(self, claimed: Sequence[Block], commands: Sequence[str | None]) -> list[Block]:
-        """Return the headline, a small table and the next step.
-
-        Args:
-            claimed: Claims of a paper, to stand below the table.
-            commands: Commands that made the records.
-        """
+        """Return the headline, a small table with a paper's claims below it, and the next step."""
         if not self.pairs:
             return [Lead(self.lead)]
         costs = f"These are costs: nothing here says which method scores better. {self.strength}"
@@ -69,8 +65,8 @@ class ProbeHeadline:
         return TextTable(
             ["method", "base model", f"training time, × {label}", f"peak memory, × {label}", "file, times smaller"],
             [
-                [_method(of[0][0]), model, *(_span(of, value) or MISSING for value in (STEP, PEAK)),
-                 _span(of, STORED, inverse=True) or MISSING]
+                [_method(of[0][0]), model, *(_span(of, value) for value in (STEP, PEAK)),
+                 _span(of, STORED, inverse=True)]
                 for name, model, of in rows
             ],
             numbers_from=2,
@@ -78,13 +74,7 @@ class ProbeHeadline:
 
 
 def probe_headline(cells: Sequence[Probed], groups: Sequence[Sequence[Probed]], conditions: str) -> ProbeHeadline:
-    """Return the headline.
-
-    Args:
-        cells: Every cell.
-        groups: Cells of one base model at one shape each.
-        conditions: Base models, shapes and devices on which they were measured.
-    """
+    """Return the headline of cells, also by base model and shape, that were measured under *conditions*."""
     pairs = _pairs(groups)
     if not pairs:
         lead = "Nothing can be compared: no base model has both the reference and another method measured."
@@ -135,20 +125,15 @@ def _limits(pairs: Sequence[tuple[Probed, Probed]]) -> str:
 
 
 def _ratios(pairs: Sequence[tuple[Probed, Probed]], value: Value) -> list[float]:
-    """Return the multiples of the reference's, in their order."""
     known = [(cell.value(value), reference.value(value)) for cell, reference in pairs]
     return sorted(own / other for own, other in known if own and other)
 
 
 def _by_model(pairs: Sequence[tuple[Probed, Probed]]) -> Pairs:
-    """Return the pairs of each base model, by its name."""
-    found: Pairs = {}
-    for pair in pairs:
-        found.setdefault(text.inert(pair[0].spec.model.shown, 60), []).append(pair)
-    return found
+    return grouped(pairs, lambda pair: text.inert(pair[0].spec.model.shown, 60))
 
 
-def _apart(pairs: dict[str, list[tuple[Probed, Probed]]]) -> str:
+def _apart(pairs: Pairs) -> str:
     """Return a note that methods measured on other base models are not ranked."""
     on = {frozenset(cell.spec.model.shown for cell, _ in found) for found in pairs.values()}
     return " Methods measured on different base models are not ranked among each other." if len(on) > 1 else ""
@@ -160,25 +145,21 @@ def code_command(command: str) -> str:
     return f"`{shown}`" if not set(shown) & set("`|<>&$@#\\") and "://" not in shown else text.inert(command)
 
 
-def _pairs(groups: Sequence[Sequence[Probed]]) -> dict[str, list[tuple[Probed, Probed]]]:
+def _pairs(groups: Sequence[Sequence[Probed]]) -> Pairs:
     """Return each method beside the reference of its group, by label."""
-    found: dict[str, list[tuple[Probed, Probed]]] = {}
+    pairs = []
     for group in groups:
         measured = [cell for cell in group if cell.records]
         reference = next((cell for cell in measured if cell.spec.method.name == REFERENCE), None)
-        for cell in measured:
-            if reference is not None and cell is not reference:
-                found.setdefault(cell.spec.method.label, []).append((cell, reference))
-    return found
+        if reference is not None:
+            pairs += [(cell, reference) for cell in measured if cell is not reference]
+    return grouped(pairs, lambda pair: pair[0].spec.method.label)
 
 
-def _span(pairs: Sequence[tuple[Probed, Probed]], value: Value, *, inverse: bool = False) -> str | None:
+def _span(pairs: Sequence[tuple[Probed, Probed]], value: Value, *, inverse: bool = False) -> str:
     """The smallest and the largest multiple of the reference's, such as "0.54 to 0.60", or of the method's if *inverse*."""
     found = _ratios(pairs, value)
-    ratios = sorted(1 / ratio for ratio in found) if inverse else found
-    if not ratios:
-        return None
-    return " to ".join(dict.fromkeys(map(_figures, (ratios[0], ratios[-1]))))
+    return text.span([1 / ratio for ratio in found] if inverse else found, _figures)
 
 
 def _figures(ratio: float) -> str:

@@ -6,25 +6,19 @@ stands before any difference. A missing measurement is a dash, and its reason is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 from lora_bench.kinds import find_kind
 from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Commands, Heading, TextList
+from lora_bench.report.model.rows import grouped
 from lora_bench.report.probes.cells import Probed, noise_floor, probed_cells, unchanged_difference
 from lora_bench.report.probes.claims import claims_section, claims_table
-from lora_bench.report.probes.paper_claims import known_claims
+from lora_bench.report.probes.paper_claims import Claims, known_claims
 from lora_bench.report.probes.probe_headline import ProbeHeadline, probe_headline
-from lora_bench.report.probes.probe_tables import (
-    mebibytes,
-    memory_table,
-    percent,
-    share_of,
-    speed_table,
-    stored_table,
-    use_table,
-)
+from lora_bench.report.probes.probe_tables import mebibytes, memory_table, speed_table, stored_table, use_table
 from lora_bench.report.text import code, inert
 
 
@@ -37,7 +31,7 @@ def headline_of_probes(records: Sequence[ProbeRecord]) -> ProbeHeadline:
 def probes_page(records: Sequence[ProbeRecord]) -> list[Block]:
     """Return a report of probes alone."""
     suites = text.listed([inert(suite) for suite in sorted({record.suite for record in records})])
-    first = headline_of_probes(records).blocks(_claimed(records), [record.command for record in records])
+    first = headline_of_probes(records).blocks(_claims(records, claims_table), [record.command for record in records])
     return [Heading(1, suites), *first, *probe_section(records)]
 
 
@@ -61,31 +55,21 @@ def probe_section(records: Sequence[ProbeRecord]) -> list[Block]:
                     blocks += [f"**{title}**", *made]
         blocks += _failures(group)
     commands = sorted({record.command for record in records})
-    return [*blocks, *_unmeasured(cells), *_claims(records), "Made by:", Commands(commands)]
+    return [*blocks, *_unmeasured(cells), *_claims(records, claims_section), "Made by:", Commands(commands)]
 
 
-def _claims(records: Sequence[ProbeRecord]) -> list[Block]:
-    """Return the claims of a paper, for suites that test them."""
+def _claims(
+    records: Sequence[ProbeRecord], shown: Callable[[Claims, Sequence[ProbeRecord]], list[Block]]
+) -> list[Block]:
+    """Return the claims of a paper beside the records, for each suite that tests them."""
     blocks: list[Block] = []
-    for suite in sorted({record.suite for record in records}):
+    for suite, own in sorted(grouped(records, lambda record: record.suite).items()):
         claims = known_claims(suite)
-        if claims is not None:
-            blocks += claims_section(claims, [record for record in records if record.suite == suite])
-    return blocks
-
-
-def _claimed(records: Sequence[ProbeRecord]) -> list[Block]:
-    """Return a small table of a paper's claims for each suite that tests them."""
-    blocks: list[Block] = []
-    for suite in sorted({record.suite for record in records}):
-        claims = known_claims(suite)
-        own = [record for record in records if record.suite == suite]
-        blocks += claims_table(claims, own) if claims is not None else []
+        blocks += shown(claims, own) if claims is not None else []
     return blocks
 
 
 def _conditions(cells: Sequence[Probed]) -> str:
-    """Return the base models, shapes, precision and device of all measured cells."""
     measured = [cell for cell in cells if cell.records]
     devices = sorted({_device(record) for cell in measured for record in cell.records})
     names = [*dict.fromkeys(inert(cell.spec.model.shown, 60) for cell in measured)]
@@ -104,15 +88,10 @@ _RANDOM = " (random weights)"
 
 def _groups(cells: Sequence[Probed]) -> list[list[Probed]]:
     """Cells that may be compared: one base model at one shape."""
-    groups: dict[tuple[object, ...], list[Probed]] = {}
-    for cell in cells:
-        spec = cell.spec
-        key = (
-            spec.model.sha256, spec.model.shown, spec.kind, spec.labels, spec.batch_size, spec.length, spec.precision,
-            spec.attention, spec.threads, spec.device,
-        )  # fmt: skip
-        groups.setdefault(key, []).append(cell)
-    return list(groups.values())
+    key = attrgetter(
+        "model.sha256", "model.shown", "kind", "labels", "batch_size", "length", "precision", "attention", "threads", "device"
+    )  # fmt: skip
+    return [*grouped(cells, lambda cell: key(cell.spec)).values()]
 
 
 def _group_name(spec: ProbeSpec) -> str:
@@ -124,7 +103,6 @@ def _group_name(spec: ProbeSpec) -> str:
 
 
 def _shape(spec: ProbeSpec) -> list[str]:
-    """Return the batch, the precision and the kind of device."""
     device = "CUDA" if spec.device == "cuda" else text.plural(spec.threads, "thread")
     return [f"{spec.batch_size} × {spec.length} tokens", spec.precision, device]
 
@@ -146,7 +124,6 @@ def _introduction(cells: Sequence[Probed]) -> list[Block]:
 
 
 def _company(records: Sequence[ProbeRecord]) -> str:
-    """Say if the processes were alone on their device."""
     shared = sum(record.exclusive is False for record in records)
     if shared:
         return f"**{shared} of {len(records)} with other work beside it**, so times are rough"
@@ -156,14 +133,13 @@ def _company(records: Sequence[ProbeRecord]) -> str:
 
 
 def _noise(cells: Sequence[Probed]) -> str:
-    """Say how far to trust a difference of step times."""
     floor = noise_floor(cells)
     if floor is None:
         sentence = "**Noise floor: not known**, since no cell has two processes: no difference can be told from noise."
     else:
-        sentence = f"**Noise floor: {share_of(floor)}.** Step times that differ by less are not told apart here."
+        sentence = f"**Noise floor: {text.percent(floor)}.** Step times that differ by less are not told apart here."
     pairs = [
-        f"by {percent(change)} ({code(cell.spec.method.label)} on {inert(cell.spec.model.shown)})"
+        f"by {text.signed_percent(change)} ({code(cell.spec.method.label)} on {inert(cell.spec.model.shown)})"
         for cell in cells
         if (change := unchanged_difference(cell)) is not None
     ]

@@ -6,12 +6,13 @@ Each number is one of `lora_bench.report.probes.cells`; what was not measured is
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from lora_bench.records.probe_record import Latency, ProbeRecord, State
+from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, wide_table
-from lora_bench.report.probes.cells import REFERENCE, STEP, WIDE, Probed, Value, values
+from lora_bench.report.probes.cells import REFERENCE, STEP, WIDE, Probed, Value, pass_seconds, pass_shapes, values
 from lora_bench.report.text import MISSING, code
 
 # The head of a column and its text for a cell.
@@ -31,7 +32,7 @@ def speed_table(cells: Sequence[Probed]) -> list[Block]:
         ("optimiser, ms", _shown("speed.optimizer_seconds", text.milliseconds)),
         ("tokens/s", _shown("speed.real_tokens_per_second", text.rate)),
         ("host-bound", _shown("speed.host_bound_share", _whole_percent)),
-        ("GFLOP", _shown("flops.step", lambda flops: _figures(None if flops is None else flops / 1e9))),
+        ("GFLOP", _shown("flops.step", lambda flops: figures(None if flops is None else flops / 1e9))),
         _against(reference, "flops.step"),
     ]
     if any(record.wide is not None for cell in cells for record in cell.records):
@@ -95,7 +96,6 @@ def _table(cells: Sequence[Probed], columns: Sequence[Column]) -> list[Block]:
 
 
 def _shown(value: Value, form: Callable[[float | None], str]) -> Callable[[Probed], str]:
-    """Return a value of a cell in a form."""
     return lambda cell: form(cell.value(value))
 
 
@@ -104,8 +104,6 @@ def _reference(cells: Sequence[Probed]) -> Probed:
 
 
 def _against(reference: Probed, value: Value) -> Column:
-    """Return the column of a value as a multiple of the reference's."""
-
     def shown(cell: Probed) -> str:
         own, other = cell.value(value), reference.value(value)
         if cell is reference:
@@ -143,64 +141,37 @@ def _whole_percent(share: float | None) -> str:
     return MISSING if share is None else f"{share:.0%}"
 
 
-def _figures(value: float | None) -> str:
-    """Three figures, however small the number is."""
+def figures(value: float | None) -> str:
+    """Return a number with three figures, however small it is."""
     return MISSING if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def mebibytes(number_of_bytes: float | None) -> str:
     """Bytes as MiB with three figures, without the unit."""
-    return _figures(None if number_of_bytes is None else number_of_bytes / text.MIB)
+    return figures(None if number_of_bytes is None else number_of_bytes / text.MIB)
 
 
 def use_table(cells: Sequence[Probed]) -> list[Block]:
     """Return a line a method and shape: how long the base model takes, and how much longer the adapted and the merged one."""
     rows = []
     for cell in cells:
-        shapes = {
-            (latency.batch_size, latency.length): None
-            for record in cell.records
-            if record.inference is not None
-            for latency in record.inference.latencies
-        }
-        for index, (rows_of, length) in enumerate(sorted(shapes)):
-            base = _latency(cell, rows_of, length, "unadapted")
-            row = [code(cell.spec.method.label), f"{rows_of} × {length}", text.milliseconds(base)]
-            for state in ("adapted", "merged"):
-                own = _latency(cell, rows_of, length, state)
-                row += [text.milliseconds(own), MISSING if own is None or not base else percent(own / base - 1)]
-            first = index == 0
-            gap = cell.value("inference.merged_difference")
-            mixed = cell.value("inference.mixed_batch_seconds")
-            single = cell.value("inference.one_adapter_seconds")
-            row += [
-                _tiny(gap) if first else MISSING,
-                percent(mixed / single - 1) if first and mixed is not None and single else MISSING,
-            ]
-            rows.append(row)
+        gap = tiny(cell.value("inference.merged_difference"))
+        mixed = text.change(cell.value("inference.one_adapter_seconds"), cell.value("inference.mixed_batch_seconds"))
+        for shape in pass_shapes(cell):
+            base, adapted, merged = (
+                cell.value(partial(pass_seconds, shape=shape, state=state))
+                for state in ("unadapted", "adapted", "merged")
+            )
+            row = [code(cell.spec.method.label), f"{shape[0]} × {shape[1]}", text.milliseconds(base)]
+            for own in (adapted, merged):
+                row += [text.milliseconds(own), text.change(base, own)]
+            rows.append([*row, gap, mixed])
+            gap = mixed = MISSING  # of all shapes of a cell
     header = ["method", "shape", "base model", "adapted", "more", "merged", "more", "merged differs by",
               "two adapters in a batch"]  # fmt: skip
     return wide_table(header, rows, names=2) if rows else []
 
 
-def _latency(cell: Probed, rows: int, length: int, state: State) -> float | None:
-    def value(record: ProbeRecord) -> float | None:
-        found: Iterable[Latency] = record.inference.latencies if record.inference is not None else ()
-        same = (one for one in found if (one.batch_size, one.length, one.state) == (rows, length, state))
-        return next((one.seconds_median for one in same), None)
-
-    return cell.value(value)
-
-
-def _tiny(value: float | None) -> str:
+def tiny(value: float | None) -> str:
+    """Return a number far below 1."""
     return MISSING if value is None else f"{value:.1e}".replace("-", "−")
-
-
-def share_of(share: float) -> str:
-    """Return a share in per cent."""
-    return f"{share:.1%}".replace("%", " %")
-
-
-def percent(share: float) -> str:
-    """Return a change in per cent, with its sign."""
-    return f"{'+' if share >= 0 else '−'}{share_of(abs(share))}"

@@ -86,7 +86,7 @@ def _factors(contrasts: Sequence[Contrast]) -> str:
     kinds: dict[str, set[object]] = {
         "task": {contrast.setting.spec.task.name for contrast in contrasts if contrast.tasks == 1},
         "base model": {(contrast.table.model.shown, contrast.table.weights) for contrast in contrasts},
-        "parameter target": {contrast.target for contrast in contrasts},
+        "parameter target": {contrast.setting.parameter_target for contrast in contrasts},
     }
     several = [plural(len(values), noun) for noun, values in kinds.items() if len(values) > 1]
     number = math.prod(max(1, len(values)) for values in kinds.values())
@@ -100,7 +100,8 @@ def _beside(seen: Overview, pick: Line, others: Sequence[Line]) -> str:
         who = f"{len(others)} other methods score" if len(others) > 1 else "other method scores"
         return f": the {who} {sizes(contrasts)} worse"
     if not any(line.all_shown(NOT_WORSE) for line in others):
-        return f": no {_others(seen, pick)} is shown to be as good"
+        smaller = all(_larger(pick, line) > 1 + LIKE_COST for line in others)
+        return f": no {'method with a smaller file' if smaller else 'other method'} is shown to be as good"
     better = [line for line in others if line.all_shown(("better",))]
     if better:
         return (
@@ -208,19 +209,8 @@ def _no_equality(seen: Overview) -> list[str]:
     return [f"To show that methods are equal takes at least {fewest} seeds."] if most < fewest else []
 
 
-def _others(seen: Overview, pick: Line) -> str:
-    """Words on the other methods, and their files if all are smaller."""
-    smaller = all(_larger(pick, line) > 1 + LIKE_COST for line in seen.methods if line is not pick and line.contrasts)
-    return "method with a smaller file" if smaller else "other method"
-
-
 def _shown(line: Line, noun: str = "") -> str:
-    """Return the verdicts on a method with the sizes of shown differences, such as "worse in all 6, by 4.6 to 16.6 points".
-
-    Args:
-        line: The method.
-        noun: Follows the first number of comparisons.
-    """
+    """Return the verdicts on a method with the sizes of shown differences, such as "worse in all 6, by 4.6 to 16.6 points"."""
     said: list[str] = []
     for word, found in line.by_verdict.items():
         by = f", by {sizes(found)}{_shown_on(line.contrasts)}" if word in ("better", "worse") else ""
@@ -252,7 +242,7 @@ _WORDS = {"equivalent": "as good", "non-inferior": "not worse", "inconclusive": 
 
 def _margin(contrasts: Sequence[Contrast]) -> str:
     margins = dict.fromkeys(contrast.verdict.margin for contrast in contrasts if contrast.verdict.margin is not None)
-    return f" within {listed([amount(margin, contrasts[0].shares) for margin in margins])}" if margins else ""
+    return f" within {listed([text.amount(margin, contrasts[0].shares) for margin in margins])}" if margins else ""
 
 
 def times(number: int, of: int) -> str:
@@ -266,31 +256,17 @@ def times(number: int, of: int) -> str:
 
 def sizes(contrasts: Sequence[Contrast]) -> str:
     """Return the sizes of differences from the smallest to the largest, such as "2.0 to 4.6 points" or "0.10 to 0.12 bleu"."""
-    found = sorted(abs(contrast.verdict.difference) for contrast in contrasts)
     shares = all(contrast.shares for contrast in contrasts)
-    ends = dict.fromkeys(_number(value, shares) for value in (found[0], found[-1]))
+    form = (lambda value: f"{100 * value:.1f}") if shares else text.score
+    found = text.span([abs(one.verdict.difference) for one in contrasts], form)
     metrics = {metric_name(contrast.setting) for contrast in contrasts}
     unit = "points" if shares else next(iter(metrics)) if len(metrics) == 1 else ""
-    return f"{' to '.join(ends)} {unit}".rstrip()
-
-
-def amount(value: float, shares: bool) -> str:
-    """Return a difference in points of 100, or in the unit of its metric."""
-    points = f"{100 * value:g}"
-    return f"{points} {'point' if points == '1' else 'points'}" if shares else f"{value:g}"
-
-
-def _number(value: float, shares: bool) -> str:
-    return f"{100 * value:.1f}" if shares else text.score(value)
+    return f"{found} {unit}".rstrip()
 
 
 def _larger(line: Line, other: Line) -> float:
     """Return the ratio of a method's file size to another's."""
     return (line.file_ratio or 1.0) / (other.file_ratio or 1.0)
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
 
 
 def _file(line: Line) -> str:
@@ -303,4 +279,4 @@ def _file(line: Line) -> str:
 
 
 def _span(ratios: Sequence[float]) -> str:
-    return " to ".join(dict.fromkeys(map(_times, (min(ratios), max(ratios)))))
+    return text.span(ratios, lambda ratio: f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Heading, TextTable
-from lora_bench.report.model.plateaus import Crossing, Plateau, SweepFindings, mean
-from lora_bench.report.model.sweeps import Sweep, SweptPoint
+from lora_bench.report.model.plateaus import Crossing, Plateau, SweepFindings
+from lora_bench.report.model.sweeps import Sweep
 from lora_bench.report.sections.method_tables import model_name
 from lora_bench.report.text import MISSING, code, inert
 
@@ -16,6 +16,7 @@ _PLATEAU = (
     "lines of a number, as one family. More seeds may make it narrower. Learning rates that trials chose may differ along a "
     "line."
 )
+_NO_PLATEAU = f"{MISSING} No plateau: fewer than three seeds in common, or equal scores, so nothing can be shown."
 # Numbers of which a user has as much as there is.
 _MORE = ("distinct_examples", "work")
 _CROSSINGS = (
@@ -34,7 +35,8 @@ def along_section(found: SweepFindings) -> list[Block]:
         if not crossings and not any(plateau.compared for plateau in plateaus):
             continue
         blocks += [Heading(3, f"{code(subject[0])}: {inert(subject[1], 60)}"), _plateau_table(plateaus)]
-        blocks += _unknown(plateaus)
+        if not all(plateau.compared for plateau in plateaus):
+            blocks.append(_NO_PLATEAU)
         if plateaus[0].sweep.kind in _MORE:
             blocks += _crossings(crossings, plateaus[0].sweep)
     return [Heading(2, "Curves"), _PLATEAU, *blocks] if blocks else []
@@ -46,10 +48,10 @@ def _plateau_table(plateaus: Sequence[Plateau]) -> TextTable:
             _where(plateau.sweep),
             code(plateau.line.name),
             _best(plateau),
-            text.score(mean(plateau.best)),
-            _values(plateau.sweep, plateau.held) if plateau.compared else MISSING,
+            text.score(plateau.best.mean),
+            ", ".join(_value(plateau.sweep, point.value) for point in plateau.held) if plateau.compared else MISSING,
             ", ".join(
-                f"{_value(plateau.sweep, point.value)} ({text.difference(mean(point) - mean(plateau.best))})"
+                f"{_value(plateau.sweep, point.value)} ({text.difference(point.mean - plateau.best.mean)})"
                 for point, _ in plateau.worse
             )
             or MISSING,
@@ -57,13 +59,6 @@ def _plateau_table(plateaus: Sequence[Plateau]) -> TextTable:
         for plateau in plateaus
     ]
     return TextTable(["base model", "method", "best", "mean", "plateau", "shown to be worse"], rows, numbers_from=2)
-
-
-def _unknown(plateaus: Sequence[Plateau]) -> list[Block]:
-    """Return a note on lines whose values could not be compared."""
-    if all(plateau.compared for plateau in plateaus):
-        return []
-    return [f"{MISSING} No plateau: fewer than three seeds in common, or equal scores, so nothing can be shown."]
 
 
 def _crossings(crossings: Sequence[Crossing], sweep: Sweep) -> list[Block]:
@@ -95,10 +90,6 @@ def _best(plateau: Plateau) -> str:
     values = [point.value for point in plateau.line.points]
     ends = {} if plateau.sweep.kind in _MORE else {values[0]: ", smallest tried", values[-1]: ", largest tried"}
     return _value(plateau.sweep, plateau.best.value) + (ends.get(plateau.best.value, "") if len(values) > 1 else "")
-
-
-def _values(sweep: Sweep, points: Sequence[SweptPoint]) -> str:
-    return ", ".join(_value(sweep, point.value) for point in points)
 
 
 def _value(sweep: Sweep, value: float) -> str:

@@ -20,8 +20,9 @@ from lora_bench.report.model.overview import (
     contrasts_of,
     shown_verdict,
 )
+from lora_bench.report.model.rows import grouped
 from lora_bench.report.sections.advice import sizes, times
-from lora_bench.report.text import code, listed, plural
+from lora_bench.report.text import code, listed, plural, plural_span
 from lora_bench.stats.looks import LAST
 from lora_bench.stats.verdict import Grade
 
@@ -35,9 +36,7 @@ _GRADES: dict[Grade, str] = {
 def answer(judged: Judged, level: Level | None = None) -> list[str]:
     """Return the paragraphs: the comparison, its outcome on each task where the headline has means, and its scope.
 
-    Args:
-        judged: The verdicts.
-        level: Strength of the headline; "partly" says nothing of the grade of single verdicts.
+    A headline of *level* "partly" says nothing of the grade of single verdicts, so the last one does.
     """
     return [_what_was_judged(judged), *_how_it_came_out(judged), _how_far_it_carries(judged, level)]
 
@@ -74,7 +73,6 @@ def _what_was_judged(judged: Judged) -> str:
 
 
 def _looks(judged: Judged) -> str:
-    """Return a sentence on how seeds were added; empty where their number was fixed."""
     rule = judged.analysis.seeds
     if rule is None or len(rule.looks) == 1:
         return ""
@@ -109,15 +107,12 @@ def _how_it_came_out(judged: Judged) -> list[str]:
 
 
 def _on_each_task(judged: Judged) -> str:
-    by_label: dict[str, list[Contrast]] = {}
-    for contrast in contrasts_of(judged, of_tasks=True):
-        by_label.setdefault(contrast.label, []).append(contrast)
+    by_label = grouped(contrasts_of(judged, of_tasks=True), lambda contrast: contrast.label)
     said = [f"{code(label)} is {_counts(found)}" for label, found in by_label.items()]
     return f"Task by task, against {code(judged.analysis.reference)}, {'; '.join(said)}"
 
 
 def _counts(contrasts: Sequence[Contrast]) -> str:
-    """Return the counts of a method's verdicts, and the sizes of the shown differences."""
     words = []
     for word, found in by_verdict(contrasts).items():
         by = f" (by {sizes(found)})" if word in ("better", "worse") else ""
@@ -146,8 +141,8 @@ def _how_far_it_carries(judged: Judged, level: Level | None) -> str:
 
 def _grades(held: Sequence[Held], level: Level | None) -> list[str]:
     """Return the number of seeds behind verdicts, and their worth, where comparisons differ in it or the headline has none."""
-    grades = {grade: [one for one in held if one.verdict.grade == grade] for grade in _GRADES}
-    found = {grade: of for grade, of in grades.items() if of}
+    grades = grouped(held, lambda one: one.verdict.grade)
+    found = {grade: grades[grade] for grade in _GRADES if grade in grades}
     if len(found) == 1:
         (grade,) = found
         unless = grade == "recommendation" and any(shown_verdict(one.verdict) in UNLESS_COLLAPSE for one in held)
@@ -162,12 +157,10 @@ def _grades(held: Sequence[Held], level: Level | None) -> list[str]:
 
 
 def _seeds(held: Sequence[Held]) -> str:
-    pairs = sorted({one.difference.pairs for one in held})
-    return plural(pairs[0], "seed") if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]} seeds"
+    return plural_span([one.difference.pairs for one in held], "seed")
 
 
 def _scope(held: Sequence[Held]) -> str:
-    """Return the scope of the intervals: what they cover and what they do not."""
     with_items = sum(one.difference.crossed is not None for one in held)
     if with_items == len(held):
         new = "new seeds and new test items"

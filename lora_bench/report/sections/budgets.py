@@ -11,7 +11,7 @@ from lora_bench.records.protocol import Protocol
 from lora_bench.records.record import Record
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, TextList, TextTable
-from lora_bench.report.model.comparison import Comparison, Setting
+from lora_bench.report.model.comparison import Comparison, Setting, rows_of, work_of
 from lora_bench.report.model.rows import Row, in_order, median_of
 from lora_bench.report.sections.method_tables import EXEMPT, each_row, method_name, model_name, setting_name, size
 from lora_bench.report.text import MISSING, code, count, inert
@@ -64,14 +64,11 @@ def counts(comparison: Comparison) -> TextTable:
     rates: dict[tuple[str, ...], set[float | None]] = {}
     held = {setting.parameter_target[0] for setting in comparison.settings if setting.parameter_target is not None}
     axes = [axis for axis in PARAMETER_AXES if axis == PARAMETER_AXES[0] or axis in held]
-    for setting in comparison.results:
-        for table in setting.tables:
-            for row in table.rows:
-                if not row.ok and all(failure.status == "unsupported" for failure in row.failures):
-                    continue
-                counted = [count(row.parameters.on(axis) if row.parameters is not None else None) for axis in axes]
-                cells = (model_name(table), method_name(row), size(row), *counted, _held_to(row, setting))
-                rates.setdefault(cells, set()).add(row.learning_rate)
+    for setting, table, row in rows_of(comparison.results):
+        if row.ok or any(failure.status != "unsupported" for failure in row.failures):
+            counted = [count(row.parameters.on(axis) if row.parameters is not None else None) for axis in axes]
+            cells = (model_name(table), method_name(row), size(row), *counted, _held_to(row, setting))
+            rates.setdefault(cells, set()).add(row.learning_rate)
     header = ["base model", "method", "size", *(axis.replace("_", " ") for axis in axes), "of the target"]
     lines = [[*cells, ", ".join(map(text.learning_rate, sorted(of, key=in_order)))] for cells, of in rates.items()]
     return TextTable([*header, "learning rates"], lines, numbers_from=3)
@@ -104,12 +101,6 @@ def used(record: Record, axis: Axis) -> float | None:
     return amount
 
 
-def _target_of(record: Record) -> tuple[Axis, float] | None:
-    """Return the axis of work that stopped a run, and how much of it was wanted."""
-    amounts = ((axis, getattr(record.spec.training, axis)) for axis in AXES)
-    return next(((axis, amount) for axis, amount in amounts if amount is not None), None)
-
-
 def _plain(setting: Setting) -> bool:
     """Tell if all runs of a setting do the same number of examples, whole batches at a time."""
     training = setting.spec.training
@@ -127,16 +118,9 @@ def _parts(runs: Sequence[Record]) -> str:
 
 
 def _share(runs: Sequence[Record]) -> str:
-    """Return the share of the target that was used, from the least to the most over runs."""
-    shares = []
-    for run in runs:
-        target = _target_of(run)
-        amount = used(run, target[0]) if target is not None else None
-        if target is not None and amount is not None:
-            shares.append(amount / target[1])
-    if not shares:
-        return MISSING
-    return " to ".join(dict.fromkeys(f"{share:.1%}".replace("%", " %") for share in (min(shares), max(shares))))
+    targets = [(run, work_of(run.spec.training)) for run in runs]
+    shares = [amount / target[1] for run, target in targets if target and (amount := used(run, target[0])) is not None]
+    return text.span(shares, text.percent)
 
 
 def _ends(runs: Sequence[Record]) -> str:
@@ -167,7 +151,7 @@ def _held_to(row: Row, setting: Setting) -> str:
     counted = row.parameters.on(axis) if row.parameters is not None else None
     if counted is None:
         return MISSING
-    share = f"{counted / target:.1%}".replace("%", " %")
+    share = text.percent(counted / target)
     return share if row.within_budget else f"{share}, outside the tolerance"
 
 

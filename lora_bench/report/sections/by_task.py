@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from lora_bench.report import text
-from lora_bench.report.blocks import Block, Heading, TextList, TextTable, wide_table
+from lora_bench.report.blocks import Block, Heading, TextList, TextTable, known_columns, wide_table
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.over_tasks import Across, OverTasks
-from lora_bench.report.model.rows import Row, unique
+from lora_bench.report.model.rows import Row, grouped, total_of, unique
 from lora_bench.report.model.side_costs import Beside
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.verdicts import numbers, rank_words
 from lora_bench.report.text import MISSING, code, inert, listed
+from lora_bench.stats import MacroDifference
 
 
 def over_tasks_blocks(judged: Judged, beside: Beside) -> list[Block]:
@@ -50,25 +51,17 @@ def _group_name(group: OverTasks, comparison: Comparison) -> str:
 
 
 def _over_tasks(group: OverTasks, judged: Judged, beside: Beside) -> list[Block]:
-    of_middle_half = any(one.difference is not None and one.difference.interquartile_mean for one in group.methods)
-    tuned = [_tuning(one, group, beside) for one in group.methods]
+    middle, tuning = "interquartile mean of differences", "tuning, s"
     header = [
         "method", "mean", "95 % interval", "seeds", "ranks", f"against {code(judged.analysis.reference)}", "difference",
-        "interval", "covers", "p", "would decide", "tasks: better / worse / neither", "failed", "adapter parameters",
-        "peak memory, MiB", "training, s",
+        "interval", middle, "covers", "p", "would decide", "tasks: better / worse / neither", "failed", "adapter parameters",
+        "peak memory, MiB", "training, s", tuning,
     ]  # fmt: skip
-    middle = header.index("covers")
-    if of_middle_half:
-        header.insert(middle, "interquartile mean of differences")
-    if any(cell != MISSING for cell in tuned):
-        header.append("tuning, s")
     lines = []
-    for one, tuning in zip(group.methods, tuned, strict=True):
-        line = [*_mean(one), rank_words(one.rank), *_against(one, group), *_costs(one)]
-        if of_middle_half:
-            line.insert(middle, _interquartile_mean(one))
-        lines.append([*line, *([tuning] if header[-1] == "tuning, s" else [])])
-    return wide_table(header, lines, names=1)
+    for one in group.methods:
+        trials = total_of(beside.tuning(row, group.table, group.settings[task]) for task, row in one.rows.items())
+        lines.append([*_mean(one), rank_words(one.rank), *_against(one, group), *_costs(one), text.rate(trials)])
+    return wide_table(*known_columns(header, lines, {middle, tuning}), names=1)
 
 
 def _mean(one: Across) -> list[str]:
@@ -76,29 +69,26 @@ def _mean(one: Across) -> list[str]:
     name = code(one.label) + (tables.EXEMPT if exempt else "")
     if one.mean is None:
         return [name, MISSING, MISSING, MISSING]
-    ends = one.mean.interval
-    interval = MISSING if ends is None else f"{text.score(ends.low)} to {text.score(ends.high)}"
-    return [name, text.score(one.mean.mean), interval, str(one.mean.n)]
+    return [name, text.score(one.mean.mean), text.ends(one.mean.interval), str(one.mean.n)]
 
 
 def _against(one: Across, group: OverTasks) -> list[str]:
     if one.difference is None or one.verdict is None:
-        return [MISSING] * 7
+        return [MISSING] * 8
     some = len(one.difference.tasks) < len(group.settings)
     on = f" ({len(one.difference.tasks)} of {len(group.settings)} tasks)" if some else ""
     covers = "seeds, items" if one.difference.crossed is not None else "seeds"
     difference, interval, covers, verdict, p_value, needed = numbers(one.verdict, covers)
     better, worse = one.shown.get("better", 0), one.shown.get("worse", 0)
     tasks = f"{better} / {worse} / {sum(one.shown.values()) - better - worse}"
-    return [verdict + on, difference, interval, covers, p_value, needed, tasks]
+    return [verdict + on, difference, interval, _interquartile_mean(one.difference), covers, p_value, needed, tasks]
 
 
-def _interquartile_mean(one: Across) -> str:
-    found = one.difference.interquartile_mean if one.difference is not None else None
+def _interquartile_mean(difference: MacroDifference) -> str:
+    found = difference.interquartile_mean
     if found is None:
         return MISSING
-    ends = found.interval
-    interval = "" if ends is None else f" ({text.difference(ends.low)} to {text.difference(ends.high)})"
+    interval = "" if found.interval is None else f" ({text.ends(found.interval, text.difference)})"
     return text.difference(found.value) + interval
 
 
@@ -109,27 +99,17 @@ def _costs(one: Across) -> list[str]:
     mark = tables.SHARED if any(row.exclusive is False for row in rows) else ""
     peak = text.mebibytes(max(peaks)) + mark if peaks and alike else MISSING
     adapter = unique(row.parameters.adapter for row in rows if row.parameters is not None)
-    seconds = _sum(row.train_seconds_total for row in rows)
+    seconds = total_of(row.train_seconds_total for row in rows)
     training = text.rate(seconds) + mark if seconds is not None else MISSING
     return [f"{one.failed} of {one.runs}", text.count(adapter), peak, training]
 
 
-def _tuning(one: Across, group: OverTasks, beside: Beside) -> str:
-    return text.rate(_sum(beside.tuning(row, group.table, group.settings[task]) for task, row in one.rows.items()))
-
-
-def _sum(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
-
-
 def scores_by_task(comparison: Comparison, judged: Judged | None) -> list[Block]:
     """Return a table of each base model and target: a line a method, a column a task."""
-    groups: dict[tuple[object, ...], list[tuple[Setting, ModelTable]]] = {}
-    for setting in comparison.results:
-        for table in setting.tables:
-            key = (tables.model_name(table), table.weights, setting.parameter_target)
-            groups.setdefault(key, []).append((setting, table))
+    groups = grouped(
+        ((setting, table) for setting in comparison.results for table in setting.tables),
+        lambda one: (tables.model_name(one[1]), one[1].weights, one[0].parameter_target),
+    )
     blocks: list[Block] = [Heading(3, "Scores by task"), _MATRIX_NOTE if judged is not None else f"{_CELLS}."]
     for (name, *_), found in groups.items():
         targets = {setting.parameter_target for setting in comparison.results}
@@ -169,7 +149,7 @@ def _cell(row: Row | None, setting: Setting, judged: Judged | None) -> str:
         return MISSING
     if row.score is None:
         return listed([code(status) for status in row.statuses]) or MISSING
-    value = text.score(row.score.median if setting.by_median else row.score.mean)
+    value = text.score(setting.score_of(row))
     rank = judged.rank_of(row) if judged is not None else None
     shown = f"**{value}**" if rank is not None and rank.apart and rank.best == 1 else value
     interval = tables.interval(row)

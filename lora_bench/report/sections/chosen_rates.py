@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from lora_bench.records.budget import AXES
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, wide_table
-from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
-from lora_bench.report.model.rows import Row
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, conditions_of, model_key, rows_of
+from lora_bench.report.model.rows import Row, canonical, grouped
 from lora_bench.report.sections.method_tables import best_rates, metric_name, model_name, setting_name
-from lora_bench.report.sections.tuning import edges, rungs_of_search, searches
 from lora_bench.report.text import MISSING, code, learning_rate
 
 # A first screen has no room for a longer table; all scores are under Scores.
@@ -23,43 +24,90 @@ class Chosen:
     Args:
         setting: The search, or the last rung of a halving.
         label: Label of the method.
+        rows: Rows of the method.
         best: Row of the best rate; None where rates tie or no run has a score.
         tied: Whether several rates have the best score.
-        end: "smallest" or "largest" if the best rate is the last one tried; "" otherwise.
+        end: "smallest" or "largest" if the best rate is the last one tried, so that a better one may lie beyond; else "".
     """
 
     setting: Setting
     table: ModelTable
     label: str
+    rows: tuple[Row, ...]
     best: Row | None
     tied: bool
     end: str
 
 
+def rungs_of_search(setting: Setting, comparison: Comparison) -> tuple[Setting, ...]:
+    """Return the settings of the halving that a setting is a rung of, the first rung first; itself where it is of none."""
+    if setting.rung is None:
+        return (setting,)
+    task, shared = setting.spec.task.name, _all_but_work(setting)
+    of_task = (other for other in comparison.settings if other.rung is not None and other.spec.task.name == task)
+    return tuple(sorted((other for other in of_task if _all_but_work(other) == shared), key=lambda one: one.rung or 0))
+
+
+def searches(comparison: Comparison) -> list[Setting]:
+    """Return the settings in which a method was run with several learning rates."""
+    return [setting for setting in comparison.settings if setting.search]
+
+
+def chosen_in(setting: Setting, comparison: Comparison) -> list[Chosen]:
+    """Return the choices of a search; of a halving only its last rung has any."""
+    rungs = rungs_of_search(setting, comparison)
+    if setting is not rungs[-1]:
+        return []
+    # All rates of the first rung are those that were tried.
+    begun = grouped(rows_of(rungs[:1]), lambda cell: (model_key(cell.table.model), cell.row.label))
+    found = []
+    for table in setting.tables:
+        for label, rows in grouped(table.rows, lambda row: row.label).items():
+            rates = best_rates(rows, setting.spec.task.higher_is_better)
+            best = next((row for row in rows if [row.learning_rate] == rates), None)
+            tried = [*rows, *(row for _, _, row in begun.get((model_key(table.model), label), []))]
+            found.append(
+                Chosen(
+                    setting=setting,
+                    table=table,
+                    label=label,
+                    rows=tuple(rows),
+                    best=best,
+                    tied=len(rates) > 1,
+                    end=_end(best, {row.learning_rate for row in tried if row.learning_rate is not None}),
+                )
+            )
+    return found
+
+
+def _end(best: Row | None, tried: Collection[float]) -> str:
+    if best is None or len(tried) < 2:
+        return ""
+    return {min(tried): "smallest", max(tried): "largest"}.get(best.learning_rate or 0.0, "")
+
+
 def chosen_rates(comparison: Comparison) -> list[Chosen]:
     """Return the choices of all searches of a comparison."""
-    found = []
-    for setting in searches(comparison):
-        rungs = rungs_of_search(setting, comparison)
-        if setting is not rungs[-1]:
-            continue
-        ends = {id(edge.row): edge.end for edge in edges(setting, rungs)}
-        for table in setting.tables:
-            for label in dict.fromkeys(row.label for row in table.rows):
-                rows = [row for row in table.rows if row.label == label]
-                rates = best_rates(rows, setting.spec.task.higher_is_better)
-                best = next((row for row in rows if [row.learning_rate] == rates), None)
-                found.append(
-                    Chosen(
-                        setting=setting,
-                        table=table,
-                        label=label,
-                        best=best,
-                        tied=len(rates) > 1,
-                        end=ends.get(id(best), ""),
-                    )
-                )
-    return found
+    return [one for setting in searches(comparison) for one in chosen_in(setting, comparison)]
+
+
+def tried_rates(comparison: Comparison) -> list[Chosen]:
+    """Return the choices that trials made for results, each once: an exempt method has one set of trials for all targets."""
+    found = [one for one in chosen_rates(comparison) if one.setting.trials]
+    return [*{frozenset(run_id for row in one.rows for run_id in row.run_ids): one for one in found}.values()]
+
+
+def _all_but_work(setting: Setting) -> str:
+    """Return the conditions that the rungs of a halving share: all but the amount of work and its number of steps."""
+    parts = {*AXES, "steps", "warmup_steps", "caps"}
+    shared = conditions_of(setting.spec, setting.budget)
+    return canonical(
+        {
+            name: value
+            for name, value in shared.items()
+            if not (name.startswith("training.") and name.split(".")[1] in parts)
+        }
+    )
 
 
 def rate_rows(comparison: Comparison) -> list[list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import numpy as np
@@ -13,12 +13,12 @@ from lora_bench.report.model.comparison import ModelTable
 from lora_bench.report.model.given_answers import (
     ClassScores,
     GivenAnswers,
-    GivenByRow,
     class_scores,
     differing_items,
     error_scores,
     rows_with_answers,
 )
+from lora_bench.report.model.report import Report
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections.method_tables import method_name
 from lora_bench.report.text import MISSING, code, inert
@@ -36,16 +36,9 @@ ITEMS_PAGE = "items.md"
 _Scored = tuple[Row, ClassScores]
 
 
-def class_blocks(table: ModelTable, given: GivenByRow, reference: str, folder: str) -> list[Block]:
-    """Return the part on one base model; empty where no predictions are stored.
-
-    Args:
-        table: Rows of the base model.
-        given: Answers of the rows.
-        reference: Label of the method that others are compared with.
-        folder: Folder of the report's figures, which has the page of items.
-    """
-    rows = rows_with_answers(table, given)
+def class_blocks(table: ModelTable, report: Report) -> list[Block]:
+    """Return the part on one base model; empty where no predictions are stored."""
+    rows = rows_with_answers(table, report.given_answers)
     if not rows:
         return []
     if not rows[0][1].classes:
@@ -53,14 +46,15 @@ def class_blocks(table: ModelTable, given: GivenByRow, reference: str, folder: s
     names = rows[0][1].classes
     scored = [(row, class_scores(of_row)) for row, of_row in rows]
     if rows[0][1].several:
-        blocks = [_LEGEND, *_classes(scored, names, "label"), *_agreement(rows, reference, folder)]
+        blocks = [_LEGEND, *_classes(scored, names, "label"), *_agreement(rows, report.overview.reference, report.name)]
         return [Fold("Labels", blocks)]
     if rows[0][1].tags:
         return [Fold("Entities", [_LEGEND, *_classes(scored, names, "type")])]
     if rows[0][1].lengths:
         return [Fold("Labels of words", [_LEGEND, *_classes(scored, names, "label"), *_confusions(scored, names)])]
     blocks = [_LEGEND, *_summary(scored), *_classes(scored, names), *_confusions(scored, names)]
-    return [Fold("Classes, confusions and calibration", [*blocks, *_agreement(rows, reference, folder)])]
+    blocks += _agreement(rows, report.overview.reference, report.name)
+    return [Fold("Classes, confusions and calibration", blocks)]
 
 
 _LEGEND = (
@@ -101,7 +95,7 @@ def _classes(scored: Sequence[_Scored], names: Sequence[str], what: str = "class
         shown = sorted(lowest[:MOST_SHOWN])
     lines = [
         [
-            _name(names[place]), method_name(row), text.count(items[place]), text.score(scores.precision[place].mean),
+            inert(names[place], 60), method_name(row), text.count(items[place]), text.score(scores.precision[place].mean),
             text.score(scores.recall[place].mean), _over_runs(scores.f1[place]),
         ]
         for place in shown
@@ -114,10 +108,9 @@ def _classes(scored: Sequence[_Scored], names: Sequence[str], what: str = "class
 
 
 def _confusions(scored: Sequence[_Scored], names: Sequence[str]) -> list[Block]:
-    """Return the mean count of each answer to the items of each class."""
     if len(names) > MOST_SHOWN:
         return _worst_pairs(scored, names)
-    shown = [_name(name) for name in names]
+    shown = [inert(name, 60) for name in names]
     if len(names) <= MOST_NAMED:
         lines = [
             [method_name(row), shown[right], *_counts(scores, right)]
@@ -146,7 +139,7 @@ def _worst_pairs(scored: Sequence[_Scored], names: Sequence[str]) -> list[Block]
     np.fill_diagonal(most, 0)
     worst = [divmod(int(place), len(names)) for place in np.argsort(-most, axis=None, kind="stable")[:MOST_PAIRS]]
     lines = [
-        [_name(names[right]), _name(names[said])]
+        [inert(names[right], 60), inert(names[said], 60)]
         + [_mean_count(float(scores.confusion[right, said])) for _, scores in scored]
         for right, said in worst
         if most[right, said] > 0
@@ -187,21 +180,12 @@ def _agreement(rows: Sequence[tuple[Row, GivenAnswers]], reference: str, folder:
 
 
 def _over_runs(found: Summary | None) -> str:
-    """Return a mean, with its interval where there are enough seeds."""
     if found is None:
         return MISSING
     if found.interval is None or found.n < FEWEST_PAIRS:
         return text.score(found.mean)
-    return f"{text.score(found.mean)} ({text.score(found.interval.low)} to {text.score(found.interval.high)})"
+    return f"{text.score(found.mean)} ({text.ends(found.interval)})"
 
 
 def _mean_count(value: float) -> str:
     return text.count(int(value)) if value.is_integer() else f"{value:,.1f}"
-
-
-def _name(label: str) -> str:
-    return inert(label, 60)
-
-
-# Gives a part of the report on the scores of a base model.
-Further = Callable[[ModelTable], list[Block]]

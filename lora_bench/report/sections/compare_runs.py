@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from pydantic import JsonValue
 
@@ -19,13 +18,13 @@ from lora_bench.records.analysis import Analysis
 from lora_bench.records.record import Record
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Heading, SectionAnswer, TextList, wide_table
-from lora_bench.report.model.comparison import ModelTable, Setting, compare, conditions_of
+from lora_bench.report.model.comparison import RowPlace, compare, conditions_of, rows_of
 from lora_bench.report.model.overview import SHOWN, shown_verdict
-from lora_bench.report.model.rows import Row, canonical
-from lora_bench.report.model.seed_scores import AnswersOf, collapse_seen, row_difference
+from lora_bench.report.model.rows import Row, canonical, grouped
+from lora_bench.report.model.seed_scores import AnswersOf, collapse_seen, difference_of, scored
 from lora_bench.report.sections.method_tables import SHARED
 from lora_bench.report.sections.verdicts import numbers, verdict_legend
-from lora_bench.report.text import MISSING, code, inert, listed, plural
+from lora_bench.report.text import MISSING, change, code, inert, listed, plural
 from lora_bench.stats import PairedDifference, Verdict, judge
 from lora_bench.stats.pooled import with_pooled_spread
 
@@ -86,12 +85,6 @@ class TwoSets:
     only_second: tuple[Place, ...]
 
 
-class _Found(NamedTuple):
-    setting: Setting
-    table: ModelTable
-    row: Row
-
-
 def hold_against(
     first: RunSet, second: RunSet, settings: Analysis | None = None, *, of_change: bool = False
 ) -> TwoSets:
@@ -123,8 +116,9 @@ def hold_against(
         if unlike := [name for name in SAME_SCORE if name in differs]:
             apart.append(f"{' · '.join(place)}: they differ in {listed(unlike)}")
             continue
-        difference = row_difference(
-            others[place].row, rows[place].row, others[place].setting, (second.answers, first.answers)
+        one, other = others[place], rows[place]
+        difference = difference_of(
+            scored(one.row, one.setting, second.answers), scored(other.row, one.setting, first.answers)
         )
         if isinstance(difference, str):
             apart.append(f"{' · '.join(place)}: {difference}")
@@ -215,7 +209,6 @@ def _table(sets: TwoSets) -> list[Block]:
 
 
 def _cost(pair: Pair, found: str) -> str:
-    """Return a change of cost, with a mark if other work ran beside the runs of either set."""
     beside = False in (pair.first.exclusive, pair.second.exclusive)
     return f"{found}{SHARED}" if beside and found != MISSING else found
 
@@ -231,23 +224,12 @@ def _mean(row: Row) -> str:
     return text.score(row.score.mean if row.score is not None else None)
 
 
-def change(before: float | None, after: float | None) -> str:
-    """Return a cost after a change, as a share of what it was."""
-    if not before or after is None:
-        return MISSING
-    share = after / before - 1
-    return f"{'+' if share >= 0 else '−'}{abs(share):.1%}".replace("%", " %")
-
-
 def _changes(sets: TwoSets) -> list[Block]:
-    """Return the differences in specs and packages between the rows of the two sets."""
-    found: dict[tuple[str, ...], list[str]] = {}
-    for pair in sets.pairs:
-        found.setdefault(pair.differs, []).append(" · ".join(map(inert, pair.place)))
     items = []
-    for differs, places in found.items():
+    for differs, pairs in grouped(sets.pairs, lambda pair: pair.differs).items():
         what = listed([code(name) for name in differs]) if differs else "nothing in their specs"
-        where = "every pair" if len(places) == len(sets.pairs) else "; ".join(places)
+        named = "; ".join(" · ".join(map(inert, pair.place)) for pair in pairs)
+        where = "every pair" if len(pairs) == len(sets.pairs) else named
         items.append(f"{where}: {what}.")
     environments = [
         {canonical(record.environment.packages) for record in one.records if record.environment is not None}
@@ -258,21 +240,16 @@ def _changes(sets: TwoSets) -> list[Block]:
     return [Heading(2, "What differs"), TextList(items)]
 
 
-def _rows(records: Sequence[Record]) -> dict[Place, _Found]:
+def _rows(records: Sequence[Record]) -> dict[Place, RowPlace]:
     """Every row that is a result, by task, base model and label; a place that several rows share is left out as ambiguous."""
-    found: dict[Place, list[_Found]] = {}
-    for setting in compare(records).settings:
-        if setting.search or setting.spec.score_on == "selection":
-            continue
-        for table in setting.tables:
-            for row in table.rows:
-                found.setdefault((setting.spec.task.name, table.model.shown, row.label), []).append(
-                    _Found(setting, table, row)
-                )
+    results = (setting for setting in compare(records).settings if not (setting.search or setting.trials))
+    found = grouped(
+        rows_of(results), lambda cell: (cell.setting.spec.task.name, cell.table.model.shown, cell.row.label)
+    )
     return {place: rows[0] for place, rows in found.items() if len(rows) == 1}
 
 
-def _differing(first: _Found, second: _Found) -> tuple[str, ...]:
+def _differing(first: RowPlace, second: RowPlace) -> tuple[str, ...]:
     """Return the fields in which two rows differ, by dotted name."""
     sides: list[dict[str, JsonValue]] = [
         {
@@ -287,6 +264,6 @@ def _differing(first: _Found, second: _Found) -> tuple[str, ...]:
     return tuple(name for name in names if canonical(sides[0].get(name)) != canonical(sides[1].get(name)))
 
 
-def _places(rows: dict[Place, _Found]) -> str:
+def _places(rows: dict[Place, RowPlace]) -> str:
     named = [" · ".join(place) for place in rows]
     return listed([*named[:3], *([f"{len(named) - 3} more"] if len(named) > 3 else [])]) or "no results"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lora_bench.records.record import Environment
 from lora_bench.report.blocks import Block, Heading, TextList, TextTable
-from lora_bench.report.model.comparison import Comparison
+from lora_bench.report.model.comparison import Comparison, rows_of
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.text import GIB, MISSING, inert, listed, plural
 
@@ -33,63 +33,49 @@ def environment_section(comparison: Comparison) -> list[Block]:
 
 
 def _environment(environment: Environment) -> str:
+    facts = _machine(environment)
     known = [
-        _device(environment),
-        ", ".join(part for part in (inert(environment.cpu or ""), _cores(environment), _memory(environment)) if part),
-        inert(environment.system or ""),
-        f"Python {inert(environment.python)}" if environment.python is not None else None,
-        listed([f"{inert(name)} {inert(version)}" for name, version in sorted(environment.packages.items())]),
+        facts["device"],
+        ", ".join(facts[name] for name in ("processor", "cores", "memory") if facts[name]),
+        facts["system"],
+        f"Python {facts['Python']}" if environment.python is not None else "",
+        listed([f"{name} {version}" for name, version in _packages(environment).items()]),
     ]
     return "; ".join(part for part in known if part) + "."
 
 
-def _device(environment: Environment) -> str | None:
+def _machine(environment: Environment) -> dict[str, str]:
+    """Return all facts of an environment but its packages; "" for what is not known."""
     devices = f"{environment.device_count} × " if (environment.device_count or 0) > 1 else ""
-    return f"{devices}{inert(environment.device)}" if environment.device is not None else None
+    cores, memory = environment.cores, environment.memory_bytes
+    return {
+        "device": f"{devices}{inert(environment.device)}" if environment.device is not None else "",
+        "processor": inert(environment.cpu or ""),
+        "cores": plural(cores, "core") if cores is not None else "",
+        "memory": f"{memory / GIB:.0f} GiB" if memory is not None else "",
+        "system": inert(environment.system or ""),
+        "Python": inert(environment.python or ""),
+    }
 
 
-def _cores(environment: Environment) -> str | None:
-    return plural(environment.cores, "core") if environment.cores is not None else None
-
-
-def _memory(environment: Environment) -> str | None:
-    return f"{environment.memory_bytes / GIB:.0f} GiB" if environment.memory_bytes is not None else None
+def _packages(environment: Environment) -> dict[str, str]:
+    return {inert(name): inert(version) for name, version in sorted(environment.packages.items())}
 
 
 def _differences(comparison: Comparison) -> TextTable:
-    """Return a line for each thing in which environments differ, a column an environment."""
-    facts: list[dict[str, str | None]] = []
-    for one in comparison.environments:
-        packages: dict[str, str | None] = {
-            inert(name): inert(version) for name, version in sorted(one.packages.items())
-        }
-        machine = {
-            "device": _device(one),
-            "processor": inert(one.cpu) if one.cpu is not None else None,
-            "cores": _cores(one),
-            "memory": _memory(one),
-            "system": inert(one.system) if one.system is not None else None,
-            "Python": inert(one.python) if one.python is not None else None,
-        }
-        facts.append({**machine, **packages})
+    facts = [{**_machine(one), **_packages(one)} for one in comparison.environments]
     names = dict.fromkeys(name for one in facts for name in one)
-    rows = [
-        [name, *(one.get(name) or MISSING for one in facts)]
-        for name in names
-        if len({one.get(name) for one in facts}) > 1
-    ]
+    cells = [[name, *(one.get(name) or MISSING for one in facts)] for name in names]
     header = ["", *(f"environment {index}" for index in range(1, len(facts) + 1))]
-    return TextTable(header, rows, numbers_from=len(header))
+    return TextTable(header, [row for row in cells if len(set(row[1:])) > 1], numbers_from=len(header))
 
 
 def _rows_in(comparison: Comparison, index: int) -> list[str]:
     """Return the rows with runs in an environment, each once however many learning rates it was run with."""
     found: dict[str, None] = {}
-    for setting in comparison.settings:
-        for table in setting.tables:
-            for row in table.rows:
-                if index in row.environments:
-                    some = "some runs of " if len(row.environments) > 1 else ""
-                    where = f"{tables.model_name(table)}, {tables.setting_name(setting, comparison)}"
-                    found[f"{some}{tables.method_name(row)} ({where})"] = None
+    for setting, table, row in rows_of(comparison.settings):
+        if index in row.environments:
+            some = "some runs of " if len(row.environments) > 1 else ""
+            where = f"{tables.model_name(table)}, {tables.setting_name(setting, comparison)}"
+            found[f"{some}{tables.method_name(row)} ({where})"] = None
     return [*found]

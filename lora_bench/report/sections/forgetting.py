@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from lora_bench.records.analysis import Analysis
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Figure, Heading, TextTable
+from lora_bench.report.figures.plan import Plane
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.text import MISSING, code
-from lora_bench.stats import Interval, holm, paired_difference
-
-if TYPE_CHECKING:
-    from lora_bench.report.figures.forgetting_plane import Plane
+from lora_bench.stats import holm, paired_difference
 
 MEASURES = {
     "loss": "loss on a text apart from the task, nats a token",
@@ -33,13 +30,7 @@ _CAPTION = (
 
 
 def forgetting_section(comparison: Comparison, folder: str, rules: Analysis | None = None) -> list[Block]:
-    """Return the section; empty where no run has a retention.
-
-    Args:
-        comparison: The rows.
-        folder: Folder of the figures, beside the page.
-        rules: Names the method that the others are compared with, if any.
-    """
+    """Return the section, with comparisons to the reference of *rules*; empty where no run has a retention."""
     blocks: list[Block] = []
     for number, (setting, table, rows) in enumerate(_parts(comparison), start=1):
         (measure,) = {row.forgetting.measure for row in rows if row.forgetting is not None}
@@ -104,8 +95,6 @@ def _parts(comparison: Comparison) -> Iterator[tuple[Setting, ModelTable, list[R
 
 
 def _plane(setting: Setting, table: ModelTable, rows: list[Row]) -> Plane:
-    from lora_bench.report.figures.forgetting_plane import Plane
-
     (measure,) = {row.forgetting.measure for row in rows if row.forgetting is not None}
     lost = "rise of the loss" if measure == "loss" else "fall of the correlation"
     metric = f"{setting.spec.task.metric} on {setting.spec.task.name}"
@@ -117,7 +106,7 @@ def _cells(row: Row) -> list[str]:
     assert found is not None and row.score is not None
     cells = [
         code(row.label), text.score(row.score.mean), text.score(found.before), text.score(found.after.mean),
-        text.difference(found.lost.mean), _interval(found.lost.interval), str(found.lost.n),
+        text.difference(found.lost.mean), text.ends(found.lost.interval, text.difference), str(found.lost.n),
     ]  # fmt: skip
     if found.measure == "loss":
         before = MISSING if found.before is None else text.rate(math.exp(found.before))
@@ -144,8 +133,8 @@ def _against(rows: list[Row], rules: Analysis | None) -> list[Block]:
     adjusted = holm([difference.estimate.p_value() for _, difference in found], rules.alpha)
     listed = [
         [
-            code(row.label), text.difference(difference.estimate.value), _interval(difference.estimate.interval()),
-            text.probability(p.p_value), str(difference.pairs),
+            code(row.label), text.difference(difference.estimate.value),
+            text.ends(difference.estimate.interval(), text.difference), text.probability(p.p_value), str(difference.pairs),
         ]
         for (row, difference), p in zip(found, adjusted, strict=True)
     ]  # fmt: skip
@@ -155,10 +144,6 @@ def _against(rows: list[Row], rules: Analysis | None) -> list[Block]:
         "seeds, not other data; no rule for them was declared before the runs."
     )
     return [TextTable(header, listed), said]
-
-
-def _interval(ends: Interval | None) -> str:
-    return MISSING if ends is None else f"{text.difference(ends.low)} to {text.difference(ends.high)}"
 
 
 def _file(number: int) -> str:

@@ -15,10 +15,11 @@ from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import UNLESS_COLLAPSE, Overview
 from lora_bench.report.model.report import Report
 from lora_bench.report.sections.advice import advice, any_of, open_pick, unpicked
+from lora_bench.report.sections.chosen_rates import tried_rates
+from lora_bench.report.sections.method_tables import range_words
 from lora_bench.report.sections.next_step import more_seeds, next_lines, work_key
 from lora_bench.report.sections.not_judged import search_strength, why_not_judged
-from lora_bench.report.sections.range_words import range_words
-from lora_bench.report.sections.tuning import edges_tried, tried_searches, untuned_tasks
+from lora_bench.report.sections.tuning import untuned_tasks
 from lora_bench.report.sections.verdicts import MANY, seeds_added, without_result
 from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.verdict import FEWEST_PAIRS
@@ -49,12 +50,7 @@ class Headline:
 
 
 def headline_blocks(headline: Headline, *, alone: bool = False) -> list[Block]:
-    """Return the headline without the next step.
-
-    Args:
-        headline: Headline of a report.
-        alone: Whether the rest of the report is missing, so that there is nothing to link to.
-    """
+    """Return the headline without the next step; *alone*, without the rest of a report, it has nothing to link to."""
     blocks: list[Block] = [*headline.cautions, Lead(headline.lead)]
     blocks += [" ".join(headline.further)] if headline.further else []
     how = "" if alone or headline.decision.level is None else " [How this is decided](#verdicts)."
@@ -115,20 +111,19 @@ def _cautions(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
 
 def _at_edge(seen: Overview) -> list[str]:
     """Methods whose best learning rates are the last ones tried, so that better ones may be outside."""
-    found = edges_tried(seen.comparison)
+    tried = tried_rates(seen.comparison)
+    found = [one for one in tried if one.end]
     if not found:
         return []
-    names = listed([code(label) for label in sorted({edge.row.label for edge in found})])
-    ends = " or ".join(sorted({edge.end for edge in found}))
-    several = len({edge.row.label for edge in found}) > 1 or len(found) > 1
+    names = listed([code(label) for label in sorted({one.label for one in found})])
+    ends = " or ".join(sorted({one.end for one in found}))
     return [
-        f"In {len(found)} of {tried_searches(seen.comparison)} searches the best learning rate is the {ends} tried "
-        f"({names}): a wider range may raise {'their scores' if several else 'its score'}."
+        f"In {len(found)} of {len(tried)} searches the best learning rate is the {ends} tried ({names}): a wider range may "
+        f"raise {'their scores' if len(found) > 1 else 'its score'}."
     ]
 
 
 def _doubts(judged: Judged, decision: Decision) -> list[str]:
-    """Return the problems that many of the runs share."""
     said = without_result(judged)
     if decision.share_improving >= MANY_IMPROVING:
         said.append(_still_improving(decision))
@@ -151,7 +146,6 @@ def _still_improving(decision: Decision) -> str:
 
 
 def _undecided(seen: Overview, decision: Decision) -> tuple[str, list[str]]:
-    """Return the reason that nothing is decided, and the step that would decide."""
     most = max(contrast.verdict.pairs for contrast in seen.contrasts)
     if decision.why == "seeds":
         seeds = f"{plural(most, 'seed')} of each method {'is' if most == 1 else 'are'} too few"
@@ -173,9 +167,7 @@ def _undecided(seen: Overview, decision: Decision) -> tuple[str, list[str]]:
 
 
 def _strength(seen: Overview, judged: Judged, level: Level) -> str:
-    """Return the strength of the evidence, and its subject."""
-    pairs = sorted({contrast.verdict.pairs for contrast in seen.contrasts})
-    seeds = plural(pairs[0], "seed") if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]} seeds"
+    seeds = text.plural_span([contrast.verdict.pairs for contrast in seen.contrasts], "seed")
     rules = {
         "before": "rules declared before the runs",
         "added": "seeds added after verdicts",

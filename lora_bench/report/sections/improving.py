@@ -51,33 +51,35 @@ def still_improving(record: Record) -> Improving | None:
 
 def improving_runs(records: Sequence[Record], comparison: Comparison) -> tuple[int, int]:
     """Count the runs that are results and were still improving, and those of them that ended `ok`."""
-    results = {
-        run_id
-        for _, setting, _, row in tables.each_row(comparison)
+    runs = [run for _, of_row in _results(records, comparison) for run in of_row]
+    return sum(still_improving(run) is not None for run in runs), len(runs)
+
+
+def _results(records: Sequence[Record], comparison: Comparison) -> list[tuple[str, list[Record]]]:
+    """Return the name of each row that is a result, and its runs that ended `ok`."""
+    ended = {record.run_id: record for record in records if record.status == "ok"}
+    return [
+        (
+            f"{tables.method_name(row)} on {tables.model_name(table)}, {where}",
+            [ended[run_id] for run_id in row.run_ids if run_id in ended],
+        )
+        for where, setting, table, row in tables.each_row(comparison)
         if not (setting.search or setting.trials)
-        for run_id in row.run_ids
-    }
-    ended = [record for record in records if record.run_id in results and record.status == "ok"]
-    return sum(still_improving(record) is not None for record in ended), len(ended)
+    ]
 
 
 def improving_blocks(records: Sequence[Record], comparison: Comparison) -> list[Block]:
     """Return an item for each method with a run that was still improving; searches are left out."""
-    ended = {record.run_id: record for record in records if record.status == "ok"}
     items: list[str] = []
     short = 0
-    for where, setting, table, row in tables.each_row(comparison):
-        if setting.search or setting.spec.score_on == "selection":
-            continue
-        runs = [ended[run_id] for run_id in row.run_ids if run_id in ended]
+    for name, runs in _results(records, comparison):
         short += sum(len(_points(run)[0]) < POINTS for run in runs)
         found = [one for run in runs if (one := still_improving(run)) is not None]
         if found:
             last = found[0]
             of = "the training loss" if last.metric is None else f"{inert(last.metric)} on the selection split"
-            of_runs = f"{len(found)} of {plural(len(runs), 'run')}"
             items.append(
-                f"{tables.method_name(row)} on {tables.model_name(table)}, {where}: {of_runs}, "
+                f"{name}: {len(found)} of {plural(len(runs), 'run')}, "
                 f"by {of} ({score(last.before)} to {score(last.last)} in the last two steps of the curve"
                 f"{' of the first' if len(found) > 1 else ''})."
             )

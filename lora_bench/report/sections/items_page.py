@@ -90,7 +90,6 @@ def _said_of_texts(task: TaskSpec, shown: bool) -> str:
 
 
 def _cell(given: GivenAnswers, place: int) -> str:
-    """Return the number of runs that are right, and the commonest wrong answer."""
     said = given.answers[:, place]
     wrong = Counter(int(answer) for answer in said if answer != given.references[place])
     right = f"{int(np.sum(said == given.references[place]))} of {len(said)}"

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lora_bench.records.budget import AXES, amount_of
+from lora_bench.records.budget import amount_of
 from lora_bench.report import text
 from lora_bench.report.blocks import MOST_COLUMNS, Block, TextTable, wide_table
-from lora_bench.report.model.comparison import DISTINCT, FROM_EPOCHS, TARGETS, Comparison, ModelTable, Setting
-from lora_bench.report.model.rows import Failure, Row, in_order
+from lora_bench.report.model.comparison import (
+    DISTINCT,
+    FROM_EPOCHS,
+    TARGETS,
+    Comparison,
+    ModelTable,
+    Setting,
+    rows_of,
+    work_of,
+)
+from lora_bench.report.model.rows import Failure, Row, grouped, in_order, total_of
 from lora_bench.report.text import MISSING, code, count, inert
 from lora_bench.stats import Summary
 from lora_bench.stats.verdict import FEWEST_PAIRS
@@ -49,7 +57,6 @@ def cost_tables(table: ModelTable, setting: Setting, costs: Sequence[TableColumn
 def _split(
     table: ModelTable, own: Sequence[TableColumn], columns: Sequence[TableColumn], failures: bool = False
 ) -> list[Block]:
-    """Return columns beside the names of rows, over as many tables as they need."""
     room = MOST_COLUMNS - len(own)
     return [
         _rows(table, [*own, *columns[start : start + room]], failures=failures and start == 0)
@@ -84,7 +91,7 @@ def _scores(setting: Setting) -> list[TableColumn]:
         *([median] if setting.by_median else []),
         TableColumn(f"{metric_name(setting)}, mean ± SD", of_score(mean_and_sd)),
         TableColumn("95 % interval", interval),
-        TableColumn("n", _scored_of_all),
+        TableColumn("n", lambda row: text.of_all(len(row.scores), len(row.run_ids))),
         TableColumn("less majority", lambda row: text.difference(row.above_majority)),
     ]
 
@@ -154,27 +161,15 @@ def best_rates(rows: Iterable[Row], higher_is_better: bool | None) -> list[float
 
 def each_row(comparison: Comparison) -> Iterator[tuple[str, Setting, ModelTable, Row]]:
     """Every row once with the names of its settings: a reference stands in the table of every target, and is run once."""
-    names: dict[tuple[str, ...], list[str]] = {}
-    first: list[tuple[Setting, ModelTable, Row]] = []
-    for setting in comparison.settings:
-        for table in setting.tables:
-            for row in table.rows:
-                if row.run_ids not in names:
-                    first.append((setting, table, row))
-                names.setdefault(row.run_ids, []).append(setting_name(setting, comparison))
-    for setting, table, row in first:
-        yield text.listed(names[row.run_ids]), setting, table, row
+    for cells in grouped(rows_of(comparison.settings), lambda cell: cell.row.run_ids).values():
+        yield text.listed([setting_name(setting, comparison) for setting, _, _ in cells]), *cells[0]
 
 
 def costs(comparison: Comparison) -> tuple[TextTable, TextTable] | None:
     """Return seconds of training and of evaluation, of one run of each row and of all its runs; None without any."""
     of_one, of_all = [], []
-    totals: list[list[float]] = [[], []]
-    for where, setting, table, row in each_row(comparison):
-        if row.train_seconds_total is None:
-            continue
-        totals[0].append(row.train_seconds_total)
-        totals[1].append(row.evaluation_seconds_total or 0.0)
+    timed = [cell for cell in each_row(comparison) if cell[-1].train_seconds_total is not None]
+    for where, setting, table, row in timed:
         mark = _mark(row)
         name = method_name(row) + (f" at {text.learning_rate(row.learning_rate)}" if setting.search else "")
         named = [where, model_name(table), name]
@@ -185,7 +180,9 @@ def costs(comparison: Comparison) -> tuple[TextTable, TextTable] | None:
     if not of_one:
         return None
     runs = sum(row.ok for _, _, _, row in each_row(comparison))
-    of_all.append(["all", "", "", count(runs), *(text.rate(math.fsum(seconds)) for seconds in totals)])
+    training = total_of(row.train_seconds_total for _, _, _, row in timed)
+    evaluation = total_of(row.evaluation_seconds_total for _, _, _, row in timed) or 0.0
+    of_all.append(["all", "", "", count(runs), text.rate(training), text.rate(evaluation)])
     columns = ["task", "base model", "method"]
     return (
         TextTable([*columns, "training, s a run", "evaluation, s a run", "tokens/s"], of_one, numbers_from=3),
@@ -258,12 +255,7 @@ def setting_name(setting: Setting, comparison: Comparison) -> str:
 
 def _work(setting: Setting, kin: Sequence[Setting]) -> str | None:
     """Return the work of a setting, such as "1,024 examples", if it tells the setting from all of its kin."""
-    works = [
-        next(
-            (amount_of(axis, amount) for axis in AXES if (amount := getattr(one.spec.training, axis)) is not None), None
-        )
-        for one in kin
-    ]
+    works = [amount_of(*work) if (work := work_of(one.spec.training)) is not None else None for one in kin]
     own = works[kin.index(setting)]
     return own if works.count(own) == 1 else None
 
@@ -279,6 +271,23 @@ def target_name(setting: Setting) -> str:
 def model_name(table: ModelTable) -> str:
     """Return the base model as readers should see it."""
     return inert(table.model.shown, 80) + (f" (weights {code(table.weights)})" if table.ambiguous else "")
+
+
+# More names than this are counted.
+MOST_NAMES = 3
+
+
+def range_words(places: Sequence[tuple[Setting, ModelTable]]) -> str:
+    """Return a sentence such as "Range: RoBERTa-base on `sst2`, after 80 steps; not tested on others."."""
+    models = {(table.model.shown, table.weights) for _, table in places}
+    tasks = dict.fromkeys(setting.spec.task.name for setting, _ in places)
+    on = text.listed([code(task) for task in tasks]) if len(tasks) <= MOST_NAMES else text.plural(len(tasks), "task")
+    shown = sorted({inert(name, 60) for name, _ in models})
+    these = text.listed(shown) if len(shown) <= MOST_NAMES else f"these {len(models)} base models"
+    steps = {setting.spec.training.steps for setting, _ in places}
+    number = next(iter(steps)) if len(steps) == 1 else None
+    after = f", after {text.plural(number, 'step')}" if number is not None else ""
+    return f"Range: {these} on {on}{after}; not tested on others."
 
 
 def metric_name(setting: Setting) -> str:
@@ -308,16 +317,11 @@ def mean_and_sd(score: Summary) -> str:
     return text.score(score.mean) + (f" ± {text.score(score.sd)}" if score.sd is not None else "")
 
 
-def _scored_of_all(row: Row) -> str:
-    scored, runs = len(row.scores), len(row.run_ids)
-    return count(scored) if scored == runs else f"{scored} of {runs}"
-
-
 def interval(row: Row) -> str:
     """The 95 % interval of a row's mean; for two seeds it is left out, as it is often wider than the scale of the score."""
     if row.score is None or row.score.interval is None or row.score.n < FEWEST_PAIRS:
         return MISSING
-    return f"{text.score(row.score.interval.low)} to {text.score(row.score.interval.high)}"
+    return text.ends(row.score.interval)
 
 
 def _mark(row: Row) -> str:

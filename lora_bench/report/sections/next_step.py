@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 
-from lora_bench.records.budget import AXES
+from lora_bench.report.model.comparison import work_of
 from lora_bench.report.model.decision import Decision
 from lora_bench.report.model.overview import Overview
-from lora_bench.report.sections.tuning import edges_tried, rates_compared
+from lora_bench.report.sections.chosen_rates import tried_rates
+from lora_bench.report.sections.tuning import rates_compared
 from lora_bench.report.sections.verdicts import MANY
 from lora_bench.report.text import code, listed, plain, plural
 from lora_bench.stats.verdict import RECOMMENDATION_PAIRS
@@ -22,8 +23,7 @@ def next_lines(seen: Overview, decision: Decision) -> list[str]:
     pick, grade = decision.pick, decision.grade
     steps = []
     keys = [f"a larger {code(work_key(seen))}, so that runs learn"] if seen.learned_little else []
-    if edges := edges_tried(seen.comparison):
-        labels = sorted({edge.row.label for edge in edges})
+    if labels := sorted({one.label for one in tried_rates(seen.comparison) if one.end}):
         keys.append(f"a wider range of `learning_rate` for {listed([code(label) for label in labels])}")
     failing = [] if seen.learned_little or rates_compared(seen.comparison) else _failing(seen)
     if failing:
@@ -45,7 +45,9 @@ def next_lines(seen: Overview, decision: Decision) -> list[str]:
     if command is not None and (keys or total is not None):
         seeds = "" if total is None else f" --seeds {total}"
         what = _open_to(seen, total) or (" of a recommendation" if pick is not None and few else "")
-        steps.append(_changed(f"{command}{seeds}", ", and ".join(keys), what + _anew(seen)))
+        if seen.judged is not None and seen.judged.analysis.seeds is not None:
+            what += " and judges anew, with the whole error level once more"
+        steps.append(_changed(f"{command}{seeds}", ", and ".join(keys), what))
     return steps
 
 
@@ -57,8 +59,8 @@ def _failing(seen: Overview) -> list[str]:
 
 def work_key(seen: Overview) -> str:
     """Return the key of the budget that makes runs longer."""
-    training = seen.comparison.results[0].spec.training
-    return next((axis for axis in AXES if getattr(training, axis) is not None), "train_examples")
+    work = work_of(seen.comparison.results[0].spec.training)
+    return work[0] if work is not None else "train_examples"
 
 
 def _open_to(seen: Overview, total: int | None) -> str:
@@ -74,12 +76,6 @@ def _open_to(seen: Overview, total: int | None) -> str:
     return f" that would likely decide about {listed(found)}" if found and len(found) < len(open_ones) else ""
 
 
-def _anew(seen: Overview) -> str:
-    """Return what more seeds mean where verdicts decided their number."""
-    looked = seen.judged is not None and seen.judged.analysis.seeds is not None
-    return " and judges anew, with the whole error level once more" if looked else ""
-
-
 def _changed(command: str, keys: str, what: str) -> str:
     """Return the steps to run a suite with other keys, if any; a suite that came with the package is copied first."""
     if not keys:
@@ -93,7 +89,6 @@ def _changed(command: str, keys: str, what: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """Return a name inside a piece of code."""
     shown = code(name)
     return shown[1:-1] if shown.startswith("`") else "NAME"
 
@@ -101,11 +96,10 @@ def _plain(name: str) -> str:
 def suite_command(seen: Overview) -> str | None:
     """Return the command that made the runs; None where no suite did."""
     found = next((command for command in seen.comparison.commands if command.startswith("lora-bench run ")), None)
-    return None if found is None else re.sub(r" --seeds \d+", "", _of_words(found))
-
-
-def _of_words(command: str) -> str:
-    return " ".join(word if _WORD.fullmatch(word) else "NAME" for word in plain(command).split())
+    if found is None:
+        return None
+    words = " ".join(word if _WORD.fullmatch(word) else "NAME" for word in plain(found).split())
+    return re.sub(r" --seeds \d+", "", words)
 
 
 def seeds_to_decide(seen: Overview) -> int | None:
@@ -123,29 +117,21 @@ def more_seeds(seen: Overview) -> list[str]:
     have = max(contrast.verdict.pairs for contrast in seen.contrasts)
     if total is None:
         return ["No number of seeds up to 1,000 is expected to decide."]
-    more = f"{plural(total - have, 'more seed')}"
+    more, time = plural(total - have, "more seed"), _time(seen, total - have)
     needed = [contrast for contrast in seen.contrasts if contrast.verdict.needed is not None]
     if not needed:
         return [
-            f"With {more} a method ({total} in all{_time(seen, total - have)}) a recommendation is possible, "
+            f"With {more} a method ({total} in all{f', {time}' if time else ''}) a recommendation is possible, "
             "if the verdicts then decide."
         ]
-    number = len(seen.contrasts)
-    of = (
-        "it"
-        if number == 1
-        else f"half of the {len(needed)} that have an estimate"
-        if len(needed) > 1
-        else "one of them"
-    )
-    time = _time(seen, total - have).removeprefix(", ")
+    of = f"half of the {len(needed)} that have an estimate" if len(needed) > 1 else "one of them"
+    of = "it" if len(seen.contrasts) == 1 else of
     return [
         f"About {more} a method{f' ({time})' if time else ''} would likely decide {of}, if the differences seen are true."
     ]
 
 
 def _time(seen: Overview, more: int) -> str:
-    """Return the time for so many more seeds, as far as runs were timed."""
     rows = {place.row.run_ids: place.row for line in seen.lines for place in line.places}
     seconds = math.fsum(
         ((row.train_seconds_total or 0.0) + (row.evaluation_seconds_total or 0.0)) / row.ok
@@ -156,4 +142,4 @@ def _time(seen: Overview, more: int) -> str:
     if minutes < 0.5:
         return ""
     said = plural(round(minutes), "minute") if minutes < 120 else plural(round(minutes / 60), "hour")
-    return f", about {said} of training"
+    return f"about {said} of training"

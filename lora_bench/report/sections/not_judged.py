@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from lora_bench.report.model.comparison import Comparison, Setting
 from lora_bench.report.model.rows import Row
-from lora_bench.report.sections.chosen_rates import chosen_rates
-from lora_bench.report.sections.range_words import range_words
-from lora_bench.report.sections.tuning import searches
-from lora_bench.report.text import code, inert, listed, plural
+from lora_bench.report.sections.chosen_rates import chosen_rates, searches
+from lora_bench.report.sections.method_tables import range_words
+from lora_bench.report.text import code, inert, listed, plural, plural_span
+
+_TOO_HIGH = (
+    "Such scores come out too high, more for some methods than for others. They serve to repeat a paper's numbers."
+)
 
 Said = tuple[str, list[str], list[str]]
 
@@ -18,7 +21,9 @@ def why_not_judged(comparison: Comparison) -> Said:
     """Return the lead, further sentences and next steps of a report without verdicts."""
     rows = [row for setting in comparison.settings for row in setting.rows]
     if not any(row.score is not None for row in rows):
-        return "No run has a score, so there is nothing to compare.", _ended(rows), []
+        failed = f"{plural(sum(len(row.failures) for row in rows), 'run')} failed; the reasons are under [Failures](#failures)."
+        said = [failed] if any(row.failures for row in rows) else []
+        return "No run has a score, so there is nothing to compare.", said, []
     results = [setting for setting in comparison.results if not setting.search]
     if not results:
         return _search(comparison)
@@ -27,20 +32,12 @@ def why_not_judged(comparison: Comparison) -> Said:
     ]
     if len(chosen) == len(results):
         name = listed([*dict.fromkeys(code(setting.spec.protocol) for setting in chosen if setting.spec.protocol)])
-        return (
-            f"No method is ranked: the protocol {name} chooses on the split that it reports.".replace("  ", " "),
-            [
-                "Such scores come out too high, more for some methods than for others. They serve to repeat a paper's numbers."
-            ],
-            [],
-        )
+        lead = f"No method is ranked: the protocol {name} chooses on the split that it reports.".replace("  ", " ")
+        return lead, [_TOO_HIGH], []
     labels = dict.fromkeys(row.label for setting in results for row in setting.rows)
     if len(labels) == 1:
-        return (
-            f"Only {code(next(iter(labels)))} was run, so there is nothing to compare it with.",
-            _sources(comparison),
-            [],
-        )
+        lead = f"Only {code(next(iter(labels)))} was run, so there is nothing to compare it with."
+        return lead, _sources(comparison), []
     seeds = max(row.score.n for row in rows if row.score is not None)
     lead = (
         f"No method is ranked: {plural(len(labels), 'method')} ran, and no two share a reference, base model and seed."
@@ -48,16 +45,10 @@ def why_not_judged(comparison: Comparison) -> Said:
     return lead, [*_sources(comparison), *([] if seeds > 1 else ["One seed a mean tells nothing of chance."])], []
 
 
-def _ended(rows: list[Row]) -> list[str]:
-    ends = sum(len(row.failures) for row in rows)
-    return [f"{plural(ends, 'run')} failed; the reasons are under [Failures](#failures)."] if ends else []
-
-
 def _sources(comparison: Comparison) -> list[str]:
     sources = dict.fromkeys(setting.spec.source for setting in comparison.results if setting.spec.source)
-    return (
-        [f"No suite planned these runs (source: {listed([inert(source) for source in sources])})."] if sources else []
-    )
+    named = listed([inert(source) for source in sources])
+    return [f"No suite planned these runs (source: {named})."] if sources else []
 
 
 def _search(comparison: Comparison) -> Said:
@@ -74,20 +65,19 @@ def _search(comparison: Comparison) -> Said:
         further.append(f"{at_edge} of them {word} the smallest or largest rate tried: a better one may be outside.")
     all_searches = searches(comparison)
     further += _at_floor([row for setting in all_searches for row in setting.rows], all_searches[0])
-    following = [
-        "write the best rates into a suite as `learning_rate` and run it on seeds that the search has not used"
-    ]
-    return "This is a search: it chooses learning rates and ranks no method.", further, following
+    following = "write the best rates into a suite as `learning_rate` and run it on seeds that the search has not used"
+    return "This is a search: it chooses learning rates and ranks no method.", further, [following]
 
 
 def search_strength(comparison: Comparison) -> str | None:
     """Return how sure the choices of a search are, and what they are about; None where there are results, or no scores."""
     found = chosen_rates(comparison)
-    seeds = sorted({one.best.score.n for one in found if one.best is not None and one.best.score is not None})
+    seeds = [one.best.score.n for one in found if one.best is not None and one.best.score is not None]
     if not seeds or any(not setting.search for setting in comparison.results):
         return None
-    number = plural(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
-    said = f"Strength: **search** ({number} a rate): rates with scores near the best may be as good."
+    said = (
+        f"Strength: **search** ({plural_span(seeds, 'seed')} a rate): rates with scores near the best may be as good."
+    )
     return f"{said} {range_words([(one.setting, one.table) for one in found])}"
 
 

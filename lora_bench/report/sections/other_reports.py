@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from lora_bench.records.budget import AXES, amount_of
+from lora_bench.records.budget import amount_of
 from lora_bench.report.blocks import Block, Fold
-from lora_bench.report.model.comparison import Comparison
+from lora_bench.report.model.comparison import Comparison, rows_of, work_of
 from lora_bench.report.model.report import Report
 from lora_bench.report.sections.advice import any_of_names
 from lora_bench.report.sections.chosen_rates import chosen_rates
@@ -42,7 +42,6 @@ def other_reports(report: Report) -> list[Block]:
 
 
 def _data(comparison: Comparison) -> set[str]:
-    """Return the data of all settings, by content."""
     return {setting.spec.task.data_sha256 for setting in comparison.settings if setting.spec.task.data_sha256}
 
 
@@ -60,7 +59,6 @@ _ADVISED = {
 
 
 def _kind(mine: Report, other: Report) -> str:
-    """Return the kind of a report: the strength of its answer, or the purpose of its search."""
     if _searches(other):
         return "the search that chose the rates of this page" if _chose(other, mine) else "a search for learning rates"
     decision = other.decision
@@ -92,9 +90,7 @@ def _chose(search: Report, results: Report) -> bool:
     }
     used = [
         ((setting.spec.task.data_sha256, table.model.sha256, row.label), row.learning_rate)
-        for setting in results.comparison.results
-        for table in setting.tables
-        for row in table.rows
+        for setting, table, row in rows_of(results.comparison.results)
     ]
     return all(rate is not None and best.get(key) == rate for key, rate in used)
 
@@ -110,19 +106,16 @@ class _Fact:
 def _facts(report: Report, every: Sequence[Report]) -> dict[str, _Fact]:
     """Return the facts in which reports on the same data may differ, by kind; a search has no seeds, rates or reference.
 
-    Args:
-        report: The report.
-        every: All reports of the folder: a search among them may have chosen its rates.
+    A search among *every* report of the folder may have chosen its rates.
     """
     comparison = report.comparison
     results = comparison.results
-    trainings = [setting.spec.training for setting in results]
     tasks = listed(sorted({code(setting.spec.task.name) for setting in results}))
     models = listed(sorted({inert(table.model.shown, 60) for setting in results for table in setting.tables}))
     targets = sorted({setting.parameter_target for setting in results if setting.parameter_target is not None})
     amounts = listed([f"{amount:,}" for _, amount in targets]) if targets else "free"
     of = listed(sorted({axis.replace("_", " ") for axis, _ in targets})) if targets else "sizes"
-    work = {(axis, getattr(one, axis)) for one in trainings for axis in AXES if getattr(one, axis) is not None}
+    work = {found for setting in results if (found := work_of(setting.spec.training)) is not None}
     works = listed([amount_of(*one) for one in sorted(work)]) if work else "unknown"
     facts = {
         "tasks": _Fact(tasks, f"tasks {tasks}"),

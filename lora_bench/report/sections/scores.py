@@ -13,70 +13,59 @@ from lora_bench.report import text
 from lora_bench.report.blocks import Block, Fold, Heading, TextList
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.judged import Judged
+from lora_bench.report.model.report import Report
 from lora_bench.report.model.rows import in_order
 from lora_bench.report.model.side_costs import Beside
 from lora_bench.report.model.targets import score_curves
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.by_task import over_tasks_blocks, scores_by_task
-from lora_bench.report.sections.class_tables import Further
-from lora_bench.report.sections.introduction import facts
+from lora_bench.report.sections.chosen_rates import rungs_of_search
+from lora_bench.report.sections.class_tables import class_blocks
 from lora_bench.report.sections.method_tables import TableColumn
-from lora_bench.report.sections.tuning import edge_items, failing_items, rungs_of_search, trial_blocks
-from lora_bench.report.sections.verdicts import rank_note, rank_words, verdict_cell
+from lora_bench.report.sections.tuning import edge_items, failing_items, trial_blocks
+from lora_bench.report.sections.verdicts import rank_note, rank_words, verdict_words
 from lora_bench.report.text import code, inert, json_value, listed, seed
 
 
-def _nothing(table: ModelTable) -> list[Block]:
-    return []
-
-
-def scores_section(
-    comparison: Comparison, judged: Judged | None, beside: Beside, further: Further = _nothing
-) -> list[Block]:
-    """Return the section on scores and their costs, with a *further* part below the tables of each base model."""
-    blocks: list[Block] = [Heading(2, "Scores"), *_legend(comparison, judged, beside)]
-    if judged is None:
-        blocks += facts(comparison)
+def scores_section(report: Report) -> list[Block]:
+    """Return the section on scores and their costs."""
+    comparison, judged = report.comparison, report.judged
+    blocks: list[Block] = [Heading(2, "Scores"), *_legend(comparison, judged, report.costs)]
     if judged is not None and judged.over_tasks:
-        blocks += over_tasks_blocks(judged, beside)
+        blocks += over_tasks_blocks(judged, report.costs)
     blocks += score_curves(comparison)
     if not _apart(judged):
-        if _several_tasks(comparison):
+        if len({setting.spec.task.name for setting in comparison.results if not setting.search}) > 1:
             blocks += scores_by_task(comparison, judged)
-        blocks += _of_settings(comparison.results, comparison, judged, beside, further)
+        blocks += _of_settings(comparison.results, report)
     return [*blocks, *_notes(comparison.results)]
 
 
-def task_section(
-    comparison: Comparison, judged: Judged | None, beside: Beside, further: Further = _nothing
-) -> list[Block]:
+def task_section(report: Report) -> list[Block]:
     """Return the tables of each task, where means over several stand before them; else nothing."""
-    if not _apart(judged):
+    if not _apart(report.judged):
         return []
+    results = report.comparison.results
     return [
         Heading(2, "Task by task"),
-        *scores_by_task(comparison, judged),
-        *_of_settings(comparison.results, comparison, judged, beside, further, fold=True),
-        *_notes(comparison.results),
+        *scores_by_task(report.comparison, report.judged),
+        *_of_settings(results, report, fold=True),
+        *_notes(results),
     ]
 
 
-def tuning_section(comparison: Comparison, beside: Beside) -> list[Block]:
+def tuning_section(report: Report) -> list[Block]:
     """Return the trials of a report that has results too; else nothing."""
-    trials = [setting for setting in comparison.settings if setting not in comparison.results]
+    trials = [setting for setting in report.comparison.settings if setting not in report.comparison.results]
     if not trials:
         return []
     head: list[Block] = [Heading(2, "Tuning"), "Trials choose learning rates; their scores are no results."]
-    return [*head, *_of_settings(trials, comparison, None, beside, fold=True), *_notes(trials)]
+    return [*head, *_of_settings(trials, report, fold=True), *_notes(trials)]
 
 
 def _apart(judged: Judged | None) -> bool:
     """Tell if the tables of tasks stand apart from those over tasks."""
     return judged is not None and bool(judged.over_tasks)
-
-
-def _several_tasks(comparison: Comparison) -> bool:
-    return len({setting.spec.task.name for setting in comparison.results if not setting.search}) > 1
 
 
 def _legend(comparison: Comparison, judged: Judged | None, beside: Beside) -> list[Block]:
@@ -115,17 +104,14 @@ def _notes(settings: Sequence[Setting]) -> list[Block]:
     if any(row.exempt for row in rows):
         notes.append(exempt_note(settings))
     if any(row.exclusive is False for row in rows):
-        notes.append(_SHARED_NOTE)
+        notes.append(
+            f"{tables.SHARED} Other work ran on the same device or machine, so the number says little about speed or memory."
+        )
     if any(len(row.environments) > 1 for row in rows):
         notes.append(
             f"{tables.SEVERAL} The runs of this row ran in several environments: see [Environment](#environment)."
         )
     return notes
-
-
-_SHARED_NOTE = (
-    f"{tables.SHARED} Other work ran on the same device or machine, so the number says little about speed or memory."
-)
 
 
 def exempt_note(settings: Sequence[Setting]) -> str:
@@ -136,29 +122,19 @@ def exempt_note(settings: Sequence[Setting]) -> str:
     return f"{exempt}; all else but the learning rate is equal."
 
 
-def _of_settings(
-    settings: Sequence[Setting],
-    comparison: Comparison,
-    judged: Judged | None,
-    beside: Beside,
-    further: Further = _nothing,
-    *,
-    fold: bool = False,
-) -> list[Block]:
+def _of_settings(settings: Sequence[Setting], report: Report, *, fold: bool = False) -> list[Block]:
     """Return the tables of some settings, each under its name, and folded away if *fold*."""
+    comparison = report.comparison
     blocks: list[Block] = []
     for setting in settings:
         blocks += [Heading(3, tables.setting_name(setting, comparison)), *_apart_from_kin(setting, comparison)]
         blocks += _own_word(setting)
-        shown = _search(setting, comparison) if setting.search else _model_tables(setting, judged, beside, further)
+        shown = _search(setting, comparison) if setting.search else _model_tables(setting, report)
+        models, methods = len(setting.tables), len({row.label for row in setting.rows})
+        title = f"{text.plural(methods, 'method')} on {text.plural(models, 'base model')}"
         # One of many tasks is looked up, and not read on the way.
-        blocks += [Fold(_fold_title(setting), shown)] if fold else shown
+        blocks += [Fold(title, shown)] if fold else shown
     return blocks
-
-
-def _fold_title(setting: Setting) -> str:
-    models, methods = len(setting.tables), len({row.label for row in setting.rows})
-    return f"{text.plural(methods, 'method')} on {text.plural(models, 'base model')}"
 
 
 def _apart_from_kin(setting: Setting, comparison: Comparison) -> list[Block]:
@@ -183,23 +159,25 @@ def _own_word(setting: Setting) -> list[Block]:
     return [said]
 
 
-def _model_tables(setting: Setting, judged: Judged | None, beside: Beside, further: Further) -> list[Block]:
+def _model_tables(setting: Setting, report: Report) -> list[Block]:
     blocks: list[Block] = []
     for table in setting.tables:
-        shown = tables.score_table(table, setting, _judged(setting, judged))
+        shown = tables.score_table(table, setting, _judged(setting, report.judged))
         blocks += [Heading(4, tables.model_name(table)), *shown, *_seeds_note(table)]
-        costs = tables.cost_tables(table, setting, _beside(table, setting, beside))
-        blocks += [Fold("Sizes, memory and time", costs), *further(table)]
+        costs = tables.cost_tables(table, setting, _beside(table, setting, report.costs))
+        blocks += [Fold("Sizes, memory and time", costs), *class_blocks(table, report)]
     return blocks
 
 
 def _judged(setting: Setting, judged: Judged | None) -> list[TableColumn]:
-    """Return the columns of ranks and verdicts, where a setting was judged."""
     if judged is None or not any(held.setting is setting for held in judged.held):
         return []
     return [
         TableColumn("ranks", lambda row: rank_words(judged.rank_of(row))),
-        TableColumn(f"against {code(judged.analysis.reference)}", lambda row: verdict_cell(judged.of(row))),
+        TableColumn(
+            f"against {code(judged.analysis.reference)}",
+            lambda row: verdict_words(held.verdict) if (held := judged.of(row)) is not None else text.MISSING,
+        ),
     ]
 
 
@@ -213,7 +191,6 @@ def _beside(table: ModelTable, setting: Setting, beside: Beside) -> list[TableCo
 
 
 def _seeds_note(table: ModelTable) -> list[Block]:
-    """Return a warning where methods were not run with the same seeds."""
     if len({tuple(sorted(row.seeds, key=in_order)) for row in table.rows}) == 1:
         return []
     seeds = [f"{tables.method_name(row)} {', '.join(map(seed, sorted(row.seeds, key=in_order)))}" for row in table.rows]
@@ -231,7 +208,7 @@ def _search(setting: Setting, comparison: Comparison) -> list[Block]:
         f"Mean {tables.metric_name(setting)} {tables.on_split(setting)} over n seeds. The best of a line "
         "is in bold: a choice, not a verdict.",
         *tables.learning_rate_table(setting),
-        *edge_items(setting, rungs),
+        *edge_items(setting, comparison),
         *failing_items(setting, rungs),
         *trial_blocks(setting, rungs),
         Fold("Every learning rate with its costs", every),

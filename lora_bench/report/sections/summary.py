@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lora_bench.report import text
-from lora_bench.report.blocks import Block, TextTable
+from lora_bench.report.blocks import Block, TextTable, known_columns
 from lora_bench.report.model.overview import DECIDED, Line, Overview, Ratio
 from lora_bench.report.sections.advice import comparisons_of, times
 from lora_bench.report.sections.method_tables import SHARED, metric_name, setting_name
@@ -27,17 +27,12 @@ def summary_table(seen: Overview) -> list[Block]:
     groups = [*dict.fromkeys(line.group for line in shown)]
     for group in groups:
         of_group = [line for line in shown if line.group == group]
-        columns = [(head, [cell(line) for line in of_group]) for head, cell in _columns(seen, of_group)]
-        kept = [(head, cells) for head, cells in columns if any(cell != MISSING for cell in cells)]
-        rows = zip(*(cells for _, cells in kept), strict=True)
-        blocks += [f"{_title(seen, of_group)}:"] if len(groups) > 1 else []
-        blocks.append(TextTable([head for head, _ in kept], [*rows]))
+        columns = _columns(seen, of_group)
+        header, rows = [head for head, _ in columns], [[cell(line) for _, cell in columns] for line in of_group]
+        settings = (setting_name(place.setting, seen.comparison) for line in of_group for place in line.places)
+        blocks += [f"{text.listed([*dict.fromkeys(settings)])}:"] if len(groups) > 1 else []
+        blocks.append(TextTable(*known_columns(header, rows, optional=header)))
     return [*blocks, *notes(seen)] if shown else []
-
-
-def _title(seen: Overview, shown: Sequence[Line]) -> str:
-    settings = [place.setting for line in shown for place in line.places]
-    return text.listed([*dict.fromkeys(setting_name(setting, seen.comparison) for setting in settings)])
 
 
 def shown_lines(seen: Overview) -> list[Line]:
@@ -105,11 +100,10 @@ def _name(line: Line, seen: Overview) -> str:
 def size_of(line: Line) -> str:
     """Return the size of a method, from the smallest to the largest over base models."""
     sizes = [(place.row.size, place.row.size_value) for place in line.places if place.row.size is not None]
-    values = sorted({value for _, value in sizes if isinstance(value, int | float)})
+    values = [value for _, value in sizes if isinstance(value, int | float)]
     if not values or len({size for size, _ in sizes}) > 1:
         return ""
-    ends = dict.fromkeys(str(value) for value in (values[0], values[-1]))
-    return f"{inert(str(sizes[0][0]).replace('_', ' '))} {inert(' to '.join(ends))}"
+    return f"{inert(str(sizes[0][0]).replace('_', ' '))} {inert(text.span(values))}"
 
 
 def _number_of(line: Line, seen: Overview) -> list[str]:
@@ -127,14 +121,11 @@ def _number_of(line: Line, seen: Overview) -> list[str]:
 
 
 def _rate_of(line: Line) -> str:
-    """Return the learning rate of a method, from the smallest to the largest over tasks and base models."""
-    rates = sorted({place.row.learning_rate for place in line.places if place.row.learning_rate is not None})
-    ends = dict.fromkeys(text.learning_rate(rate) for rate in (rates[:1] + rates[-1:]))
-    return f"rate {' to '.join(ends)}" if ends else ""
+    rates = [place.row.learning_rate for place in line.places if place.row.learning_rate is not None]
+    return f"rate {text.span(rates, text.learning_rate)}" if rates else ""
 
 
 def _score_name(shown: Sequence[Line]) -> str:
-    """Return the metric and the scope of the scores' means."""
     places = [place for line in shown for place in line.places]
     metrics = dict.fromkeys(metric_name(place.setting) for place in places)
     models = {(place.table.model.shown, place.table.weights) for place in places}
@@ -160,10 +151,7 @@ def score_of(line: Line) -> str:
 def verdict_of(line: Line, *, short: bool = False, needed: bool = True) -> str:
     """Return the verdicts on a method in a few words, such as "better in all 6" or "undecided (≈ 76 seeds)".
 
-    Args:
-        line: The method.
-        short: Leave out what all comparisons share.
-        needed: Name the seeds that would likely decide.
+    If *short*, what all comparisons share is left out; if *needed*, the seeds that would likely decide are named.
     """
     if not line.contrasts:
         return MISSING
@@ -174,7 +162,8 @@ def verdict_of(line: Line, *, short: bool = False, needed: bool = True) -> str:
         numbers = sorted(one.verdict.needed.seeds for one in found if one.verdict.needed is not None)
         all_known = needed and not short and word == "inconclusive" and len(numbers) == len(found)
         seeds = f" ({ESTIMATED} {numbers[-1]} seeds)" if all_known else ""
-        said.append(f"{name}{_times(len(found), number, short)}{seeds}")
+        counted = "" if short and len(found) == number else times(len(found), number)
+        said.append(f"{name}{counted}{seeds}")
     return ", ".join(said)
 
 
@@ -185,17 +174,10 @@ def difference_of(line: Line) -> str:
     return f"{100 * line.difference:+.1f} points".replace("-", "−")
 
 
-def _times(number: int, of: int, short: bool) -> str:
-    return "" if short and number == of else times(number, of)
-
-
 def file_of(line: Line) -> str:
     """Return the files to ship in MiB, from the smallest to the largest over base models."""
-    sizes = sorted(line.file_bytes)
-    if not sizes:
-        return MISSING
-    ends = dict.fromkeys(text.mebibytes(size) for size in (sizes[0], sizes[-1]))
-    return f"{ESTIMATED} {' to '.join(ends)}" if line.counted else " to ".join(ends)
+    sizes = text.span(line.file_bytes, text.mebibytes)
+    return f"{ESTIMATED} {sizes}" if line.counted else sizes
 
 
 def ratio(found: Ratio | None, reference: bool) -> str:

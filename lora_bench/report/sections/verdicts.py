@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lora_bench.report import text
-from lora_bench.report.blocks import Block, Fold, Heading, TextList, TextTable
+from lora_bench.report.blocks import Block, Fold, Heading, TextList, TextTable, known_columns
 from lora_bench.report.model.judged import Held, Judged
 from lora_bench.report.model.overview import DECIDED
 from lora_bench.report.model.ranking import Rank
@@ -21,13 +21,7 @@ MANY = 0.1
 
 
 def verdict_section(judged: Judged, said: Sequence[str] = (), picture: Sequence[Block] = ()) -> list[Block]:
-    """Return the section with every comparison.
-
-    Args:
-        judged: The verdicts.
-        said: Paragraphs on what was compared and how it came out.
-        picture: The comparisons of each task.
-    """
+    """Return the section with every comparison, below paragraphs on them and the picture of each task."""
     blocks: list[Block] = [Heading(2, "Verdicts"), *said]
     blocks += [_lost(judged)] if judged.lost else []
     blocks += [*picture, verdict_legend([held.verdict for held in judged.held]), MORE]
@@ -98,7 +92,6 @@ def verdict_legend(verdicts: Sequence[Verdict]) -> TextList:
 
 
 def _seeds(judged: Judged, held: Held) -> str:
-    """Return the seeds of a comparison, with the number of its look where seeds were added until decided."""
     seeds, rule = held.difference.pairs, judged.analysis.seeds
     if rule is None:
         return str(seeds)
@@ -107,48 +100,28 @@ def _seeds(judged: Judged, held: Held) -> str:
 
 
 def _tables(judged: Judged) -> list[Block]:
-    """Return every comparison with its verdict, and below it how sure that is."""
-    named = [
-        [setting_name(held.setting, judged.comparison), model_name(held.table), method_name(held.row)]
-        for held in judged.held
-    ]
+    where, flips_p, at_floor = ["task", "base model", "method"], "p of sign flips", "failures at the floor"
     told, sure = [], []
-    flipped = any(held.difference.sign_flip is not None for held in judged.held)
-    at_floor = any(held.at_floor is not None for held in judged.held)
-    for name, held in zip(named, judged.held, strict=True):
+    for held in judged.held:
+        name = [setting_name(held.setting, judged.comparison), model_name(held.table), method_name(held.row)]
         covers = "seeds, items" if held.items is not None else "seeds"
         difference, interval, covers, verdict, p_value, needed = numbers(held.verdict, covers)
         told.append([*name, _seeds(judged, held), difference, interval, verdict, needed])
         flips = held.difference.sign_flip
-        sure.append(
-            [
-                *name, covers, p_value,
-                *([text.probability(flips.p_value if flips is not None else None)] if flipped else []),
-                *([text.difference(held.at_floor)] if at_floor else []),
-            ]
-        )  # fmt: skip
-    where = ["task", "base model", "method"]
-    further = [
-        *where,
-        "covers",
-        "p",
-        *(["p of sign flips"] if flipped else []),
-        *(["failures at the floor"] if at_floor else []),
-    ]
+        of_flips = text.probability(flips.p_value if flips is not None else None)
+        sure.append([*name, covers, p_value, of_flips, text.difference(held.at_floor)])
+    further = known_columns([*where, "covers", "p", flips_p, at_floor], sure, {flips_p, at_floor})
     return [
         TextTable([*where, "seeds", "difference", "interval", "verdict", "would decide"], told, numbers_from=3),
-        Fold("How sure each comparison is", [TextTable(further, sure, numbers_from=3)]),
+        Fold("How sure each comparison is", [TextTable(*further, numbers_from=3)]),
     ]
 
 
 def numbers(verdict: Verdict, covers: str) -> list[str]:
     """Return the cells of a comparison: difference, interval, its coverage, verdict, p, and the seeds that would decide."""
-    interval = verdict.interval
     return [
         text.difference(verdict.difference),
-        MISSING
-        if interval is None or verdict.pairs < FEWEST_PAIRS
-        else f"{text.difference(interval.low)} to {text.difference(interval.high)}",
+        MISSING if verdict.pairs < FEWEST_PAIRS else text.ends(verdict.interval, text.difference),
         covers,
         verdict_words(verdict),
         text.probability(verdict.adjusted_p),
@@ -215,11 +188,6 @@ def _collapses(judged: Judged) -> list[Block]:
 def _rate(count: int, runs: int) -> str:
     found = rate(count, runs)
     return f"{count} ({found.low:.0%} to {found.high:.0%})".replace("%", " %")
-
-
-def verdict_cell(held: Held | None) -> str:
-    """Return the verdict on a row, for the table of scores; a dash for the reference."""
-    return MISSING if held is None else verdict_words(held.verdict)
 
 
 def rank_words(rank: Rank | None) -> str:

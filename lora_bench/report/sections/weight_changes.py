@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from lora_bench.records.weight_analysis import ModelChanges, Overlap, RunChanges, WeightAnalysis, WeightChange
 from lora_bench.report import text
@@ -23,11 +22,10 @@ from lora_bench.report.blocks import (
     to_markdown,
     wide_table,
 )
+from lora_bench.report.figures.plan import HeatMap
 from lora_bench.report.html import PageFacts, render_page
+from lora_bench.report.model.rows import grouped
 from lora_bench.report.text import code, inert, listed, plural
-
-if TYPE_CHECKING:
-    from lora_bench.report.figures.heat_maps import HeatMap
 
 PAGE = "analysis"
 
@@ -49,13 +47,7 @@ def weight_page(analysis: WeightAnalysis) -> dict[str, bytes]:
 
 
 def weight_section(analysis: WeightAnalysis, folder: str, records: Collection[str] | None = None) -> list[Block]:
-    """Return the section.
-
-    Args:
-        analysis: Changes of the weights.
-        folder: Folder of the figures, beside the page.
-        records: Ids of the records of the report; None on a page of its own.
-    """
+    """Return the section; *records* are the ids of a report's, and None on a page of its own."""
     runs = len(analysis.run_ids)
     blocks: list[Block] = [
         Heading(2, "Weight changes"),
@@ -106,12 +98,8 @@ def weight_figures(analysis: WeightAnalysis) -> dict[str, bytes]:
 
 
 def _lead(analysis: WeightAnalysis) -> str:
-    """Return the first sentence: how far weights moved."""
-    shares: dict[str, list[float]] = {}
-    for model in analysis.models:
-        for group, runs in _by_group(model).items():
-            shares.setdefault(group, []).extend(_shares(runs))
-    medians = sorted((statistics.median(found), group) for group, found in shares.items())
+    groups = grouped((run for model in analysis.models for run in model.runs), lambda run: run.group)
+    medians = sorted((statistics.median(_shares(runs)), group) for group, runs in groups.items())
     (least, first), (most, last) = medians[0], medians[-1]
     if first == last:
         said = f"{code(first)} changed weights by {_percent(least)} of their norm."
@@ -136,14 +124,11 @@ def _shared(overlaps: Sequence[Overlap]) -> list[str]:
 
 
 def _span(shares: Iterable[float]) -> str:
-    found = sorted(shares)
-    return " to ".join(dict.fromkeys(f"{share:.3f}" for share in (found[0], found[-1])))
+    return text.span(shares, lambda share: f"{share:.3f}")
 
 
 def _by_group(model: ModelChanges) -> dict[str, list[RunChanges]]:
-    groups: dict[str, list[RunChanges]] = {}
-    for run in model.runs:
-        groups.setdefault(run.group, []).append(run)
+    groups = grouped(model.runs, lambda run: run.group)
     return dict(sorted(groups.items(), key=lambda item: text.natural(item[0])))
 
 
@@ -156,32 +141,13 @@ def _shares(runs: Iterable[RunChanges]) -> list[float]:
 
 
 def _norms(model: ModelChanges) -> list[Block]:
-    """Return the table of norms and of amplification, a line a method and part."""
-    header = [
-        "method", "part", "runs", "r", "‖W‖", "‖ΔW‖", "‖ΔW‖ / ‖W‖", "stable rank",
-        "‖UᵀWV‖ along ΔW", "along W", "along random", "amplification", "of random",
-    ]  # fmt: skip
+    header = ["method", "part", "runs", *(name for name, _ in _NORM_COLUMNS)]
     rows = []
     for group, runs in _by_group(model).items():
         for part in _parts(runs):
             changes = [change for run in runs for change in run.changes if change.part == part]
-            moved = [change for change in changes if change.directions]
             rows.append(
-                [
-                    code(group),
-                    part.replace("_", " "),
-                    str(len(runs)),
-                    f"{statistics.median(change.directions for change in changes):g}",
-                    _number(changes, lambda change: change.weight_norm),
-                    _number(changes, lambda change: change.delta_norm),
-                    _percent(statistics.median(change.delta_norm / change.weight_norm for change in changes)),
-                    _number(moved, lambda change: (change.delta_norm / change.delta_spectral_norm) ** 2),
-                    _number(moved, lambda change: change.along_delta),
-                    _number(moved, lambda change: change.along_weight),
-                    _number(moved, _along_random),
-                    _number(moved, lambda change: change.delta_norm / change.along_delta),
-                    _number(moved, lambda change: change.delta_norm / _along_random(change)),
-                ]
+                [code(group), part.replace("_", " "), str(len(runs)), *(of(changes) for _, of in _NORM_COLUMNS)]
             )
     return [
         "**Norms and amplification**",
@@ -193,14 +159,34 @@ def _norms(model: ModelChanges) -> list[Block]:
     ]
 
 
-def _number(changes: Sequence[WeightChange], of: Callable[[WeightChange], float]) -> str:
-    return f"{statistics.median(map(of, changes)):.3g}" if changes else text.MISSING
+def _median(of: Callable[[WeightChange], float], *, moved: bool = False) -> Callable[[Sequence[WeightChange]], str]:
+    """Return the median over changes, of those alone that have directions if *moved*."""
+
+    def shown(changes: Sequence[WeightChange]) -> str:
+        values = [of(change) for change in changes if change.directions or not moved]
+        return f"{statistics.median(values):.3g}" if values else text.MISSING
+
+    return shown
 
 
 def _along_random(change: WeightChange) -> float:
     """Return the expected ‖UᵀWV‖ (root mean square) over r random directions."""
     outputs, inputs = change.shape
     return change.weight_norm * change.directions / math.sqrt(outputs * inputs)
+
+
+_NORM_COLUMNS: tuple[tuple[str, Callable[[Sequence[WeightChange]], str]], ...] = (
+    ("r", lambda changes: f"{statistics.median(change.directions for change in changes):g}"),
+    ("‖W‖", _median(lambda change: change.weight_norm)),
+    ("‖ΔW‖", _median(lambda change: change.delta_norm)),
+    ("‖ΔW‖ / ‖W‖", lambda changes: _percent(statistics.median(one.delta_norm / one.weight_norm for one in changes))),
+    ("stable rank", _median(lambda change: (change.delta_norm / change.delta_spectral_norm) ** 2, moved=True)),
+    ("‖UᵀWV‖ along ΔW", _median(lambda change: change.along_delta, moved=True)),
+    ("along W", _median(lambda change: change.along_weight, moved=True)),
+    ("along random", _median(_along_random, moved=True)),
+    ("amplification", _median(lambda change: change.delta_norm / change.along_delta, moved=True)),
+    ("of random", _median(lambda change: change.delta_norm / _along_random(change), moved=True)),
+)
 
 
 def _intruders(model: ModelChanges) -> list[Block]:
@@ -262,30 +248,24 @@ _NORMS = "‖ΔW‖ as a percentage of ‖W‖, by layer and part: means over ru
 
 
 def _norm_map(group: str, runs: Sequence[RunChanges]) -> HeatMap:
-    from lora_bench.report.figures.heat_maps import HeatMap
-
     parts = _parts(runs)
     layers = sorted({change.layer for run in runs for change in run.changes})
-    found: dict[tuple[int, str], list[float]] = {}
-    for run in runs:
-        for change in run.changes:
-            found.setdefault((change.layer, change.part), []).append(100 * change.delta_norm / change.weight_norm)
+    changes = grouped((change for run in runs for change in run.changes), lambda change: (change.layer, change.part))
+    found = {
+        place: statistics.fmean(100 * change.delta_norm / change.weight_norm for change in of_place)
+        for place, of_place in changes.items()
+    }
     return HeatMap(
         title=group,
         rows=[str(layer) for layer in layers],
         columns=[part.replace("_", "\n") for part in parts],
-        values=[
-            [statistics.fmean(found[layer, part]) if (layer, part) in found else None for part in parts]
-            for layer in layers
-        ],
+        values=[[found.get((layer, part)) for part in parts] for layer in layers],
     )
 
 
 def _by_pair(overlaps: Sequence[Overlap]) -> list[list[Overlap]]:
     """Return the overlaps of each pair of groups, which share a figure."""
-    found: dict[tuple[str, str, str], list[Overlap]] = {}
-    for overlap in overlaps:
-        found.setdefault((overlap.first, overlap.second, overlap.seeds), []).append(overlap)
+    found = grouped(overlaps, lambda overlap: (overlap.first, overlap.second, overlap.seeds))
     return [found[pair] for pair in sorted(found, key=lambda pair: [*map(text.natural, pair)])]
 
 
@@ -299,8 +279,6 @@ def _overlap_caption(overlaps: Sequence[Overlap]) -> str:
 
 
 def _overlap_map(overlap: Overlap) -> HeatMap:
-    from lora_bench.report.figures.heat_maps import HeatMap
-
     return HeatMap(
         title=f"{_OF[overlap.of]}, {overlap.part.replace('_', ' ')}",
         rows=[*map(str, overlap.rows)],
@@ -310,8 +288,6 @@ def _overlap_map(overlap: Overlap) -> HeatMap:
 
 
 def _random_map(overlap: Overlap) -> HeatMap:
-    from lora_bench.report.figures.heat_maps import HeatMap
-
     return HeatMap(
         title="random",
         rows=[*map(str, overlap.rows)],

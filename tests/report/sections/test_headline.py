@@ -212,7 +212,7 @@ def test_a_method_that_is_exempt_from_two_targets_is_compared_with_the_reference
     # One block a target: its reference first, and the differences of full to this reference alone.
     assert [line.label for line in seen.lines] == ["lora", "full", "prefix_tuning"] * 2
     assert [len(line.contrasts) for line in seen.lines] == [0, 2, 2] * 2
-    assert all({one.target for one in line.contrasts} <= {line.target} for line in seen.lines)
+    assert all({one.setting.parameter_target for one in line.contrasts} <= {line.target} for line in seen.lines)
 
 
 def test_where_base_models_differ_no_one_method_is_named():

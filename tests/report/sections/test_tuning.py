@@ -5,7 +5,8 @@ import pytest
 from lora_bench.report import Report, render_markdown
 from lora_bench.report.blocks import to_markdown
 from lora_bench.report.model.comparison import compare
-from lora_bench.report.sections.tuning import rungs_of_search, trial_blocks
+from lora_bench.report.sections.chosen_rates import rungs_of_search
+from lora_bench.report.sections.tuning import trial_blocks
 from tests.report.test_markdown import tables
 from tests.sample_records import BUDGET, record
 
