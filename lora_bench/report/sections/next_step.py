@@ -124,8 +124,8 @@ def more_seeds(seen: Overview) -> list[str]:
             f"With {more} a method ({total} in all{f', {time}' if time else ''}) a recommendation is possible, "
             "if the verdicts then decide."
         ]
-    of = f"half of the {len(needed)} that have an estimate" if len(needed) > 1 else "one of them"
-    of = "it" if len(seen.contrasts) == 1 else of
+    several = f"half of the {len(needed)} that have an estimate" if len(needed) > 1 else "one of them"
+    of = "it" if len(seen.contrasts) == 1 else several
     return [
         f"About {more} a method{f' ({time})' if time else ''} would likely decide {of}, if the differences seen are true."
     ]
