@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_bench.cli.baseline_commands import baseline_folder
 from lora_bench.cli.gate_output import BROKE_OFF, DONE, warn, write_answer
-from lora_bench.cli.help import records_at
+from lora_bench.cli.shared_options import records_at
 from lora_bench.errors import LoraBenchError
 
 if TYPE_CHECKING:

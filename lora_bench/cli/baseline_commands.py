@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_bench.cli.gate_output import CANNOT_DECIDE, DONE, print_lines
-from lora_bench.cli.help import add_command, add_verbs, records_at
+from lora_bench.cli.help import Group, add_command, add_verbs
+from lora_bench.cli.shared_options import above_zero, file_name, records_at
 from lora_bench.errors import LoraBenchError, did_you_mean
 
 if TYPE_CHECKING:
@@ -19,83 +20,61 @@ def add_baseline(commands: Commands) -> None:
     """Add the command `baseline` with its verbs."""
     verbs = add_verbs(
         commands,
-        "baseline",
+        "baseline VERB",
         "keep records as a baseline, or accept a night into one",
         "lora-bench baseline accept runs/quickstart",
-        title="verbs",
-        metavar="VERB",
+        "verbs",
     )
-    accepts = add_command(
+    accept = add_command(
         verbs,
-        "accept",
+        "accept RUNS",
         "keep records in ./baselines/NAME, or with --reason accept a night into ./baselines/NAME/nights",
         'lora-bench baseline accept runs/nightly --reason "passed"',
-        takes="RUNS",
-    )
-    accept = accepts.what
-    accept.add_argument("runs", metavar="RUNS", type=records_at, help="folder of runs, or a baseline")
-    accept.add_argument(
-        "--name", type=_name, metavar="NAME", help="name of the baseline (default: name of the runs' folder)"
-    )
-    accept.add_argument("--reason", metavar="TEXT", help="why this night is accepted, for its reviewers")
+        _accept,
+    ).what
+    accept.takes("runs", "RUNS", "folder of runs, or a baseline", type=records_at)
+    accept.takes("--name", "NAME", "name of the baseline (default: name of the runs' folder)", type=file_name)
+    accept.takes("--reason", "TEXT", "why this night is accepted, for its reviewers")
     night_options(accept)
-    accept.add_argument(
+    accept.takes(
         "--change",
+        "WHY",
+        "why what changed is accepted, in words; or SERIES,... or `all`, whose history begins with this night",
         default="",
-        metavar="WHY",
-        help="why what changed is accepted, in words; or SERIES,... or `all`, whose history begins with this night",
     )
-    accepts.parser.set_defaults(command=_accept)
+    name = "name of the baseline, or its folder"
     show = add_command(
-        verbs, "show", "list the accepted nights of a baseline", "lora-bench baseline show nightly", takes="NAME"
+        verbs, "show NAME", "list the accepted nights of a baseline", "lora-bench baseline show nightly", _show
     )
-    show.what.add_argument("name", metavar="NAME", help="name of the baseline, or its folder")
-    show.parser.set_defaults(command=_show)
+    show.what.takes("name", "NAME", name)
     diff = add_command(
         verbs,
-        "diff",
+        "diff NAME [LABEL ...]",
         "show how two accepted nights of a baseline differ",
         "lora-bench baseline diff nightly",
-        takes="NAME [LABEL ...]",
+        _diff,
     )
-    diff.what.add_argument("name", metavar="NAME", help="name of the baseline, or its folder")
-    diff.what.add_argument(
-        "nights", nargs="*", metavar="LABEL", help="two labels, or one and the last night (default: the last two)"
-    )
-    diff.parser.set_defaults(command=_diff)
+    diff.what.takes("name", "NAME", name)
+    diff.what.takes("nights", "LABEL", "two labels, or one and the last night (default: the last two)", nargs="*")
 
 
-def night_options(parser: argparse._ArgumentGroup) -> None:
+def night_options(what: Group) -> None:
     """Add the options that name a night and its margin."""
-    parser.add_argument(
-        "--series", type=_name, metavar="LABEL", help="label of the night (default: the one that is not accepted yet)"
-    )
-    parser.add_argument(
+    what.takes("--series", "LABEL", "label of the night (default: the one that is not accepted yet)", type=file_name)
+    what.takes(
         "--margin",
-        type=_above_zero,
-        metavar="X",
-        help="difference of scores that does not matter, in place of the suite's; if accepted nights declare another, "
+        "X",
+        "difference of scores that does not matter, in place of the suite's; if accepted nights declare another, "
         "`check` exits with 4 and `baseline accept` needs --change",
+        type=above_zero,
     )
 
 
-def _name(text: str) -> str:
-    from lora_bench.util.filenames import file_name
+def known_baselines() -> dict[str, Path]:
+    """Return the folder of each baseline by its name: those of the working folder before those of the package."""
+    from lora_bench.util.paths import folders
 
-    try:
-        return file_name(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _above_zero(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
-    return value
+    return {path.name: path for folder in reversed(folders("baselines")) for path in folder.iterdir() if path.is_dir()}
 
 
 def baseline_folder(name: str, *, may_begin: bool = False) -> Path:
@@ -106,13 +85,11 @@ def baseline_folder(name: str, *, may_begin: bool = False) -> Path:
     Raises:
         LoraBenchError: If there is no baseline of that name.
     """
-    from lora_bench.util.paths import folders
-
     if os.sep in name or "/" in name:
         if Path(name).is_dir():
             return Path(name)
         raise LoraBenchError(f"there is no baseline at {name}")
-    known = {path.name: path for folder in reversed(folders("baselines")) for path in folder.iterdir() if path.is_dir()}
+    known = known_baselines()
     if name not in known and may_begin and not did_you_mean(name, known):
         return Path("baselines") / name
     if name not in known:

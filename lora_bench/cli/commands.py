@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
 from lora_bench.util.failpoints import reach
@@ -44,6 +44,10 @@ def terminal() -> Console:
     from lora_bench.execute.progress import QuietOnBrokenPipe
 
     return QuietOnBrokenPipe() if sys.stdout.isatty() else QuietOnBrokenPipe(width=PLAIN_WIDTH)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -119,8 +123,7 @@ def _report(
             if not arguments.quiet:
                 _show(console, outcome.records)
                 console.print(terminal_answer(report), highlight=False)
-                line = f"report: {written[0]} and {written[1].name}; all suites: {index}"
-                console.print(line, markup=False, highlight=False)
+                _say(console, f"report: {written[0]} and {written[1].name}; all suites: {index}")
     return _stopped(console, interrupted) if interrupted is not None else _ended(console, outcome, arguments.only)
 
 
@@ -131,19 +134,19 @@ def _ended(console: Console, outcome: Outcome, only: Sequence[str] = ()) -> int:
     if outcome.undone:
         are = "is" if outcome.undone == 1 else "are"
         left = f"{plural(outcome.undone, 'run')} {are} not done; run the same command again to continue with them"
-        console.print(left, markup=False, highlight=False)
+        _say(console, left)
     waiting = outcome.later if not only and not outcome.elsewhere else 0
     if waiting:
         wait = "waits" if waiting == 1 else "wait"
         line = f"{plural(waiting, 'run')} {wait} for others that ended without a score; run the same command again to continue"
-        console.print(line, markup=False, highlight=False)
+        _say(console, line)
     failed = [record for record in outcome.records if record.status not in ("ok", "unsupported")]
     return SOME_FAILED if failed or outcome.undone or waiting else DONE
 
 
 def _stopped(console: Console, by: str) -> int:
     """Say that a signal of this name, or a full disk, stopped the work; return the exit code."""
-    console.print(GOES_ON if by in CODES else FULL, markup=False, highlight=False)
+    _say(console, GOES_ON if by in CODES else FULL)
     return CODES.get(by, SOME_FAILED)
 
 
@@ -155,9 +158,7 @@ def _probe_after_runs(suite: Suite, folder: Path, arguments: argparse.Namespace,
         raise
     except LoraBenchError as error:
         # The runs are done, and their scores need no probes.
-        console.print(
-            without_secrets(f"speed, memory and storage were not measured: {error}"), markup=False, highlight=False
-        )
+        _say(console, without_secrets(f"speed, memory and storage were not measured: {error}"))
         return None
 
 
@@ -166,7 +167,7 @@ def _show(console: Console, records: Sequence[Record]) -> None:
 
     console.print(terminal_table(records))
     for warning in dict.fromkeys(warning for record in records for warning in record.warnings):
-        console.print(f"warning: {warning}", markup=False, highlight=False)
+        _say(console, f"warning: {warning}")
 
 
 def plan(arguments: argparse.Namespace) -> int:
@@ -235,27 +236,17 @@ def work(arguments: argparse.Namespace) -> int:
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """Run a published table again, and compare its numbers with ours."""
+    from lora_bench.execute.prepared_folder import Asked
     from lora_bench.execute.progress import display
     from lora_bench.execute.run_suite import run_suite
     from lora_bench.published.reproduce import published_blocks, reproduction, verdicts
     from lora_bench.published.table_terminal import verdicts_listing
 
-    made = reproduction(
-        arguments.table,
-        model=arguments.model,
-        role=arguments.role,
-        revision=arguments.revision,
-        tasks=arguments.tasks,
-        methods=arguments.methods,
-        seeds=arguments.seeds,
-        protocol=arguments.protocol,
-        epochs=arguments.epochs,
-        train_examples=arguments.train_examples,
-        start_from=arguments.start_from,
-    )
+    options = {name: getattr(arguments, name) for name in Asked.model_fields if name != "name"}
+    made = reproduction(arguments.table, **options)
     suite = _allowed(made.suite, arguments)
     if arguments.plan or arguments.prepare:
-        return _make_and_show_plan(suite, arguments, _asked_of_table(arguments) if arguments.prepare else None)
+        return _make_and_show_plan(suite, arguments, _asked(arguments.table, options) if arguments.prepare else None)
 
     def sections(records: Sequence[Record]) -> list[list[Block]]:
         if not arguments.quiet:
@@ -268,25 +259,13 @@ def reproduce(arguments: argparse.Namespace) -> int:
     return _report(suite, outcome, arguments, console, sections)
 
 
-def _asked_of_table(arguments: argparse.Namespace) -> Asked:
+def _asked(table: str, options: Mapping[str, Any]) -> Asked:
     from lora_bench.execute.prepared_folder import Asked
 
     try:
-        return Asked(
-            name=arguments.table,
-            model=arguments.model,
-            role=arguments.role,
-            revision=arguments.revision,
-            tasks=tuple(arguments.tasks),
-            methods=tuple(arguments.methods),
-            seeds=arguments.seeds,
-            protocol=arguments.protocol,
-            epochs=arguments.epochs,
-            train_examples=arguments.train_examples,
-            start_from=None if arguments.start_from is None else str(arguments.start_from),
-        )
+        return Asked(name=table, **options)
     except ValueError as error:
-        raise LoraBenchError(f"--prepare cannot hand these options of {arguments.table} to workers: {error}") from None
+        raise LoraBenchError(f"--prepare cannot hand these options of {table} to workers: {error}") from None
 
 
 def probe(arguments: argparse.Namespace) -> int:
@@ -310,7 +289,7 @@ def probe(arguments: argparse.Namespace) -> int:
             written = write_report(Report(records, probes=outcome.records, answers=answers, analysis=analysis), folder)
             write_index(Path(arguments.runs))
         if not arguments.quiet:
-            console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
+            _say(console, f"report: {written[0]} and {written[1].name}")
     if outcome.interrupted is not None:
         return _stopped(console, outcome.interrupted)
     return SOME_FAILED if any(record.status not in ("ok", "unsupported") for record in outcome.records) else DONE
@@ -332,11 +311,11 @@ def _measure(
 
     def say(line: str) -> None:
         if not arguments.quiet:
-            console.print(line, markup=False, highlight=False)
+            _say(console, line)
 
     def tell(record: ProbeRecord, place: str) -> None:
         if not arguments.quiet or record.status != "ok":
-            console.print(f"{place} {shown(record)}".lstrip(), markup=False, highlight=False)
+            _say(console, f"{place} {shown(record)}".lstrip())
 
     plan = plan_probes(suite, folder, processes=processes, data_dir=arguments.data_dir, progress=say)
     missing = len(plan.missing(retry=arguments.retry))

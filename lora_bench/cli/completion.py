@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Iterator
+import pkgutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,23 +21,20 @@ if TYPE_CHECKING:
 SHELLS = ("bash", "zsh", "fish")
 ASKED = "_ARGCOMPLETE"
 
-Names = Callable[[], Iterable[str]]
-
 
 def add_completion(commands: Commands) -> None:
     """Add the command."""
     completion = add_command(
         commands,
-        "completion",
+        "completion SHELL",
         "print the code by which a shell completes commands, options and names",
         "lora-bench completion bash",
-        takes="SHELL",
+        _print_code,
         more='In ~/.bashrc:                   eval "$(lora-bench completion bash)"\n'
         'In ~/.zshrc, after compinit:    eval "$(lora-bench completion zsh)"\n'
         "In ~/.config/fish/config.fish:  lora-bench completion fish | source",
     )
-    completion.what.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
-    completion.parser.set_defaults(command=_print_code)
+    completion.what.takes("shell", "SHELL", ", ".join(SHELLS), choices=SHELLS)
 
 
 def _print_code(arguments: argparse.Namespace) -> int:
@@ -67,65 +65,31 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
                 yield from _actions(command)
 
 
-def _completer(names: Names) -> Callable[..., list[str]]:
-    """Return a completer of names and files. Of a list with commas, the last name is completed."""
+def _completer(names: str) -> Callable[..., list[str]]:
+    """Return a completer of files and of the names of an entry of `NAMES`. Of a list with commas, the last is completed."""
 
     def completions(prefix: str, **_: object) -> list[str]:
         from argcomplete.completers import FilesCompleter
 
         before = prefix[: prefix.rfind(",") + 1]
-        found = [f"{before}{name}" for name in names()]
+        found = [f"{before}{name}" for name in pkgutil.resolve_name(names)()]
         return [*found, *FilesCompleter()(prefix)]
 
     return completions
 
 
-def _suites() -> Iterable[str]:
-    from lora_bench.util.paths import suite_files
-
-    return suite_files()
-
-
-def _tasks() -> Iterable[str]:
-    from lora_bench.util.paths import task_files
-
-    return task_files()
-
-
-def _tables() -> Iterable[str]:
-    from lora_bench.published.reading import known_tables
-
-    return known_tables()
-
-
-def _methods() -> Iterable[str]:
-    from lora_bench.methods import known_methods
-
-    return known_methods()
-
-
-def _models() -> Iterable[str]:
-    from lora_bench.models.registry import known_models
-
-    return known_models()
-
-
-def _baselines() -> Iterable[str]:
-    from lora_bench.util.paths import folders
-
-    return (path.name for folder in folders("baselines") for path in folder.iterdir() if path.is_dir())
-
-
-# By the name of the argument that takes them.
-NAMES: dict[str, Names] = {
-    "suite": _suites,
-    "texts": _suites,
-    "table": _tables,
-    "published": _tables,
-    "tasks": _tasks,
-    "reference": _methods,
-    "model": _models,
-    "baseline": _baselines,
-    "against": _baselines,
-    "name": _baselines,
+# By the name of the argument that takes them, a function that gives them; its module is imported only when it is called.
+_SUITES, _TABLES = "lora_bench.util.paths:suite_files", "lora_bench.published.reading:known_tables"
+_BASELINES = "lora_bench.cli.baseline_commands:known_baselines"
+NAMES = {
+    "suite": _SUITES,
+    "texts": _SUITES,
+    "table": _TABLES,
+    "published": _TABLES,
+    "tasks": "lora_bench.util.paths:task_files",
+    "reference": "lora_bench.methods:known_methods",
+    "model": "lora_bench.models.registry:known_models",
+    "baseline": _BASELINES,
+    "against": _BASELINES,
+    "name": _BASELINES,
 }

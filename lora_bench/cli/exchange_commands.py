@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_bench.cli.help import add_command, add_verbs, records_at
+from lora_bench.cli.help import add_command, add_verbs
+from lora_bench.cli.shared_options import above_zero, records_at, runs_option
 from lora_bench.errors import BadInput
 from lora_bench.util.redaction import message
 
@@ -22,109 +23,78 @@ def add_exchange(commands: Commands) -> None:
     """Add the commands; each returns 0, or raises an error that the user can fix."""
     compare = add_command(
         commands,
-        "compare",
+        "compare RUNS_A RUNS_B",
         "compare two sets of runs, and name what differs between them",
         "lora-bench compare runs/before runs/after",
-        takes="RUNS_A RUNS_B",
+        _compare,
     )
-    compare.what.add_argument("first", metavar="RUNS_A", type=records_at, help="folder of runs, or a baseline")
-    compare.what.add_argument("second", metavar="RUNS_B", type=records_at, help="folder or baseline to compare with it")
-    compare.where.add_argument(
-        "--out", type=Path, default=Path(), metavar="FOLDER", help="folder for compare.md and compare.html (default: .)"
-    )
-    compare.how.add_argument(
+    compare.what.takes("first", "RUNS_A", "folder of runs, or a baseline", type=records_at)
+    compare.what.takes("second", "RUNS_B", "folder or baseline to compare with it", type=records_at)
+    pages = "folder for compare.md and compare.html (default: .)"
+    compare.where.takes("--out", "FOLDER", pages, type=Path, default=Path())
+    compare.how.takes(
         "--margin",
-        type=margin,
-        metavar="X",
-        help="difference that does not matter, in the metric's unit (default: the metric's own, such as 0.005 for accuracy)",
+        "X",
+        "difference that does not matter, in the metric's unit (default: the metric's own, such as 0.005 for accuracy)",
+        type=above_zero,
     )
-    compare.parser.set_defaults(command=_compare)
 
     exports = add_command(
         commands,
-        "export",
+        "export RUNS --to FORMAT",
         "write records as a table, into a tracker, or as files to commit, or an adapter as another library saves it",
         "lora-bench export runs/quickstart --to csv",
+        _export,
         more="An adapter is one of our tuners, as PEFT saved it:\n  lora-bench export FOLDER --to adapterhub",
-        takes="RUNS --to FORMAT",
     )
-    exports.what.add_argument(
-        "runs",
-        metavar="RUNS",
-        type=records_at,
-        help="folder of runs, a baseline, one record, or the folder of an adapter",
+    sources = "folder of runs, a baseline, one record, or the folder of an adapter"
+    exports.what.takes("runs", "RUNS", sources, type=records_at)
+    exports.where.takes(
+        "--out", "PATH", "file, tracker's folder or URI (default: beside the runs, or the tracker's own)"
     )
-    exports.where.add_argument(
-        "--out", metavar="PATH", help="file, tracker's folder or URI (default: beside the runs, or the tracker's own)"
-    )
-    exports.where.add_argument(
-        "--base", metavar="MODEL", help="base model of the adapter (default: the one that its folder names)"
-    )
-    exports.output.add_argument(
+    exports.where.takes("--base", "MODEL", "base model of the adapter (default: the one that its folder names)")
+    exports.output.takes(
         "--to",
+        "FORMAT",
+        "csv, parquet, json, mlflow or trackio; baseline (two files) or runs (a folder a run); adapterhub or peft for an "
+        "adapter",
         required=True,
         choices=["csv", "parquet", "json", "mlflow", "trackio", "baseline", "runs", *ADAPTER_FORMATS],
-        metavar="FORMAT",
-        help="csv, parquet, json, mlflow or trackio; baseline (two files) or runs (a folder a run); adapterhub or peft for an "
-        "adapter",
     )
-    exports.parser.set_defaults(command=_export)
 
-    sources = add_verbs(
+    verbs = add_verbs(
         commands,
-        "import",
+        "import SOURCE",
         "read other people's results as records, and their adapters as those of our tuners",
         "lora-bench import peft-results peft/method_comparison",
-        title="sources",
-        metavar="SOURCE",
+        "sources",
     )
     peft_results = add_command(
-        sources,
-        "peft-results",
+        verbs,
+        "peft-results DIR",
         "read the result files of PEFT's method_comparison as records",
         "lora-bench import peft-results peft/method_comparison",
-        takes="DIR",
+        _import_peft_results,
     )
-    peft_results.what.add_argument("folder", metavar="DIR", type=Path, help="method_comparison, or a folder in it")
-    peft_results.where.add_argument(
-        "--runs",
-        type=Path,
-        default=Path("runs"),
-        metavar="FOLDER",
-        help="folder for peft-results/RUN_ID (default: ./runs)",
-    )
-    peft_results.what.add_argument(
+    peft_results.what.takes("folder", "DIR", "method_comparison, or a folder in it", type=Path)
+    runs_option(peft_results, "peft-results/RUN_ID")
+    peft_results.what.flag(
         "--history",
-        action="store_true",
-        help="read results of all dates: in the git history of DIR, in dated snapshots, or in its files; writes history.md",
+        "read results of all dates: in the git history of DIR, in dated snapshots, or in its files; writes history.md",
     )
-    peft_results.parser.set_defaults(command=_import_peft_results)
 
     adapter = add_command(
-        sources,
-        "adapter",
+        verbs,
+        "adapter FOLDER --out OUT",
         "convert an adapter of AdapterHub, or a prefix of PEFT, into a folder that PeftModel loads with our tuners",
         "lora-bench import adapter sst2-houlsby --out sst2-adapter",
+        _import_adapter,
         more="It is refused where the two compute something else, with what differs.",
-        takes="FOLDER --out OUT",
     )
-    adapter.what.add_argument(
-        "folder", metavar="FOLDER", type=Path, help="folder of the adapter, as its library saved it"
-    )
-    adapter.where.add_argument("--out", required=True, metavar="OUT", type=Path, help="folder to write")
-    adapter.where.add_argument("--base", metavar="MODEL", help="its base model (default: the one that FOLDER names)")
-    adapter.how.add_argument(
-        "--allow-pickle", action="store_true", help="read weights that are only in a .bin file; know who made it"
-    )
-    adapter.parser.set_defaults(command=_import_adapter)
-
-
-def margin(text: str) -> float:
-    """Return a margin of scores given on the command line."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
-    return value
+    adapter.what.takes("folder", "FOLDER", "folder of the adapter, as its library saved it", type=Path)
+    adapter.where.takes("--out", "OUT", "folder to write", required=True, type=Path)
+    adapter.where.takes("--base", "MODEL", "its base model (default: the one that FOLDER names)")
+    adapter.how.flag("--allow-pickle", "read weights that are only in a .bin file; know who made it")
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from lora_bench.cli.against_command import check_against, way_of
 from lora_bench.cli.baseline_commands import baseline_folder, night_options
 from lora_bench.cli.gate_output import BROKE_OFF, DONE, print_lines, warn, write_answer
-from lora_bench.cli.help import add_command, records_at
+from lora_bench.cli.help import Group, add_command
+from lora_bench.cli.shared_options import permission_options, records_at
 from lora_bench.errors import LoraBenchError
 
 if TYPE_CHECKING:
@@ -28,89 +29,59 @@ def add_check(commands: Commands) -> None:
     """Add the command `check`."""
     check = add_command(
         commands,
-        "check",
+        "check RUNS --against WHAT | --baseline NAME",
         "say whether runs regressed: against other runs or a commit, or tonight's against accepted nights",
         "lora-bench check runs/tickets --against main --suite tickets.yaml",
+        _check,
         more="Exit codes: 0 pass, 1 regression, 2 bad input, 3 runs failed or are missing,\n"
         "4 cannot decide, as with too few seeds, or fewer than eight accepted nights.",
-        takes="RUNS --against WHAT | --baseline NAME",
+        resumes=True,
     )
     what, where, how, output = check.what, check.where, check.how, check.output
-    what.add_argument(
-        "runs",
-        metavar="RUNS",
-        type=records_at,
-        nargs="?",
-        help="runs/SUITE that `run --series` wrote, or one night in it",
-    )
-    other = what.add_mutually_exclusive_group(required=True)
-    other.add_argument(
+    what.takes("runs", "RUNS", "runs/SUITE that `run --series` wrote, or one night in it", type=records_at, nargs="?")
+    other = Group(what.of.add_mutually_exclusive_group(required=True))
+    other.takes(
         "--against",
-        metavar="WHAT",
-        help="hold RUNS against other runs of the suite: a folder, a baseline with records, or a git reference, whose runs "
+        "WHAT",
+        "hold RUNS against other runs of the suite: a folder, a baseline with records, or a git reference, whose runs "
         "are done in an environment of their own and kept in RUNS-against",
     )
-    other.add_argument(
-        "--baseline",
-        metavar="NAME",
-        help="baseline with accepted nights: of ./baselines, of the package, or a path",
-    )
+    other.takes("--baseline", "NAME", "baseline with accepted nights: of ./baselines, of the package, or a path")
     night_options(what)
-    what.add_argument(
+    what.takes(
         "--change",
-        metavar="WHY",
-        help="why settings of the suite differ from those of the other runs (--against; without it the answer is 4)",
+        "WHY",
+        "why settings of the suite differ from those of the other runs (--against; without it the answer is 4)",
     )
-    what.add_argument(
+    what.takes(
         "--suite",
-        metavar="SUITE",
-        help="suite to run suspect series again with (default: the baseline's), or to run at the git reference",
+        "SUITE",
+        "suite to run suspect series again with (default: the baseline's), or to run at the git reference",
     )
-    what.add_argument(
-        "--allow-pickle",
-        action="append",
-        default=[],
-        metavar="MODEL",
-        help="read this base model's pickled weights in those runs, as `run` does; may be repeated",
+    permission_options(
+        what,
+        "read this base model's pickled weights in those runs, as `run` does; may be repeated",
+        "run this code of the suite in those runs, as `run` does; may be repeated",
     )
-    what.add_argument(
-        "--allow-code",
-        action="append",
-        default=[],
-        metavar="NAME@HASH",
-        help="run this code of the suite in those runs, as `run` does; may be repeated",
+    where.takes("--data-dir", "FOLDER", "folder of data sets for those runs, as in `run`", type=Path)
+    how.flag("--no-confirm", "run nothing again; suspect series then stay undecided")
+    how.takes("--workers", "N", "runs at once when series are run again (default: as `run`)", type=int)
+    output.takes("--markdown", "FILE", "write a comment for a pull request (--against)", type=Path)
+    output.takes("--json", "FILE", "write the whole answer", type=Path)
+    output.takes("--junit", "FILE", "write JUnit XML, one test case per series", type=Path)
+    output.flag("--github", "write annotations and a step summary of a GitHub workflow")
+    output.takes("--badge", "FILE", "write JSON for the badge endpoint of shields.io", type=Path)
+    output.takes("--plot", "FOLDER", "draw one SVG per series: its nights, bounds and tonight", type=Path)
+    search = Group(check.parser.add_argument_group("search for the change that made a series fail"))
+    search.takes(
+        "--bisect", "WHAT", "PACKAGE=OLD,...,NEW for versions, or GOOD..BAD for commits; prints the cost first"
     )
-    where.add_argument(
-        "--data-dir", type=Path, metavar="FOLDER", help="folder of data sets for those runs, as in `run`"
-    )
-    how.add_argument("--no-confirm", action="store_true", help="run nothing again; suspect series then stay undecided")
-    how.add_argument(
-        "--workers", type=int, metavar="N", help="runs at once when series are run again (default: as `run`)"
-    )
-    output.add_argument("--markdown", type=Path, metavar="FILE", help="write a comment for a pull request (--against)")
-    output.add_argument("--json", type=Path, metavar="FILE", help="write the whole answer")
-    output.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML, one test case per series")
-    output.add_argument(
-        "--github", action="store_true", help="write annotations and a step summary of a GitHub workflow"
-    )
-    output.add_argument("--badge", type=Path, metavar="FILE", help="write JSON for the badge endpoint of shields.io")
-    output.add_argument(
-        "--plot", type=Path, metavar="FOLDER", help="draw one SVG per series: its nights, bounds and tonight"
-    )
-    search = check.parser.add_argument_group("search for the change that made a series fail")
-    search.add_argument(
-        "--bisect",
-        metavar="WHAT",
-        help="PACKAGE=OLD,...,NEW for versions, or GOOD..BAD for commits; prints the cost first",
-    )
-    search.add_argument("--yes", action="store_true", help="do the search (default: only print its cost)")
-    search.add_argument("--cell", metavar="SERIES", help="the failing series (default: the worst)")
-    search.add_argument(
+    search.flag("--yes", "do the search (default: only print its cost)")
+    search.takes("--cell", "SERIES", "the failing series (default: the worst)")
+    search.flag(
         "--step",
-        action="store_true",
-        help="try the series in this environment, for `git bisect run`: exit with 0 good, 1 bad, 125 neither",
+        "try the series in this environment, for `git bisect run`: exit with 0 good, 1 bad, 125 neither",
     )
-    check.parser.set_defaults(command=_check, resumes=True)
 
 
 def _check(arguments: argparse.Namespace) -> int:

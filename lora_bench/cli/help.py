@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lora_bench.errors import did_you_mean
-from lora_bench.records.layout import PROBES_FILE, RUNS_FILE
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction["Parser"]
 
 USAGE_ERROR = 2
 
-
-def records_at(text: str) -> Path:
-    """Return the folder of records that a user named: by its path, or by that of the file that holds them."""
-    path = Path(text)
-    return path.parent if path.name in (RUNS_FILE, PROBES_FILE) and path.is_file() else path
+Run = Callable[[argparse.Namespace], int]
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -59,6 +53,33 @@ class Parser(argparse.ArgumentParser):
 
 
 @dataclass(frozen=True)
+class Group:
+    """A group of a command's arguments.
+
+    Args:
+        of: The group of argparse. Other facts of an argument, such as its type, are argparse's too.
+    """
+
+    of: argparse._ArgumentGroup
+
+    def takes(self, name: str, metavar: str, help: str, **facts: Any) -> None:
+        """Add an argument with a value; it is an option if its name begins with dashes."""
+        self.of.add_argument(name, metavar=metavar, help=help, **facts)
+
+    def several(self, name: str, metavar: str, help: str, **facts: Any) -> None:
+        """Add an option that may be repeated, whose values are a list."""
+        self.takes(name, metavar, help, action="append", default=[], **facts)
+
+    def flag(self, name: str, help: str, **facts: Any) -> None:
+        """Add an option without a value."""
+        self.of.add_argument(name, help=help, **{"action": "store_true", **facts})
+
+    def switch(self, name: str, dest: str, help: str) -> None:
+        """Add an option without a value that turns *dest* off."""
+        self.flag(name, help, dest=dest, action="store_false")
+
+
+@dataclass(frozen=True)
 class Groups:
     """The options of a command.
 
@@ -71,23 +92,27 @@ class Groups:
     """
 
     parser: Parser
-    what: argparse._ArgumentGroup
-    where: argparse._ArgumentGroup
-    how: argparse._ArgumentGroup
-    output: argparse._ArgumentGroup
+    what: Group
+    where: Group
+    how: Group
+    output: Group
 
 
-def add_command(commands: Commands, name: str, does: str, example: str, *, takes: str = "", more: str = "") -> Groups:
+def add_command(
+    commands: Commands, words: str, does: str, example: str, run: Run | None = None, *, more: str = "", **defaults: Any
+) -> Groups:
     """Add a command.
 
     Args:
         commands: Where to.
-        name: Its name.
+        words: Its name, and its arguments for the line of its usage.
         does: What it does: one sentence that begins with a verb, without capital and full stop.
         example: A command line that works.
-        takes: Its arguments, for the line of its usage.
+        run: Does it, and returns the exit code; by default it shows its help.
         more: A further paragraph, such as its exit codes.
+        defaults: Further values for *run*.
     """
+    name, _, takes = words.partition(" ")
     sentence = textwrap.fill(f"{does[0].upper()}{does[1:]}.", 78)
     parser = commands.add_parser(
         name,
@@ -97,14 +122,14 @@ def add_command(commands: Commands, name: str, does: str, example: str, *, takes
         formatter_class=Formatter,
         add_help=False,
     )
+    parser.set_defaults(command=run or parser.show_help, **defaults)
     # Positional arguments would otherwise stand in a group of their own.
-    what, where, how, output = (parser.add_argument_group(title) for title in ("what", "where", "how", "output"))
-    output.add_argument("-h", "--help", action="help", help="show this help and exit")
+    what, where, how, output = (Group(parser.add_argument_group(title)) for title in ("what", "where", "how", "output"))
+    output.of.add_argument("-h", "--help", action="help", help="show this help and exit")
     return Groups(parser, what, where, how, output)
 
 
-def add_verbs(commands: Commands, name: str, does: str, example: str, *, title: str, metavar: str) -> Commands:
+def add_verbs(commands: Commands, words: str, does: str, example: str, title: str) -> Commands:
     """Add a command that takes a further word, and shows its help without one."""
-    groups = add_command(commands, name, does, example, takes=metavar)
-    groups.parser.set_defaults(command=groups.parser.show_help)
-    return groups.parser.add_subparsers(title=title, metavar=metavar, prog=groups.parser.prog)
+    parser = add_command(commands, words, does, example).parser
+    return parser.add_subparsers(title=title, metavar=words.partition(" ")[2], prog=parser.prog)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_bench.cli.help import add_command
+from lora_bench.cli.shared_options import above_zero, quiet_option, runs_option
 from lora_bench.errors import LoraBenchError
 from lora_bench.util.redaction import message
 
@@ -29,58 +30,37 @@ def add_try(commands: Commands, parse: Parse) -> None:
     """
     tries = add_command(
         commands,
-        "try",
+        "try TABLE",
         "compare four methods on your own table: write a suite, train for about --minutes, and name the method to take",
         "lora-bench try tickets.csv --text subject --label queue --minutes 10",
-        takes="TABLE",
+        _try,
+        parse=parse,
+        resumes=True,
     )
     _options(tries)
-    tries.where.add_argument(
-        "--runs",
-        type=Path,
-        default=Path("runs"),
-        metavar="FOLDER",
-        help="folder for SUITE/RUN_ID and SUITE/report.md (default: ./runs)",
-    )
-    tries.how.add_argument("--dry-run", action="store_true", help="write the suite and show its plan; train nothing")
-    tries.output.add_argument("--quiet", action="store_true", help="print failures and the answer only")
-    tries.parser.set_defaults(command=_try, parse=parse, resumes=True)
+    runs_option(tries)
+    tries.how.flag("--dry-run", "write the suite and show its plan; train nothing")
+    quiet_option(tries, "failures and the answer only")
 
     init = add_command(
         commands,
-        "init",
+        "init TABLE",
         "write the suite that `try` would run on a table, with comments, and train nothing",
         "lora-bench init tickets.csv --text subject --label queue",
-        takes="TABLE",
+        _init,
     )
     _options(init)
-    init.parser.set_defaults(command=_init)
 
 
 def _options(groups: Groups) -> None:
     what = groups.what
-    what.add_argument("table", metavar="TABLE", type=Path, help="CSV, TSV, JSONL or Parquet file, one example a row")
-    what.add_argument("--text", metavar="COLUMN", help="column of the text (default: guessed)")
-    what.add_argument("--text-pair", metavar="COLUMN", help="column of a second text, for pairs")
-    what.add_argument("--label", metavar="COLUMN", help="column of the class or number to predict (default: guessed)")
-    what.add_argument("--model", metavar="MODEL", help="base model (default: minilm-l6-roberta, which needs no hub)")
-    groups.how.add_argument(
-        "--minutes",
-        type=_minutes,
-        default=DEFAULT_MINUTES,
-        metavar="N",
-        help="minutes that all runs together may take, by estimate (default: 10)",
-    )
-
-
-def _minutes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return value
+    what.takes("table", "TABLE", "CSV, TSV, JSONL or Parquet file, one example a row", type=Path)
+    what.takes("--text", "COLUMN", "column of the text (default: guessed)")
+    what.takes("--text-pair", "COLUMN", "column of a second text, for pairs")
+    what.takes("--label", "COLUMN", "column of the class or number to predict (default: guessed)")
+    what.takes("--model", "MODEL", "base model (default: minilm-l6-roberta, which needs no hub)")
+    minutes = "minutes that all runs together may take, by estimate (default: 10)"
+    groups.how.takes("--minutes", "N", minutes, type=above_zero, default=DEFAULT_MINUTES)
 
 
 def _write(arguments: argparse.Namespace, *, again: bool) -> Path:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_bench.cli.exchange_commands import margin
 from lora_bench.cli.help import add_command
+from lora_bench.cli.shared_options import above_zero, runs_argument
 from lora_bench.util.redaction import message
 
 if TYPE_CHECKING:
@@ -26,72 +26,54 @@ def add_winner(commands: Commands) -> None:
     """Add the commands; each returns 0, or raises LoraBenchError."""
     choose = add_command(
         commands,
-        "choose",
+        "choose RUNS",
         "name the cheapest method shown to lose at most --margin to the best; if none is shown, name the best",
         "lora-bench choose runs/tickets --margin 0.01 --prefer memory",
+        _choose,
         more="With fewer than 29 seeds the choice of a cheaper method is at most indicative.",
-        takes="RUNS",
     )
     _what(choose)
-    choose.how.add_argument(
-        "--margin",
-        type=margin,
-        metavar="X",
-        help="loss of score that does not matter: 0.01 is one point of accuracy (default: the suite's margin)",
-    )
-    choose.how.add_argument(
+    loss = "loss of score that does not matter: 0.01 is one point of accuracy (default: the suite's margin)"
+    choose.how.takes("--margin", "X", loss, type=above_zero)
+    choose.how.takes(
         "--prefer",
+        "COST",
+        "cost to keep small: storage (the file to ship), memory or time of training (default: storage)",
         choices=["storage", "memory", "time"],
         default="storage",
-        metavar="COST",
-        help="cost to keep small: storage (the file to ship), memory or time of training (default: storage)",
     )
-    choose.parser.set_defaults(command=_choose)
 
     use = add_command(
         commands,
-        "use",
+        "use RUNS [METHOD]",
         "show the folder of the winner's weights and the Python lines that load them",
         "lora-bench use runs/tickets --merge tickets-model",
+        _use,
         more="The suite must keep weights: `keep_weights: last`, which the suite of `try` has.",
-        takes="RUNS [METHOD]",
     )
     _what(use)
-    use.what.add_argument(
-        "method", nargs="?", metavar="METHOD", help="method by its label (default: the one that `choose` names)"
-    )
-    use.where.add_argument(
-        "--merge", type=Path, metavar="OUT", help="write a plain model folder, with the adapter merged into the base"
-    )
-    use.where.add_argument(
-        "--base", type=Path, metavar="FOLDER", help="base model for --merge (default: found by its name from here)"
-    )
-    use.parser.set_defaults(command=_use)
+    use.what.takes("method", "METHOD", "method by its label (default: the one that `choose` names)", nargs="?")
+    merged = "write a plain model folder, with the adapter merged into the base"
+    use.where.takes("--merge", "OUT", merged, type=Path)
+    use.where.takes("--base", "FOLDER", "base model for --merge (default: found by its name from here)", type=Path)
 
     analyse = add_command(
         commands,
-        "analyse",
+        "analyse RUNS",
         "show what training did to kept weights: norms, amplification, intruder dimensions and shared subspaces",
         "lora-bench analyse runs/tickets",
+        _analyse,
         more="The suite must keep weights (`keep_weights: last`); later reports show it too.",
-        takes="RUNS",
     )
-    analyse.what.add_argument("runs", metavar="RUNS", type=Path, help="folder of a suite's runs, such as runs/tickets")
-    analyse.where.add_argument(
-        "--base",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FOLDER",
-        help="a base model (default: found by its name from here); may be repeated",
-    )
-    analyse.parser.set_defaults(command=_analyse)
+    runs_argument(analyse)
+    base = "a base model (default: found by its name from here); may be repeated"
+    analyse.where.several("--base", "FOLDER", base, type=Path)
 
 
 def _what(groups: Groups) -> None:
-    groups.what.add_argument("runs", metavar="RUNS", type=Path, help="folder of a suite's runs, such as runs/tickets")
-    groups.what.add_argument("--task", metavar="TASK", help="one task, if the runs have several")
-    groups.what.add_argument("--model", metavar="MODEL", help="one base model, if the runs have several")
+    runs_argument(groups)
+    groups.what.takes("--task", "TASK", "one task, if the runs have several")
+    groups.what.takes("--model", "MODEL", "one base model, if the runs have several")
 
 
 def _choose(arguments: argparse.Namespace) -> int:

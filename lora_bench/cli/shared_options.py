@@ -1,0 +1,123 @@
+"""Options that several commands share, and the values that options take."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lora_bench.cli.help import Group, Groups
+from lora_bench.records.layout import PROBES_FILE, RUNS_FILE
+
+
+def records_at(text: str) -> Path:
+    """Return the folder of records that a user named: by its path, or by that of the file that holds them."""
+    path = Path(text)
+    return path.parent if path.name in (RUNS_FILE, PROBES_FILE) and path.is_file() else path
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return the names in a list with commas."""
+    return tuple(filter(None, text.split(",")))
+
+
+def file_name(text: str) -> str:
+    """Return a text that can name a folder."""
+    from lora_bench.util import filenames
+
+    try:
+        return filenames.file_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def count(text: str, least: int = 0) -> int:
+    """Return a whole number of at least 0."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Return a whole number of at least 1."""
+    return count(text, 1)
+
+
+def above_zero(text: str) -> float:
+    """Return a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+    return value
+
+
+def suite_argument(groups: Groups, help: str) -> None:
+    """Add the suite."""
+    groups.what.takes("suite", "SUITE", help)
+
+
+def runs_argument(groups: Groups) -> None:
+    """Add the folder of the runs of a suite."""
+    groups.what.takes("runs", "RUNS", "folder of a suite's runs, such as runs/tickets", type=Path)
+
+
+def seeds_option(groups: Groups) -> None:
+    """Add the number of seeds."""
+    seeds = "seeds of every method: the suite's and the next ones (default: as the suite says)"
+    groups.what.takes("--seeds", "N", seeds, type=positive)
+
+
+def series_option(groups: Groups) -> None:
+    """Add the label of a repeat."""
+    repeat = "repeat the suite with new seeds under this label, such as night-42"
+    groups.what.takes("--series", "LABEL", repeat, type=file_name)
+
+
+def runs_option(groups: Groups, holds: str = "SUITE/RUN_ID and SUITE/report.md") -> None:
+    """Add the folder that *holds* the runs of all suites."""
+    groups.where.takes("--runs", "FOLDER", f"folder for {holds} (default: ./runs)", type=Path, default=Path("runs"))
+
+
+def data_option(groups: Groups) -> None:
+    """Add the folder of data sets."""
+    circulate = "folder of data sets as they circulate, such as FOLDER/CoLA/train.tsv"
+    groups.where.takes("--data-dir", "FOLDER", circulate, type=Path)
+
+
+def prepare_option(groups: Groups) -> None:
+    """Add the preparation of a folder for workers."""
+    groups.how.flag("--prepare", "prepare the runs folder for `lora-bench work`; train nothing")
+
+
+def permission_options(
+    what: Group,
+    pickle: str = "read this base model's pickled weights; a pickle can run code, so know who made it; may be repeated",
+    code: str = "allow this code of the suite, as `plan` lists it; it runs with your rights, so read it first; may be repeated",
+) -> None:
+    """Add the user's permissions."""
+    what.several("--allow-pickle", "MODEL", pickle)
+    what.several("--allow-code", "NAME@HASH", code)
+
+
+def quiet_option(groups: Groups, prints: str = "failures only") -> None:
+    """Add the quiet mode, and what it prints."""
+    groups.output.flag("--quiet", f"print {prints}")
+
+
+def how_options(groups: Groups) -> None:
+    """Add the ways to train."""
+    how = groups.how
+    how.flag("--retry", "also repeat runs that failed, timed out or ran out of memory")
+    how.takes(
+        "--timeout",
+        "SECONDS",
+        "end a run that makes no progress for SECONDS; 0: never (default: the run's estimated time, at least 1800)",
+        type=count,
+    )
+    together = "train every run alone (default: runs that can share a base model take their steps together)"
+    how.switch("--no-pack", "pack", together)
+    positions = "compute all relative positions at every step (default: only those within the inputs' length)"
+    how.switch("--no-cut", "cut", f"DeBERTa: {positions}")
+    quiet_option(groups)
