@@ -23,15 +23,12 @@ class Chat(Generation):
 
     @property
     def model_kind(self) -> str:
-        """The kind of its model."""
         return "generation"
 
     def refusal(self, model_type: str, *, apart: bool, processes: int) -> str | None:
-        """Return why an encoder cannot read the messages apart."""
         return f"a chat is one text, which {model_type} does not continue: use a causal model" if apart else None
 
     def labelled(self, task: Declared, table: Table) -> list[int]:
-        """Return the rows whose conversation has an answer."""
         if not {*task.text, task.label.column} <= table.columns.keys():
             return super().labelled(task, table)
         return [row for row, found in enumerate(_conversations(task, table)) if not isinstance(found, NoAnswer)]
@@ -53,7 +50,6 @@ class Chat(Generation):
         return [("",) if isinstance(one, ValueError) else (one[0],) for one in found]
 
     def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:
-        """Return the answer of each row."""
         return [("",) if isinstance(one, ValueError) else (one[1],) for one in _conversations(task, table)]
 
 

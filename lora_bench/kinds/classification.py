@@ -41,13 +41,11 @@ class Classification(WithClasses):
         return label is not None
 
     def class_names(self, task: Declared, table: Table, examples: Examples, faults: list[Fault]) -> tuple[str, ...]:
-        """Return the class names in the order of their indexes."""
         if task.labels is None and task.label.rule is not None:
             return SIGNS
         return super().class_names(task, table, examples, faults)
 
     def faults_of_found(self, column: str, labels: Sequence[str]) -> Iterator[str]:
-        """Return a fault for class names that are lists."""
         listed = [label for label in labels if as_json_list(label) is not None]
         if listed:
             way = "for several labels a row say `kind: multilabel`"
@@ -59,7 +57,6 @@ class Classification(WithClasses):
         return super().hint_at(value, classes) if way is None else f"; for several labels a row say {way}"
 
     def warnings_of_classes(self, classes: Sequence[str]) -> Iterator[str]:
-        """Return a warning for each class that could be several of the others."""
         names = frozenset(classes)
         for label in classes:
             if (way := several_in(label, names)) is not None:

@@ -36,11 +36,9 @@ class Generation(TaskKind):
         return {}
 
     def head_arguments(self, labels: Sequence[str]) -> str:
-        """Return none."""
         return ""
 
     def faults_of_text(self, task: Declared) -> Iterator[tuple[Key, str]]:
-        """Return a fault if the input is not in one column, or not in those that its rule needs."""
         if task.linearise is None:
             if len(task.text) != 1:
                 yield ("text",), f"must be one column for {self.name}, got {len(task.text)}"
@@ -51,7 +49,6 @@ class Generation(TaskKind):
             yield ("text",), f"must be {columns} of {' and '.join(needed)} for {task.linearise!r}, got {len(task.text)}"
 
     def texts(self, task: Declared, table: Table, faults: list[Fault]) -> Texts:
-        """Return the input of each row; note every value that has none by the task's rule."""
         if task.linearise is None:
             return super().texts(task, table, faults)
         texts: Texts = []
@@ -111,7 +108,6 @@ class Generation(TaskKind):
         return chain(split.texts, ((written,) for several in right for written in several))
 
     def makes_example(self, label: Any) -> bool:
-        """Return False for a row without a text to write."""
         return bool(label)
 
     def dealt(self, examples: Examples, split: str) -> Examples:
@@ -132,7 +128,6 @@ class Generation(TaskKind):
         return replace(examples.at(list(first.values())), labels=list(texts_of.values()))
 
     def numbered(self, labels: Sequence[Any], classes: Sequence[str]) -> list[Any]:
-        """Return the texts that may be written for each example."""
         return [tuple(texts) for texts in labels]
 
     def constant(self, train: Split, split: Split) -> Sequence[Any] | None:

@@ -33,11 +33,9 @@ class Multilabel(WithClasses):
     own_keys: ClassVar[Mapping[Key, str]] = {("label", "separator"): _ONLY, ("label", "columns"): _ONLY}
 
     def each(self, labels: Iterable[Any]) -> Iterable[Any]:
-        """Return every label of every example."""
         return chain.from_iterable(labels)
 
     def faults_of_labels(self, task: Declared) -> Iterator[tuple[Key, str]]:
-        """Return the faults of a task's labels and of the columns that have them."""
         label = task.label
         yield from super().faults_of_labels(task)
         if label.rule is not None:
@@ -69,11 +67,9 @@ class Multilabel(WithClasses):
         return found
 
     def numbered(self, labels: Sequence[Any], classes: Sequence[str]) -> list[Any]:
-        """Return the indexes of each example's labels, rising."""
         return [tuple(sorted(super(Multilabel, self).numbered(own, classes))) for own in labels]
 
     def constant(self, train: Split, split: Split) -> Sequence[Any] | None:
-        """Return the one most frequent label of training for each example."""
         return [[most_frequent(train)]] * len(split.ids)
 
 

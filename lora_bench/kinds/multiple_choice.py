@@ -44,19 +44,15 @@ class MultipleChoice(WithClasses):
         return {"input_ids": shape, "attention_mask": shape, "labels": (rows,)}
 
     def rows_of_example(self, labels: int) -> int:
-        """Return the number of endings."""
         return labels
 
     def shown(self, labels: int) -> str:
-        """Return the kind with its number of endings."""
         return f"{self.name} of {labels}"
 
     def head_arguments(self, labels: Sequence[str]) -> str:
-        """Return none."""
         return ""
 
     def faults_of_text(self, task: Declared) -> Iterator[tuple[Key, str]]:
-        """Return a fault if a task does not name a text and its endings."""
         if len(set(task.text)) < max(2, len(task.text)):
             yield (
                 ("text",),
@@ -111,11 +107,9 @@ class MultipleChoice(WithClasses):
         yield from super().faults_of_classes(task, table, examples, classes)
 
     def hint_at(self, value: str, classes: Sequence[str]) -> str:
-        """Return how to name the places."""
         return "; name those of the endings in their order, as in `labels: [A, B, C, D]`"
 
     def inputs(self, split: Split, *, apart: bool) -> Iterable[tuple[str, ...]] | None:
-        """Return each text with each of its endings."""
         return ((text, ending) for text, *endings in split.texts for ending in endings)
 
 

@@ -43,7 +43,6 @@ class Regression(TaskKind):
             yield f"gives all {len(labels):,} examples of {split} the label {labels[0]:g}"
 
     def constant(self, train: Split, split: Split) -> Sequence[Any] | None:
-        """Return the mean of training for each example."""
         numbers: Sequence[Any] = train.labels
         return [math.fsum(numbers) / len(numbers)] * len(split.ids)
 

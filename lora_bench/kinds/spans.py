@@ -35,20 +35,16 @@ class Spans(TaskKind):
         return super().head_options(2)
 
     def head_arguments(self, labels: Sequence[str]) -> str:
-        """Return the two outputs."""
         return ", num_labels=2"
 
     def faults_of_text(self, task: Declared) -> Iterator[tuple[Key, str]]:
-        """Return a fault if a task does not name a question and its text."""
         if len(set(task.text)) != 2:
             yield ("text",), f"must be two columns for spans, the question and its text; got {list(task.text)}"
 
     def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:
-        """Return the answers of each row; note every row whose answers do not stand in its text."""
         return answers_of(table, (task.label.column, task.label.start), texts, task.unanswerable, faults)
 
     def as_scored(self, split: Split, predictions: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-        """Return the texts that stand where references and predictions point."""
         right: Sequence[Any] = split.labels
         return (
             [
@@ -59,7 +55,6 @@ class Spans(TaskKind):
         )
 
     def constant(self, train: Split, split: Split) -> Sequence[Any] | None:
-        """Return no answer for each question."""
         return [()] * len(split.ids)
 
 

@@ -27,16 +27,13 @@ class Tokens(WithClasses):
     label_axes = ("rows", "length")
 
     def each(self, labels: Iterable[Any]) -> Iterable[Any]:
-        """Return the label of every word."""
         return chain.from_iterable(labels)
 
     def faults_of_text(self, task: Declared) -> Iterator[tuple[Key, str]]:
-        """Return a fault if the words are not in one column."""
         if len(task.text) != 1:
             yield ("text",), f"must be one column for {self.name}, got {len(task.text)}"
 
     def texts(self, task: Declared, table: Table, faults: list[Fault]) -> Texts:
-        """Return the words of each row."""
         return words_of(table, task.text[0], faults)
 
     def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:
@@ -68,15 +65,12 @@ class Tokens(WithClasses):
         return found
 
     def inputs(self, split: Split, *, apart: bool) -> Iterable[tuple[str, ...]] | None:
-        """Return the words of each example as a text."""
         return ((" ".join(words),) for words in split.texts)
 
     def numbered(self, labels: Sequence[Any], classes: Sequence[str]) -> list[Any]:
-        """Return the names of the labels of each example's words."""
         return list(labels)
 
     def constant(self, train: Split, split: Split) -> Sequence[Any] | None:
-        """Return the most frequent label of training for each word."""
         most, right = most_frequent(train), list[Any](split.labels)
         return [[most] * len(each) for each in right]
 

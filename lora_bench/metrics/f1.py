@@ -28,13 +28,7 @@ def f1(predictions: Sequence[int], references: Sequence[int], classes: int = 2) 
 
 
 def weighted_f1(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
-    """Return F1 as a function of item weights.
-
-    Args:
-        references: Class of each item, shape (items,).
-        predictions: Shape (seeds, items).
-        classes: At least 2.
-    """
+    """Return F1 as a function of item weights, with the shapes of `Metric.weighted`."""
     from lora_bench.metrics.support.class_f1 import weighted_mean_f1
 
     return weighted_mean_f1(references, predictions, [1] if classes == 2 else range(classes))

@@ -23,13 +23,7 @@ def loss(predictions: Sequence[float], references: Sequence[float]) -> float | N
 
 
 def weighted_loss(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
-    """Return the loss as a function of item weights.
-
-    Args:
-        references: Number of tokens of each item, shape (items,).
-        predictions: Sum of their losses, shape (seeds, items).
-        classes: Not needed.
-    """
+    """Return the loss as a function of item weights, with the shapes of `Metric.weighted`."""
     import numpy as np
 
     def metric(weights: Floats) -> Floats:

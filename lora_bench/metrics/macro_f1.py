@@ -22,13 +22,7 @@ def macro_f1(predictions: Sequence[int], references: Sequence[int]) -> float:
 
 
 def weighted_macro_f1(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
-    """Return macro F1 as a function of item weights.
-
-    Args:
-        references: Class of each item, shape (items,).
-        predictions: Shape (seeds, items).
-        classes: At least 2.
-    """
+    """Return macro F1 as a function of item weights, with the shapes of `Metric.weighted`."""
     from lora_bench.metrics.support.class_f1 import weighted_mean_f1
 
     return weighted_mean_f1(references, predictions, range(classes))

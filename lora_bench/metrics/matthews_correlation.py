@@ -24,12 +24,7 @@ def matthews_correlation(predictions: Sequence[int], references: Sequence[int]) 
 def weighted_matthews(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
     """Return Matthews correlation for any number of classes; 0 if all predictions or references are of one class.
 
-    Gorodkin 2004, https://doi.org/10.1016/j.compbiolchem.2004.09.006
-
-    Args:
-        references: Class of each item, shape (items,).
-        predictions: Shape (seeds, items).
-        classes: At least 2.
+    Shapes are those of `Metric.weighted`. Gorodkin 2004, https://doi.org/10.1016/j.compbiolchem.2004.09.006
     """
     import numpy as np
 

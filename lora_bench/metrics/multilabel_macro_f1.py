@@ -23,12 +23,7 @@ def multilabel_macro_f1(predictions: LabelSets, references: LabelSets) -> float:
 
 
 def weighted_macro_f1(*, references: Floats, predictions: Floats) -> Weighted:
-    """Return macro F1 as a function of item weights.
-
-    Args:
-        references: 1 for each right label, shape (items, labels).
-        predictions: 1 for each predicted label, shape (seeds, items, labels).
-    """
+    """Return macro F1 as a function of item weights, with the shapes of `Metric.weighted`."""
     from lora_bench.metrics.support.class_f1 import mean_f1
 
     labels = range(references.shape[-1])

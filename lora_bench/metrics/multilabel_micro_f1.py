@@ -23,12 +23,7 @@ def multilabel_micro_f1(predictions: LabelSets, references: LabelSets) -> float:
 
 
 def weighted_micro_f1(*, references: Floats, predictions: Floats) -> Weighted:
-    """Return micro F1 as a function of item weights.
-
-    Args:
-        references: 1 for each right label, shape (items, labels).
-        predictions: 1 for each predicted label, shape (seeds, items, labels).
-    """
+    """Return micro F1 as a function of item weights, with the shapes of `Metric.weighted`."""
     import numpy as np
 
     hits = (predictions * references).sum(axis=-1).T

@@ -25,13 +25,7 @@ def pearson(predictions: Sequence[float], references: Sequence[float]) -> float 
 
 
 def weighted_pearson(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
-    """Return Pearson's correlation as a function of item weights; NaN if either is constant.
-
-    Args:
-        references: Shape (items,).
-        predictions: Shape (seeds, items).
-        classes: Not needed.
-    """
+    """Return Pearson's correlation as a function of item weights, shaped as in `Metric.weighted`; NaN if either is constant."""
     from lora_bench.metrics.support.item_weights import correlation
 
     # Centred, so that squares do not drown the differences of numbers far from zero.

@@ -26,13 +26,7 @@ def perplexity(predictions: Sequence[float], references: Sequence[float]) -> flo
 
 
 def weighted_perplexity(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
-    """Return the perplexity as a function of item weights.
-
-    Args:
-        references: Number of tokens of each item, shape (items,).
-        predictions: Sum of their losses, shape (seeds, items).
-        classes: Not needed.
-    """
+    """Return the perplexity as a function of item weights, with the shapes of `Metric.weighted`."""
     import numpy as np
 
     mean = weighted_loss(references=references, predictions=predictions)

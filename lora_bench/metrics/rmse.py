@@ -25,13 +25,7 @@ def rmse(predictions: Sequence[float], references: Sequence[float]) -> float | N
 
 
 def weighted_rmse(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
-    """Return RMSE as a function of item weights.
-
-    Args:
-        references: Shape (items,).
-        predictions: Shape (seeds, items).
-        classes: Not needed.
-    """
+    """Return RMSE as a function of item weights, with the shapes of `Metric.weighted`."""
     import numpy as np
 
     squares = ((predictions - references) ** 2).T

@@ -27,12 +27,8 @@ def spearman(predictions: Sequence[float], references: Sequence[float]) -> float
 def weighted_spearman(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
     """Return Spearman's correlation as a function of item weights; NaN if either is constant. Ties get their mean rank.
 
-    In the resampled data a value that occurs w times, with c items below it, has the mean rank c + (w + 1) / 2.
-
-    Args:
-        references: Shape (items,).
-        predictions: Shape (seeds, items).
-        classes: Not needed.
+    In the resampled data a value that occurs w times, with c items below it, has the mean rank c + (w + 1) / 2. Shapes are
+    those of `Metric.weighted`.
     """
     import numpy as np
 

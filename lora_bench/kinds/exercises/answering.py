@@ -50,16 +50,13 @@ class Answering(Labelling):
         return found, truncated
 
     def questions(self, split: Split) -> tuple[list[Example], float]:
-        """Return the windows of every example."""
         return encode_windows(split, self._tokenizer, self._spec.training.max_length)
 
     def units(self, lessons: Sequence[Example]) -> Sequence[Any]:
-        """Return the windows of each question together."""
         return QuestionWindows(lessons)
 
     @staticmethod
     def random_labels(input_ids: Tensor, shape: Shape, labels: int, drawn: torch.Generator) -> Tensor:
-        """Return places of tokens."""
         return torch.randint(input_ids.shape[-1], shape, generator=drawn)
 
     def read(self, logits: Tensor) -> Tensor:

@@ -40,7 +40,6 @@ class Choosing(Labelling):
         return [{**row, "labels": split.labels[row["example"]]} for row in rows], truncated
 
     def questions(self, split: Split) -> tuple[list[Example], float]:
-        """Return a row for each ending, and the share of rows that was truncated."""
         return self._rows(split, self._spec.training.max_length)
 
     def _rows(self, split: Split, longest: int) -> tuple[list[Example], float]:
@@ -54,11 +53,9 @@ class Choosing(Labelling):
         ], truncated
 
     def units(self, lessons: Sequence[Example]) -> Sequence[Any]:
-        """Return the endings of each text together."""
         return QuestionWindows(lessons)
 
     def whole(self, split: Split, *, train: bool) -> list[Example]:
-        """Return rows before any is cut."""
         return self._rows(split, UNCUT)[0]
 
     def answers_in(self, logits: torch.Tensor, questions: Sequence[Example]) -> Replies:

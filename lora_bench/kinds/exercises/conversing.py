@@ -22,20 +22,16 @@ class Conversing(Writing):
     """Writes the answers of a conversation, in the form of a chat template."""
 
     def texts(self, split: Split, longest: int) -> tuple[list[Example], float]:
-        """Return whole conversations."""
         return encode_conversations(split, self._tokenizer, longest, self._task.chat_template)
 
     def inputs(self, split: Split, longest: int, new: int) -> tuple[list[Example], float]:
-        """Return conversations up to their last answer."""
         return encode_openings(split, self._tokenizer, longest, new, self._task.chat_template)
 
     @classmethod
     def check_tokenizer(cls, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Refuse a tokenizer without a chat template, if the task has none, or with one that cannot be read."""
         ChatFormat(tokenizer, task.chat_template)
 
     def _ending(self) -> Ending | None:
-        """Return the end of an answer in the template."""
         return ChatFormat(self._tokenizer, self._task.chat_template).ending
 
 

@@ -20,20 +20,16 @@ class Labelling(Exercise):
     collator = DataCollatorWithPadding
 
     def lessons(self, split: Split) -> tuple[list[Example], float]:
-        """Return token ids with their label."""
         examples, truncated = self.questions(split)
         return [{**example, "labels": label} for example, label in zip(examples, split.labels, strict=True)], truncated
 
     def questions(self, split: Split) -> tuple[list[Example], float]:
-        """Return token ids."""
         return encode(split, self._tokenizer, self._spec.training.max_length)
 
     def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
-        """Return the model's answer to each question."""
         return self.answers_in(predict(model, questions, self.collate, self._spec, self.read), questions)
 
     def answers_of_each(self, pack: Pack, questions: Sequence[Example]) -> Sequence[Replies | None]:
-        """Return the answers of each member of a pack; None for one whose outputs are not finite."""
         with autocast(pack.first, self._spec):
             found = predict_in_order(lambda batch: self.read(pack.logits(batch)), questions, self.collate, pack.rows)
         return [self.answers_in(own, questions) if torch.isfinite(own).all() else None for own in found]

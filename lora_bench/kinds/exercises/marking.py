@@ -30,27 +30,22 @@ class Marking(Labelling):
         return [{**example, "labels": label} for example, label in zip(examples, labels, strict=True)], truncated
 
     def replies(self, logits: Tensor) -> Replies:
-        """Return the labels of each question that are likelier than not."""
         return Replies(labels_above(logits, USUAL), logits)
 
     @staticmethod
     def loss(label_smoothing: float = 0.0) -> Loss:
-        """Return the mean binary cross entropy of each label."""
         return binary_cross_entropy
 
     @staticmethod
     def random_labels(input_ids: Tensor, shape: Shape, labels: int, drawn: torch.Generator) -> Tensor:
-        """Return a 0 or a 1 for each label."""
         return torch.randint(2, shape, generator=drawn).float()
 
     @staticmethod
     def decided(task: Task, data: TaskData, answers: Mapping[str, Replies]) -> tuple[dict[str, Replies], float | None]:
-        """Return the answers at the threshold that is best on the selection split, if its answers are there."""
         return decided(task, data, answers)
 
     @staticmethod
     def probabilities(logits: Tensor) -> Tensor:
-        """Return the probability of each label by itself."""
         return logits.sigmoid()
 
 

@@ -15,17 +15,14 @@ class Rating(Labelling):
     """Gives each text a number."""
 
     def replies(self, logits: Tensor) -> Replies:
-        """Return the one output of each question."""
         return Replies([round(value, 6) for value in logits.squeeze(-1).tolist()])
 
     @staticmethod
     def loss(label_smoothing: float = 0.0) -> Loss:
-        """Return the mean squared error."""
         return squared_error
 
     @staticmethod
     def random_labels(input_ids: Tensor, shape: Shape, labels: int, drawn: torch.Generator) -> Tensor:
-        """Return numbers in [0, 1)."""
         return torch.rand(shape, generator=drawn)
 
 

@@ -42,7 +42,6 @@ class Tagging(Labelling):
         return found, truncated
 
     def questions(self, split: Split) -> tuple[list[Example], float]:
-        """Return token ids, and which of them begin a word."""
         return encode_words(split, self._tokenizer, self._spec.training.max_length)
 
     def read(self, logits: torch.Tensor) -> torch.Tensor:
@@ -66,7 +65,6 @@ class Tagging(Labelling):
         return Replies(answers)
 
     def whole(self, split: Split, *, train: bool) -> list[Example]:
-        """Return words before any is cut."""
         return encode_words(split, self._tokenizer, UNCUT)[0]
 
 

@@ -52,7 +52,6 @@ class Writing(Exercise):
             self.collate = PairCollator(tokenizer)
 
     def lessons(self, split: Split) -> tuple[list[Example], float]:
-        """Return input and completion, with a loss on the completion."""
         return self.texts(split, self._spec.training.max_length)
 
     def questions(self, split: Split) -> tuple[list[Example], float]:
@@ -91,19 +90,16 @@ class Writing(Exercise):
         return encode_prompts(split, self._tokenizer, longest, new)
 
     def whole(self, split: Split, *, train: bool) -> list[Example]:
-        """Return inputs before any is cut, with the texts to write for them where a model reads these."""
         if train or not self._task.completes:
             return self.texts(split, UNCUT)[0]
         return self.inputs(split, UNCUT, 0)[0]
 
     @staticmethod
     def loss(label_smoothing: float = 0.0) -> Loss:
-        """Return the cross entropy of each token of a text, given those before it."""
         return cross_entropy(label_smoothing, shifted=True)
 
     @staticmethod
     def random_labels(input_ids: Tensor, shape: Shape, labels: int, drawn: torch.Generator) -> Tensor:
-        """Return the tokens themselves."""
         return input_ids
 
     def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:

@@ -7,15 +7,15 @@ answer points at its first token.
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from lora_bench.errors import Fault, LoraBenchError
 from lora_bench.kinds.support.row_table import Table
+from lora_bench.kinds.support.row_values import as_data, in_a_message
+from lora_bench.kinds.support.tagging import check_tells_characters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,10 +48,10 @@ def spans_of(value: Any, start: Any, text: str) -> tuple[Span, ...]:
     Raises:
         NotInText: If one does not stand there.
     """
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        for read in (json.loads, ast.literal_eval):
-            with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-                return spans_of(read(value.strip()), start, text)
+    data = as_data(value) if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") else None
+    if data is not None:
+        with contextlib.suppress(RecursionError):
+            return spans_of(data, start, text)
     if isinstance(value, Mapping) and "text" not in value:
         raise NotInText(f"a mapping needs `text` and `answer_start`, got {', '.join(map(str, value)) or 'nothing'}")
     if isinstance(value, Mapping):
@@ -70,20 +70,16 @@ def spans_of(value: Any, start: Any, text: str) -> tuple[Span, ...]:
 def _span(answer: str, start: Any, text: str) -> Span:
     found = text.find(answer)
     if found < 0:
-        raise NotInText(f"{_shown(answer)} does not stand in {_shown(text)}")
+        raise NotInText(f"{in_a_message(answer)} does not stand in {in_a_message(text)}")
     if start is None or start == "":
         return found, found + len(answer)
     try:
         at = int(start)
     except (TypeError, ValueError):
-        raise NotInText(f"the start of {_shown(answer)} is no number: {start!r}") from None
+        raise NotInText(f"the start of {in_a_message(answer)} is no number: {start!r}") from None
     if text[max(at, 0) :][: len(answer)] != answer:
-        raise NotInText(f"{_shown(answer)} does not stand at {at}, but at {found}")
+        raise NotInText(f"{in_a_message(answer)} does not stand at {at}, but at {found}")
     return at, at + len(answer)
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:40]}…")
 
 
 def answers_of(
@@ -141,11 +137,7 @@ def encode_windows(
     Raises:
         LoraBenchError: If the tokenizer does not tell which characters a token stands for, or *max_length* is too small.
     """
-    if not tokenizer.is_fast:
-        raise LoraBenchError(
-            f"the tokenizer ({type(tokenizer).__name__}) does not tell which characters a token stands for, so answers cannot "
-            "be found: take a base model with a tokenizer.json"
-        )
+    check_tells_characters(tokenizer, "answers cannot be found")
     if max_length < 4 * AROUND:
         raise LoraBenchError(f"max_length must be at least {4 * AROUND} for a question and its text, got {max_length}")
     if not split.texts:

@@ -1,6 +1,5 @@
 """The keys of a task that a kind reads; `lora_bench.tasks.declaration.Task` explains them."""
 
-# ruff: noqa: D102  # `Task` documents each
 from __future__ import annotations
 
 from collections.abc import Mapping

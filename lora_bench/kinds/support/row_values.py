@@ -5,6 +5,9 @@ Labels are compared as text, so that 1, "1" and a column of integers mean the sa
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -98,12 +101,21 @@ def numbers_of(table: Table, column: str, values: Sequence[str | None], faults: 
     numbers = [number_of(value) for value in values]
     wrong = [row for row, number in enumerate(numbers) if number is None and values[row] is not None]
     if wrong:
-        shown = ", ".join(_shown(str(values[row])) for row in wrong[:SHOWN_VALUES])
+        shown = ", ".join(in_a_message(str(values[row])) for row in wrong[:SHOWN_VALUES])
         faults.append(table.rows_fault(f"has labels in column {column!r} that are no number ({shown})", wrong))
     return numbers
 
 
-def _shown(value: str) -> str:
+def as_data(text: str) -> Any:
+    """Return the data that a text is in JSON, or as Python prints it, which pandas writes into tables; None if it is none."""
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return read(text.strip())
+    return None
+
+
+def in_a_message(value: str) -> str:
+    """Return a value of a row for a message, cut if it is long."""
     return repr(value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}…")
 
 

@@ -21,6 +21,19 @@ NO_WORD = -1
 OUTSIDE = "O"
 
 
+def check_tells_characters(tokenizer: PreTrainedTokenizerBase, without: str) -> None:
+    """Refuse a tokenizer that does not tell which characters a token stands for, without which *without* is the case.
+
+    Raises:
+        LoraBenchError: With what to do.
+    """
+    if not tokenizer.is_fast:
+        raise LoraBenchError(
+            f"the tokenizer ({type(tokenizer).__name__}) does not tell which characters a token stands for, so {without}: "
+            "take a base model with a tokenizer.json"
+        )
+
+
 def encode_words(
     split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[dict[str, Any]], float]:
@@ -33,11 +46,7 @@ def encode_words(
     Raises:
         LoraBenchError: If the tokenizer does not tell which characters a token stands for.
     """
-    if not tokenizer.is_fast:
-        raise LoraBenchError(
-            f"the tokenizer ({type(tokenizer).__name__}) does not tell which characters a token stands for, so words cannot be "
-            "labelled: take a base model with a tokenizer.json"
-        )
+    check_tells_characters(tokenizer, "words cannot be labelled")
     texts = [" ".join(words) for words in split.texts]
     if not texts:
         return [], 0.0

@@ -35,7 +35,6 @@ class WithClasses(TaskKind):
         return labels
 
     def faults_of_labels(self, task: Declared) -> Iterator[tuple[Key, str]]:
-        """Return the faults of a task's label and class names."""
         yield from super().faults_of_labels(task)
         if task.label_names and task.label.rule is not None:
             yield ("label_names",), f"must go: the rule {task.label.rule!r} names the classes"
@@ -90,7 +89,6 @@ class WithClasses(TaskKind):
     def faults_of_classes(
         self, task: Declared, table: Table, examples: Examples, classes: Sequence[str]
     ) -> Iterator[Fault]:
-        """Return a fault for the labels that are no classes of the task."""
         known = set(classes)
         rows = [index for index, label in enumerate(examples.labels) if not known.issuperset(self.each([label]))]
         if rows:
@@ -108,12 +106,10 @@ class WithClasses(TaskKind):
         return did_you_mean(value, classes)
 
     def numbered(self, labels: Sequence[Any], classes: Sequence[str]) -> list[Any]:
-        """Return the index of each label."""
         index = {label: number for number, label in enumerate(classes)}
         return [index[label] for label in labels]
 
     def head_arguments(self, labels: Sequence[str]) -> str:
-        """Return the number and the names of the classes."""
         usual = self.problem_type == TaskKind.problem_type
         return (
             ", num_labels=len(labels), id2label=dict(enumerate(labels)), "
@@ -122,7 +118,6 @@ class WithClasses(TaskKind):
         )
 
     def constant(self, train: Split, split: Split) -> Sequence[Any] | None:
-        """Return the most frequent class of training for each example."""
         return [most_frequent(train)] * len(split.ids)
 
 

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from lora_bench.errors import Fault
 from lora_bench.kinds.support.row_table import Table
+from lora_bench.kinds.support.row_values import as_data
 
 
 def listed(value: Any) -> list[Any] | None:
-    """Return the list that a value of a table stands for, or None if it stands for none.
-
-    A list as Python prints it is one too: tables that pandas wrote have it.
-    """
+    """Return the list that a value of a table stands for, or None if it stands for none."""
     if isinstance(value, str):
-        if value.lstrip().startswith("["):
-            for read in (json.loads, ast.literal_eval):
-                with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-                    found = read(value.strip())
-                    if isinstance(found, list):
-                        return found
-        return value.split()
+        data = as_data(value) if value.lstrip().startswith("[") else None
+        return data if isinstance(data, list) else value.split()
     return list(value) if isinstance(value, Sequence) else None
 
 

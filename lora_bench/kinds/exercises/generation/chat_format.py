@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.kinds.exercises.generation.encode import NO_LOSS, Example
+from lora_bench.kinds.exercises.generation.encode import NO_LOSS, Example, as_example
 from lora_bench.kinds.support.conversations import ANSWERS, Message, messages_of
 from lora_bench.models.library_errors import in_a_sentence
 
@@ -164,13 +164,7 @@ def encode_conversations(
         first = max(0, start - before)
         last = first + max_length
         cut += len(ids) > max_length
-        examples.append(
-            {
-                "input_ids": ids[first:last],
-                "attention_mask": [1] * len(ids[first:last]),
-                "labels": labels[first:last],
-            }
-        )
+        examples.append({**as_example(ids[first:last]), "labels": labels[first:last]})
     return examples, cut / len(examples) if examples else 0.0
 
 
@@ -199,7 +193,7 @@ def encode_openings(
             f"raise it to at least {max_new_tokens + 1}, better to the length of the conversations and {max_new_tokens}"
         )
     prompts = [ids[:start] for ids, _, start in _encoded(split, tokenizer, template)]
-    examples = [{"input_ids": ids[-room:], "attention_mask": [1] * len(ids[-room:])} for ids in prompts]
+    examples = [as_example(ids[-room:]) for ids in prompts]
     return examples, sum(len(ids) > room for ids in prompts) / len(prompts) if prompts else 0.0
 
 

@@ -63,7 +63,9 @@ def complete(
         UnsupportedPair: See `check_completes`.
     """
     check_completes(model)
-    return _complete(model, prompts, tokenizer, decoding, [seed], batch_tokens, None, ending)[0]
+    return complete_each(
+        model, prompts, tokenizer, decoding, [seed], batch_tokens=batch_tokens, batch_rows=None, ending=ending
+    )[0]
 
 
 def complete_each(
@@ -74,7 +76,7 @@ def complete_each(
     seeds: Sequence[int],
     *,
     batch_tokens: int = BATCH_TOKENS,
-    batch_rows: int,
+    batch_rows: int | None,
     ending: Ending | None = None,
 ) -> list[list[str]]:
     """Complete every prompt with several models, run as one model whose rows have the weights of one or another.
@@ -86,26 +88,12 @@ def complete_each(
         decoding: Decoding of all models.
         seeds: Seed of sampling of each model.
         batch_tokens: Greatest number of tokens in a batch, over all models and beams.
-        batch_rows: Greatest number of rows in a batch, over all models and beams.
+        batch_rows: Greatest number of rows in a batch, over all models and beams; None for a model that takes no `of`.
         ending: Ending of all models.
 
     Returns:
         The result of `complete` for each model.
     """
-    return _complete(model, prompts, tokenizer, decoding, seeds, batch_tokens, batch_rows, ending)
-
-
-def _complete(
-    model: Any,
-    prompts: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
-    decoding: Decoding,
-    seeds: Sequence[int],
-    batch_tokens: int,
-    batch_rows: int | None,
-    ending: Ending | None,
-) -> list[list[str]]:
-    """Return the texts of each of the models in *model*; of *model* alone without a limit of rows."""
     if decoding.sample and decoding.beams > 1:
         raise LoraBenchError(f"decoding samples with {decoding.beams} beams: give beams: 1 or sample: false")
     device = next(model.parameters()).device

@@ -56,13 +56,7 @@ def encode_completions(
         prompt = [*_last(source, source_room), end]
         completion = [*target[: max_length - len(prompt) - 1], end]
         cut += len(prompt) + len(completion) < len(source) + len(target) + 2
-        examples.append(
-            {
-                "input_ids": prompt + completion,
-                "attention_mask": [1] * (len(prompt) + len(completion)),
-                "labels": [NO_LOSS] * len(prompt) + completion,
-            }
-        )
+        examples.append({**as_example(prompt + completion), "labels": [NO_LOSS] * len(prompt) + completion})
     return examples, cut / len(examples) if examples else 0.0
 
 
@@ -91,8 +85,7 @@ def encode_prompts(
             f"raise it to at least {max_new_tokens + 2}, better to the length of the inputs and {max_new_tokens}"
         )
     inputs = _tokens(inputs_of(split), tokenizer)
-    prompts = [[*_last(source, room), end] for source in inputs]
-    examples = [{"input_ids": prompt, "attention_mask": [1] * len(prompt)} for prompt in prompts]
+    examples = [as_example([*_last(source, room), end]) for source in inputs]
     return examples, sum(len(source) > room for source in inputs) / len(inputs) if inputs else 0.0
 
 
@@ -122,6 +115,11 @@ class CompletionCollator:
             for name, fill in self.fills.items()
             if name in examples[0]
         }
+
+
+def as_example(tokens: list[int]) -> Example:
+    """Return tokens with a mask that leaves none out."""
+    return {"input_ids": tokens, "attention_mask": [1] * len(tokens)}
 
 
 def inputs_of(split: Split) -> list[str]:

@@ -14,6 +14,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.exercises.generation.encode import (
     NO_LOSS,
     CompletionCollator,
+    as_example,
     end_of_text,
     inputs_of,
     references_of,
@@ -49,14 +50,14 @@ def encode_targets(split: Split, tokenizer: PreTrainedTokenizerBase, max_length:
     sources, cut = _ended(inputs_of(split), tokenizer, max_length)
     texts = [references[0].strip() for references in references_of(split)]
     targets, cut_targets = _ended(texts, tokenizer, max_length)
-    examples = [{**_example(source), TARGETS: tuple(target)} for source, target in zip(sources, targets, strict=True)]
+    examples = [{**as_example(source), TARGETS: tuple(target)} for source, target in zip(sources, targets, strict=True)]
     return examples, len(cut | cut_targets) / max(1, len(examples))
 
 
 def encode_sources(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[Pair], float]:
     """Return the inputs that the model is to write for, and the share that was truncated; see `encode_targets`."""
     sources, cut = _ended(inputs_of(split), tokenizer, max_length)
-    return [_example(source) for source in sources], len(cut) / max(1, len(sources))
+    return [as_example(source) for source in sources], len(cut) / max(1, len(sources))
 
 
 class PairCollator:
@@ -99,10 +100,6 @@ def with_decoder_inputs(collate: Collate, model: Any) -> Collate:
         return {**batch, "decoder_input_ids": shift(batch["labels"])}
 
     return collated
-
-
-def _example(source: list[int]) -> Pair:
-    return {"input_ids": source, "attention_mask": [1] * len(source)}
 
 
 def _ended(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[list[int]], set[int]]:
