@@ -6,7 +6,8 @@ Nothing is computed or rounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import pkgutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from lora_bench.errors import unknown
@@ -14,7 +15,7 @@ from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
 from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 
-Export = Callable[[Sequence[Record], Path, str | None], str]
+FILES, TRACKERS = ("csv", "parquet", "json"), ("mlflow", "trackio")
 
 
 def export(records: Sequence[Record], to: str, *, beside: Path, out: str | None = None) -> str:
@@ -29,15 +30,16 @@ def export(records: Sequence[Record], to: str, *, beside: Path, out: str | None 
     Raises:
         LoraBenchError: If the format is unknown, its package is not installed, or a tracker refuses.
     """
-    known = formats()
-    if to not in known:
-        raise unknown("format", to, known)
-    return known[to](records, beside, out)
+    if to in TRACKERS:
+        return str(pkgutil.resolve_name(f"lora_bench.exchange.to_{to}:to_{to}")(records, out))
+    if to not in FILES:
+        raise unknown("format", to, (*FILES, *TRACKERS))
+    from lora_bench.exchange.table_files import write_tables
 
-
-def formats() -> Mapping[str, Export]:
-    """Return the export formats by name."""
-    return {"csv": _csv, "parquet": _parquet, "json": _json, "mlflow": _mlflow, "trackio": _trackio}
+    path = Path(out) if out is not None else beside
+    if path.is_dir() or (out is not None and out.endswith("/")):
+        path /= f"records.{to}"
+    return write_tables(records, path, to)
 
 
 def data_files(
@@ -58,7 +60,7 @@ def data_files(
         answers: Returns the predictions of a run, if they are stored; verdicts use them too.
         reference: Label of the method to compare with, in place of the declared or the default one.
     """
-    from lora_bench.exchange.table_files import to_csv, to_json, to_parquet
+    from lora_bench.exchange.table_files import ENCODERS
     from lora_bench.report.frames.probe_frame import to_latency_frame, to_probe_frame
     from lora_bench.report.frames.record_frame import to_curves, to_frame
     from lora_bench.report.frames.verdict_frame import to_class_frame, to_comparison_frame, to_over_tasks_frame
@@ -80,45 +82,9 @@ def data_files(
         }
     if probes:
         tables |= {"probes": to_probe_frame(probes), "latencies": to_latency_frame(probes)}
-    encoders = {"csv": to_csv, "parquet": to_parquet, "json": to_json}
     return {
         f"{name}.{suffix}": encode(table)
         for name, table in tables.items()
         if len(table)
-        for suffix, encode in encoders.items()
+        for suffix, encode in ENCODERS.items()
     }
-
-
-def _csv(records: Sequence[Record], beside: Path, out: str | None) -> str:
-    from lora_bench.exchange.table_files import to_csv, write_tables
-
-    return write_tables(records, _file(beside, out, "records.csv"), to_csv)
-
-
-def _parquet(records: Sequence[Record], beside: Path, out: str | None) -> str:
-    from lora_bench.exchange.table_files import to_parquet, write_tables
-
-    return write_tables(records, _file(beside, out, "records.parquet"), to_parquet)
-
-
-def _json(records: Sequence[Record], beside: Path, out: str | None) -> str:
-    from lora_bench.exchange.table_files import to_json, write_tables
-
-    return write_tables(records, _file(beside, out, "records.json"), to_json)
-
-
-def _file(beside: Path, out: str | None, name: str) -> Path:
-    path = Path(out) if out is not None else beside
-    return path / name if path.is_dir() or (out is not None and out.endswith("/")) else path
-
-
-def _mlflow(records: Sequence[Record], beside: Path, out: str | None) -> str:
-    from lora_bench.exchange.to_mlflow import to_mlflow
-
-    return to_mlflow(records, out)
-
-
-def _trackio(records: Sequence[Record], beside: Path, out: str | None) -> str:
-    from lora_bench.exchange.to_trackio import to_trackio
-
-    return to_trackio(records, out)

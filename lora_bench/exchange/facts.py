@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.record import CurvePoint, Record
@@ -96,6 +97,39 @@ class Count:
     new: int = 0
     changed: int = 0
     unchanged: int = 0
+
+    def renew(
+        self,
+        facts: Iterable[RecordFacts],
+        there: Mapping[str, Sequence[Any]],
+        *,
+        is_complete: Callable[[Any, RecordFacts], bool],
+        delete: Callable[[Any], object],
+        write: Callable[[RecordFacts], object],
+    ) -> None:
+        """Write the records whose run in a tracker is missing, incomplete or of another content, and delete such runs.
+
+        Args:
+            facts: The records.
+            there: The runs in the tracker, by the record's run id.
+            is_complete: Returns True if a run has all of a record.
+            delete: Deletes a run.
+            write: Writes a record.
+        """
+        for fact in facts:
+            runs = there.get(fact.run_id, [])
+            kept = [run for run in runs if is_complete(run, fact)][:1]
+            for run in runs:
+                if run not in kept:
+                    delete(run)
+            if kept:
+                self.unchanged += 1
+                continue
+            write(fact)
+            if runs:
+                self.changed += 1
+            else:
+                self.new += 1
 
     def sentence(self, where: str) -> str:
         """Return a sentence with the numbers, and the tracker's place."""

@@ -8,7 +8,6 @@ types, and keep every text except for secrets.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
@@ -30,30 +29,25 @@ if TYPE_CHECKING:
 _FORMULA = re.compile(r"(?:\A|(?<=[;\t\r\n]))(?=[\s\x00-\x1f\u200b\ufeff]{0,20}[=+\-@＝＋－＠])|\A(?=[\t\r])")
 
 
-def write_tables(records: Sequence[Record], path: Path, encode: Callable[[pandas.DataFrame], bytes]) -> str:
+def write_tables(records: Sequence[Record], path: Path, to: str) -> str:
     """Write the runs to *path* and their learning curves beside it (`x.csv` and `x.curves.csv`), replacing older files.
+
+    The format *to* is one of `ENCODERS`.
 
     Raises:
         OSError: If a file cannot be written.
     """
     runs, curves = to_frame(records), to_curves(records)
     beside = path.with_name(f"{path.stem}.curves{path.suffix}")
-    write_atomic(path, encode(runs))
-    write_atomic(beside, encode(curves))
+    write_atomic(path, ENCODERS[to](runs))
+    write_atomic(beside, ENCODERS[to](curves))
     return f"{len(runs):,} runs in {path}, {len(curves):,} points of their learning curves in {beside}"
 
 
 def to_csv(frame: pandas.DataFrame) -> bytes:
     """Return a frame as UTF-8 CSV: harmless texts, numbers with all their digits, an empty cell for a missing value."""
-    import pandas
-
     shown = _changed(_without_secrets(frame), _cell, lambda name: _cell)
-    text = io.StringIO()
-    writer = csv.writer(text, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
-    writer.writerow(shown.columns)
-    for row in shown.astype(object).itertuples(index=False):
-        writer.writerow(["" if value is pandas.NA else value for value in row])
-    return text.getvalue().encode("utf-8")
+    return bytes(shown.to_csv(index=False, lineterminator="\n").encode("utf-8"))
 
 
 def to_parquet(frame: pandas.DataFrame) -> bytes:
@@ -76,6 +70,9 @@ def to_json(frame: pandas.DataFrame) -> bytes:
     objects = ({name: value(name, cell) for name, cell in zip(frame.columns, row, strict=True)} for row in rows)
     lines = (json.dumps(one, ensure_ascii=False, allow_nan=False) for one in objects)
     return ("[" + ",".join(f"\n{line}" for line in lines) + "\n]\n").encode("utf-8")
+
+
+ENCODERS: dict[str, Callable[[pandas.DataFrame], bytes]] = {"csv": to_csv, "parquet": to_parquet, "json": to_json}
 
 
 def _nested() -> set[str]:

@@ -75,21 +75,13 @@ def _export_suite(client: Any, suite: str, facts: Sequence[RecordFacts], count: 
     name = _name(suite)
     experiment = client.get_experiment_by_name(name)
     experiment_id = experiment.experiment_id if experiment is not None else client.create_experiment(name)
-    there = _runs(client, experiment_id)
-    for fact in facts:
-        runs = there.get(fact.run_id, [])
-        kept = [run for run in runs if run.data.tags.get(COMPLETE) == fact.sha256][:1]
-        for run in runs:
-            if run not in kept:
-                client.delete_run(run.info.run_id)
-        if kept:
-            count.unchanged += 1
-            continue
-        _write(client, experiment_id, fact)
-        if runs:
-            count.changed += 1
-        else:
-            count.new += 1
+    count.renew(
+        facts,
+        _runs(client, experiment_id),
+        is_complete=lambda run, fact: bool(run.data.tags.get(COMPLETE) == fact.sha256),
+        delete=lambda run: client.delete_run(run.info.run_id),
+        write=lambda fact: _write(client, experiment_id, fact),
+    )
 
 
 def _runs(client: Any, experiment_id: str) -> dict[str, list[Any]]:

@@ -72,23 +72,15 @@ def _runs(trackio: Any, project: str) -> dict[str, list[Any]]:
 
 
 def _export_suite(trackio: Any, project: str, facts: Sequence[RecordFacts], count: Count) -> None:
-    there = _runs(trackio, project)
     said = io.StringIO()
-    for fact in facts:
-        runs = there.get(fact.run_id, [])
-        kept = [run for run in runs if _complete(run, fact)][:1]
-        for run in runs:
-            if run not in kept:
-                run.delete()
-        if kept:
-            count.unchanged += 1
-            continue
-        with contextlib.redirect_stdout(said):  # Trackio prints three lines a run
-            _write(trackio, project, fact)
-        if runs:
-            count.changed += 1
-        else:
-            count.new += 1
+    with contextlib.redirect_stdout(said):  # Trackio prints three lines a run
+        count.renew(
+            facts,
+            _runs(trackio, project),
+            is_complete=_complete,
+            delete=lambda run: run.delete(),
+            write=lambda fact: _write(trackio, project, fact),
+        )
     now = _runs(trackio, project)
     lost = [fact.run_id for fact in facts if not any(_complete(run, fact) for run in now.get(fact.run_id, []))]
     if lost:

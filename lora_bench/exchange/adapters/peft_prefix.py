@@ -34,14 +34,7 @@ HEAD_PREFIX = "base_model."
 def from_peft_prefix(
     folder: Path, settings: Mapping[str, Any], model: PreTrainedModel, base: str, *, allow_pickle: bool
 ) -> PortableAdapter:
-    """Return a prefix that PEFT's prefix tuning saved.
-
-    Args:
-        folder: Its folder.
-        settings: Content of its `adapter_config.json`.
-        model: Skeleton of its base model.
-        base: Name of that model.
-        allow_pickle: Read weights that exist only in a pickle.
+    """Return a prefix that PEFT's prefix tuning saved; the arguments are those of `from_adapterhub`.
 
     Raises:
         UnsupportedPair: If the model has an encoder and a decoder, or no table of positions to shift.

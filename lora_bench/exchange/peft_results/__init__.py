@@ -52,12 +52,17 @@ def import_results(folder: Path, target: Path) -> Imported:
     for file in files:
         try:
             record = read_result(file, command=f"lora-bench import peft-results {folder.resolve().name}")
-            path = target / record.run_id / RECORD
-            write_atomic(path, to_json(record))
-            records[record.run_id] = read_record(path)
+            records[record.run_id] = written(record, target)
         except BadInput as error:
             faults += error.faults
     return Imported(records=list(records.values()), faults=faults, files=len(files))
+
+
+def written(record: Record, target: Path) -> Record:
+    """Write a record as *target*/RUN_ID/record.json, and return it as it is read again."""
+    path = target / record.run_id / RECORD
+    write_atomic(path, to_json(record))
+    return read_record(path)
 
 
 def result_files(folder: Path) -> list[Path]:

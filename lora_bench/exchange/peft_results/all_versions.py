@@ -13,11 +13,8 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError
-from lora_bench.exchange.peft_results import FOLDERS, Imported, content_of, record_in, result_files
-from lora_bench.records.layout import RECORD
+from lora_bench.exchange.peft_results import FOLDERS, Imported, content_of, record_in, result_files, written
 from lora_bench.records.record import Record
-from lora_bench.records.sealed_records import to_json
-from lora_bench.records.store import read_record, write_atomic
 
 _COMMIT = re.compile(r"commit ([0-9a-f]{40,64}) (\d{4}-\d\d-\d\d)")
 _DATED = re.compile(r"\d{4}-\d\d.*")
@@ -61,11 +58,7 @@ def import_history(folder: Path, target: Path) -> Imported:
             runs[key] = record_in(content, version.path, command=command, series=date)
         except BadInput as error:
             faults += error.faults
-    records = []
-    for record in runs.values():
-        path = target / record.run_id / RECORD
-        write_atomic(path, to_json(record))
-        records.append(read_record(path))
+    records = [written(record, target) for record in runs.values()]
     return Imported(records=records, faults=faults, files=len(found))
 
 

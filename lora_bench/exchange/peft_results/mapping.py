@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, get_args
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
 from lora_bench.exchange.peft_results.result_file import (
     MetaInfo,
@@ -20,8 +21,10 @@ from lora_bench.exchange.peft_results.result_file import (
     text_in,
 )
 from lora_bench.records.record import CurvePoint, Environment, Memory, Parameters, Record, Speed, Status, Weights
-from lora_bench.records.spec import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
+from lora_bench.records.spec import AnyPrecision, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
 from lora_bench.util.hashing import content_hash
+
+PartT = TypeVar("PartT", bound=BaseModel)
 
 SOURCE = "PEFT's method_comparison"
 MAX_OPTION = 1000
@@ -84,12 +87,11 @@ def record_of(
     method, left_out = _method(run, train)
     spec = RunSpec(
         task=_task(result, task),
-        model=ModelSpec(
+        model=_known(
+            ModelSpec,
             name=run.train_config.model_id,
             shown=run.train_config.model_id,
-            sha256=None,
             revision=text_in(meta.model_info.get("sha")),
-            model_type=None,
         ),
         method=method,
         training=_training(run.train_config, train.metrics),
@@ -130,12 +132,20 @@ def record_of(
         speed=_speed(train),
         scores=_scores(train.metrics) or None,
         curve=_curve(train.metrics),
-        weights=Weights(folder=None, stored_bytes=size, step=_last_step(train.metrics)) if size is not None else None,
+        weights=Weights(folder=None, stored_bytes=size, step=_last(train.metrics, "step") or 0)
+        if size is not None
+        else None,
         warnings=tuple(text for text, holds in warnings.items() if holds),
         command=command,
         started_at=run.created_at,
         environment=_environment(meta),
     )
+
+
+def _known(part: type[PartT], **facts: Any) -> PartT:
+    """Return a part of a record with the facts that a file tells; the others are null."""
+    unknown = {name: None for name, field in part.model_fields.items() if field.is_required()}
+    return part(**{**unknown, **facts})
 
 
 def _task(result: Result, name: str | None) -> TaskSpec:
@@ -150,11 +160,10 @@ def _task(result: Result, name: str | None) -> TaskSpec:
     metrics = [key for entry in result.train_info.metrics for key in entry]
     metric = next((key[5:] for key in metrics if key.startswith("test ")), None)
     metric = metric or next((key[6:] for key in metrics if key.startswith("valid ")), None)
-    return TaskSpec(
+    return _known(
+        TaskSpec,
         name=name or "+".join(sorted(named)) or "method_comparison",
-        definition=None,
         data_sha256=content_hash(shas) if known else None,
-        labels=None,
         metric=metric,
         higher_is_better=HIGHER_IS_BETTER.get(metric) if metric is not None else None,
     )
@@ -186,22 +195,19 @@ def _training(config: TrainConfig, metrics: Sequence[Metrics]) -> TrainingSpec:
     read = TrainConfig.model_fields.keys() - {"dtype"}
     settings = config.model_dump(mode="json")
     rest = {key: value for key, value in settings.items() if key not in read and value is not None}
-    precision = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}.get(config.dtype or "")
-    return TrainingSpec.model_validate(
-        {
-            "train_examples": _last(metrics, "train samples"),
-            "batch_size": config.batch_size,
-            "steps": config.max_steps,
-            "max_length": config.max_seq_length,
-            "learning_rate": rate,
-            "schedule": config.lr_scheduler,
-            "warmup_steps": None,
-            "weight_decay": decay,
-            "max_grad_norm": config.grad_norm_clip,
-            "precision": precision,
-            "threads": None,
-            "arguments": {**rest, **({"optimizer_kwargs": optimizer} if optimizer else {})},
-        }
+    precision = config.dtype if config.dtype in get_args(AnyPrecision) else None
+    return _known(
+        TrainingSpec,
+        train_examples=_last(metrics, "train samples"),
+        batch_size=config.batch_size,
+        steps=config.max_steps,
+        max_length=config.max_seq_length,
+        learning_rate=rate,
+        schedule=config.lr_scheduler,
+        weight_decay=decay,
+        max_grad_norm=config.grad_norm_clip,
+        precision=precision,
+        arguments={**rest, **({"optimizer_kwargs": optimizer} if optimizer else {})},
     )
 
 
@@ -218,31 +224,13 @@ def _parameters(run: RunInfo, train: TrainInfo) -> Parameters | None:
         return None
     whole = run.peft_config is None
     with_others = not whole and bool((run.peft_config or {}).get("modules_to_save"))
-    return Parameters(
-        total=train.num_total_params if whole else None,
-        adapter=None if with_others else trained,
-        head=None,
-        trained=trained,
-        stored=None,
-    )
+    total = train.num_total_params if whole else None
+    return _known(Parameters, total=total, adapter=None if with_others else trained, trained=trained)
 
 
 def _memory(reserved: int | None) -> Memory | None:
     """Return the memory; the file's number is a peak less the memory reserved at the start, which is its zero."""
-    if reserved is None:
-        return None
-    return Memory(
-        kind="reserved",
-        exclusive=None,
-        start_bytes=0,
-        load_bytes=None,
-        first_step_bytes=None,
-        steady_bytes=reserved,
-        evaluation_bytes=None,
-        weight_bytes=None,
-        gradient_bytes=None,
-        optimizer_bytes=None,
-    )
+    return None if reserved is None else _known(Memory, kind="reserved", start_bytes=0, steady_bytes=reserved)
 
 
 def _speed(train: TrainInfo) -> Speed | None:
@@ -255,18 +243,14 @@ def _speed(train: TrainInfo) -> Speed | None:
         return None
     total = math.fsum(seconds)
     tokens = math.fsum(rate * length for rate, length in zip(rates, seconds, strict=False))
-    return Speed(
-        exclusive=None,
+    return _known(
+        Speed,
         warmup_steps=0 if seconds else None,
         timed_steps=_last(stretches, "step") if seconds else None,
-        step_seconds_median=None,
-        step_seconds_p90=None,
         examples_per_second=examples / total if examples is not None and total else None,
         real_tokens_per_second=tokens / total if rates and total else None,
         train_real_tokens=_last(train.metrics, "train total tokens"),
         train_seconds=train.train_time,
-        evaluation_seconds=None,
-        load_seconds=None,
         train_steps=_last(train.metrics, "step"),
         train_examples=_last(train.metrics, "train samples"),
     )
@@ -305,10 +289,6 @@ def _curve(metrics: Sequence[Metrics]) -> tuple[CurvePoint, ...]:
     return tuple(point for _, point in sorted(points.items()))
 
 
-def _last_step(metrics: Sequence[Metrics]) -> int:
-    return _last(metrics, "step") or 0
-
-
 def _last(metrics: Sequence[Metrics], key: str) -> int | None:
     """Return the integer of the last entry with *key*."""
     values = [entry[key] for entry in metrics if key in entry]
@@ -318,14 +298,10 @@ def _last(metrics: Sequence[Metrics], key: str) -> int | None:
 
 def _environment(meta: MetaInfo) -> Environment:
     system = [text_in(meta.system_info.get(name)) for name in ("system", "machine")]
-    return Environment(
+    return _known(
+        Environment,
         device=text_in(meta.system_info.get("accelerator")),
-        device_count=None,
-        cpu=None,
-        cores=None,
-        memory_bytes=None,
         system=" ".join(part for part in system if part) or None,
-        python=None,
         packages=_packages(meta.package_info),
     )
 
