@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from lora_bench.execute.outcome import Outcome
     from lora_bench.execute.prepared_folder import Asked
     from lora_bench.execute.run_probes import ProbeOutcome
-    from lora_bench.plan.make_plan import Plan
     from lora_bench.records.probe_record import ProbeRecord
     from lora_bench.records.record import Record
     from lora_bench.report.blocks import Block
@@ -201,7 +200,10 @@ def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace, asked: str 
 
         print(plan_json(plan))
     else:
-        _show_plan(console, plan, arguments.device)
+        from lora_bench.cli.plan_table import plan_tables
+
+        for part in plan_tables(plan, arguments.device, narrow=console.width < PLAIN_WIDTH):
+            console.print(part, highlight=False)
     if asked is not None:
         from lora_bench.execute.prepared_folder import prepare
 
@@ -323,10 +325,3 @@ def _measure(
     say(f"probes: {missing or 'none'} of {len(plan.jobs)} processes to do{refused}")
     with at_work():
         return run_probes(plan, share=share, retry=arguments.retry, tell=tell, say=say)
-
-
-def _show_plan(console: Console, plan: Plan, card: str | None) -> None:
-    from lora_bench.cli.plan_table import plan_tables
-
-    for part in plan_tables(plan, card, narrow=console.width < PLAIN_WIDTH):
-        console.print(part, highlight=False)

@@ -228,15 +228,12 @@ def _totals(plan: Plan) -> str:
     ) / workers
     all_missing = [*missing, *(cell for waiting in plan.waiting for cell in waiting.cells)]
     disk = sum(cell.estimate.disk_bytes for cell in all_missing) / 2**20
+    about = f": about {duration(seconds)}" if all(cell.estimate.timed for cell in missing) else ""
     return (
         f"budget: {target}{_work(plan)}\n{_halving(plan)}"
-        f"{len(missing) + later} of {len(plan.cells) + later} runs to do, {workers} at once{_about(missing, seconds)}, "
+        f"{len(missing) + later} of {len(plan.cells) + later} runs to do, {workers} at once{about}, "
         f"{disk:,.1f} MiB kept on disk (times and memory marked ~ are estimates)"
     )
-
-
-def _about(missing: Sequence[Cell], seconds: float) -> str:
-    return f": about {duration(seconds)}" if all(cell.estimate.timed for cell in missing) else ""
 
 
 def _work(plan: Plan) -> str:

@@ -58,7 +58,7 @@ def facts_of(record: Record) -> RecordFacts:
         if value is None:
             continue
         if column.role == "tag":
-            tags[name] = _plain(value)
+            tags[name] = value if isinstance(value, str) else json.dumps(value)
         elif name in ONE_BY_ONE:
             conditions |= {ONE_BY_ONE[name].format(key): _scalar(inner) for key, inner in value.items()}
         elif column.role == "result" and column.dtype in NUMBERS:
@@ -149,7 +149,3 @@ def _of_point(point: CurvePoint) -> dict[str, float]:
 
 def _scalar(value: object) -> Value:
     return value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

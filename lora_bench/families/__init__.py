@@ -17,25 +17,10 @@ from lora_bench.families.model_family import Family, FusedLayout, Placement, Pre
 from lora_bench.families.roles import ROLES, Part, Role, parts_of, roles_in_order
 
 __all__ = [
-    "FAMILIES",
-    "ROLES",
-    "Family",
-    "FusedLayout",
-    "Part",
-    "Placement",
-    "PrefixKind",
-    "Role",
-    "Site",
-    "declare",
-    "declared_family",
-    "family_of",
-    "forget",
-    "given_keys",
-    "hub_name",
-    "installed_family",
-    "parts_of",
+    "FAMILIES", "ROLES", "Family", "FusedLayout", "Part", "Placement", "PrefixKind", "Role", "Site", "declare",
+    "declared_family", "family_of", "forget", "given_keys", "hub_name", "installed_family", "parts_of",
     "roles_in_order",
-]
+]  # fmt: skip
 
 FAMILIES: tuple[Family, ...] = (*ENCODERS, *DECODERS, *ENCODER_DECODERS)
 

@@ -39,82 +39,71 @@ ROBERTA = Family(
     in_every_check=True,
 )
 
-DEBERTA = Family(
+# The names of BERT. Packs are tested for RoBERTa alone, and what reads the answer for XLM-R too.
+XLM_ROBERTA = replace(
+    ROBERTA,
+    name="xlm-roberta",
+    model_types=("xlm-roberta",),
+    shown="XLM-RoBERTa",
+    packed_types=(),
+    hub_names={},
+    classes="XLMRoberta",
+    in_every_check=False,
+)
+CAMEMBERT = replace(
+    XLM_ROBERTA, name="camembert", model_types=("camembert",), reads=None, shown="CamemBERT", classes="Camembert"
+)
+ELECTRA = replace(CAMEMBERT, name="electra", model_types=("electra",), shown="ELECTRA", classes="Electra")
+
+DEBERTA = replace(
+    XLM_ROBERTA,
     name="deberta",
     model_types=("deberta",),
-    layer=_ENCODER_LAYER,
     query="attention.self.in_proj",
     key="attention.self.in_proj",
     value="attention.self.in_proj",
-    attention_output="attention.output.dense",
-    feed_forward_in="intermediate.dense",
-    feed_forward_out="output.dense",
-    self_attention="attention.self",
-    encoder=_ENCODER,
     fused_layout="heads",
     prefix_kind="deberta",
-    bottleneck_sites=_POST_NORM_SITES,
     heads=("pooler", "classifier", "qa_outputs"),
-    reads="first",
     shown="DeBERTa",
     own_masks=True,
     classes="Deberta",
     tiny={**TINY_ENCODER, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
 )
-
-DEBERTA_V2 = Family(
+DEBERTA_V2 = replace(
+    DEBERTA,
     name="deberta-v2",
     model_types=("deberta-v2",),
-    layer=_ENCODER_LAYER,
     query="attention.self.query_proj",
     key="attention.self.key_proj",
     value="attention.self.value_proj",
-    attention_output="attention.output.dense",
-    feed_forward_in="intermediate.dense",
-    feed_forward_out="output.dense",
-    self_attention="attention.self",
-    encoder=_ENCODER,
+    fused_layout=None,
     prefix_kind="deberta_v2",
-    bottleneck_sites=_POST_NORM_SITES,
-    heads=("pooler", "classifier", "qa_outputs"),
-    reads="first",
     shown="DeBERTa-v2/v3",
-    own_masks=True,
     packed_types=("deberta-v2",),
     classes="DebertaV2",
-    tiny={
-        **TINY_ENCODER,
-        "relative_attention": True,
-        "pos_att_type": ["c2p", "p2c"],
-        "share_att_key": True,
-        "position_buckets": 8,
-    },
+    tiny={**DEBERTA.tiny, "share_att_key": True, "position_buckets": 8},
     in_every_check=True,
 )
 
 # MPNet's layers are those of BERT with other names. One table gives the scores of all layers a bias for each distance, so its
 # attention is handed that bias and takes no cache.
-MPNET = Family(
+MPNET = replace(
+    CAMEMBERT,
     name="mpnet",
     model_types=("mpnet",),
-    layer=_ENCODER_LAYER,
     query="attention.attn.q",
     key="attention.attn.k",
     value="attention.attn.v",
     attention_output="attention.attn.o",
-    feed_forward_in="intermediate.dense",
-    feed_forward_out="output.dense",
     self_attention="attention.attn",
-    encoder=_ENCODER,
     prefix_kind="mpnet",
     bottleneck_sites={
         **_POST_NORM_SITES,
         "houlsby": Site(modules=("attention.dropout", "output.dropout"), placement="after"),
     },
-    heads=("classifier", "qa_outputs"),
     shown="MPNet",
     classes="MPNet",
-    tiny=TINY_ENCODER,
 )
 
 # Distilled from BERT, with names of its own. Its attention takes no cache, so a prefix has no way in. No module has the two
@@ -151,22 +140,6 @@ DISTILBERT = Family(
         "seq_classif_dropout": 0.0,
     },
 )
-
-# The names of BERT. Packs are tested for RoBERTa alone, and what reads the answer for XLM-R too.
-XLM_ROBERTA = replace(
-    ROBERTA,
-    name="xlm-roberta",
-    model_types=("xlm-roberta",),
-    shown="XLM-RoBERTa",
-    packed_types=(),
-    hub_names={},
-    classes="XLMRoberta",
-    in_every_check=False,
-)
-CAMEMBERT = replace(
-    XLM_ROBERTA, name="camembert", model_types=("camembert",), reads=None, shown="CamemBERT", classes="Camembert"
-)
-ELECTRA = replace(CAMEMBERT, name="electra", model_types=("electra",), shown="ELECTRA", classes="Electra")
 
 # All passes through ALBERT share the weights of a group of layers, mostly one: an adapter of a group acts in each of its
 # passes, and its weights are counted once. Its attention takes no cache, and its stack reads embeddings of another width.

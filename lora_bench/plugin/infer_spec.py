@@ -97,12 +97,7 @@ def spec_of(
 
 
 def method_of(model: nn.Module, label: str | None) -> MethodSpec:
-    """Return the method that makes a model trainable.
-
-    Args:
-        model: The model that trains.
-        label: Name of the method in reports; None for the method's own name.
-    """
+    """Return the method that makes a model trainable, named *label* in reports, or by its own name."""
     if not isinstance(model, PeftModel):
         whole = all(weight.requires_grad for weight in model.parameters())
         name = "full" if whole else PARTLY_FROZEN
@@ -169,14 +164,7 @@ def model_of(model: nn.Module) -> ModelSpec:
 
 
 def training_of(args: TrainingArguments, state: TrainerState, model: nn.Module, in_split: int | None) -> TrainingSpec:
-    """Return the recipe of a run that begins.
-
-    Args:
-        args: Arguments of the Trainer.
-        state: State of the Trainer, with the number of steps.
-        model: The model that trains.
-        in_split: Number of training examples, if known.
-    """
+    """Return the recipe of a run that begins; the arguments are those of `spec_of`."""
     batch = (state.train_batch_size or args.train_batch_size) * args.gradient_accumulation_steps * args.world_size
     examples: int | None = None  # of a stream they are known when it has ended
     if in_split is not None:

@@ -10,20 +10,7 @@ from lora_bench.published.reading import known_tables, load_table, read_cells, r
 from lora_bench.published.table import PublishedCell, PublishedTable
 
 __all__ = [
-    "CellVerdict",
-    "Differing",
-    "Disagreement",
-    "Measured",
-    "PublishedCell",
-    "PublishedTable",
-    "disagreements",
-    "expected_from",
-    "fields",
-    "judge",
-    "judge_average",
-    "judge_table",
-    "known_tables",
-    "load_table",
-    "read_cells",
+    "CellVerdict", "Differing", "Disagreement", "Measured", "PublishedCell", "PublishedTable", "disagreements",
+    "expected_from", "fields", "judge", "judge_average", "judge_table", "known_tables", "load_table", "read_cells",
     "read_table",
-]
+]  # fmt: skip

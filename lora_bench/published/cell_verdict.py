@@ -214,14 +214,7 @@ def _once(differing: Iterable[Differing]) -> tuple[Differing, ...]:
 def _decide(
     cell: PublishedCell, measured: Measured, hard: tuple[Differing, ...], soft: tuple[Differing, ...]
 ) -> CellVerdict:
-    """The rule of this module.
-
-    Args:
-        cell: The printed number.
-        measured: What the runs came to.
-        hard: Fields in which the runs differ from what was asked for.
-        soft: Fields that the source does not publish.
-    """
+    """The rule of this module, given the *hard* differences of the runs, and the *soft* ones, which the source leaves open."""
     if hard:
         return CellVerdict(cell=cell, verdict="not comparable", measured=measured, differs=hard, choices=soft)
     if measured.diverged >= measured.n:
@@ -277,12 +270,10 @@ def _why_without_score(cell: PublishedCell, records: Sequence[Record]) -> str:
     return f"{len(ended)} of {len(records)} runs ended {statuses}: {ended[0].reason or 'no reason was recorded'}"
 
 
-def _combined(widths: Iterable[Sequence[float | None]]) -> float | None:
+def _combined(widths: Sequence[Sequence[float | None]]) -> float | None:
     """The width of a mean over tasks. The scores of one task come from the same runs: their widths do not average out."""
-    tasks = []
-    for part in widths:
-        known = [width for width in part if width is not None]
-        if len(known) < len(part):
-            return None
-        tasks.append(statistics.fmean(known))
+    known = [[width for width in part if width is not None] for part in widths]
+    if list(map(len, known)) != list(map(len, widths)):
+        return None
+    tasks = [statistics.fmean(part) for part in known]
     return math.sqrt(math.fsum(width**2 for width in tasks)) / len(tasks)

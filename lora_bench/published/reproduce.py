@@ -315,7 +315,8 @@ def _with_tasks(suite: Suite, tasks: Collection[str], *, alone: bool) -> Suite:
             raise unknown("task of the table", name, known)
     if not tasks:
         return suite
-    wanted = {*tasks, *(() if alone else _sources(suite.content.recipes, tasks))}
+    started = [recipe for recipe in suite.content.recipes if not alone and set(tasks).intersection(recipe.tasks)]
+    wanted = {*tasks, *(recipe.start for recipe in started)}
     recipes = tuple(
         recipe.model_copy(update={"tasks": tuple(name for name in recipe.tasks if name in wanted)})
         for recipe in suite.content.recipes
@@ -346,10 +347,6 @@ def _with_adapter(suite: Suite, folder: Path) -> Suite:
             f"--start-from gives one adapter, and it would start {', '.join(rows)}: choose with --model and --methods"
         )
     return dataclasses.replace(suite, adapter=adapter)
-
-
-def _sources(recipes: Sequence[Recipe], tasks: Collection[str]) -> set[str]:
-    return {recipe.start for recipe in recipes if recipe.start is not None and set(tasks).intersection(recipe.tasks)}
 
 
 def _with_methods(suite: Suite, methods: Collection[str]) -> Suite:

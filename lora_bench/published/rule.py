@@ -155,13 +155,11 @@ def combined(tasks: Sequence[Sequence[CellUncertainty | None]]) -> CellUncertain
     The scores of one task come from the same runs, so their errors do not average out. Degrees of freedom are Welch and
     Satterthwaite's.
     """
-    errors, freedoms = [], []
-    for task in tasks:
-        known = [one for one in task if one is not None]
-        if len(known) < len(task):
-            return None
-        errors.append(statistics.fmean(one.error for one in known))
-        freedoms.append(min(one.freedom for one in known))
+    known = [[one for one in task if one is not None] for task in tasks]
+    if list(map(len, known)) != list(map(len, tasks)):
+        return None
+    errors = [statistics.fmean(one.error for one in task) for task in known]
+    freedoms = [min(one.freedom for one in task) for task in known]
     variance = math.fsum(error**2 for error in errors)
     spread = math.fsum(error**4 / freedom for error, freedom in zip(errors, freedoms, strict=True))
     freedom = variance**2 / spread if spread else min(freedoms)

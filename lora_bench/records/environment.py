@@ -112,11 +112,7 @@ def described_devices() -> tuple[CudaDevice, ...]:
 
 @functools.cache
 def _asked(visible: str | None) -> tuple[CudaDevice, ...]:
-    """Ask torch for its devices in another process, once.
-
-    Args:
-        visible: Value of `CUDA_VISIBLE_DEVICES`.
-    """
+    """Ask torch for its devices in another process, once for each value of `CUDA_VISIBLE_DEVICES`."""
     # A second look at a finished suite need not wait for torch's import where no driver is.
     if visible == "" or (sys.platform == "linux" and not any(any(DEVICE_FILES.glob(one)) for one in DRIVERS)):
         return ()
@@ -144,11 +140,8 @@ def too_few_devices(processes: int, devices: Sequence[str]) -> str | None:
     """Return why these CUDA devices are too few for a run over several processes, or None. On the CPU they always suffice."""
     if not devices or len(devices) >= processes:
         return None
-    return f"a run over {processes} processes needs as many CUDA devices, and there {_are(len(devices))}"
-
-
-def _are(count: int) -> str:
-    return f"are {count}" if count > 1 else "is 1"
+    there = f"there are {len(devices)}" if len(devices) > 1 else "there is 1"
+    return f"a run over {processes} processes needs as many CUDA devices, and {there}"
 
 
 def _device(device_type: str) -> tuple[str, int]:

@@ -80,10 +80,8 @@ def at_work(began: Callable[[], bool] = lambda: True, did: Callable[[], bool] = 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if an error says that the memory of the device or the machine is exhausted."""
     # Compared by name, so that torch is not imported.
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _said_no_memory(error)
-
-
-def _said_no_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID_NO_MEMORY)
 
 

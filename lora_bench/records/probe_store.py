@@ -5,18 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.errors import LoraBenchError
 from lora_bench.records.layout import PROBES_FILE
 from lora_bench.records.probe_record import SCHEMA, ProbeRecord
-from lora_bench.records.sealed_records import DamagedRecord, MissingRecord, read_many, read_sealed, sealed
-from lora_bench.util.atomic_files import (
-    QUARANTINE,
-    make_folder,
-    quarantine,
-    remove_orphans,
-    sync_folder,
-    write_once,
-)
+from lora_bench.records.sealed_records import DamagedRecord, MissingRecord, read_each, read_many, read_sealed, sealed
+from lora_bench.util.atomic_files import QUARANTINE, make_folder, quarantine, remove_orphans, sync_folder, write_once
 
 PROBES = "probes"
 
@@ -80,16 +73,7 @@ def read_probes(folder: Path) -> list[ProbeRecord]:
         if files:
             raise LoraBenchError(f"{folder} has both {PROBES_FILE} and {PROBES}/; move one of them elsewhere")
         return read_many(folder / PROBES_FILE, ProbeRecord, SCHEMA, "probe record")
-    records: list[ProbeRecord] = []
-    faults: list[Fault] = []
-    for file in files:
-        try:
-            records.append(read_probe(file))
-        except BadInput as error:
-            faults += error.faults
-    if faults:
-        raise BadInput(faults)
-    return sorted(records, key=lambda record: (record.probe_id, record.repeat, record.twin))
+    return sorted(read_each(files, read_probe), key=lambda record: (record.probe_id, record.repeat, record.twin))
 
 
 def read_probe(file: Path) -> ProbeRecord:

@@ -281,14 +281,9 @@ def others_at_work(folder: Path) -> list[int]:
             # No process holds a finished run, and a suite may have thousands of them. A record that must be made again is
             # moved away first.
             if not Path(entry.path, RECORD).exists():
-                others |= _others_in(Path(entry.path))
+                owners = map(_owner, Path(entry.path).glob("claim-*.json"))
+                others |= {owner.pid for owner in owners if owner and owner.pid != os.getpid() and is_alive(owner)}
     return sorted(others)
-
-
-def _others_in(folder: Path) -> set[int]:
-    """Return the numbers of the other processes that hold one run."""
-    owners = [owner for path in folder.glob("claim-*.json") if (owner := _owner(path)) is not None]
-    return {owner.pid for owner in owners if owner.pid != os.getpid() and is_alive(owner)}
 
 
 def _owner(path: Path) -> Process | None:

@@ -13,7 +13,7 @@ In a file of many a record has a line a field, so that a diff shows what changed
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,6 +83,26 @@ def read_many(path: Path, model: type[ModelT], newest: int, kind: str) -> list[M
             if not _is_hash_of(content, record.get(SEAL)):
                 raise DamagedRecord([Fault("does not match its sha256; it changed after it was written", file=shown)])
             records.append(_checked(content, True, shown, model, newest, kind))
+        except BadInput as error:
+            faults += error.faults
+    if faults:
+        raise BadInput(faults)
+    return records
+
+
+def read_each(files: Iterable[Path], read: Callable[[Path], ModelT]) -> list[ModelT]:
+    """Read the files of single records, without those that another process moved away.
+
+    Raises:
+        BadInput: With every record that cannot be read.
+    """
+    records: list[ModelT] = []
+    faults: list[Fault] = []
+    for file in files:
+        try:
+            records.append(read(file))
+        except MissingRecord:
+            continue
         except BadInput as error:
             faults += error.faults
     if faults:

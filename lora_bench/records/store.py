@@ -36,7 +36,7 @@ from lora_bench.records.layout import ANSWERS_FILE, COMPLETIONS, PREDICTIONS, PR
 from lora_bench.records.outcomes import goes_on, is_attempt
 from lora_bench.records.record import SCHEMA, Predictions, Probabilities, Record
 from lora_bench.records.run_lock import LOOK_SECONDS, RunLock, Watch, try_lock
-from lora_bench.records.sealed_records import DamagedRecord, MissingRecord, read_many, read_sealed, sealed
+from lora_bench.records.sealed_records import DamagedRecord, MissingRecord, read_each, read_many, read_sealed, sealed
 from lora_bench.util.atomic_files import QUARANTINE, quarantine, remove_orphans, sync_folder
 from lora_bench.util.atomic_files import free_bytes as free_bytes
 from lora_bench.util.atomic_files import write_atomic as write_atomic
@@ -261,18 +261,7 @@ def read_records(path: Path) -> list[Record]:
     files = [path] if path.is_file() else record_files(path)
     if not files:
         raise LoraBenchError(f"{path} has no records: neither RUN_ID/{RECORD} nor {RUNS_FILE}")
-    records: list[Record] = []
-    faults: list[Fault] = []
-    for file in files:
-        try:
-            records.append(read_record(file))
-        except MissingRecord:
-            continue  # another process moved it away
-        except BadInput as error:
-            faults += error.faults
-    if faults:
-        raise BadInput(faults)
-    return sorted(records, key=lambda record: record.run_id)
+    return sorted(read_each(files, read_record), key=lambda record: record.run_id)
 
 
 def record_files(folder: Path) -> list[Path]:

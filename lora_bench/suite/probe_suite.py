@@ -156,12 +156,7 @@ def load_probe_suite(name_or_file: str | Path) -> Suite | ProbeSuite:
 
 
 def read_probe_suite(file: Path, document: Document, argument: str) -> ProbeSuite:
-    """Resolve a suite of probes.
-
-    Args:
-        file: Path of the file.
-        document: The file as read.
-        argument: Name or path that the user gave.
+    """Resolve a suite of probes, which the user gave as *argument*.
 
     Raises:
         BadInput: With every fault of the file.

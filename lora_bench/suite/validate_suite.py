@@ -40,16 +40,7 @@ def contradictions(
     methods: list[MethodEntry],
     rules: Protocol,
 ) -> list[Fault]:
-    """Return the faults of keys that contradict each other.
-
-    Args:
-        document: The file, for the lines of its keys.
-        content: Its content.
-        tasks: Names of its tasks.
-        models: Its base models.
-        methods: Its methods.
-        rules: Its protocol.
-    """
+    """Return the faults of keys of a suite that contradict each other; *tasks* are names, and *rules* its protocol."""
     names = [entry.model for entry in models]
     # A recipe may give one cell other rates; the plan counts those.
     tried = {entry.label: len(entry.rates(model)) for entry in methods for model in names}

@@ -36,24 +36,10 @@ from lora_bench.util.filenames import Name
 
 # Keys that tasks gained after the first records: a definition leaves them out while they have their default, so that a
 # new key gives no run another id.
-_LATER_KEYS: tuple[tuple[str, ...], ...] = (
-    ("metrics",),
-    ("label_names",),
-    ("uneven_rows",),
-    ("unlabelled_rows",),
-    ("delimiter",),
-    ("encoding",),
-    ("empty_texts",),
-    ("linearise",),
-    ("subsets",),
-    ("spelling",),
-    ("data", "also"),
-    ("data", "splits", "also"),
-    ("label", "where"),
-    ("chat_template",),
-    ("label", "start"),
-    ("unanswerable",),
-)
+_LATER_KEYS = (
+    "metrics", "label_names", "uneven_rows", "unlabelled_rows", "delimiter", "encoding", "empty_texts", "linearise", "subsets",
+    "spelling", "data.also", "data.splits.also", "label.where", "chat_template", "label.start", "unanswerable",
+)  # fmt: skip
 
 
 def _label_is_optional(schema: dict[str, Any]) -> None:
@@ -275,7 +261,7 @@ def definition(task: Task) -> dict[str, JsonValue]:
     """
     content: dict[str, JsonValue] = task.model_dump(mode="json", exclude={"local", "release"})
     said: dict[str, JsonValue] = task.model_dump(mode="json", exclude_defaults=True)
-    for *outer, key in _LATER_KEYS:
+    for *outer, key in (path.split(".") for path in _LATER_KEYS):
         inside, said_inside = _at(content, outer), _at(said, outer)
         if inside is not None and key not in (said_inside or {}):
             del inside[key]

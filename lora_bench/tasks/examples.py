@@ -87,7 +87,6 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
     if faults:
         raise BadInput(faults)
     dealt = _dealt(task, parts, whole_train)
-    faults += _empty_splits(dealt, tables, parts)
     faults += _faults_of_splits(task, dealt, tables, parts)
     if faults:
         raise BadInput(faults)
@@ -233,21 +232,14 @@ def _draw(group: str) -> float:
     return int(hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest()[:13], 16) / 16**13
 
 
-def _empty_splits(
-    dealt: Mapping[str, Examples], tables: Mapping[str, Table], parts: Mapping[str, Examples]
-) -> Iterator[Fault]:
-    for split, examples in dealt.items():
-        if not examples.ids:
-            part = split if split in parts else "all" if "all" in parts else "train"
-            count = len(parts[part].ids)
-            yield tables[part].fault(f"leaves the split {split} without any example ({count:,} rows with a label)")
-
-
 def _faults_of_splits(
     task: Task, dealt: Mapping[str, Examples], tables: Mapping[str, Table], parts: Mapping[str, Examples]
 ) -> Iterator[Fault]:
     for split, examples in dealt.items():
         part = split if split in parts else "all" if "all" in parts else "train"
+        if not examples.ids:
+            count = len(parts[part].ids)
+            yield tables[part].fault(f"leaves the split {split} without any example ({count:,} rows with a label)")
         yield from (tables[part].fault(message) for message in task.kind_of.faults_of_split(examples.labels, split))
 
 

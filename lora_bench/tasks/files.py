@@ -20,15 +20,7 @@ from typing import Any, Literal
 from lora_bench.errors import BadInput, Fault, did_you_mean, first_line
 from lora_bench.kinds.support.row_table import SHOWN_ROWS, Table
 from lora_bench.tasks import releases
-from lora_bench.tasks.source_tables import (
-    SEPARATED,
-    SUFFIXES,
-    Format,
-    Layout,
-    format_of,
-    from_datasets,
-    inside,
-)
+from lora_bench.tasks.source_tables import SEPARATED, SUFFIXES, Format, Layout, format_of, from_datasets, inside
 from lora_bench.util.regular_files import read_regular
 
 # Longer than any text a model here could read; a quotation mark that is never closed swallows more.
@@ -121,7 +113,8 @@ def _content(path: Path) -> bytes:
     try:
         raw = read_regular(path)
     except FileNotFoundError:
-        raise BadInput([Fault(f"there is no such file{_siblings(path)}", file=shown)]) from None
+        hint = did_you_mean(path.name, _names(path.parent))
+        raise BadInput([Fault(f"there is no such file{hint}", file=shown)]) from None
     except OSError as error:
         raise BadInput([Fault(f"cannot be read: {error.strerror}", file=shown)]) from None
     if path.suffix.lower() != ".gz":
@@ -290,11 +283,6 @@ def _parquet(raw: bytes, shown: str, wanted: Collection[str], own: bool) -> Tabl
 def _from_here(path: Path) -> str:
     """Return a path as short as it can be from the working folder."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _siblings(path: Path) -> str:
-    """Return a hint with the nearest name in the folder of a missing file."""
-    return did_you_mean(path.name, _names(path.parent))
 
 
 def _names(folder: Path) -> Iterator[str]:

@@ -11,7 +11,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def look(file: Path, text: str | None = None, text_pair: str | None = None, labe
     for column in (text, text_pair, label):
         if column is not None and column not in names:
             raise unknown(f"column of {file}", column, names)
-    table, _ = read_file(file, _with_columns(layout, names))
+    table, _ = read_file(file, replace(layout, wanted=frozenset(names)))
     label = label or _label(table, {text, text_pair}, guessed)
     first = text or _text(table, {label, text_pair}, guessed)
     texts = (first, text_pair) if text_pair is not None else (first,)
@@ -176,16 +176,6 @@ def _several_labels(values: Sequence[Any]) -> tuple[list[tuple[str, ...]], str |
         if few and all(len(part) <= _LONGEST_LABEL and not part.isdigit() for part in parts):
             return [tuple(sorted({part.strip() for part in text.split(sign)} - {""})) for text in texts], sign
     return [], None
-
-
-def _with_columns(layout: Layout, names: Sequence[str]) -> Layout:
-    return Layout(
-        format=layout.format,
-        wanted=frozenset(names),
-        uneven_rows=layout.uneven_rows,
-        delimiter=layout.delimiter,
-        encoding=layout.encoding,
-    )
 
 
 def _how_separated(file: Path, format: Format | None, guessed: list[str]) -> tuple[str | None, Any]:

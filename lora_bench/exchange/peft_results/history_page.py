@@ -137,6 +137,7 @@ def _pair(found: Sequence[Configuration], dates: Sequence[str], items: int) -> l
             ]
         )
     shared = _newest(one)
+    states = {one.by_date[date].spec.task.data_sha256 for date in dates}  # of the data sets, by their commits
     return [
         *([Lead(_TURNS)] if turns else []),
         f"{code(one.label)} against {code(other.label)}: {said}. One run each, with the same configuration, "
@@ -148,15 +149,10 @@ def _pair(found: Sequence[Configuration], dates: Sequence[str], items: int) -> l
                 f"The standard error of a difference is {math.hypot(*errors):.1f} points if the right answers of two runs are "
                 "unrelated, and less if they are right on the same questions, which the files do not tell.",
                 "Software differs between the dates, and PEFT's own script may. The files name "
-                f"{plural(_data(one, dates), 'state')} of the data sets.",
+                f"{plural(len(states), 'state')} of the data sets.",
             ]
         ),
     ]
-
-
-def _data(one: Configuration, dates: Sequence[str]) -> int:
-    """Count the different states of the data sets that the files name, by the sets' commits."""
-    return len({one.by_date[date].spec.task.data_sha256 for date in dates})
 
 
 def _all(found: Sequence[Configuration], dates: Sequence[str], items: int) -> list[Block]:

@@ -108,10 +108,11 @@ def record_of(
     status, reason = _ending(run, train)
     whole = run.peft_config is None
     size = train.file_size if train.file_size != SIZE_NOT_FOUND else None
+    peak = train.accelerator_memory_max  # less the memory reserved at the start, which is its zero
     warnings = {
         ONE_SEED: True,
         TRAIN_TIME: train.train_time is not None,
-        MEMORY: train.accelerator_memory_max is not None,
+        MEMORY: peak is not None,
         COUNTS: not whole,
         ESTIMATED_SIZE: whole and size is not None,
         NO_SIZE: train.file_size == SIZE_NOT_FOUND,
@@ -128,7 +129,7 @@ def record_of(
         spec=spec,
         budget=None,
         parameters=_parameters(run, train),
-        memory=_memory(train.accelerator_memory_max),
+        memory=_known(Memory, kind="reserved", start_bytes=0, steady_bytes=peak) if peak is not None else None,
         speed=_speed(train),
         scores=_scores(train.metrics) or None,
         curve=_curve(train.metrics),
@@ -226,11 +227,6 @@ def _parameters(run: RunInfo, train: TrainInfo) -> Parameters | None:
     with_others = not whole and bool((run.peft_config or {}).get("modules_to_save"))
     total = train.num_total_params if whole else None
     return _known(Parameters, total=total, adapter=None if with_others else trained, trained=trained)
-
-
-def _memory(reserved: int | None) -> Memory | None:
-    """Return the memory; the file's number is a peak less the memory reserved at the start, which is its zero."""
-    return None if reserved is None else _known(Memory, kind="reserved", start_bytes=0, steady_bytes=reserved)
 
 
 def _speed(train: TrainInfo) -> Speed | None:

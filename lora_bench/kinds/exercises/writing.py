@@ -13,12 +13,7 @@ from torch import Tensor, nn
 from lora_bench.errors import Diverged
 from lora_bench.kinds.exercises.base_exercise import UNCUT, Exercise, Pack, Replies
 from lora_bench.kinds.exercises.generation.chat_format import Ending
-from lora_bench.kinds.exercises.generation.encode import (
-    NO_LOSS,
-    CompletionCollator,
-    encode_completions,
-    encode_prompts,
-)
+from lora_bench.kinds.exercises.generation.encode import NO_LOSS, CompletionCollator, encode_completions, encode_prompts
 from lora_bench.kinds.exercises.generation.encode_pairs import PairCollator, encode_sources, encode_targets
 from lora_bench.kinds.exercises.losses import Loss, cross_entropy
 from lora_bench.kinds.exercises.predicting import Example, autocast, quiet

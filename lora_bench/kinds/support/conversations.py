@@ -63,19 +63,14 @@ def messages_of(text: str, answer: str) -> list[Message]:
 def _messages(value: Any, role: str | None) -> list[Message]:
     """Return a value as messages; a plain text is one of *role*."""
     if isinstance(value, str):
-        found = _json_list(value)
-        if found is None and role is not None:
+        found = as_json_list(value)
+        if found and all(isinstance(one, dict) for one in found):
+            value = found
+        elif role is not None:
             return [_message({"role": role, "content": value})]
-        value = value if found is None else found
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise ValueError(f"no list of messages but {'nothing' if value is None else type(value).__name__}")
     return [_message(one) for one in value]
-
-
-def _json_list(text: str) -> list[Any] | None:
-    """Return the list of objects that a text is as JSON, or None."""
-    found = as_json_list(text)
-    return found if found and all(isinstance(one, dict) for one in found) else None
 
 
 def _message(given: Any) -> Message:

@@ -6,7 +6,7 @@ weights, thousands of resamples are a few matrix products. Each metric agrees wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,9 +48,9 @@ def item_metric(
             refuse_no_numbers(enumerate(answers), f"seed {seed}: the prediction of item")
     seeds = tuple(predictions)
     if facts.of_item is not None:
-        return ItemScores(seeds, _of_each(facts.of_item, references, [*predictions.values()]))
+        return ItemScores(seeds, _of_each(facts.of_item, references, predictions.values()))
     if facts.item_parts is not None:
-        return ItemMetric(seeds, len(references), _ratio(facts.item_parts, references, [*predictions.values()]))
+        return ItemMetric(seeds, len(references), _ratio(_of_each(facts.item_parts, references, predictions.values())))
     if facts.kind == "multilabel":
         assert facts.weighted is not None
         sets, of_seeds = label_arrays(references, [predictions[seed] for seed in seeds])
@@ -75,22 +75,15 @@ def _with_constants(metric: Weighted, predictions: Floats, constant: float) -> W
 
 
 def _of_each(
-    score: Callable[[Any, Any], float], references: Sequence[Any], predictions: Sequence[Sequence[Any]]
+    read: Callable[[Any, Any], Any], references: Sequence[Any], predictions: Iterable[Sequence[Any]]
 ) -> Floats:
-    return np.array(
-        [[score(right, answer) for right, answer in zip(references, answers, strict=True)] for answers in predictions],
-        dtype=np.float64,
-    )
+    """Return what *read* tells of each reference and prediction, shape (seeds, items), or one more axis for several numbers."""
+    each = [[read(*pair) for pair in zip(references, answers, strict=True)] for answers in predictions]
+    return np.array(each, dtype=np.float64)
 
 
-def _ratio(
-    parts: Callable[[Any, Any], tuple[float, float]], references: Sequence[Any], predictions: Sequence[Sequence[Any]]
-) -> Weighted:
-    """Return a sum over items divided by another as a function of item weights; 0 where the other is 0."""
-    each = np.array(
-        [[parts(right, answer) for right, answer in zip(references, answers, strict=True)] for answers in predictions],
-        dtype=np.float64,
-    )
+def _ratio(each: Floats) -> Weighted:
+    """Return a sum over items divided by another as a function of item weights, from (seeds, items, 2); 0 where that is 0."""
 
     def metric(weights: Floats) -> Floats:
         above, below = weights @ each[..., 0].T, weights @ each[..., 1].T

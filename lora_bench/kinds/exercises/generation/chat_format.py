@@ -173,12 +173,7 @@ def encode_openings(
 ) -> tuple[list[Example], float]:
     """Return the prompts to answer: each conversation up to its last answer.
 
-    Args:
-        split: As for `encode_conversations`, as are the tokenizer and the template.
-        tokenizer: Tokenizer of a causal model.
-        max_length: Tokens of a prompt and its answer together.
-        max_new_tokens: Tokens to leave for the answer.
-        template: Chat template.
+    A prompt and *max_new_tokens* of its answer have *max_length* tokens together; the rest is as in `encode_conversations`.
 
     Returns:
         The `input_ids` and `attention_mask` of each example, unpadded; and the share that was truncated.

@@ -63,13 +63,7 @@ def encode_completions(
 def encode_prompts(
     split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, max_new_tokens: int
 ) -> tuple[list[Example], float]:
-    """Return the prompts to complete.
-
-    Args:
-        split: One text an example.
-        tokenizer: Tokenizer of a causal model, with an end-of-text token.
-        max_length: Tokens of a prompt and its completion together.
-        max_new_tokens: Tokens to leave for the completion.
+    """Return the prompts to complete; a prompt and *max_new_tokens* of its completion have *max_length* tokens together.
 
     Returns:
         The `input_ids` and `attention_mask` of each example, unpadded; and the share that was truncated.

@@ -6,6 +6,7 @@ All three see only the tokens after the prompt, and all three treat a row alike 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,6 +69,7 @@ class End:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
+@dataclass
 class Stop(StoppingCriteria):
     """Tells generate() which rows have ended.
 
@@ -76,15 +78,15 @@ class Stop(StoppingCriteria):
         prompt_tokens: Length of the prompts before the completions, with padding.
     """
 
-    def __init__(self, end: End, prompt_tokens: int) -> None:
-        self.end = end
-        self.prompt_tokens = prompt_tokens
+    end: End
+    prompt_tokens: int
 
     def __call__(self, input_ids: Tensor, scores: Any = None, **unused: Any) -> Tensor:
         """Return which sequences, prompts included, have ended; shape (rows,), bool."""
         return self.end.reached(input_ids[:, self.prompt_tokens :])
 
 
+@dataclass
 class NoRepeat(LogitsProcessor):
     """Forbids every token that would repeat an n-gram of the completion.
 
@@ -95,9 +97,8 @@ class NoRepeat(LogitsProcessor):
         prompt_tokens: Length of the prompts before the completions, with padding.
     """
 
-    def __init__(self, size: int, prompt_tokens: int) -> None:
-        self.size = size
-        self.prompt_tokens = prompt_tokens
+    size: int
+    prompt_tokens: int
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return the scores, shape (rows, vocabulary), with -inf for tokens that the rows of *input_ids* may not have next."""
