@@ -20,9 +20,10 @@ from task_counts import COUNTS
 
 from lora_bench.docstrings import arguments
 from lora_bench.kinds import known_kinds
+from lora_bench.kinds.support.declared import Label
 from lora_bench.tasks import Task, load_task
 from lora_bench.tasks.declaration import Shares, Subsets
-from lora_bench.tasks.sources import Data, Label, Local, Part, Release
+from lora_bench.tasks.sources import Data, Local, Part, Release
 from lora_bench.util.paths import task_files
 from lora_bench.util.pip_assets import find_asset
 

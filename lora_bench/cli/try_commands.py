@@ -64,12 +64,7 @@ def _options(groups: Groups) -> None:
 
 
 def _write(arguments: argparse.Namespace, *, again: bool) -> Path:
-    """Inspect the table, print the findings, and write the suite; return its file.
-
-    Args:
-        arguments: The command's.
-        again: True to use a file that is there already.
-    """
+    """Inspect the table, print the findings, and write the suite, or use one that is there *again*; return its file."""
     from lora_bench.plan.fit_minutes import DEFAULT_MODEL, draft_suite
     from lora_bench.suite.from_table import FIRST_LOOK
     from lora_bench.tasks.look import look

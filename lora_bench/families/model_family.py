@@ -174,20 +174,12 @@ class Family:
         return (*own, *(f"{self.cross_attention}.{name}" for name in across))
 
     def key_width(self, config: Mapping[str, Any]) -> int:
-        """Return the width of a layer's keys, all heads together; smaller than that of hidden states if heads share keys.
-
-        Args:
-            config: The model's config as a mapping.
-        """
+        """Return the width of all keys of a layer, from the model's config; less than of hidden states if heads share keys."""
         width: int = (config.get("num_key_value_heads") or config[self.num_heads_key]) * self._head_width(config)
         return width
 
     def has_unequal_slices(self, config: Mapping[str, Any]) -> bool:
-        """Return True if one weight computes queries and narrower keys and values.
-
-        Args:
-            config: The model's config as a mapping.
-        """
+        """Return True if one weight computes queries and narrower keys and values, by the model's config."""
         return self.fused and self.key_width(config) < config[self.num_heads_key] * self._head_width(config)
 
     def _head_width(self, config: Mapping[str, Any]) -> int:

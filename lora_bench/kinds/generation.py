@@ -90,8 +90,7 @@ class Generation(TaskKind):
             if not full and written and table.own and task.empty_texts == "refuse":
                 without.append(row)
             found.append(full or (("",) if written else ()))
-        if without:
-            faults.append(table.rows_fault(f"has no text in column {task.label.column!r}", without, LEAVE_OUT))
+        table.note(faults, f"has no text in column {task.label.column!r}", without, LEAVE_OUT)
         if wrong:
             kind = type(given[wrong[0]]).__name__
             faults.append(

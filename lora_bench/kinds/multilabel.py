@@ -61,9 +61,8 @@ class Multilabel(WithClasses):
             if None in said:
                 without.append(row)
             found.append(tuple(sorted({task.label_names.get(label, label) for label in said if label is not None})))
-        if without:
-            shown = ", ".join(task.label.columns) or task.label.column
-            faults.append(table.rows_fault(f"has no label in column {shown!r}", without, LEAVE_OUT))
+        shown = ", ".join(task.label.columns) or task.label.column
+        table.note(faults, f"has no label in column {shown!r}", without, LEAVE_OUT)
         return found
 
     def numbered(self, labels: Sequence[Any], classes: Sequence[str]) -> list[Any]:

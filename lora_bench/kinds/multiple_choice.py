@@ -78,9 +78,8 @@ class MultipleChoice(WithClasses):
             whole = isinstance(given, list | tuple) and all(isinstance(one, str) and one.strip() for one in given)
             found.append(list(given) if whole else [])
         without = [row for row, endings in enumerate(found) if len(endings) < 2]
-        if without:
-            hint = "; give a list of texts, or JSON of one"
-            faults.append(table.rows_fault(f"has fewer than two endings in column {others[0]!r}", without, hint))
+        hint = "; give a list of texts, or JSON of one"
+        table.note(faults, f"has fewer than two endings in column {others[0]!r}", without, hint)
         uneven = [row for row, endings in enumerate(found) if len(endings) not in (len(found[0]), 0, 1)]
         if uneven and not without:
             message = (

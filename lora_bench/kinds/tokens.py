@@ -53,15 +53,13 @@ class Tokens(WithClasses):
             elif None in tags:
                 without.append(row)
             found.append(tags)
-        if no_list:
-            faults.append(table.rows_fault(f"has no list of labels in column {column!r}", no_list, LEAVE_OUT))
+        table.note(faults, f"has no list of labels in column {column!r}", no_list, LEAVE_OUT)
         if uneven:
             first = uneven[0]
             pair = f"{len(found[first])} in column {column!r} for {len(texts[first])} in column {task.text[0]!r}"
             hint = "; give one label for each word: two lists, or two texts separated by spaces"
             faults.append(table.rows_fault(f"has other numbers of labels than of words, such as {pair},", uneven, hint))
-        if without:
-            faults.append(table.rows_fault(f"has words without a label in column {column!r}", without))
+        table.note(faults, f"has words without a label in column {column!r}", without)
         return found
 
     def inputs(self, split: Split, *, apart: bool) -> Iterable[tuple[str, ...]] | None:

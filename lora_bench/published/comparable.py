@@ -64,12 +64,7 @@ def place_of(spec: RunSpec) -> tuple[str, str, str]:
 
 
 def place_of_cell(cell: PublishedCell, stand_ins: Mapping[str, str] | None = None) -> tuple[str, str, str]:
-    """The method, base model and task of the runs of a published cell.
-
-    Args:
-        cell: The published cell.
-        stand_ins: For a base model of the table, the name of the one that was run in its stead.
-    """
+    """The method, base model and task of the runs of a published cell; for *stand_ins* see `expected_from`."""
     model = (stand_ins or {}).get(cell.model, cell.model)
     return cell.method or "", hub_name(model), cell.task
 

@@ -65,15 +65,8 @@ def read_table(folder: Path) -> PublishedTable:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput([Fault(f"cannot be read: {error}", file=str(file))]) from None
-    return PublishedTable(
-        name=about.table,
-        title=about.title,
-        source=about.source,
-        no_suite=about.no_suite,
-        notes=about.notes,
-        folder=folder,
-        cells=read_cells(text, str(file)),
-    )
+    facts = about.model_dump(exclude={"table"})
+    return PublishedTable(name=about.table, folder=folder, cells=read_cells(text, str(file)), **facts)
 
 
 def read_cells(text: str, file: str) -> tuple[PublishedCell, ...]:

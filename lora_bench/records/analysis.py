@@ -114,10 +114,6 @@ def _declared(part: Strict, always: Collection[str]) -> dict[str, JsonValue]:
 
 
 def default_analysis(labels: Sequence[str]) -> Analysis | None:
-    """Return the comparison of a suite that declares none, or None if it has fewer than two labels.
-
-    Args:
-        labels: Labels of the methods, in the suite's order.
-    """
+    """Return the comparison of a suite that declares none, from its labels in order; None for fewer than two."""
     reference = next((label for label in REFERENCES if label in labels), labels[0] if labels else "")
     return Analysis(reference=reference) if len(set(labels)) > 1 else None

@@ -75,7 +75,7 @@ class Draft:
         seeds: Number of seeds, at most.
         train_examples: Examples that each run sees.
         adapter_parameters: Parameter budget; None for the sizes that methods have by default.
-        large: True for a base model that needs smaller learning rates.
+        large: True for a base model of more weights than `plan.fit_minutes.SMALL_MODEL`, which needs smaller learning rates.
         minutes: Time that it was made for.
     """
 
@@ -123,11 +123,7 @@ class Draft:
 
 
 def rates_of(*, large: bool) -> dict[str, tuple[str, ...]]:
-    """Return the learning rates that each method chooses from, the usual references first.
-
-    Args:
-        large: Whether the base model has more weights than `plan.fit_minutes.SMALL_MODEL`.
-    """
+    """Return the learning rates that each method chooses from, the usual references first; see `Draft` for *large*."""
     rates = rates_to_try()
     first = [name for name in REFERENCES if name in rates]
     return {name: rates[name][large] for name in dict.fromkeys([*first, *rates])}

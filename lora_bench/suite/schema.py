@@ -50,11 +50,7 @@ def _listed(value: Any) -> Any:
 
 
 def _seed_list(first: int) -> Any:
-    """Return a validator that answers a single number with the two lists that it could mean.
-
-    Args:
-        first: The first seed of the longer list.
-    """
+    """Return a validator that answers a single number with the two lists that it could mean, the longer one from *first*."""
 
     def check(seeds: Any) -> Any:
         if not isinstance(seeds, int) or isinstance(seeds, bool):

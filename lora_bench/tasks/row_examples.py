@@ -65,8 +65,7 @@ def ids_of(task: Task, table: Table, faults: list[Fault]) -> list[str]:
         return [str(number) for number in range(1, len(table.places) + 1)]
     values = table.columns[task.id]
     without = [row for row, value in enumerate(values) if value is None or value == ""]
-    if without:
-        faults.append(table.rows_fault(f"has no id in column {task.id!r}", without))
+    table.note(faults, f"has no id in column {task.id!r}", without)
     ids = [str(value) for value in values]
     first: dict[str, int] = {}
     repeated = [row for row, value in enumerate(ids) if first.setdefault(value, row) != row]
@@ -79,6 +78,5 @@ def ids_of(task: Task, table: Table, faults: list[Fault]) -> list[str]:
 def _group_values(table: Table, by: str, before: str | None, faults: list[Fault]) -> list[str]:
     values = table.columns[by]
     without = [row for row, value in enumerate(values) if value is None or value == ""]
-    if without:
-        faults.append(table.rows_fault(f"has no value in column {by!r}, by which rows are split", without))
+    table.note(faults, f"has no value in column {by!r}, by which rows are split", without)
     return [str(value).partition(before)[0] if before is not None else str(value) for value in values]

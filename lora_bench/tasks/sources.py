@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from lora_bench.documents import Strict
+from lora_bench.kinds.support.declared import Columns, Label, one_or_more
 from lora_bench.tasks.source_tables import Format
 
 UnevenRows = Literal["refuse", "leave_out"]
@@ -35,11 +28,6 @@ def _column_as_label(given: Any) -> Any:
     return {"column": given} if isinstance(given, str) else given
 
 
-def one_or_more(given: Any) -> Any:
-    """Return a string as a tuple of one."""
-    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
-
-
 def _at_least_one(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
         raise ValueError("names nothing; give at least one name, or leave the key out")
@@ -51,36 +39,6 @@ def names_as_text(given: Any) -> Any:
     if not isinstance(given, list | tuple):
         return given
     return tuple(str(name) if isinstance(name, int) and not isinstance(name, bool) else name for name in given)
-
-
-Columns = Annotated[tuple[str, ...], BeforeValidator(one_or_more)]
-
-
-class Label(Strict):
-    """The label of a row.
-
-    Args:
-        column: Column of the label, of one text to write or several, of the labels of the words, or of answers.
-        rule: "sign" gives the classes negative and positive of a number, and drops zeros.
-        start: Column of the first character of an answer in its text, counted from 0; by default the first place where it
-            stands.
-        where: Keep texts at whose index the lists in these columns have these values.
-        separator: What stands between the labels of a row, for several labels in one text.
-        columns: Columns of 0 and 1, one for each label, in place of `column`.
-    """
-
-    column: str = ""
-    rule: Literal["sign"] | None = None
-    start: str | None = None
-    where: dict[str, str] = Field(default_factory=dict)
-    separator: str | None = Field(default=None, min_length=1)
-    columns: Columns = ()
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out keys that came after the first records while they say nothing, so that no run gets another id."""
-        said: dict[str, Any] = dump(self)
-        return {key: value for key, value in said.items() if value or key not in ("separator", "columns")}
 
 
 TextKey = Annotated[tuple[str, ...], BeforeValidator(one_or_more, json_schema_input_type=str | tuple[str, ...])]

@@ -123,11 +123,7 @@ def read_weights(
 
 
 def read_adapter(folder: Path, model: PreTrainedModel) -> PortableAdapter:
-    """Return an adapter that PEFT saved.
-
-    Args:
-        folder: Its folder.
-        model: Skeleton of its base model.
+    """Return the adapter that PEFT saved in a folder, for the skeleton of its base model.
 
     Raises:
         LoraBenchError: If its files cannot be read, or another method wrote it.
@@ -158,11 +154,7 @@ def write_adapter(adapter: PortableAdapter, out: Path) -> None:
 
 
 def check_fits(adapter: PortableAdapter, model: PreTrainedModel) -> None:
-    """Refuse weights that differ in name or shape from those of the tuner on this base model.
-
-    Args:
-        adapter: The adapter.
-        model: Skeleton of the base model.
+    """Refuse weights that differ in name or shape from those of the tuner on this base model, given as a skeleton.
 
     Raises:
         UnsupportedPair: If the tuner refuses the model.

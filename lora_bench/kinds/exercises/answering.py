@@ -65,11 +65,7 @@ class Answering(Labelling):
         return nn.functional.pad(logits, (0, 0, 0, more)).flatten(-2)
 
     def answers_in(self, logits: Tensor, questions: Sequence[Example]) -> Replies:
-        """Return first character of each question's answer and the one behind its last; nothing for no answer.
-
-        Raises:
-            Diverged: If a logit is not finite.
-        """
+        """Return first character of each question's answer and the one behind its last; nothing for no answer."""
         best: dict[int, tuple[float, list[int]]] = {}
         null: dict[int, float] = {}
         for row, window in zip(logits, questions, strict=True):

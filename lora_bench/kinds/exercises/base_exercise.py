@@ -113,11 +113,7 @@ class Exercise:
 
     @staticmethod
     def loss(label_smoothing: float = 0.0) -> Loss:
-        """Return the loss of a member of a pack, equal to that of a run by itself.
-
-        Args:
-            label_smoothing: Share of the target's probability spread over all labels.
-        """
+        """Return the loss of a member of a pack, equal to that of a run by itself; see `cross_entropy`."""
         return cross_entropy(label_smoothing)
 
     @staticmethod

@@ -50,11 +50,6 @@ class Tagging(Labelling):
         return nn.functional.pad(likeliest, (0, self._spec.training.max_length - likeliest.shape[-1]))
 
     def answers_in(self, logits: torch.Tensor, questions: Sequence[Example]) -> Replies:
-        """Return the labels of the words of each question.
-
-        Raises:
-            Diverged: If the label of a token is NaN.
-        """
         answers, names = [], self._spec.task.labels
         for row, question in zip(logits, questions, strict=True):
             of_tokens = row[: len(question["input_ids"])]

@@ -98,11 +98,7 @@ class Writing(Exercise):
         return input_ids
 
     def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
-        """Return the text that the model writes for each input, and how likely the right ones are.
-
-        Raises:
-            Diverged: If a likelihood is not finite.
-        """
+        """Return the text that the model writes for each input, and how likely the right ones are."""
         from lora_bench.kinds.exercises.generation.decode import complete
 
         prompts = [one for one in questions if one.get(ITEM, -1) < 0]

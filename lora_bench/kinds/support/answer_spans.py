@@ -118,9 +118,8 @@ def answers_of(
         faults.append(
             table.rows_fault(f"has answers in column {column!r} that are not in their text: {first},", [*wrong], hint)
         )
-    if without:
-        hint = "; if questions may have none, say `unanswerable: true`"
-        faults.append(table.rows_fault(f"has no answer in column {column!r}", without, hint))
+    hint = "; if questions may have none, say `unanswerable: true`"
+    table.note(faults, f"has no answer in column {column!r}", without, hint)
     return found
 
 

@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
+
+from lora_bench.documents import Strict
 from lora_bench.kinds.support.linearise import Linearise
 
 
-class DeclaredLabel(Protocol):
-    """The keys of `label`."""
+def one_or_more(given: Any) -> Any:
+    """Return a string as a tuple of one."""
+    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
 
-    @property
-    def column(self) -> str: ...
-    @property
-    def rule(self) -> str | None: ...
-    @property
-    def start(self) -> str | None: ...
-    @property
-    def where(self) -> Mapping[str, str]: ...
-    @property
-    def separator(self) -> str | None: ...
-    @property
-    def columns(self) -> tuple[str, ...]: ...
+
+Columns = Annotated[tuple[str, ...], BeforeValidator(one_or_more)]
+
+
+class Label(Strict):
+    """The label of a row.
+
+    Args:
+        column: Column of the label, of one text to write or several, of the labels of the words, or of answers.
+        rule: "sign" gives the classes negative and positive of a number, and drops zeros.
+        start: Column of the first character of an answer in its text, counted from 0; by default the first place where it
+            stands.
+        where: Keep texts at whose index the lists in these columns have these values.
+        separator: What stands between the labels of a row, for several labels in one text.
+        columns: Columns of 0 and 1, one for each label, in place of `column`.
+    """
+
+    column: str = ""
+    rule: Literal["sign"] | None = None
+    start: str | None = None
+    where: dict[str, str] = Field(default_factory=dict)
+    separator: str | None = Field(default=None, min_length=1)
+    columns: Columns = ()
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys that came after the first records while they say nothing, so that no run gets another id."""
+        said: dict[str, Any] = dump(self)
+        return {key: value for key, value in said.items() if value or key not in ("separator", "columns")}
 
 
 class Declared(Protocol):
@@ -33,7 +54,7 @@ class Declared(Protocol):
     @property
     def text(self) -> tuple[str, ...]: ...
     @property
-    def label(self) -> DeclaredLabel: ...
+    def label(self) -> Label: ...
     @property
     def labels(self) -> tuple[str, ...] | None: ...
     @property

@@ -32,8 +32,7 @@ def label_lists(task: Declared, table: Table, faults: list[Fault]) -> list[Label
     nested = [
         row for row, one in enumerate(found) if any(isinstance(value, list | tuple | dict) for value in one or ())
     ]
-    if nested:
-        faults.append(table.rows_fault(f"has lists inside the lists of labels in column {column!r}", nested))
+    table.note(faults, f"has lists inside the lists of labels in column {column!r}", nested)
     if wrong or nested:
         return [[] for _ in given]  # one fault says enough of a column
     width = _width_of_vectors(found, task.labels or ()) if column not in table.class_names else None

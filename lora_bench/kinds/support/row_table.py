@@ -48,6 +48,11 @@ class Table:
         more = ", …" if len(rows) > SHOWN_ROWS else ""
         return self.fault(f"{message} in {len(rows):,} row{plural} ({self.place}{plural} {shown}{more}){hint}")
 
+    def note(self, faults: list[Fault], message: str, rows: Sequence[int], hint: str = "") -> None:
+        """Add the fault of some rows to *faults*, if there are any; see `rows_fault`."""
+        if rows:
+            faults.append(self.rows_fault(message, rows, hint))
+
     def where(self, rows: Sequence[int]) -> Table:
         """Return the table with only these rows, given by index."""
         columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}

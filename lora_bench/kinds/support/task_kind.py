@@ -87,11 +87,7 @@ class TaskKind:
         return self.name
 
     def names_of(self, *, apart: bool) -> ModelNames:
-        """Return the names of its models.
-
-        Args:
-            apart: True if an encoder reads the input of what the model writes.
-        """
+        """Return the names of its models; *apart* if an encoder reads the input of what the model writes."""
         return self.model_names_apart if apart and self.model_names_apart is not None else self.model_names
 
     def head_options(self, labels: int) -> dict[str, int | str]:
@@ -107,13 +103,9 @@ class TaskKind:
             labels: Number of classes.
             text: Tokens of the texts to write, if an encoder reads the inputs apart; *length* by default.
         """
-        shape = (rows, length)
-        return {"input_ids": shape, "attention_mask": shape, **self.label_shapes(rows, text or length, labels)}
-
-    def label_shapes(self, rows: int, length: int, labels: int) -> dict[str, Shape]:
-        """Return the shape of each tensor of labels in a batch, by its name."""
-        sizes = {"rows": rows, "length": length, "labels": labels}
-        return dict.fromkeys(self.label_tensors, tuple(sizes[axis] for axis in self.label_axes))
+        shape, sizes = (rows, length), {"rows": rows, "length": text or length, "labels": labels}
+        of_labels = dict.fromkeys(self.label_tensors, tuple(sizes[axis] for axis in self.label_axes))
+        return {"input_ids": shape, "attention_mask": shape, **of_labels}
 
     def rows_of_example(self, labels: int) -> int:
         """Return the number of rows that a model reads for an example in `batch_shapes`."""
@@ -178,8 +170,7 @@ class TaskKind:
         if task.label_names:
             values = [task.label_names.get(value, value) if value is not None else None for value in values]
         unlabelled = [row for row, value in enumerate(values) if value is None]
-        if unlabelled:
-            faults.append(table.rows_fault(f"has no label in column {column!r}", unlabelled, LEAVE_OUT))
+        table.note(faults, f"has no label in column {column!r}", unlabelled, LEAVE_OUT)
         return values
 
     def inputs(self, split: Split, *, apart: bool) -> Iterable[tuple[str, ...]] | None:

@@ -31,9 +31,7 @@ def words_of(table: Table, column: str, faults: list[Fault]) -> list[tuple[str, 
             without.append(row)
             words = []
         found.append(tuple(words))
-    if wrong:
-        hint = "; give a list, JSON text of one, or words separated by spaces"
-        faults.append(table.rows_fault(f"has values in column {column!r} that are no list of words", wrong, hint))
-    if without:
-        faults.append(table.rows_fault(f"has no words in column {column!r}", without))
+    hint = "; give a list, JSON text of one, or words separated by spaces"
+    table.note(faults, f"has values in column {column!r} that are no list of words", wrong, hint)
+    table.note(faults, f"has no words in column {column!r}", without)
     return found
