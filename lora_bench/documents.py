@@ -11,7 +11,6 @@ import inspect
 import json
 import math
 import re
-import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -310,13 +309,7 @@ def _fault(model: type[BaseModel], document: Document, at: Key, detail: Any, wit
     else:
         expected = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
         expected = {"array": "a list", "object": "a mapping"}.get(expected, expected)
-        shown = (
-            _shown(given)
-            if not isinstance(given, dict | list)
-            else "a mapping"
-            if isinstance(given, dict)
-            else "a list"
-        )
+        shown = "a mapping" if isinstance(given, dict) else "a list" if isinstance(given, list) else _shown(given)
         message = f"must be {expected}, got {shown} ({type(given).__name__})"
     return document.fault(key, message)
 
@@ -342,10 +335,6 @@ def _keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
 
 def _models(annotation: Any) -> list[Any]:
     """Return the pydantic models inside an annotation such as ``tuple[str | Entry, ...]``."""
-    if (
-        isinstance(annotation, type)
-        and not isinstance(annotation, types.GenericAlias)
-        and issubclass(annotation, BaseModel)
-    ):
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in typing.get_args(annotation) for model in _models(part)]

@@ -36,12 +36,8 @@ def add_baseline(commands: Commands) -> None:
     accept.takes("--name", "NAME", "name of the baseline (default: name of the runs' folder)", type=file_name)
     accept.takes("--reason", "TEXT", "why this night is accepted, for its reviewers")
     night_options(accept)
-    accept.takes(
-        "--change",
-        "WHY",
-        "why what changed is accepted, in words; or SERIES,... or `all`, whose history begins with this night",
-        default="",
-    )
+    change = "why what changed is accepted, in words; or SERIES,... or `all`, whose history begins with this night"
+    accept.takes("--change", "WHY", change, default="")
     name = "name of the baseline, or its folder"
     show = add_command(
         verbs, "show NAME", "list the accepted nights of a baseline", "lora-bench baseline show nightly", _show

@@ -48,16 +48,10 @@ def add_check(commands: Commands) -> None:
     )
     other.takes("--baseline", "NAME", "baseline with accepted nights: of ./baselines, of the package, or a path")
     night_options(what)
-    what.takes(
-        "--change",
-        "WHY",
-        "why settings of the suite differ from those of the other runs (--against; without it the answer is 4)",
-    )
-    what.takes(
-        "--suite",
-        "SUITE",
-        "suite to run suspect series again with (default: the baseline's), or to run at the git reference",
-    )
+    differ = "why settings of the suite differ from those of the other runs (--against; without it the answer is 4)"
+    what.takes("--change", "WHY", differ)
+    suite = "suite to run suspect series again with (default: the baseline's), or to run at the git reference"
+    what.takes("--suite", "SUITE", suite)
     permission_options(
         what,
         "read this base model's pickled weights in those runs, as `run` does; may be repeated",

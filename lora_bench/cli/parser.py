@@ -278,11 +278,8 @@ def _running_options(groups: Groups) -> None:
     options.permission_options(what)
     options.runs_option(groups)
     options.data_option(groups)
-    groups.where.takes(
-        "--ray",
-        "ADDRESS",
-        "train on a Ray cluster whose nodes see the same folders: HOST:PORT, auto, or local for a temporary one",
-    )
+    cluster = "train on a Ray cluster whose nodes see the same folders: HOST:PORT, auto, or local for a temporary one"
+    groups.where.takes("--ray", "ADDRESS", cluster)
     workers = "runs at once (default: from cores, GPUs and memory); 0 trains in this process"
     groups.how.takes("--workers", "N", workers, type=options.count)
     options.how_options(groups)

@@ -80,11 +80,7 @@ def _choose(arguments: argparse.Namespace) -> int:
     from lora_bench.report.model.choose_method import choose_method
 
     choices = choose_method(
-        arguments.runs,
-        margin=arguments.margin,
-        prefer=arguments.prefer,
-        task=arguments.task,
-        model=arguments.model,
+        arguments.runs, margin=arguments.margin, prefer=arguments.prefer, task=arguments.task, model=arguments.model
     )
     for choice in choices:
         where = f"{choice.setting.spec.task.name}, {choice.table.model.shown}"

@@ -376,11 +376,7 @@ class PlannedSpec(RunSpec):
 # Fields added after the first records, with the value that keeps the old behaviour: at it they leave the id alone.
 LATER: dict[str, JsonValue] = {
     "rules": STRICT.model_dump(mode="json"),
-    "decoding": None,
-    "start": None,
-    "retention": None,
-    "source": None,
-    "source_sha256": None,
+    **dict.fromkeys(("decoding", "start", "retention", "source", "source_sha256")),
 }
 
 # Keys of a task's definition that describe it and change no score; `data` enters the id by content.

@@ -83,13 +83,7 @@ _THEIRS = re.compile(
 )
 _OURS = re.compile(r"(?P<layer>.*\.\d+)\.(?P<site>[a-z_.]+)\.bottleneck_(?P<part>down|up)\.(?P<kind>weight|bias)")
 _PREFIX = re.compile(r"prefix_tuning\.prefix_tunings\.[^.]+\.self_prefix\.(?P<part>.+)")
-_NETWORK = (
-    "wte.weight",
-    "control_trans.0.weight",
-    "control_trans.0.bias",
-    "control_trans.2.weight",
-    "control_trans.2.bias",
-)
+_NETWORK = ("wte.weight", *(f"control_trans.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")))
 
 HEAD_KINDS = {
     "classification": "SequenceClassification",
@@ -211,11 +205,8 @@ def refuse_other_mathematics(kind: str, model: PreTrainedModel) -> None:
 
 def _sites(variant: str, model: PreTrainedModel) -> dict[str, str]:
     """Return our site in a layer by AdapterHub's."""
-    theirs = (
-        ("attention_adapters", "output_adapters")
-        if model.config.model_type == "gpt2"
-        else ("attention.output", "output")
-    )
+    is_gpt2 = model.config.model_type == "gpt2"
+    theirs = ("attention_adapters", "output_adapters") if is_gpt2 else ("attention.output", "output")
     ours = family_of(model.config.model_type).bottleneck_sites[variant].modules
     return dict(zip(theirs[-len(ours) :], ours, strict=True))
 

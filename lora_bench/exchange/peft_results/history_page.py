@@ -128,14 +128,8 @@ def _pair(found: Sequence[Configuration], dates: Sequence[str], items: int) -> l
             f"{configuration.percent(date):.1f} ± {standard_error(configuration.percent(date), items):.1f}"
             for configuration in (one, other)
         ]
-        rows.append(
-            [
-                date,
-                *cells,
-                _signed(gap),
-                *(_version(one.by_date[date], name) for name in ("torch", "transformers", "peft")),
-            ]
-        )
+        versions = [_version(one.by_date[date], name) for name in ("torch", "transformers", "peft")]
+        rows.append([date, *cells, _signed(gap), *versions])
     shared = _newest(one)
     states = {one.by_date[date].spec.task.data_sha256 for date in dates}  # of the data sets, by their commits
     return [
@@ -160,12 +154,10 @@ def _all(found: Sequence[Configuration], dates: Sequence[str], items: int) -> li
     rows = sorted(_everywhere(found, dates), key=lambda one: -one.percent(dates[-1]))
     if len(rows) < 3:
         return []
-    places = {
-        date: {
-            one.label: 1 + sum(other.percent(date) > one.percent(date) for other in rows) for one in rows
-        }
-        for date in dates
-    }  # fmt: skip
+
+    def place(one: Configuration, date: str) -> int:
+        return 1 + sum(other.percent(date) > one.percent(date) for other in rows)
+
     pairs = [
         [one.percent(date) - other.percent(date) for date in dates] for one, other in itertools.combinations(rows, 2)
     ]
@@ -178,13 +170,9 @@ def _all(found: Sequence[Configuration], dates: Sequence[str], items: int) -> li
     ]
     widest = [max(map(one.percent, dates)) - min(map(one.percent, dates)) for one in rows]
     listed = [
-        [
-            code(one.label),
-            *(f"{one.percent(date):.1f}" for date in dates),
-            *(str(places[date][one.label]) for date in dates),
-        ]
+        [code(one.label), *(f"{one.percent(date):.1f}" for date in dates), *(f"{place(one, date)}" for date in dates)]
         for one in rows
-    ]  # fmt: skip
+    ]
     header = ["configuration", *(f"accuracy {date}" for date in dates), *(f"place {date}" for date in dates)]
     return [
         Heading(3, f"The {plural(len(rows), 'configuration')} with a result at each of these dates"),

@@ -141,12 +141,9 @@ def _of_vectors(
     """Yield the labels whose place in a list has a 1, for each row."""
     names = task.labels or ()
     if len(names) != width:
-        column, has = task.label.column, f"; `labels` names {len(names)}" if names else ""
-        faults.append(
-            table.fault(
-                f"has lists of {width} numbers 0 and 1 in column {column!r}{has}: name their {width} labels in order, as in "
-                "`labels: [first, second]`"
-            )
-        )
+        has = f"; `labels` names {len(names)}" if names else ""
+        lists = f"has lists of {width} numbers 0 and 1 in column {task.label.column!r}{has}"
+        way = f"name their {width} labels in order, as in `labels: [first, second]`"
+        faults.append(table.fault(f"{lists}: {way}"))
     for one in found:
         yield None if one is None else [name for name, flag in zip(names, one, strict=False) if flag]

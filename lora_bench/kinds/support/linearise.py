@@ -80,13 +80,7 @@ def samsum(dialogue: Any) -> str:
     return f"{lines}\n\n"
 
 
-_FUNCTIONS: dict[Linearise, Callable[..., str]] = {
-    "e2e": e2e,
-    "webnlg": webnlg,
-    "dart": dart,
-    "wikisql": wikisql,
-    "samsum": samsum,
-}
+_FUNCTIONS: dict[str, Callable[..., str]] = {rule.__name__: rule for rule in (e2e, webnlg, dart, wikisql, samsum)}
 
 
 def _spaced(value: str) -> str:

@@ -67,19 +67,13 @@ class WithClasses(TaskKind):
         given = list(self.each(examples.labels))
         labels = tuple(sorted(set(given), key=_as_sorted))
         if len(labels) < 2:
-            faults.append(
-                table.fault(
-                    f"has {len(labels)} {self.class_noun} in column {column!r} {list(labels)}; at least 2 are needed"
-                )
-            )
+            few = f"has {len(labels)} {self.class_noun} in column {column!r} {list(labels)}"
+            faults.append(table.fault(f"{few}; at least 2 are needed"))
         faults += (table.fault(fault) for fault in self.faults_of_found(column, labels))
         if len(labels) > MAX_CLASSES_WITHOUT_DOUBT and len(labels) > len(given) / 2:
-            faults.append(
-                table.fault(
-                    f"has {len(labels):,} different values in column {column!r} in {len(examples.labels):,} rows; "
-                    f"name the column of the label, or say {_other_kinds(column, labels)}"
-                )
-            )
+            many = f"has {len(labels):,} different values in column {column!r} in {len(examples.labels):,} rows"
+            way = f"name the column of the label, or say {_other_kinds(column, labels)}"
+            faults.append(table.fault(f"{many}; {way}"))
         return labels
 
     def faults_of_found(self, column: str, labels: Sequence[str]) -> Iterator[str]:

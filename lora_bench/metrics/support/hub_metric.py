@@ -175,12 +175,8 @@ def _script(path: str) -> Path:
         script = place if place.suffix == ".py" else place / f"{place.name}.py"
         if script.is_file():
             return script
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ):  # a name that no path can have, or the home of a user that does not exist
-        pass
+    except (OSError, RuntimeError, ValueError):
+        pass  # a name that no path can have, or the home of a user that does not exist
     raise LoraBenchError(f"metric '{HUB}{path}' is no folder with a script (without one: {', '.join(known_metrics())})")
 
 
