@@ -22,12 +22,7 @@ DEFAULT_MINUTES = 10.0
 
 
 def add_try(commands: Commands, parse: Parse) -> None:
-    """Add the commands.
-
-    Args:
-        commands: Where to.
-        parse: Parses a whole command line; `try` ends in the commands that a user would give next.
-    """
+    """Add the commands; *parse* reads a whole command line, as `try` ends in the commands that a user would give next."""
     tries = add_command(
         commands,
         "try TABLE",

@@ -91,11 +91,7 @@ class Suite:
     def recipe(self, task: str, model: str, entry: MethodEntry, budget: Budget | None = None) -> CellRecipe:
         """Return the recipe of a cell: the suite's recipe, with the changes of its `recipes` for this cell.
 
-        Args:
-            task: Name of the task.
-            model: Name of the base model.
-            entry: The method.
-            budget: One of the method's budgets; the first by default.
+        The task and the base model are given by name. The budget is one of the method's; the first by default.
         """
         content = self.content
         cell = CellRecipe(

@@ -136,12 +136,7 @@ def from_adapterhub(
 
 
 def to_adapterhub(adapter: PortableAdapter, model: PreTrainedModel, out: Path) -> None:
-    """Write an adapter of one of our tuners as AdapterHub's `save_adapter` does.
-
-    Args:
-        adapter: The adapter.
-        model: Skeleton of its base model.
-        out: Folder to write, which is there; it names the adapter.
+    """Write an adapter of one of our tuners as AdapterHub's `save_adapter` does, named as *out*, a folder that is there.
 
     Raises:
         UnsupportedPair: If AdapterHub computes something else with it.

@@ -73,12 +73,7 @@ def from_peft_prefix(
 
 
 def to_peft_prefix(adapter: PortableAdapter, model: PreTrainedModel, out: Path) -> None:
-    """Write a prefix of our tuner as PEFT's prefix tuning does.
-
-    Args:
-        adapter: The adapter.
-        model: Skeleton of its base model.
-        out: Folder to write, which is there.
+    """Write a prefix of our tuner as PEFT's prefix tuning does, into a folder that is there.
 
     Raises:
         UnsupportedPair: If PEFT computes something else with it.
