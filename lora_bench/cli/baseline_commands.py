@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_bench.cli.gate_output import CANNOT_DECIDE, DONE, print_lines
-from lora_bench.cli.help import Group, add_command, add_verbs
+from lora_bench.cli.help import Commands, Group, add_command, add_verbs
 from lora_bench.cli.shared_options import above_zero, file_name, records_at
 from lora_bench.errors import LoraBenchError, did_you_mean
-
-if TYPE_CHECKING:
-    from lora_bench.cli.help import Commands
 
 
 def add_baseline(commands: Commands) -> None:

@@ -11,12 +11,8 @@ import os
 import pkgutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lora_bench.cli.help import add_command
-
-if TYPE_CHECKING:
-    from lora_bench.cli.help import Commands
+from lora_bench.cli.help import Commands, add_command
 
 SHELLS = ("bash", "zsh", "fish")
 ASKED = "_ARGCOMPLETE"

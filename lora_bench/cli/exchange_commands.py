@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_bench.cli.help import add_command, add_verbs
+from lora_bench.cli.help import Commands, add_command, add_verbs
 from lora_bench.cli.shared_options import above_zero, records_at, runs_option
 from lora_bench.errors import BadInput
 from lora_bench.util.redaction import message
 
 if TYPE_CHECKING:
-    from lora_bench.cli.help import Commands
     from lora_bench.exchange.peft_results import Imported
 
 ADAPTER_FORMATS = ("adapterhub", "peft")

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 from lora_bench.cli.against_command import check_against, way_of
 from lora_bench.cli.baseline_commands import baseline_folder, night_options
 from lora_bench.cli.gate_output import BROKE_OFF, DONE, print_lines, warn, write_answer
-from lora_bench.cli.help import Group, add_command
+from lora_bench.cli.help import Commands, Group, add_command
 from lora_bench.cli.shared_options import permission_options, records_at
 from lora_bench.errors import LoraBenchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lora_bench.cli.help import Commands
     from lora_bench.gate import Answer, Night
     from lora_bench.gate.rerun import Way
 

@@ -9,13 +9,11 @@ import argparse
 import textwrap
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from lora_bench.errors import did_you_mean
 
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction["Parser"]
-
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 USAGE_ERROR = 2
 
 Run = Callable[[argparse.Namespace], int]

@@ -6,9 +6,10 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
+from pydantic.fields import FieldInfo
 from rich.table import Table
 from rich.text import Text
 
@@ -19,9 +20,6 @@ from lora_bench.models.find_family import infer
 from lora_bench.models.registry import find_model, known_models
 from lora_bench.report.text import learning_rate
 from lora_bench.util.paths import suite_files, task_files
-
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
 
 
 def listing(what: Literal["methods", "models", "tasks", "suites"]) -> Table:

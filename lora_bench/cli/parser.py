@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_bench.cli import commands, reading_commands
 from lora_bench.cli import shared_options as options
@@ -21,16 +20,13 @@ from lora_bench.cli.commands import BAD_INPUT, DONE, FULL, GOES_ON, SOME_FAILED
 from lora_bench.cli.completion import add_completion, complete
 from lora_bench.cli.exchange_commands import add_exchange
 from lora_bench.cli.gate_commands import add_check, mistaken_code
-from lora_bench.cli.help import Formatter, Groups, Parser, add_command
+from lora_bench.cli.help import Commands, Formatter, Groups, Parser, add_command
 from lora_bench.cli.try_commands import add_try
 from lora_bench.cli.winner_commands import add_winner
 from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
 from lora_bench.util.redaction import message
 from lora_bench.util.signals import CODES, Stopped, ending_on_signals
 from lora_bench.version import __version__
-
-if TYPE_CHECKING:
-    from lora_bench.cli.help import Commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:

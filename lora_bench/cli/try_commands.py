@@ -6,15 +6,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lora_bench.cli.help import add_command
+from lora_bench.cli.help import Commands, Groups, add_command
 from lora_bench.cli.shared_options import above_zero, quiet_option, runs_option
 from lora_bench.errors import LoraBenchError
 from lora_bench.util.redaction import message
-
-if TYPE_CHECKING:
-    from lora_bench.cli.help import Commands, Groups
 
 Parse = Callable[[Sequence[str]], argparse.Namespace]
 

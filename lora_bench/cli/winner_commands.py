@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lora_bench.cli.help import add_command
+from lora_bench.cli.help import Commands, Groups, add_command
 from lora_bench.cli.shared_options import above_zero, runs_argument
 from lora_bench.util.redaction import message
-
-if TYPE_CHECKING:
-    from lora_bench.cli.help import Commands, Groups
 
 _STRENGTH = {
     None: "nothing could be judged",

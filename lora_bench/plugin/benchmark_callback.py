@@ -18,10 +18,11 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
@@ -34,9 +35,6 @@ from lora_bench.records.record import DataSummary, Parameters, Record, Speed
 from lora_bench.training.measure.counters import PeakMemory, a_model_is_there, allocated_beside, plain_tensors
 from lora_bench.training.measure.measure_callback import WARMUP_STEPS, MeasureCallback
 from lora_bench.util.signals import BeforeTermination
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
 
 NO_START = (
     "the memory in use before the base model was loaded is unknown, so there is no peak above it; create the callback before "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from lora_bench.kinds.exercises.losses import Loss, cross_entropy
 from lora_bench.kinds.exercises.predicting import Example
@@ -15,9 +16,6 @@ from lora_bench.kinds.support.task_kind import Shape
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.tasks import Split, Task, TaskData
 from lora_bench.tasks.task_scores import Likelihood, encode
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 # Tokens of an example that is not cut.
 UNCUT = 10**9

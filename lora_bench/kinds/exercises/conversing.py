@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from transformers import PreTrainedTokenizerBase
 
 from lora_bench.kinds.exercises.generation.chat_format import ChatFormat, Ending, encode_conversations, encode_openings
 from lora_bench.kinds.exercises.predicting import Example
 from lora_bench.kinds.exercises.writing import Writing
 from lora_bench.tasks import Split, Task
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class Conversing(Writing):

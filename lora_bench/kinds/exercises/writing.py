@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from lora_bench.errors import Diverged
 from lora_bench.kinds.exercises.base_exercise import UNCUT, Exercise, Pack, Replies
@@ -23,10 +24,6 @@ from lora_bench.records.budget import TARGETS
 from lora_bench.records.spec import Decoding, PlannedSpec
 from lora_bench.tasks import Split, Task
 from lora_bench.tasks.task_scores import Likelihood
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 # Place among the questions of what a text is right for; a prompt has none.
 ITEM = "item"

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any, overload
 
 from lora_bench.errors import Fault, LoraBenchError
 from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import as_data, in_a_message
+from lora_bench.kinds.support.row_values import Split, as_data, in_a_message
 from lora_bench.kinds.support.tagging import check_tells_characters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from lora_bench.kinds.support.row_values import Split
 
 Span = tuple[int, int]
 """First character of an answer in its text, and the one behind its last."""

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.exercises.generation.encode import NO_LOSS, Example, as_example
 from lora_bench.kinds.support.conversations import ANSWERS, Message, messages_of
+from lora_bench.kinds.support.row_values import Split
 from lora_bench.models.library_errors import in_a_sentence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from lora_bench.tasks import Split
 
 # Characters for private use, which no text has and no template changes.
 _MARK = "\ue2a7{}\ue2a8"

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, TemperatureLogitsWarper, TopPLogitsWarper
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase, TemperatureLogitsWarper, TopPLogitsWarper
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.kinds.exercises.generation.beams import BeamSearch
@@ -23,10 +24,6 @@ from lora_bench.kinds.exercises.generation.steps import Draw, End, NoRepeat, Sto
 from lora_bench.records.spec import Decoding
 from lora_bench.util.failpoints import reach
 from lora_bench.util.heartbeat import beat
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import PreTrainedTokenizerBase
 
 BATCH_TOKENS = 16_384
 """Tokens of a batch, over all beams: their keys and values in float32 take 3.2 GB in GPT-2 medium."""

@@ -16,12 +16,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.kinds.support.row_values import Split
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
-
-    from lora_bench.tasks import Split
 
 Example = dict[str, list[int]]
 

@@ -19,13 +19,12 @@ from lora_bench.kinds.exercises.generation.encode import (
     inputs_of,
     references_of,
 )
+from lora_bench.kinds.support.row_values import Split
 from lora_bench.records.budget import TARGETS
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
-
-    from lora_bench.tasks import Split
 
 Pair = dict[str, Any]
 """`input_ids` and `attention_mask` as lists, and `TARGETS` as a tuple, since it has another length."""
