@@ -49,12 +49,8 @@ class QuietOnBrokenPipe(Console):
 
 def run_name(spec: RunSpec) -> str:
     """A run in a few words: task, base model, method with its size, seed."""
-    return f"{spec.task.name} · {spec.model.name} · {_method_and_seed(spec)}"
-
-
-def _method_and_seed(spec: RunSpec) -> str:
     size = f" ({_size(spec)})" if spec.method.size is not None else ""
-    return f"{spec.method.label}{size} · seed {spec.seed}"
+    return f"{spec.task.name} · {spec.model.name} · {spec.method.label}{size} · seed {spec.seed}"
 
 
 def _size(spec: RunSpec) -> str:

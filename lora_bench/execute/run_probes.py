@@ -92,11 +92,7 @@ def run_probes(
 
 
 def _idle_device(card: CudaDevice | None, share: bool) -> int | None:
-    """Bytes used on a CUDA device before any work, or None.
-
-    Raises:
-        LoraBenchError: If other work uses the device, and sharing is not allowed.
-    """
+    """Return the bytes used on a CUDA device before any work, or None; refuse a device in use, unless it may be shared."""
     others = company(card)
     if others and not share:
         raise LoraBenchError(

@@ -53,11 +53,7 @@ FILES = {
 
 
 def _without_files(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return the options; refuse one that would have PEFT read files.
-
-    Raises:
-        ValueError: If an option would have PEFT read files.
-    """
+    """Return the options; refuse one that would have PEFT read files."""
     named = next((name for name in FILES if options.get(name) is not None), None)
     if named is not None:
         raise ValueError(f"options may not have {named}: {FILES[named]}")
@@ -178,12 +174,7 @@ class Peft(Strict):
         return [AllocateRanks(sets_total="total_step" not in self.options)]
 
     def _config(self, model: PreTrainedModel, head: list[str]) -> PeftConfig:
-        """Return the method's config for a base model.
-
-        Raises:
-            LoraBenchError: If PEFT has no such type, or the type no such option.
-            UnsupportedPair: If the config class refuses the options.
-        """
+        """Return the method's config for a base model; refuse an unknown type or option, and what the config class refuses."""
         from peft import PromptLearningConfig
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
         from transformers.pytorch_utils import Conv1D

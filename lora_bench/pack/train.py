@@ -239,7 +239,8 @@ def steps_together(
         if going:
             try:
                 if stack is None or stack.members != [member.ready.model for member in going]:
-                    stack, optimiser = _stacked(going)
+                    stack = stack_of([member.ready for member in going])
+                    optimiser = StackedAdamW(stack, [member.optimizer for member in going])
                     _introduce(going)
                 losses = _step(going, stack, optimiser)
             except Exception as error:
@@ -281,11 +282,6 @@ def _introduce(members: Sequence[Member]) -> None:
     for member in members:
         facts = member.ready.facts
         facts.packed_with = tuple(sorted({*facts.packed_with, *ids} - {member.ready.job.run_id}))
-
-
-def _stacked(members: Sequence[Member]) -> tuple[Stack, StackedAdamW]:
-    stack = stack_of([member.ready for member in members])
-    return stack, StackedAdamW(stack, [member.optimizer for member in members])
 
 
 def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> list[float]:

@@ -212,11 +212,7 @@ def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> No
 
 
 def _try_optimizer(arguments: TrainingArguments) -> None:
-    """Make the optimiser for one weight, which looks at its own numbers.
-
-    Raises:
-        ValueError: If it refuses one.
-    """
+    """Make the optimiser for one weight, which looks at its own numbers and may refuse them."""
     import torch
     from transformers import Trainer
 

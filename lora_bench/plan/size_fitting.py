@@ -184,11 +184,7 @@ class _Counting:
     labels: int
 
     def of(self, method: Method) -> CountedParameters:
-        """Count a method.
-
-        Raises:
-            LoraBenchError: If it is too large for this machine, or a library fails on it.
-        """
+        """Count a method; refuse one that is too large for this machine, or on which a library fails."""
         if method.size is not None and getattr(method, method.size) > LARGE_SIZE:
             self._refuse_beyond_memory(method)
         return self._counted(method)

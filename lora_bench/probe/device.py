@@ -42,11 +42,7 @@ def has_bfloat16() -> bool:
 
 
 def _handle(nvml: Any, card: CudaDevice) -> Any:
-    """Return NVML's handle of a card, or of the part of a card that MIG made.
-
-    Raises:
-        Exception: If NVML does not know the card, or the part is unknown.
-    """
+    """Return NVML's handle of a card, or of the part of a card that MIG made; NVML must know it."""
     with contextlib.suppress(Exception):
         return nvml.nvmlDeviceGetHandleByUUID(f"MIG-{card.uuid}")
     whole = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{card.uuid}")

@@ -74,11 +74,7 @@ def device_of_runs() -> torch.device:
 
 
 def _shard(job: Job, method: Method, model: nn.Module) -> None:
-    """Shard the model over the processes of a run.
-
-    Raises:
-        UnsupportedPair: If the method uses whole weights or gradients during training.
-    """
+    """Shard the model over the processes of a run, unless its method uses whole weights or gradients during training."""
     if own_callbacks(method):
         raise UnsupportedPair(
             f"{method.name} works on the weights at each step, and fsdp shards them; use parallelism: ddp"

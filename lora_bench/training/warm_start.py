@@ -101,11 +101,7 @@ def _load_adapter(model: Any, folder: Path, head: list[str], shown: str) -> None
 
 
 def _fitting(own: Mapping[str, Shape], theirs: Mapping[str, Shape], head: list[str], shown: str) -> list[str]:
-    """Return the names of their weights that are not the head's.
-
-    Raises:
-        LoraBenchError: If a model's *own* weights have not one of them, or in another shape.
-    """
+    """Return the names of their weights that are not the head's; refuse one that *own* weights lack, or in another shape."""
     taken = [name for name in theirs if not is_in(name, head)]
     misfits = [name for name in taken if own.get(name) != theirs[name]]
     if misfits:

@@ -253,11 +253,7 @@ class DecoderEmbeddingLayer(PrefixEmbeddingLayer):
 
 
 def _refuse_parts(attention_mask: Tensor | None, kwargs: dict[str, Any]) -> None:
-    """Refuse what virtual tokens around a text cannot go with.
-
-    Raises:
-        LoraBenchError: For a part of a text whose rest is in a cache, types of tokens, and a mask of pairs of tokens.
-    """
+    """Refuse a part of a text whose rest is in a cache, types of tokens, and a mask of pairs of tokens."""
     cache = kwargs.get("cache", kwargs.get("past_key_values"))
     if cache is not None and cache.get_seq_length() > 0:
         raise LoraBenchError("virtual tokens around a text need the whole text, and a part of it is in the cache")
@@ -268,13 +264,7 @@ def _refuse_parts(attention_mask: Tensor | None, kwargs: dict[str, Any]) -> None
 
 
 def _of_text(output: Any, first: int, tokens: int) -> Any:
-    """Return an output with the hidden states of the text alone; attention probabilities keep the virtual tokens.
-
-    Args:
-        output: Of an encoder or decoder.
-        first: Position of the text's first token.
-        tokens: Number of the text's tokens.
-    """
+    """Return an output with the hidden states of the text alone; attention probabilities keep the virtual tokens."""
     text = slice(first, first + tokens)
     for name in ("last_hidden_state", "hidden_states"):
         states = output.get(name)

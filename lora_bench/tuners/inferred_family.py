@@ -239,11 +239,7 @@ def _heads(model: Any) -> tuple[str, ...]:
 
 
 def _tried(family: Family, probe: LayerProbe) -> Family:
-    """Return the family with what works of it: a forward and a backward pass reach each site's new weights.
-
-    Raises:
-        UnsupportedPair: If an update of its projections does not.
-    """
+    """Return the family with what works of it: a forward and a backward pass reach each site's new weights."""
     declare(family)
     try:
         fault = _fault(probe, _config("LORA_BENCH_FUSED_LORA", r=2, roles=["all"]))

@@ -180,11 +180,7 @@ def _traced(model: Any) -> LayerProbe:
 
 
 def _stack(paths: list[str], model_type: str) -> tuple[str, int]:
-    """Return the path of the list that holds most of these modules, and its last index.
-
-    Raises:
-        UnsupportedPair: If they lie in no list.
-    """
+    """Return the path of the list that holds most of these modules, and its last index; they must lie in a list."""
     outermost = [match for path in paths if (match := re.match(r"((?:[^.\d][^.]*\.)*[^.\d][^.]*)\.(\d+)\.", path))]
     if not outermost:
         raise untold(model_type, "it has no list of layers")

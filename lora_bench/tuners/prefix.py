@@ -242,11 +242,7 @@ class FoldingTuner(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Return the file's weights, after folding a reparameterised prefix of the model if the file has a plain one.
-
-        Raises:
-            LoraBenchError: If the file has a reparameterised prefix and the model a plain one.
-        """
+        """Return the file's weights, after folding a reparameterised prefix of the model if the file has a plain one."""
         computed = any(adapter_name in layer.prefix_projection for _, layer in prefix_layers(model))
         if any(".prefix_key" in name for name in state_dict):
             fold(model, adapter_name)

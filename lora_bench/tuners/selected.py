@@ -97,11 +97,7 @@ class SelectedModel(OnlyTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Return the file's weights under the model's own names.
-
-        Raises:
-            LoraBenchError: If the file lacks a chosen weight.
-        """
+        """Return the file's weights, which must have all chosen ones, under the model's own names."""
         own = dict(model.named_parameters())
         plain = not any(name.startswith(PEFT_PREFIX) for name in own)
         wanted = {name.removeprefix(PEFT_PREFIX) for name in own if config.chosen(name)}

@@ -139,11 +139,7 @@ def make_folder(folder: Path) -> None:
 
 
 def _missing(folder: Path) -> list[Path]:
-    """Return the missing folders, from *folder* upwards; refuse a dangling link.
-
-    Raises:
-        LoraBenchError: As `make_folder`.
-    """
+    """Return the missing folders, from *folder* upwards; refuse a dangling link."""
     missing = []
     above = folder
     while not above.is_dir():

@@ -368,11 +368,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
             raise WorkersLost(f"the server that starts workers is gone; see the end of {self.log}") from None
 
     def _ended(self, tell: Callable[[Word], None]) -> dict[int, str]:
-        """Return the workers that ended, with the reason; pass on what else the server says.
-
-        Raises:
-            WorkersLost: If the server itself has ended.
-        """
+        """Return the workers that ended, with the reason; pass on what else the server says, unless it has ended itself."""
         assert self._server is not None and self._server.stdout is not None
         chunk = os.read(self._server.stdout.fileno(), 65536)
         if not chunk:

@@ -178,11 +178,7 @@ class RayWorkers:
                     self._end(actor)
 
     def _check_own_node(self) -> None:
-        """Check that the node of this process is alive: without it no actor answers, and none starts.
-
-        Raises:
-            WorkersLost: If it is dead.
-        """
+        """Raise `WorkersLost` if the node of this process is dead: without it no actor answers, and none starts."""
         own = self._ray.get_runtime_context().get_node_id()
         if any(node["NodeID"] == own and not node["Alive"] for node in self._ray.nodes()):
             raise WorkersLost("the Ray node of this command has died; run the same command again to continue")

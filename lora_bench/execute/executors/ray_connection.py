@@ -63,12 +63,7 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def _knock(address: str) -> None:
-    """Check that a process listens at a HOST:PORT; this error is earlier and shorter than Ray's.
-
-    Raises:
-        OSError: If none does.
-        ValueError: If the address is one of Ray's client addresses.
-    """
+    """Check that a process listens at a HOST:PORT, which is no client address: these errors come earlier than Ray's."""
     if "://" in address:
         raise ValueError("run the command on a node of the cluster; Ray's client addresses are not supported")
     host, _, port = address.rpartition(":")
