@@ -136,7 +136,7 @@ def test_the_same_command_goes_on_and_retries_what_failed(story):
 @pytest.mark.slow
 def test_a_kernel_path_that_a_model_has_not_is_a_row_and_the_others_are_measured(story):
     page = (story["project"] / "runs" / "costs" / "report.md").read_text()
-    assert "* `full`: **unsupported**: " in page and "does not support an attention implementation" in page
+    assert "- `full`: **unsupported**: " in page and "does not support an attention implementation" in page
     assert "### base, classification into 2, 2 × 8 tokens, float32, 1 thread, sdpa attention" in page
     assert re.search(r"\| `lora` \| 3,170 \|", page)
     assert "Every cell was measured in 1 fresh process on" in page
