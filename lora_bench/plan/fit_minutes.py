@@ -14,6 +14,7 @@ from pathlib import Path
 from lora_bench.errors import LoraBenchError
 from lora_bench.plan.cost_estimate import default_workers
 from lora_bench.plan.make_plan import Plan, make_plan
+from lora_bench.stats.rates import half
 from lora_bench.suite.from_table import BATCH, TRIAL_SEEDS, Draft, rates_of
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import TableFacts
@@ -81,7 +82,8 @@ def _fit(plan: Plan, seconds: float, seen: TableFacts) -> tuple[int, int]:
     most = max(LEAST_EXAMPLES, int(rows * MOST_EPOCHS))
     enough = min(most, max(ENOUGH_EXAMPLES, int(rows)))
     # One rate more, as the best may be at an edge.
-    trials = (max(map(len, rates_of(large=False).values())) + 1) * len(TRIAL_SEEDS)
+    rates = max(map(len, rates_of(large=False).values()))
+    trials = rates + half(rates) * (len(TRIAL_SEEDS) - 1) + len(TRIAL_SEEDS)
 
     def examples(seeds: int) -> int:
         return int(seconds / (seconds_per_example * (seeds + trials)))

@@ -24,12 +24,13 @@ from lora_bench.plan.inputs import LoadedTask, Progress
 from lora_bench.plan.micro_batch import micro_batch
 from lora_bench.plan.resolve import RunGroup
 from lora_bench.plan.retention_data import Retentions
-from lora_bench.plan.selection import best_rates, rate_beyond, start_records
+from lora_bench.plan.selection import rate_beyond, start_records, trials_among
 from lora_bench.plan.size_fitting import MethodFit, check_fits, fit_method
 from lora_bench.records.budget import Budget
 from lora_bench.records.kept_adapter import KeptAdapter
 from lora_bench.records.record import Record
 from lora_bench.records.spec import Start
+from lora_bench.stats.rates import half
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.halving import Rung
 from lora_bench.suite.load_suite import CellRecipe, Suite
@@ -204,38 +205,49 @@ class Planner:
         """
         tuning = self.suite.content.tuning
         assert tuning is not None, "several rates without tuning are a search"
-        rates, higher_is_better = cells.group.recipe.rates, cells.group.loaded.task.higher_is_better
-        rungs = self.suite.content.rungs or (Rung(1, len(rates), 1),)
-        going = tuple(rates)
-        for index, rung in enumerate(rungs):
-            trials = [cells.cell(rate, seed, rung=rung) for rate in going for seed in tuning.seeds]
+        rates = cells.group.recipe.rates
+        stages = self._stages(tuning, len(rates))
+        going, trials = tuple(rates), list[Cell]()
+        for index, (rung, seeds) in enumerate(stages):
+            added = [cells.cell(rate, seed, rung=rung) for rate in going for seed in seeds]
+            # Only trials with the same work are compared.
+            trials = [*(trial for trial in trials if trial.job.rung == added[0].job.rung), *added]
             if rung.part > 1:
-                check_first_rung(self.suite, trials[0].job.spec, rung)
+                check_first_rung(self.suite, added[0].job.spec, rung)
             if index or tuning.extends:
-                self._choose(trials)
+                self._choose(added)
             else:
-                self.cells += trials
-            later = rungs[index + 1 :]
-            best = best_rates(self._at_hand(trials), higher_is_better, later[0].trials if later else 1)
-            if best is None:
-                for waits in later:
-                    possible = [cells.cell(rate, seed, rung=waits) for rate in rates for seed in tuning.seeds]
+                self.cells += added
+            later = stages[index + 1 :]
+            found = trials_among(self._at_hand(trials), tuning.search)
+            if found is None:
+                for waits, of_seeds in later:
+                    possible = [cells.cell(rate, seed, rung=waits) for rate in rates for seed in of_seeds]
                     self._add_requested(possible)
-                    among = tuple(possible[: waits.trials * len(tuning.seeds)])
-                    reason = "the shorter trials that choose which learning rates go on"
+                    among = tuple(possible[: waits.trials * len(of_seeds)])
+                    before = "shorter" if self.suite.content.rungs else "first"
+                    reason = f"the {before} trials that choose which learning rates go on"
                     self.waiting.append(Waiting(among, reason, None))
-                self._await_extension(cells, rungs[-1], tuning)
+                self._await_extension(cells, stages[-1][0], tuning)
                 return None
-            going = best
+            going = found.going(later[0][0].trials) if later else (found.chosen,)
         if not tuning.extends:
             return going[0]
         beyond = rate_beyond(rates, going[0])
         if beyond is None or not any(trial.record is not None and trial.record.score is not None for trial in trials):
             return going[0]
-        trials += [cells.cell(beyond, seed, rung=rungs[-1], extended=True) for seed in tuning.seeds]
-        self._choose(trials[-len(tuning.seeds) :])
-        best = best_rates(self._at_hand(trials), higher_is_better, 1)
-        return None if best is None else best[0]
+        added = [cells.cell(beyond, seed, rung=stages[-1][0], extended=True) for seed in tuning.seeds]
+        self._choose(added)
+        found = trials_among(self._at_hand([*trials, *added]), tuning.search)
+        return None if found is None else found.chosen
+
+    def _stages(self, tuning: Tuning, rates: int) -> list[tuple[Rung, tuple[int, ...]]]:
+        """Return the number of rates and the seeds of each stage of a search, the first one first."""
+        if self.suite.content.rungs:
+            return [(rung, tuning.seeds) for rung in self.suite.content.rungs]
+        if tuning.search == "all_seeds":
+            return [(Rung(1, rates, 1), tuning.seeds)]
+        return [(Rung(1, rates, 1), tuning.seeds[:1]), (Rung(1, half(rates), 1), tuning.seeds[1:])]
 
     def _await_extension(self, cells: GroupCells, last: Rung, tuning: Tuning) -> None:
         """Note the trials beyond the smallest or the greatest rate, which follow if that rate is the best."""

@@ -2,55 +2,33 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Sequence
 
 from lora_bench.records.protocol import Protocol
 from lora_bench.records.record import Record
+from lora_bench.report.model.rows import floor_of, unique
+from lora_bench.stats import Trials, trials_of
+from lora_bench.stats.rates import Search
 
 
-def chosen_rate(trials: Sequence[Record | None], higher_is_better: bool) -> float | None:
-    """Return the learning rate with the best mean score over the seeds of its trials, or None while a trial is missing.
-
-    A rate with a trial without a score is chosen only if all rates have one; of equal rates the first wins. If no trial has a
-    score, the first rate is run, and its rows show how it ends.
-    """
-    chosen = best_rates(trials, higher_is_better, 1)
-    return None if chosen is None else chosen[0]
-
-
-def best_rates(trials: Sequence[Record | None], higher_is_better: bool, number: int) -> tuple[float, ...] | None:
-    """Return the learning rates with the best mean scores over the seeds of their trials, or None while a trial is missing.
-
-    A rate with a trial without a score comes after all others, and of equal rates the first comes first. So a method with too
-    few scored trials still continues with as many rates as the others.
+def trials_among(records: Sequence[Record | None], search: Search) -> Trials | None:
+    """Return the trials of a search, or None while one is missing.
 
     Args:
-        trials: Records of the trials, those of the first rate first.
-        higher_is_better: Direction of the metric.
-        number: Number of rates wanted.
-
-    Returns:
-        The rates, in their order of trial.
+        records: Records of the trials, those of the first rate first.
+        search: Rule of the search.
     """
-    records = [record for record in trials if record is not None]
-    if len(records) < len(trials):
+    found = [record for record in records if record is not None]
+    if len(found) < len(records):
         return None
-    by_rate: dict[float, list[float | None]] = {}
-    for record in records:
-        rate = record.spec.training.learning_rate
-        assert rate is not None, "trials are planned"
-        by_rate.setdefault(rate, []).append(record.judged_score)
-    means = {
-        rate: statistics.fmean(score for score in scores if score is not None)
-        for rate, scores in by_rate.items()
-        if None not in scores
-    }
-    sign = 1 if higher_is_better else -1
-    # Sorting keeps the order of equal rates.
-    best = sorted(by_rate, key=lambda rate: -sign * means[rate] if rate in means else math.inf)[:number]
-    return tuple(rate for rate in by_rate if rate in best)
+    by_rate: dict[float, dict[int, float | None]] = {}
+    for record in found:
+        rate, seed = record.spec.training.learning_rate, record.spec.seed
+        assert rate is not None and seed is not None, "trials are planned"
+        by_rate.setdefault(rate, {})[seed] = record.judged_score
+    floor = unique(floor_of(record) for record in found if record.data is not None)
+    better = bool(found[0].spec.task.higher_is_better)
+    return trials_of(by_rate, floor=floor, higher_is_better=better, search=search)
 
 
 def rate_beyond(rates: Sequence[float], chosen: float) -> float | None:

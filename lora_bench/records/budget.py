@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from lora_bench.documents import Strict
 from lora_bench.errors import BudgetUnreachable
+from lora_bench.stats.rates import Search
 
 MAX_SIZE = 1 << 20
 
@@ -192,12 +193,14 @@ class Budget(HeldEqual):
             `adapter_parameters`.
         halving: Factor of the successive halving of trials; None if each trial had all of the work.
         rungs: Number of steps of the halving.
+        search: The seeds that each rate was tried with.
     """
 
     adapter_parameters: int | None = Field(default=None, gt=0)
     stored_parameters: int | None = Field(default=None, gt=0)
     halving: int | None = None
     rungs: int | None = None
+    search: Search = "all_seeds"
 
     @property
     def parameter_target(self) -> tuple[ParameterAxis, int] | None:

@@ -9,7 +9,7 @@ explains the computations and verdicts, and gives the coverage found in simulati
 
 from lora_bench.stats.across import InterquartileMean, MacroDifference, interquartile_mean, macro_difference
 from lora_bench.stats.crossed import Crossed, crossed_bootstrap, seed_from
-from lora_bench.stats.estimate import Estimate, Interval, Summary, Uncertainty, clopper_pearson, summarise
+from lora_bench.stats.estimate import ChoiceError, Estimate, Interval, Summary, Uncertainty, clopper_pearson, summarise
 from lora_bench.stats.failures import Rate, collapsed, rate, with_failures_at_floor
 from lora_bench.stats.family import Adjusted, MarginClaims, holm, margin_claims
 from lora_bench.stats.gate import Confirmation, History, JudgedSeries, Shift, confirm, judge_night
@@ -26,12 +26,14 @@ from lora_bench.stats.paired import (
     unpaired,
 )
 from lora_bench.stats.power import Needed, minimum_detectable_effect, seeds_needed
+from lora_bench.stats.rates import Trials, trials_of
 from lora_bench.stats.trials import expected_best
 from lora_bench.stats.verdict import UNDECLARED, FixedSeeds, JudgeSettings, Verdict, grade, judge
 
 __all__ = [
     "UNDECLARED",
     "Adjusted",
+    "ChoiceError",
     "Confirmation",
     "Crossed",
     "Estimate",
@@ -54,6 +56,7 @@ __all__ = [
     "SignFlip",
     "Summary",
     "Superiority",
+    "Trials",
     "Uncertainty",
     "Unpaired",
     "Verdict",
@@ -81,6 +84,7 @@ __all__ = [
     "sign_flip",
     "summarise",
     "superiority",
+    "trials_of",
     "unpaired",
     "with_failures_at_floor",
 ]

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.stats.crossed import DRAWS, Crossed, crossed_bootstrap, with_items
-from lora_bench.stats.estimate import CONFIDENCE, Estimate, Interval, seeds_in_order, student_quantile
+from lora_bench.stats.estimate import CONFIDENCE, ChoiceError, Estimate, Interval, seeds_in_order, student_quantile
 from lora_bench.stats.items import Floats, ItemDifference, Items, item_difference
 from lora_bench.stats.paired import SignFlip, Superiority, check_items, sign_flip, superiority
 
@@ -93,6 +93,7 @@ def macro_difference(
     higher_is_better: Mapping[str, bool] | None = None,
     items: Mapping[str, tuple[Items, Items]] | None = None,
     draws: int = DRAWS,
+    choices: Mapping[str, Sequence[ChoiceError | None]] | None = None,
 ) -> MacroDifference:
     """Compare two methods over tasks.
 
@@ -104,6 +105,7 @@ def macro_difference(
         higher_is_better: Direction of each task's metric; by default higher is better.
         items: For tasks, the scores of both methods as functions of the test items.
         draws: Resamples.
+        choices: For each task, the errors of the choice of each method's learning rate.
 
     Raises:
         LoraBenchError: If the tasks differ, a unit is missing or not above 0, no seed is common to all, or items do not
@@ -131,7 +133,12 @@ def macro_difference(
     rest = sum((values[row] for row, task in enumerate(tasks) if task not in items), np.zeros(len(seeds)))
     scored = _OverTasks(tuple(parts), rest / len(tasks))
     crossed = crossed_bootstrap(scored, draw_seed=draw_seed, draws=draws) if parts else None
-    estimate = with_items(differences, crossed, size)
+    weighted = [
+        None if one is None else replace(one, sd=abs(factors[task]) / len(tasks) * one.sd)
+        for task in tasks
+        for one in (choices or {}).get(task, ())
+    ]
+    estimate = with_items(differences, crossed, size).widened(weighted)
     return MacroDifference(
         seeds=seeds,
         left_out=tuple(sorted(set.union(*everywhere) - set(seeds))),

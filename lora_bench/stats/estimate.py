@@ -53,6 +53,19 @@ class Uncertainty:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChoiceError:
+    """The error of a score from the choice of its learning rate by trials.
+
+    Args:
+        sd: Standard deviation over repeats of the search, in the unit of the score.
+        freedom: Degrees of freedom of the trials' spread.
+    """
+
+    sd: float
+    freedom: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """A number with its errors.
 
@@ -62,12 +75,15 @@ class Estimate:
         least_p: Lower bound of the p-value against zero; there is no interval at a confidence above 1 − least_p.
         share: Share of the error level that this look has, in (0, 1]: p-values are divided by it, and intervals are as wide
             as their tests (see `looks`).
+        choice_sd: Standard deviation from the choice of learning rates, which the uncertainties include; None if they hold
+            at these rates only.
     """
 
     value: float
     uncertainties: tuple[Uncertainty, ...] = ()
     least_p: float = 0.0
     share: float = 1.0
+    choice_sd: float | None = None
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval | None:
         """Return the widest interval at *confidence*, or None if no error is known or *confidence* is out of reach."""
@@ -97,6 +113,23 @@ class Estimate:
     def p_below(self, threshold: float) -> float | None:
         """Return the largest one-sided p-value for the claim that the true value is below *threshold*."""
         return self._largest_tail(threshold - self.value)
+
+    def widened(self, choices: Sequence[ChoiceError | None]) -> Estimate:
+        """Return the estimate with the errors of independent choices, unless one is unknown.
+
+        Freedom is Satterthwaite's, and no more than without them: a further error makes nothing surer.
+        """
+        errors = [choice for choice in choices if choice is not None]
+        if not errors or len(errors) < len(choices):
+            return self
+        variance = math.fsum(error.sd**2 for error in errors)
+        noise = math.fsum(error.sd**4 / error.freedom for error in errors)
+        wider = []
+        for one in self.uncertainties:
+            total = one.standard_error**2 + variance
+            freedom = min(one.freedom, total**2 / (one.standard_error**4 / one.freedom + noise))
+            wider.append(replace(one, standard_error=math.sqrt(total), freedom=freedom))
+        return replace(self, uncertainties=tuple(wider), choice_sd=math.sqrt(variance))
 
     def negated(self) -> Estimate:
         """Return the estimate with the opposite sign, for a metric where lower is better."""

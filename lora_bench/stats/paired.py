@@ -19,6 +19,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.stats.crossed import DRAWS, Crossed, crossed_bootstrap, with_items
 from lora_bench.stats.estimate import (
     CONFIDENCE,
+    ChoiceError,
     Estimate,
     Interval,
     Uncertainty,
@@ -141,6 +142,7 @@ def paired_difference(
     draw_seed: int,
     items: tuple[Items, Items] | None = None,
     draws: int = DRAWS,
+    choices: Sequence[ChoiceError | None] = (),
 ) -> PairedDifference:
     """Compare two methods on one task.
 
@@ -150,6 +152,7 @@ def paired_difference(
         draw_seed: Seed of everything that is drawn, see `seed_from`.
         items: The same scores as functions of the test items, for both methods.
         draws: Resamples of seeds and items.
+        choices: Errors of the choice of each method's learning rate; None if one was not chosen by trials.
 
     Raises:
         LoraBenchError: If a score is not finite, no seed is in both, the items are not the same, or they do not give the
@@ -169,7 +172,7 @@ def paired_difference(
         for method, scores in zip(items, (first, second), strict=True):
             check_items(method, scores, seeds)
         crossed = crossed_bootstrap(item_difference(*items, seeds), draw_seed=draw_seed, draws=draws)
-    estimate = with_items(np.array(differences), crossed, size)
+    estimate = with_items(np.array(differences), crossed, size).widened(choices)
     return PairedDifference(
         seeds=seeds,
         only_first=tuple(seed for seed in mine if seed not in second),

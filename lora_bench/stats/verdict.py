@@ -118,6 +118,8 @@ class Verdict:
         noninferiority_p: Adjusted p-value of being worse by the margin or more; None likewise.
         unless_collapse: Claim of the margin on the assumption that neither method collapses in a tenth of its runs; None if
             there is none, or if the verdict claims as much without it.
+        choice_sd: Standard deviation from the choice of learning rates, which all intervals and p-values include; None if
+            they hold at these rates only.
         apart: Whether runs collapsed or stand apart, so that p-values have a least value and no margin is claimed.
         margin: In the unit of the metric, or None.
         alpha: Error level of the family.
@@ -140,6 +142,7 @@ class Verdict:
     equivalence_p: float | None
     noninferiority_p: float | None
     unless_collapse: WithinMargin | None
+    choice_sd: float | None
     apart: bool
     margin: float | None
     alpha: float
@@ -309,6 +312,7 @@ def _verdict(
         equivalence_p=claims.within if claims is not None else None,
         noninferiority_p=claims.above if claims is not None else None,
         unless_collapse=unless if unless != within and (unless == "equivalent" or direction is None) else None,
+        choice_sd=difference.estimate.choice_sd,
         apart=asked.apart,
         margin=margin,
         alpha=alpha,
@@ -321,6 +325,7 @@ def _verdict(
 def _needed(asked: _Asked, adjusted: Adjusted, claims: MarginClaims | None, power: float | None) -> Needed | None:
     difference, crossed = asked.difference, asked.difference.crossed
     items = max(0.0, crossed.item_variance - crossed.shared_variance) if crossed is not None else 0.0
+    items += (difference.estimate.choice_sd or 0.0) ** 2  # no seed reduces it
     if power is None or difference.pairs < FEWEST_PAIRS or not difference.estimate.uncertainties or not difference.sd:
         return None
     margin_level = claims.level if claims is not None else adjusted.level

@@ -16,7 +16,7 @@ from lora_bench.records.analysis import REFERENCES
 from lora_bench.tasks.look import TableFacts
 from lora_bench.util.paths import PACKAGE
 
-TRIAL_SEEDS = (100, 101)
+TRIAL_SEEDS = (100, 101, 102)
 BATCH = 16
 LONGEST = 256
 # Scores are first judged after so many seeds, so that a method that is worse everywhere gets no more of them.
@@ -41,7 +41,8 @@ models: [{model}]
 methods:
 {methods}
 tuning:
-  seeds: {trial_seeds}  # the mean over them chooses
+  seeds: {trial_seeds}
+  search: halve_seeds  # every rate with the first seed, the better half with all; their mean chooses
   extend: true  # a best rate at the edge of its list: one more is tried beyond it
 
 # 3 to 5 seeds are exploratory, 6 to 9 indicative, 10 and more a recommendation.

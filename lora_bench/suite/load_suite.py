@@ -112,9 +112,10 @@ class Suite:
         """Return the budgets of a method: one for each target of the suite, or one for a method without size."""
         budgets = self.content.budget.budgets(sized=entry.method.size is not None)
         tuning = self.content.tuning
-        if tuning is None or tuning.halving is None:
+        if tuning is None:
             return budgets
-        spent = {"halving": tuning.halving, "rungs": tuning.rungs}
+        rungs = tuning.rungs if tuning.halving is not None else None
+        spent = {"halving": tuning.halving, "rungs": rungs, "search": tuning.search}
         return tuple(budget.model_copy(update=spent) for budget in budgets)
 
     @property

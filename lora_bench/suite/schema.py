@@ -14,6 +14,7 @@ from lora_bench.families import Family
 from lora_bench.records.analysis import AnalysisSettings, UntilDecided
 from lora_bench.records.budget import PARAMETER_AXES, Budget, HeldEqual, ParameterAxis, Work
 from lora_bench.records.spec import Attention, Decoding, KeepWeights, Parallelism, Precision, ScoreSplit, Settings
+from lora_bench.stats.rates import Search
 from lora_bench.suite.halving import Rung, rungs_of
 from lora_bench.util.filenames import NAME as NAME
 from lora_bench.util.filenames import Name
@@ -197,6 +198,9 @@ class Tuning(Strict):
 
     Args:
         seeds: Seeds of the trials, none of them among the suite's seeds. The mean over them chooses.
+        search: Rates tried with all of these seeds: "all_seeds" tries every rate with them; "halve_seeds" tries every rate with
+            the first seed and the better half with the others, leaves out rates of which a trial learned nothing, and prefers a
+            smaller rate within a standard error where a larger one learned nothing.
         draws: Rates from a range: "random", or an "even" grid of equal factors with both ends, which leaves no holes;
             by default "even" for six rates or fewer.
         search_seed: Seed of random draws.
@@ -208,6 +212,7 @@ class Tuning(Strict):
     """
 
     seeds: Annotated[Annotated[tuple[Seed, ...], Field(min_length=1)], _seed_list(100)] = (100, 101)
+    search: Search = "all_seeds"
     draws: Draws | None = None
     search_seed: Seed = 0
     extend: bool | None = None

@@ -85,6 +85,13 @@ def _faults_of_trials(content: SuiteFile, tried: dict[str, int]) -> Faults:
         yield ("tuning", "rungs"), "is of a halving: give its factor too, such as `halving: 3`"
     elif tuning is not None and tuning.halving is not None and trials is None:
         yield ("tuning", "halving"), "spends the work of `budget: {trials: N}`: give their number"
+    elif (
+        tuning is not None and tuning.search == "halve_seeds" and (tuning.halving is not None or len(tuning.seeds) < 2)
+    ):
+        yield (
+            ("tuning", "search"),
+            "needs two seeds or more, such as `seeds: [100, 101, 102]`, and no `halving` of the work",
+        )
     elif content.budget.tuned_in is not None and (trials is None or tuning is not None):
         yield ("budget", "tuned_in"), "names the suite that tried `trials: N` rates, in place of `tuning`"
     elif trials is not None:

@@ -13,7 +13,7 @@ from lora_bench.execute.run_suite import run_suite, runs_folder
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import find_model
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.plan.selection import chosen_rate, start_records
+from lora_bench.plan.selection import start_records, trials_among
 from lora_bench.records.protocol import PROTOCOLS, STRICT
 from lora_bench.records.store import RunFolder
 from lora_bench.suite.load_suite import load_suite
@@ -222,15 +222,19 @@ def test_rates_without_tuning_and_tuning_on_a_reported_seed_are_refused(tmp_path
 
 
 def test_the_best_mean_over_trial_seeds_wins_and_a_rate_with_a_failure_does_not():
-    def trial(rate, seed, score, status="ok"):
-        return record(score=score, seed=seed, learning_rate=rate, status=status)
+    def trial(rate, seed, score, status="ok", **given):
+        return record(score=score, seed=seed, learning_rate=rate, status=status, **given)
 
-    even = [trial(1e-3, 1, 0.8), trial(1e-3, 2, 0.6), trial(1e-2, 1, 0.9), trial(1e-2, 2, 0.4)]
-    assert chosen_rate(even, higher_is_better=True) == 1e-3  # means 0.7 and 0.65
-    assert chosen_rate(even, higher_is_better=False) == 1e-2
-    assert chosen_rate([*even[:2], trial(1e-2, 1, 0.99), trial(1e-2, 2, None, "diverged")], True) == 1e-3
-    assert chosen_rate([*even[:3], None], True) is None
-    assert chosen_rate([trial(1e-2, 1, None, "diverged"), trial(1e-3, 1, None, "failed")], True) == 1e-2
+    def chosen(records):
+        return trials_among(records, "all_seeds").chosen
+
+    even = [(1e-3, 1, 0.8), (1e-3, 2, 0.6), (1e-2, 1, 0.9), (1e-2, 2, 0.4)]
+    assert chosen([trial(*one) for one in even]) == 1e-3  # means 0.7 and 0.65
+    assert chosen([trial(*one, higher_is_better=False) for one in even]) == 1e-2
+    lost = [*(trial(*one) for one in even[:2]), trial(1e-2, 1, 0.99), trial(1e-2, 2, None, "diverged")]
+    assert chosen(lost) == 1e-3
+    assert trials_among([*lost[:3], None], "all_seeds") is None
+    assert chosen([trial(1e-2, 1, None, "diverged"), trial(1e-3, 1, None, "failed")]) == 1e-2
 
 
 def test_the_papers_start_every_seed_from_the_best_run_and_we_from_that_of_the_same_seed():

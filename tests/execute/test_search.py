@@ -15,10 +15,11 @@ from lora_bench.cli.plan_table import plan_tables
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.execute.run_suite import Silent, run_suite, runs_folder
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.plan.selection import best_rates, chosen_rate, rate_beyond
+from lora_bench.plan.selection import rate_beyond, trials_among
 from lora_bench.report import Report, render_markdown
 from lora_bench.report.figures.draw import plan_figures
 from lora_bench.report.model.comparison import compare
+from lora_bench.report.model.searches import best_rates
 from lora_bench.suite.entries import Range
 from lora_bench.suite.halving import rungs_of
 from lora_bench.suite.load_suite import load_suite
@@ -95,6 +96,8 @@ def test_every_slice_of_a_range_has_one_trial(tmp_path, monkeypatch):
         ({"tuning": "tuning: {seeds: [100], halving: 2}"}, "take halving: 3"),
         ({"tuning": "tuning: {seeds: [100], halving: 3, rungs: 3}"}, "take rungs: 2, or trials: 6"),
         ({"tuning": "tuning: {seeds: [100], rungs: 2}"}, "give its factor too"),
+        ({"tuning": "tuning: {seeds: [100], search: halve_seeds}"}, "tuning.search: needs two seeds or more"),
+        ({"tuning": "tuning: {search: halve_seeds, halving: 3}"}, "and no `halving` of the work"),
         ({"budget": "", "methods": GRIDS, "tuning": "tuning: {seeds: [100], halving: 3}"}, "`budget: {trials: N}`"),
         (
             {"methods": GRIDS, "tuning": "tuning: {seeds: [100], halving: 3}"},
@@ -219,20 +222,55 @@ def test_too_few_trials_for_a_last_choice_name_what_would_do():
 
 
 def test_the_best_go_on_in_their_order_and_a_trial_without_a_score_loses():
-    def trial(rate, score, seed=1, status="ok"):
-        return record(score=score, seed=seed, learning_rate=rate, status=status)
+    def trial(rate, score, seed=1, status="ok", **given):
+        return record(score=score, seed=seed, learning_rate=rate, status=status, **given)
+
+    def going(records, number):
+        return trials_among(records, "all_seeds").going(number)
 
     scored = [trial(1e-4, 0.6), trial(3e-4, 0.8), trial(1e-3, 0.8), trial(3e-3, 0.7)]
-    assert best_rates(scored, True, 2) == (3e-4, 1e-3)
-    assert best_rates(scored, False, 2) == (1e-4, 3e-3)
-    assert best_rates(scored, True, 1) == (3e-4,) and chosen_rate(scored, True) == 3e-4  # of two equal ones the first
+    assert going(scored, 2) == (3e-4, 1e-3)
+    losses = [
+        trial(r, loss, higher_is_better=False) for r, loss in ((1e-4, 0.6), (3e-4, 0.8), (1e-3, 0.8), (3e-3, 0.7))
+    ]
+    assert going(losses, 2) == (1e-4, 3e-3)
+    # Of two equal ones the first.
+    assert going(scored, 1) == (3e-4,) and trials_among(scored, "all_seeds").chosen == 3e-4
     lost = [*scored[:2], trial(1e-3, None, status="diverged"), trial(3e-3, None, status="failed")]
-    assert best_rates(lost, True, 2) == (1e-4, 3e-4)
+    assert going(lost, 2) == (1e-4, 3e-4)
     # As many go on as of every other method: the first of those that have none after all that have a score.
-    assert best_rates(lost, True, 3) == (1e-4, 3e-4, 1e-3)
+    assert going(lost, 3) == (1e-4, 3e-4, 1e-3)
     two_seeds = [*scored, *(trial(one.spec.training.learning_rate, 0.7, seed=2) for one in scored[:3])]
-    assert best_rates([*two_seeds, trial(3e-3, None, seed=2, status="failed")], True, 3) == (1e-4, 3e-4, 1e-3)
-    assert best_rates([*scored, None], True, 2) is None
+    assert going([*two_seeds, trial(3e-3, None, seed=2, status="failed")], 3) == (1e-4, 3e-4, 1e-3)
+    assert trials_among([*scored, None], "all_seeds") is None
+
+
+def test_seeds_are_halved_from_the_plan_to_the_choice(tmp_path, monkeypatch):
+    """All four rates have one seed, the better two of them three, and the report's choice is the plan's."""
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "project").mkdir()
+    halves = "tuning: {seeds: [100, 101, 102], search: halve_seeds, extend: false}"
+    loaded = suite(tmp_path / "project", monkeypatch, tuning=halves)
+    plan = make_plan(loaded, runs_folder(loaded, tmp_path / "runs"))
+    assert [cell.job.spec.seed for cell in plan.cells] == [100] * 8
+    assert [(waiting.runs, waiting.cells[0].trial) for waiting in plan.waiting] == [(4, True), (1, False)] * 2
+    outcome = run_suite("tickets.yaml", runs=tmp_path / "runs", workers=0)
+    trials = [one for one in outcome.records if one.spec.score_on == "selection"]
+    settings = [one for one in compare(outcome.records).settings if one.trials]
+    for label in ("full", "lora"):
+        of = [one for one in trials if one.spec.method.label == label]
+        first = [one for one in of if one.spec.seed == 100]
+        assert all(one.budget.search == "halve_seeds" for one in of) and len(of) == 4 + 2 * 2
+        better = sorted(first, key=lambda one: -one.score)[:2]
+        later = {one.spec.training.learning_rate for one in of if one.spec.seed != 100}
+        assert {one.score for one in first if one.spec.training.learning_rate in later} == {one.score for one in better}
+        (reported,) = {
+            one.spec.training.learning_rate
+            for one in outcome.records
+            if one.spec.method.label == label and one.spec.score_on == "test"
+        }
+        rows = [row for one in settings for row in one.rows if row.label == label]
+        assert best_rates(rows, settings[0]) == (reported,)
 
 
 def halved(folder, monkeypatch, *, work="train_examples: 96", tuning="", **given):

@@ -148,7 +148,10 @@ def test_verdicts_stand_in_the_table_of_scores():
     records = [record(method, seed=seed, score=score) for method in scores for seed, score in enumerate(scores[method])]
     page = render(records)
     full, lora = score_lines(page)
-    assert (full["against `full`"], lora["against `full`"]) == ("–", "**better** by more than the margin")
+    assert (full["against `full`"], lora["against `full`"]) == (
+        "–",
+        "**better** by more than the margin, at these rates",
+    )
     assert (full["ranks"], lora["ranks"]) == ("2 (b)", "1 (a)")
 
 

@@ -67,8 +67,8 @@ def test_no_halving_tries_as_many_rates_in_less_work(tmp_path):
 def test_the_file_loads_and_says_what_was_chosen(tmp_path):
     suite, text = loaded(tmp_path)
     content = suite.content
-    assert (suite.name, content.seeds, content.tuning.seeds) == ("my-tickets-2", (0, 1, 2, 3), (100, 101))
-    assert content.tuning.extend
+    assert (suite.name, content.seeds, content.tuning.seeds) == ("my-tickets-2", (0, 1, 2, 3), (100, 101, 102))
+    assert content.tuning.extend and content.tuning.search == "halve_seeds"
     assert (content.budget.train_examples, content.budget.adapter_parameters) == (960, (147_456,))
     assert (content.keep_weights, content.analysis.margin, content.training.max_length) == ("last", 0.01, 32)
     assert [entry.label for entry in suite.methods] == ["full", "lora", "bottleneck_adapter", "prefix_tuning"]

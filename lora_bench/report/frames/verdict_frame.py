@@ -144,7 +144,16 @@ def _rank(of: str) -> dict[str, Column]:
 
 
 def _verdict(of: str) -> dict[str, Column]:
-    numbers = ("difference", "p_value", "adjusted_p", "equivalence_p", "noninferiority_p", "margin", "alpha")
+    numbers = (
+        "difference",
+        "p_value",
+        "adjusted_p",
+        "equivalence_p",
+        "noninferiority_p",
+        "margin",
+        "alpha",
+        "choice_sd",
+    )
     return {
         **_read("string", **{name: f"{of}.{name}" for name in ("verdict", "small_but_real", "grade")}),
         **_read("string", interval_source=f"{of}.interval.source", needed_by=f"{of}.needed.by"),

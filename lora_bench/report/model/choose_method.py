@@ -232,6 +232,7 @@ def _reason(row: Row, best: Row, held: Held | None, cost: float | None, prefer: 
         if shown == "inconclusive":
             against = "undecided against"
         unless = " unless runs collapse" if shown != verdict.verdict else ""
+        unless += ", at these rates" if verdict.choice_sd is None and shown != "inconclusive" else ""
         said += f", {against} {best.label}{margin}{unless}: {text.difference(verdict.difference)}{within}"
     if row.failures:
         said += f", {len(row.failures)} of {text.plural(len(row.run_ids), 'run')} failed"

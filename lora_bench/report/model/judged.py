@@ -22,6 +22,7 @@ from lora_bench.report.model.over_tasks import JudgedTable, OverTasks, judge_ove
 from lora_bench.report.model.ranking import Contest, Rank, other_pairs, rank_all
 from lora_bench.report.model.reference import undeclared_analysis, with_reference
 from lora_bench.report.model.rows import Row, fallen_runs, grouped
+from lora_bench.report.model.searches import Searches
 from lora_bench.report.model.seed_scores import (
     AnswersOf,
     at_floor,
@@ -202,6 +203,7 @@ def _tables(
 ) -> list[JudgedTable]:
     """Return the tables in which the reference was run; others go to *left_out* with the reason."""
     found = []
+    searches = Searches(comparison)
     for setting in comparison.settings:
         if setting.search or setting.trials:
             continue  # trials, which choose and are no results
@@ -215,14 +217,20 @@ def _tables(
                 missing = (f"{row.label} {where}: {analysis.reference} was not run there" for row in table.rows)
                 left_out.update(dict.fromkeys(missing))
                 continue
-            found.append(_compared(setting, table, place, answers, left_out, where))
+            found.append(_compared(setting, table, place, answers, searches, left_out, where))
     return found
 
 
 def _compared(
-    setting: Setting, table: ModelTable, reference: int, answers: AnswersOf, left_out: dict[str, None], where: str
+    setting: Setting,
+    table: ModelTable,
+    reference: int,
+    answers: AnswersOf,
+    searches: Searches,
+    left_out: dict[str, None],
+    where: str,
 ) -> JudgedTable:
-    rows = [scored(row, setting, answers) for row in table.rows]
+    rows = [scored(row, setting, answers, searches.error(row, table, setting)) for row in table.rows]
     differences = {}
     for place, one in enumerate(rows):
         if place == reference:

@@ -172,6 +172,7 @@ def _macro_difference(pairs: Mapping[str, tuple[Scored, Scored]], *, draws: int)
         draw_seed=seed_from(*sorted(run_id for one, _ in pairs.values() for run_id in one.row.run_ids)),
         items=items,
         draws=draws,
+        choices={task: (one.choice, other.choice) for task, (one, other) in pairs.items()},
     )
 
 

@@ -192,7 +192,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         train_seconds_total=total_of(speed.train_seconds for speed in all_speeds),
         evaluation_seconds=median_of(speed.evaluation_seconds for speed in speeds),
         evaluation_seconds_total=total_of(speed.evaluation_seconds for speed in all_speeds),
-        majority_score=unique(_floor(record) for record in records if record.data is not None),
+        majority_score=unique(floor_of(record) for record in records if record.data is not None),
         checkpoint_bytes=median_of(record.weights.stored_bytes for record in records if record.weights is not None),
         resumed=sum(record.resumed for record in records),
         extended=any(record.extended for record in records),
@@ -228,7 +228,7 @@ def fallen_runs(row: Row, higher_is_better: bool | None, floor: float | None) ->
     return 0 if floor is None else len(collapsed(scores, floor, higher_is_better=bool(higher_is_better)))
 
 
-def _floor(record: Record) -> float | None:
+def floor_of(record: Record) -> float | None:
     """Score of the majority class or of the mean, which no correlation is defined for."""
     own = record.data.majority_score if record.data is not None else None
     metric = find(record.spec.task.metric or "")

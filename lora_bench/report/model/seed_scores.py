@@ -16,6 +16,7 @@ from lora_bench.records.store import Answers
 from lora_bench.report.model.comparison import Setting
 from lora_bench.report.model.rows import Row, fallen_runs
 from lora_bench.stats import (
+    ChoiceError,
     Items,
     ItemScores,
     PairedDifference,
@@ -49,19 +50,22 @@ class Scored:
         items: Scores as functions of the test items, where the predictions of all runs are stored and the metric has that
             form.
         expected: The references of these items, which two rows must share.
+        choice: Error of the choice of its learning rate; None if no trials at hand chose it.
     """
 
     row: Row
     scores: dict[int, float]
     items: Items | None
     expected: Sequence[Any] | None
+    choice: ChoiceError | None = None
 
 
-def scored(row: Row, setting: Setting, answers: AnswersOf) -> Scored:
+def scored(row: Row, setting: Setting, answers: AnswersOf, choice: ChoiceError | None = None) -> Scored:
     """Return the scores of a row of *setting*, with their items where *answers* has them."""
     by_seed = {score.seed: score.value for score in row.scores if score.seed is not None}
     found = _items(row, setting, answers)
-    return Scored(row, by_seed, *(found or (None, None)))
+    items, expected = found or (None, None)
+    return Scored(row, by_seed, items, expected, choice)
 
 
 def has_items(setting: Setting) -> bool:
@@ -121,7 +125,12 @@ def difference_of(one: Scored, other: Scored) -> Compared | str:
         return "they share no seed"
     items = items_of(one, other)
     difference = paired_difference(
-        one.scores, other.scores, draw_seed=_draw_seed(one, other), items=items, draws=_draws(items)
+        one.scores,
+        other.scores,
+        draw_seed=_draw_seed(one, other),
+        items=items,
+        draws=_draws(items),
+        choices=(one.choice, other.choice),
     )
     return difference, items
 
@@ -150,12 +159,13 @@ def gain_and_p(
     values = np.array([one.scores[seed] - other.scores[seed] for seed in seeds])
     size = max(abs(side.scores[seed]) for side in (one, other) for seed in seeds)
     share = analysis.share(len(seeds))
-    estimate = replace(with_items(values, None, size), share=share)
+    choices = one.choice, other.choice
+    estimate = replace(with_items(values, None, size), share=share).widened(choices)
     p_value, items = estimate.p_value(), items_of(one, other)
     if items is not None and (p_value is None or p_value <= analysis.alpha):
         difference = item_difference(*items, seeds)
         crossed = crossed_bootstrap(difference, draw_seed=_draw_seed(one, other), draws=_draws(items))
-        p_value = replace(with_items(values, crossed, size), share=share).p_value()
+        p_value = replace(with_items(values, crossed, size), share=share).widened(choices).p_value()
     if p_value is not None and (apart or collapse_seen(one.row, other.row, higher_is_better=higher_is_better)):
         p_value = max(p_value, least_p(len(seeds)))
     gain = estimate.value if higher_is_better else -estimate.value

@@ -191,7 +191,9 @@ def open_pick(seen: Overview, pick: Line) -> tuple[str, list[str]]:
     )
     said = _compared(seen, [pick, *others], COMPARISONS)
     if all(contrast.verdict.needed is None for contrast in pick.contrasts):
-        said = ["No number of seeds up to 1,000 decides that with a probability of 80 %; more test items may.", *said]
+        trials = " or trials of learning rates" if any(one.verdict.choice_sd for one in pick.contrasts) else ""
+        also = f"more test items{trials} may"
+        said = [f"No number of seeds up to 1,000 decides that with a probability of 80 %; {also}.", *said]
     return lead, said
 
 

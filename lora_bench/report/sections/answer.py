@@ -168,6 +168,8 @@ def _scope(held: Sequence[Held]) -> str:
         new = f"new seeds, and in {with_items} of {len(held)} comparisons new test items"
     else:
         new = "new seeds on these test items"
+    if all(one.verdict.choice_sd is not None for one in held):
+        return f"the intervals cover {new} and another choice of learning rates, not new data sets or base models"
     return f"the intervals cover {new}, not new data sets, base models or learning rates"
 
 

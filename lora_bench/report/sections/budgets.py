@@ -205,7 +205,8 @@ def _tried(setting: Setting) -> str:
     budget = setting.budget
     if budget is None or budget.halving is None:
         there = f", in {code(budget.tuned_in)}" if budget is not None and budget.tuned_in is not None else ""
-        return count(budget.trials if budget is not None else None) + there
+        halves = ", the better half with all seeds" if budget is not None and budget.search == "halve_seeds" else ""
+        return count(budget.trials if budget is not None else None) + there + halves
     return f"for the work of {count(budget.trials)}, halved by {budget.halving} in {budget.rungs} rungs"
 
 

@@ -10,7 +10,8 @@ from lora_bench.report import text
 from lora_bench.report.blocks import Block, wide_table
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, conditions_of, model_key, rows_of
 from lora_bench.report.model.rows import Row, canonical, grouped
-from lora_bench.report.sections.method_tables import best_rates, metric_name, model_name, setting_name
+from lora_bench.report.model.searches import best_rates
+from lora_bench.report.sections.method_tables import metric_name, model_name, setting_name
 from lora_bench.report.text import MISSING, code, learning_rate
 
 # A first screen has no room for a longer table; all scores are under Scores.
@@ -63,8 +64,8 @@ def chosen_in(setting: Setting, comparison: Comparison) -> list[Chosen]:
     found = []
     for table in setting.tables:
         for label, rows in grouped(table.rows, lambda row: row.label).items():
-            rates = best_rates(rows, setting.spec.task.higher_is_better)
-            best = next((row for row in rows if [row.learning_rate] == rates), None)
+            rates = best_rates(rows, setting)
+            best = next((row for row in rows if (row.learning_rate,) == rates), None)
             tried = [*rows, *(row for _, _, row in begun.get((model_key(table.model), label), []))]
             found.append(
                 Chosen(

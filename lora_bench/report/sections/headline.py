@@ -176,6 +176,8 @@ def _strength(seen: Overview, judged: Judged, level: Level) -> str:
     }
     if judged.analysis.seeds is not None:
         seeds += f", added until decided, {judged.analysis.seeds.at_most} at most"
+    rates = [contrast.verdict.choice_sd is not None for contrast in seen.contrasts]
+    seeds += ", choice of learning rates included" if all(rates) else f", {'some ' * any(rates)}at these learning rates"
     hint = ": a hint; confirm with more seeds before choosing" if level == "exploratory" else ""
     unless = [contrast.verdict.pairs for contrast in seen.contrasts if contrast.shown in UNLESS_COLLAPSE]
     few = f"{plural(max(unless), 'seed')} cannot exclude that runs collapse now and then. " if unless else ""

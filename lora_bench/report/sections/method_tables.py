@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,7 @@ from lora_bench.report.model.comparison import (
     work_of,
 )
 from lora_bench.report.model.rows import Failure, Row, grouped, in_order, total_of
+from lora_bench.report.model.searches import best_rates
 from lora_bench.report.text import MISSING, code, count, inert
 from lora_bench.stats import Summary
 from lora_bench.stats.verdict import FEWEST_PAIRS
@@ -136,27 +137,10 @@ def learning_rate_table(setting: Setting) -> list[Block]:
     for table in setting.tables:
         for label in dict.fromkeys((row.label, size(row)) for row in table.rows):
             of_label = [row for row in table.rows if (row.label, size(row)) == label]
-            best = best_rates(of_label, setting.spec.task.higher_is_better)
+            best = best_rates(of_label, setting)
             cells = [_rate_cell([row for row in of_label if row.learning_rate == rate], best) for rate in rates]
             lines.append([model_name(table), method_name(of_label[0]), *cells])
     return wide_table(["base model", "method", *map(text.learning_rate, rates)], lines, names=2)
-
-
-def best_rates(rows: Iterable[Row], higher_is_better: bool | None) -> list[float]:
-    """The learning rates with the best mean score: several for equal means; empty if no record gives the metric's direction.
-
-    A rate of which a run failed is among them only if all are such: `plan.selection` chooses so.
-    """
-    if higher_is_better is None:
-        return []
-    scored = [row for row in rows if row.score is not None and row.learning_rate is not None]
-    means = {
-        row.learning_rate: row.score.mean
-        for row in [row for row in scored if not row.failures] or scored
-        if row.score is not None and row.learning_rate is not None
-    }
-    best = (max if higher_is_better else min)(means.values(), default=None)
-    return [rate for rate, mean in means.items() if mean == best]
 
 
 def each_row(comparison: Comparison) -> Iterator[tuple[str, Setting, ModelTable, Row]]:

@@ -40,7 +40,10 @@ def next_lines(seen: Overview, decision: Decision) -> list[str]:
     elif pick is not None and not keys and total is None:
         keys.append("`keep_weights: last` to keep trained weights (all runs train again)")
     elif pick is None and not keys and total is None:
-        keys.append("`tasks` to one with more test items, since no number of seeds up to 1,000 is likely to decide")
+        trials = " or more `tuning: seeds`" if any(one.verdict.choice_sd for one in seen.contrasts) else ""
+        keys.append(
+            f"`tasks` to one with more test items{trials}, since no number of seeds up to 1,000 is likely to decide"
+        )
     command = suite_command(seen)
     if command is not None and (keys or total is not None):
         seeds = "" if total is None else f" --seeds {total}"

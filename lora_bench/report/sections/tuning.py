@@ -9,6 +9,7 @@ beyond the range, which the scores of others asked for, are left out.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 
 from lora_bench.records.budget import amount_of
@@ -16,8 +17,9 @@ from lora_bench.report import text
 from lora_bench.report.blocks import Block, TextList, TextTable
 from lora_bench.report.model.comparison import Comparison, Setting, rows_of, work_of
 from lora_bench.report.model.rows import Row, fallen_runs, grouped, total_of
+from lora_bench.report.model.searches import best_rates
 from lora_bench.report.sections.chosen_rates import chosen_in
-from lora_bench.report.sections.method_tables import best_rates, method_name, metric_name, model_name, size
+from lora_bench.report.sections.method_tables import method_name, metric_name, model_name, size
 from lora_bench.report.text import MISSING
 from lora_bench.stats import expected_best
 
@@ -66,7 +68,7 @@ def failing_items(setting: Setting, rungs: Sequence[Setting]) -> list[Block]:
     better = setting.spec.task.higher_is_better
     said = []
     for (model, method, _), rows in _by_method(setting).items() if setting is rungs[-1] else ():
-        chosen = best_rates(rows, better)
+        chosen = best_rates(rows, setting)
         by_rate = {row.learning_rate: row for row in rows if row.learning_rate is not None}
         tried = sorted(by_rate)
         if len(chosen) != 1:
@@ -92,7 +94,8 @@ def trial_blocks(setting: Setting, rungs: Sequence[Setting] = ()) -> list[Block]
     Empty where no method was tried more than once.
     """
     if setting.rung is None:
-        return _expected(setting, _DRAWN)
+        halved = setting.budget is not None and setting.budget.search == "halve_seeds"
+        return _expected(setting, _DRAWN.replace("its seeds", "the seeds of all rates") if halved else _DRAWN)
     last = bool(rungs) and setting is rungs[-1]
     expected = _expected(setting, _DRAWN_SHORT) if setting.rung == 1 else [_CHOSEN]
     return [*_went_on(setting, rungs), *expected, *(_costs(rungs) if last else [])]
@@ -186,10 +189,15 @@ def _by_method(setting: Setting) -> dict[Name, list[Row]]:
 
 
 def _at_each_rate(rows: Sequence[Row]) -> list[float]:
-    """Return the mean score of each trial, at the floor where a run of it failed; empty where the floor of one is not known."""
+    """Return the mean score of each trial over the seeds that all have, at the floor where a run of it failed.
+
+    Empty where the floor of one is not known.
+    """
+    shared = set.intersection(*(set(row.seeds) for row in rows)) if rows else set()
     scores = []
     for row in rows:
-        value = row.majority_score if row.failures or row.score is None else row.score.mean
+        values = [score.value for score in row.scores if score.seed in shared]
+        value = row.majority_score if row.failures or not values else statistics.fmean(values)
         if value is None:
             return []
         scores.append(value)

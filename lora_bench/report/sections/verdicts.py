@@ -77,6 +77,15 @@ _LEGEND = """\
 def verdict_legend(verdicts: Sequence[Verdict]) -> TextList:
     """Return the legend of a table of verdicts, with items on collapses where these limit a verdict."""
     items = [*_LEGEND]
+    if any(verdict.choice_sd is not None for verdict in verdicts):
+        items.append(
+            "*SD of the choice*: standard deviation of the difference if learning rates were chosen again by as many trials. "
+            "Intervals and *p* include it."
+        )
+    if any(verdict_words(verdict).endswith("at these rates") for verdict in verdicts):
+        items.append(
+            "*at these rates*: other learning rates may give another verdict, as no trials here chose those of both methods."
+        )
     if apart := [verdict.pairs for verdict in verdicts if verdict.apart]:
         seeds = min(apart)
         items.append(
@@ -101,18 +110,22 @@ def _seeds(judged: Judged, held: Held) -> str:
 
 def _tables(judged: Judged) -> list[Block]:
     where, flips_p, at_floor = ["task", "base model", "method"], "p of sign flips", "failures at the floor"
+    choice = "SD of the choice"
     told, sure = [], []
     for held in judged.held:
         name = [setting_name(held.setting, judged.comparison), model_name(held.table), method_name(held.row)]
         covers = "seeds, items" if held.items is not None else "seeds"
         difference, interval, covers, verdict, p_value, needed = numbers(held.verdict, covers)
-        told.append([*name, _seeds(judged, held), difference, interval, verdict, needed])
+        told.append(
+            [*name, _seeds(judged, held), difference, interval, text.score(held.verdict.choice_sd), verdict, needed]
+        )
         flips = held.difference.sign_flip
         of_flips = text.probability(flips.p_value if flips is not None else None)
         sure.append([*name, covers, p_value, of_flips, text.difference(held.at_floor)])
     further = known_columns([*where, "covers", "p", flips_p, at_floor], sure, {flips_p, at_floor})
+    header = [*where, "seeds", "difference", "interval", choice, "verdict", "would decide"]
     return [
-        TextTable([*where, "seeds", "difference", "interval", "verdict", "would decide"], told, numbers_from=3),
+        TextTable(*known_columns(header, told, {choice}), numbers_from=3),
         Fold("How sure each comparison is", [TextTable(*further, numbers_from=3)]),
     ]
 
@@ -137,12 +150,16 @@ def verdict_words(verdict: Verdict) -> str:
         return f"{verdict.verdict} ({'one seed' if verdict.pairs == 1 else 'no spread'})"
     if verdict.pairs < FEWEST_PAIRS:
         return f"{verdict.verdict} (no test below {FEWEST_PAIRS} seeds)"
+    decided = verdict.verdict in DECIDED
+    word = f"**{verdict.verdict}**" if decided else verdict.verdict
     if verdict.small_but_real is not None:
-        return f"**equivalent**, and slightly {verdict.small_but_real}"
-    word = f"**{verdict.verdict}**" if verdict.verdict in DECIDED else verdict.verdict
-    if verdict.unless_collapse is not None:
-        return f"{word}; {verdict.unless_collapse} unless runs collapse"
-    return f"{word} by more than the margin" if verdict.beyond_margin else word
+        word += f", and slightly {verdict.small_but_real}"
+    elif verdict.unless_collapse is not None:
+        word += f"; {verdict.unless_collapse} unless runs collapse"
+    elif verdict.beyond_margin:
+        word += " by more than the margin"
+    claims = decided or verdict.unless_collapse is not None
+    return f"{word}, at these rates" if claims and verdict.choice_sd is None else word
 
 
 def without_result(judged: Judged) -> list[str]:

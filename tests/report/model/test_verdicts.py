@@ -71,7 +71,7 @@ def test_the_difference_and_its_interval_by_hand():
     assert held.verdict.interval.low == pytest.approx(0.02 - half, abs=1e-5)
     assert held.verdict.p_value == pytest.approx(scipy.stats.ttest_rel((0.81, 0.82, 0.83), (0.8,) * 3).pvalue)
     assert (held.verdict.verdict, held.verdict.unless_collapse) == ("inconclusive", "non-inferior")
-    assert verdict_words(held.verdict) == "inconclusive; non-inferior unless runs collapse"
+    assert verdict_words(held.verdict) == "inconclusive; non-inferior unless runs collapse, at these rates"
     assert "29 without a collapse do in a single comparison" in to_markdown(verdict_section(judged(records)))
     assert held.verdict.grade == "exploratory"
 
@@ -83,13 +83,46 @@ def test_each_verdict_by_what_it_takes():
     assert verdict_on((0.001, -0.001), MANY).verdict == "equivalent"
     assert verdict_on((0.001, -0.001), MANY).small_but_real is None
     few = verdict_on((0.0008, 0.0012))
-    assert verdict_words(few) == "**better**; equivalent unless runs collapse"
+    assert verdict_words(few) == "**better**; equivalent unless runs collapse, at these rates"
     # A tenth of a point at every seed, give or take a fiftieth: real, and of no matter.
     small = verdict_on((0.0008, 0.0012), MANY)
     assert (small.verdict, small.small_but_real) == ("equivalent", "better")
-    assert verdict_words(small) == "**equivalent**, and slightly better"
+    assert verdict_words(small) == "**equivalent**, and slightly better, at these rates"
     assert verdict_on((0.06, -0.05)).verdict == "inconclusive"
     assert verdict_on((0.03, -0.004)).verdict in ("better", "non-inferior")
+
+
+def trials_of(method, scores):
+    """Trials at two rates, of which the results have the second."""
+    return [
+        record(method, score=score, seed=100 + seed, learning_rate=rate, spec={"score_on": "selection"})
+        for rate, of_rate in zip((5e-4, 1e-3), scores, strict=True)
+        for seed, score in enumerate(of_rate)
+    ]
+
+
+def test_the_choice_of_both_rates_stands_beside_the_verdict_and_in_its_interval():
+    results = [*runs("full", FULL), *runs("lora", shifted((0.02, 0.03)))]
+    # Twenty standard deviations apart: always the same rate. A coin decides between 0.70 and 0.72: an SD of 0.01.
+    clear, coin = ([0.59, 0.61], [0.89, 0.91]), ([0.60, 0.80], [0.62, 0.82])
+
+    def verdict(*trials):
+        return judged([*results, *trials]).held[0].verdict
+
+    alone = verdict(*trials_of("lora", coin))
+    assert alone.choice_sd is None and verdict_words(alone).endswith("at these rates")
+    sure = verdict(*trials_of("lora", clear), *trials_of("full", clear))
+    assert sure.choice_sd == pytest.approx(0, abs=1e-9) and sure.interval.low == pytest.approx(alone.interval.low)
+    wide = verdict(*trials_of("lora", coin), *trials_of("full", clear))
+    assert wide.choice_sd == pytest.approx(0.01, rel=0.1) and "rates" not in verdict_words(wide)
+    assert wide.interval.low < alone.interval.low and wide.interval.high > alone.interval.high
+    shorter = [
+        record("full", score=0.9, learning_rate=rate, spec={"score_on": "selection"}, training={"steps": 9})
+        for rate in (1e-3, 1e-2)
+    ]
+    assert verdict(*trials_of("lora", coin), *shorter).choice_sd is None
+    both = judged([*results, *trials_of("lora", coin), *trials_of("full", clear)])
+    assert "SD of the choice" in to_markdown(verdict_section(both))
 
 
 def test_of_a_comparison_with_a_run_at_the_majority_or_one_that_diverged_nothing_is_equivalent():

@@ -71,7 +71,7 @@ def test_it_names_the_best_method_and_the_cheaper_one_where_its_file_is_too_larg
     alike, worse = found.further[1].split("; ")
     assert told(alike) == (["lora", "bottleneck_adapter"], ["1"]) and "as good" in alike
     assert told(worse) == (["prefix_tuning"], ["5.0"]) and "worse" in worse
-    assert "**recommendation** (10 seeds, rules declared" in found.strength
+    assert "**recommendation** (10 seeds, at these learning rates, rules declared" in found.strength
     assert "MiniLM-L6 in the RoBERTa class on `vader_film`, after 200 steps" in found.strength
 
 

@@ -5,6 +5,7 @@ import pytest
 from lora_bench.report import Report, render_markdown
 from lora_bench.report.blocks import to_markdown
 from lora_bench.report.model.comparison import compare
+from lora_bench.report.model.searches import best_rates
 from lora_bench.report.sections.chosen_rates import rungs_of_search
 from lora_bench.report.sections.tuning import trial_blocks
 from tests.report.test_markdown import tables
@@ -49,6 +50,17 @@ def test_a_trial_is_the_mean_over_its_seeds_and_at_the_floor_where_one_failed():
     _, _, lora = table(records)
     # Trials of .65 and, since one seed of it failed, .5.
     assert [float(cell) for cell in lora[2:4]] == pytest.approx([0.575, 0.65], abs=1e-4)
+
+
+def test_of_halved_seeds_the_first_makes_the_expected_best_and_a_rate_of_one_seed_does_not_win():
+    halves = BUDGET.model_copy(update={"trials": 3, "search": "halve_seeds"})
+    records = search((0.80, 0.90, 0.85), budget=halves)
+    for seed, scores in ((101, (0.70, 0.72)), (102, (0.71, 0.71))):
+        records += search((0.5, *scores), seeds=(seed,), budget=halves)[1:]
+    _, _, lora = table(records)
+    assert [float(cell) for cell in lora[2:5]] == pytest.approx([0.85, 0.8833, 0.9], abs=1e-4)
+    (setting,) = compare(records).settings
+    assert best_rates(setting.rows, setting) == (1e-2,)  # of 0.77 and 0.76; 0.80 is a single run
 
 
 def test_methods_are_compared_at_the_same_number_of_trials():

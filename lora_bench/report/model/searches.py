@@ -1,0 +1,65 @@
+"""Searches for learning rates: the rate that the trials of a method choose, and the error of that choice behind a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, conditions_of, rows_of
+from lora_bench.report.model.rows import Row, canonical, grouped, unique
+from lora_bench.stats import ChoiceError, Trials, seed_from, trials_of
+from lora_bench.stats.rates import Search
+
+# What a trial does not share with the runs at the rate that it chose.
+_OF_TRIALS = ("score_on", "selection_every", "keep_weights", "retention", "start")
+
+
+def trials_in(rows: Iterable[Row], setting: Setting) -> Trials | None:
+    """Return the trials in the rows of one method, or None if no record tells the direction of the metric.
+
+    Args:
+        rows: Rows of the method on one base model, one for each learning rate.
+        setting: The search, or a rung of it.
+    """
+    scores: dict[float, Mapping[int, float | None]] = {}
+    floors = []
+    for row in rows:
+        if row.learning_rate is not None:
+            known = {score.run_id: score.value for score in row.scores}
+            of_seeds = zip(row.seeds, row.run_ids, strict=True)
+            scores[row.learning_rate] = {seed: known.get(run_id) for seed, run_id in of_seeds if seed is not None}
+            floors.append(row.majority_score)
+    better = setting.spec.task.higher_is_better
+    if better is None or not any(scores.values()):
+        return None
+    search: Search = setting.budget.search if setting.budget is not None else "all_seeds"
+    return trials_of(scores, floor=unique(floors), higher_is_better=better, search=search)
+
+
+def best_rates(rows: Iterable[Row], setting: Setting) -> tuple[float, ...]:
+    """Return the learning rate that the trials of a method choose, or several of equal means; none without scores."""
+    trials = trials_in(rows, setting)
+    return () if trials is None else trials.best
+
+
+class Searches:
+    """The searches of a comparison, from which its results have their learning rates."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        last = (
+            one for one in comparison.settings if one.trials and one.rung in (None, one.budget and one.budget.rungs)
+        )
+        self._rows = grouped(rows_of(last), lambda place: _key(place.row, place.table, place.setting))
+
+    def error(self, row: Row, table: ModelTable, setting: Setting) -> ChoiceError | None:
+        """Return the error of a result from the choice of its rate, or None if no trials here chose that rate."""
+        places = self._rows.get(_key(row, table, setting), [])
+        rows = [place.row for place in places]
+        trials = trials_in(rows, places[0].setting) if len(rows) > 1 else None
+        if trials is None or row.learning_rate not in trials.rates:
+            return None
+        return trials.error(seed_from(*(run_id for one in rows for run_id in one.run_ids)))
+
+
+def _key(row: Row, table: ModelTable, setting: Setting) -> str:
+    shared = {name: v for name, v in conditions_of(setting.spec, setting.budget).items() if name not in _OF_TRIALS}
+    return canonical([shared, table.model.model_dump(mode="json"), row.label, row.method, row.options])
