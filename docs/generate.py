@@ -25,7 +25,7 @@ from lora_bench.docstrings import arguments, described
 from lora_bench.documents import Strict
 from lora_bench.methods import known_methods
 from lora_bench.records.analysis import AnalysisSettings
-from lora_bench.records.budget import Work
+from lora_bench.records.budget import UntilPlateau, Work
 from lora_bench.records.protocol import PROTOCOLS, STRICT, Protocol
 from lora_bench.records.spec import Decoding
 from lora_bench.suite.entries import Range, read_method
@@ -115,6 +115,11 @@ RANGE = "A range, from which `budget: {trials: N}` takes N rates:"
 
 BUDGET = "One amount of work (`epochs` or `train_…`), at most one of parameters. See [budgets](budgets.md)."
 
+UNTIL = (
+    "In place of a number of `epochs` or `train_examples`: see [budgets](budgets.md#until-it-stops-improving). "
+    "`selection_every` gives the spacing of scores."
+)
+
 TRAINING_ARGUMENTS = """Such as `adam_beta2`. `gradient_accumulation_steps` splits a batch and must
 divide `training.batch_size`. Arguments that the suite's own keys or lora_bench set, or that reach the hub, are refused by name.
 
@@ -129,6 +134,7 @@ CELL_RECIPES = "What differs, and for which cells:"
 # Where the keys of a class stand on the page.
 HEADINGS = {
     "SuiteBudget": "budget",
+    "UntilPlateau": "until a plateau",
     "Training": "training",
     "Recipe": "recipes",
     "Tuning": "tuning",
@@ -159,6 +165,7 @@ def suites_page() -> str:
         "methods": f"{METHODS}{method_keys}\n",
         "methods.learning_rate": f"{RANGE}\n\n{keys(Range)}",
         "budget": f"{BUDGET}\n\n{keys(SuiteBudget)}",
+        "until a plateau": f"{UNTIL}\n\n{keys(UntilPlateau)}",
         "training": keys(Training),
         "training_arguments": TRAINING_ARGUMENTS,
         "recipes": f"{RECIPES}\n\n{keys(Recipe, training=Training, budget=Work, suite=SuiteFile)}",

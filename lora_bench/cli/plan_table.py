@@ -173,6 +173,7 @@ def _more(spec: PlannedSpec, start: str | None) -> str:
         "gradient norm": recipe.max_grad_norm if recipe.max_grad_norm != 1.0 else None,
         "precision": recipe.precision if recipe.precision != "float32" else None,
         "scored every": spec.selection_every,
+        "until a plateau": f"of {recipe.plateau.patience} scores" if recipe.plateau is not None else None,
         "ends at": " or ".join(amount_of(axis, amount) for axis, amount in recipe.caps.items()) or None,
         **recipe.arguments,
     }
@@ -246,6 +247,7 @@ def _work(plan: Plan) -> str:
     recipe = recipes[0]
     steps = f"{recipe.steps:,} steps" if recipe.steps is not None else "batches"
     ends = [f"at most {amount_of(axis, amount)}" for axis, amount in recipe.caps.items()]
+    ends += ["less for a run that reaches a plateau"] if recipe.plateau is not None else []
     return ", ".join([f"{amount_of(*recipe.target)} in {steps} of {recipe.batch_size}", *ends])
 
 

@@ -91,4 +91,6 @@ def _packs(model_type: str, spec: PlannedSpec) -> bool:
     drops = recipe.base_dropout != 0 or recipe.head_dropout != 0 or method.options.get("dropout", 0) != 0
     alone = recipe.accumulation == 1 and recipe.processes == 1
     usual = ARGUMENTS.issuperset(recipe.arguments) and recipe.arguments.get("optim", OPTIMISERS[0]) in OPTIMISERS
-    return not clocked and alone and usual and (recipe.masks == "keyed" or not drops)
+    # Those that end at a plateau have each an end of its own, known only when it comes.
+    settled = not clocked and recipe.plateau is None
+    return settled and alone and usual and (recipe.masks == "keyed" or not drops)

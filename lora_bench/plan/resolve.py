@@ -12,9 +12,10 @@ from pydantic.fields import FieldInfo
 
 from lora_bench.families import given_keys
 from lora_bench.methods import Method
+from lora_bench.metrics import find
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.inputs import LoadedTask
-from lora_bench.records.budget import AXES, WORK, Axis, Work
+from lora_bench.records.budget import AXES, WORK, Axis, Budget, Caps, UntilPlateau
 from lora_bench.records.spec import (
     KeepWeights,
     MethodSpec,
@@ -22,6 +23,7 @@ from lora_bench.records.spec import (
     PlannedSpec,
     PlannedTask,
     PlannedTraining,
+    PlateauRule,
     Retention,
     Settings,
     Start,
@@ -30,6 +32,10 @@ from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.load_suite import CellRecipe, Suite
 from lora_bench.suite.schema import Training
 from lora_bench.tasks import definition
+
+# Of a run that ends at a plateau: the fewest steps between two scores, and the spacings whose share `warmup` is. At the
+# default of 0.1 the warm-up ends with the first score.
+LEAST_SPACING, WARMUP_SPACINGS = 20, 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +86,16 @@ def run_spec(
     """
     suite, task, data, recipe = group.suite, group.loaded.task, group.loaded.data, group.recipe
     in_split = len(data.splits["train"].ids) if group.distinct is None else group.distinct
-    training = _training(recipe, learning_rate, in_split, part)
+    every = recipe.selection_every
+    if every is None and recipe.budget.plateau is not None:
+        every = max(LEAST_SPACING, math.ceil(in_split / recipe.training.batch_size / 2))
+    training = _training(recipe, learning_rate, in_split, part, task.metric, every)
     if group.distinct is not None:
         drawn = {"distinct_examples": group.distinct, "distinct_seed": suite.content.distinct_seed}
         training = training.model_copy(update=drawn)
     if not task.kind_of.smooths:
         # A number, a place, or each of several labels has no others over which its probability could be spread.
         training = training.model_copy(update={"label_smoothing": 0.0})
-    every = recipe.selection_every
     if every is None and suite.rules.checkpoint == "best":
         # The papers evaluate after every epoch.
         every = math.ceil(in_split / training.batch_size)
@@ -106,7 +114,7 @@ def run_spec(
         seed=seed,
         protocol=suite.protocol,
         score_on=suite.rules.choose_on if trial else suite.content.score_on,
-        selection_every=None if trial and suite.rules.checkpoint == "last" else every,
+        selection_every=every if recipe.budget.plateau or not trial or suite.rules.checkpoint == "best" else None,
         keep_weights="none" if trial else _kept(suite, task.task),
         series=group.series,
         rules=suite.rules,
@@ -140,14 +148,20 @@ def method_spec(label: str, method: Method) -> MethodSpec:
     )
 
 
-def _training(recipe: CellRecipe, learning_rate: float, in_split: int, part: int) -> PlannedTraining:
+def _training(
+    recipe: CellRecipe, learning_rate: float, in_split: int, part: int, metric: str, every: int | None
+) -> PlannedTraining:
     given: Training = recipe.training
     work = recipe.budget
     amounts = _amounts(work, in_split, part)
     examples = amounts.pop("train_examples", None)
     steps = None if examples is None else math.ceil(examples / given.batch_size)
-    warmup_steps = given.warmup_steps
-    if warmup_steps is None and steps is not None:
+    warmup_steps, plateau = given.warmup_steps, None
+    if work.plateau is not None:
+        assert every is not None, "a plateau has a spacing of its scores"
+        plateau = _plateau(work.plateau, metric)
+        warmup_steps = round(given.warmup * WARMUP_SPACINGS * every) if warmup_steps is None else warmup_steps
+    elif warmup_steps is None and steps is not None:
         warmup_steps = round(given.warmup * steps)
     elif warmup_steps is not None:
         warmup_steps = round(warmup_steps / part)
@@ -162,10 +176,19 @@ def _training(recipe: CellRecipe, learning_rate: float, in_split: int, part: int
         warmup=given.warmup if steps is None else None,
         threads=given.threads,
         arguments=recipe.arguments,
+        plateau=plateau,
     )
 
 
-def _amounts(work: Work | None, in_split: int, part: int) -> dict[Axis, Any]:
+def _plateau(rule: UntilPlateau, metric: str) -> PlateauRule:
+    """Return a rule with its least rise as a number: by default half of what matters in the metric."""
+    known = find(metric)
+    margin = known.margin if known is not None else None
+    rise = (margin or 0.0) / 2 if rule.rise is None else rule.rise
+    return PlateauRule(rise=rise, patience=rule.patience, decay=rule.decay)
+
+
+def _amounts(work: Budget | Caps | None, in_split: int, part: int) -> dict[Axis, Any]:
     """Return the given amounts of work, by axis, divided by *part*; epochs become examples.
 
     Whole numbers are rounded down, so that all parts together never exceed the whole.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -119,19 +119,38 @@ def amount_of(axis: Axis, amount: float) -> str:
     return WORK[axis].said.format(amount)
 
 
+class UntilPlateau(Strict):
+    """Work that ends when the score on the selection split stops rising: warm-up, constant rate, decay.
+
+    Args:
+        until: Always "plateau".
+        at_most: Amount at which a run ends that reached no plateau.
+        rise: Least rise of the best score that counts, in the metric's unit; by default half the metric's margin, or 0 for a
+            metric without one.
+        patience: Scores without such a rise after which the decay begins.
+        decay: Share of a run over which the rate falls to 0.
+    """
+
+    until: Literal["plateau"]
+    at_most: float = Field(gt=0, allow_inf_nan=False)
+    rise: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    patience: int = Field(default=4, ge=1)
+    decay: float = Field(default=0.2, gt=0, lt=1)
+
+
 class Work(Strict):
     """Amounts of training work, by axis.
 
     Args:
-        train_examples: Examples seen; an example counts each time it is seen.
-        epochs: Passes over the training split, in place of `train_examples`.
+        train_examples: Examples seen; an example counts each time it is seen. A mapping ends a run when it stops improving.
+        epochs: Passes over the training split, in place of `train_examples`; likewise.
         train_tokens: Real tokens seen, without padding.
         train_flops: FLOPs of the matrix products of forward and backward passes, with padding.
         train_seconds: Wall time of training, without evaluations and checkpoints.
     """
 
-    train_examples: int | None = Field(default=None, gt=0)
-    epochs: float | None = Field(default=None, gt=0)
+    train_examples: Annotated[int, Field(gt=0)] | UntilPlateau | None = None
+    epochs: Annotated[float, Field(gt=0)] | UntilPlateau | None = None
     train_tokens: int | None = Field(default=None, gt=0)
     train_flops: float | None = Field(default=None, gt=0)
     train_seconds: float | None = Field(default=None, gt=0)
@@ -141,9 +160,29 @@ class Work(Strict):
         """Names of the amounts that are given."""
         return [name for name in Work.model_fields if getattr(self, name) is not None]
 
+    @property
+    def amounts(self) -> dict[str, Any]:
+        """The fields of a `Budget` that say this work: numbers, and the rule of a plateau beside its greatest amount."""
+        found: dict[str, Any] = {"plateau": None}
+        for name in Work.model_fields:
+            amount = found[name] = getattr(self, name)
+            if isinstance(amount, UntilPlateau):
+                found |= {name: int(amount.at_most) if name == "train_examples" else amount.at_most, "plateau": amount}
+        return found
+
+    @model_validator(mode="after")
+    def _whole_examples(self) -> Self:
+        rule = self.train_examples
+        if isinstance(rule, UntilPlateau) and not rule.at_most.is_integer():
+            raise ValueError(f"train_examples is a whole number, got at_most: {rule.at_most:g}")
+        return self
+
 
 class Caps(Work):
     """Amounts of `Work` at which a run ends before its target, with the step that reaches the first of them."""
+
+    train_examples: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _one_number_of_examples(self) -> Caps:
@@ -191,6 +230,7 @@ class Budget(HeldEqual):
         adapter_parameters: Trainable parameters without the head; None keeps the sizes given.
         stored_parameters: Parameters that must be saved beside the public base model, with the head; in place of
             `adapter_parameters`.
+        plateau: Rule that ends a run before its amount of examples; None for a run that does all of them.
         halving: Factor of the successive halving of trials; None if each trial had all of the work.
         rungs: Number of steps of the halving.
         search: The seeds that each rate was tried with.
@@ -198,6 +238,9 @@ class Budget(HeldEqual):
 
     adapter_parameters: int | None = Field(default=None, gt=0)
     stored_parameters: int | None = Field(default=None, gt=0)
+    train_examples: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    plateau: UntilPlateau | None = None
     halving: int | None = None
     rungs: int | None = None
     search: Search = "all_seeds"

@@ -213,6 +213,20 @@ class CurvePoint(Strict):
     scores: dict[str, float] | None = None
 
 
+class PlateauEnd(Strict):
+    """The end of a run that was trained until a plateau.
+
+    Args:
+        by: "plateau", or "cap" if it reached none before the decay had to begin.
+        decay_after: Last step at the constant rate.
+        step: Last step.
+    """
+
+    by: Literal["plateau", "cap"]
+    decay_after: int
+    step: int
+
+
 class DataSummary(Strict):
     """The data of a run in numbers.
 
@@ -291,6 +305,7 @@ class Record(Strict):
         packed_with: Ids of the runs in the same pack, over one frozen base; empty for a run by itself.
         probabilities: Probabilities behind the predictions, of classification; None if they were not kept.
         threshold: Probability above which a label is answered, of several labels a text; None for other kinds.
+        plateau: End of a run that was trained until a plateau; None for other runs.
         retention: Score apart from the task, before and after; None if the suite does not ask for it, or a warning says why.
     """
 
@@ -327,6 +342,7 @@ class Record(Strict):
     probabilities: Probabilities | None = None
     retention: Retained | None = None
     threshold: float | None = None
+    plateau: PlateauEnd | None = None
 
     @property
     def score(self) -> float | None:

@@ -160,6 +160,20 @@ class Settings(RecordPart):
     deterministic: bool = False
 
 
+class PlateauRule(Strict):
+    """The rule that begins the decay of a run: warm-up, constant rate, decay.
+
+    Args:
+        rise: Least rise of the best score on the selection split that counts.
+        patience: Scores without such a rise after which the decay begins.
+        decay: Share of the run over which the rate falls to 0.
+    """
+
+    rise: float
+    patience: int
+    decay: float
+
+
 class TrainingSpec(Settings):
     """The recipe of a run: the source of `transformers.TrainingArguments`.
 
@@ -178,6 +192,8 @@ class TrainingSpec(Settings):
         distinct_examples: Number of different training rows: the first of one permutation of the training split, the same for
             all methods and seeds. None for all rows.
         distinct_seed: Seed of that permutation.
+        plateau: Rule that ends the run before `train_examples`, with `selection_every` as the spacing of its scores; None for
+            a run that does all of them.
 
     The others are those of `Settings`.
     """
@@ -195,6 +211,7 @@ class TrainingSpec(Settings):
     caps: dict[Axis, float] = Field(default_factory=dict)
     distinct_examples: int | None = None
     distinct_seed: int = 0
+    plateau: PlateauRule | None = None
 
     @classmethod
     def later(cls) -> dict[str, JsonValue]:

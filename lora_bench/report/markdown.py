@@ -36,7 +36,7 @@ from lora_bench.report.sections.environments import environment_section
 from lora_bench.report.sections.first_screen import by_task_picture, first_screen
 from lora_bench.report.sections.forgetting import forgetting_section, kept_of_base
 from lora_bench.report.sections.headline import headline_of
-from lora_bench.report.sections.improving import improving_blocks
+from lora_bench.report.sections.improving import improving_blocks, plateau_blocks
 from lora_bench.report.sections.introduction import introduction
 from lora_bench.report.sections.other_reports import other_reports
 from lora_bench.report.sections.scores import exempt_note, scores_section, task_section, tuning_section
@@ -146,6 +146,7 @@ def _protocol(comparison: Comparison, records: Sequence[Record], judged: bool) -
     return [
         Heading(2, "Protocol and budget"),
         *introduction(comparison, judged),
+        *plateau_blocks(records, comparison),
         Fold("What all runs shared", shared),
         *([Fold("Runs that were still improving", improving)] if improving else []),
     ]

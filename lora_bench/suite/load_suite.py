@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from lora_bench.documents import Document, Key, read_yaml, validate
 from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
 from lora_bench.records.analysis import Analysis, UntilDecided, default_analysis
-from lora_bench.records.budget import Budget, Work
+from lora_bench.records.budget import Budget
 from lora_bench.records.kept_adapter import KeptAdapter
 from lora_bench.records.protocol import PROTOCOLS, Protocol
 from lora_bench.records.spec import Decoding
@@ -137,7 +137,7 @@ def _changed(cell: CellRecipe, recipe: Recipe) -> CellRecipe:
         training = {"warmup_steps": None, **training}
     budget = cell.budget
     if recipe.given:
-        budget = budget.model_copy(update={name: getattr(recipe, name) for name in Work.model_fields})
+        budget = budget.model_copy(update=recipe.amounts)
     return CellRecipe(
         training=cell.training.model_copy(update=training),
         arguments={**cell.arguments, **recipe.training_arguments},

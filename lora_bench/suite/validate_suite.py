@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from lora_bench.documents import Document, Key
 from lora_bench.errors import Fault, LoraBenchError, did_you_mean
 from lora_bench.records.analysis import UntilDecided
-from lora_bench.records.budget import AXES, WORK, HeldEqual
+from lora_bench.records.budget import AXES, WORK, Budget, HeldEqual
 from lora_bench.records.protocol import Protocol
 from lora_bench.suite.entries import MethodEntry, draws_of
 from lora_bench.suite.schema import OWN_ARGUMENTS, ModelEntry, Recipe, SuiteFile, Training
@@ -51,7 +51,7 @@ def contradictions(
         *_faults_of_tuning(content),
         *_faults_of_kept_weights(content),
         *_faults_of_retention(content),
-        *_faults_of_budget(content),
+        *_faults_of_budget(content, rules),
         *_faults_of_rows(content),
         *_faults_of_draws(content),
         *_faults_of_recipe(content),
@@ -144,7 +144,14 @@ def _faults_of_retention(content: SuiteFile) -> Faults:
             yield (*key, "parallelism"), "shards the model, which retention reads whole: leave one of the two out"
 
 
-def _faults_of_budget(content: SuiteFile) -> Faults:
+def _faults_of_budget(content: SuiteFile, rules: Protocol) -> Faults:
+    for key, work in ((("budget",), content.budget), *((("recipes", n), one) for n, one in enumerate(content.recipes))):
+        if work.amounts["plateau"] is not None and (rules.choose_on != "selection" or not rules.selection_from_train):
+            yield (
+                (*key, work.given[0]),
+                "a plateau is one of scores on the selection split: take a protocol that has one and chooses on it, such as "
+                "'strict'",
+            )
     for name in content.budget.given:
         if content.budget.caps is not None and name in content.budget.caps.given:
             yield ("budget", "caps", name), "is what stops a run already: give another amount, or leave it out"
@@ -173,7 +180,7 @@ def _faults_of_draws(content: SuiteFile) -> Faults:
 def _faults_of_recipe(content: SuiteFile) -> Faults:
     """Yield the faults of the recipe that all methods share."""
     misfits = (
-        schedule_misfit(content.budget, content.training),
+        schedule_misfit(content.budget.budgets(sized=True)[0], content.training),
         ranks_misfit(content.budget, content.training, content.training_arguments),
         masks_misfit(content.training, content.training_arguments),
     )
@@ -231,9 +238,18 @@ def wanted_trials(content: SuiteFile) -> str:
     return f"is {content.budget.trials}{halved}"
 
 
-def schedule_misfit(budget: HeldEqual, training: Training) -> tuple[str, str] | None:
+def schedule_misfit(budget: Budget, training: Training) -> tuple[str, str] | None:
     """Return the key of a training that cannot follow the share of a budget, and why; None if both fit."""
     (target,) = budget.given
+    if budget.plateau is not None:
+        ends = "a run until a plateau"
+        if training.schedule != "linear":
+            return "schedule", f"of {ends} is a constant rate and a linear decay: leave '{training.schedule}' out"
+        if training.processes > 1:
+            return "processes", f"must be 1 for {ends}: one process scores it, and the others would not see its end"
+        if budget.caps is not None:
+            return "schedule", f"of {ends} decays before its `at_most`, which is its only cap: leave `caps` out"
+        return None
     if target in ("train_examples", "epochs"):
         return None
     if training.warmup_steps is not None:

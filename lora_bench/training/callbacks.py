@@ -22,12 +22,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from lora_bench.errors import Diverged, LoraBenchError
 from lora_bench.records.budget import Axis
-from lora_bench.records.record import CurvePoint
+from lora_bench.records.record import CurvePoint, PlateauEnd
 from lora_bench.training.best_weights import Best, SelectionScores
 from lora_bench.training.checkpoint import Checkpoint, save_checkpoint
 from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.keyed_dropout import StepMasks
 from lora_bench.training.measure.measure_callback import MeasureCallback
+from lora_bench.training.plateau import UntilNoRise
 from lora_bench.training.step_plan import Course
 from lora_bench.training.trainer_arguments import rate_factor
 from lora_bench.util.failpoints import reach
@@ -82,11 +83,12 @@ class FollowBudget(TrainerCallback):
     """Ends the run with the step that uses up its budget, and sets the learning rate by the used share.
 
     It runs before the callbacks that restore the schedule, and before those that act at the last step. *clock* returns the
-    seconds of training until now, with those before a resumption.
+    seconds of training until now, with those before a resumption; *rule* ends the run at a plateau, if it has one.
     """
 
     course: Course
     clock: Callable[[], float]
+    rule: UntilNoRise | None = None
     # The last step done, and the axis that ended the run with it.
     step: int = 0
     ended_by: Axis | None = None
@@ -94,7 +96,19 @@ class FollowBudget(TrainerCallback):
     def end_after(self, step: int, seconds: float) -> bool:
         """Record a step done after so many seconds. Return True if the run ends with it."""
         self.step, self.ended_by = step, self.course.ended_by(step, seconds)
+        if self.plateau is not None and step >= self.plateau.step:
+            self.ended_by = self.course.target
         return self.ended_by is not None
+
+    @property
+    def plateau(self) -> PlateauEnd | None:
+        """Return where a run until a plateau decays and ends, if that is known after the last step done."""
+        return None if self.rule is None else self.rule.end(self.step)
+
+    @property
+    def last_step(self) -> int | None:
+        """Return the latest possible last step, or None if only a clock ends the run."""
+        return self.course.last_step if self.plateau is None else self.plateau.step
 
     @property
     def progress(self) -> float:
@@ -102,17 +116,20 @@ class FollowBudget(TrainerCallback):
         return self.course.progress(self.step, self.clock()) if self.ended_by is None else 1.0
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Give the Trainer's own schedule the used share of the target in place of the number of steps."""
+        """Give the Trainer's own schedule the used share of the target in place of the number of steps, or the plateau."""
         recipe, schedule = self.course.recipe, inside["lr_scheduler"]
-        if recipe.warmup is None:
+        if self.rule is not None:
+            of_step = self.rule.factor
+        elif recipe.warmup is not None:
+            factor = rate_factor(recipe, args)
+
+            def of_step(step: int) -> float:
+                return factor(self._share(step))
+        else:
             return
-        factor = rate_factor(recipe, args)
 
         # Called once for each group of weights; the factor is the same for all.
-        @functools.lru_cache(1)
-        def at_step(step: int) -> float:
-            return factor(self._share(step))
-
+        at_step = functools.lru_cache(1)(of_step)
         schedule.lr_lambdas = [lambda step: at_step(step) for _ in schedule.lr_lambdas]
         # The rate of the first step was set when the schedule was made.
         schedule._last_lr = [rate * at_step(0) for rate in schedule.base_lrs]
@@ -183,7 +200,7 @@ class WatchLoss(TrainerCallback):
         """Report the step."""
         if self.notify is None:
             return
-        steps = self.follow.course.last_step
+        steps = self.follow.last_step
         if self.follow.course.seconds is not None:
             steps = max(state.global_step, round(state.global_step / max(self.follow.progress, 1e-9)))
         self.notify(state.global_step, steps or state.global_step, self.loss)

@@ -19,6 +19,7 @@ from lora_bench.training.checkpoint import Checkpoint
 from lora_bench.training.job import Job
 from lora_bench.training.lessons import Lessons
 from lora_bench.training.measure.measure_callback import MeasureCallback
+from lora_bench.training.plateau import UntilNoRise
 from lora_bench.training.scoring import scores_of
 from lora_bench.training.setup import Setup
 from lora_bench.training.step_plan import Course
@@ -50,7 +51,8 @@ def hooks_of(
     """
     job, facts, rank = setup.job, setup.facts, setup.rank
     course, masks = lessons.course, adapted.masks
-    follow = FollowBudget(course, measure.seconds_so_far)
+    rule = UntilNoRise(job.spec, facts.curve) if job.spec.training.plateau is not None else None
+    follow = FollowBudget(course, measure.seconds_so_far, rule)
     watch = WatchLoss(follow, facts.curve, setup.notify)
     selection = None
     if job.spec.selection_every is not None and (rank is None or rank.evaluates):
@@ -62,7 +64,7 @@ def hooks_of(
         KeyedDropout(masks) if masks is not None else SeededDropout(setup.seed, rank.number if rank is not None else 0)
     )
     callbacks: list[TrainerCallback] = [NoteSteps(facts), dropout, follow, keep, measure, watch]
-    callbacks += _own_callbacks(setup.method, course)
+    callbacks += _own_callbacks(setup.method, course if rule is None else None)
     callbacks += [selection] if selection is not None and not setup.packed else []
     return Hooks(callbacks, measure, follow, keep, selection)
 
@@ -92,11 +94,13 @@ def _selection(setup: Setup, lessons: Lessons, measure: MeasureCallback) -> Sele
     )
 
 
-def _own_callbacks(method: Method, course: Course) -> list[Any]:
-    """Return the callbacks of a method; refuse one that needs the number of steps if a clock ends the run."""
+def _own_callbacks(method: Method, course: Course | None) -> list[Any]:
+    """Return the callbacks of a method; refuse one that needs the number of steps if a clock ends the run.
+
+    Without a course a plateau does.
+    """
     found = own_callbacks(method)
-    if course.steps is None and any(getattr(one, "needs_steps", False) for one in found):
-        raise UnsupportedPair(
-            "its schedule needs the number of steps, which is unknown under a budget of train_seconds"
-        )
+    if (course is None or course.steps is None) and any(getattr(one, "needs_steps", False) for one in found):
+        under = "until a plateau" if course is None else "under a budget of train_seconds"
+        raise UnsupportedPair(f"its schedule needs the number of steps, which is unknown {under}")
     return found

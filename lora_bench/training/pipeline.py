@@ -275,6 +275,7 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
         "ok",
         **facts.known(),
         capped_by=ended_by if ended_by != course.target else None,
+        plateau=ready.hooks.follow.plateau,
         memory=memory,
         speed=measure.speed_of_batches(
             step_examples=[batch.examples for batch in done],

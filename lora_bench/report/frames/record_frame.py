@@ -30,6 +30,7 @@ _NAMES_IN = {
     "analysis": "analysis_{}", "budget": "budget_{}", "budget.caps": "budget_caps_{}", "parameters": "{}_parameters",
     "predictions": "predictions_{}", "spec.decoding": "decoding_{}", "spec.rules": "rules_{}", "spec.start": "start_{}",
     "retention": "retention_{}", "spec.retention": "retention_{}", "weights": "weights_{}",
+    "budget.plateau": "budget_plateau_{}", "plateau": "plateau_{}", "spec.training.plateau": "plateau_{}",
 }  # fmt: skip
 _NAMES = {
     "environment.memory_bytes": "machine_memory_bytes",
@@ -54,7 +55,7 @@ _NAMES = {
 
 _FIRST = ("run_id", "suite", "spec.source", "spec.series", "status", "reason", "capped_by")
 _LAST = ("attempts", "resumed", "command", "started_at", "schema_version")
-_RESULTS = {"data", "memory", "parameters", "predictions", "retention", "speed", "weights"}
+_RESULTS = {"data", "memory", "parameters", "plateau", "predictions", "retention", "speed", "weights"}
 
 
 def to_frame(records: Sequence[Record]) -> pandas.DataFrame:

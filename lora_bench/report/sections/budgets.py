@@ -14,7 +14,7 @@ from lora_bench.report.blocks import Block, TextList, TextTable
 from lora_bench.report.model.comparison import Comparison, Setting, rows_of, work_of
 from lora_bench.report.model.rows import Row, in_order, median_of
 from lora_bench.report.sections.method_tables import EXEMPT, each_row, method_name, model_name, setting_name, size
-from lora_bench.report.text import MISSING, code, count, inert
+from lora_bench.report.text import MISSING, code, count, inert, plural
 
 
 def recipe(comparison: Comparison) -> TextTable:
@@ -105,7 +105,7 @@ def _plain(setting: Setting) -> bool:
     """Tell if all runs of a setting do the same number of examples, whole batches at a time."""
     training = setting.spec.training
     of_examples = all(getattr(training, axis) is None for axis in AXES if axis != "train_examples")
-    return of_examples and not training.caps and not _takes_parts(setting)
+    return of_examples and not training.caps and training.plateau is None and not _takes_parts(setting)
 
 
 def _takes_parts(setting: Setting) -> bool:
@@ -124,8 +124,14 @@ def _share(runs: Sequence[Record]) -> str:
 
 
 def _ends(runs: Sequence[Record]) -> str:
-    ends = Counter("the target" if run.capped_by is None else f"cap of {code(run.capped_by)}" for run in runs)
+    ends = Counter(_end(run) for run in runs)
     return ", ".join(end if len(ends) == 1 else f"{end} ({number})" for end, number in sorted(ends.items()))
+
+
+def _end(run: Record) -> str:
+    if run.plateau is not None:
+        return f"a {run.plateau.by}"
+    return "the target" if run.capped_by is None else f"cap of {code(run.capped_by)}"
 
 
 def _amount(axis: Axis, value: float | None) -> str:
@@ -178,7 +184,18 @@ def _target(setting: Setting, axis: ParameterAxis) -> str:
 
 def _wanted(setting: Setting, axis: Axis) -> str:
     amount = getattr(setting.spec.training, axis)
-    return count(amount) if WORK[axis].whole else _number(amount)
+    most = "at most " if amount is not None and setting.spec.training.plateau is not None else ""
+    return most + (count(amount) if WORK[axis].whole else _number(amount))
+
+
+def _until(setting: Setting) -> str:
+    rule = setting.spec.training.plateau
+    if rule is None:
+        return MISSING
+    return (
+        f"a score every {plural(setting.spec.selection_every or 0, 'step')}; after {rule.patience} without a rise above "
+        f"{rule.rise:g} a decay of {rule.decay:.0%} of the run"
+    ).replace("%", " %")
 
 
 def _caps(setting: Setting) -> str:
@@ -225,6 +242,7 @@ def _number(value: float | None) -> str:
 _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     *((f"target for {axis.replace('_', ' ')}", partial(_target, axis=axis)) for axis in PARAMETER_AXES),
     *((WORK[axis].wanted, partial(_wanted, axis=axis)) for axis in AXES),
+    ("until a plateau", _until),
     ("caps, which end a run before", _caps),
     ("largest peak of a step, MiB", _peak),
     ("batch size", lambda setting: count(setting.spec.training.batch_size)),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,7 +43,12 @@ class Improving:
 
 
 def still_improving(record: Record) -> Improving | None:
-    """Return a run's improvement at the end of its budget, or None if it had stopped or its curve is too short."""
+    """Return a run's improvement at the end of its budget, or None if it had stopped or its curve is too short.
+
+    The decay of a run that was trained until a plateau raises its score, and tells nothing of longer training.
+    """
+    if record.plateau is not None:
+        return None
     values, metric = _points(record)
     if len(values) < POINTS:
         return None
@@ -50,9 +56,24 @@ def still_improving(record: Record) -> Improving | None:
 
 
 def improving_runs(records: Sequence[Record], comparison: Comparison) -> tuple[int, int]:
-    """Count the runs that are results and were still improving, and those of them that ended `ok`."""
+    """Count the runs that are results and were still improving, or reached no plateau, and those that ended `ok`."""
     runs = [run for _, of_row in _results(records, comparison) for run in of_row]
-    return sum(still_improving(run) is not None for run in runs), len(runs)
+    return sum(still_improving(run) is not None or _capped(run) for run in runs), len(runs)
+
+
+def plateau_blocks(records: Sequence[Record], comparison: Comparison) -> list[Block]:
+    """Say how many runs until a plateau ended by their cap, and of which methods; empty without such runs."""
+    ended = [run for _, of_row in _results(records, comparison) for run in of_row if run.plateau is not None]
+    if not ended:
+        return []
+    capped = Counter(record.spec.method.label for record in ended if _capped(record))
+    of_methods = ", ".join(f"{inert(label)} {number}" for label, number in sorted(capped.items()))
+    said = f"{capped.total()} of {plural(len(ended), 'run')} that were trained until a plateau ended by the cap"
+    return [f"{said}: {of_methods}. More work may change their scores." if capped else f"{said}."]
+
+
+def _capped(record: Record) -> bool:
+    return record.plateau is not None and record.plateau.by == "cap"
 
 
 def _results(records: Sequence[Record], comparison: Comparison) -> list[tuple[str, list[Record]]]:
