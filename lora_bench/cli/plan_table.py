@@ -169,6 +169,7 @@ def _more(spec: PlannedSpec, start: str | None) -> str:
         "order": recipe.order if recipe.order != "shuffled" else None,
         "processes": recipe.processes if recipe.processes > 1 else None,
         "parallelism": recipe.parallelism if recipe.processes > 1 else None,
+        "the head's rate": recipe.head_learning_rate,
         "deterministic": recipe.deterministic or None,
         "gradient norm": recipe.max_grad_norm if recipe.max_grad_norm != 1.0 else None,
         "precision": recipe.precision if recipe.precision != "float32" else None,

@@ -141,6 +141,7 @@ class Settings(RecordPart):
         parallelism: "ddp" keeps all weights in every process; "fsdp" shards them, for models too large for one device.
         deterministic: Use only algorithms that repeat a result to the bit on a GPU, slower ones among them; a run that needs
             another fails. Results on a CPU repeat without it.
+        head_learning_rate: Peak of the head's learning rate, on the same schedule; the method's own rate by default.
     """
 
     batch_size: int | None
@@ -158,6 +159,7 @@ class Settings(RecordPart):
     processes: int | None = 1
     parallelism: Parallelism | None = "ddp"
     deterministic: bool = False
+    head_learning_rate: float | None = None
 
 
 class PlateauRule(Strict):

@@ -92,6 +92,7 @@ class SuiteSettings(Settings):
     head_dropout: Share | None = None
     processes: Positive = 1
     parallelism: Parallelism = "ddp"
+    head_learning_rate: Rate | None = None
 
 
 class Training(SuiteSettings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +27,16 @@ from lora_bench.util.seeding import adapters_drawn_from, draw_head
 
 @dataclass(frozen=True)
 class AdaptedModel:
-    """A base model made trainable by a method; *masks* has the keys of its dropout, if a pack draws none."""
+    """A base model made trainable by a method, with its head's modules by name.
+
+    *masks* has the keys of its dropout, if a pack draws none.
+    """
 
     network: nn.Module
     tokenizer: Any
     masks: StepMasks | None
     load_seconds: float
+    head: Sequence[str]
 
 
 def adapt(setup: Setup) -> AdaptedModel:
@@ -65,7 +70,7 @@ def adapt(setup: Setup) -> AdaptedModel:
         with_keyed_masks(model, masks)
     if rank is not None and rank.shards:
         _shard(job, method, model)
-    return AdaptedModel(model, tokenizer, masks, time.perf_counter() - began)
+    return AdaptedModel(model, tokenizer, masks, time.perf_counter() - began, tuple(head))
 
 
 def device_of_runs() -> torch.device:

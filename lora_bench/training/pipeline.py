@@ -149,7 +149,7 @@ class Ready:
                 callbacks=self.hooks.all,
             )
             trainer.remove_callback(PrinterCallback)
-            set_rates(trainer, self.setup.method, self.model)
+            set_rates(trainer, self.setup.method, self.model, self.adapted.head, recipe.head_learning_rate)
             # Otherwise it takes the loss of a model with `**kwargs` as already divided by the accumulation steps.
             trainer.model_accepts_loss_kwargs = False
             if self.setup.rank is not None:

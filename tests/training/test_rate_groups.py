@@ -9,15 +9,15 @@ from lora_bench.testing import tiny_model
 from lora_bench.training.rate_groups import set_rates
 
 
-def trainer_of(tmp_path, **options):
+def trainer_of(tmp_path, name="lora", head_rate=None, **options):
     model, head = tiny_model("roberta")
-    method = known_methods()["lora"](rank=2, **options)
+    method = known_methods()[name](**({"rank": 2, **options} if name == "lora" else options))
     model = method.apply(model, head=head)
     arguments = TrainingArguments(
         tmp_path, learning_rate=1e-3, weight_decay=0.1, use_cpu=True, report_to="none", optim="adamw_torch"
     )
     trainer = Trainer(model, arguments)
-    set_rates(trainer, method, model)
+    set_rates(trainer, method, model, head, head_rate)
     return trainer
 
 
@@ -53,3 +53,26 @@ def test_the_first_step_of_b_is_sixteen_times_as_long_through_a_schedule(tmp_pat
         for weight in group["params"]
     }
     assert torch.allclose(torch.tensor([found[False], found[True]]), torch.tensor([9e-4, 16 * 9e-4]))
+
+
+def test_the_head_gets_its_own_rate_beside_those_of_a_method(tmp_path):
+    trainer = trainer_of(tmp_path, ratio=16.0, head_rate=3e-4)
+    found = {rate: {name.split(".")[2] for name in of} for rate, of in by_rate(trainer).items()}
+    assert found == {1e-3: {"roberta"}, 16e-3: {"roberta"}, 3e-4: {"classifier"}}
+    plain = rates(trainer_of(tmp_path))
+    assert {name: decay for name, (_, decay) in rates(trainer).items()} == {
+        name: decay for name, (_, decay) in plain.items()
+    }
+
+
+def test_the_head_of_full_fine_tuning_gets_its_own_rate_too(tmp_path):
+    found = by_rate(trainer_of(tmp_path, "full", head_rate=3e-4))
+    assert {name.split(".")[0] for name in found[3e-4]} == {"classifier"}
+    assert {name.split(".")[0] for name in found[1e-3]} == {"roberta"}
+
+
+def by_rate(trainer) -> dict[float, list[str]]:
+    found: dict[float, list[str]] = {}
+    for name, (rate, _) in rates(trainer).items():
+        found.setdefault(rate, []).append(name)
+    return found

@@ -234,7 +234,8 @@ def conditions(record: Record) -> dict[str, JsonValue]:
 def conditions_of(of: RunSpec, budget: Budget | None) -> dict[str, JsonValue]:
     """Return the conditions that a run must share with one of this spec and budget to stand in one table, by dotted name."""
     spec = of.model_dump(mode="json")
-    del spec["method"], spec["model"], spec["seed"], spec["training"]["learning_rate"]
+    del spec["method"], spec["model"], spec["seed"]
+    del spec["training"]["learning_rate"], spec["training"]["head_learning_rate"]
     del spec["source_sha256"]  # one's own scripts are there to be compared
     spec["retention"] = None if of.retention is None else "before and after"  # its data depends on the base model
     if budget is not None and budget.peak_memory_bytes is not None:

@@ -88,6 +88,7 @@ class Row:
     size_value: JsonValue
     exempt: bool
     learning_rate: float | None
+    head_learning_rate: float | None
     run_ids: tuple[str, ...]
     seeds: tuple[int | None, ...]
     statuses: dict[Status, int]
@@ -129,10 +130,11 @@ class Row:
         return None if self.score is None or self.majority_score is None else self.score.mean - self.majority_score
 
 
-def row_key(record: Record) -> tuple[str, str, str, str]:
+def row_key(record: Record) -> tuple[str, str, str, str, str]:
     """Return the key that the records of one row share within a setting and a base model."""
-    method = record.spec.method
-    return method.label, method.name, canonical(method.options), canonical(record.spec.training.learning_rate)
+    method, training = record.spec.method, record.spec.training
+    rates = canonical(training.learning_rate), canonical(training.head_learning_rate)
+    return method.label, method.name, canonical(method.options), *rates
 
 
 def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
@@ -163,6 +165,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         size_value=method.options.get(method.size) if method.size is not None else None,
         exempt=method.size is None and first.budget is not None,
         learning_rate=first.spec.training.learning_rate,
+        head_learning_rate=first.spec.training.head_learning_rate,
         run_ids=tuple(record.run_id for record in records),
         seeds=tuple(record.spec.seed for record in records),
         statuses=statuses(records),

@@ -61,17 +61,28 @@ def _trials_of(setting: Setting, comparison: Comparison) -> list[Setting]:
 
 def counts(comparison: Comparison) -> TextTable:
     """Return each method on each base model: size, numbers of parameters, share of the target, and learning rates."""
-    rates: dict[tuple[str, ...], set[float | None]] = {}
+    rates: dict[tuple[str, ...], set[tuple[float | None, float | None]]] = {}
     held = {setting.parameter_target[0] for setting in comparison.settings if setting.parameter_target is not None}
     axes = [axis for axis in PARAMETER_AXES if axis == PARAMETER_AXES[0] or axis in held]
     for setting, table, row in rows_of(comparison.results):
         if row.ok or any(failure.status != "unsupported" for failure in row.failures):
             counted = [count(row.parameters.on(axis) if row.parameters is not None else None) for axis in axes]
             cells = (model_name(table), method_name(row), size(row), *counted, _held_to(row, setting))
-            rates.setdefault(cells, set()).add(row.learning_rate)
+            rates.setdefault(cells, set()).add((row.learning_rate, row.head_learning_rate))
     header = ["base model", "method", "size", *(axis.replace("_", " ") for axis in axes), "of the target"]
-    lines = [[*cells, ", ".join(map(text.learning_rate, sorted(of, key=in_order)))] for cells, of in rates.items()]
+    lines = [
+        [
+            *cells,
+            ", ".join(_rate(*both) for both in sorted(of, key=lambda both: (in_order(both[0]), in_order(both[1])))),
+        ]
+        for cells, of in rates.items()
+    ]
     return TextTable([*header, "learning rates"], lines, numbers_from=3)
+
+
+def _rate(rate: float | None, of_head: float | None) -> str:
+    own = "" if of_head is None else f" (head {text.learning_rate(of_head)})"
+    return f"{text.learning_rate(rate)}{own}"
 
 
 def work(comparison: Comparison, records: Sequence[Record]) -> list[Block]:

@@ -256,6 +256,7 @@ def _differing(first: RowPlace, second: RowPlace) -> tuple[str, ...]:
             **conditions_of(one.setting.spec, one.setting.budget),
             **{f"method.{name}": value for name, value in one.row.options.items()},
             "training.learning_rate": one.row.learning_rate,
+            "training.head_learning_rate": one.row.head_learning_rate,
             "model.sha256": one.table.model.sha256,
         }
         for one in (first, second)
