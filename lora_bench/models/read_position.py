@@ -33,6 +33,7 @@ from lora_bench.tuners.attention import (
     key_value_projections,
 )
 from lora_bench.tuners.embeddings import PrefixEmbeddingLayer
+from lora_bench.tuners.frozen_features import ComputeOnce
 from lora_bench.tuners.fused_lora import FusedLoraLayer
 from lora_bench.tuners.trial import inside_peft
 
@@ -155,12 +156,15 @@ def read_alone(model: nn.Module, model_type: str) -> bool:
     """Make the last layer of a classifier, with its method applied, compute only the position that its head reads, in place.
 
     Returns:
-        False if nothing changed: for a family without `Family.reads`, and with virtual tokens in front of the text.
+        False if nothing changed: for a family without `Family.reads`, with virtual tokens in front of the text, and with
+        features that are computed once.
     """
     if not any(model_type in family.model_types for family in FAMILIES):
         return False
     family = family_of(model_type)
     if family.reads is None or any(isinstance(module, PrefixEmbeddingLayer) for module in model.modules()):
+        return False
+    if isinstance(inside_peft(model).forward, ComputeOnce):
         return False
     found = {path: module for path, module in model.named_modules() if re.fullmatch(family.layer, path)}
     path = max(found, key=lambda one: int(one.rsplit(".", 1)[1]))

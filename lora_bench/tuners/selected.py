@@ -26,8 +26,8 @@ class SelectedConfig(TunerConfig):
     """Config of fine-tuning the weights whose names match.
 
     Args:
-        weights: Regular expression over whole names of weights, such as `.*bias`. Modules in `modules_to_save` are always
-            trained whole.
+        weights: Regular expression over whole names of weights, such as `.*bias`; empty for none. Modules in
+            `modules_to_save` are always trained whole.
     """
 
     weights: str = field()
@@ -60,7 +60,7 @@ class SelectedModel(OnlyTuner):
         """
         weights = {name: weight for name, weight in model.named_parameters() if config.chosen(name)}
         chosen = weights.keys()
-        if not chosen:
+        if not chosen and config.weights:
             raise UnsupportedPair(f"no weight of {type(model).__name__} is named {config.weights!r}")
         whole = next((name for name, weight in weights.items() if not weight.is_floating_point()), None)
         if whole is not None:

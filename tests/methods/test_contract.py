@@ -13,8 +13,9 @@ from lora_bench.training.measure.counters import count_parameters
 LAYERS, WIDTH = 2, 32
 
 
-# `peft` and `combined` need to be told what, and `qlora` needs bitsandbytes: tests/tuners/test_four_bit.py.
-@pytest.mark.parametrize("name", sorted(set(known_methods()) - {"peft", "combined", "qlora"}))
+# `peft` and `combined` need to be told what, and `qlora` needs bitsandbytes: tests/tuners/test_four_bit.py. `linear_probe` adds
+# nothing to the head, and loads as a plain model, equal up to rounding: tests/methods/test_linear_probe.py.
+@pytest.mark.parametrize("name", sorted(set(known_methods()) - {"peft", "combined", "qlora", "linear_probe"}))
 def test_contract(name):
     check_method(known_methods()[name](), families=list(tiny_models()))
 
