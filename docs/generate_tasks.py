@@ -81,7 +81,7 @@ kind: regression
 data: stars.parquet
 text: review
 label: stars
-split: {train: 0.7, selection: 0.1, test: 0.2, by: author}
+split: {train: 0.7, selection: 0.1, test: 0.2, by: author}  # rows of an author stay together
 metric: spearman
 ```
 
@@ -306,6 +306,7 @@ def facts(task: Task) -> list[tuple[str, str]]:
         ("classes", ", ".join(task.labels or ())),
         ("also scored", ", ".join(f"{name} {rows}" for name, rows in further.items())),
         ("split", f"by a hash of `{by}`{before}" if by is not None else ""),
+        ("split", "phrases stay with their sentence" if task.shares is not None and task.shares.phrases else ""),
         ("hub", f"`{data.hub}`{name} at `{data.revision}`" if data.hub else ""),
         ("package", f"`{find_asset(data.asset).requirement}`" if data.asset else ""),
         ("folder", f"`{local.folders[0]}`" if local is not None else ""),

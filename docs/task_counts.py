@@ -6,6 +6,7 @@ For generation, texts, with the distinct inputs in brackets where the files were
 COUNTS: dict[str, dict[str, str]] = {
     "cola": {"train": "8,551", "test": "1,043"},
     "sst2": {"train": "67,349", "test": "872"},
+    "sst2_by_sentence": {"train": "67,349", "test": "872"},
     "mrpc": {"train": "3,668", "test": "408"},
     "stsb": {"train": "5,749", "test": "1,500"},
     "qqp": {"train": "363,846", "test": "40,430"},

@@ -56,6 +56,7 @@ class Shares(Strict):
         test: Share of this split.
         by: Column whose equal values stay together; the text by default.
         before: Use the value up to this: "_" gives the document in ids like `12_3`.
+        phrases: True if rows are parts of other rows, as phrases of sentences: each stays with the longest that has its words.
     """
 
     train: float = Field(default=0.8, gt=0, lt=1)
@@ -63,6 +64,7 @@ class Shares(Strict):
     test: float = Field(default=0.1, gt=0, lt=1)
     by: str | None = None
     before: str | None = Field(default=None, min_length=1)
+    phrases: bool = False
 
 
 class Subsets(Strict):
@@ -266,8 +268,9 @@ def definition(task: Task) -> dict[str, JsonValue]:
         if inside is not None and key not in (said_inside or {}):
             del inside[key]
     shares = task.shares.model_dump() if task.shares is not None else None
-    if shares is not None and shares["before"] is None:
-        del shares["before"]
+    for key, unset in (("before", None), ("phrases", False)):
+        if shares is not None and shares[key] == unset:
+            del shares[key]
     return {**content, "split": shares}
 
 

@@ -5,6 +5,7 @@ Texts come as `normal` writes them: two are the same if they are equal but for c
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
 
@@ -23,6 +24,26 @@ def contradicting(texts: Sequence[str], labels: Sequence[object]) -> int:
     """Return the number of texts that stand there with different labels."""
     first: dict[str, object] = {}
     return len({text for text, label in zip(texts, labels, strict=True) if first.setdefault(text, label) != label})
+
+
+def longest_with(texts: Sequence[str]) -> list[str]:
+    """Return for each text the longest one that has its words in a row: itself, if there is no longer one.
+
+    Of equally long ones it is the first in the order of the alphabet, so that the order of rows does not matter.
+    """
+    known = {text: len(text.split()) for text in texts}
+    lengths = sorted(set(known.values()))
+    holders: dict[str, str] = {}
+    for text in sorted(known, key=lambda text: (-known[text], text)):
+        if text in holders:
+            continue  # the words of this one too are among its holder's
+        words = text.split()
+        for length in lengths[: bisect_right(lengths, len(words))]:
+            for start in range(len(words) - length + 1):
+                phrase = " ".join(words[start : start + length])
+                if phrase in known:
+                    holders.setdefault(phrase, text)
+    return [holders.get(text, text) for text in texts]
 
 
 def shared_texts(splits: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], int]:

@@ -129,6 +129,8 @@ def _faults_of_split(task: Task) -> Iterator[tuple[Key, str]]:
     given = task.split.model_fields_set
     if task.split.before is not None and task.split.by is None:
         yield ("split", "before"), "needs `by`, the column in whose values it stands"
+    if task.split.phrases and (task.split.by is not None or len(task.text) > 1):
+        yield ("split", "phrases"), "is of rows with one text, in place of `by`"
     if task.data.has_splits and task.data.has_selection:
         yield ("split",), "must go: the data already comes in three splits"
     elif task.data.has_splits:

@@ -260,6 +260,44 @@ def test_a_quotation_mark_never_joins_two_rows(tmp_path):
     assert local_data("sst2", tmp_path).splits["test"].texts == [('"one',), ("two",), ('three"',)]
 
 
+def test_phrases_of_a_sentence_are_trained_on_or_chosen_by_and_never_both(tmp_path):
+    """Forty sentences of five words of their own, each with all its phrases: at random, each would be on both sides."""
+    train, of = [], {}
+    for number in range(40):
+        words = [f"w{number}x{place}" for place in range(5)]
+        phrases = [" ".join(words[start:end]) for start in range(5) for end in range(start + 1, 6)]
+        train += [[phrase, str(number % 2)] for phrase in phrases]
+        of |= dict.fromkeys(phrases, number)
+    for name, rows in (("train", train), ("dev", [["a test", "0"]])):
+        write_tsv(tmp_path / "SST-2" / f"{name}.tsv", [["sentence", "label"], *rows])
+    sides = {
+        name: [
+            {of[text] for (text,) in local_data(name, tmp_path).splits[split].texts} for split in ("train", "selection")
+        ]
+        for name in ("sst2", "sst2_by_sentence")
+    }
+    assert sides["sst2"][0] & sides["sst2"][1]
+    assert not sides["sst2_by_sentence"][0] & sides["sst2_by_sentence"][1] and sides["sst2_by_sentence"][1]
+
+
+@pytest.mark.slow
+def test_of_the_long_phrases_of_sst2_one_in_a_hundred_recurs_in_training_rows_and_not_six_in_seven():
+    recurring = {}
+    for name in ("sst2", "sst2_by_sentence"):
+        splits = local_data(name, shared("data", "glue")).splits
+        held = {text for (text,) in splits["train"].texts}
+        parts = {
+            " ".join(words[start:end])
+            for words in map(str.split, held)
+            for start in range(len(words))
+            for end in range(start + 4, len(words) + 1)
+        }
+        long = [text for (text,) in splits["selection"].texts if len(text.split()) >= 4]
+        recurring[name] = sum(" ".join(text.split()) in parts for text in long) / len(long)
+    assert recurring["sst2"] == pytest.approx(0.857, abs=0.001)
+    assert recurring["sst2_by_sentence"] == pytest.approx(0.007, abs=0.001)
+
+
 def test_every_task_that_ships_names_a_metric_of_its_kind():
     tasks = [load_task(name) for name in task_files()]
     assert {kind_of(name) for task in tasks for name in task.all_metrics if kind_of(name) != task.kind} == set()
