@@ -72,6 +72,10 @@ def card(name: str, method: Any) -> str:
     for option, field in method.model_fields.items():
         default = "" if field.is_required() else f"={field.get_default(call_default_factory=True)!r}"
         lines.append(f"- `{option}{default}`: {about[option]}")
+    for preset, found in getattr(method, "presets", {}).items():
+        given = ", ".join(f"{option}={value!r}" for option, value in found.options.items())
+        rate = "" if found.learning_rate is None else f", rate {found.learning_rate:g}"
+        lines.append(f"- preset `{preset}` (`{given}`{rate}): {found.source}.")
     return "\n".join(lines).rstrip() + "\n"
 
 

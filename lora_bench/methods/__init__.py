@@ -2,8 +2,10 @@
 
 from lora_bench.methods.contract import (
     Method,
+    Preset,
     broken_plug_ins,
     known_methods,
+    known_presets,
     loss_term,
     method_of_peft,
     options_of,
@@ -18,6 +20,6 @@ from lora_bench.methods.contract import (
 )
 
 __all__ = [
-    "Method", "broken_plug_ins", "known_methods", "loss_term", "method_of_peft", "options_of", "own_callbacks",
-    "packed_options", "rate_factors", "rates_to_try", "register", "trains_base", "unknown_method", "with_size",
+    "Method", "Preset", "broken_plug_ins", "known_methods", "known_presets", "loss_term", "method_of_peft", "options_of",
+    "own_callbacks", "packed_options", "rate_factors", "rates_to_try", "register", "trains_base", "unknown_method", "with_size",
 ]  # fmt: skip

@@ -8,7 +8,8 @@ The rest is optional. `callbacks()` returns transformers' `TrainerCallback` obje
 `rate_factor(name)` returns the factor on the learning rate of a weight, by its name. `packed_options` names the options in
 which runs of a pack may differ, if packed runs are tested against isolated ones. `peft_types` names the PEFT types of its
 adapters, and `options_of(config, given)` reads its options from a PEFT config whose fields have other names. `first_rates` are
-the learning rates to try on a table: those for a small base model, and those for a larger one.
+the learning rates to try on a table: those for a small base model, and those for a larger one. `presets` are options under a
+name of their own, as the best users of the method run it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -31,6 +33,21 @@ ENTRY_POINTS = "lora_bench.methods"
 
 FirstRates = tuple[tuple[str, ...], tuple[str, ...]]
 """Learning rates to try on a table, as a suite writes them: for a small base model, and for a larger one."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Options of a method under a name that a suite may give in place of the method's.
+
+    Args:
+        source: Who runs it so, with an address.
+        options: The options that differ from the method's defaults.
+        learning_rate: Learning rate if a suite gives none; None for the method's.
+    """
+
+    source: str
+    options: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float | None = None
 
 
 class Method(Protocol):
@@ -87,6 +104,15 @@ def packed_options(method: Method) -> tuple[str, ...] | None:
 def rates_to_try() -> dict[str, FirstRates]:
     """Return the `first_rates` of the methods that have some, by name."""
     return {name: method.first_rates for name, method in known_methods().items() if hasattr(method, "first_rates")}
+
+
+def known_presets() -> dict[str, tuple[type[Method], Preset]]:
+    """Return every preset by name, with its method."""
+    return {
+        name: (method, preset)
+        for method in known_methods().values()
+        for name, preset in getattr(method, "presets", {}).items()
+    }
 
 
 def method_of_peft(peft_type: str) -> type[Method] | None:
@@ -186,7 +212,7 @@ def broken_plug_ins() -> dict[str, str]:
 def unknown_method(name: str) -> LoraBenchError:
     """Return the error for an unknown method name, with the nearest name and the plug-ins that failed to import."""
     broken = "".join(f"; the plug-in {entry} cannot be imported: {fault}" for entry, fault in broken_plug_ins().items())
-    return LoraBenchError(f"{unknown('method', name, known_methods())}{broken}")
+    return LoraBenchError(f"{unknown('method', name, [*known_methods(), *known_presets()])}{broken}")
 
 
 def with_size(method: Method, size: int) -> Method:

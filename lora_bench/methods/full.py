@@ -17,7 +17,7 @@ from pydantic import Field
 
 from lora_bench.documents import Strict
 from lora_bench.errors import UnsupportedPair
-from lora_bench.methods.contract import FirstRates, register
+from lora_bench.methods.contract import FirstRates, Preset, register
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +37,12 @@ class Full(Strict):
     learning_rate: ClassVar[float] = 5e-5
     trains_base: ClassVar[bool] = True
     first_rates: ClassVar[FirstRates] = ("3e-5", "1e-4", "3e-4"), ("1e-5", "3e-5", "1e-4")
+    presets: ClassVar[dict[str, Preset]] = {
+        "top2": Preset(
+            "the last two layers: FT-Top2 of Hu et al. 2021, table 3, https://arxiv.org/abs/2106.09685",
+            {"top_layers": 2},
+        )
+    }
 
     top_layers: int | None = Field(default=None, ge=1)
 

@@ -28,7 +28,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from lora_bench.documents import Strict
 from lora_bench.errors import UnsupportedPair
 from lora_bench.families import Family, Role, parts_of, roles_in_order
-from lora_bench.methods.contract import FirstRates, register
+from lora_bench.methods.contract import FirstRates, Preset, register
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -74,6 +74,29 @@ class Lora(Strict):
     learning_rate: ClassVar[float] = 1e-3
     peft_types: ClassVar[tuple[str, ...]] = ("LORA", "LORA_BENCH_FUSED_LORA")
     first_rates: ClassVar[FirstRates] = ("1e-3", "3e-3", "1e-2"), ("3e-4", "1e-3", "3e-3")
+    presets: ClassVar[dict[str, Preset]] = {
+        "lora_all": Preset(
+            "all linear layers, at alpha 32: Dettmers et al. 2023, https://arxiv.org/abs/2305.14314; Schulman et al. 2025, "
+            "https://thinkingmachines.ai/blog/lora",
+            {"targets": ("all",), "rank": 16},
+        ),
+        "lora_qv": Preset(
+            "queries and values, as the paper's RoBERTa-base on SST-2, rank 8, alpha 8: Hu et al. 2021, table 9, "
+            "https://arxiv.org/abs/2106.09685",
+            {"targets": ("query", "value"), "scaling": 1.0},
+            learning_rate=5e-4,
+        ),
+        "lora_plus": Preset(
+            "rank 8, alpha 16, dropout 0.1 and half of LoRA's rate, as the authors' code and advice, and the paper's ratio: "
+            "Hayou et al. 2024, https://arxiv.org/abs/2402.12354, https://github.com/nikhil-ghosh-berkeley/loraplus",
+            {"ratio": 16.0, "dropout": 0.1},
+            learning_rate=5e-4,
+        ),
+        "rslora": Preset(
+            "all linear layers, at alpha 16 over the root of a high rank: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732",
+            {"targets": ("all",), "use_rslora": True, "scaling": 16.0, "rank": 64},
+        ),
+    }
 
     rank: int = Field(default=8, ge=1)
     scaling: float = Field(default=2.0, gt=0)

@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.methods.contract import FirstRates, register
+from lora_bench.methods.contract import FirstRates, Preset, register
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -52,6 +52,14 @@ class PrefixTuning(Strict):
     packed_options: ClassVar[tuple[str, ...]] = ()
     peft_types: ClassVar[tuple[str, ...]] = ("PREFIX_TUNING", "LORA_BENCH_PREFIX")
     first_rates: ClassVar[FirstRates] = ("1e-2", "3e-2", "1e-1"), ("3e-3", "1e-2", "3e-2")
+    presets: ClassVar[dict[str, Preset]] = {
+        "prefix_network": Preset(
+            "prefixes computed by a network of 512 hidden units: Li and Liang 2021, https://arxiv.org/abs/2101.00190, who "
+            "train at 5e-5 to 8e-5, for longer",
+            {"reparameterised": True, "reparameterisation_width": 512},
+            learning_rate=5e-4,
+        )
+    }
 
     num_virtual_tokens: int = Field(default=16, ge=1)
     init_std: float = Field(default=0.02, ge=0)

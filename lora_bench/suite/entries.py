@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from lora_bench.documents import Document, Key, Strict, validate
 from lora_bench.errors import BadInput, Fault, LoraBenchError
-from lora_bench.methods import Method, known_methods, unknown_method
+from lora_bench.methods import Method, Preset, known_methods, known_presets, unknown_method
 from lora_bench.suite.from_table import as_yaml, name_of, task_flow
 from lora_bench.suite.halving import rungs_of
 from lora_bench.suite.schema import ModelEntry, Tuning
@@ -155,8 +155,8 @@ def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
     """Return a method, given by name or as a mapping with `method`, its options, and more keys.
 
     Keys:
-        method: Name of the method.
-        label: Name in reports; the method's name by default. Two entries of one method need different labels.
+        method: Name of the method, or of a preset: its options and rate, where others are not given.
+        label: Name in reports; this name by default. Two entries of one method need different labels.
         learning_rate: Number, list of numbers to try, range, or mapping from base models to these, with `default` for the
             others. By default the method's own.
         tasks: Tasks to run it on; all by default.
@@ -166,8 +166,11 @@ def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
         BadInput: With every fault of the entry.
         LoraBenchError: If no method has the name, or the method needs options.
     """
-    known = known_methods()
+    presets = known_presets()
+    known = known_methods() | {name: method for name, (method, _) in presets.items()}
     if isinstance(entry, str):
+        if entry in presets:
+            return _of_preset(presets[entry][1], MethodEntry(entry, known[entry](), {}))
         if entry not in known:
             raise unknown_method(entry)
         try:
@@ -205,7 +208,18 @@ def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
         raise BadInput([*error.faults, *faults]) from None
     if faults:
         raise BadInput(faults)
-    return MethodEntry(label, method, rates, **only, ranges=tuple(ranges))
+    found = MethodEntry(label, method, rates, **only, ranges=tuple(ranges))
+    return found if name not in presets else _of_preset(presets[name][1], found)
+
+
+def _of_preset(preset: Preset, entry: MethodEntry) -> MethodEntry:
+    """Return an entry with the options and the learning rate of a preset where it gives none."""
+    given = {name: getattr(entry.method, name) for name in entry.method.model_fields_set}  # type: ignore[attr-defined]  # Strict
+    method = type(entry.method)(**{**preset.options, **given})
+    rates = entry.learning_rates
+    if preset.learning_rate is not None and None not in rates:
+        rates = {**rates, None: (preset.learning_rate,)}
+    return replace(entry, method=method, learning_rates=rates)
 
 
 def _rates(document: Document, key: Key, value: Any, ranges: list[Range]) -> dict[str | None, tuple[float, ...]]:
