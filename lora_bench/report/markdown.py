@@ -39,6 +39,7 @@ from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.improving import improving_blocks, plateau_blocks
 from lora_bench.report.sections.introduction import introduction
 from lora_bench.report.sections.other_reports import other_reports
+from lora_bench.report.sections.over_time import over_time_section
 from lora_bench.report.sections.scores import exempt_note, scores_section, task_section, tuning_section
 from lora_bench.report.sections.verdicts import verdict_section
 from lora_bench.report.sections.weight_changes import weight_section
@@ -77,6 +78,7 @@ def page_of(report: Report) -> list[Block]:
         tuning_section(report),
         forgetting_section(comparison, folder, judged.analysis if judged is not None else None),
         _costs(comparison),
+        over_time_section(comparison, records),
         *report.sections,
         probe_section(report.probes),
         _weights(report),
@@ -161,6 +163,7 @@ _KINDS = {
     "scores": "Scores by method",
     "trade_offs": "Score against parameters, memory and time",
     "learning_curves": "Training loss against the step",
+    "over_time": "Score against training time",
     "learning_rates": "Score against learning rate",
     "sweeps": "Score along one number",
 }

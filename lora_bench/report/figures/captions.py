@@ -32,6 +32,11 @@ def caption(plan: FigurePlan) -> str:
         return " ".join(_trade_offs(plan))
     if plan.kind == "learning_curves":
         return " ".join(_learning_curves(plan))
+    if plan.kind == "over_time":
+        return (
+            "Score on the selection split against the seconds of training, without evaluations. Thin: seeds. Thick: their "
+            "mean, as long as all of them last."
+        )
     if plan.kind == "sweeps":
         return _sweep(plan.sweeps[0].kind)
     if plan.kind == "learning_rates":

@@ -6,7 +6,7 @@ import bisect
 import math
 from collections.abc import Sequence
 
-from lora_bench.records.record import CurvePoint
+from lora_bench.records.record import CurvePoint, Record
 
 Line = list[tuple[float, float]]
 
@@ -24,6 +24,17 @@ def scores_of(curve: Sequence[CurvePoint], metric: str | None) -> Line:
     return [(step, score) for step, score in found if score is not None and math.isfinite(score)]
 
 
+def timed_line(record: Record) -> Line:
+    """Return the seconds and scores of a run on its way; empty without two scores, or without the time of a whole run."""
+    speed, steps = record.speed, record.spec.training.steps
+    done = steps if speed is None or speed.train_steps is None else speed.train_steps
+    if record.status != "ok" or record.resumed or speed is None or not speed.train_seconds or not done:
+        return []
+    each = speed.train_seconds / done
+    line = [(step * each, value) for step, value in scores_of(record.curve, record.spec.task.metric)]
+    return line if len(line) > 1 else []
+
+
 def thinned(line: Line, most: int) -> Line:
     """Return a line with at most so many points: means of as many neighbours each, at the last of their steps."""
     window = max(1, -(-len(line) // most))
@@ -38,10 +49,11 @@ def mean_line(lines: Sequence[Line]) -> Line:
         return []
     first, last = max(line[0][0] for line in lines), min(line[-1][0] for line in lines)
     steps = sorted({step for line in lines for step, _ in line if first <= step <= last})
-    return [(step, math.fsum(_at(line, step) for line in lines) / len(lines)) for step in steps]
+    return [(step, math.fsum(value_at(line, step) for line in lines) / len(lines)) for step in steps]
 
 
-def _at(line: Line, step: float) -> float:
+def value_at(line: Line, step: float) -> float:
+    """Return the value of a line at a step, or at seconds, between its ends."""
     index = bisect.bisect_left(line, step, key=lambda point: point[0])
     (after, value) = line[index]
     if after == step:

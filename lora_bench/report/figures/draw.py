@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lora_bench.records.record import CurvePoint, Record
-from lora_bench.report.figures.curves import losses_of
+from lora_bench.report.figures.curves import Line, losses_of, timed_line
 from lora_bench.report.figures.pareto import Cost, costs_of
 from lora_bench.report.figures.plan import FigurePlan, Kind, Style
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, model_key
@@ -62,14 +62,16 @@ SETTINGS = {
 def plan_figures(comparison: Comparison, records: Sequence[Record]) -> list[FigurePlan]:
     """Return the figures that the data can fill, in the order of the report; *records* have the learning curves."""
     plans = []
-    curves = {record.run_id: record.curve for record in records}
+    by_id = {record.run_id: record for record in records}
+    curves = {run_id: record.curve for run_id, record in by_id.items()}
     stems: set[str] = set()
     for settings in over_targets(comparison):
         stem = _stem(plain(settings[0].spec.task.name, 40), stems)
         tables = _over_targets_by_model(settings)
         costs = tuple(costs_of(settings, comparison.environments))
         of_rows = {run: curves[run] for table in tables for row in table.rows for run in row.run_ids if curves.get(run)}
-        for kind in _kinds(settings, costs, of_rows):
+        seconds = {run: line for run in of_rows if (line := timed_line(by_id[run]))}
+        for kind in _kinds(settings, costs, of_rows, seconds):
             plans.append(
                 FigurePlan(
                     kind=kind,
@@ -79,6 +81,7 @@ def plan_figures(comparison: Comparison, records: Sequence[Record]) -> list[Figu
                     curves=of_rows,
                     styles=styles(comparison),
                     file=f"{stem}-{kind.replace('_', '-')}.svg",
+                    over_time=seconds,
                 )
             )
     return [*plans, *_over_sweeps(comparison, stems)]
@@ -140,7 +143,10 @@ def _readable(settings: Sequence[Setting]) -> bool:
 
 
 def _kinds(
-    settings: Sequence[Setting], costs: Sequence[Cost], curves: Mapping[str, Sequence[CurvePoint]]
+    settings: Sequence[Setting],
+    costs: Sequence[Cost],
+    curves: Mapping[str, Sequence[CurvePoint]],
+    over_time: Mapping[str, Line],
 ) -> list[Kind]:
     scored = any(row.score is not None for setting in settings for row in setting.rows)
     readable = _readable(settings)
@@ -153,6 +159,8 @@ def _kinds(
         kinds.append("trade_offs")
     if any(len(losses_of(curve)) > 1 for curve in curves.values()):
         kinds.append("learning_curves")
+    if over_time and not settings[0].trials:
+        kinds.append("over_time")
     return kinds
 
 
@@ -192,6 +200,7 @@ def make_figure(plan: FigurePlan) -> Figure:
         "scores": panels.scores,
         "trade_offs": trade_offs.trade_offs,
         "learning_curves": learning_curves.learning_curves,
+        "over_time": learning_curves.over_time,
         "learning_rates": panels.learning_rates,
         "sweeps": sweep_panels.sweep_panels,
     }

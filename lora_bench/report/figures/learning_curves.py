@@ -50,6 +50,17 @@ def learning_curves(plan: FigurePlan) -> Figure:
     return figure
 
 
+def over_time(plan: FigurePlan) -> Figure:
+    """Return a panel a base model and target, a line a method: scores of evaluations against the seconds of training."""
+    shown = parts.by_setting(plan)
+    figure, panels = parts.make_panels([title for title, _ in shown], height=HEIGHT)
+    parts.label_beside(panels, _evaluated(plan.settings[0]), HEIGHT)
+    _fill(panels, plan, [table for _, table in shown], plan.over_time)
+    parts.label_below(panels, "seconds of training")
+    parts.legend(figure, plan, [row for row in plan.rows if any(plan.over_time.get(run) for run in row.run_ids)])
+    return figure
+
+
 def _fill(panels: Sequence[Any], plan: FigurePlan, tables: Sequence[ModelTable], lines: Mapping[str, Line]) -> None:
     drawn = [line for table in tables for row in table.rows for run in row.run_ids if (line := lines.get(run))]
     if not drawn:

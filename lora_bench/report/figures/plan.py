@@ -8,13 +8,14 @@ from typing import Literal
 
 from lora_bench.records.record import CurvePoint
 from lora_bench.report.figures.captions import caption
+from lora_bench.report.figures.curves import Line
 from lora_bench.report.figures.pareto import Cost
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.sweeps import Sweep
 from lora_bench.stats import Interval
 
-Kind = Literal["scores", "trade_offs", "learning_curves", "learning_rates", "sweeps"]
+Kind = Literal["scores", "trade_offs", "learning_curves", "over_time", "learning_rates", "sweeps"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class FigurePlan:
         curves: The learning curve of each run, by run id.
         styles: The look of each method, by label, or of each line of a sweep, by name.
         sweeps: Sweeps that it draws, of one task and number; a panel each.
+        over_time: Scores over the seconds of training of each run, by run id.
     """
 
     kind: Kind
@@ -46,6 +48,7 @@ class FigurePlan:
     costs: tuple[Cost, ...] = ()
     curves: Mapping[str, Sequence[CurvePoint]] = field(default_factory=dict)
     sweeps: tuple[Sweep, ...] = ()
+    over_time: Mapping[str, Line] = field(default_factory=dict)
 
     @property
     def caption(self) -> str:
