@@ -8,6 +8,7 @@ from lora_bench.methods import known_methods
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.testing import END, PAD, tiny_model
+from lora_bench.training import callbacks
 from lora_bench.training.run import run_job
 from tests.project import SUITE, write_project
 
@@ -122,3 +123,14 @@ def test_a_run_trains_nothing_but_the_head(tmp_path, family, last_layer, monkeyp
     assert found.parameters.adapter == 0 and found.parameters.trained == found.parameters.head > 0
     losses = [point.loss for point in found.curve]
     assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_a_stopped_run_that_goes_on_computes_features_anew_and_equals_one_that_was_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[linear_probe]").replace("48", "640")
+    path = write_project(tmp_path / "project", suite)
+    (whole,), (stopped,) = (make_plan(load_suite(path), tmp_path / runs).cells for runs in ("whole", "stopped"))
+    run_job(stopped.job, lambda step, steps, loss: callbacks.request_stop("SIGTERM") if step == 25 else None)
+    callbacks.request_stop(None)
+    resumed, expected = run_job(stopped.job), run_job(whole.job)
+    assert resumed.resumed and (resumed.curve, resumed.scores) == (expected.curve, expected.scores)
