@@ -101,7 +101,8 @@ Found = dict[str, str | None] | str
 def own_methods() -> dict[str, Method]:
     """Return every method and variant of a table, by the name that it has there.
 
-    `qlora` is not among them: it is `lora` on a packed base, and its own tests have it.
+    `qlora` is not among them, as it is `lora` on a packed base, nor `linear_probe`, as it adds nothing: their own tests have
+    them.
     """
     known = known_methods()
     rows: dict[str, Method] = {
@@ -119,7 +120,7 @@ def own_methods() -> dict[str, Method]:
         rows[f"bottleneck_adapter, {variant}"] = known["bottleneck_adapter"](variant=variant)
     rows["prefix_tuning"] = known["prefix_tuning"]()
     rows["prefix_tuning, reparameterised"] = known["prefix_tuning"](reparameterised=True)
-    for name in sorted(set(known) - {method_of(row) for row in rows} - {"combined", "peft", "qlora"}):
+    for name in sorted(set(known) - {method_of(row) for row in rows} - {"combined", "linear_probe", "peft", "qlora"}):
         rows[name] = known[name]()
     lora, parallel = {"method": "lora"}, {"method": "bottleneck_adapter", "variant": "parallel"}
     rows["combined, LoRA+PE"] = known["combined"](parts=(lora, {"method": "prefix_embedding"}))
@@ -349,7 +350,8 @@ def support_page() -> str:
         "every weight it adds gets a gradient, the head is trained whole, and padding changes no answer.\n\n"
         "`some` means that some variants of the method work. Numbers are those of the [reasons](#reasons). Kinds of task\n"
         "under one heading share their results, since they load the same class of model; summaries and translations are\n"
-        "`generation`. A chat is one text, so T5 and BART refuse it. `qlora` works where `lora` does. Models that are not in\n"
+        "`generation`. A chat is one text, so T5 and BART refuse it. `qlora` works where `lora` does, and\n"
+        "`linear_probe` where a model has a head, but for classes, numbers and spans of T5 and BART. Models that are not in\n"
         "the tables: [families](families.md).\n\n"
         "SmolLM2-135M works like any Llama, from a folder or the hub. It has no name of its own here: the package index\n"
         "offers only a copy in 4 bits, and no exact one to check it against.\n\n"
