@@ -31,7 +31,7 @@ def file_name(text: str) -> str:
 
 
 def count(text: str, least: int = 0) -> int:
-    """Return a whole number of at least 0."""
+    """Return a whole number of at least *least*."""
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
     return int(text)
