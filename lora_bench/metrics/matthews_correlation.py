@@ -46,4 +46,6 @@ def weighted_matthews(*, references: Floats, predictions: Floats, classes: int =
     return metric
 
 
-METRIC = Metric(matthews_correlation, kind="classification", margin=HALF_A_POINT, weighted=weighted_matthews)
+METRIC = Metric(
+    matthews_correlation, kind="classification", margin=HALF_A_POINT, constant=0.0, weighted=weighted_matthews
+)

@@ -118,7 +118,7 @@ def _verdicts(
     closed = []
     for held in judged.held if judged is not None else ():
         keys = {of_run[run_id] for row in (held.row, held.reference) for run_id in row.run_ids if run_id in of_run}
-        if not _is_decided(held):
+        if not held.verdict.decides:
             open_ones |= keys
         elif any(run_id in of_run for run_id in held.row.run_ids):
             closed.append(held)
@@ -126,11 +126,6 @@ def _verdicts(
     return open_ones, [
         held for held in closed if not any(of_run.get(run_id) in open_ones for run_id in held.row.run_ids)
     ]
-
-
-def _is_decided(held: Held) -> bool:
-    """Tell if more seeds are not needed: there is a verdict, if only on the assumption that no run collapses."""
-    return held.verdict.verdict != "inconclusive" or held.verdict.unless_collapse is not None
 
 
 def _sentences(closed: Sequence[Held], look: int, analysis: Analysis) -> Iterator[str]:

@@ -150,6 +150,11 @@ class Verdict:
     needed: Needed | None
     reason: str | None
 
+    @property
+    def decides(self) -> bool:
+        """Whether anything is claimed, if only on the assumption that no run collapses."""
+        return self.verdict != "inconclusive" or self.unless_collapse is not None
+
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 

@@ -66,7 +66,7 @@ def find_winner(runs: Path, method: str | None = None, *, task: str | None = Non
         LoraBenchError: If several tasks or base models are left, there is no such method, or it kept no weights.
     """
     records = read_records(runs)
-    choices = choose_among(records, answers_in(runs, records), task=task, model=model)
+    choices = choose_among(records, answers_in(runs, records), task=task, model=model, named=method is not None)
     if len(choices) > 1:
         raise LoraBenchError(_which(choices))
     (choice,) = choices

@@ -43,11 +43,10 @@ def test_the_winner_is_the_best_seed_of_a_method(tmp_path, monkeypatch, capsys):
     assert names["model"].config.id2label == {0: "complaint", 1: "praise"}
 
 
-def test_without_a_method_it_is_that_of_choose(tmp_path, monkeypatch, capsys):
+def test_where_runs_learned_nothing_there_is_none(tmp_path, monkeypatch, capsys):
     runs, _ = finished(tmp_path, monkeypatch, methods="[full, lora]")
-    assert main(["choose", str(runs)]) == 0
-    first = capsys.readouterr().out.splitlines()[0]
-    assert f": {find_winner(runs).row.label} (exploratory" in first
+    assert (main(["choose", str(runs)]), main(["use", str(runs)])) == (2, 2)
+    assert capsys.readouterr().err.count("No result: too many runs did no better than a constant answer") == 2
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class Metric:
             give its classes in order.
         points: True if a hundredth of it is a point, as papers print it. Other metrics have a unit of their own.
         margin: Difference that a suite disregards if it declares no margin; None for no default.
-        constant: Score that stands for a constant prediction where the metric is undefined for one, as no correlation is 0.
+        constant: Score that stands for a constant prediction: 0, of a correlation.
         library: Module of the extra `nlg` that it needs.
         java: True if that library runs Java.
         item_scores: For a mean over items, function from `references` (items,) and `predictions` (seeds, items) to the score

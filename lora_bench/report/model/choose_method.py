@@ -34,6 +34,7 @@ LIKE_COST = 0.1
 # A weight is stored in four bytes.
 _WEIGHT_BYTES = 4
 _ADMITTED = ("better", "equivalent", "non-inferior")
+NO_RESULT = "No result: too many runs did no better than a constant answer"
 GRADES: tuple[Grade, ...] = ("exploratory", "indicative", "recommendation")
 
 
@@ -79,7 +80,7 @@ def choose_method(
         model: Only this base model, by its name or the name that reports show.
 
     Raises:
-        LoraBenchError: If there is no such task or model, or no method has a score.
+        LoraBenchError: If there is no such task or model, no method has a score, or the report of these runs finds no result.
     """
     records = read_records(Path(runs))
     return choose_among(
@@ -95,8 +96,9 @@ def choose_among(
     prefer: Prefer = "storage",
     task: str | None = None,
     model: str | None = None,
+    named: bool = False,
 ) -> tuple[Choice, ...]:
-    """Choose as `choose_method` does, among records at hand."""
+    """Choose as `choose_method` does, among records at hand; with *named*, also where the report finds no result."""
     if prefer not in get_args(Prefer):
         raise unknown("cost", prefer, get_args(Prefer))
     comparison = compare(records)
@@ -104,6 +106,9 @@ def choose_among(
     found = choices_of(comparison, records, answers, tables=tables, margin=margin, prefer=prefer)
     if not found:
         raise LoraBenchError("no method has a score, so there is nothing to choose")
+    judged = None if named else judge_comparison(comparison, records, answers)
+    if judged is not None and judged.no_result:
+        raise LoraBenchError(f"{NO_RESULT}; train longer, or name a method yourself")
     return found
 
 

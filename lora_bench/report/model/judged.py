@@ -36,6 +36,9 @@ from lora_bench.report.model.seed_scores import (
 from lora_bench.stats import Items, PairedDifference, Verdict, judge
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
+# The share of runs that learned nothing from which on more work comes before more seeds.
+LEARNED_LITTLE = 0.25
+
 Declared = Literal["before", "added", "changed", "never"]
 
 
@@ -60,10 +63,10 @@ class Held:
 
 
 class Ends(NamedTuple):
-    """Numbers of runs that were judged: all, those that failed, those of them that diverged, and those of no worth.
+    """Numbers of runs that were judged: all, those that failed, those of them that diverged, and those that learned nothing.
 
     Args:
-        fallen: Runs with a score that is no better than the majority class (or the mean).
+        fallen: Runs with a score that is less than two standard errors better than a constant answer's.
     """
 
     runs: int = 0
@@ -108,6 +111,22 @@ class Judged:
         """Return the rank of a row in its table, or None where it has none."""
         return next((rank for ranked, rank in self.ranks if ranked is row), None)
 
+    @property
+    def learned_little(self) -> bool:
+        """Whether so many runs learned nothing that more work helps before more seeds."""
+        return self.all_ends.fallen >= LEARNED_LITTLE * max(1, self.all_ends.runs)
+
+    @property
+    def no_result(self) -> bool:
+        """Whether so many runs learned nothing, and nothing is decided: then no method is named anywhere."""
+        return self.learned_little and not any(verdict.decides for verdict in self.verdicts)
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The verdicts on which an answer rests: those on means over tasks where there are any."""
+        across = [one.verdict for group in self.over_tasks for one in group.methods if one.verdict is not None]
+        return tuple(across or (held.verdict for held in self.held))
+
     @cached_property
     def ends(self) -> dict[str, Ends]:
         """The ends of the runs of each method, by label; runs of a reference count once."""
@@ -117,7 +136,7 @@ class Judged:
                 runs=sum(len(row.run_ids) for _, row in found),
                 failed=sum(len(row.failures) for _, row in found),
                 diverged=sum(failure.status == "diverged" for _, row in found for failure in row.failures),
-                fallen=sum(fallen_runs(row, of.spec.task.higher_is_better, row.majority_score) for of, row in found),
+                fallen=sum(fallen_runs(row, of.spec.task.higher_is_better, row.least_learned) for of, row in found),
             )
             for label, found in grouped(rows.values(), lambda one: one[1].label).items()
         }

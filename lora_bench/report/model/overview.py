@@ -17,7 +17,7 @@ from lora_bench.metrics import default_margin
 from lora_bench.records.budget import ParameterAxis
 from lora_bench.report.model.choose_method import LIKE_COST, Choice
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, rows_of
-from lora_bench.report.model.judged import Ends, Judged
+from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.reference import undeclared_analysis
 from lora_bench.report.model.rows import Row, grouped
 from lora_bench.report.model.side_costs import Beside, is_probed_by
@@ -39,9 +39,6 @@ WITHIN: tuple[VerdictName, ...] = ("equivalent", "non-inferior")
 UNLESS_COLLAPSE = tuple(f"{word} {UNLESS}" for word in WITHIN)
 SHOWN = (*DECIDED, *UNLESS_COLLAPSE)
 NOT_WORSE = ("better", *WITHIN, *UNLESS_COLLAPSE)
-
-# The share of runs that learned nothing from which on more work comes before more seeds.
-LEARNED_LITTLE = 0.25
 
 Target = tuple[ParameterAxis, int] | None
 
@@ -198,9 +195,8 @@ class Overview:
 
     @property
     def learned_little(self) -> bool:
-        """Whether so many runs scored no better than the majority class that more work helps before more seeds."""
-        ends = self.judged.all_ends if self.judged is not None else Ends()
-        return ends.fallen >= LEARNED_LITTLE * max(1, ends.runs)
+        """Whether so many runs learned nothing that more work helps before more seeds."""
+        return self.judged is not None and self.judged.learned_little
 
     @property
     def open(self) -> list[Verdict]:

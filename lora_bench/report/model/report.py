@@ -19,7 +19,7 @@ from lora_bench.report.model.comparison import Comparison, compare
 from lora_bench.report.model.decision import Decision, decide
 from lora_bench.report.model.given_answers import GivenByRow, given_answers
 from lora_bench.report.model.judged import Judged, judge_comparison
-from lora_bench.report.model.overview import Overview, contrasts_of, overview
+from lora_bench.report.model.overview import Overview, overview
 from lora_bench.report.model.plateaus import SweepFindings, sweep_findings
 from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 from lora_bench.report.model.side_costs import Beside, beside
@@ -89,7 +89,7 @@ class Report:
     @cached_property
     def overview(self) -> Overview:
         """Each method over all its tasks and base models."""
-        choose = self.judged is not None and _decided(self.judged)
+        choose = self.judged is not None and any(verdict.decides for verdict in self.judged.verdicts)
         choices = choices_of(self.comparison, self.records, self.answers) if choose else ()
         return overview(self.comparison, self.judged, self.costs, choices)
 
@@ -107,9 +107,3 @@ class Report:
     def along(self) -> SweepFindings:
         """Findings along sweeps."""
         return sweep_findings(self.comparison, self.answers, self.judged.analysis if self.judged is not None else None)
-
-
-def _decided(judged: Judged) -> bool:
-    """Tell if enough is shown for a headline to name a method."""
-    verdicts = [contrast.verdict for contrast in contrasts_of(judged)]
-    return any(one.verdict != "inconclusive" or one.unless_collapse is not None for one in verdicts)

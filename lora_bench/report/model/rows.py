@@ -71,6 +71,7 @@ class Row:
     Args:
         exempt: Whether the method has no size, so that the parameter budget of its suite cannot hold it.
         parameters: None where no run counted, or where runs counted differently.
+        least_learned: See the function of this name.
         within_budget: None for an exempt row, without a target, and without counts.
         checkpoint_bytes: Bytes of the files that the runs left to restore their result.
         resumed: Number of runs that were cut off and went on from a checkpoint: no measurement is of them, totals of time
@@ -108,6 +109,7 @@ class Row:
     evaluation_seconds: float | None
     evaluation_seconds_total: float | None
     majority_score: float | None
+    least_learned: float | None
     checkpoint_bytes: float | None
     environments: tuple[int, ...]
     resumed: int = 0
@@ -196,6 +198,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         evaluation_seconds=median_of(speed.evaluation_seconds for speed in speeds),
         evaluation_seconds_total=total_of(speed.evaluation_seconds for speed in all_speeds),
         majority_score=unique(floor_of(record) for record in records if record.data is not None),
+        least_learned=unique(map(least_learned, records)),
         checkpoint_bytes=median_of(record.weights.stored_bytes for record in records if record.weights is not None),
         resumed=sum(record.resumed for record in records),
         extended=any(record.extended for record in records),
@@ -226,7 +229,7 @@ def _forgetting(records: Sequence[Record]) -> Forgetting | None:
 
 
 def fallen_runs(row: Row, higher_is_better: bool | None, floor: float | None) -> int:
-    """Number of a row's runs that scored no better than *floor*, the majority class; none where its score is not known."""
+    """Number of a row's runs that scored no better than *floor*, the least that shows learning; none where it is not known."""
     scores = {index: score.value for index, score in enumerate(row.scores)}
     return 0 if floor is None else len(collapsed(scores, floor, higher_is_better=bool(higher_is_better)))
 
@@ -236,6 +239,19 @@ def floor_of(record: Record) -> float | None:
     own = record.data.majority_score if record.data is not None else None
     metric = find(record.spec.task.metric or "")
     return metric.constant if own is None and metric is not None else own
+
+
+def least_learned(record: Record) -> float | None:
+    """Return the score that a run must exceed to have learned: two standard errors beyond that of a constant answer.
+
+    The error of a share p of N items is √(p (1 − p) / N), that of a correlation of 0 is 1 / √(N − 1). Other metrics have none.
+    """
+    floor, metric = floor_of(record) if record.data is not None else None, find(record.spec.task.metric or "")
+    items = record.data.examples.get(record.spec.score_on or "test", 0) if record.data is not None else 0
+    if floor is None or metric is None or metric.margin is None or items < 2:
+        return floor
+    variance = floor * (1 - floor) / items if metric.constant is None else 1 / (items - 1)
+    return floor + 2 * math.sqrt(max(0.0, variance))
 
 
 def environment_index(record: Record, environments: Sequence[Environment]) -> int:

@@ -27,7 +27,7 @@ def trials_in(rows: Iterable[Row], setting: Setting) -> Trials | None:
             known = {score.run_id: score.value for score in row.scores}
             of_seeds = zip(row.seeds, row.run_ids, strict=True)
             scores[row.learning_rate] = {seed: known.get(run_id) for seed, run_id in of_seeds if seed is not None}
-            floors.append(row.majority_score)
+            floors.append(row.least_learned)
     better = setting.spec.task.higher_is_better
     if better is None or not any(scores.values()):
         return None

@@ -136,8 +136,8 @@ def difference_of(one: Scored, other: Scored) -> Compared | str:
 
 
 def collapse_seen(row: Row, other: Row, *, higher_is_better: bool) -> bool:
-    """Tell if a run of either row diverged, or scores no better than the majority class (or the mean)."""
-    floor = row.majority_score if row.majority_score is not None else other.majority_score
+    """Tell if a run of either row diverged, or learned nothing."""
+    floor = row.least_learned if row.least_learned is not None else other.least_learned
     return any(
         any(failure.status == "diverged" for failure in side.failures) or fallen_runs(side, higher_is_better, floor) > 0
         for side in (row, other)

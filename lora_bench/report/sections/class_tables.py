@@ -67,7 +67,9 @@ def _errors(rows: Sequence[tuple[Row, GivenAnswers]]) -> TextTable:
     lines = []
     for row, given in rows:
         found = error_scores(given)
-        lines.append([method_name(row), str(found.mae.n), _over_runs(found.mae), _over_runs(found.rmse)])
+        lines.append(
+            [method_name(row), str(found.mae.n), *(_over_runs(one, unbounded=True) for one in (found.mae, found.rmse))]
+        )
     return TextTable(["method", "runs", "MAE", "RMSE"], lines)
 
 
@@ -179,12 +181,18 @@ def _agreement(rows: Sequence[tuple[Row, GivenAnswers]], reference: str, folder:
     return blocks
 
 
-def _over_runs(found: Summary | None) -> str:
+def _over_runs(found: Summary | None, *, unbounded: bool = False) -> str:
+    """Return a mean with its interval, which ends where shares and Brier scores of two classes do, at 0 and 1."""
     if found is None:
         return MISSING
     if found.interval is None or found.n < FEWEST_PAIRS:
         return text.score(found.mean)
-    return f"{text.score(found.mean)} ({text.ends(found.interval)})"
+    low, high = (
+        (found.interval.low, found.interval.high)
+        if unbounded
+        else (max(0.0, found.interval.low), min(1.0, found.interval.high))
+    )
+    return f"{text.score(found.mean)} ({text.score(low)} to {text.score(high)})"
 
 
 def _mean_count(value: float) -> str:

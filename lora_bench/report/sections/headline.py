@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Lead
+from lora_bench.report.model.choose_method import NO_RESULT
 from lora_bench.report.model.decision import Decision, Level
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import UNLESS_COLLAPSE, Overview
@@ -160,7 +161,7 @@ def _undecided(seen: Overview, decision: Decision) -> tuple[str, list[str]]:
             "or that it is smaller than the margin."
         )
     if seen.learned_little:
-        lead = "No result: too many runs did no better than a constant answer."
+        lead = f"{NO_RESULT}."
         longer = f"Train longer before adding seeds: raise {code(work_key(seen))}."
         return lead, [longer]
     return lead, more_seeds(seen)

@@ -55,7 +55,7 @@ def next_lines(seen: Overview, decision: Decision) -> list[str]:
 
 
 def _failing(seen: Overview) -> list[str]:
-    """Methods of which so many runs scored no better than the majority class that more seeds would repeat it."""
+    """Methods of which so many runs learned nothing that more seeds would repeat it."""
     found = seen.judged.ends if seen.judged is not None else {}
     return [label for label, one in found.items() if one.fallen > 1 and one.fallen >= MANY * one.runs]
 

@@ -82,12 +82,9 @@ def search_strength(comparison: Comparison) -> str | None:
 
 
 def _at_floor(rows: Sequence[Row], setting: Setting) -> list[str]:
-    """Count the runs that scored no better than the majority class of the training data."""
+    """Count the runs that learned nothing."""
     better = setting.spec.task.higher_is_better is not False
     rows = [*{row.run_ids: row for row in rows}.values()]
-    scores = [
-        (score.value, row.majority_score) for row in rows for score in row.scores if row.majority_score is not None
-    ]
+    scores = [(score.value, row.least_learned) for row in rows for score in row.scores if row.least_learned is not None]
     floor = sum((value <= least) if better else (value >= least) for value, least in scores)
-    what = "the majority class of the training data (or their mean)"
-    return [f"{floor} of {plural(len(scores), 'run')} scored no better than {what}."] if floor else []
+    return [f"{floor} of {plural(len(scores), 'run')} did no better than a constant answer."] if floor else []

@@ -78,9 +78,7 @@ def failing_items(setting: Setting, rungs: Sequence[Setting]) -> list[Block]:
         found = [
             f"{number} of {len(by_rate[rate].run_ids)} at {text.learning_rate(rate)}"
             for rate in near
-            if (
-                number := len(by_rate[rate].failures) + fallen_runs(by_rate[rate], better, by_rate[rate].majority_score)
-            )
+            if (number := len(by_rate[rate].failures) + fallen_runs(by_rate[rate], better, by_rate[rate].least_learned))
         ]
         if found:
             said.append(f"{method} on {model}, {text.learning_rate(chosen[0])} chosen: {text.listed(found)}.")

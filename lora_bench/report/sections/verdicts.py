@@ -168,7 +168,7 @@ def without_result(judged: Judged) -> list[str]:
     said = []
     for kind, words in (
         ("failed", "ended without a score"),
-        ("fallen", "scored no better than the majority class (or the mean)"),
+        ("fallen", "did no better than a constant answer"),
     ):
         of_methods = {
             code(label): (number, one.runs)
@@ -186,7 +186,7 @@ def without_result(judged: Judged) -> list[str]:
 
 
 def _collapses(judged: Judged) -> list[Block]:
-    """Count the runs of each method that failed, or scored no better than the majority class."""
+    """Count the runs of each method that diverged, or learned nothing."""
     found = judged.ends
     if not any(one.diverged or one.fallen for one in found.values()):
         return []
@@ -196,9 +196,9 @@ def _collapses(judged: Judged) -> list[Block]:
     ]
     return [
         Heading(3, "Runs that learned nothing"),
-        "Runs whose loss was no number, and runs that scored no better than the majority class (or the mean), with exact 95 % "
-        "intervals. The second kind is in every mean on this page.",
-        TextTable(["method", "runs", "diverged", "no better than the majority"], rows),
+        "Runs whose loss was no number, and runs that scored less than two standard errors better than a constant answer (the "
+        "majority class or the mean), with exact 95 % intervals. The second kind is in every mean on this page.",
+        TextTable(["method", "runs", "diverged", "no better than a constant"], rows),
     ]
 
 

@@ -5,6 +5,7 @@ import pytest
 import lora_bench
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.sealed_records import to_json
+from lora_bench.report import Report, render_markdown
 from lora_bench.report.model.choose_method import choose_among
 from tests.report.model.test_verdicts import FULL, runs, shifted
 
@@ -47,6 +48,14 @@ def test_too_few_seeds_choose_the_best_and_say_that_they_are_few():
     records = [*runs("full", FULL[:2]), *runs("lora", shifted(CLOSE, FULL[:2]))]
     choice = chosen(records, margin=0.5)
     assert (choice.method, choice.grade) == ("full", "exploratory")
+
+
+def test_where_a_report_finds_no_result_no_method_is_chosen_but_one_can_be_named():
+    records = [*runs("full", (0.5, 0.51, 0.52, 0.5)), *runs("lora", (0.51, 0.5, 0.5, 0.53))]
+    assert Report(records).decision.winner is None and "No result" in render_markdown(Report(records))
+    with pytest.raises(LoraBenchError, match="No result: too many runs"):
+        chosen(records, margin=0.01)
+    assert chosen(records, margin=0.01, named=True).method in ("full", "lora")
 
 
 def test_each_cost_has_its_own_cheapest():

@@ -39,6 +39,18 @@ def test_the_floor_of_a_correlation_is_0_where_a_constant_has_none():
     assert (floor("pearson", None), floor("accuracy", 0.4), floor("bleu", None)) == (0.0, 0.4, None)
 
 
+def test_a_run_within_two_standard_errors_of_a_constant_answer_learned_nothing():
+    def learned(metric, own, items):
+        made = record("lora", score=0.107, seed=1, metric=metric)
+        data = made.data.model_copy(update={"majority_score": own, "examples": {"test": items}})
+        return make_row([made.model_copy(update={"data": data})], [ENVIRONMENT]).least_learned
+
+    # 1 / √(257 − 1) = 1/16 for a correlation, √(0.5 · 0.5 / 400) = 1/40 for a share
+    assert learned("pearson", None, 257) == learned("matthews_correlation", 0.0, 257) == 2 / 16
+    assert learned("accuracy", 0.5, 400) == pytest.approx(0.5 + 2 / 40)
+    assert (learned("rmse", 1.2, 400), learned("bleu", None, 400)) == (1.2, None)
+
+
 def test_a_run_that_gave_one_answer_counts_as_no_correlation():
     """Without it the mean is of the runs that learned something: 0.6, not 0.4."""
     runs = [record("lora", seed=seed, score=0.6, metric="pearson") for seed in (0, 1)]

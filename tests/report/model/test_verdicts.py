@@ -585,9 +585,7 @@ def test_runs_that_learned_nothing_or_failed_are_counted():
     def counted(full, lora):
         return without_result(judged(runs("full", full) + runs("lora", lora)))
 
-    assert counted((0.5, 0.8, 0.8), (0.8, 0.8, 0.81)) == [
-        "1 of 6 runs scored no better than the majority class (or the mean)"
-    ]
+    assert counted((0.5, 0.8, 0.8), (0.8, 0.8, 0.81)) == ["1 of 6 runs did no better than a constant answer"]
     assert counted((0.7, 0.8, 0.8), (0.8, 0.8, 0.81)) == []
     assert counted((0.7, 0.8, 0.8, 0.8), (0.8, 0.8, 0.81, None)) == ["1 of 8 runs ended without a score"]
 

@@ -62,6 +62,12 @@ def test_classes_and_confusions_are_means_over_runs():
     assert table_below(page, "method | runs | macro F1")[0] == ["`full`†", "2", "0.7333"]
 
 
+def test_intervals_of_shares_end_at_0_and_1():
+    # F1 of 4/5, 2/3 and 0: a t-interval of −0.58 to 1.56
+    page = page_of({"full": [[0, 0, 1, 0], [0, 1, 1, 1], [1, 1, 1, 1]]})
+    assert table_below(page, "class | method | items")[0][-1] == "0.4889 (0.0000 to 1.0000)"
+
+
 def test_calibration_is_of_stored_probabilities_and_old_records_say_so():
     page = page_of(TWO)
     assert "Calibration is not shown: these runs kept no probabilities." in page and "Brier" not in page

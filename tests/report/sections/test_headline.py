@@ -378,14 +378,14 @@ def test_what_makes_a_ranking_doubtful_stands_before_it():
     assert "tuned" not in said(of_rates)
     trials = [record(seed=100, learning_rate=rate, spec={"score_on": "selection"}) for rate in (1e-3, 3e-3)]
     assert "tuned" not in said(untuned + trials)
-    floor = runs("full", 0, majority=0.805) + runs("lora", -0.05, majority=0.805)
+    floor = runs("full", 0, majority=0.785) + runs("lora", -0.05, majority=0.785)
     assert told(said(floor).splitlines()[0])[1] == ["17", "20"] and "**Most runs learned nothing.**" in said(floor)
     # A method of which many runs learned nothing is named, though they are few of all runs.
     fallen = runs("full", 0) + runs("lora", -0.01) + runs("prefix_tuning", -0.05)
     fallen[-2:] = [one.model_copy(update={"scores": {"accuracy": 0.5}}) for one in fallen[-2:]]
     first = said(fallen).splitlines()[0]
-    assert told(first) == (["prefix_tuning"], ["2", "10"]) and "majority class" in first
-    assert "majority" not in said(fallen[:-1])
+    assert told(first) == (["prefix_tuning"], ["2", "10"]) and "did no better than a constant answer" in first
+    assert "constant" not in said(fallen[:-1])
     following = headline(fallen)[0].next[-1]
     assert "another `learning_rate` for `prefix_tuning`" in following and "--seeds" not in following
     fallen[-5:] = [one.model_copy(update={"scores": {"accuracy": 0.5}}) for one in fallen[-5:]]
@@ -459,7 +459,7 @@ def test_reports_without_verdicts_have_a_headline_of_their_own():
         record(learning_rate=rate, score=0.5, majority=0.5, spec={"score_on": "selection"}) for rate in (1e-4, 3e-4)
     ]
     assert "0 best rates" in said(tied) and "1 of 1 searches rates tie" in said(tied)
-    assert "2 of 2 runs scored no better than the majority class" in said(tied)
+    assert "2 of 2 runs did no better than a constant answer" in said(tied)
     paper = {"protocol": "paper", "rules": PROTOCOLS["paper"]}
     assert "the protocol `paper` " in said([record(method, spec=paper) for method in ("full", "lora")])
     assert "Only `lora` was run" in said([record()])
