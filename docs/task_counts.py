@@ -28,6 +28,8 @@ COUNTS: dict[str, dict[str, str]] = {
     "wikisql": {"train": "56,355", "test": "8,421"},
     "squad": {"train": "87,599", "test": "10,570"},
     "squad_v2": {"train": "130,319", "test": "11,873"},
+    "newsgroups": {"train": "11,293", "test": "7,528"},
+    "reuters_r8": {"train": "5,485", "test": "2,189"},
     "movie_reviews": {"all": "10,568"},
     "editorials": {"all": "5,190"},
     "product_reviews": {"all": "3,708"},

@@ -23,6 +23,7 @@ class Classification(WithClasses):
     metric_kinds = ("classification",)
     usual_metric = "accuracy"
     reads_one_token = True
+    word_model = "logistic"
     own_keys: ClassVar[Mapping[Key, str]] = {("label", "rule"): "makes classes, but the kind is {kind}"}
 
     def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:

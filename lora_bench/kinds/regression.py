@@ -23,6 +23,7 @@ class Regression(TaskKind):
     metric_kinds = ("regression",)
     usual_metric = "pearson"
     reads_one_token = True
+    word_model = "ridge"
     smooths = False
     real_labels = ("labels",)
     problem_type = "regression"

@@ -235,11 +235,14 @@ class DataSummary(Strict):
         truncated_share: Share of inputs that were longer than `max_length`, by split.
         majority_score: Score of always predicting the most frequent class of training, or the mean; None where texts are
             written.
+        word_model_score: Score of tf-idf with logistic or ridge regression on the same training rows; None where there is none
+            (`lora_bench.tasks.word_model`).
     """
 
     examples: dict[str, int]
     truncated_share: dict[str, float] | None
     majority_score: float | None
+    word_model_score: float | None = None
 
 
 class Environment(Strict):

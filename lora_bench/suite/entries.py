@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,7 +134,33 @@ def read_task(document: Document, key: Key, entry: Any, base: Path) -> tuple[Tas
         if entry not in task_files() and format_of(entry) is not None:
             raise LoraBenchError(_as_task(entry, base))
         return load_task(entry), task_files()[entry].parent
+    if "like" in entry:
+        document = _with_rest(document, key, entry)
     return task_from_document(document, key, base=base), base
+
+
+def _with_rest(document: Document, key: Key, entry: Mapping[str, Any]) -> Document:
+    """Return a document in which a task written as `like` another has the keys of that one which it does not give.
+
+    Raises:
+        BadInput: If there is no such task, or the entry gives no name of its own.
+    """
+    given = {name: value for name, value in entry.items() if name != "like"}
+    try:
+        known = load_task(str(entry["like"]))
+    except LoraBenchError as error:
+        raise BadInput([document.fault((*key, "like"), str(error))]) from None
+    if given.get("task", known.task) == known.task:
+        raise BadInput(
+            [document.fault((*key, "task"), f"must be another name than {known.task!r}, whose data this splits anew")]
+        )
+    rest = known.model_dump(mode="json", exclude_unset=True)
+    if "metric" in given:
+        rest.pop("higher_is_better", None)
+    name, place = str(key[0]), int(key[1])
+    entries = list(document.data[name])
+    entries[place] = rest | given
+    return replace(document, data={**document.data, name: entries})
 
 
 def _as_task(file: str, base: Path) -> str:

@@ -57,6 +57,7 @@ class Shares(Strict):
         by: Column whose equal values stay together; the text by default.
         before: Use the value up to this: "_" gives the document in ids like `12_3`.
         phrases: True if rows are parts of other rows, as phrases of sentences: each stays with the longest that has its words.
+        more_test: Share of the training rows that joins the data's own test split, where that is small.
     """
 
     train: float = Field(default=0.8, gt=0, lt=1)
@@ -65,6 +66,7 @@ class Shares(Strict):
     by: str | None = None
     before: str | None = Field(default=None, min_length=1)
     phrases: bool = False
+    more_test: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Subsets(Strict):
@@ -89,8 +91,8 @@ class Task(Strict):
         version: Raised when the same data would give other examples.
         about: Description, in a sentence or two.
         kind: Kind of the task: what a row has, and what a model answers.
-        data: Source of the rows: `file`, `asset` with `file`, `train` and `test` (and `selection`), or `hub`. A string is a
-            file.
+        data: Source of the rows: `file`, `train` and `test` (and `selection`), an `asset` with either, or `hub`. A string is
+            a file.
         local: Layout of the set's files, for `--data-dir`; missing keys are the task's own.
         release: Counts and hashes of the data as released; no part of a run's id.
         format: Format of the files, if their suffix does not give it.
@@ -268,7 +270,7 @@ def definition(task: Task) -> dict[str, JsonValue]:
         if inside is not None and key not in (said_inside or {}):
             del inside[key]
     shares = task.shares.model_dump() if task.shares is not None else None
-    for key, unset in (("before", None), ("phrases", False)):
+    for key, unset in (("before", None), ("phrases", False), ("more_test", 0.0)):
         if shares is not None and shares[key] == unset:
             del shares[key]
     return {**content, "split": shares}

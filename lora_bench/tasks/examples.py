@@ -105,8 +105,11 @@ def released_data(task: Task, *, whole_train: bool = False) -> TaskData | None:
         return None
     counts = dict(task.release.examples)
     if "selection" not in counts and not whole_train and task.shares is not None:
-        counts["selection"] = round(task.shares.selection * counts["train"])
-        counts["train"] -= counts["selection"]
+        counts["selection"], joins = (
+            round(share * counts["train"]) for share in (task.shares.selection, task.shares.more_test)
+        )
+        counts["train"] -= counts["selection"] + joins
+        counts["test"] += joins
     data = task.data
     sha256 = hub_sha256(data, data.revision) if data.hub is not None and data.revision is not None else ""
     splits = {name: Split([""] * count, [], []) for name, count in counts.items()}
@@ -158,12 +161,14 @@ def _tables(task: Task, base: Path, progress: Progress | None) -> tuple[dict[str
     """Return the tables by split ("all" for one that is to be split), and the hash of their content."""
     data = task.data
     layout = _layout(task)
-    if data.asset is not None and data.file is not None:
-        asset = find_asset(data.asset)
-        raw = members(asset.name, [data.file], progress)[data.file]
-        layout = replace(layout, format=task.format or format_of(data.file), wanted=wanted_of(task, "all"))
-        table = read_bytes(raw, f"{asset.name}: {data.file.rpartition('/')[2]}", layout, own=False)
-        return {"all": table}, content_hash({"asset": asset.sha256, "file": data.file})
+    if data.asset is not None:
+        asset, files = find_asset(data.asset), data.named_files
+        found = members(asset.name, list(files.values()), progress)
+        read = {}
+        for part, file in files.items():
+            layout = replace(layout, format=task.format or format_of(file), wanted=wanted_of(task, part))
+            read[part] = read_bytes(found[file], f"{asset.name}: {file.rpartition('/')[2]}", layout, own=False)
+        return read, content_hash({"asset": asset.sha256, **({"file": data.file} if data.file is not None else files)})
     if data.hub is not None and data.splits is not None and data.revision is not None:
         if progress is not None:
             progress(f"looking for {data.hub} on the Hugging Face hub")
@@ -218,12 +223,13 @@ def _dealt(task: Task, parts: Mapping[str, Examples], whole_train: bool) -> dict
         return dict(parts)
     set_aside = 0.0 if whole_train else shares.selection
     examples = parts["all"] if "all" in parts else parts["train"]
-    low = shares.test if "all" in parts else 0.0
+    low = shares.test if "all" in parts else shares.more_test
     drawn = [_draw(group) for group in examples.groups]
     dealt = {"train": examples.where([draw >= low + set_aside for draw in drawn])}
     if not whole_train:
         dealt["selection"] = examples.where([low <= draw < low + set_aside for draw in drawn])
-    dealt["test"] = examples.where([draw < low for draw in drawn]) if "all" in parts else parts["test"]
+    held = examples.where([draw < low for draw in drawn])
+    dealt["test"] = held if "all" in parts else parts["test"] + held.renamed("train") if low else parts["test"]
     return dealt | {name: parts[name] for name in task.data.further}
 
 

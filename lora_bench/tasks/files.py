@@ -68,6 +68,10 @@ def read_bytes(raw: bytes, shown: str, layout: Layout, *, own: bool = True) -> T
     try:
         if format in SEPARATED:
             return _separated(raw, shown, format, layout, own)
+        if format == "orange":
+            # Below the names of the columns stand their types and their roles.
+            head, _, _, *rows = [*raw.split(b"\n", 3), b"", b"", b""][:4]
+            return _separated(b"\n\n\n".join([head, *rows]), shown, "tsv", layout, own)
         text = raw.decode("utf-8-sig")  # spreadsheets and MRPC begin with a byte-order mark
     except UnicodeError:
         if layout.encoding is not None:

@@ -14,7 +14,7 @@ from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.kinds.support.row_table import Table
 
 Progress = Callable[[str], None]
-Format = Literal["csv", "tsv", "json", "jsonl", "parquet", "webnlg", "dart", "wikisql", "conll", "squad"]
+Format = Literal["csv", "tsv", "json", "jsonl", "parquet", "webnlg", "dart", "wikisql", "conll", "squad", "orange"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 SEPARATED: tuple[Format, ...] = ("csv", "tsv")

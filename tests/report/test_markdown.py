@@ -275,6 +275,17 @@ def test_the_reference_is_marked_and_exempt():
     assert "† Exempt from the target for adapter parameters" in page
 
 
+def test_the_score_of_words_alone_is_a_line_of_the_table_and_no_row():
+    made = [record("full"), record("lora")]
+    page = render(
+        [one.model_copy(update={"data": one.data.model_copy(update={"word_model_score": 0.71})}) for one in made]
+    )
+    line = next(line for line in page.splitlines() if line.startswith("| *words alone*"))
+    assert [cell.strip() for cell in line.strip("|").split("|")][:4] == ["*words alone*", "0.7100", "–", "–"]
+    assert "tf-idf with logistic regression for classes" in page
+    assert "words alone" not in render(made)
+
+
 def test_other_settings_are_named_and_kept_apart():
     page = render([record("full"), record("lora", training={"batch_size": 32})])
     assert "Not to be ranked against the other settings of this task. Here `training.batch_size` is `16`." in page

@@ -5,6 +5,7 @@ import pytest
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite, with_seeds
+from lora_bench.tasks import load_task
 from tests.project import SUITE, write_project
 
 
@@ -31,6 +32,43 @@ def test_ten_lines_are_a_suite(tmp_path):
         "bottleneck_adapter",
         "prefix_tuning",
     ]
+
+
+LIKE = """\
+suite: s
+tasks: [TASK]
+models: [base]
+methods: [full]
+seeds: [0]
+budget: {train_examples: 48}
+"""
+
+
+def test_a_task_like_another_has_its_data_and_other_shares(tmp_path):
+    given = "{task: more, like: rte, split: {selection: 0.1, more_test: 0.4}, metric: f1}"
+    suite = load_suite(write_project(tmp_path, LIKE.replace("TASK", given)))
+    ((more, _),), rte = suite.tasks, load_task("rte")
+    assert (more.task, more.split.more_test, more.metric) == ("more", 0.4, "f1")
+    assert (more.data, more.text, more.label, more.labels, more.local) == (
+        rte.data,
+        rte.text,
+        rte.label,
+        rte.labels,
+        rte.local,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ("{task: more, like: rtee}", "tasks[0].like: unknown task 'rtee'; did you mean 'rte'?"),
+        ("{like: rte}", "tasks[0].task: must be another name than 'rte'"),
+        ("{task: more, like: rte, splt: 1}", "tasks[0].splt: unknown key; did you mean 'split'?"),
+    ],
+)
+def test_a_task_like_another_is_checked_as_one_written_out(tmp_path, given, fault):
+    (said,) = faults(tmp_path, LIKE.replace("TASK", given))
+    assert fault in said
 
 
 def test_rates_that_another_suite_tuned_are_one_a_method(tmp_path):

@@ -290,6 +290,36 @@ def test_a_further_split_whose_classes_are_others_is_said(tmp_path):
         load_data(mine, tmp_path)
 
 
+def test_a_share_of_the_training_rows_joins_a_small_test_split_and_is_not_trained_on(tmp_path):
+    write_rows(tmp_path / "train.csv", HUNDRED)
+    write_rows(tmp_path / "test.csv", [("another", "yes"), ("and another", "no")])
+    given = "data: {train: train.csv, test: test.csv}\ntext: text\nlabel: label\n"
+    plain, more = (
+        load_data(task(tmp_path, given + split), tmp_path)
+        for split in ("split: {selection: 0.1}\n", "split: {selection: 0.1, more_test: 0.4}\n")
+    )
+    sizes = [{name: len(split.ids) for name, split in data.splits.items()} for data in (plain, more)]
+    assert sum(sizes[0].values()) == sum(sizes[1].values()) == 102
+    assert sizes[0]["test"] == 2 and sizes[1]["test"] == 2 + sizes[0]["train"] + sizes[0]["selection"] - (
+        sizes[1]["train"] + sizes[1]["selection"]
+    )
+    assert 25 < sizes[1]["test"] < 60
+    test = more.splits["test"]
+    assert test.ids[:2] == ["1", "2"] and all(name.startswith("train ") for name in test.ids[2:])
+    texts = [set(split.texts) for split in more.splits.values()]
+    assert len(set.union(*texts)) == sum(map(len, texts)) == 102
+    held = int(test.ids[2].removeprefix("train ")) - 1
+    assert test.texts[2] == (HUNDRED[held][0],)
+
+
+def test_the_share_that_joins_a_test_split_needs_one_and_leaves_rows_to_train_on(tmp_path):
+    (said,) = faults_of(tmp_path, ONE_FILE + "split: {more_test: 0.2}\n")
+    assert "split.more_test: must go: the data has no test split of its own" in said
+    two_files = f"data: {{train: a.csv, test: b.csv}}\n{COLUMNS}"
+    (said,) = faults_of(tmp_path, two_files + "split: {selection: 0.5, more_test: 0.5}\n")
+    assert "split: must leave rows to train on" in said
+
+
 # The other sources of rated texts
 
 
@@ -303,6 +333,15 @@ def test_rated_texts_are_dealt_out_by_document(name, documents, rows):
     assert sum(len(split.ids) for split in data.splits.values()) == rows
     assert sum(map(len, groups)) == documents
     assert all(-4 <= rating <= 4 for split in data.splits.values() for rating in split.labels)
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize(("name", "train", "test"), [("newsgroups", 11_293, 7_528), ("reuters_r8", 5_485, 2_189)])
+def test_sets_of_orange_have_the_published_numbers_of_texts(name, train, test):
+    """Cardoso-Cachopo 2007 gives them, after words were cleaned and empty messages left out."""
+    data = load_data(load_task(name), REPOSITORY, whole_train=True)
+    assert {split: len(examples.ids) for split, examples in data.splits.items()} == {"train": train, "test": test}
+    assert set(data.splits["test"].labels) == set(range(len(data.labels)))
 
 
 def test_ids_of_a_layout_without_files_are_refused_by_name(tmp_path):

@@ -298,7 +298,7 @@ def test_a_file_that_is_not_what_it_should_be(tmp_path, name, content, fault):
         ),
         (
             f"data: {{file: a.csv, hub: a/b}}\n{COLUMNS}",
-            "task.yaml:2: data: must be a file, an asset with a file in it",
+            "task.yaml:2: data: must be a file, files for train and test, an asset with either in it",
         ),
         (
             f"data: {{asset: minilm, file: a.csv}}\n{COLUMNS}",

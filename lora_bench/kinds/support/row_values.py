@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from lora_bench.errors import Fault
@@ -36,6 +36,14 @@ class Examples:
     def where(self, keep: Sequence[bool]) -> Examples:
         """Return the examples that are kept, in their order."""
         return self.at([index for index, kept in enumerate(keep) if kept])
+
+    def renamed(self, split: str) -> Examples:
+        """Return the examples with the name of the split that they come from before their ids."""
+        return replace(self, ids=[f"{split} {own}" for own in self.ids])
+
+    def __add__(self, others: Examples) -> Examples:
+        """Return these examples and then the others."""
+        return Examples(**{own.name: getattr(self, own.name) + getattr(others, own.name) for own in fields(self)})
 
     def at(self, places: Sequence[int]) -> Examples:
         """Return the examples at these indexes, in this order."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
@@ -53,6 +53,7 @@ class TaskKind:
         shares_rows: True if worker ranks can share the rows of an example.
         reads_all: True if a model reads all of an example that is longer than its input.
         takes_threshold: True if the answers to the selection split choose a threshold for all answers.
+        word_model: Linear model on tf-idf whose score stands beside that of a run; None if there is none.
         own_keys: Keys of a task that no other kind may have, each with what is wrong with them in another.
     """
 
@@ -74,6 +75,7 @@ class TaskKind:
     shares_rows: ClassVar[bool] = True
     reads_all: ClassVar[bool] = False
     takes_threshold: ClassVar[bool] = False
+    word_model: ClassVar[Literal["logistic", "ridge"] | None] = None
     own_keys: ClassVar[Mapping[Key, str]] = {}
 
     @property

@@ -110,6 +110,7 @@ class Row:
     evaluation_seconds_total: float | None
     majority_score: float | None
     least_learned: float | None
+    word_model_score: float | None
     checkpoint_bytes: float | None
     environments: tuple[int, ...]
     resumed: int = 0
@@ -199,6 +200,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         evaluation_seconds_total=total_of(speed.evaluation_seconds for speed in all_speeds),
         majority_score=unique(floor_of(record) for record in records if record.data is not None),
         least_learned=unique(map(least_learned, records)),
+        word_model_score=unique(record.data.word_model_score for record in records if record.data is not None),
         checkpoint_bytes=median_of(record.weights.stored_bytes for record in records if record.weights is not None),
         resumed=sum(record.resumed for record in records),
         extended=any(record.extended for record in records),

@@ -136,6 +136,9 @@ def _matrix(found: Sequence[tuple[Setting, ModelTable]], comparison: Comparison,
         [name, *(_cell(of.get(column), setting, judged) for column, (setting, _) in enumerate(found))]
         for name, of in rows.items()
     ]
+    alone = [tables.word_model_score(table.rows) for _, table in found]
+    if any(score is not None for score in alone):
+        lines.append([tables.WORDS, *map(text.score, alone)])
     return TextTable(header, lines)
 
 

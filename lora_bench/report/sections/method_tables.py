@@ -19,13 +19,14 @@ from lora_bench.report.model.comparison import (
     rows_of,
     work_of,
 )
-from lora_bench.report.model.rows import Failure, Row, grouped, in_order, total_of
+from lora_bench.report.model.rows import Failure, Row, grouped, in_order, total_of, unique
 from lora_bench.report.model.searches import best_rates
 from lora_bench.report.text import MISSING, code, count, inert
 from lora_bench.stats import Summary
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
 EXEMPT, SHARED, SEVERAL = "†", "‡", "§"
+WORDS = "*words alone*"
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,24 @@ class TableColumn:
         heading: Head of the column.
         cell: Gives the text of a row's cell.
         of: Whether that is of the "method", and so stands beside a failure too, or of its "runs".
+        words: Whether the score of words alone stands in it too.
     """
 
     heading: str
     cell: Callable[[Row], str]
     of: Literal["method", "runs"] = "runs"
+    words: bool = False
 
 
 def score_table(table: ModelTable, setting: Setting, judged: Sequence[TableColumn] = ()) -> list[Block]:
     """Return the table of scores of each method of a base model, with *judged* beside it. Failures are rows too."""
     own = _own(setting)
     return _split(table, own, [*_scores(setting), *judged, _FAILED], failures=True)
+
+
+def word_model_score(rows: Sequence[Row]) -> float | None:
+    """Return the score of words alone on the data of some rows, if they have one in common."""
+    return unique(row.word_model_score for row in rows)
 
 
 def cost_tables(table: ModelTable, setting: Setting, costs: Sequence[TableColumn] = ()) -> list[Block]:
@@ -75,6 +83,9 @@ def _rows(table: ModelTable, columns: Sequence[TableColumn], *, failures: bool) 
             beside_failure = [column.cell(row) if column.of == "method" else MISSING for column in columns]
             for reason in failure_cells(row.failures):
                 lines.append([*beside_failure[:place], reason, *beside_failure[place + 1 :]])
+    alone = word_model_score(table.rows)
+    if alone is not None and any(column.words for column in columns):
+        lines.append([WORDS, *(text.score(alone) if column.words else MISSING for column in columns[1:])])
     return TextTable([column.heading for column in columns], lines)
 
 
@@ -90,7 +101,7 @@ def _scores(setting: Setting) -> list[TableColumn]:
     median = TableColumn("median", of_score(lambda score: text.score(score.median)))
     return [
         *([median] if setting.by_median else []),
-        TableColumn(f"{metric_name(setting)}, mean ± SD", of_score(mean_and_sd)),
+        TableColumn(f"{metric_name(setting)}, mean ± SD", of_score(mean_and_sd), words=True),
         TableColumn("95 % interval", interval),
         TableColumn("n", lambda row: text.of_all(len(row.scores), len(row.run_ids))),
         TableColumn("less majority", lambda row: text.difference(row.above_majority)),

@@ -70,6 +70,11 @@ def _apart(judged: Judged | None) -> bool:
 
 def _legend(comparison: Comparison, judged: Judged | None, beside: Beside) -> list[Block]:
     lines = [*_LEGEND]
+    if any(tables.word_model_score(setting.rows) is not None for setting in comparison.results):
+        lines.append(
+            f"{tables.WORDS}: tf-idf with logistic regression for classes, ridge regression for numbers, on the same training "
+            "rows, with the penalty that is best on the selection split; no base model."
+        )
     if judged is not None and judged.analysis.seeds is not None:
         lines.append(
             "Verdicts decided how many seeds a row has. Its interval does not allow for that; those of verdicts do."
