@@ -18,12 +18,12 @@ from lora_bench.families import Family, given_keys, installed_family
 from lora_bench.methods import Method, broken_plug_ins, known_methods
 from lora_bench.models.find_family import infer
 from lora_bench.models.registry import find_model, known_models
-from lora_bench.report.text import learning_rate
+from lora_bench.report.text import MISSING, learning_rate
 from lora_bench.util.paths import suite_files, task_files
 
 
 def listing(what: Literal["methods", "models", "tasks", "suites"]) -> Table:
-    """A table of every method, model, task or suite that has a name."""
+    """Return a table of every method with its presets, model, task or suite that has a name."""
     return {"methods": _methods, "models": _models, "tasks": _tasks, "suites": _suites}[what]()
 
 
@@ -57,7 +57,7 @@ def _family(model: str, revision: str | None) -> tuple[Family, bool]:
 
 
 def _words(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _methods() -> Table:
@@ -74,6 +74,10 @@ def _methods() -> Table:
             Text(_with_range(rate, card, "Learning rates")),
             Text(card.partition("\n")[0]),
         )
+        for preset, found in getattr(method, "presets", {}).items():
+            rate = MISSING if found.learning_rate is None else learning_rate(found.learning_rate)
+            given = ", ".join(f"{option}: {_words(value)}" for option, value in found.options.items())
+            table.add_row(Text(f"  {preset}"), Text(given), Text(rate), Text(f"preset of {name}: {found.source}"))
     return table
 
 

@@ -251,6 +251,8 @@ def test_the_list_of_methods_has_sizes_and_rates_to_try_and_those_that_try_write
     assert said["bitfit"][:2] == ["–", "1e-3; 1e-4 to 4e-3"]
     what = "QLoRA: LoRA beside frozen weights in 4 bits (`methods: [qlora]`). It needs bitsandbytes, and CUDA or a CPU."
     assert said["qlora"] == ["rank 8; 1 to 64", "1e-3; 1e-4 to 3e-3", what]
+    assert said["lora_qv"][:2] == ["targets: query, value, scaling: 1.0", "5e-4"]
+    assert "Hu et al. 2021, table 9" in said["lora_qv"][2]
     for method, rates in [*rates_of(large=False).items(), *rates_of(large=True).items()]:
         known = [float(number) for number in re.findall(r"\de-\d", said[method][1])]
         assert all(min(known) <= float(rate) <= max(known) for rate in rates), method
