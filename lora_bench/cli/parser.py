@@ -96,6 +96,7 @@ def build_parser() -> Parser:
     _add_probe(subcommands)
     _add_reproduce(subcommands)
     _add_report(subcommands)
+    _add_pool(subcommands)
     add_winner(subcommands)
     add_check(subcommands)
     add_baseline(subcommands)
@@ -236,6 +237,19 @@ def _add_report(subcommands: Commands) -> None:
     report.where.takes("--out", "FOLDER", "folder to write to (default: RUNS itself)", type=Path)
     output.flag("--data", "also write every number as CSV, Parquet and JSON")
     output.flag("--check", "write nothing; exit with 1 if a report on disk differs from its records")
+
+
+def _add_pool(subcommands: Commands) -> None:
+    pool = add_command(
+        subcommands,
+        "pool FOLDERS...",
+        "analyse the records of several suites as one: pairs of methods over tasks and base models",
+        "lora-bench pool runs/tickets runs/reviews --out pool.md",
+        reading_commands.pool,
+    )
+    folders = "folders of runs, baselines, or a folder of these"
+    pool.what.takes("folders", "FOLDERS", folders, nargs="+", type=options.records_at)
+    pool.where.takes("--out", "FILE", "Markdown file to write (default: print it)", type=Path)
 
 
 def _add_listings(subcommands: Commands) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def report(arguments: argparse.Namespace) -> int:
     """Render records as Markdown with figures, and as one page; of several suites with an index."""
     from lora_bench.exchange import data_files
-    from lora_bench.records.probe_store import has_probes, read_probes
+    from lora_bench.records.probe_store import read_probes
     from lora_bench.records.store import answers_in, has_records, read_records
     from lora_bench.records.suite_about import about_in
     from lora_bench.records.weight_analysis import read_analysis
@@ -33,14 +34,8 @@ def report(arguments: argparse.Namespace) -> int:
     from lora_bench.report.model.report import no_texts
 
     folder: Path = arguments.runs
-    sources: dict[str, Path] = {}
-    if folder.is_dir() and not (has_records(folder) or has_probes(folder)):
-        # The baselines folder: one report for each baseline that has records.
-        sources = {path.name: path for path in sorted(folder.iterdir()) if has_records(path) or has_probes(path)}
-    several = bool(sources)
-    if not sources:
-        # Of a name that no file can have, resolving would raise.
-        sources = {Path(os.path.normpath(folder.absolute())).name: folder}
+    sources = _suites_in(folder)
+    several = folder not in sources.values()
     differences: list[str] = []
     texts = _texts(arguments.texts)
     reports: dict[str, Report] = {}
@@ -77,6 +72,40 @@ def report(arguments: argparse.Namespace) -> int:
     for difference in differences:
         print(difference)
     return DIFFERS if differences else DONE
+
+
+def _suites_in(folder: Path) -> dict[str, Path]:
+    """Return the folders of suites by name: those inside, such as of the baselines folder, where it has no records itself."""
+    from lora_bench.records.probe_store import has_probes
+    from lora_bench.records.store import has_records
+
+    found: dict[str, Path] = {}
+    if folder.is_dir() and not (has_records(folder) or has_probes(folder)):
+        found = {path.name: path for path in sorted(folder.iterdir()) if has_records(path) or has_probes(path)}
+    # Of a name that no file can have, resolving would raise.
+    return found or {Path(os.path.normpath(folder.absolute())).name: folder}
+
+
+def pool(arguments: argparse.Namespace) -> int:
+    """Analyse the records of several suites as one, and print the page or write it."""
+    from lora_bench.records.store import answers_in, has_records, read_records
+    from lora_bench.report.model.pool import PooledSuite, pool
+    from lora_bench.report.sections.pool_page import pool_page
+    from lora_bench.util.atomic_files import write_atomic
+
+    suites = []
+    for name, source in {
+        name: path for folder in arguments.folders for name, path in _suites_in(folder).items()
+    }.items():
+        records = read_records(source) if has_records(source) or len(arguments.folders) == 1 else []
+        suites.append(PooledSuite(name=name, records=records, answers=answers_in(source, records)))
+    page = pool_page(pool(suites), "lora-bench pool " + " ".join(map(shlex.quote, map(str, arguments.folders))))
+    if arguments.out is None:
+        print(page, end="")
+    else:
+        write_atomic(arguments.out, page.encode("utf-8"))
+        print(arguments.out)
+    return DONE
 
 
 def _texts(suite: str | None) -> TextsOf:

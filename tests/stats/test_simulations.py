@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import places_coverage
 from benchmarks import statistics_coverage as simulation
 from benchmarks.tables import unfolded
 from lora_bench.stats import Crossed, Estimate, ItemScores, crossed_bootstrap, judge, minimum_detectable_effect
@@ -157,3 +158,14 @@ def test_a_method_that_is_worse_by_the_margin_is_seldom_called_equivalent_or_non
         different += verdicts[2].verdict in ("better", "worse") or verdicts[2].small_but_real is not None
     # Three standard errors of a share of 1,000 at .05 are .02.
     assert false / experiments <= 0.07 and different / experiments <= 0.07
+
+
+def test_intervals_over_tasks_and_base_models_cover_as_the_page_states():
+    table = {(tasks, models, others): rest for tasks, models, others, *rest in stated("tasks | base models")}
+    for (tasks, models, others), shares in table.items():
+        assert all(92 <= float(share.partition(" ")[0]) < 99 for share in shares), (tasks, models, others)
+    assert len(table) == len(places_coverage.PLANS)
+    covered, width = places_coverage.coverage((5, 2, 5), places_coverage.SPREADS[1], 300)
+    # The page has 96.5 %; of 300 intervals the standard error is 1.1 %.
+    assert 0.92 <= covered < 1
+    assert width == pytest.approx(float(table["5", "2", "all"][1].partition("(")[2].rstrip(")")), rel=0.2)

@@ -1,0 +1,106 @@
+"""The page of a pool: the question, the answer, every claim, and the part of each suite."""
+
+from __future__ import annotations
+
+from lora_bench.report.blocks import Block, Commands, Fold, Heading, Lead, TextList, TextTable, to_markdown
+from lora_bench.report.model.pool import PooledClaim, SuitePool
+from lora_bench.report.text import MISSING, code, inert, listed, plural, probability
+from lora_bench.stats.power import ALPHA
+
+# Claims that the first paragraph names.
+MOST_NAMED = 5
+
+
+def pool_page(pool: SuitePool, command: str) -> str:
+    """Return the page of a pool as Markdown.
+
+    Args:
+        pool: The analysis.
+        command: Command that makes it again.
+    """
+    shown = [claim for claim in pool.claims if claim.shown]
+    blocks: list[Block] = [
+        Heading(1, f"Pool of {plural(len(pool.suites), 'suite')}"),
+        "*Which of two methods scores higher, on tasks and base models like these, by all runs at once?*",
+        Lead(_answer(shown, len(pool.claims))),
+    ]
+    if pool.claims:
+        blocks += [
+            f"Range: {plural(pool.runs, 'run')} on {listed([code(task) for task in pool.tasks])}, with "
+            f"{listed([inert(model) for model in pool.models])}. Each run counts once. Rates are those of the suites, tuned or "
+            "given.",
+            Heading(2, "Differences"),
+            "First less second in points of 100: the mean over tasks, which weigh alike. *Interval*: covers new tasks, seeds "
+            f"and test items, and on *all* also new base models; with {100 * (1 - ALPHA):g} % all intervals hold together. "
+            "*p*: of no difference, after Holm's procedure over all rows. *Tasks*: the least and the greatest difference, and "
+            "the spread (SD) of the true ones, without the noise of seeds and items.",
+            TextTable(
+                ["first", "second", "base model", "pairs of runs", "difference", "interval", "p", "tasks"],
+                [_row(claim) for claim in pool.claims],
+                numbers_from=3,
+            ),
+        ]
+    if pool.one_task:
+        blocks.append(
+            f"{plural(pool.one_task, 'pair')} of methods met on one task only: their suites' reports compare them."
+        )
+    blocks += [
+        Heading(2, "What each suite adds"),
+        "*Shared*: results that stand in other suites here too. *Pairs*: pairs of runs that no suite above it has. *Moves*: "
+        "the largest change of a difference if the suite is left out. *Alone*: rows that there are only with it.",
+        TextTable(
+            ["suite", "results", "shared", "tasks × base models", "pairs", "moves", "alone"],
+            [
+                [
+                    code(one.suite), f"{one.runs:,}", f"{one.shared:,}", str(one.places), f"{one.pairs:,}",
+                    MISSING if one.moved is None else f"{one.moved:.1f}", str(one.alone),
+                ]
+                for one in pool.suites
+            ],
+        ),
+    ]  # fmt: skip
+    if pool.left_out:
+        blocks.append(Fold("Left out", [TextList([inert(one) for one in pool.left_out])]))
+    blocks += [
+        "How it is computed: [docs/statistics.md](/docs/statistics.md#several-suites).",
+        Heading(2, "Make it again"),
+        Commands([command]),
+    ]
+    return to_markdown(blocks)
+
+
+def _answer(shown: list[PooledClaim], claims: int) -> str:
+    if not claims:
+        return "Nothing can be pooled: no two methods were compared on two tasks or more."
+    if not shown:
+        return (
+            f"No difference is shown: none of {plural(claims, 'comparison')} stands out from the spread between tasks."
+        )
+    named = []
+    for claim in sorted(shown, key=lambda claim: claim.p_value or 0.0)[:MOST_NAMED]:
+        ahead, behind = (claim.first, claim.second) if claim.found.estimate.value > 0 else (claim.second, claim.first)
+        where = "all base models" if claim.model is None else inert(claim.model)
+        named.append(f"{code(ahead)} beats {code(behind)} by {abs(claim.found.estimate.value):.1f} points on {where}")
+    more = f"; {len(shown) - len(named)} more below" if len(shown) > len(named) else ""
+    return f"Shown, {len(shown)} of {plural(claims, 'comparison')}: {'; '.join(named)}{more}."
+
+
+def _row(claim: PooledClaim) -> list[str]:
+    found, interval = claim.found, claim.interval
+    least, *_, most = sorted((value, task) for task, value in found.tasks.items())
+    spread = MISSING if found.task_sd is None else f"{found.task_sd:.1f}"
+    value = _points(found.estimate.value)
+    return [
+        code(claim.first),
+        code(claim.second),
+        f"all {claim.models}" if claim.model is None else inert(claim.model),
+        f"{claim.pairs:,}",
+        f"**{value}**" if claim.shown else value,
+        MISSING if interval is None else f"{_points(interval.low)} to {_points(interval.high)}",
+        probability(claim.p_value),
+        f"{_points(least[0])} ({code(least[1])}) to {_points(most[0])} ({code(most[1])}), SD {spread}",
+    ]
+
+
+def _points(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
