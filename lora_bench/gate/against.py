@@ -32,6 +32,7 @@ from lora_bench.gate.read_night import night_of
 from lora_bench.gate.series import Night, NightCell, changed_conditions, with_name
 from lora_bench.records.analysis import Analysis
 from lora_bench.report import text
+from lora_bench.report.model.overview import unless_words
 from lora_bench.report.sections.compare_runs import Pair, RunSet, hold_against
 from lora_bench.stats.apart import unseen
 from lora_bench.stats.pooled import chance_to_pass, pools, pools_of, seeds_to_pass
@@ -230,8 +231,7 @@ def _scores(pair: Pair, higher_is_better: bool, sets: _Sets) -> list[Finding]:
     if verdict.verdict == "worse":
         return finding("pass", "a loss is shown that is smaller than the margin")
     if unseen(verdict.pairs) > sets.settings.alpha:
-        rarely = "no loss of the margin, unless runs collapse now and then, which so few seeds do not show"
-        return finding("pass", rarely)
+        return finding("pass", f"no loss of the margin {unless_words([verdict])}")
     return []
 
 

@@ -138,7 +138,7 @@ def _sentences(closed: Sequence[Held], look: int, analysis: Analysis) -> Iterato
         place = f"for {next(iter(where))}" if count == 1 and len(where) == 1 else f"in {count} comparisons"
         said = f"{verdict} {'to' if verdict in ('equivalent', 'non-inferior') else 'than'}"
         if verdict == "inconclusive":
-            said = f"{unless} (unless runs collapse) to"
+            said = f"{unless} (if no run collapses) to"
         yield f"decided with {look} seeds: {label} is {said} {analysis.reference} {place}"
 
 

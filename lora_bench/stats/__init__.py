@@ -10,7 +10,7 @@ explains the computations and verdicts, and gives the coverage found in simulati
 from lora_bench.stats.across import InterquartileMean, MacroDifference, interquartile_mean, macro_difference
 from lora_bench.stats.crossed import Crossed, crossed_bootstrap, seed_from
 from lora_bench.stats.estimate import ChoiceError, Estimate, Interval, Summary, Uncertainty, clopper_pearson, summarise
-from lora_bench.stats.failures import Rate, collapsed, rate, with_failures_at_floor
+from lora_bench.stats.failures import Cancelling, Rate, Risk, collapsed, rate, with_failures_at_floor
 from lora_bench.stats.family import Adjusted, MarginClaims, holm, margin_claims
 from lora_bench.stats.gate import Confirmation, History, JudgedSeries, Shift, confirm, judge_night
 from lora_bench.stats.groups import Ranking, rank
@@ -33,6 +33,7 @@ from lora_bench.stats.verdict import UNDECLARED, FixedSeeds, JudgeSettings, Verd
 __all__ = [
     "UNDECLARED",
     "Adjusted",
+    "Cancelling",
     "ChoiceError",
     "Confirmation",
     "Crossed",
@@ -52,6 +53,7 @@ __all__ = [
     "PairedDifference",
     "Ranking",
     "Rate",
+    "Risk",
     "Shift",
     "SignFlip",
     "Summary",

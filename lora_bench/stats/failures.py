@@ -32,6 +32,56 @@ class Rate:
     confidence: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Risk:
+    """The cost of collapses to one method of a comparison.
+
+    Args:
+        loss: Gain of its runs that learned over one that learned nothing, above 0.
+        share: Share of its runs in the comparison that collapsed.
+        excluded: Rate of collapses that its runs exclude at 95 %, of all its places.
+    """
+
+    loss: float
+    share: float
+    excluded: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancelling:
+    """The rate of collapses that would cancel a claim.
+
+    Args:
+        of_first: Whether collapses of the first method would, and not of the second.
+        rate: Share of runs, in (0, 1].
+        excluded: The rate that the runs of this method exclude at 95 %.
+    """
+
+    of_first: bool
+    rate: float
+    excluded: float
+
+
+def cancelling(rooms: tuple[float | None, float | None], risks: tuple[Risk, Risk]) -> Cancelling | None:
+    """Return the least rate of collapses of either method that uses up its room, or None if neither has any.
+
+    Args:
+        rooms: Gain that the first and the second method may lose before a claim no longer holds; None for any.
+        risks: Cost of their collapses.
+    """
+    found = [
+        Cancelling(of_first=first, rate=min(1.0, risk.share + room / risk.loss), excluded=risk.excluded)
+        for first, room, risk in zip((True, False), rooms, risks, strict=True)
+        if room is not None
+    ]
+    return min(found, key=lambda one: one.rate, default=None)
+
+
+def excluded_rate(count: int, runs: int) -> float:
+    """Return the rate that *count* collapses in *runs* runs exclude at 95 %: one-sided, 10 runs without one exclude 26 %."""
+    return clopper_pearson(count, count, runs, 2 * CONFIDENCE - 1)[1]
+
+
 def rate(count: int, runs: int, confidence: float = CONFIDENCE) -> Rate:
     """Return the rate of *count* among *runs*.
 

@@ -27,6 +27,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.stats.apart import fewest_apart, fewest_unseen, least_p, stand_apart, unseen
 from lora_bench.stats.crossed import Crossed
 from lora_bench.stats.estimate import Estimate, Interval
+from lora_bench.stats.failures import Cancelling, Risk, cancelling
 from lora_bench.stats.family import Adjusted, MarginClaims, holm, margin_claims
 from lora_bench.stats.looks import STOPPED
 from lora_bench.stats.power import ALPHA, POWER, Needed, seeds_needed
@@ -118,6 +119,7 @@ class Verdict:
         noninferiority_p: Adjusted p-value of being worse by the margin or more; None likewise.
         unless_collapse: Claim of the margin on the assumption that neither method collapses in a tenth of its runs; None if
             there is none, or if the verdict claims as much without it.
+        cancelled: Rate of collapses that would cancel the claim; None without one, and where the cost of a collapse is unknown.
         choice_sd: Standard deviation from the choice of learning rates, which all intervals and p-values include; None if
             they hold at these rates only.
         apart: Whether runs collapsed or stand apart, so that p-values have a least value and no margin is claimed.
@@ -142,6 +144,7 @@ class Verdict:
     equivalence_p: float | None
     noninferiority_p: float | None
     unless_collapse: WithinMargin | None
+    cancelled: Cancelling | None
     choice_sd: float | None
     apart: bool
     margin: float | None
@@ -154,6 +157,11 @@ class Verdict:
     def decides(self) -> bool:
         """Whether anything is claimed, if only on the assumption that no run collapses."""
         return self.verdict != "inconclusive" or self.unless_collapse is not None
+
+    @property
+    def at_least(self) -> float:
+        """The least size of a claimed difference by `simultaneous`; 0 where that excludes no size."""
+        return 0.0 if self.simultaneous is None else max(0.0, self.simultaneous.low, -self.simultaneous.high)
 
 
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -168,6 +176,7 @@ def judge(
     power: float | None = POWER,
     collapsed: Collection[KeyT] = (),
     shares: float | Mapping[KeyT, float] | None = None,
+    risks: Mapping[KeyT, tuple[Risk, Risk] | None] | None = None,
 ) -> dict[KeyT, Verdict]:
     """Judge every comparison of a family; their order does not matter.
 
@@ -181,6 +190,7 @@ def judge(
         collapsed: Comparisons with a run that is known to have collapsed. For others, collapses are detected from the scores
             of the whole family.
         shares: Share of alpha at the look that each comparison has reached (`looks.share_of`); by default as *settings* say.
+        risks: Cost of collapses of the first and of the second method, where it is known.
 
     Raises:
         LoraBenchError: If a margin is missing or not above 0, a direction is missing, or alpha is not in (0, 0.5).
@@ -201,6 +211,7 @@ def judge(
             apart=everywhere or key in collapsed,
             own_apart=stand_apart(difference.scores),
             share=settings.share(difference.pairs) if shares is None else _each(shares, key, "share"),
+            risks=(risks or {}).get(key),
         )
         for key, difference in family.items()
     }
@@ -228,6 +239,7 @@ class _Asked:
     apart: bool
     own_apart: bool
     share: float
+    risks: tuple[Risk, Risk] | None
 
     @property
     def estimate(self) -> Estimate:
@@ -302,6 +314,7 @@ def _verdict(
     # In the metric's direction, not as gains: readers expect the difference of the two numbers in the table.
     simultaneous = asked.shown.interval(1 - alpha / family)
     clear = simultaneous is not None and margin is not None and max(simultaneous.low, -simultaneous.high) > margin
+    unless = unless if unless != within and (unless == "equivalent" or direction is None) else None
     return Verdict(
         verdict=name,
         small_but_real=direction if name == "equivalent" else None,
@@ -316,7 +329,10 @@ def _verdict(
         adjusted_p=adjusted.p_value,
         equivalence_p=claims.within if claims is not None else None,
         noninferiority_p=claims.above if claims is not None else None,
-        unless_collapse=unless if unless != within and (unless == "equivalent" or direction is None) else None,
+        unless_collapse=unless,
+        cancelled=cancelling(_rooms(name if name != "inconclusive" else unless, gain.value, margin), asked.risks)
+        if asked.risks is not None
+        else None,
         choice_sd=difference.estimate.choice_sd,
         apart=asked.apart,
         margin=margin,
@@ -325,6 +341,15 @@ def _verdict(
         needed=_needed(asked, adjusted, claims, power) if name == "inconclusive" else None,
         reason=_reason(difference),
     )
+
+
+def _rooms(claim: str | None, gain: float, margin: float | None) -> tuple[float | None, float | None]:
+    """Return the gain that the first and the second method may lose before a claim no longer holds."""
+    if claim in ("better", "worse"):
+        return (gain, None) if claim == "better" else (None, -gain)
+    if claim is None or margin is None:
+        return None, None
+    return gain + margin, margin - gain if claim == "equivalent" else None
 
 
 def _needed(asked: _Asked, adjusted: Adjusted, claims: MarginClaims | None, power: float | None) -> Needed | None:

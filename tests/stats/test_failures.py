@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.stats import collapsed, paired_difference, rate, with_failures_at_floor
+from lora_bench.stats import Cancelling, Risk, collapsed, paired_difference, rate, with_failures_at_floor
+from lora_bench.stats.failures import cancelling, excluded_rate
 
 
 def test_no_failure_of_five_runs_leaves_a_half_possible():
@@ -47,3 +48,20 @@ def test_a_seed_cannot_fail_and_have_a_score():
         with_failures_at_floor({1: 0.9}, [1], 0.5)
     with pytest.raises(LoraBenchError, match="the floor is nan"):
         with_failures_at_floor({1: 0.9}, [2], math.nan)
+
+
+def test_the_rate_of_collapses_that_cancels_a_claim_by_hand():
+    # The first is better by 1.2 points, and a collapse of it costs 34: 1.2 / 34; one of ten fell already, which its mean has.
+    first, second = Risk(loss=0.34, share=0.1, excluded=0.4), Risk(loss=0.3, share=0.0, excluded=0.26)
+    found = cancelling((0.012, None), (first, second))
+    assert found == Cancelling(of_first=True, rate=pytest.approx(0.1 + 0.012 / 0.34), excluded=0.4)
+    # Equivalence within .015 ends too where the second collapses, so that the first would be better by as much.
+    assert cancelling((0.027, 0.003), (first, second)) == Cancelling(
+        of_first=False, rate=pytest.approx(0.01), excluded=0.26
+    )
+    assert cancelling((None, None), (first, second)) is None
+
+
+@pytest.mark.parametrize(("runs", "rate"), [(10, 0.2589), (30, 0.0950)])
+def test_runs_without_a_collapse_exclude_a_rate(runs, rate):
+    assert excluded_rate(0, runs) == pytest.approx(1 - 0.05 ** (1 / runs)) == pytest.approx(rate, abs=5e-5)

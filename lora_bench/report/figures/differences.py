@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_bench.report import text
 from lora_bench.report.figures.draw import settings, to_svg
-from lora_bench.report.model.overview import UNLESS, Contrast
+from lora_bench.report.model.overview import UNLESS, Contrast, unless_words
 from lora_bench.report.text import plain
 from lora_bench.stats.verdict import FEWEST_PAIRS, VerdictName
 
@@ -276,7 +276,8 @@ def _draw(axes: Any, contrast: Contrast, place: float, limits: tuple[float, floa
 
 def notes_of_words(contrasts: Sequence[Contrast]) -> list[str]:
     """Return what a star in `words` means, if one of them has it."""
-    return [f"*: {UNLESS}."] if any(contrast.shown.endswith(UNLESS) for contrast in contrasts) else []
+    starred = [contrast.verdict for contrast in contrasts if contrast.shown.endswith(UNLESS)]
+    return [f"*: {unless_words(starred)}."] if starred else []
 
 
 def words(contrast: Contrast) -> str:

@@ -2,7 +2,7 @@
 
 The best method of a table, by its mean score, becomes the reference of `judge_comparison`; every other method is judged against
 it by the verdicts of a report. The cheapest of those shown to be better, equivalent or non-inferior is chosen, or the best
-itself if none is cheaper by a tenth. Below 29 seeds the last two are shown only unless runs collapse: such a choice is at most
+itself if none is cheaper by a tenth. Below 29 seeds the last two hold only if few runs collapse: such a choice is at most
 indicative. With too few seeds nothing is shown, and the best itself is chosen.
 
 Taking the observed best for the reference makes the proof harder, since its mean is likely to be above its true one. The error
@@ -229,14 +229,15 @@ def _reason(row: Row, best: Row, held: Held | None, cost: float | None, prefer: 
     elif held is None:
         said += f", not judged against {best.label}"
     else:
-        verdict, interval = held.verdict, held.verdict.interval
+        verdict, interval = held.verdict, held.verdict.simultaneous
         within = f" (interval {text.ends(interval, text.difference)})" if interval else ""
         margin = f" at a margin of {verdict.margin:g}" if verdict.margin is not None else ""
         shown = _shown(verdict)
         against = f"{shown} to" if shown in ("equivalent", "non-inferior") else f"{shown} than"
         if shown == "inconclusive":
             against = "undecided against"
-        unless = " unless runs collapse" if shown != verdict.verdict else ""
+        rate = "some" if verdict.cancelled is None else f"over {text.percent(verdict.cancelled.rate)} of"
+        unless = f" unless {rate} runs collapse" if verdict.decides else ""
         unless += ", at these rates" if verdict.choice_sd is None and shown != "inconclusive" else ""
         said += f", {against} {best.label}{margin}{unless}: {text.difference(verdict.difference)}{within}"
     if row.failures:

@@ -9,7 +9,7 @@ choose on the reported split, are left out: their runs may have been chosen by t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -26,6 +26,7 @@ from lora_bench.report.model.searches import Searches
 from lora_bench.report.model.seed_scores import (
     AnswersOf,
     at_floor,
+    both_risks,
     collapse_seen,
     difference_of,
     gain_and_p,
@@ -33,7 +34,8 @@ from lora_bench.report.model.seed_scores import (
     no_answers,
     scored,
 )
-from lora_bench.stats import Items, PairedDifference, Verdict, judge
+from lora_bench.stats import Items, PairedDifference, Risk, Verdict, judge
+from lora_bench.stats.failures import excluded_rate
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
 # The share of runs that learned nothing from which on more work comes before more seeds.
@@ -73,6 +75,11 @@ class Ends(NamedTuple):
     failed: int = 0
     diverged: int = 0
     fallen: int = 0
+
+    @property
+    def excluded(self) -> float:
+        """The rate of collapses that these runs exclude."""
+        return excluded_rate(self.diverged + self.fallen, max(1, self.runs - self.failed + self.diverged))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,16 +137,7 @@ class Judged:
     @cached_property
     def ends(self) -> dict[str, Ends]:
         """The ends of the runs of each method, by label; runs of a reference count once."""
-        rows = {row.run_ids: (held.setting, row) for held in self.held for row in (held.row, held.reference)}
-        return {
-            label: Ends(
-                runs=sum(len(row.run_ids) for _, row in found),
-                failed=sum(len(row.failures) for _, row in found),
-                diverged=sum(failure.status == "diverged" for _, row in found for failure in row.failures),
-                fallen=sum(fallen_runs(row, of.spec.task.higher_is_better, row.least_learned) for of, row in found),
-            )
-            for label, found in grouped(rows.values(), lambda one: one[1].label).items()
-        }
+        return ends_of((held.setting, row) for held in self.held for row in (held.row, held.reference))
 
     @cached_property
     def all_ends(self) -> Ends:
@@ -176,7 +174,9 @@ def judge_comparison(
     tables = _tables(comparison, chosen, answers, left_out)
     if not any(table.found for table in tables):
         return None
-    tables = _with_verdicts(tables, chosen)
+    ends = ends_of((one.setting, one.scored[at].row) for one in tables for at in (one.reference, *one.found))
+    excluded = {label: of.excluded for label, of in ends.items()}
+    tables = _with_verdicts([replace(table, excluded=excluded) for table in tables], chosen)
     return Judged(
         comparison=comparison,
         analysis=chosen,
@@ -188,6 +188,20 @@ def judge_comparison(
         left_out=tuple(left_out),
         lost=_lost(tables, records, answers),
     )
+
+
+def ends_of(places: Iterable[tuple[Setting, Row]]) -> dict[str, Ends]:
+    """Return the ends of the runs of each method, by label; runs that are in several places count once."""
+    rows = {row.run_ids: (setting, row) for setting, row in places}
+    return {
+        label: Ends(
+            runs=sum(len(row.run_ids) for _, row in found),
+            failed=sum(len(row.failures) for _, row in found),
+            diverged=sum(failure.status == "diverged" for _, row in found for failure in row.failures),
+            fallen=sum(fallen_runs(row, of.spec.task.higher_is_better, row.least_learned) for of, row in found),
+        )
+        for label, found in grouped(rows.values(), lambda one: one[1].label).items()
+    }
 
 
 def _declaration(carried: Mapping[str, Analysis], records: Sequence[Record]) -> Analysis | None:
@@ -259,7 +273,7 @@ def _compared(
             left_out[f"{one.row.label} {where}: {difference}"] = None
         else:
             differences[place] = difference
-    return JudgedTable(setting=setting, table=table, scored=rows, reference=reference, found=differences)
+    return JudgedTable(setting=setting, table=table, scored=rows, reference=reference, found=differences, excluded={})
 
 
 def _lost(tables: Sequence[JudgedTable], records: Sequence[Record], answers: AnswersOf) -> tuple[str, ...]:
@@ -292,7 +306,7 @@ def not_judged(setting: Setting) -> str | None:
 
 def _with_verdicts(tables: Sequence[JudgedTable], analysis: Analysis) -> list[JudgedTable]:
     """Judge the whole family: comparisons with a margin and those without have one error level."""
-    margins, directions, differences = {}, {}, {}
+    margins, directions, differences, risks = {}, {}, {}, {}
     fallen = set()
     for number, table in enumerate(tables):
         task = table.setting.spec.task
@@ -303,11 +317,19 @@ def _with_verdicts(tables: Sequence[JudgedTable], analysis: Analysis) -> list[Ju
             pair = table.scored[place].row, table.scored[table.reference].row
             if collapse_seen(*pair, higher_is_better=directions[number, place]):
                 fallen.add((number, place))
-    found = judge(differences, margin=margins, settings=analysis, higher_is_better=directions, collapsed=fallen)
+            risks[number, place] = _risks(table, place)
+    found = judge(
+        differences, margin=margins, settings=analysis, higher_is_better=directions, collapsed=fallen, risks=risks
+    )
     return [
         replace(table, verdicts={place: found[number, place] for place in table.found})
         for number, table in enumerate(tables)
     ]
+
+
+def _risks(table: JudgedTable, place: int) -> tuple[Risk, Risk] | None:
+    rows = [table.scored[index].row for index in (place, table.reference)]
+    return both_risks(*(([(table.setting, row)], table.excluded[row.label]) for row in rows))
 
 
 def _held(table: JudgedTable, place: int) -> Held:

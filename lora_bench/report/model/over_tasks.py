@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lora_bench.metrics import HALF_A_POINT, default_margin
@@ -19,8 +19,8 @@ from lora_bench.records.analysis import Analysis
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.ranking import Contest, Rank, other_pairs, rank_all
 from lora_bench.report.model.rows import Row, grouped
-from lora_bench.report.model.seed_scores import DRAWS, Compared, Scored, items_of
-from lora_bench.stats import MacroDifference, Summary, Verdict, judge, macro_difference, seed_from, summarise
+from lora_bench.report.model.seed_scores import DRAWS, Compared, Scored, both_risks, items_of
+from lora_bench.stats import MacroDifference, Risk, Summary, Verdict, judge, macro_difference, seed_from, summarise
 from lora_bench.stats.apart import least_p
 from lora_bench.stats.verdict import FEWEST_PAIRS, VerdictName
 
@@ -79,6 +79,7 @@ class JudgedTable:
         scored: Scores of every row.
         reference: Place of the reference among them.
         found: Differences of the other rows to it, by place, where they can be compared.
+        excluded: Rate of collapses that the runs of each method exclude, in all places, by label.
         verdicts: Verdicts on these.
     """
 
@@ -87,6 +88,7 @@ class JudgedTable:
     scored: Sequence[Scored]
     reference: int
     found: Mapping[int, Compared]
+    excluded: Mapping[str, float]
     verdicts: Mapping[int, Verdict] = field(default_factory=dict)
 
 
@@ -103,7 +105,11 @@ def judge_over_tasks(cells: Sequence[JudgedTable], analysis: Analysis) -> tuple[
         return ()
     margin = analysis.margin if isinstance(analysis.margin, float) else HALF_A_POINT
     apart = {key for key in differences if _apart(groups[key[0]], key[1])}
-    verdicts = judge(differences, margin=margin, settings=analysis, collapsed=apart)
+    risks = {
+        (number, label): _risks(groups[number], (label, analysis.reference), of.tasks)
+        for (number, label), of in differences.items()
+    }
+    verdicts = judge(differences, margin=margin, settings=analysis, collapsed=apart, risks=risks)
     ranks = _ranks(groups, verdicts, analysis)
     return tuple(
         OverTasks(
@@ -149,6 +155,13 @@ def _apart(group: Mapping[str, JudgedTable], label: str) -> bool:
         for cell in group.values()
         for place, verdict in cell.verdicts.items()
     )
+
+
+def _risks(group: Mapping[str, JudgedTable], labels: tuple[str, str], tasks: Iterable[str]) -> tuple[Risk, Risk] | None:
+    """Return the costs of collapses of two methods over *tasks*, where both are known."""
+    excluded, cells = next(iter(group.values())).excluded, [group[task] for task in tasks]
+    places = ([(cell.setting, of.row) for cell in cells if (of := _of(cell, label)) is not None] for label in labels)
+    return both_risks(*((rows, excluded[label]) for rows, label in zip(places, labels, strict=True)))
 
 
 def _against_reference(group: Mapping[str, JudgedTable], label: str, reference: str) -> MacroDifference | None:

@@ -15,6 +15,7 @@ from functools import cached_property
 
 from lora_bench.metrics import default_margin
 from lora_bench.records.budget import ParameterAxis
+from lora_bench.report import text
 from lora_bench.report.model.choose_method import LIKE_COST, Choice
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, rows_of
 from lora_bench.report.model.judged import Judged
@@ -30,10 +31,10 @@ PEAK = "measured.peak_bytes"
 # Bytes of a stored weight, where no run kept its files.
 WEIGHT_BYTES = 4
 
-# Few seeds without a collapse do not exclude one.
-UNLESS = "unless runs collapse"
+# Marks a verdict that holds if no run collapses; readers see the rate instead: `unless_words`.
+UNLESS = "if sound"
 
-# Verdicts in the order in which they are named: those that decide, and those that hold unless runs collapse.
+# Verdicts in the order in which they are named: those that decide, and those that hold if no run collapses.
 DECIDED: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "non-inferior")
 WITHIN: tuple[VerdictName, ...] = ("equivalent", "non-inferior")
 UNLESS_COLLAPSE = tuple(f"{word} {UNLESS}" for word in WITHIN)
@@ -44,10 +45,27 @@ Target = tuple[ParameterAxis, int] | None
 
 
 def shown_verdict(verdict: Verdict) -> str:
-    """The verdict; an open one says what would hold if runs never collapsed, such as "equivalent unless runs collapse"."""
+    """Return the verdict; of an open one what would hold if runs never collapsed, with a mark."""
     if verdict.verdict == "inconclusive" and verdict.unless_collapse is not None:
         return f"{verdict.unless_collapse} {UNLESS}"
     return verdict.verdict
+
+
+def unless_words(verdicts: Iterable[Verdict]) -> str:
+    """Return the least rate of collapses that would cancel any of these verdicts, in words."""
+    rates = [one.cancelled.rate for one in verdicts if one.cancelled is not None]
+    return f"unless over {rate_words(min(rates))} of runs collapse" if rates else "unless some runs collapse"
+
+
+def rate_words(rate: float) -> str:
+    """Return a rate of collapses."""
+    return text.percent(rate, 0 if rate >= 0.1 else 1)
+
+
+def verdict_name(shown: str, verdicts: Iterable[Verdict]) -> str:
+    """Return a verdict that some comparisons share, with what would cancel one that holds if no run collapses."""
+    name, *if_sound = shown.split(f" {UNLESS}")
+    return f"{name} {unless_words(verdicts)}" if if_sound else name
 
 
 # Where runs come from, and a number among the settings of one task and target.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_bench.metrics import find
+from lora_bench.metrics import default_margin, find
 from lora_bench.metrics.support.item_weights import item_metric
 from lora_bench.metrics.support.label_arrays import are_label_sets
 from lora_bench.records.analysis import Analysis
@@ -20,6 +20,7 @@ from lora_bench.stats import (
     Items,
     ItemScores,
     PairedDifference,
+    Risk,
     crossed_bootstrap,
     item_difference,
     paired_difference,
@@ -142,6 +143,37 @@ def collapse_seen(row: Row, other: Row, *, higher_is_better: bool) -> bool:
         any(failure.status == "diverged" for failure in side.failures) or fallen_runs(side, higher_is_better, floor) > 0
         for side in (row, other)
     )
+
+
+def risk_of(places: Sequence[tuple[Setting, Row]], excluded: float) -> Risk | None:
+    """Return the cost of collapses of a method, as the mean over its places; None where one has no known floor.
+
+    Args:
+        places: Rows of the method whose scores enter a comparison.
+        excluded: Rate of collapses that all its runs exclude.
+    """
+    losses, fallen = [], []
+    for setting, row in places:
+        task = setting.spec.task
+        share = default_margin(task.metric) is not None
+        floor = row.majority_score if row.majority_score is not None or not share else 0.0
+        if floor is None or row.score is None:
+            return None
+        number = fallen_runs(row, task.higher_is_better, row.least_learned)
+        sign = 1 if task.higher_is_better else -1
+        sound = sorted((sign * score.value for score in row.scores), reverse=True)[: row.score.n - number]
+        losses.append(float(np.mean(sound)) - sign * floor if sound else 0.0)
+        fallen.append(number / row.score.n)
+    loss = float(np.mean(losses))
+    if loss <= 0:
+        return None
+    return Risk(loss=loss, share=float(np.mean(np.multiply(losses, fallen))) / loss, excluded=excluded)
+
+
+def both_risks(*sides: tuple[Sequence[tuple[Setting, Row]], float]) -> tuple[Risk, Risk] | None:
+    """Return the costs of collapses of two methods, each of its places and excluded rate; None unless both are known."""
+    one, other = (risk_of(places, excluded) for places, excluded in sides)
+    return (one, other) if one is not None and other is not None else None
 
 
 def gain_and_p(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from lora_bench.report import text
 from lora_bench.report.model.choose_method import LIKE_COST
 from lora_bench.report.model.decision import Decision
-from lora_bench.report.model.overview import DECIDED, NOT_WORSE, UNLESS, WITHIN, Contrast, Line, Overview
+from lora_bench.report.model.overview import DECIDED, NOT_WORSE, UNLESS, WITHIN, Contrast, Line, Overview, unless_words
 from lora_bench.report.sections.method_tables import metric_name
 from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.apart import fewest_unseen
@@ -117,7 +117,7 @@ def any_of(seen: Overview, decision: Decision) -> tuple[str, list[str]]:
     rest = [line for line in seen.methods if line not in lines and line.contrasts]
     contrasts = [contrast for line in others for contrast in line.contrasts]
     number = times(len(contrasts), len(contrasts)) if len(contrasts) > len(others) else ""
-    unless = f" {UNLESS}" if any(contrast.shown != "equivalent" for contrast in contrasts) else ""
+    unless = _unless([contrast for contrast in contrasts if contrast.shown != "equivalent"])
     reference = code(seen.reference)
     as_good = (
         f"as good as {reference}{f'{number}{COMPARISONS}' if number else ''}{_margin(contrasts)}{unless}, "
@@ -184,7 +184,7 @@ def open_pick(seen: Overview, pick: Line) -> tuple[str, list[str]]:
     if not pick.all_shown(NOT_WORSE):
         lead = f"{code(pick.label)} {what}, but compared with {reference} it is {_shown(pick, COMPARISONS)}."
         return lead, _compared(seen, others, "")
-    by = f", {sizes(pick.contrasts)} better than that of {reference}" if len(pick.contrasts) == 1 else ""
+    by = f", {_seen(pick.contrasts[0])} better than that of {reference}" if len(pick.contrasts) == 1 else ""
     lead = (
         f"{code(pick.label)} {what}{by}, with a file {_span(pick.file_ratios)} times as large; "
         f"that it is better than {reference} is not shown."
@@ -217,10 +217,14 @@ def _shown(line: Line, noun: str = "") -> str:
     for word, found in line.by_verdict.items():
         by = f", by {sizes(found)}{_shown_on(line.contrasts)}" if word in ("better", "worse") else ""
         name, *unless = word.split(f" {UNLESS}")
-        by = _margin(found) + (f" {UNLESS}" if unless else "") if name in WITHIN else by
+        by = _margin(found) + (_unless(found) if unless else "") if name in WITHIN else by
         counted = times(len(found), len(line.contrasts))
         said.append(f"{_WORDS.get(name, name)}{counted}{noun if counted and not said else ''}{by}")
     return listed(said)
+
+
+def _unless(contrasts: Sequence[Contrast]) -> str:
+    return f" {unless_words(one.verdict for one in contrasts)}" if contrasts else ""
 
 
 def _shown_on(contrasts: Sequence[Contrast]) -> str:
@@ -257,13 +261,20 @@ def times(number: int, of: int) -> str:
 
 
 def sizes(contrasts: Sequence[Contrast]) -> str:
-    """Return the sizes of differences from the smallest to the largest, such as "2.0 to 4.6 points" or "0.10 to 0.12 bleu"."""
+    """Return the least sizes of claimed differences, such as "at least 2.0 to 4.6 points" or "at least 0.10 bleu"."""
     shares = all(contrast.shares for contrast in contrasts)
     form = (lambda value: f"{100 * value:.1f}") if shares else text.score
-    found = text.span([abs(one.verdict.difference) for one in contrasts], form)
+    least = [one.verdict.at_least for one in contrasts]
+    some = float(form(min(least)).replace(",", "")) > 0
+    found = f"{'at least' if some else 'more than'} {text.span(least, form)}"
     metrics = {metric_name(contrast.setting) for contrast in contrasts}
     unit = "points" if shares else next(iter(metrics)) if len(metrics) == 1 else ""
     return f"{found} {unit}".rstrip()
+
+
+def _seen(contrast: Contrast) -> str:
+    size = abs(contrast.verdict.difference)
+    return f"{100 * size:.1f} points" if contrast.shares else f"{text.score(size)} {metric_name(contrast.setting)}"
 
 
 def _larger(line: Line, other: Line) -> float:

@@ -13,12 +13,12 @@ from lora_bench.report.model.decision import Level
 from lora_bench.report.model.judged import Held, Judged
 from lora_bench.report.model.overview import (
     DECIDED,
-    UNLESS,
     UNLESS_COLLAPSE,
     Contrast,
     by_verdict,
     contrasts_of,
     shown_verdict,
+    verdict_name,
 )
 from lora_bench.report.model.rows import grouped
 from lora_bench.report.sections.advice import sizes, times
@@ -116,7 +116,8 @@ def _counts(contrasts: Sequence[Contrast]) -> str:
     words = []
     for word, found in by_verdict(contrasts).items():
         by = f" (by {sizes(found)})" if word in ("better", "worse") else ""
-        words.append(f"{'undecided' if word == 'inconclusive' else word}{times(len(found), len(contrasts))}{by}")
+        name = "undecided" if word == "inconclusive" else verdict_name(word, (one.verdict for one in found))
+        words.append(f"{name}{times(len(found), len(contrasts))}{by}")
     return listed(words)
 
 
@@ -146,7 +147,7 @@ def _grades(held: Sequence[Held], level: Level | None) -> list[str]:
     if len(found) == 1:
         (grade,) = found
         unless = grade == "recommendation" and any(shown_verdict(one.verdict) in UNLESS_COLLAPSE for one in held)
-        but = f"; those that hold {UNLESS} are indicative" if unless else ""
+        but = "; those that hold only if few runs collapse are indicative" if unless else ""
         return [f"with {_seeds(held)} a method these verdicts {_GRADES[grade]}{but}"] if level == "partly" else []
     said = [
         f"{len(of)} ({sum(one.verdict.verdict in DECIDED for one in of)} decided) rest on {_seeds(of)} a method and "

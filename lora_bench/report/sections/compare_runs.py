@@ -18,10 +18,11 @@ from lora_bench.records.analysis import Analysis
 from lora_bench.records.record import Record
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Heading, SectionAnswer, TextList, wide_table
-from lora_bench.report.model.comparison import RowPlace, compare, conditions_of, rows_of
-from lora_bench.report.model.overview import SHOWN, shown_verdict
+from lora_bench.report.model.comparison import RowPlace, Setting, compare, conditions_of, rows_of
+from lora_bench.report.model.judged import ends_of
+from lora_bench.report.model.overview import SHOWN, shown_verdict, verdict_name
 from lora_bench.report.model.rows import Row, canonical, grouped
-from lora_bench.report.model.seed_scores import AnswersOf, collapse_seen, difference_of, scored
+from lora_bench.report.model.seed_scores import AnswersOf, both_risks, collapse_seen, difference_of, scored
 from lora_bench.report.sections.method_tables import SHARED
 from lora_bench.report.sections.verdicts import numbers, verdict_legend
 from lora_bench.report.text import MISSING, change, code, inert, listed, plural
@@ -141,6 +142,7 @@ def hold_against(
             for place, task in tasks.items()
             if collapse_seen(rows[place].row, others[place].row, higher_is_better=bool(task.higher_is_better))
         ],
+        risks={place: both_risks(*(_side(side[place]) for side in (others, rows))) for place in found},
     )
     return TwoSets(
         first=first,
@@ -158,6 +160,10 @@ def hold_against(
     )  # fmt: skip
 
 
+def _side(at: RowPlace) -> tuple[list[tuple[Setting, Row]], float]:
+    return [(at.setting, at.row)], ends_of([(at.setting, at.row)])[at.row.label].excluded
+
+
 def _share(pairs: int, sets: Sequence[RunSet]) -> float:
     """The share of the error level of so many pairs, where runs stopped at a look: the smaller, if the sets have two rules."""
     rules = {one.analysis.sha256: one.analysis for each in sets for one in each.records if one.analysis is not None}
@@ -167,8 +173,9 @@ def _share(pairs: int, sets: Sequence[RunSet]) -> float:
 def two_sets_page(sets: TwoSets) -> list[Block]:
     """Return the page; its answer follows its title."""
     names = f"{inert(sets.second.name)} against {inert(sets.first.name)}"
-    found = [shown_verdict(pair.verdict) for pair in sets.pairs]
-    counts = [f"{word} in {found.count(word)}" for word in (*SHOWN, "inconclusive") if word in found]
+    found = grouped([pair.verdict for pair in sets.pairs], shown_verdict)
+    shown = [(verdict_name(word, found[word]), len(found[word])) for word in (*SHOWN, "inconclusive") if word in found]
+    counts = [f"{name} in {number}" for name, number in shown]
     said = (
         f"Of {plural(len(sets.pairs), 'comparison')}, {inert(sets.second.name)} is {listed(counts)}."
         if sets.pairs

@@ -13,7 +13,7 @@ from lora_bench.report.blocks import Block, Lead
 from lora_bench.report.model.choose_method import NO_RESULT
 from lora_bench.report.model.decision import Decision, Level
 from lora_bench.report.model.judged import Judged
-from lora_bench.report.model.overview import UNLESS_COLLAPSE, Overview
+from lora_bench.report.model.overview import Overview, rate_words
 from lora_bench.report.model.report import Report
 from lora_bench.report.sections.advice import advice, any_of, open_pick, unpicked
 from lora_bench.report.sections.chosen_rates import tried_rates
@@ -180,9 +180,22 @@ def _strength(seen: Overview, judged: Judged, level: Level) -> str:
     rates = [contrast.verdict.choice_sd is not None for contrast in seen.contrasts]
     seeds += ", choice of learning rates included" if all(rates) else f", {'some ' * any(rates)}at these learning rates"
     hint = ": a hint; confirm with more seeds before choosing" if level == "exploratory" else ""
-    unless = [contrast.verdict.pairs for contrast in seen.contrasts if contrast.shown in UNLESS_COLLAPSE]
-    few = f"{plural(max(unless), 'seed')} cannot exclude that runs collapse now and then. " if unless else ""
     return (
-        f"Strength: **{'partly decided' if level == 'partly' else level}**{hint} ({seeds}, {rules[judged.declared]}). {few}"
+        f"Strength: **{'partly decided' if level == 'partly' else level}**{hint} ({seeds}, {rules[judged.declared]}). "
+        f"{_easily_cancelled(seen)}"
         f"{range_words([(held.setting, held.table) for held in judged.held])}"
+    )
+
+
+def _easily_cancelled(seen: Overview) -> str:
+    """Return a sentence on the claim that the fewest collapses would cancel."""
+    found = [(one.verdict.cancelled, one.label) for one in seen.contrasts if one.verdict.cancelled is not None]
+    if not found:
+        return ""
+    least, label = min(found, key=lambda one: one[0].rate)
+    of = code(label if least.of_first else seen.reference)
+    which = "The claim holds" if len(found) == 1 else f"All {len(found)} claims hold"
+    return (
+        f"{which} unless {of} collapses in over {rate_words(least.rate)} of runs; "
+        f"its runs exclude over {rate_words(least.excluded)}. "
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, TextTable, known_columns
-from lora_bench.report.model.overview import DECIDED, Line, Overview, Ratio
+from lora_bench.report.model.overview import DECIDED, Line, Overview, Ratio, verdict_name
 from lora_bench.report.sections.advice import comparisons_of, times
 from lora_bench.report.sections.method_tables import SHARED, metric_name, setting_name
 from lora_bench.report.text import MISSING, code, inert, plural
@@ -158,7 +158,13 @@ def verdict_of(line: Line, *, short: bool = False, needed: bool = True) -> str:
     number = len(line.contrasts)
     said = []
     for word, found in line.by_verdict.items():
-        name = f"**{word}**" if word in DECIDED else "undecided" if word == "inconclusive" else word
+        name = (
+            f"**{word}**"
+            if word in DECIDED
+            else "undecided"
+            if word == "inconclusive"
+            else verdict_name(word, (one.verdict for one in found))
+        )
         numbers = sorted(one.verdict.needed.seeds for one in found if one.verdict.needed is not None)
         all_known = needed and not short and word == "inconclusive" and len(numbers) == len(found)
         seeds = f" ({ESTIMATED} {numbers[-1]} seeds)" if all_known else ""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Fold, Heading, TextList, TextTable, known_columns
 from lora_bench.report.model.judged import Held, Judged
-from lora_bench.report.model.overview import DECIDED
+from lora_bench.report.model.overview import DECIDED, rate_words
 from lora_bench.report.model.ranking import Rank
 from lora_bench.report.sections.method_tables import method_name, model_name, setting_name
 from lora_bench.report.text import MISSING, code, inert
@@ -65,7 +65,7 @@ MORE = "More on how to read verdicts: [docs/statistics.md](/docs/statistics.md#v
 
 _LEGEND = """\
 *difference*: the method less the reference, mean over seeds.
-*interval*: at 95 %, for this comparison alone; *covers* says what it allows for: new seeds, or also new test items.
+*interval*: at 95 % for all comparisons at once; *covers* says what it allows for: new seeds, or also new test items.
 *better*, *worse*: a difference is shown. *equivalent*: it is shown to be smaller than the margin.
 *non-inferior*: the method is shown not to be worse by the margin.
 *inconclusive*: none of these is shown; it never means that two methods are equal.
@@ -92,10 +92,11 @@ def verdict_legend(verdicts: Sequence[Verdict]) -> TextList:
             "*runs of two kinds*: some runs collapsed, or stand apart more than normal scores do. No p of such a "
             f"comparison is below 2 / 4ⁿ with n seeds ({least_p(seeds):.2g} with {seeds}); none is equivalent or non-inferior."
         )
-    if any(verdict.unless_collapse is not None for verdict in verdicts):
+    if any(verdict.cancelled is not None for verdict in verdicts):
         items.append(
-            "*unless runs collapse*: so few seeds do not exclude that a method collapses in a tenth of its runs; "
-            f"{fewest_unseen(ALPHA)} without a collapse do in a single comparison, and more in a family."
+            "*unless … collapses in over x of runs*: so many collapses would cancel the claim; in brackets the rate that the "
+            "method's runs in all places exclude at 95 %. A claim of the margin is a verdict only if a tenth is excluded, "
+            f"which takes {fewest_unseen(ALPHA)} seeds, and more in a family; before, it stands behind *inconclusive*."
         )
     return TextList(items)
 
@@ -134,7 +135,7 @@ def numbers(verdict: Verdict, covers: str) -> list[str]:
     """Return the cells of a comparison: difference, interval, its coverage, verdict, p, and the seeds that would decide."""
     return [
         text.difference(verdict.difference),
-        MISSING if verdict.pairs < FEWEST_PAIRS else text.ends(verdict.interval, text.difference),
+        MISSING if verdict.pairs < FEWEST_PAIRS else text.ends(verdict.simultaneous, text.difference),
         covers,
         verdict_words(verdict),
         text.probability(verdict.adjusted_p),
@@ -155,11 +156,18 @@ def verdict_words(verdict: Verdict) -> str:
     if verdict.small_but_real is not None:
         word += f", and slightly {verdict.small_but_real}"
     elif verdict.unless_collapse is not None:
-        word += f"; {verdict.unless_collapse} unless runs collapse"
+        word += f"; {verdict.unless_collapse}"
     elif verdict.beyond_margin:
         word += " by more than the margin"
-    claims = decided or verdict.unless_collapse is not None
-    return f"{word}, at these rates" if claims and verdict.choice_sd is None else word
+    if not verdict.decides:
+        return word
+    if verdict.cancelled is not None:
+        who = "it" if verdict.cancelled.of_first else "the reference"
+        rate, excluded = rate_words(verdict.cancelled.rate), rate_words(verdict.cancelled.excluded)
+        word += f" unless {who} collapses in over {rate} of runs ({excluded} excluded)"
+    elif verdict.verdict == "inconclusive":
+        word += " unless some runs collapse"
+    return f"{word}, at these rates" if verdict.choice_sd is None else word
 
 
 def without_result(judged: Judged) -> list[str]:
