@@ -1,15 +1,16 @@
 """Runs that were still improving when their budget ended: with more of it, they may have scored otherwise.
 
-The rule looks at the points of a learning curve: the scores on the selection split where there are at least four of them, else
-the training loss, whose points are first put together to ten means of neighbours. A run was still improving where its last
-point is its best, each of the last two steps was an improvement, and both together come to more than twice the curve's noise.
-The noise is the median, over all points between two others, of the distance between a point and the middle of the two beside
-it: nothing on a straight line, and about 0.8 standard deviations of independent errors.
+The rule looks at the points of a learning curve: the scores on the selection split where there are at least four of them,
+else the training loss. A run was still improving where the last third of its points is better than those from a sixth to a
+half, by more than LEVEL standard errors. The middles of the two parts are a factor of 2.5 apart, so a gain is one that more
+than a doubling of the steps brought. The noise of a point comes from the median distance between a point and the middle of
+the two beside it, which is nothing on a straight line, and 0.826 standard deviations of independent normal errors.
+`benchmarks/still_improving.py` has how often it is right.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,10 @@ from lora_bench.report.text import inert, plural, score
 
 POINTS = 4
 LOSS_POINTS = 10
+# Of flat curves a tenth is above: one-sided, normal.
+LEVEL = 1.28
+# Median of |e| for e = x − (y + z) / 2, of standard deviation √1.5.
+OF_NOISE = 0.6745 * math.sqrt(1.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +36,9 @@ class Improving:
 
     Args:
         metric: Metric of the scores on the selection split, or None where it is the training loss.
-        before: The point two before the last.
-        last: The last point.
-        noise: Noise of the curve.
+        before: Mean of the points from a sixth to a half of the curve.
+        last: Mean of the last third.
+        noise: Standard error of their difference.
     """
 
     metric: str | None
@@ -101,42 +106,36 @@ def improving_blocks(records: Sequence[Record], comparison: Comparison) -> list[
             of = "the training loss" if last.metric is None else f"{inert(last.metric)} on the selection split"
             items.append(
                 f"{name}: {len(found)} of {plural(len(runs), 'run')}, "
-                f"by {of} ({score(last.before)} to {score(last.last)} in the last two steps of the curve"
-                f"{' of the first' if len(found) > 1 else ''})."
+                f"by {of} ({score(last.before)} to {score(last.last)}{', the first' if len(found) > 1 else ''})."
             )
     if not items:
         return []
     more = [f"The curve of {plural(short, 'run')} is too short to tell."] if short else []
     return [
-        "These runs were still improving when their budget ended: the last two steps of the curve are both improvements and "
-        "together exceed twice its noise. More work may change their scores.",
+        "These runs were still improving when their budget ended: the last third of the curve is better than the part from a "
+        f"sixth to a half, by more than {LEVEL} standard errors. More work may change their scores.",
         *more,
         TextList(items),
     ]
 
 
 def _points(record: Record) -> tuple[list[float], str | None]:
-    """Return the curve that tells most: scores on the selection split with their metric, or means of the training loss."""
+    """Return the curve that tells most: scores on the selection split with their metric, or the training loss."""
     metric, higher = record.spec.task.metric, record.spec.task.higher_is_better
     scores = [point.scores[metric] for point in record.curve if point.scores is not None and metric in point.scores]
     if metric is not None and higher is not None and len(scores) >= POINTS:
         return scores, metric
     losses = [point.loss for point in record.curve if point.loss is not None]
-    return (_means(losses) if len(losses) >= LOSS_POINTS else []), None
+    return losses if len(losses) >= LOSS_POINTS else [], None
 
 
 def _improving(values: Sequence[float], metric: str | None, sign: int) -> Improving | None:
-    up = [sign * value for value in values]
-    noise = statistics.median(
-        abs(here - (before + after) / 2) for before, here, after in zip(up, up[1:], up[2:], strict=False)
-    )
-    rises = up[-1] > up[-2] > up[-3] and up[-1] > max(up[:-1])
-    if not rises or up[-1] - up[-3] <= 2 * noise:
-        return None
-    return Improving(metric=metric, before=values[-3], last=values[-1], noise=noise)
-
-
-def _means(values: Sequence[float]) -> list[float]:
-    """Ten means, each over about as many neighbours."""
-    cuts = [index * len(values) // LOSS_POINTS for index in range(LOSS_POINTS + 1)]
-    return [statistics.fmean(values[start:end]) for start, end in itertools.pairwise(cuts)]
+    early, late = values[len(values) // 6 : len(values) // 2], values[2 * len(values) // 3 :]
+    distances = [
+        abs(here - (before + after) / 2) for before, here, after in zip(values, values[1:], values[2:], strict=False)
+    ]
+    noise = statistics.median(distances) / OF_NOISE * math.sqrt(1 / len(early) + 1 / len(late))
+    found = Improving(metric=metric, before=statistics.fmean(early), last=statistics.fmean(late), noise=noise)
+    # Points that are all the same may have means that differ by rounding.
+    rounding = 1e-12 * max(map(abs, values))
+    return found if sign * (found.last - found.before) > LEVEL * noise + rounding else None

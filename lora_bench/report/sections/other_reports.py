@@ -20,7 +20,10 @@ MOST_COMPARED = 3
 
 
 def other_reports(report: Report) -> list[Block]:
-    """Return a paragraph that names each report on the same data, and how it differs where they are few; empty without one."""
+    """Return a paragraph that names each report on the same data, and how it differs where they are few; empty without one.
+
+    A run that stands in both is evidence once.
+    """
     others = {name: other for name, other in report.beside.items() if other is not report and other.records}
     every = [report, *others.values()]
     mine, facts = _data(report.comparison), _facts(report, every)
@@ -34,7 +37,9 @@ def other_reports(report: Report) -> list[Block]:
             and facts.get(kind) != fact
             and not (kind == "rates" and _chose(report, other))
         ]
-        said.append(f"[{code(name)}]({quote(name)}.md): {', '.join([_kind(report, other), *differing])}")
+        shared = len({one.run_id for one in report.records} & {one.run_id for one in other.records})
+        same = [f"has {shared} of the {plural(len(report.records), 'run')} here"] if shared else []
+        said.append(f"[{code(name)}]({quote(name)}.md): {', '.join([_kind(report, other), *differing, *same])}")
     some = "some of " if any(mine - _data(other.comparison) for _, other in related) else ""
     if len(related) > MOST_COMPARED:
         return [Fold(f"{len(related)} other reports on {some}the same data", [f"{'; '.join(said)}."])]

@@ -28,9 +28,16 @@ def untuned(seeds):
 def test_a_report_says_what_others_on_its_data_differ_in():
     tuned = runs("full", 0) + runs("lora", -0.05)
     said = "[`big-one`](big-one.md): recommends `full`, 10 seeds (here 2), tuned rates (here untuned)"
+    said += ", has 4 of the 4 runs here"
     assert line(untuned(2), big_one=tuned) == f"**On the same data:** {said}."
     back = "[`small`](small.md): nothing decided, 2 seeds (here 10), untuned rates (here tuned)"
+    back += ", has 4 of the 20 runs here"
     assert line(tuned, small=untuned(2)) == f"**On the same data:** {back}."
+
+
+def test_a_report_says_how_many_of_its_runs_stand_in_another():
+    assert line(untuned(3), first=untuned(2)).endswith("2 seeds (here 3), has 4 of the 6 runs here.")
+    assert line(untuned(2), second=untuned(3)).endswith("3 seeds (here 2), has 4 of the 4 runs here.")
 
 
 def test_of_a_report_whose_methods_are_alike_no_winner_is_told():
@@ -55,7 +62,10 @@ def test_of_many_others_only_what_they_say_is_told():
     few, many = (line(untuned(2), **dict.fromkeys("abcd"[:number], tuned)) for number in (3, 4))
     assert few.count("10 seeds (here 2)") == 3
     assert many.startswith("<details><summary>4 other reports on the same data</summary>\n\n")
-    assert f"{'; '.join(f'[`{name}`]({name}.md): recommends `full`' for name in 'abcd')}." in many
+    assert (
+        f"{'; '.join(f'[`{name}`]({name}.md): recommends `full`, has 4 of the 4 runs here' for name in 'abcd')}."
+        in many
+    )
 
 
 def test_a_search_that_chose_the_rates_is_told_from_one_that_did_not():
@@ -66,7 +76,7 @@ def test_a_search_that_chose_the_rates_is_told_from_one_that_did_not():
     )
     # Rates that a search of the folder chose count as tuned.
     tuned = runs("full", 0) + runs("lora", -0.05)
-    assert "10 seeds (here 2); [`search`]" in line(untuned(2), big=tuned, search=search)
+    assert "10 seeds (here 2), has 4 of the 4 runs here; [`search`]" in line(untuned(2), big=tuned, search=search)
     other = trials("full", 1e-3) + trials("lora", 3e-3)
     assert "[`search`](search.md): a search for learning rates" in line(untuned(2), search=other)
 
@@ -92,7 +102,10 @@ def test_pages_of_one_folder_link_to_each_other(tmp_path):
     out = str(tmp_path / "out")
     assert main(["report", str(tmp_path / "runs"), "--out", out]) == 0
     # Each seed gives the same difference, so that nothing is known of others.
-    assert "[`long`](long.md): nothing decided, 4 seeds (here 2)." in (tmp_path / "out" / "short.md").read_text()
+    assert (
+        "[`long`](long.md): nothing decided, 4 seeds (here 2), has 4 of the 4 runs here."
+        in (tmp_path / "out" / "short.md").read_text()
+    )
     assert '<a href="short.html"><code>short</code></a>' in (tmp_path / "out" / "long.html").read_text()
     assert main(["report", str(tmp_path / "runs"), "--out", out, "--check"]) == 0
     # Beside its records each report is written alone, as `run` does it.
