@@ -89,7 +89,8 @@ def _suites_in(folder: Path) -> dict[str, Path]:
 def pool(arguments: argparse.Namespace) -> int:
     """Analyse the records of several suites as one, and print the page or write it."""
     from lora_bench.records.store import answers_in, has_records, read_records
-    from lora_bench.report.model.pool import PooledSuite, pool
+    from lora_bench.report import Report
+    from lora_bench.report.model.pool import pool
     from lora_bench.report.sections.pool_page import pool_page
     from lora_bench.util.atomic_files import write_atomic
 
@@ -98,7 +99,7 @@ def pool(arguments: argparse.Namespace) -> int:
         name: path for folder in arguments.folders for name, path in _suites_in(folder).items()
     }.items():
         records = read_records(source) if has_records(source) or len(arguments.folders) == 1 else []
-        suites.append(PooledSuite(name=name, records=records, answers=answers_in(source, records)))
+        suites.append(Report(records, name=name, answers=answers_in(source, records)))
     page = pool_page(pool(suites), "lora-bench pool " + " ".join(map(shlex.quote, map(str, arguments.folders))))
     if arguments.out is None:
         print(page, end="")

@@ -73,13 +73,10 @@ def over_places(places: Mapping[tuple[str, str], PlaceDifference]) -> OverPlaces
     of_task = {task: [places[key] for key in keys if key[0] == task] for task in tasks}
     means = {task: statistics.fmean(place.value for place in found) for task, found in of_task.items()}
     values = np.array([places[key].value for key in keys])
-    spread = _spread(
-        values,
-        np.array([[key[0] == task for task in tasks] for key in keys], float),
-        np.array([[key[1] == model for model in models] for key in keys], float),
-        np.array([1 / (len(tasks) * len(of_task[task])) for task, _ in keys]),
-        [*means.values()],
-    )
+    of_tasks = np.array([[task == other for other in tasks] for task, _ in keys], float)
+    of_models = np.array([[model == other for other in models] for _, model in keys], float)
+    weights = np.array([1 / (len(tasks) * len(of_task[task])) for task, _ in keys])
+    spread = _spread(values, of_tasks, of_models, weights, [*means.values()])
     noise = _noise([*of_task.values()])
     errors = [Uncertainty(source="bootstrap", standard_error=math.sqrt(noise[0]), freedom=noise[1])]
     if spread is not None and spread[0] > float((values**2).max()) * ROUNDING:

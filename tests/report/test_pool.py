@@ -6,8 +6,8 @@ import pytest
 
 from lora_bench.cli import main
 from lora_bench.records.sealed_records import to_json
-from lora_bench.report.model.pool import PooledSuite, pool
-from lora_bench.report.model.seed_scores import no_answers
+from lora_bench.report import Report
+from lora_bench.report.model.pool import pool
 from lora_bench.report.sections.pool_page import pool_page
 from lora_bench.stats.estimate import student_quantile
 from tests.sample_records import METHODS, record
@@ -23,7 +23,7 @@ def runs(task, points, suite="one", method="full", first_seed=0, spread=0.001, *
 
 
 def pooled(**suites):
-    return pool([PooledSuite(name=name, records=records, answers=no_answers) for name, records in suites.items()])
+    return pool([Report(records, name=name) for name, records in suites.items()])
 
 
 def test_three_tasks_of_two_suites_are_one_t_interval():
@@ -46,7 +46,7 @@ def test_a_run_that_stands_in_two_suites_counts_once():
     assert (one.runs, one.shared, one.pairs) == (12, 6, 6)
     assert (two.runs, two.shared, two.places, two.pairs) == (12, 6, 1, 3)
     # Without the second suite the mean is that of 2 and 4 points; without the first, of 4 and 6.
-    assert (two.moved, two.alone, one.moved) == (pytest.approx(1.0), 0, pytest.approx(1.0))
+    assert (two.moved, one.moved) == (pytest.approx(1.0), pytest.approx(1.0))
     assert found.runs == 18
 
 
@@ -114,7 +114,7 @@ def test_the_command_reads_the_folders_that_report_reads(tmp_path, capsys):
     assert "**Shown, 1 of 1 comparison: `full` beats `lora` by 2.1 points on MiniLM-L6 in the RoBERTa class.**" in page
     assert "| `full` | `lora` | MiniLM-L6 in the RoBERTa class | 9 | **+2.1** | +1.9 to +2.3 |" in page
     # Without the first suite one task is left, and without the second the mean is 2.1 as well.
-    assert "| `one` | 12 | 0 | 2 | 6 | – | 1 |\n| `two` | 6 | 0 | 1 | 3 | 0.0 | 0 |" in page
+    assert "| `one` | 12 | 0 | 2 | 6 | – |\n| `two` | 6 | 0 | 1 | 3 | 0.0 |" in page
     assert main(["pool", str(tmp_path / "runs"), "--out", str(tmp_path / "pool.md")]) == 0
     written = (tmp_path / "pool.md").read_text(encoding="utf-8")
     assert written.split("## Make it again")[0] == page.split("## Make it again")[0]

@@ -47,18 +47,15 @@ def pool_page(pool: SuitePool, command: str) -> str:
     blocks += [
         Heading(2, "What each suite adds"),
         "*Shared*: results that stand in other suites here too. *Pairs*: pairs of runs that no suite above it has. *Moves*: "
-        "the largest change of a difference if the suite is left out. *Alone*: rows that there are only with it.",
+        "the largest change of a difference if the suite is left out; none where no row has other suites.",
         TextTable(
-            ["suite", "results", "shared", "tasks × base models", "pairs", "moves", "alone"],
+            ["suite", "results", "shared", "tasks × base models", "pairs", "moves"],
             [
-                [
-                    code(one.suite), f"{one.runs:,}", f"{one.shared:,}", str(one.places), f"{one.pairs:,}",
-                    MISSING if one.moved is None else f"{one.moved:.1f}", str(one.alone),
-                ]
+                [code(one.suite), *(f"{n:,}" for n in (one.runs, one.shared, one.places, one.pairs)), _size(one.moved)]
                 for one in pool.suites
             ],
         ),
-    ]  # fmt: skip
+    ]
     if pool.left_out:
         blocks.append(Fold("Left out", [TextList([inert(one) for one in pool.left_out])]))
     blocks += [
@@ -88,7 +85,6 @@ def _answer(shown: list[PooledClaim], claims: int) -> str:
 def _row(claim: PooledClaim) -> list[str]:
     found, interval = claim.found, claim.interval
     least, *_, most = sorted((value, task) for task, value in found.tasks.items())
-    spread = MISSING if found.task_sd is None else f"{found.task_sd:.1f}"
     value = _points(found.estimate.value)
     return [
         code(claim.first),
@@ -98,8 +94,12 @@ def _row(claim: PooledClaim) -> list[str]:
         f"**{value}**" if claim.shown else value,
         MISSING if interval is None else f"{_points(interval.low)} to {_points(interval.high)}",
         probability(claim.p_value),
-        f"{_points(least[0])} ({code(least[1])}) to {_points(most[0])} ({code(most[1])}), SD {spread}",
+        f"{_points(least[0])} ({code(least[1])}) to {_points(most[0])} ({code(most[1])}), SD {_size(found.task_sd)}",
     ]
+
+
+def _size(points: float | None) -> str:
+    return MISSING if points is None else f"{points:.1f}"
 
 
 def _points(value: float) -> str:
