@@ -88,6 +88,7 @@ def _suites_in(folder: Path) -> dict[str, Path]:
 
 def pool(arguments: argparse.Namespace) -> int:
     """Analyse the records of several suites as one, and print the page or write it."""
+    from lora_bench.records.probe_store import has_probes
     from lora_bench.records.store import answers_in, has_records, read_records
     from lora_bench.report import Report
     from lora_bench.report.model.pool import pool
@@ -95,10 +96,8 @@ def pool(arguments: argparse.Namespace) -> int:
     from lora_bench.util.atomic_files import write_atomic
 
     suites = []
-    for name, source in {
-        name: path for folder in arguments.folders for name, path in _suites_in(folder).items()
-    }.items():
-        records = read_records(source) if has_records(source) or len(arguments.folders) == 1 else []
+    for name, source in {name: path for one in arguments.folders for name, path in _suites_in(one).items()}.items():
+        records = read_records(source) if has_records(source) or not has_probes(source) else []
         suites.append(Report(records, name=name, answers=answers_in(source, records)))
     page = pool_page(pool(suites), "lora-bench pool " + " ".join(map(shlex.quote, map(str, arguments.folders))))
     if arguments.out is None:

@@ -1,6 +1,8 @@
 """Several suites analysed as one, on records whose sums a reader can do."""
 
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,8 @@ from lora_bench.report.model.pool import pool
 from lora_bench.report.sections.pool_page import pool_page
 from lora_bench.stats.estimate import student_quantile
 from tests.sample_records import METHODS, record
+
+ROOT = Path(__file__).parents[2]
 
 
 def runs(task, points, suite="one", method="full", first_seed=0, spread=0.001, **more):
@@ -115,6 +119,10 @@ def test_the_command_reads_the_folders_that_report_reads(tmp_path, capsys):
     assert "| `full` | `lora` | MiniLM-L6 in the RoBERTa class | 9 | **+2.1** | +1.9 to +2.3 |" in page
     # Without the first suite one task is left, and without the second the mean is 2.1 as well.
     assert "| `one` | 12 | 0 | 2 | 6 | – |\n| `two` | 6 | 0 | 1 | 3 | 0.0 |" in page
+    # A suite of probes has no scores.
+    shutil.copytree(ROOT / "baselines" / "system-claims", tmp_path / "runs" / "zero")
     assert main(["pool", str(tmp_path / "runs"), "--out", str(tmp_path / "pool.md")]) == 0
     written = (tmp_path / "pool.md").read_text(encoding="utf-8")
-    assert written.split("## Make it again")[0] == page.split("## Make it again")[0]
+    assert "zero: it has no records" in written
+    # The differences are the same.
+    assert written.split("## ")[1] == page.split("## ")[1]
