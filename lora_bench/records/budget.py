@@ -134,7 +134,7 @@ class UntilPlateau(Strict):
     until: Literal["plateau"]
     at_most: float = Field(gt=0, allow_inf_nan=False)
     rise: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    patience: int = Field(default=4, ge=1)
+    patience: int = Field(default=6, ge=1)
     decay: float = Field(default=0.2, gt=0, lt=1)
 
 
