@@ -113,16 +113,16 @@ def _spread(
         means: Of the tasks.
     """
     every = np.ones((len(values), 1))
-    task_squares, task_freedom = _adjusted(values, tasks, np.hstack([every, models]))
-    model_squares, model_freedom = _adjusted(values, models, np.hstack([every, tasks]))
+    task_squares, task_freedom, in_tasks = _beyond(values, tasks, np.hstack([every, models]))
+    model_squares, model_freedom, in_models = _beyond(values, models, np.hstack([every, tasks]))
     if not (task_freedom and model_freedom):
         # One factor alone, or one inside the other: independent means of the tasks, else of the base models.
         found = means if len(means) > 1 else values.tolist()
         return (statistics.variance(found) / len(found), len(found) - 1) if len(found) > 1 else None
-    rest, rest_freedom = _adjusted(values, np.eye(len(values)), np.hstack([tasks, models]))
+    rest, rest_freedom, _ = _beyond(values, np.eye(len(values)), np.hstack([tasks, models]))
     rest = rest / rest_freedom if rest_freedom else 0.0
-    task_factor = float(((weights @ tasks) ** 2).sum()) / _trace(tasks, np.hstack([every, models]))
-    model_factor = float(((weights @ models) ** 2).sum()) / _trace(models, np.hstack([every, tasks]))
+    task_factor = float(((weights @ tasks) ** 2).sum()) / in_tasks
+    model_factor = float(((weights @ models) ** 2).sum()) / in_models
     of_tasks, of_models = task_factor * task_squares, model_factor * model_squares
     shared = rest * (task_factor * task_freedom + model_factor * model_freedom - float((weights**2).sum()))
     if shared >= min(of_tasks, of_models):
@@ -133,18 +133,8 @@ def _spread(
     return variance, variance**2 / noise
 
 
-def _adjusted(values: Floats, effects: Floats, given: Floats) -> tuple[float, int]:
-    """Return the sum of squares of *effects* beyond those *given*, with its degrees of freedom."""
-    both = np.hstack([given, effects])
-    freedom = int(np.linalg.matrix_rank(both) - np.linalg.matrix_rank(given))
-    return _squares(values, given) - _squares(values, both) if freedom else 0.0, freedom
-
-
-def _squares(values: Floats, effects: Floats) -> float:
-    rest = values - effects @ np.linalg.lstsq(effects, values, rcond=None)[0]
-    return float(rest @ rest)
-
-
-def _trace(effects: Floats, given: Floats) -> float:
-    """Return how often the variance of *effects* is in their sum of squares beyond those *given*."""
-    return float(np.square(effects - given @ np.linalg.lstsq(given, effects, rcond=None)[0]).sum())
+def _beyond(values: Floats, effects: Floats, given: Floats) -> tuple[float, int, float]:
+    """Return the squares of *effects* beyond those *given*, their degrees of freedom, and how often these have the variance."""
+    rest = effects - given @ np.linalg.lstsq(given, effects, rcond=None)[0]
+    fitted = rest @ np.linalg.lstsq(rest, values, rcond=1e-9)[0]
+    return float(fitted @ fitted), int(np.linalg.matrix_rank(rest, tol=1e-9)), float(np.square(rest).sum())

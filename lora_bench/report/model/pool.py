@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lora_bench.metrics import default_margin
@@ -205,24 +205,22 @@ def _contributions(tables: Sequence[PooledTable], known: Known) -> Iterator[Cont
             new = {seed: pair for seed in seeds if (pair := (runs[seed], others[seed])) not in counted}
             key = tuple(new.values())
             if key not in known:
-                known[key] = _difference(_of_seeds(one, new), _of_seeds(other, new), table.higher_is_better)
+                first_of, second_of = (
+                    replace(side, scores={seed: side.scores[seed] for seed in new}) for side in (one, other)
+                )
+                known[key] = _difference(first_of, second_of, 100 if table.higher_is_better else -100)
             if (place := known[key]) is not None:
                 counted.update(key)
                 yield Contribution(table, first, second, place, len(key))
 
 
-def _of_seeds(side: Scored, seeds: Iterable[int]) -> Scored:
-    return replace(side, scores={seed: side.scores[seed] for seed in seeds})
-
-
-def _difference(one: Scored, other: Scored, higher_is_better: bool) -> PlaceDifference | None:
+def _difference(one: Scored, other: Scored, points: int) -> PlaceDifference | None:
     """Return the first row less the second in points; None without two seeds that differ, whose spread is its error."""
     compared = difference_of(one, other) if len(one.scores) > 1 else ""
-    if isinstance(compared, str) or not compared[0].estimate.uncertainties:
+    if isinstance(compared, str) or not (errors := compared[0].estimate.uncertainties):
         return None
-    estimate = compared[0].estimate
-    error = max(estimate.uncertainties, key=lambda one: one.standard_error)
-    value = 100 * estimate.value if higher_is_better else -100 * estimate.value
+    error = max(errors, key=lambda one: one.standard_error)
+    value = points * compared[0].estimate.value
     return PlaceDifference(value=value, error=100 * error.standard_error, freedom=error.freedom)
 
 
@@ -273,10 +271,11 @@ def _names(methods: set[MethodKey]) -> dict[MethodKey, str]:
     """Return the labels, with the options that differ where methods share one."""
     found = {}
     for label, keys in grouped(sorted(methods), lambda method: method[0]).items():
-        options = {key: {"method": json.loads(key[1])[0], **json.loads(key[1])[1]} for key in keys}
-        every = sorted({name for of_key in options.values() for name in of_key})
-        differing = [name for name in every if len({canonical(options[key].get(name)) for key in keys}) > 1]
-        for key in keys:
-            given = ", ".join(f"{name}={canonical(options[key][name])}" for name in differing if name in options[key])
+        options = [{"method": method, **given} for method, given in (json.loads(key[1]) for key in keys)]
+        for key, own in zip(keys, options, strict=True):
+            differing = (
+                name for name in own if any(canonical(one.get(name)) != canonical(own[name]) for one in options)
+            )
+            given = ", ".join(f"{name}={canonical(own[name])}" for name in differing)
             found[key] = f"{label} ({given})" if given else label
     return found
