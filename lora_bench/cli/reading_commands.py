@@ -95,8 +95,13 @@ def pool(arguments: argparse.Namespace) -> int:
     from lora_bench.report.sections.pool_page import pool_page
     from lora_bench.util.atomic_files import write_atomic
 
+    sources: dict[str, Path] = {}
+    for folder in arguments.folders:
+        for name, source in _suites_in(folder).items():
+            # Two folders may have one name, as two runs of a suite have.
+            sources[name if sources.get(name, source) == source else str(source)] = source
     suites = []
-    for name, source in {name: path for one in arguments.folders for name, path in _suites_in(one).items()}.items():
+    for name, source in sources.items():
         records = read_records(source) if has_records(source) or not has_probes(source) else []
         suites.append(Report(records, name=name, answers=answers_in(source, records)))
     page = pool_page(pool(suites), "lora-bench pool " + " ".join(map(shlex.quote, map(str, arguments.folders))))
