@@ -72,12 +72,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
 
 
 def findings(report: str) -> list[str]:
-    """Return the titles of the sections of docs/findings.md whose answer says what it found in a report."""
+    """Return the titles of the sections of docs/findings.md that link a report by its name."""
     sections = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8").split("\n## ")[1:]
-    found = []
-    for section in sections:
-        title, _, rest = section.partition("\n")
-        answer = rest.partition("**Here:**")[2].partition("\n* ")[0]
-        if re.search(rf"\bIn\s+\[`[\w-]+`\]\(\.\./{re.escape(report)}\)", answer):
-            found.append(title)
-    return found
+    link = re.compile(rf"\[`[\w-]+`\]\(\.\./{re.escape(report)}\)")
+    return [section.partition("\n")[0] for section in sections if link.search(section)]

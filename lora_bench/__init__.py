@@ -1,4 +1,4 @@
-"""lora_bench: which fine-tuning method, at the same cost, gives the better model, and how sure are we?
+"""lora_bench: which fine-tuning method gives the better model under one budget, and how sure are we?
 
     from lora_bench import load_suite, read_records, run_suite
 
