@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_bench.util.child_process import python_command
 from lora_bench.util.paths import PACKAGE
 
 # Pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, PIP_NO_INDEX) set the source of packages.
@@ -39,16 +40,7 @@ def installed(folder: Path, requirement: str, log: Path) -> Iterator[BisectEnvir
     """
     try:
         python = _made(folder)
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--python",
-            str(python),
-            "install",
-            "--disable-pip-version-check",
-            requirement,
-        ]
+        command = python_command("pip", "--python", str(python), "install", "--disable-pip-version-check", requirement)
         with log.open("ab") as file:
             done = subprocess.run(command, env=_variables(), stdout=file, stderr=subprocess.STDOUT, check=False)
         yield BisectEnvironment(str(python), _variables()) if done.returncode == 0 else None

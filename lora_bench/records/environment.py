@@ -19,6 +19,7 @@ import psutil
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.record import Environment
+from lora_bench.util.child_process import our_command
 from lora_bench.version import __version__
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "tokenizers")
@@ -117,7 +118,7 @@ def _asked(visible: str | None) -> tuple[CudaDevice, ...]:
     if visible == "" or (sys.platform == "linux" and not any(any(DEVICE_FILES.glob(one)) for one in DRIVERS)):
         return ()
     asked = subprocess.run(
-        [sys.executable, "-m", "lora_bench.records.ask_torch"],
+        our_command("lora_bench.records.ask_torch"),
         capture_output=True, text=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if asked.returncode:

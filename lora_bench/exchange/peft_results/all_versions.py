@@ -7,7 +7,6 @@ the same run, such as its card: these are one record, of the newest content at t
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.exchange.peft_results import FOLDERS, Imported, content_of, record_in, result_files, written
 from lora_bench.records.record import Record
+from lora_bench.util.child_process import git_output
 
 _COMMIT = re.compile(r"commit ([0-9a-f]{40,64}) (\d{4}-\d\d-\d\d)")
 _DATED = re.compile(r"\d{4}-\d\d.*")
@@ -74,7 +74,7 @@ def versions(folder: Path) -> list[FileVersion]:
 
 def _in_git(folder: Path) -> Iterator[FileVersion]:
     """Return the versions in git; nothing outside a repository."""
-    log = _git(
+    log = git_output(
         folder, "log", "--reverse", "--no-renames", "--diff-filter=AM", "--name-only", "--format=commit %H %cs", "--", "."
     )  # fmt: skip
     commit = date = ""
@@ -97,18 +97,7 @@ def _in_snapshots(folder: Path) -> Iterator[FileVersion]:
 def _content(folder: Path, version: FileVersion) -> bytes:
     if not version.commit:
         return content_of(Path(version.path))
-    content = _git(folder, "show", f"{version.commit}:{version.path}")
+    content = git_output(folder, "cat-file", "blob", f"{version.commit}:{version.path}")
     if content is None:
         raise BadInput([Fault(f"cannot be read at commit {version.commit[:12]}", file=str(version.path))])
     return content
-
-
-def _git(folder: Path, *arguments: str) -> bytes | None:
-    """Return what git prints in a folder; None if it fails or is not installed."""
-    try:
-        done = subprocess.run(
-            ["git", "-c", "core.quotepath=off", "-C", str(folder), *arguments], capture_output=True, check=False
-        )
-    except OSError:
-        return None
-    return done.stdout if done.returncode == 0 else None

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from lora_bench.execute.executors.executor import Alive, Event, Note, PackFailed, Word, pack_failed
 from lora_bench.execute.executors.processes import end_with_parent, forks_can_use_cuda
 from lora_bench.records.outcomes import DISK_FULL, is_disk_full
+from lora_bench.util.child_process import our_command
 from lora_bench.util.failpoints import reach
 from lora_bench.util.redaction import without_secrets
 
@@ -155,7 +156,7 @@ def _fork(address: str, environment: dict[str, str], wake: tuple[int, int], *, s
 
 def _become(*arguments: str) -> NoReturn:
     """Begin this module anew in this process, with its number, files and ignored signals."""
-    os.execv(sys.executable, [sys.executable, "-m", "lora_bench.execute.executors.fork_server", *arguments])
+    os.execv(sys.executable, our_command("lora_bench.execute.executors.fork_server", *arguments))
 
 
 def end_after(work: Callable[[], None]) -> NoReturn:

@@ -13,7 +13,6 @@ import os
 import selectors
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -37,6 +36,7 @@ from lora_bench.execute.executors.executor import (
     patience_with,
 )
 from lora_bench.execute.executors.processes import cause, ended_within, kill_session, memory_kills
+from lora_bench.util.child_process import our_command
 from lora_bench.util.failpoints import reach
 
 # A worker may end while its first message is still on the way; after so many looks there is none.
@@ -350,7 +350,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
         with self.log.open("ab") as log:
             # In a session of its own: Ctrl-C reaches this process alone, which then asks the workers to stop.
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "lora_bench.execute.executors.fork_server", address],
+                our_command("lora_bench.execute.executors.fork_server", address),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

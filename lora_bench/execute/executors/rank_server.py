@@ -29,6 +29,7 @@ from lora_bench.records.outcomes import DISK_FULL
 from lora_bench.records.record import Record
 from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.job import Job
+from lora_bench.util.child_process import our_command
 
 # Worker ranks wait for each other as long as the first evaluates. The progress of a run is watched from outside.
 PATIENCE = timedelta(days=30)
@@ -103,7 +104,7 @@ def _become(connection: Connection[Any, Any], argument: str) -> NoReturn:
     """Begin this module anew in this process, with a connection and a second argument."""
     os.set_inheritable(connection.fileno(), True)
     name = "lora_bench.execute.executors.rank_server"
-    os.execv(sys.executable, [sys.executable, "-m", name, str(connection.fileno()), argument])
+    os.execv(sys.executable, our_command(name, str(connection.fileno()), argument))
 
 
 # Stacks go into one file: each worker rank has its part of this time, so that they do not mix. Less than STACK_SECONDS of

@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,6 +22,7 @@ from lora_bench.records.outcomes import SIGNAL
 from lora_bench.records.record import Record
 from lora_bench.training.callbacks import Notify, stop_requested
 from lora_bench.training.job import Job
+from lora_bench.util.child_process import our_command
 from lora_bench.util.heartbeat import beat
 
 # Interval between checks for a stop.
@@ -45,7 +45,7 @@ class _Server:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "lora_bench.execute.executors.rank_server", str(theirs.fileno())],
+                our_command("lora_bench.execute.executors.rank_server", str(theirs.fileno())),
                 stdin=subprocess.DEVNULL,
                 # Output of libraries is no output of this program.
                 stdout=2,
