@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
 from lora_bench.analyse.subspaces import Singular, of_matrix, of_product
 from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line
 from lora_bench.families import Family, family_of
@@ -25,9 +24,11 @@ from lora_bench.kinds import find_kind
 from lora_bench.kinds.exercises.predicting import quiet
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
+from lora_bench.records.kept_adapter import CONFIG, adapter_config
 from lora_bench.records.spec import PlannedSpec
+from lora_bench.training.kept_weights import open_adapter, open_whole
 from lora_bench.training.winner import UNMERGEABLE
-from lora_bench.tuners.fused_lora import FusedLoraLayer
+from lora_bench.tuners.fused_lora import LORA_BENCH_FUSED_LORA, FusedLoraLayer
 from lora_bench.tuners.slices import slices_of
 
 Place = tuple[int, str]
@@ -93,23 +94,18 @@ def deltas_of(base: nn.Module, folder: Path, another: Callable[[], nn.Module]) -
     Raises:
         NoDelta: If its method changes no weight of a layer.
     """
-    from peft import LoraConfig, PeftConfig, PeftModel
-
-    from lora_bench.tuners import FusedLoraConfig
-
     with quiet(), torch.no_grad():
-        if not (folder / "adapter_config.json").is_file():
-            loaded: Any = type(base)
-            return _differences(base, loaded.from_pretrained(folder, dtype=torch.float32))
-        config = PeftConfig.from_pretrained(str(folder))
-        plain = type(config) is LoraConfig and config.init_lora_weights in (True, False, "gaussian")
-        if (plain or type(config) is FusedLoraConfig) and not config.use_dora:
-            adapted: Any = PeftModel.from_pretrained(base, str(folder))
+        if not (folder / CONFIG).is_file():
+            return _differences(base, open_whole(base, folder))
+        config = adapter_config(folder)
+        plain = config.get("peft_type") == "LORA" and config.get("init_lora_weights", True) in (True, False, "gaussian")
+        if (plain or config.get("peft_type") == LORA_BENCH_FUSED_LORA.value) and not config.get("use_dora"):
+            adapted: Any = open_adapter(base, folder)
             try:
                 return dict(_of_factors(base, adapted.base_model.model))
             finally:
                 adapted.unload()
-        adapted = PeftModel.from_pretrained(another(), str(folder))
+        adapted = open_adapter(another(), folder)
         try:
             merged = adapted.merge_and_unload()
         except (LoraBenchError, *UNMERGEABLE) as error:

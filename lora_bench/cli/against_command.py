@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,14 +88,14 @@ def _other(arguments: argparse.Namespace, records: Sequence[Record]) -> tuple[Ru
 
 def _next(found: Against, arguments: argparse.Namespace, place: Path) -> list[str]:
     """The two commands that a reader may need next."""
-    suite = arguments.suite or found.answer.suite
-    compare = f"lora-bench compare {os.path.relpath(place)} {os.path.relpath(arguments.runs)}"
+    suite = shlex.quote(arguments.suite or found.answer.suite)
+    compare = shlex.join(["lora-bench", "compare", os.path.relpath(place), os.path.relpath(arguments.runs)])
     if found.answer.verdict == "undecided":
         more = "with more seeds" if found.seeds is None else f"with {found.seeds} seeds"
         return [f"lora-bench run {suite}  # {more} in the suite, before and after the change", compare]
     if found.answer.verdict == "failed":
         return [f"lora-bench run {suite} --retry", compare]
-    return [compare, f"lora-bench report {os.path.relpath(arguments.runs)}"]
+    return [compare, shlex.join(["lora-bench", "report", os.path.relpath(arguments.runs)])]
 
 
 def way_of(arguments: argparse.Namespace, suite: str) -> Way:

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -208,7 +209,7 @@ def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace, asked: str 
         from lora_bench.execute.prepared_folder import prepare
 
         prepare(folder, suite, asked, series=arguments.series, data_dir=arguments.data_dir)
-        line = f"prepared; start as many workers as you like with: lora-bench work {folder}"
+        line = f"prepared; start as many workers as you like with: lora-bench work {shlex.quote(str(folder))}"
         if as_json:
             print(message(line), file=sys.stderr)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -168,19 +169,20 @@ def _next(answer: Answer, runs: Path) -> list[str]:
     """The two commands that a user may need after an answer other than a pass."""
     from lora_bench.gate.accepting import open_findings
 
-    here = f"lora-bench check {runs} --baseline {answer.baseline}"
-    accept = f"lora-bench baseline accept {runs} --name {answer.baseline} --reason"
+    place, suite = shlex.quote(str(runs)), shlex.quote(answer.suite)
+    here = f"lora-bench check {place} --baseline {answer.baseline}"
+    accept = f"lora-bench baseline accept {place} --name {answer.baseline} --reason"
     accept_change = f'{accept} "it is meant" --change "why"'
     if answer.verdict == "regression":
         return [f"{here} --bisect GOOD..BAD", accept_change]
     if answer.verdict == "failed":
-        return [f"lora-bench run {answer.suite} --series {answer.label} --retry", here]
+        return [f"lora-bench run {suite} --series {answer.label} --retry", here]
     show = f"lora-bench baseline show {answer.baseline}"
     if answer.suspects:
         return [f"{here} --suite SUITE", show]
     if any(open_findings(one) for one in answer.series):
         return [show, accept_change]  # without a reason for the change it would be refused
-    return [f'{accept} "no history yet"', f"lora-bench run {answer.suite} --series NEXT-LABEL"]
+    return [f'{accept} "no history yet"', f"lora-bench run {suite} --series NEXT-LABEL"]
 
 
 def _search(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Night]) -> int:

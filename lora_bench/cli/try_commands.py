@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,13 +75,15 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> Path:
     elif again:
         print(f"{file} is there already and is used as it is; delete it to begin anew")
     else:
-        raise LoraBenchError(f"{file} is there already; delete it to begin anew, or `lora-bench run {file}`")
+        raise LoraBenchError(
+            f"{file} is there already; delete it to begin anew, or `lora-bench run {shlex.quote(str(file))}`"
+        )
     return file
 
 
 def _init(arguments: argparse.Namespace) -> int:
     file = _write(arguments, again=False)
-    print(f"next: lora-bench plan {file}, then lora-bench run {file}")
+    print(f"next: lora-bench plan {shlex.quote(str(file))}, then lora-bench run {shlex.quote(str(file))}")
     return 0
 
 
@@ -90,9 +93,9 @@ def _try(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _do(arguments.parse, ["plan", str(file), *runs])
     code = _do(arguments.parse, ["run", str(file), *runs, *(["--quiet"] if arguments.quiet else [])])
-    folder = arguments.runs / file.stem
+    folder = shlex.quote(str(arguments.runs / file.stem))
     if code == 0 and arguments.quiet:  # else `run` has ended with the report's answer
-        code = _do(arguments.parse, ["choose", str(folder)])
+        code = _do(arguments.parse, ["choose", str(arguments.runs / file.stem)])
     if code == 0:
         print(f"to take one now: lora-bench choose {folder}; its weights: lora-bench use {folder}")
     return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -122,5 +123,5 @@ def _analyse(arguments: argparse.Namespace) -> int:
     with at_work():
         written = [write_analysis(analysis, arguments.runs), *write_weight_page(analysis, arguments.runs)]
     print(*(path for path in written if path.suffix != ".svg"), sep="\n")
-    print(f"`lora-bench report {arguments.runs}` adds it to the report")
+    print(f"`lora-bench report {shlex.quote(str(arguments.runs))}` adds it to the report")
     return 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from lora_bench.tasks.declaration import definition
 from lora_bench.util.atomic_files import check_writable, write_atomic
 from lora_bench.util.filenames import FileName
 from lora_bench.util.hashing import content_hash
+from lora_bench.util.regular_files import read_regular
 from lora_bench.util.sealed_json import as_json
 
 FILE = "work.json"
@@ -167,7 +169,7 @@ def _suite_of(content: Prepared, folder: Path) -> Suite:
 def _unprepared(folder: Path) -> str:
     if not folder.is_dir():
         return f"{folder} is not there; `lora-bench plan SUITE --prepare` makes runs/SUITE for workers"
-    inside = [f"`lora-bench work {path.parent}`" for path in sorted(folder.glob(f"*/{FILE}"))[:3]]
+    inside = [f"`lora-bench work {shlex.quote(str(path.parent))}`" for path in sorted(folder.glob(f"*/{FILE}"))[:3]]
     hint = f"; did you mean {' or '.join(inside)}?" if inside else f"; {_how_to(folder)}"
     return f"{folder} has no {FILE}, which names its suite{hint}"
 
@@ -178,7 +180,7 @@ def _how_to(folder: Path) -> str:
 
 def _hash_of(suite: Suite) -> str:
     """Return the hash of everything that makes its runs, because a named task is a file that may differ between folders."""
-    written = hashlib.sha256(suite.file.read_bytes()).hexdigest()
+    written = hashlib.sha256(read_regular(suite.file)).hexdigest()
     adapter = [] if suite.adapter is None else [suite.adapter.sha256]
     return content_hash([written, [definition(task) for task, _ in suite.tasks], *adapter])
 

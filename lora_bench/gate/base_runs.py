@@ -12,6 +12,7 @@ from lora_bench.gate.bisect_environments import checked_out, installed
 from lora_bench.gate.rerun import Way
 from lora_bench.records.store import record_files
 from lora_bench.util.hashing import content_hash
+from lora_bench.util.regular_files import MIB, read_regular
 
 # Written when all runs of a commit are done, so that a kept folder needs no environment to tell.
 COMPLETE = "complete"
@@ -43,8 +44,12 @@ def runs_of_commit(commit: str, place: Path, suite_name: str, series: str | None
     found = place / "runs" / suite_name / (series or "")
     # A suite that changed has other runs at the same commit.
     file = Path(way.suite)
-    done = f"{commit} {content_hash(file.read_text(encoding='utf-8') if file.is_file() else way.suite)}\n"
-    if (place / COMPLETE).is_file() and (place / COMPLETE).read_text(encoding="utf-8") == done and record_files(found):
+    done = f"{commit} {content_hash(read_regular(file, MIB).decode('utf-8') if file.is_file() else way.suite)}\n"
+    if (
+        (place / COMPLETE).is_file()
+        and read_regular(place / COMPLETE, MIB) == done.encode("utf-8")
+        and record_files(found)
+    ):
         return found
     place.mkdir(parents=True, exist_ok=True)
     log = place / "log.txt"

@@ -16,8 +16,7 @@ from lora_bench.gate.series import Night
 from lora_bench.records.sealed_records import first_fault
 from lora_bench.records.store import write_once
 from lora_bench.report.text import natural
-from lora_bench.util.regular_files import read_regular
-from lora_bench.util.sealed_json import load_json
+from lora_bench.util.regular_files import load_json, read_regular
 
 NIGHTS = "nights"
 SCHEMA = 1

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 
 from lora_bench.documents import Strict
 from lora_bench.gate.series import CellName, NightCell
+from lora_bench.records.again import again
 
 SCHEMA = 1
 
@@ -184,7 +185,7 @@ def facts_of(cell: NightCell) -> dict[str, Any]:
         "higher_is_better": cell.higher_is_better,
         "scores": tuple(cell.scores),
         "run_ids": tuple(run.run_id for run in cell.runs),
-        "commands": tuple(dict.fromkeys(run.command for run in cell.runs if run.command is not None)),
+        "commands": tuple(dict.fromkeys(shown for run in cell.runs if (shown := again(run.command)))),
         "seconds": sum(run.seconds for run in cell.runs if run.seconds is not None) or None,
     }
 

@@ -31,6 +31,7 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair, typed_line, unkno
 from lora_bench.families import Role, parts_of, roles_in_order
 from lora_bench.kinds import find_kind, kind_of_class
 from lora_bench.methods.contract import register
+from lora_bench.records.kept_adapter import harmful_option
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -42,21 +43,12 @@ TRIAL_SIZE = 8
 # What PEFT reads as a set of names or of layers.
 SETS = ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save", "layers_to_transform")
 
-# What would have PEFT read pickles or run code; nothing of it would be in a run's id either.
-FILES = {
-    "adapters": "adapters are loaded from wherever they lie",
-    "tokenizer_kwargs": "they can have code of a repository run",
-    "prompt_tuning_init_state_dict_path": "the file may be a pickle, which can run code when read",
-    "corda_config": "its files are pickles, which can run code when read",
-    "lora_ga_config": "its file is a pickle, which can run code when read",
-}
 
-
-def _without_files(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return the options; refuse one that would have PEFT read files."""
-    named = next((name for name in FILES if options.get(name) is not None), None)
-    if named is not None:
-        raise ValueError(f"options may not have {named}: {FILES[named]}")
+def _harmless(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return the options; refuse one that would have PEFT read files, or take for ever."""
+    fault = harmful_option(options)
+    if fault is not None:
+        raise ValueError(f"options {fault}")
     return options
 
 
@@ -100,7 +92,7 @@ class Peft(Strict):
     learning_rate: ClassVar[float] = 1e-3
 
     type: Annotated[str, AfterValidator(str.upper)]
-    options: Annotated[dict[str, JsonValue], AfterValidator(_without_files), AfterValidator(_in_one_way)] = Field(
+    options: Annotated[dict[str, JsonValue], AfterValidator(_harmless), AfterValidator(_in_one_way)] = Field(
         default_factory=dict
     )
     # Not strict: a record's JSON gives a list.

@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 
 from lora_bench.models.registry import BaseModel
+from lora_bench.models.safety import read_config
 
 
 def label_order_warnings(base_model: BaseModel, labels: Sequence[str]) -> list[str]:
     """Return a warning if the checkpoint orders the same labels differently, with the key that keeps its order."""
-    config = json.loads((base_model.folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(base_model.name, base_model.folder)
     known = [
         str(name).lower() for _, name in sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))
     ]

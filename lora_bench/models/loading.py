@@ -19,6 +19,8 @@ from lora_bench.models.registry import BaseModel
 from lora_bench.models.safety import read_config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -231,24 +233,30 @@ def longest_input(model: nn.Module) -> int | None:
 
 def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:
     """Return the tokenizer, with a padding token (the end-of-text token if it has none)."""
-    from transformers import AutoTokenizer
-
-    from lora_bench.models.sentencepiece import check_readable, normalise_as_trained
-
-    # For a folder without a tokenizer, transformers makes an empty one of the model's class.
-    files = sorted({path.name for pattern in TOKENIZER_FILES for path in base_model.folder.glob(pattern)})
-    if not files:
-        raise LoraBenchError(f"model {base_model.name!r} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}")
-    check_readable(base_model.name, base_model.folder)
-    with in_a_sentence(f"model {base_model.name!r} has no tokenizer that can be loaded ({', '.join(files)})"):
-        tokenizer = AutoTokenizer.from_pretrained(base_model.folder, trust_remote_code=base_model.remote_code)
-        normalise_as_trained(tokenizer, base_model.folder)
+    tokenizer = open_tokenizer(f"model {base_model.name!r}", base_model.folder, trusted=base_model.remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise LoraBenchError(
             f"the tokenizer of model {base_model.name!r} has neither a padding nor an end-of-text token"
         )
+    return tokenizer
+
+
+def open_tokenizer(owner: str, folder: Path, *, trusted: bool = False) -> PreTrainedTokenizerBase:
+    """Return the tokenizer in a folder, whose code runs only if it is *trusted*; *owner* names the folder in errors."""
+    from transformers import AutoTokenizer
+
+    from lora_bench.models.sentencepiece import check_readable, normalise_as_trained
+
+    # For a folder without a tokenizer, transformers makes an empty one of the model's class.
+    files = sorted({path.name for pattern in TOKENIZER_FILES for path in folder.glob(pattern)})
+    if not files:
+        raise LoraBenchError(f"{owner} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}")
+    check_readable(owner, folder)
+    with in_a_sentence(f"{owner} has no tokenizer that can be loaded ({', '.join(files)})"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
+        normalise_as_trained(tokenizer, folder)
     return tokenizer
 
 

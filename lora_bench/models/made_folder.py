@@ -7,7 +7,6 @@ hashes at every use (0.2 s for MiniLM), because a changed byte would make anothe
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from lora_bench.util.atomic_files import QUARANTINE, quarantine, sync_folder, sync_tree
 from lora_bench.util.paths import cache_folder
+from lora_bench.util.regular_files import sha256_of
 from lora_bench.util.sealed_json import as_json
 
 Progress = Callable[[str], None]
@@ -57,8 +57,7 @@ def _hashes(folder: Path) -> dict[str, str]:
     hashes = {}
     for path in folder.iterdir():
         if path.name != MANIFEST and not path.name.startswith("."):
-            with path.open("rb") as file:
-                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            hashes[path.name] = sha256_of(path)
     return hashes
 
 

@@ -7,8 +7,6 @@ runs; `lora_bench.models.safety` has the two exceptions that a user can make.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +25,6 @@ from lora_bench.models.safety import (
     PICKLED_WEIGHTS,
     as_safetensors,
     check_code,
-    check_files,
     check_type,
     check_weights,
     pickles,
@@ -38,6 +35,7 @@ from lora_bench.models.shipped import needed_assets
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.hub import COMMIT
 from lora_bench.util.pip_assets import DEBERTA_MINI, GPT2_MINI, MPNET_PARTS, is_cached
+from lora_bench.util.regular_files import check_regular, read_object, sha256_of
 
 # Files that make a model; other files of a folder (cards, logs, other formats) do not change it.
 MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt",
@@ -155,7 +153,7 @@ def find_model(
             folder=config.parent,
             sha256=_hash_of_files(config.parent),
             revision=None,
-            model_type=json.loads(config.read_text(encoding="utf-8"))["model_type"],
+            model_type=read_object(config, name)["model_type"],
             has_weights=False,
         )
     known = known_models().get(name)
@@ -193,6 +191,22 @@ def _folder(name: str, base: Path) -> Path | None:
         return None
 
 
+def check_folder(name: str, folder: Path, *, trusted: bool = False) -> str:
+    """Check a model's folder, whose code may be *trusted*, before a library reads it; return its `model_type`.
+
+    Raises:
+        LoraBenchError: If it is no model, or reading it could run code, read other files, or wait for ever.
+    """
+    check_regular(folder, f"model {name!r}")
+    if not (folder / "config.json").is_file():
+        raise LoraBenchError(f"model {name!r}: the folder has no config.json, so it is not a Hugging Face model")
+    config = read_config(name, folder)
+    check_code(name, folder, config, trusted=trusted)
+    model_type = check_type(name, config, trusted=trusted)
+    check_weights(name, folder, config)
+    return model_type
+
+
 def _base_model(
     name: str,
     shown: str,
@@ -204,13 +218,7 @@ def _base_model(
     allow_pickle: bool = False,
 ) -> BaseModel:
     """Check a model's folder; its files are hashed if no hash is given."""
-    check_files(name, folder)
-    if not (folder / "config.json").is_file():
-        raise LoraBenchError(f"model {name!r}: the folder has no config.json, so it is not a Hugging Face model")
-    config = read_config(name, folder)
-    check_code(name, folder, config, trusted=trusted)
-    model_type = check_type(name, config, trusted=trusted)
-    check_weights(name, folder, config)
+    model_type = check_folder(name, folder, trusted=trusted)
     warnings = [f"{name} ran code of its repository at commit {revision}, allowed by --allow-code"] if trusted else []
     if not any(folder.glob("*.safetensors")):
         pickled = pickles(folder)
@@ -239,13 +247,12 @@ def _hash_of_files(folder: Path) -> str:
     hashes: dict[str, str] = {}
     for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}):
         if path.suffix == ".json" and path.name == "config.json":
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = read_object(path, f"{path.name} of a model")
             hashes[path.name] = content_hash(
                 {key: value for key, value in config.items() if key not in ("transformers_version", "_name_or_path")}
             )
         else:
-            with path.open("rb") as file:
-                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            hashes[path.name] = sha256_of(path)
     return content_hash(hashes)
 
 

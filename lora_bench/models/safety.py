@@ -8,7 +8,6 @@ suite names its commit and the user allows it; see `lora_bench.suite.consent`.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import shutil
@@ -20,11 +19,9 @@ from typing import Any
 
 from lora_bench.errors import SHOWN_CHARACTERS, LoraBenchError, did_you_mean, first_line
 from lora_bench.families import FAMILIES
-from lora_bench.util.hashing import content_hash
 from lora_bench.util.paths import cache_folder
-from lora_bench.util.regular_files import MIB, read_regular
+from lora_bench.util.regular_files import read_object, sha256_of, tensor_headers
 
-MAX_CONFIG_BYTES = 16 * MIB
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # Files that a user may allow: the form in which transformers wrote weights before safetensors, and its parts.
 PICKLED_WEIGHTS, PICKLED_INDEX = "pytorch_model*.bin", "pytorch_model.bin.index.json"
@@ -46,13 +43,7 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
     Raises:
         LoraBenchError: If it is unreadable, or would load an adapter or code from elsewhere.
     """
-    try:
-        config = json.loads(read_regular(folder / "config.json", MAX_CONFIG_BYTES).decode("utf-8"))
-        content_hash(config)  # refuses numbers and characters that no JSON file can hold
-    except (OSError, ValueError, RecursionError) as error:
-        raise LoraBenchError(f"model {name!r}: its config.json cannot be read: {error}") from None
-    if not isinstance(config, dict):
-        raise LoraBenchError(f"model {name!r}: its config.json must be an object, got {type(config).__name__}")
+    config = read_object(folder / "config.json", f"model {name!r}: its config.json")
     if (folder / "adapter_config.json").exists():
         # transformers would load the base model that it names, from anywhere, and a pickled adapter on top.
         raise LoraBenchError(
@@ -65,17 +56,6 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
             f"model {name!r}: its config.json asks for code from {kernel!r} on the hub, which lora_bench does not run"
         )
     return config
-
-
-def check_files(name: str, folder: Path) -> None:
-    """Refuse a model's folder with a pipe or a device, which a library would wait for or read without end.
-
-    Raises:
-        LoraBenchError: With the name of such a file.
-    """
-    for path in sorted(folder.iterdir()):
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise LoraBenchError(f"model {name!r}: {path.name} is not a regular file")
 
 
 def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:
@@ -92,8 +72,8 @@ def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:
         )
     for index in sorted(folder.glob("*.safetensors.index.json")):
         try:
-            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            shards = read_object(index, index.name)["weight_map"].values()
+        except (LoraBenchError, KeyError, AttributeError):
             raise LoraBenchError(f"model {name!r}: {index.name} is not an index of weights") from None
         for shard in shards:
             plain = isinstance(shard, str) and shard.endswith(".safetensors") and not set(shard) & {"/", "\\", "\0"}
@@ -102,7 +82,8 @@ def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:
                     f"model {name!r}: {index.name} names {shard!r}, and may only name files beside it that end in .safetensors"
                 )
 
-    sizes = [size for path in sorted(folder.glob("*.safetensors")) for size in _tensor_sizes(name, path)]
+    headers = [tensor_headers(path, f"model {name!r}: {path.name}") for path in sorted(folder.glob("*.safetensors"))]
+    sizes = [math.prod(tensor.shape) for header in headers for tensor in header.values()]
     for key, value in config.items():
         # Layers and positions that are only shapes take time too: a million of them are hours of counting.
         most = len(sizes) if _LAYERS.fullmatch(key) else sum(sizes) if _POSITIONS.fullmatch(key) else None
@@ -111,19 +92,6 @@ def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:
                 f"model {name!r}: its config.json has {key} {value:,}, and its weights are {len(sizes):,} tensors of "
                 f"{sum(sizes):,} numbers"
             )
-
-
-def _tensor_sizes(name: str, path: Path) -> list[int]:
-    """Return the sizes of the tensors in a file of safetensors; only its header is read, and compared with its size."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            return [math.prod(file.get_slice(key).get_shape()) for key in file.keys()]  # noqa: SIM118  # no mapping
-    except (SafetensorError, OSError) as error:
-        raise LoraBenchError(
-            f"model {name!r}: {path.name} is not a complete safetensors file: {first_line(error)}"
-        ) from None
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -157,20 +125,12 @@ def check_code(name: str, folder: Path, config: dict[str, Any], *, trusted: bool
         return
     tokenizer = folder / "tokenizer_config.json"
     if tokenizer.is_file():
-        named += [value for key, value in _code(_object(tokenizer))]
+        named += [value for key, value in _code(read_object(tokenizer, f"model {name!r}: its tokenizer_config.json"))]
     elsewhere = [value for value in named if "--" in value]
     if elsewhere:
         raise LoraBenchError(
             f"model {name!r} runs code of another repository ({elsewhere[0]}), which the suite's revision does not pin"
         )
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _code(config: dict[str, Any]) -> list[tuple[str, str]]:
@@ -221,8 +181,7 @@ def as_safetensors(name: str, folder: Path) -> Path:
     digest = hashlib.sha256()
     beside = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt", ".model")]
     for path in [*parts, *beside]:
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{path.name} {sha256_of(path)}\n".encode())
     made = cache_folder("unpickled") / digest.hexdigest()[:32]
     if made.is_dir():
         return made

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.util.regular_files import read_regular
 
 
-def check_readable(model: str, folder: Path) -> None:
-    """Check that the tokenizer of *model* can be read, if it has only a SentencePiece file.
+def check_readable(owner: str, folder: Path) -> None:
+    """Check that the tokenizer of *owner* can be read, if it has only a SentencePiece file.
 
     Raises:
         LoraBenchError: If the packages that read such files are not installed.
@@ -27,7 +28,7 @@ def check_readable(model: str, folder: Path) -> None:
         import sentencepiece  # noqa: F401
     except ImportError:
         raise LoraBenchError(
-            f"the tokenizer of model {model!r} is {pieces[0].name}, which needs SentencePiece: "
+            f"the tokenizer of {owner} is {pieces[0].name}, which needs SentencePiece: "
             "pip install 'lora_bench[sentencepiece]'"
         ) from None
 
@@ -59,5 +60,5 @@ def _rules(path: Path) -> Any:
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto()
-    model.ParseFromString(path.read_bytes())
+    model.ParseFromString(read_regular(path))
     return model.normalizer_spec

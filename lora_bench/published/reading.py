@@ -18,6 +18,7 @@ from lora_bench.documents import read_yaml, validate
 from lora_bench.errors import BadInput, Fault, did_you_mean, unknown
 from lora_bench.published.table import PublishedCell, PublishedTable, TableFile, Unlike
 from lora_bench.util.paths import folders
+from lora_bench.util.regular_files import MIB, read_regular
 
 COLUMNS = (
     "row", "method", "model", "task", "score", "printed_metric", "value", "spread", "printed", "printed_spread", "percent",
@@ -62,7 +63,7 @@ def read_table(folder: Path) -> PublishedTable:
         raise BadInput([document.fault(("table",), message)])
     file = folder / "published.csv"
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_regular(file, 16 * MIB).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput([Fault(f"cannot be read: {error}", file=str(file))]) from None
     facts = about.model_dump(exclude={"table"})

@@ -143,7 +143,7 @@ def _read(path: Path, needed: Collection[str]) -> tuple[dict[str, bytes], str | 
         inside = path / name
         if Path(name).name != name or not inside.is_file():
             return {}, f"{name!r} is missing"
-        files[name] = inside.read_bytes()
+        files[name] = read_regular(inside)
         if hashlib.sha256(files[name]).hexdigest() != sha256:
             return {}, f"{name} does not match {MANIFEST}"
     return files, None

@@ -23,8 +23,8 @@ from lora_bench.documents import dotted
 from lora_bench.errors import BadInput, Fault
 from lora_bench.util.atomic_files import write_atomic
 from lora_bench.util.hashing import content_hash
-from lora_bench.util.regular_files import MIB, read_regular
-from lora_bench.util.sealed_json import SEAL, DamagedContent, as_json, is_seal, load_json, seal, unseal
+from lora_bench.util.regular_files import MIB, load_json, read_regular
+from lora_bench.util.sealed_json import SEAL, DamagedContent, as_json, is_seal, seal, unseal
 
 # Our largest record has some 100 kB, and our largest file of many 2 MB.
 MAX_RECORD_BYTES, MAX_RECORDS_BYTES = 64 * MIB, 128 * MIB

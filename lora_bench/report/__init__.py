@@ -29,6 +29,7 @@ from lora_bench.report.sections.forgetting import forgetting_figures
 from lora_bench.report.sections.items_page import ABOUT, items_page
 from lora_bench.report.sections.weight_changes import PAGE, weight_figures, weight_page
 from lora_bench.report.terminal import terminal_answer, terminal_table
+from lora_bench.util.regular_files import read_regular
 
 __all__ = [
     "Comparison",
@@ -109,7 +110,7 @@ def _figures_of(page: Path, name: str) -> set[str]:
     """Return the figures that an earlier version of a page shows, and its page of items."""
     if not page.is_file():
         return set()
-    written = page.read_text(encoding="utf-8")
+    written = read_regular(page).decode("utf-8", errors="replace")
     links = re.findall(r"^!\[[^\]]*\]\(([^()/\s]+)/([^()/\s]+\.svg)\)$", written, re.MULTILINE)
     figures = {
         f"{name}/{unquote(file)}" for folder, file in links if unquote(folder) == name and "/" not in unquote(file)
@@ -132,7 +133,7 @@ def check_report(report: Report, folder: Path) -> list[str]:
             continue
         if not file.is_file():
             differences.append(f"{path} is missing")
-        elif (found := file.read_bytes()) != content:
+        elif (found := read_regular(file)) != content:
             pairs = zip_longest(found.splitlines(keepends=True), content.splitlines(keepends=True))
             line = next(number for number, (one, other) in enumerate(pairs, start=1) if one != other)
             differences.append(f"{path} differs from its records from line {line} on")

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from lora_bench.report.html import ASSETS, HEAD_LETTERS, STRENGTH, frame
 from lora_bench.util.atomic_files import write_atomic
+from lora_bench.util.regular_files import read_start
 
 NAME = "index.html"
 
@@ -43,8 +44,10 @@ def entries(folder: Path) -> list[Entry]:
     """Return the reports of a folder by name, without pages that lora_bench did not write."""
     found = []
     for path in sorted({path for place in _PLACES for path in folder.glob(place)}):
-        with path.open(encoding="utf-8", errors="replace") as file:
-            head = file.read(HEAD_LETTERS)
+        try:
+            head = read_start(path, 4 * HEAD_LETTERS).decode("utf-8", errors="replace")[:HEAD_LETTERS]
+        except OSError:
+            continue  # not a page of ours: a folder or a pipe
         title = re.search(r"<title>(.*?)</title>", head, re.DOTALL)
         facts = {name: unescape(value) for name, value in re.findall(r'<meta name="([\w-]+)" content="([^"]*)">', head)}
         if title is not None and STRENGTH in facts:

@@ -23,6 +23,7 @@ from lora_bench.kinds.support.row_values import has_label, normal
 from lora_bench.tasks.files import read_file
 from lora_bench.tasks.source_tables import SEPARATED, Format, Layout, format_of
 from lora_bench.tasks.text_facts import contradicting, repeated, spread
+from lora_bench.util.regular_files import read_regular
 
 SEPARATORS = (",", ";", "\t", "|")
 # Number of lines that the separator is guessed from.
@@ -180,7 +181,7 @@ def _several_labels(values: Sequence[Any]) -> tuple[list[tuple[str, ...]], str |
 
 def _how_separated(file: Path, format: Format | None, guessed: list[str]) -> tuple[str | None, Any]:
     """Return the separator and the encoding of a file; None for the usual ones."""
-    raw = file.read_bytes() if file.is_file() and file.suffix.lower() != ".gz" else b""
+    raw = read_regular(file) if file.is_file() and file.suffix.lower() != ".gz" else b""
     encoding = _encoding(raw)
     if encoding is not None:
         guessed.append(f"guessed: the encoding is {encoding}, as it is not UTF-8")

@@ -16,6 +16,7 @@ from lora_bench.records.record import Record, Status
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.records.store import RunFolder
 from lora_bench.tasks import Task
+from lora_bench.util.regular_files import MIB, read_regular
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class RetentionData:
         """
         assert self.text is not None
         try:
-            content = self.text.read_bytes()
+            content = read_regular(self.text, MAX_TEXT_BYTES)
             found = [line.strip() for line in content.decode("utf-8").splitlines() if line.strip()]
         except OSError as error:
             raise LoraBenchError(f"the text {self.text.name!r} cannot be read: {error.strerror}") from None
@@ -42,6 +43,10 @@ class RetentionData:
         if not found:
             raise LoraBenchError(f"the text {self.text.name!r} is empty")
         return found, hashlib.sha256(content).hexdigest()
+
+
+# The longest text for retention; only its first paragraphs are scored.
+MAX_TEXT_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,18 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict
 from torch import nn
 
+from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.exercises.predicting import quiet
+from lora_bench.models.library_errors import in_a_sentence
+from lora_bench.models.registry import check_folder
+from lora_bench.records.kept_adapter import WEIGHTS, checked_adapter
 from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.record import Weights
 from lora_bench.records.spec import PlannedSpec
@@ -22,6 +29,7 @@ from lora_bench.training.job import Job
 from lora_bench.training.model_card import item_intervals, model_card, names_of, public_name, write_card
 from lora_bench.tuners.trial import inside_peft
 from lora_bench.util.atomic_files import sync_tree
+from lora_bench.util.regular_files import read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,12 +80,46 @@ def keep_weights(
     return Weights(folder=folder.name, stored_bytes=stored, step=step)
 
 
+def open_adapter(model: nn.Module, folder: Path) -> PeftModel:
+    """Return a base model with a kept adapter, which may be a stranger's, for use.
+
+    Raises:
+        LoraBenchError: If its files are not those of an adapter on this model, or would have other code or files read.
+    """
+    import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
+
+    _, headers = checked_adapter(folder)
+    with in_a_sentence(f"{folder} cannot be loaded"):
+        adapted = PeftModel.from_pretrained(cast(Any, model), str(folder)).eval()
+        lacking = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - headers.keys()
+    if lacking:
+        raise LoraBenchError(f"{folder}: {WEIGHTS} lacks {min(lacking)}, so it is not of this base model and method")
+    return adapted
+
+
+def open_whole(base: nn.Module, folder: Path) -> nn.Module:
+    """Return the whole model that a run kept, of the class and configuration of its base model.
+
+    Raises:
+        LoraBenchError: If its weights are not in safetensors, or not those of such a model.
+    """
+    check_folder(str(folder), folder)
+    loaded: Any = type(base)
+    with in_a_sentence(f"{folder} cannot be loaded"):
+        trained, report = loaded.from_pretrained(
+            folder, config=base.config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    if report["missing_keys"]:
+        raise LoraBenchError(f"{folder}: its weights lack {min(report['missing_keys'])}")
+    return cast(nn.Module, trained)
+
+
 def publish_adapter_config(path: Path, spec: PlannedSpec) -> None:
     """Give an adapter's configuration what PEFT needs on any machine: task type, and the base model's public name.
 
     It is rewritten after saving: with a public name in it, PEFT's own saving would ask the hub for that model.
     """
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_object(path, path.name)
     config |= {
         "task_type": names_of(spec).task_type,
         "auto_mapping": None,

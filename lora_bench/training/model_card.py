@@ -17,13 +17,16 @@ import yaml
 from lora_bench.kinds import find_kind
 from lora_bench.kinds.support.task_kind import ModelNames, TaskKind
 from lora_bench.metrics.support.item_weights import item_metric, metrics_of_items
+from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.loading import reads_apart
 from lora_bench.models.registry import known_models
 from lora_bench.models.shapes import PREFIX
 from lora_bench.records.budget import amount_of
 from lora_bench.records.spec import ModelSpec, PlannedSpec, RunSpec
 from lora_bench.stats.items import Items, ItemScores
+from lora_bench.util.atomic_files import let_all_read
 from lora_bench.util.redaction import visible
+from lora_bench.util.regular_files import read_regular
 from lora_bench.version import __version__
 
 PLACE = "THIS FOLDER"
@@ -73,10 +76,10 @@ def model_card(
 
 
 def write_card(folder: Path, card: str) -> None:
-    """Write the card of a folder of weights, and let every user read all its files, as safetensors' own cannot be."""
+    """Write the card of a folder of weights, and give all files the usual permissions, unlike safetensors' own."""
     (folder / "README.md").write_text(card, encoding="utf-8")
     for path in folder.iterdir():
-        path.chmod(0o644)
+        let_all_read(path)
 
 
 # Resamples of test items, and numbers in memory for a block of them.
@@ -90,21 +93,22 @@ def item_intervals(answers: Path, spec: PlannedSpec, scores: Mapping[str, float]
     """
     if not answers.is_file():
         return {}
-    kept = json.loads(answers.read_text(encoding="utf-8"))
-    found = {}
-    for metric in {*scores}.intersection(metrics_of_items()):
-        if metric in kept.get("item_scores", {}):
-            items: Items = ItemScores((0,), np.array([kept["item_scores"][metric]]))
-        else:
-            right, given = kept["references"], kept["predictions"]
-            items = item_metric(metric, right, {0: given}, classes=len(spec.task.labels) or None)
-        generator, block = np.random.default_rng(0), max(1, _BLOCK // items.items)
-        sizes = [min(block, _DRAWS - start) for start in range(0, _DRAWS, block)]
-        drawn = np.concatenate([items.drawn(generator, size)[:, 0] for size in sizes])
-        defined = drawn[np.isfinite(drawn)]
-        if len(defined) > 0.99 * _DRAWS:
-            low, high = np.percentile(defined, [2.5, 97.5])
-            found[metric] = (float(low), float(high))
+    found: dict[str, tuple[float, float]] = {}
+    with in_a_sentence(f"{answers} cannot be read"):
+        kept = json.loads(read_regular(answers))
+        for metric in {*scores}.intersection(metrics_of_items()):
+            if metric in kept.get("item_scores", {}):
+                items: Items = ItemScores((0,), np.array([kept["item_scores"][metric]]))
+            else:
+                right, given = kept["references"], kept["predictions"]
+                items = item_metric(metric, right, {0: given}, classes=len(spec.task.labels) or None)
+            generator, block = np.random.default_rng(0), max(1, _BLOCK // items.items)
+            sizes = [min(block, _DRAWS - start) for start in range(0, _DRAWS, block)]
+            drawn = np.concatenate([items.drawn(generator, size)[:, 0] for size in sizes])
+            defined = drawn[np.isfinite(drawn)]
+            if len(defined) > 0.99 * _DRAWS:
+                low, high = np.percentile(defined, [2.5, 97.5])
+                found[metric] = (float(low), float(high))
     return found
 
 

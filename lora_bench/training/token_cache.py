@@ -21,6 +21,7 @@ from typing import Any, overload
 import numpy as np
 
 from lora_bench.util.atomic_files import QUARANTINE, quarantine, write_atomic
+from lora_bench.util.regular_files import sha256_of
 from lora_bench.util.sealed_json import keep, kept
 
 Example = dict[str, Any]
@@ -111,9 +112,7 @@ def _read(manifest: Path, file: Path) -> tuple[MappedExamples, float] | None:
         said = kept(manifest)
         if said is None or not file.is_file():
             return None
-        with file.open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-        if found != said["sha256_of_tokens"]:
+        if sha256_of(file) != said["sha256_of_tokens"]:
             quarantine(file, f"{file.name} does not match {manifest.name}", file.parent / QUARANTINE)
             return None
         numbers = np.load(file, mmap_mode="r", allow_pickle=False)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.errors import LoraBenchError, first_line
-from lora_bench.records.kept_adapter import WEIGHTS, adapter_config
+from lora_bench.errors import LoraBenchError
+from lora_bench.records.kept_adapter import WEIGHTS, checked_adapter
 from lora_bench.records.store import RunFolder
 from lora_bench.tuners.trial import is_in
 
@@ -66,22 +66,17 @@ def check_adapter(model: nn.Module, folder: Path, head: list[str]) -> None:
     """
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
-    from safetensors import SafetensorError, safe_open
 
     if not isinstance(model, PeftModel):
         raise LoraBenchError(f"{_named(folder)} does not fit a method that trains the base model")
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise LoraBenchError(f"{_named(folder)} cannot be read: {first_line(error)}") from None
+    theirs, headers = checked_adapter(folder)
+    shapes = {name: header.shape for name, header in headers.items()}
     wanted_shapes = _shapes(get_peft_model_state_dict(model))
     taken = _fitting(wanted_shapes, shapes, head, _named(folder))
     missing = sorted(name for name in wanted_shapes if name not in taken and not is_in(name, head))
     if missing:
         raise LoraBenchError(f"{_named(folder)} lacks {missing[0]}, which this method trains")
     (own,) = model.peft_config.values()
-    theirs = adapter_config(folder)
     for name, default in HIDDEN.items():
         wanted, given = getattr(own, name, default), theirs.get(name, default)
         if wanted != given:

@@ -5,7 +5,6 @@ A merged model gives the answers of the adapted one, which is checked before any
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line, unknown
 from lora_bench.kinds import find_kind
+from lora_bench.records.again import again
+from lora_bench.records.kept_adapter import CONFIG, adapter_config
 from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.record import Record
 from lora_bench.records.spec import PlannedSpec
@@ -21,6 +22,7 @@ from lora_bench.report.model.choose_method import Choice, choose_among
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.training.model_card import item_intervals, loading_lines, model_card, write_card
+from lora_bench.util.atomic_files import whole_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,8 +52,9 @@ class Winner:
     @property
     def tuner(self) -> str | None:
         """Module to import before the weights load; "" for PEFT alone, None for a whole model."""
-        config = self.folder / "adapter_config.json"
-        return _tuner_of(json.loads(config.read_text(encoding="utf-8"))["peft_type"]) if config.is_file() else None
+        if not (self.folder / CONFIG).is_file():
+            return None
+        return _tuner_of(str(adapter_config(self.folder).get("peft_type")))
 
     @property
     def lines(self) -> list[str]:
@@ -93,12 +96,10 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
         LoraBenchError: If *out* exists, the base model is not the one of the record, or the method cannot be merged.
     """
     import torch
-    from peft import PeftModel
-    from transformers import AutoTokenizer
 
-    import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
     from lora_bench.kinds.exercises.predicting import quiet
-    from lora_bench.models.loading import load_model, load_tokenizer
+    from lora_bench.models.loading import load_model, load_tokenizer, open_tokenizer
+    from lora_bench.training.kept_weights import open_adapter
 
     record, label = winner.record, winner.row.label
     if out.exists():
@@ -114,19 +115,21 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
         if spec.task.labels:
             model.config.id2label = dict(enumerate(spec.task.labels))
             model.config.label2id = {name: index for index, name in enumerate(spec.task.labels)}
-        adapted = PeftModel.from_pretrained(model, str(winner.folder)).eval()
+        adapted = open_adapter(model, winner.folder)
+        tokenizer = open_tokenizer(str(winner.folder), winner.folder)
         before = _logits(adapted, model.config.vocab_size)
         merged = _merged(adapted, label)
         difference = float((_logits(merged.eval(), model.config.vocab_size) - before).abs().max())
         if not difference <= MERGED_TOLERANCE * max(1.0, float(before.abs().max())):
             raise LoraBenchError(f"{label} cannot be merged: the merged model gives other answers, by {difference:.2g}")
-        merged.save_pretrained(out)
-        AutoTokenizer.from_pretrained(winner.folder).save_pretrained(out)
-    assert record.weights is not None
-    examples = record.predictions.count if record.predictions is not None else 0
-    intervals = item_intervals(winner.folder.parent / PREDICTIONS, spec, record.scores or {})
-    card = model_card(spec, record.weights.step, None, record.scores, examples, intervals, record.threshold)
-    write_card(out, card)
+        assert record.weights is not None
+        examples = record.predictions.count if record.predictions is not None else 0
+        intervals = item_intervals(winner.folder.parent / PREDICTIONS, spec, record.scores or {})
+        card = model_card(spec, record.weights.step, None, record.scores, examples, intervals, record.threshold)
+        with whole_folder(out) as made:
+            merged.save_pretrained(made)
+            tokenizer.save_pretrained(made)
+            write_card(made, card)
 
 
 def base_of(record: Record, base: Path | None = None) -> BaseModel:
@@ -206,7 +209,7 @@ def _which(choices: Sequence[Choice]) -> str:
 
 
 def _none_kept(row: Row, setting: Setting, record: Record) -> str:
-    command = (record.command or "lora-bench run SUITE").replace(f" --only {record.run_id}", "")
+    command = (again(record.command) or "lora-bench run SUITE").replace(f" --only {record.run_id}", "")
     return (
         f"no weights of {row.label} were kept; set `keep_weights: last` in the suite, then `{command}` trains "
         f"its reported runs again and keeps them"

@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from lora_bench.errors import LoraBenchError
@@ -123,7 +124,33 @@ def _written_beside(path: Path, content: bytes) -> Path:
 def let_others_read(descriptor: int) -> None:
     """Give a temporary file the usual read permissions; files of `mkstemp` are private."""
     if sys.platform != "win32":
-        os.fchmod(descriptor, 0o644)  # the name may be gone by now
+        os.fchmod(descriptor, 0o666 & ~_umask())  # the name may be gone by now
+
+
+@functools.cache
+def _umask() -> int:
+    """Return the mask of this process, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder to fill, which takes its name after the block; nothing stays if the block raises."""
+    make_folder(folder.absolute().parent)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder.absolute().parent) as temporary:
+        made = Path(temporary, folder.name)
+        made.mkdir()
+        yield made
+        if folder.is_dir():
+            folder.rmdir()  # an empty one, else it was refused
+        made.rename(folder)
+
+
+def let_all_read(path: Path) -> None:
+    """Give a file the usual permissions, as `let_others_read` does."""
+    path.chmod(0o666 & ~_umask())
 
 
 def make_folder(folder: Path) -> None:

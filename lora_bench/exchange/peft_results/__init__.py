@@ -7,6 +7,7 @@ total time, averages and percentiles of memory, and the seconds of each evaluati
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -21,9 +22,10 @@ from lora_bench.records.layout import RECORD
 from lora_bench.records.record import Record
 from lora_bench.records.sealed_records import to_json
 from lora_bench.records.store import read_record, write_atomic
+from lora_bench.util.regular_files import MIB, read_regular
 
 FOLDERS = ("results", "cancelled_results")
-MAX_BYTES = 50_000_000
+MAX_BYTES = 48 * MIB
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ def import_results(folder: Path, target: Path) -> Imported:
     faults: list[Fault] = []
     for file in files:
         try:
-            record = read_result(file, command=f"lora-bench import peft-results {folder.resolve().name}")
+            record = read_result(
+                file, command=shlex.join(["lora-bench", "import", "peft-results", folder.resolve().name])
+            )
             records[record.run_id] = written(record, target)
         except BadInput as error:
             faults += error.faults
@@ -98,13 +102,9 @@ def content_of(file: Path) -> bytes:
         BadInput: If it cannot be read, or is too long.
     """
     try:
-        if not file.is_file():
-            raise ValueError("it is not a file")
-        if file.stat().st_size > MAX_BYTES:
-            raise ValueError(f"it is longer than {MAX_BYTES:,} bytes")
-        return file.read_bytes()
-    except (OSError, ValueError) as error:
-        raise _no_result(file, str(error)) from None
+        return read_regular(file, MAX_BYTES)
+    except OSError as error:
+        raise _no_result(file, error.strerror or str(error)) from None
 
 
 def record_in(

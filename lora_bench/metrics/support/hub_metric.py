@@ -221,7 +221,7 @@ def _downloaded(name: str, commit: str) -> str:
     copy = snapshot("metric", repository, commit, ["*.py"], leave=["*/*"])
     if not (copy.folder / script).is_file():
         raise LoraBenchError(f"metric '{HUB}{name}@{commit}' has no script {script}")
-    _refuse_fetched(f"{name}@{commit}", (copy.folder / script).read_text(encoding="utf-8"))
+    _refuse_fetched(f"{name}@{commit}", read_regular(copy.folder / script, MAX_SCRIPT_BYTES).decode("utf-8"))
     return str(copy.folder / script)
 
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.records.again import again
 from lora_bench.records.budget import AXES, PARAMETER_AXES, Axis, Budget, ParameterAxis
 from lora_bench.records.record import Environment, Record, Status
 from lora_bench.records.spec import ModelSpec, RunSpec, TrainingSpec, without_shown
@@ -185,7 +186,7 @@ def compare(records: Sequence[Record]) -> Comparison:
         groups = _settings(of_task)
         differing = _differing([conditions(_held(group)) for group in groups])
         settings += [_setting(group, differs, environments) for group, differs in zip(groups, differing, strict=True)]
-    commands = {one.command.replace(f" --only {one.run_id}", "") for one in records if one.command is not None}
+    commands = {shown.replace(f" --only {one.run_id}", "") for one in records if (shown := again(one.command))}
     return Comparison(
         suites=tuple(sorted({record.suite for record in records})),
         statuses=statuses(records),

@@ -37,7 +37,7 @@ class ProbeHeadline:
     label: str
     pairs: Pairs
 
-    def blocks(self, claimed: Sequence[Block], commands: Sequence[str | None]) -> list[Block]:
+    def blocks(self, claimed: Sequence[Block], commands: Sequence[str]) -> list[Block]:
         """Return the headline, a small table with a paper's claims below it, and the next step."""
         if not self.pairs:
             return [Lead(self.lead)]
@@ -50,10 +50,9 @@ class ProbeHeadline:
             f"{beside}{_apart(self.pairs)}",
             *claimed,
         ]
-        known = [command for command in commands if command is not None]
-        if known:
+        if commands:
             how = "[what each method costs](#what-each-method-costs)"
-            blocks.append(f"**Next:** {how}, or measure again: {code_command(known[0])}.")
+            blocks.append(f"**Next:** {how}, or measure again: {code_command(commands[0])}.")
         return blocks
 
     def _table(self) -> TextTable:

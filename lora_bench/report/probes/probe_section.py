@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 from lora_bench.kinds import find_kind
+from lora_bench.records.again import again
 from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Commands, Heading, TextList
@@ -31,7 +32,7 @@ def headline_of_probes(records: Sequence[ProbeRecord]) -> ProbeHeadline:
 def probes_page(records: Sequence[ProbeRecord]) -> list[Block]:
     """Return a report of probes alone."""
     suites = text.listed([inert(suite) for suite in sorted({record.suite for record in records})])
-    first = headline_of_probes(records).blocks(_claims(records, claims_table), [record.command for record in records])
+    first = headline_of_probes(records).blocks(_claims(records, claims_table), _commands(records))
     return [Heading(1, suites), *first, *probe_section(records)]
 
 
@@ -54,8 +55,13 @@ def probe_section(records: Sequence[ProbeRecord]) -> list[Block]:
                 if made:
                     blocks += [f"**{title}**", *made]
         blocks += _failures(group)
-    commands = sorted({record.command for record in records})
-    return [*blocks, *_unmeasured(cells), *_claims(records, claims_section), "Made by:", Commands(commands)]
+    commands = sorted(set(_commands(records)))
+    end: list[Block] = ["Made by:", Commands(commands)] if commands else []
+    return [*blocks, *_unmeasured(cells), *_claims(records, claims_section), *end]
+
+
+def _commands(records: Sequence[ProbeRecord]) -> list[str]:
+    return [shown for record in records if (shown := again(record.command))]
 
 
 def _claims(
