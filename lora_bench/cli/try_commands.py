@@ -15,7 +15,7 @@ from lora_bench.util.redaction import message
 
 Parse = Callable[[Sequence[str]], argparse.Namespace]
 
-DEFAULT_MINUTES = 10.0
+DEFAULT_MINUTES, MOST_MINUTES = 10.0, 1e6
 
 
 def add_try(commands: Commands, parse: Parse) -> None:
@@ -52,22 +52,32 @@ def _options(groups: Groups) -> None:
     what.takes("--label", "COLUMN", "column of the class or number to predict (default: guessed)")
     what.takes("--model", "MODEL", "base model (default: minilm-l6-roberta, which needs no hub)")
     minutes = "minutes that all runs together may take, by estimate (default: 10)"
-    groups.how.takes("--minutes", "N", minutes, type=above_zero, default=DEFAULT_MINUTES)
+    groups.how.takes("--minutes", "N", minutes, type=_minutes)
+
+
+def _minutes(text: str) -> float:
+    minutes = above_zero(text)
+    if minutes > MOST_MINUTES:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_MINUTES:,.0f}, got {text}")
+    return minutes
 
 
 def _write(arguments: argparse.Namespace, *, again: bool) -> Path:
     """Inspect the table, print the findings, and write the suite, or use one that is there *again*; return its file."""
     from lora_bench.plan.fit_minutes import DEFAULT_MODEL, draft_suite
-    from lora_bench.suite.from_table import FIRST_LOOK
+    from lora_bench.suite.from_table import FIRST_LOOK, name_of, refuse_another
     from lora_bench.tasks.look import look
     from lora_bench.util.atomic_files import write_atomic
 
+    file = Path(f"{name_of(arguments.table.name)}.yaml")
+    if again and file.exists():
+        refuse_another(file, arguments.table, _given(arguments))
     seen = look(arguments.table, arguments.text, arguments.text_pair, arguments.label)
     for sentence in seen.sentences:
         print(message(sentence))
     sys.stdout.flush()
-    draft = draft_suite(seen, Path(), model=arguments.model or DEFAULT_MODEL, minutes=arguments.minutes)
-    file = Path(f"{draft.name}.yaml")
+    minutes = arguments.minutes or DEFAULT_MINUTES
+    draft = draft_suite(seen, Path(), model=arguments.model or DEFAULT_MODEL, minutes=minutes)
     if not file.exists():
         write_atomic(file, draft.text(Path()).encode("utf-8"))
         up_to = "up to " if draft.seeds > FIRST_LOOK else ""
@@ -79,6 +89,13 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> Path:
             f"{file} is there already; delete it to begin anew, or `lora-bench run {shlex.quote(str(file))}`"
         )
     return file
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, str | None]:
+    """Return what the command line says of the suite beside the table, by option."""
+    minutes = None if arguments.minutes is None else f"{arguments.minutes:g}"
+    of_columns = {"--text": arguments.text, "--text-pair": arguments.text_pair, "--label": arguments.label}
+    return {**of_columns, "--model": arguments.model, "--minutes": minutes}
 
 
 def _init(arguments: argparse.Namespace) -> int:

@@ -380,7 +380,8 @@ def _most_members(cells: Mapping[str, Cell], workers: int, job: Job, *, on_gpu: 
     flops = 4.0 * cell.fit.shape.multiplied * recipe.batch_size * recipe.max_length
     if on_gpu:
         card = card_memory()
-        free = None if card is None else int(card * (1 - GAPS)) - CONTEXT_BYTES
+        together = -(-max(1, workers) // max(1, len(cuda_devices())))  # workers that share a card
+        free = None if card is None else int(card * (1 - GAPS)) // together - CONTEXT_BYTES
     else:
         free = int(psutil.virtual_memory().available) // max(1, workers)
     base = BYTES_PER_WEIGHT * cell.fit.parameters.total if cell.fit.parameters is not None else 0

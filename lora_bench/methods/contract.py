@@ -218,5 +218,6 @@ def unknown_method(name: str) -> LoraBenchError:
 def with_size(method: Method, size: int) -> Method:
     """Return a copy of *method* with another size."""
     assert method.size is not None, f"{method.name} has no size"
-    options: dict[str, Any] = {**method.model_dump(), method.size: size}
+    along: dict[str, Any] = getattr(method, "along_with", lambda _: {})(size)
+    options: dict[str, Any] = {**method.model_dump(), **along, method.size: size}
     return type(method)(**options)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import warnings
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -42,6 +43,10 @@ TRIAL_SIZE = 8
 
 # What PEFT reads as a set of names or of layers.
 SETS = ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save", "layers_to_transform")
+
+
+# Methods that put virtual tokens into the text.
+PROMPTS = {"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"}
 
 
 def _harmless(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -150,6 +155,21 @@ class Peft(Strict):
                 weight.requires_grad_(False)
         return adapted
 
+    def along_with(self, size: int) -> dict[str, Any]:
+        """Return the options at another size: alpha keeps its ratio to r, so that a budget changes no update's strength."""
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        configs = {known.value: config for known, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+        fields = getattr(configs.get(self.type), "__dataclass_fields__", {})
+        if self.size_option != "r" or self.size_value in (None, size) or "lora_alpha" not in fields:
+            return {}
+        alpha: Any = self.options.get("lora_alpha", fields["lora_alpha"].default)
+        if not isinstance(alpha, int | float):
+            return {}
+        ratio = size / self.size_value
+        scaled = alpha * (math.sqrt(ratio) if self.options.get("use_rslora") else ratio)
+        return {"options": {**self.options, "lora_alpha": int(scaled) if scaled == int(scaled) else scaled}}
+
     @property
     def loss_term(self) -> str | None:
         """Return the term that PEFT adds to the model's own loss, or None."""
@@ -198,6 +218,10 @@ class Peft(Strict):
             # PEFT then has a model of its own for the task, which frees a head and puts prompts before the text.
             kind = kind_of_class(type(model).__name__) or find_kind("generation")
             options.setdefault("task_type", kind.names_of(apart=model.config.is_encoder_decoder).task_type)
+            if kind.name == "tokens" and self.type in PROMPTS:
+                raise UnsupportedPair(
+                    f"PEFT's {self.type} answers its own prompts as words too, which {kind.name} cannot have"
+                )
             if options["task_type"] is None and issubclass(config_class, PromptLearningConfig):
                 raise UnsupportedPair(
                     f"PEFT has no {self.type} for {kind.name}: its models put no prompt before a text"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
@@ -30,6 +31,7 @@ POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")
 TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model", "tokenizer_config.json")
 
 # DeBERTa's `pooler_dropout` is another layer before the same classifier, and the papers' `cls_dropout` leaves it alone.
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 HEAD_DROPOUTS = {"classifier_dropout", "cls_dropout"}
 BASE_DROPOUTS = re.compile(r"(?!classifier|cls|pooler|summary).*(dropout|dropout_prob|dropout_rate|pdrop)")
 
@@ -72,6 +74,7 @@ def load_model(
     lacking = set(report["missing_keys"])
     other_shapes = {str(key[0]): (tuple(key[1]), tuple(key[2])) for key in report["mismatched_keys"]}
     _refuse_incomplete(base_model, model, task_kind, lacking, other_shapes)
+    _refuse_dropped(base_model, model, report["unexpected_keys"])
     lacking |= set(other_shapes)
     if not task_kind.writes:
         lacking |= _heads_of_other_tasks(model)
@@ -158,6 +161,20 @@ def _refuse_incomplete(
         raise LoraBenchError(
             f"model {base_model.name!r} cannot be loaded: its config.json gives {misshapen[0]} the shape {said}, and its "
             f"weights have {found}"
+        )
+
+
+def _refuse_dropped(base_model: BaseModel, model: PreTrainedModel, unexpected: Iterable[str]) -> None:
+    """Refuse weights of further layers like the model's: its configuration has fewer, and the rest would be left out."""
+    base = f"{model.base_model_prefix}."
+    own = {_NUMBER.sub("#", name).removeprefix(base) for name, _ in model.named_parameters()}
+    dropped = sorted(
+        name for name in unexpected if _NUMBER.search(name) and _NUMBER.sub("#", name).removeprefix(base) in own
+    )
+    if dropped:
+        raise LoraBenchError(
+            f"model {base_model.name!r} cannot be loaded: its config.json ({base_model.model_type}) has too few layers for "
+            f"{len(dropped):,} of its weights, such as {dropped[0]}"
         )
 
 

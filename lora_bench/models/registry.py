@@ -167,6 +167,10 @@ def find_model(
                 f"model {name!r} is a folder, whose code no commit pins: trust_remote_code is for a model on the hub"
             )
         return _base_model(name, shown or Path(name).name, local, allow_pickle=allow_pickle)
+    if name.startswith(("/", "./", "../", "~", ".\\")) or Path(name).is_absolute():
+        raise LoraBenchError(
+            f"model {name!r}: there is no such folder{'' if Path(name).is_absolute() else f' in {base}'}"
+        )
     if trust_remote_code and (revision is None or not COMMIT.fullmatch(revision)):
         raise LoraBenchError(f"model {name!r}: trust_remote_code needs a revision of all 40 digits, got {revision!r}")
     folder, commit = _from_hub(name, revision, progress, code=trust_remote_code, pickled=allow_pickle)

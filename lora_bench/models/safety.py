@@ -28,6 +28,12 @@ PICKLED_WEIGHTS, PICKLED_INDEX = "pytorch_model*.bin", "pytorch_model.bin.index.
 # Numbers of a configuration that say how many layers and positions a model has.
 # Qwen's max_window_layers bounds an index, and counts no layers.
 _LAYERS, _POSITIONS = re.compile(r"(?!max_window_)(.*_)?layers?"), re.compile(r"max_position_embeddings|n_positions")
+_MANY_POSITIONS = 2**20
+_COUNTS = re.compile(
+    r"num_.*(heads|layers)|n_(head|layer|embd)|(hidden|intermediate|vocab|embedding)_size|.*_eps(ilon)?"
+)
+# Types of safetensors that only a quantisation, or no model at all, has.
+_UNTRAINED_TYPES = {"I8", "F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3", "F8_E5M2", "C64"}
 # Before this release torch's restricted reader could be made to write outside its buffers (CVE-2026-24747).
 SAFE_TORCH = (2, 10)
 
@@ -83,10 +89,21 @@ def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:
                 )
 
     headers = [tensor_headers(path, f"model {name!r}: {path.name}") for path in sorted(folder.glob("*.safetensors"))]
+    odd = {tensor.dtype for header in headers for tensor in header.values()} & _UNTRAINED_TYPES
+    if odd and not config.get("quantization_config"):
+        raise LoraBenchError(
+            f"model {name!r}: weights of the type {min(odd)} are not read; float32, float16 and bfloat16 are"
+        )
     sizes = [math.prod(tensor.shape) for header in headers for tensor in header.values()]
     for key, value in config.items():
         # Layers and positions that are only shapes take time too: a million of them are hours of counting.
-        most = len(sizes) if _LAYERS.fullmatch(key) else sum(sizes) if _POSITIONS.fullmatch(key) else None
+        # Rotary positions need no weights, so a tiny model may have more of them.
+        positions = max(_MANY_POSITIONS, sum(sizes)) if _POSITIONS.fullmatch(key) else None
+        most = len(sizes) if _LAYERS.fullmatch(key) else positions
+        if _COUNTS.fullmatch(key) and (isinstance(value, str) or (isinstance(value, int | float) and value < 0)):
+            raise LoraBenchError(
+                f"model {name!r}: its config.json has {key} {value!r}, which must be a number of 0 or more"
+            )
         if sizes and most is not None and isinstance(value, int) and value > most:
             raise LoraBenchError(
                 f"model {name!r}: its config.json has {key} {value:,}, and its weights are {len(sizes):,} tensors of "

@@ -190,6 +190,8 @@ def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> No
         elif isinstance(known[name].default, int | float) and not isinstance(value, int | float):
             kind = type(known[name].default).__name__
             faults.append(suite.document.fault(key, f"must be {kind}, got {value!r} ({type(value).__name__})"))
+        elif name == "dataloader_num_workers" and isinstance(value, int | float) and value < 0:
+            faults.append(suite.document.fault(key, f"must be 0 or more, got {value!r}"))
     if not faults:
         tried: list[dict[str, JsonValue]] = []
         for cell in cells:

@@ -6,6 +6,7 @@ Every row is counted; lengths in tokens are those of a sample, so that a large d
 from __future__ import annotations
 
 import random
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -135,6 +136,23 @@ def describe(suite: Suite, loaded: LoadedTask, models: Sequence[BaseModel], cell
         smallest_difference=_smallest(loaded),
         margin=_margin(suite, loaded),
     )
+
+
+def odd_classes(tasks: Iterable[LoadedTask]) -> list[str]:
+    """Return a warning for each task with a test split of one class, or with one label in two forms of Unicode."""
+    warnings = []
+    for loaded in tasks:
+        labels, test = loaded.data.labels, loaded.data.splits.get("test")
+        classes = count_classes(test, labels) if test is not None else {}
+        present = [label for label, count in classes.items() if count]
+        if len(labels) > 1 and len(present) == 1:
+            warnings.append(
+                f"{loaded.task.task}: test has the class {present[0]} alone, so no score tells models apart"
+            )
+        twins = [label for label in labels if (form := unicodedata.normalize("NFC", label)) != label and form in labels]
+        if twins:
+            warnings.append(f"{loaded.task.task}: {twins[0]} is two labels, in two forms of Unicode: write it in one")
+    return warnings
 
 
 def too_small(suite: Suite, tasks: Iterable[LoadedTask]) -> list[str]:

@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from lora_bench.errors import LoraBenchError
+from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.plan.cost_estimate import default_workers
 from lora_bench.plan.make_plan import Plan, make_plan
 from lora_bench.stats.rates import half
@@ -66,6 +66,13 @@ def _plan_of(draft: Draft, folder: Path) -> Plan:
             file.write(draft.text(folder))
         with tempfile.TemporaryDirectory() as elsewhere:
             return make_plan(load_suite(path), Path(elsewhere) / "runs")
+    except BadInput as error:
+        # The file is gone when the user reads its name.
+        own = Path(path).name
+        raise BadInput(
+            replace(fault, file=None, line=None) if fault.file is not None and Path(fault.file).name == own else fault
+            for fault in error.faults
+        ) from None
     finally:
         Path(path).unlink()
 

@@ -27,7 +27,7 @@ from lora_bench.plan.checks import (
     untuned,
 )
 from lora_bench.plan.cost_estimate import CostEstimate
-from lora_bench.plan.describe_data import DataFacts, describe, too_small
+from lora_bench.plan.describe_data import DataFacts, describe, odd_classes, too_small
 from lora_bench.plan.inputs import LoadedTask, Progress, obtain
 from lora_bench.plan.planner import Planner
 from lora_bench.plan.retention_data import retention_data
@@ -145,6 +145,7 @@ def make_plan(
             *coarse_tuning(suite),
             *unseen_rows(cells),
             *too_small(suite, at_hand),
+            *odd_classes(at_hand),
             *beyond_memory(cells),
         ),
         data=tuple(describe(suite, loaded, readable, known) for loaded in at_hand) if with_data else (),

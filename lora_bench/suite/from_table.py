@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from lora_bench.documents import read_yaml
+from lora_bench.errors import LoraBenchError
 from lora_bench.kinds import find_kind
 from lora_bench.methods import rates_to_try
 from lora_bench.records.analysis import REFERENCES
 from lora_bench.tasks.look import TableFacts
 from lora_bench.util.paths import PACKAGE
+from lora_bench.util.regular_files import read_regular
 
 TRIAL_SEEDS = (100, 101, 102)
 BATCH = 16
@@ -146,6 +151,41 @@ def _seeds_line(most: int) -> str:
 def name_of(file: str) -> str:
     """Return the name of the task that a file becomes."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(file).name.split(".")[0]).strip("-._")[:60] or "table"
+
+
+def refuse_another(file: Path, table: Path, given: Mapping[str, str | None]) -> None:
+    """Refuse to take a suite that is there for another table, or for other options than those *given* by name.
+
+    Raises:
+        LoraBenchError: With the table or value of the suite, and the one given.
+    """
+    document = read_yaml(file)
+    tasks = document.data.get("tasks")
+    own = [task for task in (tasks if isinstance(tasks, list) else []) if isinstance(task, dict)]
+    named = [str(task["data"]) for task in own if isinstance(task.get("data"), str)]
+    same = [task for task in own if (file.parent / str(task.get("data"))).resolve() == table.resolve()]
+    if not same:
+        raise LoraBenchError(
+            f"{file} is there already and compares methods on {' and '.join(named) or 'no table'}, not on {table}: run it with "
+            f"`lora-bench run {shlex.quote(str(file))}`, or delete or rename it to begin with {table}"
+        )
+    text, label = same[0].get("text"), same[0].get("label")
+    texts = [*(text if isinstance(text, list) else [text]), None]
+    made = re.search(r"^# Made for about (\S+) minutes", read_regular(file).decode("utf-8"), re.MULTILINE)
+    has = {
+        "--text": [texts[0]],
+        "--text-pair": [column for column in texts[1:2] if column is not None],
+        "--label": [label.get("column") if isinstance(label, dict) else label],
+        "--model": document.data.get("models"),
+        "--minutes": [made[1]] if made is not None else [],
+    }
+    for option, value in given.items():
+        if value is not None and has[option] != [value]:
+            shown = ", ".join(map(str, has[option] or [])) or "none"
+            raise LoraBenchError(
+                f"{file} is there already with {shown} for {option}, and the command gives {value}: change it there, or delete "
+                "the file to begin anew"
+            )
 
 
 def task_flow(seen: TableFacts, folder: Path) -> str:

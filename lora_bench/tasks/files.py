@@ -21,10 +21,13 @@ from lora_bench.errors import BadInput, Fault, did_you_mean, first_line
 from lora_bench.kinds.support.row_table import SHOWN_ROWS, Table
 from lora_bench.tasks import releases
 from lora_bench.tasks.source_tables import SEPARATED, SUFFIXES, Format, Layout, format_of, from_datasets, inside
-from lora_bench.util.regular_files import read_regular
+from lora_bench.util.regular_files import MIB, read_regular
 
 # Longer than any text a model here could read; a quotation mark that is never closed swallows more.
 MAX_FIELD_CHARACTERS = 10_000_000
+
+# A small file may hold any number of equal bytes or rows.
+MAX_UNPACKED_BYTES, MAX_PARQUET_ROWS = 1024 * MIB, 10_000_000
 
 
 def read_file(path: Path, layout: Layout) -> tuple[Table, str]:
@@ -124,9 +127,13 @@ def _content(path: Path) -> bytes:
     if path.suffix.lower() != ".gz":
         return raw
     try:
-        return gzip.decompress(raw)
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as unpacked:
+            content = unpacked.read(MAX_UNPACKED_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput([Fault(f"is no whole gzip file: {first_line(error)}", file=shown)]) from None
+    if len(content) > MAX_UNPACKED_BYTES:
+        raise BadInput([Fault(f"unpacks to more than {MAX_UNPACKED_BYTES / MIB:,.0f} MiB", file=shown)])
+    return content
 
 
 def _folder(path: Path, layout: Layout) -> tuple[Table, str]:
@@ -278,6 +285,9 @@ def _parquet(raw: bytes, shown: str, wanted: Collection[str], own: bool) -> Tabl
 
     try:
         # An arrow table in memory: `load_dataset` would keep a copy in its cache and recognise the file by its time.
+        rows = pyarrow.parquet.ParquetFile(io.BytesIO(raw)).metadata.num_rows
+        if rows > MAX_PARQUET_ROWS:
+            raise BadInput([Fault(f"has {rows:,} rows; at most {MAX_PARQUET_ROWS:,} are read", file=shown)])
         loaded = datasets.Dataset(pyarrow.parquet.read_table(io.BytesIO(raw)))
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput([Fault(f"is no valid parquet: {first_line(error)}", file=shown)]) from None

@@ -38,7 +38,8 @@ def family_of_model(model: nn.Module) -> Family:
     """
     config: Any = model.config
     known = declared_family(config.model_type)
-    return known if known is not None else infer_family(model)
+    # One that was worked out from another model of this type may have other sites.
+    return infer_family(model) if known is None or known in _FOUND.values() else known
 
 
 def infer_family(model: nn.Module) -> Family:
@@ -61,6 +62,8 @@ def infer_family(model: nn.Module) -> Family:
             _FOUND[key] = str(untold(config.model_type, typed_line(error)))
     family = _FOUND[key]
     if isinstance(family, str):
+        if declared_family(config.model_type) in _FOUND.values():
+            forget(config.model_type)
         raise UnsupportedPair(family)
     declare(family)
     return family

@@ -6,6 +6,7 @@ A pipe would block the reader for ever, a link to a device would fill the memory
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -14,8 +15,10 @@ import json
 import math
 import os
 import re
+import signal
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from re import _parser  # type: ignore[attr-defined]  # the tree of a pattern
@@ -126,6 +129,33 @@ def check_regular(folder: Path, what: str) -> None:
     for path in sorted(folder.iterdir()):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise LoraBenchError(f"{what}: {path.name} is not a regular file")
+
+
+@contextlib.contextmanager
+def processor_seconds(limit: float, fault: str) -> Iterator[None]:
+    """End the work of this block, such as a stranger's template, after so many seconds of the processor.
+
+    Only the main thread of a POSIX system can be interrupted; elsewhere nothing is limited.
+
+    Raises:
+        LoraBenchError: With *fault*, if it takes longer or more memory than there is.
+    """
+
+    def end(*_: object) -> None:
+        raise LoraBenchError(f"{fault} takes more than {limit:g} s")
+
+    timed = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGVTALRM, end) if timed else None
+    try:
+        if timed:
+            signal.setitimer(signal.ITIMER_VIRTUAL, limit)
+        yield
+    except MemoryError:
+        raise LoraBenchError(f"{fault} takes more memory than there is") from None
+    finally:
+        if timed:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, before)
 
 
 def slow_part(value: Any) -> str | None:

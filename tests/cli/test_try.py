@@ -95,3 +95,49 @@ def test_minutes_are_a_number_above_zero(project, capsys):
             main(["try", "tickets.csv", "--minutes", given])
         assert done.value.code == 2
         assert "must be a number above 0" in capsys.readouterr().err
+
+
+def test_a_suite_of_another_table_is_not_taken_for_this_one(project, capsys):
+    """It once showed the second table and trained on the first."""
+    for name in ("a", "b"):
+        (project / name).mkdir()
+        write_data(project / name / "tickets.csv", 600)
+    assert main(["init", "a/tickets.csv", "--model", "base"]) == 0
+    capsys.readouterr()
+    assert main(["try", "b/tickets.csv", "--model", "base", "--dry-run"]) == 2
+    said = capsys.readouterr()
+    assert "compares methods on a/tickets.csv, not on b/tickets.csv" in said.err and not said.out
+    (project / "c").symlink_to("a")
+    for same in ("a/tickets.csv", "./a/tickets.csv", "c/tickets.csv", str(project / "a" / "tickets.csv")):
+        assert main(["try", same, "--model", "base", "--dry-run"]) == 0
+        assert "is used as it is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--label", "subject"], "with queue for --label, and the command gives subject"),
+        (["--text", "queue"], "with subject for --text, and the command gives queue"),
+        (["--text-pair", "queue"], "with none for --text-pair, and the command gives queue"),
+        (["--model", "other"], "with base for --model, and the command gives other"),
+        (["--minutes", "5"], "with 3 for --minutes, and the command gives 5"),
+    ],
+)
+def test_other_options_than_those_of_the_suite_are_refused(project, capsys, options, said):
+    assert main(["init", "tickets.csv", "--model", "base", "--minutes", "3"]) == 0
+    assert main(["try", "tickets.csv", "--dry-run", *options]) == 2
+    assert said in capsys.readouterr().err
+    same = ["--text", "subject", "--label", "queue", "--model", "base", "--minutes", "3"]
+    assert main(["try", "tickets.csv", "--dry-run", *same]) == 0
+
+
+def test_minutes_beyond_every_plan_are_refused(project, capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["init", "tickets.csv", "--model", "base", "--minutes", "1e308"])
+    assert done.value.code == 2 and "must be at most 1,000,000" in capsys.readouterr().err
+
+
+def test_errors_name_no_temporary_file(project, capsys):
+    assert main(["init", "tickets.csv", "--model", "./none"]) == 2
+    said = capsys.readouterr().err
+    assert ".tickets-" not in said and "models[0]" in said and "none" in said

@@ -9,6 +9,7 @@ import ast
 import contextlib
 import json
 import math
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -153,5 +154,5 @@ def _as_text(name: str, value: Any) -> str:
 
 
 def normal(text: tuple[str, ...]) -> str:
-    """Return a text without case and extra spaces: two texts are the same to a reader if these are equal."""
-    return "\x1f".join(" ".join(part.split()).casefold() for part in text)
+    """Return a text without case, extra spaces and forms of Unicode: two texts are the same to a reader if these are equal."""
+    return "\x1f".join(unicodedata.normalize("NFC", " ".join(part.split())).casefold() for part in text)

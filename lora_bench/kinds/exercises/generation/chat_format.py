@@ -19,6 +19,7 @@ from lora_bench.kinds.exercises.generation.encode import NO_LOSS, Example, as_ex
 from lora_bench.kinds.support.conversations import ANSWERS, Message, messages_of
 from lora_bench.kinds.support.row_values import Split
 from lora_bench.models.library_errors import in_a_sentence
+from lora_bench.util.regular_files import processor_seconds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 # Characters for private use, which no text has and no template changes.
 _MARK = "\ue2a7{}\ue2a8"
 _MARKS = re.compile("\ue2a7\\d+\ue2a8")
+# A usual template takes a thousandth.
+MOST_SECONDS = 5.0
 _TAG = re.compile(r"\s*<[^<>\s]+>")
 # Some templates write the date, and the same run must be the same on another day. It is the one that Llama's fall back to.
 _NOW, _ONE_DAY = "strftime_now", "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
@@ -37,10 +40,12 @@ class Ending(NamedTuple):
     Args:
         token: Token after which nothing is written.
         texts: Texts that end it, if no token of its own does.
+        also: Further tokens that end it.
     """
 
     token: int
     texts: tuple[str, ...] = ()
+    also: tuple[int, ...] = ()
 
 
 class Turns(NamedTuple):
@@ -87,8 +92,10 @@ class ChatFormat:
     def ending(self) -> Ending:
         """How an answer ends."""
         ids = self.tokenizer(self.end.strip() or self.end, add_special_tokens=False)["input_ids"]
-        if ids[-1] in self.tokenizer.added_tokens_decoder:
-            return Ending(ids[-1])
+        added = self.tokenizer.added_tokens_decoder
+        if ids[-1] in added:
+            # Of several marks, as Phi 3's <|end|> before <|endoftext|>, a model may write the first alone.
+            return Ending(ids[-1], also=tuple(one for one in ids[:1] if one != ids[-1] and one in added))
         if self.tokenizer.eos_token_id is None:
             raise LoraBenchError(f"the tokenizer has no end-of-text token, and {self.end!r} behind answers is no token")
         return Ending(self.tokenizer.eos_token_id, (self.end,))
@@ -133,7 +140,8 @@ class ChatFormat:
         return _MARKS.split(text)
 
     def _render(self, messages: Sequence[Message]) -> str:
-        with in_a_sentence("the chat template refuses the messages"):
+        fault = "the chat template refuses the messages"
+        with processor_seconds(MOST_SECONDS, "the chat template"), in_a_sentence(fault):
             text: str = self.tokenizer.apply_chat_template(list(messages), chat_template=self.template, tokenize=False)
         return text
 

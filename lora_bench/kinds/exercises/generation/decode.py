@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedTokenizerBase, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import GenerationConfig, PreTrainedTokenizerBase, TemperatureLogitsWarper
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.kinds.exercises.generation.beams import BeamSearch
 from lora_bench.kinds.exercises.generation.chat_format import Ending
 from lora_bench.kinds.exercises.generation.encode import Example
-from lora_bench.kinds.exercises.generation.steps import Draw, End, NoRepeat, Stop
+from lora_bench.kinds.exercises.generation.steps import Draw, End, NoRepeat, Stop, TopP
 from lora_bench.records.spec import Decoding
 from lora_bench.util.failpoints import reach
 from lora_bench.util.heartbeat import beat
@@ -94,8 +94,8 @@ def complete_each(
     if decoding.sample and decoding.beams > 1:
         raise LoraBenchError(f"decoding samples with {decoding.beams} beams: give beams: 1 or sample: false")
     device = next(model.parameters()).device
-    token, ends = ending or Ending(int(tokenizer.eos_token_id))
-    end = End(tokenizer, (*decoding.end, *ends), device, token)
+    token, ends, also = ending or Ending(int(tokenizer.eos_token_id))
+    end = End(tokenizer, (*decoding.end, *ends), device, token, also)
     texts: list[dict[Tokens, str]] = [{} for _ in seeds]
     was_training = model.training
     model.eval()
@@ -164,7 +164,7 @@ def _completions(
         max_new_tokens=decoding.max_new_tokens,
         do_sample=False,  # `Draw` samples instead
         use_cache=True,
-        eos_token_id=end.token,
+        eos_token_id=[*end.tokens] if len(end.tokens) > 1 else end.token,
         pad_token_id=end.token,
         decoder_start_token_id=config.decoder_start_token_id if apart else None,
     )
@@ -175,7 +175,7 @@ def _completions(
     rules: list[Any] = [no_repeat] if no_repeat is not None else []
     if decoding.sample:
         rules.append(TemperatureLogitsWarper(decoding.temperature))
-        rules += [TopPLogitsWarper(decoding.top_p)] if decoding.top_p < 1 else []
+        rules += [TopP(decoding.top_p)] if decoding.top_p < 1 else []
         rules.append(Draw(seeds, prompts, width))
     stop = [Stop(end, width)]
     rows = model.generate(**inputs, generation_config=settings, logits_processor=rules, stopping_criteria=stop)

@@ -5,13 +5,14 @@ All three see only the tokens after the prompt, and all three treat a row alike 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedTokenizerBase, StoppingCriteria
+from transformers import LogitsProcessor, PreTrainedTokenizerBase, StoppingCriteria, TopPLogitsWarper
 
 from lora_bench.util.seeding import seed_for
 
@@ -26,14 +27,22 @@ class End:
         texts: Further texts that end a completion, none of them empty.
         device: Device of the completions.
         token: Token that ends a completion; the end-of-text token by default.
+        also: Further tokens that end one.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], device: torch.device, token: int | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: Sequence[str],
+        device: torch.device,
+        token: int | None = None,
+        also: Sequence[int] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.texts = texts
         self.token = int(tokenizer.eos_token_id) if token is None else token
+        self.tokens = (self.token, *also)
+        self._tokens = torch.tensor(self.tokens, dtype=torch.long, device=device)
         # Decoding every hypothesis at every step would cost more than a small model. Only a token with the last character of
         # a text can complete it. A single token may lose its space when decoded, or have only a part of a character.
         lasts = {text[-1] for text in texts}
@@ -47,7 +56,7 @@ class End:
 
     def reached(self, completions: Tensor) -> Tensor:
         """Return which completions, shape (rows, tokens), end with their last token; shape (rows,), bool."""
-        over = completions[:, -1] == self.token
+        over = torch.isin(completions[:, -1], self._tokens)
         for row in torch.isin(completions[:, -1], self.completing).nonzero().flatten().tolist():
             text = self._text(completions[row].tolist())
             over[row] |= any(end in text for end in self.texts)
@@ -55,8 +64,7 @@ class End:
 
     def text_of(self, completion: list[int]) -> str:
         """Return the text of a completion without its end marker, and without spaces around it."""
-        if self.token in completion:
-            completion = completion[: completion.index(self.token)]
+        completion = list(itertools.takewhile(lambda token: token not in self.tokens, completion))
         text = self._text(completion)
         for end in self.texts:
             text = text.partition(end)[0]
@@ -137,8 +145,26 @@ class Draw(LogitsProcessor):
         step = input_ids.shape[1] - self.prompt_tokens
         # The upper 53 of 63 bits fit a float64 exactly, so that no draw rounds to 1.
         draws = [(seed_for(seed, step) >> 10) / 2**53 for seed in self.seeds]
-        cumulative = scores.double().softmax(-1).cumsum(-1)
+        cumulative = _cumulative(scores.double().softmax(-1))
         wanted = torch.tensor(draws, dtype=torch.float64, device=scores.device)[:, None] * cumulative[:, -1:]
         # The first token whose cumulative probability exceeds the draw, so never one of probability 0.
         drawn = torch.searchsorted(cumulative, wanted, right=True).clamp(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
+
+
+class TopP(TopPLogitsWarper):
+    """Top-p sampling that works with deterministic algorithms on CUDA too."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores with -inf for all tokens beyond the share."""
+        if scores.is_cuda and torch.are_deterministic_algorithms_enabled():
+            kept: Tensor = super().__call__(input_ids.cpu(), scores.cpu())
+            return kept.to(scores.device)
+        return cast(Tensor, super().__call__(input_ids, scores))
+
+
+def _cumulative(shares: Tensor) -> Tensor:
+    """Return the running sum of each row. CUDA has none of floating point that is deterministic, so the CPU then adds it up."""
+    if shares.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return shares.cpu().cumsum(-1).to(shares.device)
+    return shares.cumsum(-1)
