@@ -72,11 +72,11 @@ def test_the_hash_is_of_weights_and_configuration(adapter):
 @pytest.mark.parametrize(("name", "content"), [("adapter_config.json", "[]"), ("adapter_config.json", "{")])
 def test_what_is_no_adapter_is_refused(adapter, name, content):
     (adapter / name).write_text(content)
-    with pytest.raises(LoraBenchError, match="is not the configuration of an adapter"):
+    with pytest.raises(LoraBenchError, match=r"adapter_config.json (must be an object, got list|cannot be read)"):
         find_adapter(adapter)
 
 
 def test_damaged_weights_are_refused(adapter):
     (adapter / "adapter_model.safetensors").write_bytes(b"\x00" * 20)
-    with pytest.raises(LoraBenchError, match="the adapter in adapter cannot be read"):
+    with pytest.raises(LoraBenchError, match=r"adapter_model\.safetensors is not a complete safetensors file"):
         start_from_adapter(Lora(rank=2).apply(tiny_roberta(), head=HEAD), adapter, HEAD)
