@@ -100,10 +100,8 @@ def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:
         # Rotary positions need no weights, so a tiny model may have more of them.
         positions = max(_MANY_POSITIONS, sum(sizes)) if _POSITIONS.fullmatch(key) else None
         most = len(sizes) if _LAYERS.fullmatch(key) else positions
-        if _COUNTS.fullmatch(key) and (isinstance(value, str) or (isinstance(value, int | float) and value < 0)):
-            raise LoraBenchError(
-                f"model {name!r}: its config.json has {key} {value!r}, which must be a number of 0 or more"
-            )
+        if _COUNTS.fullmatch(key) and isinstance(value, int | float) and value < 0:
+            raise LoraBenchError(f"model {name!r}: its config.json has {key} {value!r}, which must be 0 or more")
         if sizes and most is not None and isinstance(value, int) and value > most:
             raise LoraBenchError(
                 f"model {name!r}: its config.json has {key} {value:,}, and its weights are {len(sizes):,} tensors of "

@@ -153,12 +153,10 @@ def test_weights_that_are_no_floating_point_numbers_are_refused(tmp_path, dtype)
         find_model("base", base=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("num_attention_heads", -2), ("layer_norm_eps", -1), ("hidden_size", "32"), ("vocab_size", -5)]
-)
+@pytest.mark.parametrize(("key", "value"), [("num_attention_heads", -2), ("layer_norm_eps", -1), ("vocab_size", -5)])
 def test_numbers_that_no_model_has_are_refused(tmp_path, key, value):
     changed(write_model(tmp_path / "base"), **{key: value})
-    with pytest.raises(LoraBenchError, match=f"its config.json has {key} .*must be a number of 0 or more"):
+    with pytest.raises(LoraBenchError, match=f"its config.json has {key} .*must be 0 or more"):
         find_model("base", base=tmp_path)
 
 
