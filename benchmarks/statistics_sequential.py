@@ -1,6 +1,6 @@
 """What adding seeds until a comparison is decided costs and keeps, beside a fixed number of seeds and two other rules.
 
-    python -m benchmarks.statistics_sequential            tables of docs/error-rates.md; some five minutes of one CPU core
+    python -m benchmarks.statistics_sequential            tables of docs/error-rates.md; some fifteen minutes of one CPU core
     python -m benchmarks.statistics_sequential --quick    seconds: shows that it runs
 
 From 4 to 20 seeds, differences paired by seed, with a standard deviation of 1 for each pair, tested by Student's t. *fixed*
@@ -14,12 +14,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from benchmarks.statistics_collapse import ALIKE, ALPHA, NORMAL, Scores, World, blocks, share
+from lora_bench.records.analysis import Analysis
+from lora_bench.records.store import read_records
+from lora_bench.report.model.comparison import compare
+from lora_bench.report.model.judged import judge_comparison
+from lora_bench.stats import judge, paired_difference
 from lora_bench.stats.apart import least_p
 from lora_bench.stats.items import Floats
 from lora_bench.stats.looks import STOPPED, looks_between, share_of
@@ -232,6 +238,54 @@ def of_reviews(looks: Sequence[int], suites: int) -> Suite:
     )
 
 
+def unplanned(counts: Sequence[int], families: int) -> float:
+    """Return the share of families of 12 like comparisons with any difference called, where open ones get more seeds.
+
+    `judge` is given what a report gives it.
+    """
+    rules = Analysis(reference="reference")
+    generator, found = np.random.default_rng(len(counts)), 0
+    for _ in range(families):
+        scores = generator.standard_normal((13, counts[-1]))
+        for look, seeds in enumerate(counts, 1):
+            of = [dict(enumerate(row[:seeds].tolist())) for row in scores]
+            family = {place: paired_difference(row, of[0], draw_seed=0, draws=0) for place, row in enumerate(of[1:])}
+            verdicts = judge(family, margin=None, settings=rules.paying(look), power=None).values()
+            if any(one.verdict != "inconclusive" for one in verdicts):
+                found += 1
+                break
+    return found / families
+
+
+def pages(seeds: int, number: int) -> tuple[float, float]:
+    """Return the shares of reports on four like methods and five tasks with a false verdict, and with any false claim.
+
+    Reports are made of the records of `glue-small` with other scores.
+    """
+    records = [one for one in read_records(Path("baselines/glue-small")) if one.spec.score_on == "test"]
+    first = [one for one in records if one.spec.seed == 0]
+    rules, generator = Analysis(reference="lora"), np.random.default_rng(seeds)
+    verdicts = claims = 0
+    for _ in range(number):
+        made = []
+        for seed in range(seeds):
+            for one in first:
+                update = {
+                    "run_id": f"{one.run_id}-{seed}", "spec": one.spec.model_copy(update={"seed": seed}), "analysis": rules,
+                    "scores": {one.spec.task.metric: 0.8 + 0.01 * generator.standard_normal()},
+                }  # fmt: skip
+                made.append(one.model_copy(update=update))
+        judged = judge_comparison(compare(made), made)
+        assert judged is not None
+        across = [one for group in judged.over_tasks for one in group.methods]
+        shown = [held.verdict.verdict for held in judged.held]
+        means = [one.verdict.verdict for one in across if one.verdict is not None]
+        ranks = [rank for _, rank in judged.ranks] + [one.rank for one in across if one.rank is not None]
+        verdicts += any(word in ("better", "worse") for word in shown)
+        claims += any(word in ("better", "worse") for word in (*shown, *means)) or any(rank.apart for rank in ranks)
+    return verdicts / number, claims / number
+
+
 def tables(size: int) -> Iterator[str]:
     """The tables, a line each."""
     yield "| one comparison, effect in SD | " + " | ".join(f"found {rule.name}" for rule in rules(ALPHA)) + " |"
@@ -243,6 +297,9 @@ def tables(size: int) -> Iterator[str]:
     for world in (*ALIKE,):
         cells = [share(false_differences(world, methods, tasks, size)) for methods, tasks in ((3, 1), (3, 4), (9, 5))]
         yield f"| {world.name} | {' | '.join(cells)} |"
+    looks = ((5, 10), (5, 10, 20), (10, 20, 40))
+    yield f"| {looks} | {' | '.join(share(unplanned(of, size * 3 // 40)) for of in looks)} |"
+    yield f"| page, 5 seeds | {' | '.join(map(share, pages(5, size * 3 // 100)))} |"
     cells = [share(false_equivalence(methods, size)) for methods in (1, 3, 12)]
     yield f"| {NORMAL.name}, worse by the margin | {' | '.join(cells)} |"
     for name, looks in (

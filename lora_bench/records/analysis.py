@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, PrivateAttr, model_validator
 from pydantic.fields import FieldInfo
 
 from lora_bench.documents import Strict
@@ -77,10 +77,18 @@ class Analysis(AnalysisSettings):
 
     seeds: UntilDecided | None = None
     fixed_seeds: int | None = None
+    _looks: int = PrivateAttr(default=1)
 
     def share(self, pairs: int) -> float:
         """Return the share of alpha that a comparison of this many seeds has."""
-        return 1.0 if self.seeds is None else share_of(pairs, self.seeds.looks)
+        planned = 1.0 if self.seeds is None else share_of(pairs, self.seeds.looks)
+        return planned / self._looks
+
+    def paying(self, looks: int) -> Analysis:
+        """Return the comparison with the error level of the last of so many looks that no rule planned."""
+        paid = self.model_copy()
+        paid._looks = looks
+        return paid
 
     def margin_of(self, task: str, metric: str | None) -> float | None:
         """Return the margin for a task and metric, or None.

@@ -38,6 +38,7 @@ class Decision:
         named: The method that `choose_method` names everywhere, whether verdicts speak for it or not.
         advised: Methods to take, any of them; none where none is advised.
         ruled_out: Methods that are worse everywhere, where naming these few says more than naming those advised.
+        rivals: Methods that keep the reference from being advised: not shown to be worse or equivalent, with no larger files.
         why: Reason that nothing is decided: too few seeds for a verdict, or collapses; None for neither.
         improving: Number of runs that were still improving when their budget ended.
         ended: Number of runs that ended with a score.
@@ -50,6 +51,7 @@ class Decision:
     named: Line | None = None
     advised: tuple[Line, ...] = ()
     ruled_out: tuple[Line, ...] = ()
+    rivals: tuple[Line, ...] = ()
     why: Literal["seeds", "collapses"] | None = None
     improving: int
     ended: int
@@ -84,11 +86,12 @@ def decide(overview: Overview, records: Sequence[Record]) -> Decision:
         grade = min([grade, *grades], key=GRADES.index)
     kind: Literal["pick", "alike", "open", "several"]
     level: Level = grade
+    rivals: list[Line] = []
     if len(advised) > 1:
         kind = "alike"
     elif named is None:
         kind, level = "several", _share_decided(overview, grade)
-    elif _speaks_for(named):
+    elif not (rivals := _rivals(overview, named)) and _speaks_for(named):
         kind = "pick"
     else:
         kind, level, advised = "open", _share_decided(overview, "partly"), []
@@ -100,6 +103,7 @@ def decide(overview: Overview, records: Sequence[Record]) -> Decision:
         pick=None if kind == "open" else named,
         named=named,
         advised=tuple(advised),
+        rivals=tuple(rivals),
         ruled_out=tuple(_ruled_out(overview, advised)),
     )
 
@@ -127,6 +131,20 @@ def _advised(overview: Overview, named: Line | None) -> list[Line]:
     if len(alike) == len(overview.methods) or (named in alike and len(alike) > 1):
         return alike
     return [] if named is None else [named]
+
+
+def _rivals(overview: Overview, named: Line) -> list[Line]:
+    """Return the methods that may be better than the reference at its cost, if that is named."""
+    if not named.reference:
+        return []
+    settled = ("worse", "equivalent", f"equivalent {UNLESS}")
+    return [line for line in overview.methods if line.contrasts and not (line.all_shown(settled) or _dearer(line))]
+
+
+def _dearer(line: Line) -> bool:
+    """Tell if a method has larger files than the reference, and is nowhere shown to be better."""
+    larger = line.file_ratio is not None and line.file_ratio > 1 + LIKE_COST
+    return larger and "better" not in line.by_verdict
 
 
 def _speaks_for(named: Line) -> bool:

@@ -170,6 +170,10 @@ def judge_comparison(
         chosen = with_reference(chosen, reference, records)
     if chosen is None:
         return None
+    declared = _declared(carried, chosen, records)
+    declarations = max(len(carried), _fixed_numbers(records))
+    if declared == "added":
+        chosen = chosen.paying(declarations)
     left_out: dict[str, None] = {}
     tables = _tables(comparison, chosen, answers, left_out)
     if not any(table.found for table in tables):
@@ -180,8 +184,8 @@ def judge_comparison(
     return Judged(
         comparison=comparison,
         analysis=chosen,
-        declared=_declared(carried, chosen, records),
-        declarations=max(len(carried), _fixed_numbers(records)),
+        declared=declared,
+        declarations=declarations,
         held=tuple(_held(table, place) for table in tables for place in table.verdicts),
         ranks=tuple(_ranks(tables, chosen)),
         over_tasks=judge_over_tasks(tables, chosen),

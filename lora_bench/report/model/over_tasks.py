@@ -251,7 +251,7 @@ def _gain_and_p(
         with_test_items = _macro_difference(pairs, draws=DRAWS)
         p_value = replace(with_test_items.estimate, share=share).p_value() if with_test_items is not None else None
     if p_value is not None and (_apart(group, one) or _apart(group, other)):
-        p_value = max(p_value, least_p(found.pairs))
+        p_value = max(p_value, min(1.0, least_p(found.pairs) / share))
     return found.estimate.value, p_value if found.pairs >= FEWEST_PAIRS else None
 
 

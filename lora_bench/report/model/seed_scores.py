@@ -199,7 +199,7 @@ def gain_and_p(
         crossed = crossed_bootstrap(difference, draw_seed=_draw_seed(one, other), draws=_draws(items))
         p_value = replace(with_items(values, crossed, size), share=share).widened(choices).p_value()
     if p_value is not None and (apart or collapse_seen(one.row, other.row, higher_is_better=higher_is_better)):
-        p_value = max(p_value, least_p(len(seeds)))
+        p_value = max(p_value, min(1.0, least_p(len(seeds)) / share))
     gain = estimate.value if higher_is_better else -estimate.value
     return gain, p_value if len(seeds) >= FEWEST_PAIRS else None
 

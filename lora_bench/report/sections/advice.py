@@ -175,6 +175,17 @@ def unpicked(seen: Overview) -> tuple[str, list[str]]:
     )
 
 
+def no_winner(seen: Overview, decision: Decision) -> tuple[str, list[str]]:
+    """Return the findings where other methods may be better than the reference at its cost."""
+    rivals = [line.label for line in decision.rivals]
+    worse = [line for line in seen.methods if line.all_shown(("worse",))]
+    rest = [line for line in seen.methods if line.contrasts and line not in worse]
+    are = f"; {listed([code(line.label) for line in worse])} {'are' if len(worse) > 1 else 'is'} worse" if worse else ""
+    lead = f"No winner among {listed([code(label) for label in (seen.reference, *rivals)])}{are}."
+    losses = _compared(seen, [*rest, *worse], COMPARISONS)
+    return lead, [f"`lora-bench choose` names {code(seen.reference)}.", *losses, *_no_equality(seen)]
+
+
 def open_pick(seen: Overview, pick: Line) -> tuple[str, list[str]]:
     """Return the findings where no verdict speaks for the chosen method."""
     highest = all(choice.best.label == pick.label for choice in seen.choices)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lora_bench.metrics import default_margin
+from lora_bench.report import text
 from lora_bench.report.model.decision import Level
 from lora_bench.report.model.judged import Held, Judged
 from lora_bench.report.model.overview import (
@@ -69,7 +70,19 @@ def _what_was_judged(judged: Judged) -> str:
     return (
         f"{listed([*labels.values()])} {'was' if len(labels) == 1 else 'were'} compared with {reference} {where}, paired by "
         f"seed: {family} and {margin_words(judged.held)}, {declared[judged.declared]}.{_looks(judged)}"
+        f"{_any_false_claim(judged)}"
     )
+
+
+def _any_false_claim(judged: Judged) -> str:
+    """Return the chance of any false claim on a page, whose families of claims have the error level each."""
+    margins = [any(one.margin is not None for one in judged.verdicts)]
+    in_places = [True, *margins, bool(judged.ranks)]
+    over_tasks = [True, *margins, any(one.rank is not None for group in judged.over_tasks for one in group.methods)]
+    number = sum(in_places) + (sum(over_tasks) if judged.over_tasks else 0)
+    most = text.percent(judged.analysis.alpha * number, 0)
+    kinds = "differences, margins and ranks" + (", in each place and over tasks," if judged.over_tasks else "")
+    return f" With {kinds} the chance of any false claim on this page is at most {most}."
 
 
 def _looks(judged: Judged) -> str:

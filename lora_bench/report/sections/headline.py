@@ -15,7 +15,7 @@ from lora_bench.report.model.decision import Decision, Level
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import Overview, rate_words
 from lora_bench.report.model.report import Report
-from lora_bench.report.sections.advice import advice, any_of, open_pick, unpicked
+from lora_bench.report.sections.advice import advice, any_of, no_winner, open_pick, unpicked
 from lora_bench.report.sections.chosen_rates import tried_rates
 from lora_bench.report.sections.method_tables import range_words
 from lora_bench.report.sections.next_step import more_seeds, next_lines, work_key
@@ -76,6 +76,8 @@ def headline_of(report: Report) -> Headline:
         lead, further = unpicked(overview)
     elif decision.kind == "pick":
         lead, further = advice(overview, decision.named, decision.grade)
+    elif decision.rivals:
+        lead, further = no_winner(overview, decision)
     else:
         lead, further = open_pick(overview, decision.named)
     return Headline(

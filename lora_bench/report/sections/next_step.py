@@ -49,7 +49,7 @@ def next_lines(seen: Overview, decision: Decision) -> list[str]:
         seeds = "" if total is None else f" --seeds {total}"
         what = _open_to(seen, total) or (" of a recommendation" if pick is not None and few else "")
         if seen.judged is not None and seen.judged.analysis.seeds is not None:
-            what += " and judges anew, with the whole error level once more"
+            what += " and judges anew, at half of the error level"
         steps.append(_changed(f"{command}{seeds}", ", and ".join(keys), what))
     return steps
 

@@ -35,8 +35,8 @@ def seeds_added(judged: Judged) -> str:
     """Return what follows where a suite was given more seeds after it had ended."""
     number = judged.declarations
     return (
-        f"**Seeds were added after verdicts had been seen:** each of {number} rules had the whole error level, so that a false "
-        f"difference is up to {number} times as likely."
+        f"**Seeds were added after verdicts had been seen:** this is look {number}, so p-values are multiplied by {number}. "
+        "Earlier looks had larger shares of the error level."
     )
 
 

@@ -198,19 +198,30 @@ def test_rules_that_were_changed_are_said_to_be():
     assert (asked.declared, asked.analysis) == ("changed", other)
 
 
-def test_seeds_that_were_added_after_verdicts_are_said_to_double_the_error():
+def test_seeds_that_were_added_after_verdicts_are_paid():
     # A suite that looked at 3 and 4 seeds, and was then run with ten of each method.
     looks = [UntilDecided(until="decided", at_least=first, at_most=last) for first, last in ((3, 4), (10, 10))]
     ruled = [Analysis(reference="full", seeds=seeds) for seeds in looks]
-    of_all = runs("full", FULL) + runs("lora", shifted(0.01))
+    of_all = runs("full", FULL) + runs("lora", shifted((0.009, 0.011)))
     added = [one.model_copy(update={"analysis": ruled[one.spec.seed >= 4]}) for one in of_all]
     found = judged(added)
     assert (found.declared, found.declarations) == ("added", 2)
-    assert "**Seeds were added after verdicts had been seen:** each of 2 rules had the whole" in seeds_added(found)
+    assert "this is look 2, so p-values are multiplied by 2" in seeds_added(found)
+    (paid,), (whole,) = found.held, judged(of_all).held
+    assert paid.verdict.p_value == pytest.approx(2 * whole.verdict.p_value)
     assert "with seeds added after verdicts" in said_of(added)
     # Where more than the seeds differs, the rules were changed.
     other = ruled[1].model_copy(update={"margin": 0.05})
     assert judged([*added[:-1], added[-1].model_copy(update={"analysis": other})]).declared == "changed"
+
+
+def test_ranks_pay_for_looks_where_runs_collapse():
+    # Of the first of six looks: 2 / 4⁴ / .05 is above .05, so a method that collapsed shares a letter with others.
+    rules = Analysis(reference="full", seeds=UntilDecided(until="decided", at_least=4, at_most=20))
+    fallen = runs("lora", (0.5, 0.501, 0.5, 0.502), rules) + runs("prefix_tuning", (0.7, 0.701, 0.7, 0.702), rules)
+    found = judged(runs("full", FULL[:4], rules) + fallen)
+    letters = {row.label: set(rank.letters) for row, rank in found.ranks}
+    assert letters["lora"] & letters["prefix_tuning"]
 
 
 def test_a_longer_list_of_seeds_is_a_second_look_too():
@@ -562,7 +573,7 @@ def test_the_first_sentence_names_the_family_its_level_the_margin_and_its_unit()
     (first, *_) = answer(judged(over_two_tasks()))
     first = re.sub("`[0-9a-f]{16}`", "", first)
     assert re.findall("`([^`]+)`", first) == ["lora", "full"]
-    assert re.findall(r"\d[.\d]*", first) == ["2", "1", "2", "0.05", "0.005", "0.5", "100"]
+    assert re.findall(r"\d[.\d]*", first) == ["2", "1", "2", "0.05", "0.005", "0.5", "100", "30"]
     assert all(fact in first for fact in ("exempt", "paired by seed", "(Holm)", "declared before the runs"))
     wide = Analysis(reference="full", margin={"vader_film": 0.01, "other": 0.02}, alpha=0.1)
     assert "error level of 0.1 over all of them (Holm) and margins of 0.01 and 0.02 (1 and 2 points of 100)" in said_of(

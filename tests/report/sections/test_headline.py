@@ -308,10 +308,22 @@ def test_an_undecided_method_is_never_recommended_or_called_worse():
         for one in wide
     ]
     found, _ = headline(runs("full", 0) + lower + runs("prefix_tuning", -0.05))
-    assert found.decision.winner == "full" and "no method with a smaller file" in found.lead
-    assert "`lora` is undecided" in found.further[0]
+    # Full fine-tuning has the best mean; that LoRA, whose file is smaller, is worse is not shown.
+    assert found.decision.winner is None and found.decision.level == "partly"
+    assert found.lead == "No winner among `full` and `lora`; `prefix_tuning` is worse."
+    assert "names `full`" in found.further[0] and "`lora` is undecided" in found.further[1]
     # Two comparisons: .9³⁶ is below .05 / 2, and .9³⁵ is not.
     assert told(found.further[-1]) == ([], ["36"])
+
+
+def test_the_reference_is_advised_where_all_others_are_worse_equivalent_or_dearer():
+    rules = Analysis(reference="lora", margin=0.01)
+    wide = (0.05, -0.06)
+    dearer = [record("full", seed=seed, score=BASE[seed] + wide[seed % 2], budget=TUNED, changes={"analysis": rules})
+              for seed in range(10)]  # fmt: skip
+    assert headline(runs("lora", 0, rules=rules) + dearer)[0].decision.winner is None  # nothing is decided
+    found, _ = headline(runs("lora", 0, rules=rules) + dearer + runs("prefix_tuning", -0.05, rules=rules))
+    assert (found.decision.winner, found.decision.rivals) == ("lora", ())
 
 
 def test_a_larger_file_is_not_advised_for_a_best_mean_that_is_nowhere_shown_to_be_better():
@@ -356,7 +368,7 @@ def test_few_seeds_have_weaker_words(seeds, verb, strength):
 def test_more_seeds_after_seeds_until_decided_spend_the_error_level_again():
     looked = Analysis(reference="full", margin=0.01, seeds=UntilDecided(until="decided", at_least=4, at_most=5))
     (step,) = headline(runs("full", 0, 5, looked) + runs("prefix_tuning", -0.05, 5, looked))[0].next
-    assert told(step) == (["lora-bench run quickstart --seeds 10"], []) and "the whole error level once more" in step
+    assert told(step) == (["lora-bench run quickstart --seeds 10"], []) and "at half of the error level" in step
 
 
 def test_where_nothing_is_decided_it_says_what_would_decide():
