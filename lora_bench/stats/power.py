@@ -29,6 +29,8 @@ from lora_bench.stats.items import Floats
 POWER = 0.8
 ALPHA = 0.05
 MOST_SEEDS = 1000
+# Test sets are hardly ever larger by more than this.
+MOST_TIMES = 20
 
 Decides = Literal["difference", "equivalence"]
 
@@ -130,6 +132,42 @@ def seeds_needed(
         if seeds is not None:
             found.append(Needed(seeds=max(seeds, fewest_within), by="equivalence"))
     return min(found, key=lambda needed: needed.seeds, default=None)
+
+
+def items_needed(
+    difference: float,
+    sd: float,
+    seeds: int,
+    items: int,
+    *,
+    item_variance: float,
+    fixed_variance: float = 0.0,
+    margin: float | None = None,
+    alpha: float = ALPHA,
+    margin_alpha: float = ALPHA,
+    power: float = POWER,
+) -> int | None:
+    """Return the fewest test items that decide with these seeds, or None if `MOST_TIMES` as many are not enough.
+
+    Args:
+        difference: The assumed true difference.
+        sd: Standard deviation of the differences over seeds.
+        seeds: Pairs of runs.
+        items: Test items at hand.
+        item_variance: Part of the mean difference's variance from them, which falls as they grow in number.
+        fixed_variance: Part that neither seeds nor items reduce.
+        margin: Above 0, or None without equivalence claims.
+        alpha: Two-sided level at which a difference is tested.
+        margin_alpha: One-sided level at which equivalence is tested.
+        power: In (0, 1).
+    """
+
+    def enough(number: int) -> bool:
+        rest = fixed_variance + item_variance * items / number
+        within = 0.0 if margin is None else equivalence_power(difference, margin, seeds, sd, rest, margin_alpha)
+        return max(difference_power(difference, seeds, sd, rest, alpha), within) >= power
+
+    return fewest_enough(enough, MOST_TIMES * items, items)
 
 
 def difference_power(

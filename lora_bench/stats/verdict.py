@@ -30,7 +30,7 @@ from lora_bench.stats.estimate import Estimate, Interval
 from lora_bench.stats.failures import Cancelling, Risk, cancelling
 from lora_bench.stats.family import Adjusted, MarginClaims, holm, margin_claims
 from lora_bench.stats.looks import STOPPED
-from lora_bench.stats.power import ALPHA, POWER, Needed, seeds_needed
+from lora_bench.stats.power import ALPHA, POWER, Needed, items_needed, seeds_needed
 
 # Two differences give no usable spread: Student's quantile for them is 12.7.
 FEWEST_PAIRS = 3
@@ -127,6 +127,7 @@ class Verdict:
         alpha: Error level of the family.
         family: Number of comparisons in it.
         needed: For `inconclusive`: the seeds that would decide; None beyond 1000, and if no spread is known.
+        needed_items: The test items that would decide with these seeds, if they must grow by a smaller factor than seeds.
         reason: Why no verdict is possible, or None.
     """
 
@@ -151,6 +152,7 @@ class Verdict:
     alpha: float
     family: int
     needed: Needed | None
+    needed_items: int | None
     reason: str | None
 
     @property
@@ -315,6 +317,7 @@ def _verdict(
     simultaneous = asked.shown.interval(1 - alpha / family)
     clear = simultaneous is not None and margin is not None and max(simultaneous.low, -simultaneous.high) > margin
     unless = unless if unless != within and (unless == "equivalent" or direction is None) else None
+    needed = _needed(asked, adjusted, claims, power) if name == "inconclusive" else None
     return Verdict(
         verdict=name,
         small_but_real=direction if name == "equivalent" else None,
@@ -338,7 +341,8 @@ def _verdict(
         margin=margin,
         alpha=alpha,
         family=family,
-        needed=_needed(asked, adjusted, claims, power) if name == "inconclusive" else None,
+        needed=needed,
+        needed_items=_needed_items(asked, adjusted, claims, power, needed) if name == "inconclusive" else None,
         reason=_reason(difference),
     )
 
@@ -353,9 +357,8 @@ def _rooms(claim: str | None, gain: float, margin: float | None) -> tuple[float 
 
 
 def _needed(asked: _Asked, adjusted: Adjusted, claims: MarginClaims | None, power: float | None) -> Needed | None:
-    difference, crossed = asked.difference, asked.difference.crossed
-    items = max(0.0, crossed.item_variance - crossed.shared_variance) if crossed is not None else 0.0
-    items += (difference.estimate.choice_sd or 0.0) ** 2  # no seed reduces it
+    difference = asked.difference
+    items = _item_variance(difference) + (difference.estimate.choice_sd or 0.0) ** 2  # no seed reduces it
     if power is None or difference.pairs < FEWEST_PAIRS or not difference.estimate.uncertainties or not difference.sd:
         return None
     margin_level = claims.level if claims is not None else adjusted.level
@@ -370,6 +373,38 @@ def _needed(asked: _Asked, adjusted: Adjusted, claims: MarginClaims | None, powe
         fewest=fewest_apart(adjusted.level) if asked.apart else 2,
         fewest_within=fewest_unseen(margin_level),
     )
+
+
+def _needed_items(
+    asked: _Asked, adjusted: Adjusted, claims: MarginClaims | None, power: float | None, needed: Needed | None
+) -> int | None:
+    difference, crossed = asked.difference, asked.difference.crossed
+    unknown = power is None or difference.pairs < FEWEST_PAIRS or not difference.sd
+    if unknown or crossed is None or (asked.apart and difference.pairs < fewest_apart(adjusted.level)):
+        return None
+    margin_level = claims.level if claims is not None else adjusted.level
+    few = asked.apart or difference.pairs < fewest_unseen(margin_level)
+    found = items_needed(
+        difference.estimate.value,
+        difference.sd or 0.0,
+        difference.pairs,
+        crossed.items,
+        item_variance=_item_variance(difference),
+        fixed_variance=(difference.estimate.choice_sd or 0.0) ** 2,
+        margin=None if few else asked.margin,
+        alpha=adjusted.level * asked.share,
+        margin_alpha=margin_level * asked.share,
+        power=power or POWER,
+    )
+    if found is None or (needed is not None and found / crossed.items >= needed.seeds / difference.pairs):
+        return None
+    return found
+
+
+def _item_variance(difference: Difference) -> float:
+    """Return the part of the mean difference's variance that more test items reduce and more seeds do not."""
+    crossed = difference.crossed
+    return max(0.0, crossed.item_variance - crossed.shared_variance) if crossed is not None else 0.0
 
 
 def _reason(difference: Difference) -> str | None:

@@ -9,7 +9,7 @@ from statsmodels.stats.power import TTestIndPower, TTestPower
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.stats import minimum_detectable_effect, seeds_needed
-from lora_bench.stats.power import difference_power, equivalence_power, two_sided_power, within_power
+from lora_bench.stats.power import difference_power, equivalence_power, items_needed, two_sided_power, within_power
 
 
 @pytest.mark.parametrize(
@@ -127,3 +127,14 @@ def test_seeds_needed_do_not_depend_on_the_unit(seeds, unit):
 def test_one_seed_is_refused():
     with pytest.raises(LoraBenchError, match="1 seed has no spread"):
         minimum_detectable_effect(1)
+
+
+def test_the_test_items_that_decide_are_enough_and_one_fewer_is_not():
+    # Items give half of the variance of a difference of 2 in ten seeds, 0.9 of 1.8; four times the items leave 1.125.
+    spread = {"item_variance": 0.9, "alpha": 0.05}
+    found = items_needed(3.2, 3.0, 10, 872, **spread)
+    assert 872 < found < 20 * 872
+    for items, decides in ((found, True), (found - 1, False)):
+        assert (difference_power(3.2, 10, 3.0, 0.9 * 872 / items) >= 0.8) == decides
+    assert items_needed(1.0, 3.0, 10, 872, **spread) is None  # seeds alone leave too much
+    assert items_needed(3.2, 3.0, 10, 872, fixed_variance=0.9, **spread) is None  # as does the choice of rates

@@ -41,8 +41,10 @@ def next_lines(seen: Overview, decision: Decision) -> list[str]:
         keys.append("`keep_weights: last` to keep trained weights (all runs train again)")
     elif pick is None and not keys and total is None:
         trials = " or more `tuning: seeds`" if any(one.verdict.choice_sd for one in seen.contrasts) else ""
+        items = [one.verdict.needed_items for one in seen.contrasts if one.verdict.needed_items is not None]
+        more = f"some {min(items):,}" if items else "more"
         keys.append(
-            f"`tasks` to one with more test items{trials}, since no number of seeds up to 1,000 is likely to decide"
+            f"`tasks` to one with {more} test items{trials}, since no number of seeds up to 1,000 is likely to decide"
         )
     command = suite_command(seen)
     if command is not None and (keys or total is not None):

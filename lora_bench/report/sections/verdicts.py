@@ -71,7 +71,8 @@ _LEGEND = """\
 *inconclusive*: none of these is shown; it never means that two methods are equal.
 *no spread*: all seeds gave the same difference, so nothing is known of other seeds.
 *p*: of no difference, after Holm's procedure. *p of sign flips*: without an assumed distribution; it changes no verdict.
-*would decide*: seeds that decide with a probability of 80 %, if the difference seen is the true one.""".splitlines()
+*would decide*: seeds, or test items where these must grow less, that decide with a probability of 80 %, if the difference \
+seen is the true one.""".splitlines()
 
 
 def verdict_legend(verdicts: Sequence[Verdict]) -> TextList:
@@ -139,10 +140,15 @@ def numbers(verdict: Verdict, covers: str) -> list[str]:
         covers,
         verdict_words(verdict),
         text.probability(verdict.adjusted_p),
-        MISSING
-        if verdict.needed is None
-        else f"{verdict.needed.seeds} (a {verdict.needed.by})".replace("a equivalence", "an equivalence"),
+        _would_decide(verdict),
     ]
+
+
+def _would_decide(verdict: Verdict) -> str:
+    found = verdict.needed
+    seeds = [] if found is None else [f"{found.seeds} (a{'n' * (found.by == 'equivalence')} {found.by})"]
+    items = [] if verdict.needed_items is None else [f"{text.count(verdict.needed_items)} test items"]
+    return " or ".join([*seeds, *items]) or MISSING
 
 
 def verdict_words(verdict: Verdict) -> str:

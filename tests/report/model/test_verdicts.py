@@ -14,13 +14,14 @@ from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Predictions, Probabilities
 from lora_bench.records.sealed_records import to_json
 from lora_bench.records.store import Answers, RunFolder, answers_in, write_atomic
+from lora_bench.report import Report, render_markdown
 from lora_bench.report.blocks import to_markdown
 from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.judged import judge_comparison
 from lora_bench.report.model.side_costs import beside
 from lora_bench.report.sections.answer import answer
 from lora_bench.report.sections.by_task import over_tasks_blocks
-from lora_bench.report.sections.verdicts import seeds_added, verdict_section, verdict_words, without_result
+from lora_bench.report.sections.verdicts import numbers, seeds_added, verdict_section, verdict_words, without_result
 from lora_bench.stats import holm
 from tests.report.test_markdown import tables
 from tests.sample_records import BUDGET, record
@@ -297,6 +298,21 @@ def test_two_seeds_are_too_few_for_a_verdict():
 def answers_of(right: dict[str, list[int]], items: int):
     """Predictions of runs that are right on the items listed, of references that are all 1."""
     return lambda run_id: Answers([int(item in right[run_id]) for item in range(items)], [1] * items)
+
+
+def test_more_test_items_are_named_where_they_decide_and_seeds_do_not():
+    # Ten seeds agree to an item, of 20: full is right on the first 12 or 13, LoRA on 15 or 16 from the fourth on.
+    full = [[*range(13 - seed % 2)] for seed in range(10)]
+    lora = [[*range(3, 18 + (seed % 3 == 0))] for seed in range(10)]
+    records = runs("full", [len(one) / 20 for one in full]) + runs("lora", [len(one) / 20 for one in lora])
+    right = dict(zip([one.run_id for one in records], full + lora, strict=True))
+    (held,) = judged(records, answers=answers_of(right, 20)).held
+    assert (held.verdict.needed, held.verdict.needed_items) == (None, 165)
+    assert numbers(held.verdict, "seeds, items")[-1] == "165 test items"
+    assert "some 165 test items" in render_markdown(Report(records, answers=answers_of(right, 20)))
+    # Without items seeds are named, and the claim that they would decide.
+    (bare,) = judged(runs("full", FULL) + runs("lora", shifted((0.03, -0.02)))).held
+    assert numbers(bare.verdict, "seeds")[-1] == f"{bare.verdict.needed.seeds} (a difference)"
 
 
 def test_few_test_items_widen_the_interval():
