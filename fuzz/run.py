@@ -81,6 +81,7 @@ def seeds(name: str) -> list[bytes]:
         "work": [],
         "data": [],
         "config": [],
+        "adapter": [],
     }
     files = [path for pattern in patterns[name] for path in sorted(root.glob(pattern))][:20]
     found = [path.read_bytes() for path in files]
@@ -99,6 +100,10 @@ def seeds(name: str) -> list[bytes]:
         from fuzz.targets import good_config
 
         found = [good_config()]
+    if name == "adapter":
+        from fuzz.targets import ADAPTER_FILES, good_adapter
+
+        found = [bytes([ADAPTER_FILES.index(file)]) + content for file, content in sorted(good_adapter().items())]
     if name == "data":
         contents = (
             b"text,label\na,b\n",

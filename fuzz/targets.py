@@ -183,6 +183,39 @@ def config(raw: bytes) -> None:
     assert {path.name for path in folder.iterdir()} == before, "files were written beside the weights"
 
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "tokenizer_config.json", "tokenizer.json")
+
+
+@functools.cache
+def good_adapter() -> dict[str, bytes]:
+    """The files of an adapter on the fuzzed model."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import RobertaModel
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = RobertaModel(_roberta(), add_pooling_layer=False)
+        get_peft_model(model, LoraConfig(r=2, target_modules=["query"])).save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name in ADAPTER_FILES}
+
+
+def adapter(raw: bytes) -> None:
+    """A folder of kept weights, opened for use: its first byte chooses the file that has the rest as its content."""
+    from transformers import RobertaModel
+
+    from lora_bench.models.loading import open_tokenizer
+    from lora_bench.training.kept_weights import open_adapter
+
+    chosen = ADAPTER_FILES[raw[0] % len(ADAPTER_FILES)] if raw else ADAPTER_FILES[0]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file, content in {**good_adapter(), chosen: raw[1:]}.items():
+            (folder / file).write_bytes(content)
+        if chosen.startswith("tokenizer"):
+            open_tokenizer(name, folder)
+        else:
+            open_adapter(RobertaModel(_roberta(), add_pooling_layer=False), folder)
+
+
 TARGETS: dict[str, Target] = {
     "suite": suite,
     "probe-suite": probe_suite,
@@ -195,4 +228,5 @@ TARGETS: dict[str, Target] = {
     "published": published,
     "data": data,
     "config": config,
+    "adapter": adapter,
 }

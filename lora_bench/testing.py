@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lora_bench.errors import UnsupportedPair
+from lora_bench.errors import UnsupportedPair, typed_line
 from lora_bench.families import FAMILIES as ALL_FAMILIES
 from lora_bench.families import family_of
 from lora_bench.kinds import find_kind
@@ -91,8 +91,11 @@ def check_method(method: Method, *, families: Sequence[str] | None = None, kind:
 def _check_on(method: Method, family: str, kind: Kind) -> None:
     base, head = tiny_model(family, kind)
     total = sum(weight.numel() for weight in base.parameters())
-    with adapters_drawn_from(0):
-        model = method.apply(base, head=list(head))
+    try:
+        with adapters_drawn_from(0):
+            model = method.apply(base, head=list(head))
+    except (TypeError, NotImplementedError) as error:  # as tuners raise on a kind of module that they do not know
+        raise UnsupportedPair(typed_line(error)) from error
     ids = torch.tensor([[5, 6, 7, END], [9, END, PAD, PAD]])  # T5 reads a row's answer at its end
     batch = {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": torch.tensor([0, 2])}
     if kind == "generation":

@@ -13,7 +13,7 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from lora_bench.documents import Strict
-from lora_bench.records.record import Environment, Status
+from lora_bench.records.record import Environment, Score, Status
 from lora_bench.util.filenames import FileName
 from lora_bench.util.hashing import content_hash
 
@@ -132,7 +132,7 @@ class NightRun(Strict):
     seed: int | None
     run_id: str
     status: Status
-    score: float | None = Field(default=None, allow_inf_nan=False)
+    score: Score | None = Field(default=None, allow_inf_nan=False)
     reason: str | None = None
     seconds: float | None = None
     command: str | None = None

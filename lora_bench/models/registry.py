@@ -42,6 +42,10 @@ MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "toke
                "*.model", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")  # fmt: skip
 
 
+# Before the name of a known model in a file for other programs: no hub can have such a name.
+LOCAL = "lora_bench:"
+
+
 @dataclass(frozen=True)
 class BaseModel:
     """A base model on this machine.
@@ -156,8 +160,9 @@ def find_model(
             model_type=read_object(config, name)["model_type"],
             has_weights=False,
         )
-    known = known_models().get(name)
+    known = known_models().get(name.removeprefix(LOCAL))
     if known is not None:
+        name = name.removeprefix(LOCAL)
         folder = known.folder(progress)
         return _base_model(name, shown or known.shown, folder)
     local = _folder(name, base)

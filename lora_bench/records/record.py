@@ -275,6 +275,19 @@ class Environment(Strict):
 Said = Annotated[str, AfterValidator(without_secrets)]
 
 
+# Sums and squares of greater scores are infinite; a model with one has diverged.
+MOST_SCORE = 1e100
+
+
+def _bounded(score: float) -> float:
+    if abs(score) > MOST_SCORE:
+        raise ValueError(f"{score:g} is beyond every score")
+    return score
+
+
+Score = Annotated[float, AfterValidator(_bounded)]
+
+
 class Record(Strict):
     """The record of a run.
 
@@ -328,7 +341,7 @@ class Record(Strict):
     memory: Memory | None = None
     speed: Speed | None = None
     capped_by: Axis | None = None
-    scores: dict[str, float] | None = None
+    scores: dict[str, Score] | None = None
     curve: tuple[CurvePoint, ...] = ()
     data: DataSummary | None = None
     predictions: Predictions | None = None

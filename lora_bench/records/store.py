@@ -24,7 +24,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ from lora_bench.records.answers_file import read_answers
 from lora_bench.records.checkpoint_files import remove_checkpoints
 from lora_bench.records.layout import ANSWERS_FILE, COMPLETIONS, PREDICTIONS, PROBABILITIES, RECORD, RUNS_FILE
 from lora_bench.records.outcomes import goes_on, is_attempt
-from lora_bench.records.record import SCHEMA, Predictions, Probabilities, Record
+from lora_bench.records.record import MOST_SCORE, SCHEMA, Predictions, Probabilities, Record
 from lora_bench.records.run_lock import LOOK_SECONDS, RunLock, Watch, try_lock
 from lora_bench.records.sealed_records import DamagedRecord, MissingRecord, read_each, read_many, read_sealed, sealed
 from lora_bench.util.atomic_files import QUARANTINE, quarantine, remove_orphans, sync_folder
@@ -357,11 +357,40 @@ def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers
         try:
             found: dict[str, Any] = json.loads(content)
             parts = ("predictions", "references") if named.file == PREDICTIONS else ("probabilities",)
-            return found if all(isinstance(found[part], list) for part in parts) else None
+            if not all(isinstance(found[part], list) for part in parts):
+                return None
+            if not _alike([found[part] for part in parts]):
+                raise ValueError("they are of different types")
+            return found
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise BadInput([Fault(f"{named.file} of run {run_id} has no answers: {error}", file=str(path))]) from None
 
     return read
+
+
+def _alike(columns: Sequence[list[Any]]) -> bool:
+    """Return True if the values of each column are of one type, and all columns have numbers or none has."""
+    forms = [_forms(column) for column in columns]
+    return (
+        all(len(form) <= 1 and None not in form for form in forms)
+        and len({"number" in form for form in forms if form}) <= 1
+    )
+
+
+def _forms(column: Sequence[Any]) -> set[str | None]:
+    if set(map(type, column)) <= {int, float}:  # most columns, at a hundredth of the time
+        return {"number" if max(map(abs, column)) <= MOST_SCORE else None} if column else set()
+    return {_form(value) for value in column}
+
+
+def _form(value: Any) -> str | None:
+    """Return what an answer is: a number, a text, or a list or mapping of such; None for anything else."""
+    if isinstance(value, int | float):
+        return "number" if abs(value) <= MOST_SCORE else None
+    if isinstance(value, list | dict):
+        inside = value if isinstance(value, list) else value.values()
+        return type(value).__name__ if all(one is None or _form(one) is not None for one in inside) else None
+    return "text" if isinstance(value, str) else None
 
 
 def read_record(path: Path) -> Record:

@@ -26,7 +26,7 @@ from lora_bench.records.record import Weights
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.job import Job
-from lora_bench.training.model_card import item_intervals, model_card, names_of, public_name, write_card
+from lora_bench.training.model_card import item_intervals, loadable_name, model_card, names_of, write_card
 from lora_bench.tuners.trial import inside_peft
 from lora_bench.util.atomic_files import sync_tree
 from lora_bench.util.regular_files import read_object
@@ -123,7 +123,7 @@ def publish_adapter_config(path: Path, spec: PlannedSpec) -> None:
     config |= {
         "task_type": names_of(spec).task_type,
         "auto_mapping": None,
-        "base_model_name_or_path": public_name(spec.model),
+        "base_model_name_or_path": loadable_name(spec.model),
         "revision": spec.model.revision,
     }
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

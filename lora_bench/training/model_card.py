@@ -19,7 +19,7 @@ from lora_bench.kinds.support.task_kind import ModelNames, TaskKind
 from lora_bench.metrics.support.item_weights import item_metric, metrics_of_items
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.loading import reads_apart
-from lora_bench.models.registry import known_models
+from lora_bench.models.registry import LOCAL, known_models
 from lora_bench.models.shapes import PREFIX
 from lora_bench.records.budget import amount_of
 from lora_bench.records.spec import ModelSpec, PlannedSpec, RunSpec
@@ -60,6 +60,7 @@ def model_card(
             "",
             f"# {_words(spec.method.label)} on {_words(spec.model.shown)} for {_words(spec.task.name)}",
             "",
+            *_first_lines(spec, tuner),
             f"Trained by lora_bench {__version__} (run `{spec.run_id}`): method `{spec.method.name}` with `{options}`, "
             f"learning rate {spec.training.learning_rate:g}, {amount_of(*spec.training.target)}, "
             f"seed {spec.seed}, weights after step {step}. Labels in order: {labels or 'none'}.",
@@ -73,6 +74,16 @@ def model_card(
             "",
         ]
     )
+
+
+def _first_lines(spec: PlannedSpec, tuner: str | None) -> list[str]:
+    """Return what a reader must know before loading an adapter: the import of its method, and where its base model is."""
+    lines = [f"**`import {tuner}` before loading**: PEFT alone does not know this method."] if tuner else []
+    if tuner is not None and spec.model.name in known_models():
+        lines.append(
+            "Its base model is on no hub: load it as below, or write both as one model with `lora-bench use RUNS --merge`."
+        )
+    return [*lines, ""] if lines else []
 
 
 def write_card(folder: Path, card: str) -> None:
@@ -156,6 +167,11 @@ def public_name(model: ModelSpec) -> str:
     return f"./{Path(visible(model.name)).name}" if _is_folder(model) else visible(model.name)
 
 
+def loadable_name(model: ModelSpec) -> str:
+    """Return the name of a base model for other programs: that of a known model is one that no hub has."""
+    return f"{LOCAL}{model.name}" if model.name in known_models() else public_name(model)
+
+
 def writes(spec: RunSpec) -> bool:
     """Return True if the model of a run writes texts."""
     return kind_of_run(spec).writes
@@ -202,7 +218,11 @@ def _metadata(
     title = f"{_bare(spec.method.label)} on {_bare(spec.model.shown)}"
     return {
         "library_name": "transformers" if tuner is None else "peft",
-        "base_model": _bare(public_name(spec.model).removeprefix("./")),
+        **(
+            {}
+            if spec.model.name in known_models()
+            else {"base_model": _bare(public_name(spec.model).removeprefix("./"))}
+        ),
         "pipeline_tag": pipeline,
         "tags": ["lora_bench", _bare(spec.method.name)],
         **({"model-index": [{"name": title, "results": results}]} if metrics else {}),

@@ -7,12 +7,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from lora_bench.errors import Diverged
 from lora_bench.kinds.exercises import exercise_class
 from lora_bench.kinds.exercises.base_exercise import Replies
 from lora_bench.kinds.exercises.thresholds import CHOSEN_ON
 from lora_bench.metrics import kind_of
 from lora_bench.records.layout import COMPLETIONS, PREDICTIONS, PROBABILITIES
-from lora_bench.records.record import Predictions, Probabilities
+from lora_bench.records.record import MOST_SCORE, Predictions, Probabilities
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.records.store import write_atomic
 from lora_bench.tasks import SPLITS, Split, Task, TaskData, split_scores
@@ -42,6 +43,8 @@ def scores_of(task: Task, data: TaskData, answers: Mapping[str, Replies]) -> dic
     for index, (name, given) in enumerate(answers.items()):
         prefix = f"{name}/" if index else ""
         scores.update(split_scores(task, data.splits[name], given.answers, prefix, given.likelihoods))
+    if any(abs(score) > MOST_SCORE for score in scores.values()):
+        raise Diverged(f"a score is beyond {MOST_SCORE:g}")
     return scores
 
 

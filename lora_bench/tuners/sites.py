@@ -63,12 +63,13 @@ class TunerConfig(PeftConfig):
                 raise LoraBenchError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """Write `adapter_config.json`, and the import that loading needs into the README beside it."""
+        """Write `adapter_config.json`, and the import that loading needs at the beginning of the README beside it."""
         super().save_pretrained(save_directory, **kwargs)
         readme = Path(save_directory) / "README.md"
         text = readme.read_text(encoding="utf-8") if readme.exists() else ""
         if _IMPORT_NOTE not in text:
-            readme.write_text(f"{text}\n\n{_IMPORT_NOTE}\n", encoding="utf-8")
+            head, line, rest = text.partition("\n---\n") if text.startswith("---\n") else ("", "", text)
+            readme.write_text(f"{head}{line}{_IMPORT_NOTE}\n\n{rest.lstrip()}", encoding="utf-8")
 
 
 class TunerLayer(nn.Module, BaseTunerLayer):

@@ -25,6 +25,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.families import family_of
 from lora_bench.kinds import known_kinds
 from lora_bench.models.library_errors import in_a_sentence
+from lora_bench.models.registry import LOCAL, known_models
 from lora_bench.models.safety import pickled_tensors
 from lora_bench.records.kept_adapter import checked_adapter, harmful_option
 from lora_bench.tuners.selected import PEFT_PREFIX
@@ -72,11 +73,13 @@ class PortableAdapter:
         lines = ["import lora_bench.tuners", "from peft import PeftModel"]
         if self.model_class is not None:
             labels = "" if self.labels is None else f", num_labels={self.labels}"
-            lines += [
-                f"from transformers import {self.model_class}",
-                "",
-                f"base_model = {self.model_class}.from_pretrained({self.config.base_model_name_or_path!r}{labels})",
-            ]
+            base = str(self.config.base_model_name_or_path)
+            name = base.removeprefix(LOCAL)
+            local = base.startswith(LOCAL) or name in known_models()
+            lines += ["from lora_bench.models.registry import known_models"] if local else []
+            given = f"known_models()[{name!r}].folder(None)" if local else repr(base)
+            lines += [f"from transformers import {self.model_class}", ""]
+            lines.append(f"base_model = {self.model_class}.from_pretrained({given}{labels})")
         return [*lines, f"model = PeftModel.from_pretrained(base_model, {str(out)!r})"]
 
 
