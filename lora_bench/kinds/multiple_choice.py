@@ -30,7 +30,6 @@ class MultipleChoice(WithClasses):
     model_names = ModelNames("MultipleChoice", None, "multiple-choice")
     metric_kinds = ("classification",)
     usual_metric = "accuracy"
-    in_few_families = True
     packs = False  # a pack mixes the rows of its members, and the endings of a text stand together
     shares_rows = False
 

@@ -27,7 +27,6 @@ class Spans(TaskKind):
     label_tensors = ("start_positions", "end_positions")
     packs = False  # a model gives the logits of the first and the last token apart, and a pack has one output
     reads_all = True  # in windows
-    in_few_families = True
     own_keys: ClassVar[Mapping[Key, str]] = {("label", "start"): _ONLY, ("unanswerable",): _ONLY}
 
     def head_options(self, labels: int) -> dict[str, int | str]:

@@ -23,7 +23,6 @@ class Tokens(WithClasses):
     exercise = "word_labelling"
     metric_kinds = ("tokens",)
     usual_metric = "seqeval_f1"
-    in_few_families = True
     label_axes = ("rows", "length")
 
     def each(self, labels: Iterable[Any]) -> Iterable[Any]:

@@ -63,7 +63,7 @@ def load_model(
         _refuse_encoder(base_model)
     with in_a_sentence(f"model {base_model.name!r} cannot be loaded: config.json ({_described(base_model)})"):
         config = _config(base_model, task_kind, labels, base_dropout, head_dropout)
-        if task_kind.in_few_families and not base_model.remote_code:
+        if not base_model.remote_code:
             _refuse_unknown(config, task_kind)
         if not base_model.has_weights:
             model = _drawn(base_model, config, task_kind, on_meta, options)

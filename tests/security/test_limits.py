@@ -237,3 +237,17 @@ def test_prompts_are_refused_for_tokens_before_a_run(tmp_path, monkeypatch):
     model = RobertaForTokenClassification(tiny_roberta().config)
     with pytest.raises(UnsupportedPair, match="answers its own prompts as words too"):
         Peft(type="PROMPT_TUNING", size_option="num_virtual_tokens", size_value=4).apply(model, head=["classifier"])
+
+
+def test_a_model_without_a_class_of_the_kind_is_a_row_with_its_reason(project, capsys):
+    """It once ended the plan of the whole suite."""
+    from transformers import MambaConfig, MambaModel
+
+    from tests.project import write_tokenizer
+
+    config = MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4, pad_token_id=1)
+    MambaModel(config).save_pretrained(project / "mamba")
+    write_tokenizer(project / "mamba")
+    code, said, err = planned(ONE.replace("[base]", "[base, mamba]"), capsys)
+    assert code == 0, err
+    assert "transformers has no mamba of the kind SequenceClassification" in " ".join(said.split())

@@ -47,7 +47,6 @@ class TaskKind:
         label_tensors: Tensors of labels in a batch.
         label_axes: Axes of each: "rows", then "length" or "labels".
         real_labels: Tensors of labels that are real numbers, and no indexes.
-        in_few_families: True if transformers has such models of few families, so that a missing one is refused by name.
         problem_type: The loss of its head, as transformers names it.
         packs: True if a pack can train its models.
         shares_rows: True if worker ranks can share the rows of an example.
@@ -69,7 +68,6 @@ class TaskKind:
     label_tensors: ClassVar[tuple[str, ...]] = ("labels",)
     label_axes: ClassVar[tuple[str, ...]] = ("rows",)
     real_labels: ClassVar[tuple[str, ...]] = ()
-    in_few_families: ClassVar[bool] = False
     problem_type: ClassVar[str] = "single_label_classification"
     packs: ClassVar[bool] = True
     shares_rows: ClassVar[bool] = True
