@@ -124,3 +124,18 @@ def test_each_breach_is_named(method, message):
 def test_a_method_that_reads_padding_is_named():
     with pytest.raises(AssertionError, match="gpt2: padding changes the logits of a row by"):
         check_method(ReadsPadding(), families=["gpt2"])
+
+
+class KnowsLinearAlone(Good):
+    """As tuners of PEFT raise on GPT-2's Conv1D."""
+
+    def apply(self, model, *, head):
+        if model.config.model_type == "gpt2":
+            raise TypeError("Target module Conv1D() is not supported")
+        return super().apply(model, head=head)
+
+
+def test_a_tuner_that_raises_on_a_kind_of_module_is_refused_and_not_a_crash():
+    check_method(KnowsLinearAlone())
+    with pytest.raises(AssertionError, match=r"gpt2: good is unsupported: TypeError: Target module Conv1D"):
+        check_method(KnowsLinearAlone(), families=["gpt2"])

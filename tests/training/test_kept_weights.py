@@ -11,13 +11,18 @@ from pathlib import Path
 import pytest
 import scipy.stats
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from peft import get_peft_model
 
+from lora_bench.models.registry import find_model
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.spec import ModelSpec
 from lora_bench.suite.load_suite import load_suite
-from lora_bench.training.model_card import public_name
+from lora_bench.training.model_card import loadable_name, public_name
 from lora_bench.training.run import run_job
+from lora_bench.tuners import PrefixConfig
 from tests.project import SUITE, write_data, write_project
+from tests.tiny import tiny_roberta
 
 METHODS = (
     "[full, {method: full, top_layers: 1, label: top}, lora, {method: lora, use_dora: true, label: dora}, bitfit, "
@@ -135,6 +140,24 @@ def test_a_base_model_is_named_as_others_find_it():
     assert named("FacebookAI/roberta-base", "0" * 40) == "FacebookAI/roberta-base"
     assert named("minilm-l6-roberta") == "minilm-l6-roberta"
     assert named("/home/me/models/base") == named("../base") == "./base"
+
+
+def test_a_base_model_of_ours_has_a_name_that_no_hub_can_have():
+    """A name that anybody could register would load theirs."""
+    model = ModelSpec(name="gpt2-mini", shown="x", sha256=None, revision=None, model_type="gpt2")
+    assert loadable_name(model) == "lora_bench:gpt2-mini"
+    with pytest.raises(HFValidationError):
+        validate_repo_id(loadable_name(model))
+    assert find_model(loadable_name(model), base=Path()).name == "gpt2-mini"
+
+
+def test_an_adapter_of_our_tuners_says_first_what_to_import(tmp_path):
+    model = get_peft_model(tiny_roberta(), PrefixConfig(num_virtual_tokens=2))
+    model.save_pretrained(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    head, _, rest = text.partition("\n---\n")
+    assert head.startswith("---") and rest.startswith("## Loading this adapter")
+    assert ModelCard.load(tmp_path / "README.md").data.library_name == "peft"
 
 
 def test_a_kept_whole_model_is_a_pipeline_with_the_right_names(tmp_path):
