@@ -20,13 +20,13 @@ from transformers.pytorch_utils import Conv1D
 from lora_bench.analyse.subspaces import Singular, of_matrix, of_product
 from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line
 from lora_bench.families import Family, family_of
-from lora_bench.kinds import find_kind
 from lora_bench.kinds.exercises.predicting import quiet
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.kept_adapter import CONFIG, adapter_config
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.training.kept_weights import open_adapter, open_whole
+from lora_bench.training.model_card import kind_of_run
 from lora_bench.training.winner import UNMERGEABLE
 from lora_bench.tuners.fused_lora import LORA_BENCH_FUSED_LORA, FusedLoraLayer
 from lora_bench.tuners.slices import slices_of
@@ -66,7 +66,7 @@ def load_base(spec: PlannedSpec, base_model: BaseModel) -> nn.Module:
     Raises:
         LoraBenchError: If it has an encoder and a decoder.
     """
-    kind = find_kind(str(spec.task.definition["kind"])).model_kind
+    kind = kind_of_run(spec).model_kind
     with quiet():
         model, _ = load_model(base_model, kind=kind, labels=len(spec.task.labels))
     if model.config.is_encoder_decoder:

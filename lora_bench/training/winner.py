@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line, unknown
-from lora_bench.kinds import find_kind
 from lora_bench.records.again import again
 from lora_bench.records.kept_adapter import CONFIG, adapter_config
 from lora_bench.records.layout import PREDICTIONS
@@ -21,7 +20,7 @@ from lora_bench.records.store import RunFolder, answers_in, read_records
 from lora_bench.report.model.choose_method import Choice, choose_among
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
-from lora_bench.training.model_card import item_intervals, loading_lines, model_card, write_card
+from lora_bench.training.model_card import item_intervals, kind_of_run, loading_lines, model_card, write_card
 from lora_bench.util.atomic_files import whole_folder
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
         raise LoraBenchError(f"{label} is a whole model already, and loads from {winner.folder}")
     spec = PlannedSpec.model_validate(record.spec.model_dump())
     found = base_of(record, base)
-    kind = find_kind(str(spec.task.definition["kind"])).model_kind
+    kind = kind_of_run(spec).model_kind
     with quiet(), torch.no_grad():
         model, _ = load_model(found, kind=kind, labels=len(spec.task.labels))
         model.config.pad_token_id = load_tokenizer(found).pad_token_id
