@@ -274,13 +274,19 @@ def times(number: int, of: int) -> str:
 def sizes(contrasts: Sequence[Contrast]) -> str:
     """Return the least sizes of claimed differences, such as "at least 2.0 to 4.6 points" or "at least 0.10 bleu"."""
     shares = all(contrast.shares for contrast in contrasts)
-    form = (lambda value: f"{100 * value:.1f}") if shares else text.score
+    form = _points if shares else text.score
     least = [one.verdict.at_least for one in contrasts]
-    some = float(form(min(least)).replace(",", "")) > 0
+    some = float(form(max(least)).replace(",", "")) > 0
     found = f"{'at least' if some else 'more than'} {text.span(least, form)}"
     metrics = {metric_name(contrast.setting) for contrast in contrasts}
     unit = "points" if shares else next(iter(metrics)) if len(metrics) == 1 else ""
     return f"{found} {unit}".rstrip()
+
+
+def _points(share: float) -> str:
+    """Return a share in points of 100, with another digit below a tenth of a point."""
+    points = 100 * share
+    return f"{points:.1f}" if points >= 0.095 else f"{points:.2f}" if points >= 0.005 else "0"
 
 
 def _seen(contrast: Contrast) -> str:
