@@ -72,8 +72,8 @@ def test_a_suite_runs_on_folders_like_qwen_and_distilbert(project):
 
 
 def test_try_compares_methods_on_a_decoder(project, capsys):
-    assert main(["try", "tickets.csv", "--model", "qwen", "--minutes", "0.00001", "--quiet"]) == 0
-    assert "tickets, qwen" in capsys.readouterr().out
+    assert main(["try", "tickets.csv", "--model", "qwen", "--minutes", "0.00001"]) == 0
+    assert "to take one now: lora-bench choose runs/tickets" in capsys.readouterr().out
     records = read_records(Path("runs/tickets"))
     assert {record.status for record in records} == {"ok"}
     assert {"lora", "full"} < {record.spec.method.name for record in records}
