@@ -10,6 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from lora_bench.report.model.choose_method import NO_RESULT
 from tests.tiny import WRITERS, tiny_deberta_v2, tiny_gpt2, tiny_roberta
 
 WORDS = [
@@ -89,3 +90,8 @@ def write_project(folder: Path, suite: str = SUITE, family: str = "roberta") -> 
     path = folder / "tickets.yaml"
     path.write_text(suite, encoding="utf-8")
     return path
+
+
+def names_a_method() -> int:
+    """Return the exit code of a command that asks for a method: 2 if the report of `runs/tickets` finds no result."""
+    return 2 if NO_RESULT in Path("runs/tickets/report.md").read_text(encoding="utf-8") else 0

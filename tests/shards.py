@@ -26,6 +26,7 @@ SECONDS = {
     "tests/plugin/test_distributed.py": 60,
     "tests/probe/test_execute.py": 60,
     "tests/published/test_reproduce.py": 40,
+    "tests/security/test_bad_inputs.py": 290,
     "tests/stats/test_collapse_simulation.py": 40,
     "tests/stats/test_gate.py": 40,
     "tests/tasks/test_train.py": 60,

@@ -15,8 +15,8 @@ from torch import Tensor
 from lora_bench.errors import UnsupportedPair
 from lora_bench.families import FAMILIES
 
-# Classifiers whose head reads the first token alone, in a family whose heads do.
-_OF_ONE_TOKEN = ("ForSequenceClassification", "ForMultipleChoice")
+# Classifiers whose head reads every token, also in a family whose others read the first.
+_OF_EVERY_TOKEN = ("ForTokenClassification", "ForQuestionAnswering")
 
 
 class ComputeOnce:
@@ -33,7 +33,9 @@ class ComputeOnce:
         if getattr(classifier.config, "is_encoder_decoder", False):
             raise UnsupportedPair("features of a model that reads one text and writes another are not those of a row")
         family = next((one for one in FAMILIES if classifier.config.model_type in one.model_types), None)
-        first = family is not None and family.reads == "first" and type(classifier).__name__.endswith(_OF_ONE_TOKEN)
+        first = (
+            family is not None and family.reads == "first" and not type(classifier).__name__.endswith(_OF_EVERY_TOKEN)
+        )
         self.base = getattr(classifier, classifier.base_model_prefix)
         self.features, self.whole = _Features(self.base, first), classifier.forward
 

