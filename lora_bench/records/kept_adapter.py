@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.util.endless_work import slow_part
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.regular_files import (
     TensorHeader,
     check_regular,
     read_object,
     sha256_of,
-    slow_part,
     tensor_headers,
 )
 

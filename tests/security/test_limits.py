@@ -26,19 +26,10 @@ from lora_bench.tasks.files import Layout, read_file
 from lora_bench.tuners.inferred_family import family_of_model
 from lora_bench.util.redaction import without_secrets
 from tests.chats import write_chat_model
-from tests.project import SUITE, write_model, write_project
+from tests.project import SUITE, write_model
 
 ONE = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]")
 NONE = "[full, lora, bottleneck_adapter, prefix_tuning]"
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.chdir(tmp_path)
-    write_project(tmp_path, ONE)
-    return tmp_path
 
 
 def planned(suite, capsys):

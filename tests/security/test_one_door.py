@@ -11,7 +11,8 @@ import pytest
 import lora_bench
 from lora_bench.errors import LoraBenchError
 from lora_bench.families import FAMILIES
-from lora_bench.util.regular_files import read_object, slow_part, tensor_headers
+from lora_bench.util.endless_work import slow_part
+from lora_bench.util.regular_files import read_object, tensor_headers
 
 PACKAGE = Path(lora_bench.__file__).parent
 

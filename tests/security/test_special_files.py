@@ -13,22 +13,11 @@ from lora_bench.records.store import RunFolder, read_records
 from lora_bench.report import Report, write_report
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.util.regular_files import read_regular
-from tests.project import SUITE, write_project
 from tests.sample_records import sample_suite
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes and devices among its files")
 
-ONE = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]")
 DEVICE = "/dev/zero"
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.chdir(tmp_path)
-    write_project(tmp_path, ONE)
-    return tmp_path
 
 
 def in_place_of(path, kind):

@@ -19,7 +19,7 @@ from lora_bench.kinds.exercises.generation.encode import NO_LOSS, Example, as_ex
 from lora_bench.kinds.support.conversations import ANSWERS, Message, messages_of
 from lora_bench.kinds.support.row_values import Split
 from lora_bench.models.library_errors import in_a_sentence
-from lora_bench.util.regular_files import processor_seconds
+from lora_bench.util.endless_work import processor_seconds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
