@@ -16,11 +16,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from lora_bench.records.store import read_records
 from lora_bench.report.model.comparison import Setting, compare
+from lora_bench.report.model.rows import Row
 from lora_bench.report.model.searches import trials_in
 from lora_bench.stats import ChoiceError, Trials, judge, paired_difference, trials_of
 from lora_bench.stats.items import Floats
@@ -102,26 +104,36 @@ def truth_of(trials: Trials) -> Truth:
     return Truth(tuple(np.array(trials.rates)[order].tolist()), means, spread, falls, floor)
 
 
-def committed() -> Iterator[Truth]:
-    """Yield every search of the baselines whose trials did all of the work."""
+class CommittedSearch(NamedTuple):
+    """A search of the baselines whose trials did all of the work, with one row for each rate."""
+
+    suite: str
+    setting: Setting
+    model: str
+    rows: list[Row]
+    trials: Trials
+
+
+def committed() -> Iterator[CommittedSearch]:
+    """Yield every such search, once for each suite that has it."""
     for folder in sorted(BASELINES.iterdir()):
         records = read_records(folder) if (folder / "runs.json").is_file() else []
         trials = [record for record in records if record.spec.score_on == "selection"]
         seen: set[tuple[str, ...]] = set()
-        for setting, rows in _searches(compare(trials).settings if trials else ()):
+        for setting, model, rows in _searches(compare(trials).settings if trials else ()):
             found = trials_in(rows, setting)
             # A method without a size stands beside every target, and is one search.
             runs = tuple(sorted(run_id for row in rows for run_id in row.run_ids))
             if found is not None and len(found.rates) > 1 and runs not in seen:
                 seen.add(runs)
-                yield truth_of(found)
+                yield CommittedSearch(folder.name, setting, model, rows, found)
 
 
-def _searches(settings: Sequence[Setting]) -> Iterator[tuple[Setting, list]]:
+def _searches(settings: Sequence[Setting]) -> Iterator[tuple[Setting, str, list[Row]]]:
     for setting in settings:
         for table in setting.tables:
             for label in dict.fromkeys(row.label for row in table.rows):
-                yield setting, [row for row in table.rows if row.label == label]
+                yield setting, table.model.name, [row for row in table.rows if row.label == label]
 
 
 def adapter_rates() -> list[Truth]:
@@ -201,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few copies: shows that it runs")
     copies = QUICK if parser.parse_args(argv).quick else COPIES
-    truths, kept = list(committed()), adapter_rates()
+    truths, kept = [truth_of(search.trials) for search in committed()], adapter_rates()
     print(f"{len(truths)} committed searches, {copies} pairs of copies of each; adapter-rates: {len(kept)} places\n")
     print(
         "| trials of a rate | runs | regret | SD | at these rates: 5 / 10 / 20 seeds | with the choice | regret, falling |"

@@ -3,11 +3,21 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
-from benchmarks import against_simulation, levers, overhead, planning, published_verdicts, quickstart, tuner_overhead
+from benchmarks import (
+    against_simulation,
+    levers,
+    overhead,
+    planning,
+    published_verdicts,
+    quickstart,
+    rate_rule,
+    tuner_overhead,
+)
 from lora_bench.suite.load_suite import load_suite
 
 TINY = tuner_overhead.Shape(width=32, layers=1, heads=4, feed_forward=64, vocabulary=100, batch=2, tokens=8)
@@ -139,3 +149,33 @@ def test_a_way_is_told_by_the_run():
 def test_a_large_loss_is_found_and_none_is_not():
     assert against_simulation.called(4, 5, 1.0, 20.0, 20) == 1.0
     assert against_simulation.called(4, 5, 1.0, 0.0, 100) <= 0.1
+
+
+def place(method, width, steps, rates, gains):
+    return rate_rule.Place("suite", method, width, steps, frozenset(), rates, np.array(gains))
+
+
+def test_a_rate_loses_what_the_other_seeds_choice_has_more_on_a_seed():
+    # Seed 1 chooses 1e-3, which has .84 with seed 2; seed 2 chooses 1e-2, which has .80 with seed 1.
+    searched = place("lora", 384, 200, (1e-4, 1e-3, 1e-2), [[0.7, 0.72], [0.9, 0.84], [0.8, 0.86]])
+    assert searched.loses(1e-4) == pytest.approx((0.84 - 0.72 + 0.80 - 0.70) / 2)
+    assert searched.loses(1e-5) == searched.loses(1e-4), "a rate that was not tried is the nearest one"
+    between = (0.72 + 0.84) / 2, (0.70 + 0.90) / 2
+    assert searched.loses(10**-3.5) == pytest.approx((0.84 - between[0] + 0.80 - between[1]) / 2)
+
+
+def test_the_fit_finds_the_powers_of_width_and_steps_that_made_the_rates():
+    made = [
+        place(method, width, steps, (rate, 9.0), [[1.0], [0.0]])
+        for method, rate_of in (("full", lambda width: 1e-4 * (width / 384) ** -3), ("lora", lambda width: 2e-3))
+        for width in (256, 384, 768)
+        for steps in (100, 400)
+        for rate in [rate_of(width) * (steps / 200) ** 0.5]
+    ]
+    found = rate_rule.fit(made)
+    methods = rate_rule.METHODS
+    assert np.exp(found[methods.index("full")]) == pytest.approx(1e-4)
+    powers = found[len(methods) :]
+    assert [powers[methods.index(name)] for name in ("full", "lora")] == pytest.approx([-3, 0], abs=1e-9)
+    assert powers[-1] == pytest.approx(0.5)
+    assert rate_rule.fitted(made, place("lora", 512, 400, (1.0,), [[0.0]])) == pytest.approx(2e-3 * 2**0.5)
