@@ -18,6 +18,9 @@ from transformers import (
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Phi3ForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -105,6 +108,12 @@ def tiny_gpt2(*, seed: int = 0, attn: str = "sdpa", **config: object) -> PreTrai
     """A GPT-2 language model."""
     settings = GPT2Config(**{**_GPT2, **config}, attn_implementation=attn)
     return _make(GPT2LMHeadModel, settings, seed)
+
+
+def tiny_phi4(*, seed: int = 0, writes: bool = False) -> PreTrainedModel:
+    """A Phi-3 whose four heads share two keys, as in Phi-4: queries are 32 wide, keys and values 16."""
+    config = Phi3Config(**_ENCODER, num_key_value_heads=2, bos_token_id=1, eos_token_id=1)
+    return _make(Phi3ForCausalLM if writes else Phi3ForSequenceClassification, config, seed)
 
 
 def tiny_t5(*, seed: int = 0, attn: str = "sdpa", **config: object) -> PreTrainedModel:

@@ -119,10 +119,13 @@ def _of_factors(base: nn.Module, adapted: nn.Module) -> Iterator[tuple[Place, De
     for path, layer in adapted.named_modules():
         if isinstance(layer, FusedLoraLayer):
             (name,) = layer.configs
-            places = [place for place, _ in _places(base, path)]
-            factors = zip(layer.adapted(name), layer.fused_lora_B[name], layer.fused_lora_A[name], strict=True)
-            for index, B, A in factors:
-                yield places[index], Delta(of_product(layer.configs[name].scaling * B, A), A=A.double())
+            adapted = [layer.parts[index] for index in layer.adapted(name)]
+            A, B = layer.factors(name)
+            for place, _ in _places(base, path):
+                slices = [number for number, part in enumerate(adapted) if part == place[1]]
+                if slices:
+                    factors = layer.configs[name].scaling * B[slices].flatten(0, 1), A[slices[0]]
+                    yield place, Delta(of_product(*factors), A=factors[1].double())
         elif isinstance(layer, LoraLayer) and len(layer.lora_A) == 1:
             own: Any = layer
             (name,) = own.lora_A
@@ -148,9 +151,9 @@ def _differences(base: nn.Module, trained: nn.Module) -> dict[Place, Delta]:
 
 @dataclass(frozen=True)
 class _Slice:
-    """The rows of a weight that compute one part: the slice at *index* of *count*, in *groups* runs."""
+    """The rows of a weight that compute one part: the slices at *indexes* of *count*, in *groups* runs."""
 
-    index: int
+    indexes: tuple[int, ...]
     count: int
     groups: int
 
@@ -162,14 +165,15 @@ def _places(model: nn.Module, path: str) -> list[tuple[Place, _Slice]]:
         family = family_of(config.model_type)
     except UnsupportedPair:  # an undeclared family: each module is a part of its own
         inside = re.fullmatch(r"(?:.*?\.)?(\d+)\.(.+)", path)
-        return [((int(inside[1]), inside[2]), _Slice(0, 1, 1))] if inside is not None else []
-    parts = family.parts_at(path)
+        return [((int(inside[1]), inside[2]), _Slice((0,), 1, 1))] if inside is not None else []
+    parts = family.slices_at(path, config.to_dict())
     layer = re.match(family.layer, path)
     if not parts or layer is None:
         return []
     number = int(layer[0].rsplit(".", 1)[1])
     groups = _runs_of(family, config.to_dict()) if len(parts) > 1 else 1
-    return [((number, part), _Slice(index, len(parts), groups)) for index, part in enumerate(parts)]
+    of_part = {part: tuple(index for index, own in enumerate(parts) if own == part) for part in parts}
+    return [((number, part), _Slice(indexes, len(parts), groups)) for part, indexes in of_part.items()]
 
 
 def _runs_of(family: Family, config: dict[str, Any]) -> int:
@@ -184,4 +188,5 @@ def _upright(module: nn.Linear | Conv1D) -> Tensor:
 
 def _sliced(rows: Tensor, group: _Slice) -> Tensor:
     """Return the rows of one part of a matrix of shape (out_features, ...)."""
-    return slices_of(rows.T, group.count, group.groups)[group.index].T
+    slices = slices_of(rows.T, group.count, group.groups)
+    return torch.cat([slices[index].T for index in group.indexes])

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
+from lora_bench.errors import UnsupportedPair
 from lora_bench.families.roles import ROLES, Part
 
 FusedLayout = Literal["blocks", "heads"]
@@ -178,9 +179,29 @@ class Family:
         width: int = (config.get("num_key_value_heads") or config[self.num_heads_key]) * self._head_width(config)
         return width
 
-    def has_unequal_slices(self, config: Mapping[str, Any]) -> bool:
-        """Return True if one weight computes queries and narrower keys and values, by the model's config."""
-        return self.fused and self.key_width(config) < config[self.num_heads_key] * self._head_width(config)
+    def slices_at(self, path: str, config: Mapping[str, Any]) -> tuple[Part, ...]:
+        """Return the part of each slice of the output of the module at *path*; all slices are equally wide.
+
+        Raises:
+            UnsupportedPair: See `fused_slices`.
+        """
+        parts = self.parts_at(path)
+        return parts if len(parts) < 3 else self.fused_slices(config)
+
+    def fused_slices(self, config: Mapping[str, Any]) -> tuple[Part, ...]:
+        """Return the part of each slice of a fused output; queries are several slices where heads share keys, as in Phi-4.
+
+        Raises:
+            UnsupportedPair: If the queries of several heads do not lie together.
+        """
+        shared = config[self.num_heads_key] * self._head_width(config) // self.key_width(config)
+        if shared > 1 and self.fused_layout == "heads":
+            raise UnsupportedPair(
+                f"{self.name} has each head's queries beside narrower keys in one weight; PEFT's LORA adapts the whole "
+                "weight: {method: peft, type: LORA}"
+            )
+        queries: tuple[Part, ...] = ("query",) * shared
+        return (*queries, "key", "value")
 
     def _head_width(self, config: Mapping[str, Any]) -> int:
         return int(config.get(self.head_width_key) or config[self.hidden_size_key] // config[self.num_heads_key])

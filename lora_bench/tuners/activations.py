@@ -11,6 +11,7 @@ has a position. In a causal classifier no token that is read could see them. A m
 ends. `tuners.embeddings` has them for causal classifiers.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 
 from lora_bench.families import Family, PrefixKind
 from lora_bench.tuners.attention import key_value_of, key_value_projections
-from lora_bench.tuners.fused_lora import refuse_unequal_slices
 from lora_bench.tuners.prefix import PrefixLayer, PrefixModel, prefix_kind
 from lora_bench.tuners.registration import register
 from lora_bench.tuners.sites import TunerConfig
@@ -51,18 +51,18 @@ class PrefixActivationLayer(PrefixLayer):
         kind: Way of keys and values into the module.
         width: Width of the hidden states.
         family: Family of the model, which names the projections.
-        heads: Number of attention heads.
+        config: Config of the model.
         norm: LayerNorm before the module, or None; it stays a part of its layer.
     """
 
     adapter_layer_names: tuple[str, ...] = ("activation_prefix",)
 
     def __init__(
-        self, base_layer: nn.Module, kind: PrefixKind, width: int, family: Family, heads: int, norm: nn.Module | None
+        self, base_layer: nn.Module, kind: PrefixKind, family: Family, config: Mapping[str, Any], norm: nn.Module | None
     ) -> None:
-        super().__init__(base_layer, kind, width, [])
+        super().__init__(base_layer, kind, config[family.hidden_size_key], [])
         self.family = family
-        self.heads = heads
+        self.config = config
         self.before = [norm] if norm is not None else []  # a plain list, so that the norm is no part of this layer
         self.activation_prefix = nn.ParameterDict()
 
@@ -86,7 +86,7 @@ class PrefixActivationLayer(PrefixLayer):
             x = norm(x)
         key = key_projection(x)
         value = key if self.family.fused else value_projection(x)
-        return key_value_of(self.base_layer, self.family, self.heads, key, value)
+        return key_value_of(self.base_layer, self.family, self.config, key, value)
 
 
 class PrefixActivationModel(PrefixModel):
@@ -106,13 +106,11 @@ class PrefixActivationModel(PrefixModel):
         """Wrap one attention module of the base model.
 
         Raises:
-            UnsupportedPair: If one weight computes queries and narrower keys.
+            UnsupportedPair: See `Family.fused_slices`.
         """
-        refuse_unequal_slices(family, model_config, self.title)
         layer = self.model.get_submodule(path.removesuffix(f".{family.self_attention}"))
         norm = layer.get_submodule(family.attention_norm) if family.attention_norm else None
-        width, heads = model_config[family.hidden_size_key], model_config[family.num_heads_key]
-        return PrefixActivationLayer(base_layer, prefix_kind(family), width, family, heads, norm)
+        return PrefixActivationLayer(base_layer, prefix_kind(family), family, model_config, norm)
 
 
 LORA_BENCH_PREFIX_LAYER = register("LORA_BENCH_PREFIX_LAYER", PrefixActivationConfig, PrefixActivationModel)

@@ -12,7 +12,7 @@ encoder's keys and values, which are cached once for all steps of writing.
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
@@ -375,10 +375,13 @@ def key_value_projections(attention: nn.Module, family: Family) -> tuple[nn.Modu
     return key, value
 
 
-def key_value_of(attention: nn.Module, family: Family, heads: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def key_value_of(
+    attention: nn.Module, family: Family, config: Mapping[str, Any], key: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return keys and values, each of shape (..., width), from the outputs of the `key_value_projections`."""
     if family.fused:
-        _, key, value = slices_of(key, 3, heads if family.fused_layout == "heads" else 1)
+        groups = config[family.num_heads_key] if family.fused_layout == "heads" else 1
+        *_, key, value = slices_of(key, len(family.fused_slices(config)), groups)
     # DeBERTa v1 keeps the bias of the values beside its fused projection.
     return key, value + getattr(attention, "v_bias", 0)
 

@@ -7,9 +7,9 @@ width for the two of a layer. PEFT's LoRA on a fused weight has one A and a B as
 too, but another method: the key moves, and A is shared.
 
 A is drawn as in PEFT and B is zero, so training starts exactly from the base model. A weight that is not fused is one slice, so
-one adapter may name both kinds. DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353) learns the length of each adapted row
-of the weight apart from its direction. rsLoRA (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732) divides by the square root
-of the rank in place of the rank.
+one adapter may name both kinds. Where heads share keys, as in Phi-4, the query is several slices with one A. DoRA (Liu et al.
+2024, https://arxiv.org/abs/2402.09353) learns the length of each adapted row of the weight apart from its direction. rsLoRA
+(Kalajdzievski 2023, https://arxiv.org/abs/2312.03732) divides by the square root of the rank in place of the rank.
 """
 
 import math
@@ -133,7 +133,7 @@ class FusedLoraLayer(TunerLayer):
 
     Args:
         base_layer: A linear layer, or GPT-2's `Conv1D`, which keeps its weight transposed.
-        parts: Parts of its output: one, or query, key and value.
+        parts: Part of each slice of its output; see `Family.slices_at`.
         groups: See `slices_of`.
         path: Its path in the model.
     """
@@ -168,7 +168,7 @@ class FusedLoraLayer(TunerLayer):
             module.in_features, module.out_features
         )  # fmt: skip
         slices = len(self.adapted(adapter_name))
-        A = torch.empty(slices, config.r, inputs, device=device)
+        A = torch.empty(len(set(self.parts) & set(config.parts)), config.r, inputs, device=device)
         for matrix in A:  # as in PEFT
             if config.initialisation == "gaussian":
                 nn.init.normal_(matrix, std=1 / config.r)
@@ -187,6 +187,14 @@ class FusedLoraLayer(TunerLayer):
         named = self.configs[adapter_name].parts
         return tuple(index for index, part in enumerate(self.parts) if part in named)
 
+    def factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Return A and B of each adapted slice, shapes (slices, rank, in_features) and (slices, width, rank)."""
+        A, B = self.fused_lora_A[adapter_name], self.fused_lora_B[adapter_name]
+        if len(A) < len(B):
+            parts = [self.parts[index] for index in self.adapted(adapter_name)]
+            A = A[[list(dict.fromkeys(parts)).index(part) for part in parts]]
+        return A, B
+
     def rows(self, adapter_name: str) -> Tensor:
         """Return the frozen weight's rows of each adapted slice, shape (slices, width, in_features)."""
         slices = slices_of(self._weight().T, len(self.parts), self.groups)
@@ -194,8 +202,8 @@ class FusedLoraLayer(TunerLayer):
 
     def delta(self, adapter_name: str) -> Tensor:
         """Return the scaled update of `rows`."""
-        update = self.fused_lora_B[adapter_name] @ self.fused_lora_A[adapter_name]
-        return update * self.configs[adapter_name].scaling
+        A, B = self.factors(adapter_name)
+        return B @ A * self.configs[adapter_name].scaling
 
     def gain(self, adapter_name: str) -> Tensor | None:
         """Return DoRA's factor on each row, shape (slices, width), or None for an adapter without DoRA."""
@@ -214,7 +222,7 @@ class FusedLoraLayer(TunerLayer):
             parts: Slices of its output without any adapter, each of shape (..., width).
         """
         config = self.configs[adapter_name]
-        A, B = self.fused_lora_A[adapter_name], self.fused_lora_B[adapter_name]
+        A, B = self.factors(adapter_name)
         dropped = F.dropout(x, config.lora_dropout, self.training)
         update = sliced_update(self._cast_input_dtype(dropped, A.dtype), A, B) * config.scaling
         adapted = self.adapted(adapter_name)
@@ -324,19 +332,6 @@ class FusedLoraLayer(TunerLayer):
         weight.copy_(joined_slices([part.T for part in parts], self.groups).T)
 
 
-def refuse_unequal_slices(family: Family, model_config: dict[str, Any], title: str) -> None:
-    """Refuse a model whose fused weights have slices of unequal widths.
-
-    Raises:
-        UnsupportedPair: If it is one.
-    """
-    if family.has_unequal_slices(model_config):
-        raise UnsupportedPair(
-            f"{title} is not written for queries and narrower keys in one weight, as this {family.name} has them; "
-            "PEFT's LORA adapts the whole weight: {method: peft, type: LORA}"
-        )
-
-
 class FusedLoraModel(Tuner):
     """A base model with LoRA by role, from `get_peft_model(model, FusedLoraConfig(...))`."""
 
@@ -354,11 +349,9 @@ class FusedLoraModel(Tuner):
         """Wrap one linear module of the base model.
 
         Raises:
-            UnsupportedPair: If the module computes none of the config's parts, or slices of unequal widths.
+            UnsupportedPair: If the module computes none of the config's parts, or slices of unequal widths head by head.
         """
-        parts = family.parts_at(path)
-        if len(parts) > 1:
-            refuse_unequal_slices(family, model_config, self.title)
+        parts = family.slices_at(path, model_config)
         if not set(parts) & set(config.parts):
             raise UnsupportedPair(f"{self.title} on {', '.join(config.roles)} has nothing to adapt in {path}")
         in_heads = len(parts) > 1 and family.fused_layout == "heads"

@@ -38,7 +38,7 @@ def prefix_from_words(model: PeftModel, input_ids: Tensor, adapter_name: str = "
         raise LoraBenchError(
             f"the prefix has {config.num_virtual_tokens} virtual tokens, the words have shape {tuple(input_ids.shape)}"
         )
-    base_config = model.get_base_model().config
+    base_config = model.get_base_model().config.to_dict()
     family = family_of_model(model.get_base_model())
     layers = [layer for _, layer in prefix_layers(model) if layer.has(adapter_name)]
     training = model.training
@@ -48,10 +48,9 @@ def prefix_from_words(model: PeftModel, input_ids: Tensor, adapter_name: str = "
             model, [part for layer in layers for part in key_value_projections(layer.base_layer, family)], input_ids
         )
     model.train(training)
-    heads = getattr(base_config, family.num_heads_key)
     for layer in layers:
         of_key, of_value = (outputs[part][0] for part in key_value_projections(layer.base_layer, family))
-        key, value = key_value_of(layer.base_layer, family, heads, of_key, of_value)
+        key, value = key_value_of(layer.base_layer, family, base_config, of_key, of_value)
         layer.prefix_key[adapter_name].copy_(key)
         layer.prefix_value[adapter_name].copy_(value)
 

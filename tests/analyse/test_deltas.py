@@ -8,10 +8,16 @@ from transformers.pytorch_utils import Conv1D
 
 from lora_bench.analyse.deltas import NoDelta, deltas_of, weights_of
 from lora_bench.methods import known_methods
-from tests.tiny import tiny_deberta, tiny_gpt2_classifier, tiny_roberta
+from tests.tiny import tiny_deberta, tiny_gpt2_classifier, tiny_phi4, tiny_roberta
 
-FAMILIES = {"roberta": tiny_roberta, "gpt2": tiny_gpt2_classifier, "deberta": tiny_deberta}
-HEADS = {"roberta": ["classifier"], "gpt2": ["score"], "deberta": ["pooler", "classifier"]}
+FAMILIES = {"roberta": tiny_roberta, "gpt2": tiny_gpt2_classifier, "deberta": tiny_deberta, "phi4": tiny_phi4}
+HEADS = {"roberta": ["classifier"], "gpt2": ["score"], "phi4": ["score"], "deberta": ["pooler", "classifier"]}
+
+FUSED = {
+    "gpt2": "transformer.h.1.attn.c_attn",
+    "deberta": "deberta.encoder.layer.1.attention.self.in_proj",
+    "phi4": "model.layers.1.self_attn.qkv_proj",
+}
 
 
 def trained(family, method, options):
@@ -73,22 +79,32 @@ def test_it_is_the_difference_of_the_weights(method, options, factors, tmp_path)
 
 
 @pytest.mark.parametrize("use_dora", [False, True])
-@pytest.mark.parametrize("family", ["gpt2", "deberta"])
+@pytest.mark.parametrize("family", ["gpt2", "deberta", "phi4"])
 def test_what_one_module_computes_together_is_taken_apart(family, use_dora, tmp_path):
     model = trained(family, "lora", {"rank": 2, "use_dora": use_dora})
     found = found_in(family, model, tmp_path)
     assert {part for _, part in found} == {"query", "value"}
     base, merged = FAMILIES[family](), copy.deepcopy(model).merge_and_unload()
-    own = "transformer.h.1.attn.c_attn" if family == "gpt2" else "deberta.encoder.layer.1.attention.self.in_proj"
-    matrix = dense(merged, base)[own]
+    matrix = dense(merged, base)[FUSED[family]]
     if family == "gpt2":
         query, key, value = matrix.chunk(3)
+    elif family == "phi4":  # two heads share a key
+        query, key, value = matrix.split([32, 16, 16])
     else:  # query, key and value of one head after the other
         query, key, value = (part.flatten(0, 1) for part in matrix.reshape(4, 3, 8, 32).unbind(1))
     assert key.abs().max() < 1e-6
     for part, expected in (("query", query), ("value", value)):
         delta = found[1, part].delta
         assert torch.allclose((delta.left * delta.values) @ delta.right.T, expected.double(), atol=1e-6)
+
+
+def test_pefts_update_of_a_weight_of_unequal_parts_is_taken_apart(tmp_path):
+    model = trained("phi4", "peft", {"type": "LORA", "options": {"r": 2}, "targets": ("query",)})
+    found = found_in("phi4", model, tmp_path)
+    matrix = dense(copy.deepcopy(model).merge_and_unload(), tiny_phi4())[FUSED["phi4"]]
+    for part, rows in zip(("query", "key", "value"), matrix.split([32, 16, 16]), strict=True):
+        delta = found[1, part].delta
+        assert torch.allclose((delta.left * delta.values) @ delta.right.T, rows.double(), atol=1e-6)
 
 
 def test_the_base_model_is_the_same_afterwards(tmp_path):

@@ -4,16 +4,18 @@ import re
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import T5EncoderModel
 
 from lora_bench.errors import UnsupportedPair
 from lora_bench.families import FAMILIES, ROLES, family_of
 from lora_bench.methods import known_methods
 from lora_bench.testing import check_method, tiny_model
-from lora_bench.tuners import BottleneckConfig, FusedLoraConfig, PrefixActivationConfig, PrefixConfig
+from lora_bench.tuners import BottleneckConfig, FusedLoraConfig, PrefixConfig, prefix_from_words
 from lora_bench.tuners.attention import ATTENTIONS, Prefix, attend_mpnet, attend_t5
 from lora_bench.tuners.prefix import fold
+from lora_bench.tuners.trial import fault_of
+from tests.tiny import tiny_phi4
 
 METHODS = [
     {"name": "full"},
@@ -330,13 +332,56 @@ def test_a_merged_update_answers_as_it_did_beside_the_weights(family):
     assert torch.allclose(merged, beside, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [FusedLoraConfig(roles=["query"]), PrefixActivationConfig(num_virtual_tokens=2)])
-def test_slices_of_unequal_widths_are_refused(config):
-    base, _ = tiny_model("phi3")
-    base.config.num_key_value_heads = 2
-    base = type(base)(base.config)
-    with pytest.raises(UnsupportedPair, match=r"queries and narrower keys in one weight.*peft"):
-        get_peft_model(base, config)
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_queries_wider_than_keys_have_one_update_of_their_own(use_dora, tmp_path):
+    base = tiny_phi4()
+    plain = {path: module.weight.detach().clone() for path, module in base.named_modules() if path.endswith("qkv_proj")}
+    model = get_peft_model(base, FusedLoraConfig(r=4, lora_alpha=8, roles=["query", "value"], use_dora=use_dora)).eval()
+    lengths = 2 * (32 + 16) if use_dora else 0
+    assert model.get_nb_trainable_parameters()[0] == 2 * 4 * ((32 + 32) + (32 + 16)) + lengths
+    with torch.no_grad():
+        for path, weight in model.named_parameters():
+            if "lora_B" in path:
+                weight.normal_()
+    ids = torch.tensor([[5, 6, 7, 1]])
+    with torch.no_grad():
+        beside = model(input_ids=ids).logits
+        model.save_pretrained(tmp_path)
+        loaded = PeftModel.from_pretrained(tiny_phi4(), tmp_path).eval()
+        assert torch.allclose(loaded(input_ids=ids).logits, beside, atol=1e-6)
+        updates = {}
+        for path, layer in model.get_base_model().named_modules():
+            if path in plain:
+                A, B = layer.fused_lora_A["default"], layer.fused_lora_B["default"].flatten(0, 1)
+                # Phi3Attention: queries are the first 32 rows, values the last 16
+                rows = torch.cat([plain[path][:32] + 2 * B[:32] @ A[0], plain[path][48:] + 2 * B[32:] @ A[1]])
+                if use_dora:
+                    old = torch.cat([plain[path][:32], plain[path][48:]]).norm(dim=1, keepdim=True)
+                    rows = rows * old / rows.norm(dim=1, keepdim=True)
+                updates[path] = torch.cat([rows[:32], plain[path][32:48], rows[32:]])
+        merged = model.merge_and_unload()
+        for path, weight in updates.items():
+            assert torch.allclose(merged.get_submodule(path).weight, weight, atol=1e-5)
+        assert torch.allclose(merged(input_ids=ids).logits, beside, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"name": "lora"}, {"name": "lora", "targets": ("all",)}, {"name": "prefix_layer"}])
+def test_phi4_trains(options):
+    model = method_of(options).apply(tiny_phi4(), head=["score"])
+    assert fault_of(model, options["name"], ["score"]) is None
+
+
+def test_the_words_of_a_prefix_are_the_keys_and_values_of_shared_heads():
+    base = tiny_phi4(writes=True)
+    model = get_peft_model(base, PrefixConfig(num_virtual_tokens=3)).eval()
+    prefix_from_words(model, torch.tensor([5, 6, 7]))
+    layer = model.get_base_model().model.layers[0]
+    with torch.no_grad():
+        found = layer.self_attn.base_layer.qkv_proj(
+            layer.input_layernorm(base.model.embed_tokens(torch.tensor([5, 6, 7])))
+        )
+    assert torch.allclose(layer.self_attn.prefix_key["default"], found[:, 32:48], atol=1e-6)
+    assert torch.allclose(layer.self_attn.prefix_value["default"], found[:, 48:], atol=1e-6)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
