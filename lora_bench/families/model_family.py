@@ -52,8 +52,9 @@ class Family:
         key: Module that computes keys.
         value: Module that computes values.
         attention_output: Projection at the end of attention.
-        feed_forward_in: First projection of the feed-forward block; several paths if models of the family differ in it.
-        feed_forward_out: Second projection of the feed-forward block, or several paths as well.
+        feed_forward_in: First projection of the feed-forward block; several paths if models of the family differ in it. None if
+            the block is not known, as in a mixture of experts: methods on attention alone then work.
+        feed_forward_out: Second projection of the feed-forward block, or several paths or None as well.
         feed_forward_gate: Projection beside the first, whose output multiplies the first one's, or several paths; None if there
             is none.
         self_attention: Module that takes hidden states and a mask and in which keys meet queries.
@@ -92,11 +93,11 @@ class Family:
     key: str
     value: str
     attention_output: str
-    feed_forward_in: str | tuple[str, ...]
-    feed_forward_out: str | tuple[str, ...]
     self_attention: str
     cross_attention: str | None = None
+    feed_forward_in: str | tuple[str, ...] | None = None
     feed_forward_gate: str | tuple[str, ...] | None = None
+    feed_forward_out: str | tuple[str, ...] | None = None
     fused_layout: FusedLayout | None = None
     attention_norm: str | None = None
     encoder: str | None = None
@@ -156,7 +157,16 @@ class Family:
         return tuple(part for part in own if re.fullmatch(self.targets(part), path))
 
     def targets(self, *parts: Part) -> str:
-        """Return a regular expression of *parts* in every layer, for PEFT's `target_modules`."""
+        """Return a regular expression of *parts* in every layer, for PEFT's `target_modules`.
+
+        Raises:
+            UnsupportedPair: If one is of a feed-forward block that is not known.
+        """
+        if self.feed_forward_out is None and set(ROLES["ffn"]) & set(parts):
+            raise UnsupportedPair(
+                f"it is not known which modules are the feed-forward block of {self.name}, as in mixtures of experts; "
+                "leave `ffn` and `all` out of targets"
+            )
         return self.pattern(*(path for part in parts for path in self.paths(part)))
 
     def paths(self, part: Part) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 A small copy of the model with random weights is asked what depends on what. With one token, a query and a key change nothing,
 because a softmax over one score is 1. With several tokens, only keys and values carry one token's state to another. So two
 passes tell query, key, value and the rest apart, whatever they are called, also as slices of one weight. Order and shapes tell
-the output projection and the feed-forward block. Each site that is found is then tried by a tiny forward and backward pass.
+the output projection and the feed-forward block. Each site that is found is then tried by a tiny forward and backward pass. A
+mixture of experts has no one feed-forward block, and a family without it: methods on attention alone work.
 """
 
 import copy
@@ -19,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, typed_line
-from lora_bench.families import Family, FusedLayout, Site, declare, declared_family, forget
+from lora_bench.families import ROLES, Family, FusedLayout, Site, declare, declared_family, forget
 from lora_bench.tuners.attention import CACHE_ARGUMENTS
 from lora_bench.tuners.layer_probe import TOKENS, LayerProbe, SeenModule, hooked, probe_layer, states_of, untold
 from lora_bench.tuners.trial import small_config
 
-NEEDED = ("query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_out")
+NEEDED = ("query", "key", "value", "attention_output")
 
 _FOUND: dict[tuple[type, str], Family | str] = {}
 # What was worked out, by class and config: a family, or the reason why there is none.
@@ -39,7 +40,12 @@ def family_of_model(model: nn.Module) -> Family:
     config: Any = model.config
     known = declared_family(config.model_type)
     # One that was worked out from another model of this type may have other sites.
-    return infer_family(model) if known is None or known in _FOUND.values() else known
+    return infer_family(model) if known is None or _is_found(known) else known
+
+
+def _is_found(family: Family | None) -> bool:
+    """Return True for a family that was worked out in this process; one in its trial may equal it."""
+    return any(family is found for found in _FOUND.values())
 
 
 def infer_family(model: nn.Module) -> Family:
@@ -62,7 +68,7 @@ def infer_family(model: nn.Module) -> Family:
             _FOUND[key] = str(untold(config.model_type, typed_line(error)))
     family = _FOUND[key]
     if isinstance(family, str):
-        if declared_family(config.model_type) in _FOUND.values():
+        if _is_found(declared_family(config.model_type)):
             forget(config.model_type)
         raise UnsupportedPair(family)
     declare(family)
@@ -104,6 +110,10 @@ def _inferred(model: Any, base: Any) -> Family:
         causal=probe.causal,
     )
     lacks = family.lacks(path for path, _ in model.named_modules())
+    if any(name.startswith("feed_forward") for name in lacks):
+        none: dict[str, Any] = dict.fromkeys(ROLES["ffn"])
+        family = replace(family, **none, bottleneck_sites=_sites(none, norm))
+        lacks = family.lacks(path for path, _ in model.named_modules())
     if lacks:
         raise untold(config.model_type, f"not every layer has the {', '.join(lacks)} of the last one")
     return _tried(family, probe)
@@ -142,6 +152,8 @@ def _parts(probe: LayerProbe) -> dict[str, Any]:
     if output is None:
         return parts
     parts["attention_output"] = output.path
+    if any(weight.dim() == 3 for weight in probe.layer.parameters()):  # experts; a shared one is not the whole block
+        return parts
     return parts | _feed_forward([seen for seen in rest if seen is not output], hidden, probe)
 
 
@@ -200,13 +212,16 @@ def _sites(parts: Mapping[str, Any], norm: str | None) -> dict[str, Site]:
 
     Pfeiffer's adapter needs a norm before the halves of a layer. Behind them it stands between two norms, which differ.
     """
+    whole = {"lin": Site(modules=("",), placement="after")}
+    if not parts.get("feed_forward_out"):
+        return whole
     output, end = parts["attention_output"], parts["feed_forward_out"]
     block = _common(parts["feed_forward_in"], end)
     sites = {
         "houlsby": Site(modules=(output, end), placement="after"),
         "pfeiffer": Site(modules=(end,), placement="after"),
         "parallel": Site(modules=(block,), placement="beside"),
-        "lin": Site(modules=("",), placement="after"),
+        **whole,
     }
     left_out = {"parallel": not block, "pfeiffer": norm is None}
     return {name: site for name, site in sites.items() if not left_out.get(name)}
@@ -245,7 +260,8 @@ def _tried(family: Family, probe: LayerProbe) -> Family:
     """Return the family with what works of it: a forward and a backward pass reach each site's new weights."""
     declare(family)
     try:
-        fault = _fault(probe, _config("LORA_BENCH_FUSED_LORA", r=2, roles=["all"]))
+        roles = ["all"] if family.feed_forward_out else ["query", "key", "value", "output"]
+        fault = _fault(probe, _config("LORA_BENCH_FUSED_LORA", r=2, roles=roles))
         if fault is not None:
             raise untold(family.name, f"an update of what was taken for them fails: {fault}")
         sites = {

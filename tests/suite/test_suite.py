@@ -340,24 +340,21 @@ def test_a_broken_model_folder_is_bad_input_and_no_traceback(tmp_path, file, wor
 
 
 def test_a_model_whose_family_cannot_be_told_is_a_row_where_a_method_needs_to_know_it(tmp_path):
-    from transformers import MixtralConfig, MixtralModel
+    from transformers import FalconConfig, FalconModel
 
-    path = write_project(tmp_path, SUITE.replace("[base]", "[base, mixtral]"))
-    config = MixtralConfig(
+    path = write_project(tmp_path, SUITE.replace("[base]", "[base, falcon]"))
+    config = FalconConfig(
         vocab_size=60,
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=16,
-        num_local_experts=2,
-        max_position_embeddings=40,
+        multi_query=True,
     )
-    MixtralModel(config).save_pretrained(tmp_path / "mixtral")
+    FalconModel(config).save_pretrained(tmp_path / "falcon")
     for file in (tmp_path / "base").glob("tokenizer*"):
-        (tmp_path / "mixtral" / file.name).write_bytes(file.read_bytes())
+        (tmp_path / "falcon" / file.name).write_bytes(file.read_bytes())
     plan = make_plan(load_suite(path), tmp_path / "runs")
     reasons = {(cell.job.spec.model.name, cell.job.spec.method.label): cell.reason for cell in plan.cells}
-    assert reasons["mixtral", "full"] is reasons["base", "lora"] is None
+    assert reasons["falcon", "full"] is reasons["base", "lora"] is None
     for method in ("lora", "bottleneck_adapter", "prefix_tuning"):
-        assert "no family names mixtral" in reasons["mixtral", method]
+        assert "no family names falcon" in reasons["falcon", method]

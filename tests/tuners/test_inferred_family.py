@@ -9,10 +9,12 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BloomConfig,
+    FalconConfig,
     GPT2Config,
     LlamaConfig,
     MixtralConfig,
     Phi3Config,
+    Qwen3MoeConfig,
     RoFormerConfig,
     Starcoder2Config,
 )
@@ -36,7 +38,7 @@ BLOOM = BloomConfig(
 @pytest.fixture(autouse=True)
 def nothing_is_declared():
     yield
-    forget("roformer", "starcoder2", "bloom", "bert", "gpt2", "llama", "phi3")
+    forget("roformer", "starcoder2", "bloom", "bert", "gpt2", "llama", "phi3", "qwen3_moe", "mixtral", "falcon")
 
 
 def classifier(config):
@@ -77,6 +79,11 @@ def test_methods_work_on_a_type_that_no_family_names(config, options):
     assert fault_of(method.apply(model, head=head), method.name, head) is None
 
 
+def test_models_of_one_structure_and_other_sizes_have_one_family():
+    smaller = Starcoder2Config(**{**STARCODER2.to_dict(), "intermediate_size": 40})
+    assert infer_family(classifier(STARCODER2)) == infer_family(classifier(smaller))
+
+
 def test_counts_of_a_type_that_no_family_names():
     # 2 layers of width 32, keys and values 16 wide
     model = get_peft_model(classifier(STARCODER2), FusedLoraConfig(r=4, roles=["query", "value"]))
@@ -100,17 +107,48 @@ def test_a_prefix_is_claimed_where_it_was_tried():
             method.apply(classifier(config), head=[])
 
 
+QWEN3_MOE = Qwen3MoeConfig(
+    **SIZES, **ENDS, intermediate_size=48, moe_intermediate_size=24, num_key_value_heads=2, num_experts=4,
+    num_experts_per_tok=2, head_dim=12,
+)  # fmt: skip
+MIXTRAL = MixtralConfig(**SIZES, **ENDS, intermediate_size=48, num_key_value_heads=2, num_local_experts=2)
+# Its first layer has a feed-forward block, the second one experts.
+MIXED = Qwen3MoeConfig(**{**QWEN3_MOE.to_dict(), "mlp_only_layers": [0]})
+# Its last layer has a feed-forward block, the first one experts.
+MIXED_BEFORE = Qwen3MoeConfig(**{**QWEN3_MOE.to_dict(), "mlp_only_layers": [1]})
+
+
+@pytest.mark.parametrize(
+    "config", [QWEN3_MOE, MIXTRAL, MIXED, MIXED_BEFORE], ids=["qwen3", "mixtral", "mixed", "before"]
+)
+def test_attention_of_a_mixture_of_experts_is_adapted_and_its_experts_are_not(config):
+    query, key = (48, 24) if config.model_type == "qwen3_moe" else (32, 16)
+    model = known_methods()["lora"](rank=4).apply(classifier(config), head=["score"])
+    trained = [weight.numel() for path, weight in model.named_parameters() if "lora_" in path and weight.requires_grad]
+    assert sum(trained) == 2 * 4 * ((32 + query) + (32 + key))
+    assert fault_of(model, "lora", ["score"]) is None
+    for method in (
+        known_methods()["lora"](targets=("all",)),
+        known_methods()["lora"](targets=("ffn",)),
+        known_methods()["peft"](type="LORA", targets=("all",)),
+    ):
+        with pytest.raises(UnsupportedPair, match=r"feed-forward block of .*leave `ffn` and `all` out"):
+            method.apply(classifier(config), head=["score"])
+    with pytest.raises(UnsupportedPair, match="has no houlsby adapter"):
+        known_methods()["bottleneck_adapter"]().apply(classifier(config), head=["score"])
+
+
 def test_what_cannot_be_told_is_named_with_the_way_to_name_it():
-    config = MixtralConfig(**SIZES, **ENDS, intermediate_size=48, num_key_value_heads=2, num_local_experts=2)
-    with pytest.raises(UnsupportedPair, match=r"mixtral.*feed_forward_in, feed_forward_out.*`family:`.*list models"):
+    config = FalconConfig(**SIZES, **ENDS, multi_query=True, new_decoder_architecture=False)
+    with pytest.raises(UnsupportedPair, match=r"falcon.*query.*`family:`.*list models"):
         known_methods()["lora"]().apply(classifier(config), head=["score"])
 
 
 def test_a_layer_without_the_modules_of_the_last_one_is_named(monkeypatch):
     monkeypatch.setattr(inferred_family, "_FOUND", {})
     model = classifier(STARCODER2)
-    del model.model.layers[0].mlp.c_fc
-    with pytest.raises(UnsupportedPair, match="not every layer has the feed_forward_in"):
+    del model.model.layers[0].self_attn.k_proj
+    with pytest.raises(UnsupportedPair, match="not every layer has the key"):
         infer_family(model)
 
 

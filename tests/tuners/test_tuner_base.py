@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
-from transformers import MixtralConfig, MixtralForSequenceClassification
+from transformers import FalconConfig, FalconForSequenceClassification
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.tuners import (
@@ -490,11 +490,9 @@ def test_a_model_of_no_family_is_refused_before_anything_is_wrapped(method):
         "hidden_size": 8,
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
-        "intermediate_size": 8,
     }
-    config = MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=2)
-    model = MixtralForSequenceClassification(config)
-    with pytest.raises(UnsupportedPair, match=r"no family names mixtral.*feed_forward_in, feed_forward_out"):
+    model = FalconForSequenceClassification(FalconConfig(**sizes, multi_query=True))
+    with pytest.raises(UnsupportedPair, match=r"no family names falcon.*query, key, value"):
         get_peft_model(model, CONFIGS[method]())
     assert not any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
