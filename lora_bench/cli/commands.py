@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lora_bench.execute.outcome import Outcome
     from lora_bench.execute.prepared_folder import Asked
     from lora_bench.execute.run_probes import ProbeOutcome
+    from lora_bench.published import PublishedTable
     from lora_bench.records.probe_record import ProbeRecord
     from lora_bench.records.record import Record
     from lora_bench.report.blocks import Block
@@ -178,8 +179,16 @@ def plan(arguments: argparse.Namespace) -> int:
     return _make_and_show_plan(suite, arguments, arguments.suite if arguments.prepare else None)
 
 
-def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace, asked: str | Asked | None = None) -> int:
-    """Show a suite's plan, and prepare its folder for workers where *asked* says what the user asked for."""
+def _make_and_show_plan(
+    suite: Suite,
+    arguments: argparse.Namespace,
+    asked: str | Asked | None = None,
+    table: PublishedTable | None = None,
+) -> int:
+    """Show a suite's plan, and prepare its folder for workers where *asked* says what the user asked for.
+
+    Where the suite repeats a published table, show its methods' options and what the source does not say too.
+    """
     from lora_bench.execute.run_suite import runs_folder
     from lora_bench.plan.make_plan import make_plan
 
@@ -203,7 +212,12 @@ def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace, asked: str 
     else:
         from lora_bench.cli.plan_table import plan_tables
 
-        for part in plan_tables(plan, arguments.device, narrow=console.width < PLAIN_WIDTH):
+        parts = plan_tables(plan, arguments.device, narrow=console.width < PLAIN_WIDTH)
+        if table is not None:
+            from lora_bench.published.table_terminal import choices_listing
+
+            parts[-1:-1] = choices_listing(table, plan)  # before the totals
+        for part in parts:
             console.print(part, highlight=False)
     if asked is not None:
         from lora_bench.execute.prepared_folder import prepare
@@ -249,7 +263,8 @@ def reproduce(arguments: argparse.Namespace) -> int:
     made = reproduction(arguments.table, **options)
     suite = _allowed(made.suite, arguments)
     if arguments.plan or arguments.prepare:
-        return _make_and_show_plan(suite, arguments, _asked(arguments.table, options) if arguments.prepare else None)
+        asked = _asked(arguments.table, options) if arguments.prepare else None
+        return _make_and_show_plan(suite, arguments, asked, made.table)
 
     def sections(records: Sequence[Record]) -> list[list[Block]]:
         if not arguments.quiet:

@@ -121,6 +121,11 @@ class Lora(Strict):
         packs = not (self.use_dora or self.train_tokens) and self.initialisation in ("kaiming", "gaussian")
         return ("rank", "scaling") if packs else None
 
+    @property
+    def alpha(self) -> float:
+        """PEFT's `lora_alpha`."""
+        return self.scaling if self.use_rslora else self.scaling * self.rank
+
     @staticmethod
     def options_of(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of an adapter from its PEFT config, and the settings that differ from PEFT's defaults."""
@@ -169,7 +174,7 @@ class Lora(Strict):
         options: dict[str, Any] = {
             "r": self.rank,
             "rank_pattern": ranks,
-            "lora_alpha": self.scaling if self.use_rslora else self.scaling * self.rank,
+            "lora_alpha": self.alpha,
             "lora_dropout": self.dropout,
             "use_rslora": self.use_rslora,
             "use_dora": self.use_dora,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from lora_bench.methods import known_methods
 from lora_bench.published import CellVerdict, PublishedTable, disagreements, known_tables, load_table
 from lora_bench.published.table_section import (
     disagreement_text,
@@ -20,6 +22,9 @@ from lora_bench.published.table_section import (
 )
 from lora_bench.report import text
 from lora_bench.report.text import MISSING, plain
+
+if TYPE_CHECKING:
+    from lora_bench.plan.make_plan import Plan
 
 
 def tables_listing() -> Table:
@@ -70,6 +75,44 @@ def verdicts_listing(verdicts: Sequence[CellVerdict]) -> Table:
         parts += [in_its_unit(cell, verdict.difference, signed=True), verdict_text(verdict)]
         table.add_row(*(Text(plain(part)) for part in parts))
     return table
+
+
+def choices_listing(found: PublishedTable, plan: Plan) -> list[Text]:
+    """The options of each planned method, and what the sources leave out of the recipes, which the suite then chooses."""
+    cells = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]
+    methods = {cell.job.spec.method.model_dump_json(): cell.job.spec.method for cell in cells}
+    lines = []
+    for planned in methods.values():
+        method = known_methods()[planned.name](**planned.options)
+        alpha = {"alpha": f"{method.alpha:g}"} if hasattr(method, "alpha") else {}
+        name = planned.label if planned.label == planned.name else f"{planned.label} ({planned.name})"
+        lines.append(f"{name}: {', '.join(_options({**planned.options, **alpha})) or 'no options'}")
+    places = dict.fromkeys((cell.job.spec.method.label, cell.job.spec.task.name) for cell in cells)
+    rows: dict[tuple[str, str], dict[str, None]] = {}
+    for label, task in places:
+        own = [cell for cell in found.cells if (cell.method, cell.task) == (label, task)]
+        fields = ", ".join(dict.fromkeys(field.replace("_", " ") for cell in own for field in cell.unpublished))
+        if fields:
+            rows.setdefault((fields, task), {})[label] = None
+    said = [
+        f"{', '.join(labels)} on {task}: the source does not say {fields}" for (fields, task), labels in rows.items()
+    ]
+    return [Text(plain(line, 600)) for line in (*lines, *said)]
+
+
+def _options(options: Mapping[str, Any]) -> list[str]:
+    """The options by which a method does something, each with its value."""
+    return [
+        f"{name.replace('_', ' ')} {_value(value)}"
+        for name, value in options.items()
+        if value not in (None, "", (), [], {}) and value is not False
+    ]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"({', '.join(_options(value))})"
+    return " and ".join(map(_value, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _pairs(tables: Sequence[PublishedTable]) -> str:

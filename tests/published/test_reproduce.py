@@ -133,6 +133,9 @@ def test_the_plan_says_every_recipe_before_anything_is_run(reproduced):
     assert any(line.startswith(f"lora 8 {24 * 2 * 8 * 768:,} ") for line in lines)
     assert "not downloaded: data of mnli, mrpc, rte; rows are the release's, and times are not known" in lines
     assert "6 runs wait for the runs of mnli, from which they start" in lines
+    said = " ".join(lines)
+    assert "lora: rank 8, scaling 2.0, dropout 0.0, targets query and value, initialisation kaiming" in said
+    assert "alpha 16" in said
 
 
 @pytest.mark.slow
@@ -362,6 +365,25 @@ def test_adaloras_squad_table_is_planned_with_its_own_counts(own_folder, capsys)
         recipe = rf"{task} microsoft/deberta-v3-base {row} \S+ {examples} examples 16 {steps} "
         assert any(re.match(recipe, line) for line in lines), (row, lines)
     assert any(re.match(rf"lora_0.65 8 {12 * 8 * (4 * 2 * 768 + 2 * (768 + 3072)):,} ", line) for line in lines)
+    assert "adalora_0.08_squad on squad: the source does not say epochs, schedule, checkpoint" in lines
+    assert "lora_0.65 on squad_v2: the source does not say learning rate, epochs, checkpoint" in lines
+
+
+def test_the_plan_says_the_options_of_methods_and_what_the_source_does_not(own_folder, capsys):
+    rows = "lora,adapter_h_11M,adapter_l_11M"
+    assert main(["reproduce", "lora-table3", "--model", "gpt2-medium", "--methods", rows, "--plan"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    # The LoRA paper's table 11: alpha 32 at rank 4, and its dropout of 0.1.
+    (lora,) = (line for line in lines if line.startswith("lora: "))
+    assert {"rank 4", "alpha 32", "dropout 0.1", "targets query and value"} <= set(
+        lora.removeprefix("lora: ").split(", ")
+    )
+    assert any(
+        re.match(r"adapter_h_11M \(bottleneck_adapter\): bottleneck size 112, variant houlsby, ", line)
+        for line in lines
+    )
+    assert "adapter_l_11M on e2e_tokens: the source does not say statistic, checkpoint, bottleneck size" in lines
+    assert not any(line.startswith("lora on") for line in lines)
 
 
 def test_adaloras_squad_table_runs_on_releases_of_squad_and_says_what_differs(own_folder):
