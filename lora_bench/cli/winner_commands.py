@@ -52,7 +52,9 @@ def add_winner(commands: Commands) -> None:
     use.what.takes("method", "METHOD", "method by its label (default: the one that `choose` names)", nargs="?")
     merged = "write a plain model folder, with the adapter merged into the base"
     use.where.takes("--merge", "OUT", merged, type=Path)
-    use.where.takes("--base", "FOLDER", "base model for --merge (default: found by its name from here)", type=Path)
+    shared = "write the base model and the adapter into one folder, to load on any machine"
+    use.where.takes("--share", "OUT", shared, type=Path)
+    use.where.takes("--base", "FOLDER", "base model for these (default: found by its name from here)", type=Path)
 
     analyse = add_command(
         commands,
@@ -93,7 +95,8 @@ def _choose(arguments: argparse.Namespace) -> int:
 
 def _use(arguments: argparse.Namespace) -> int:
     from lora_bench.report import text
-    from lora_bench.training.winner import find_winner, merge_winner
+    from lora_bench.training.model_card import loading_lines
+    from lora_bench.training.winner import ADAPTER, BASE, find_winner, merge_winner, share_winner
 
     winner = find_winner(arguments.runs, arguments.method, task=arguments.task, model=arguments.model)
     score, row = winner.record.score, winner.row
@@ -104,11 +107,14 @@ def _use(arguments: argparse.Namespace) -> int:
     print(message(f"{row.label} on {winner.record.spec.model.shown}: {seed}{mean}"))
     lines = winner.lines
     if arguments.merge is not None:
-        from lora_bench.training.model_card import loading_lines
-
         merge_winner(winner, arguments.merge, arguments.base)
         lines = loading_lines(winner.record.spec, str(arguments.merge), None, winner.record.threshold)
         print(f"merged into {arguments.merge}")
+    if arguments.share is not None:
+        share_winner(winner, arguments.share, arguments.base)
+        places = str(arguments.share / ADAPTER), str(arguments.share / BASE)
+        lines = loading_lines(winner.record.spec, places[0], winner.tuner, winner.record.threshold, places[1])
+        print(f"base model and adapter are in {arguments.share}")
     print("", *lines, sep="\n")
     return 0
 

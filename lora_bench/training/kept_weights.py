@@ -27,6 +27,7 @@ from lora_bench.records.spec import PlannedSpec
 from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.job import Job
 from lora_bench.training.model_card import item_intervals, loadable_name, model_card, names_of, write_card
+from lora_bench.tuners.sites import module_of
 from lora_bench.tuners.trial import inside_peft
 from lora_bench.util.atomic_files import sync_tree
 from lora_bench.util.regular_files import read_object
@@ -71,7 +72,7 @@ def keep_weights(
     if hasattr(model, "peft_config"):
         publish_adapter_config(folder / "adapter_config.json", job.spec)
         (config,) = model.peft_config.values()
-        tuner = tuner_module(type(config))
+        tuner = module_of(type(config))
     intervals = item_intervals(job.folder.path / PREDICTIONS, job.spec, scores)
     card = model_card(job.spec, step, tuner, scores, examples, intervals, threshold)
     write_card(folder, card)
@@ -127,11 +128,3 @@ def publish_adapter_config(path: Path, spec: PlannedSpec) -> None:
         "revision": spec.model.revision,
     }
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def tuner_module(config_class: type) -> str:
-    """Return the module to import before PEFT knows a method, by the class of its config; "" if PEFT has it."""
-    module = config_class.__module__
-    if module.split(".")[0] == "peft":
-        return ""
-    return "lora_bench.tuners" if module.startswith("lora_bench.tuners.") else module

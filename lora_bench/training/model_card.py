@@ -40,11 +40,12 @@ def model_card(
     examples: int = 0,
     intervals: Mapping[str, tuple[float, float]] | None = None,
     threshold: float | None = None,
+    base: str | None = None,
 ) -> str:
     """Return the card as Markdown with metadata.
 
     *tuner* is the module to import before the weights load: "" for PEFT alone, None for a whole model. Intervals are those of
-    `item_intervals`, over so many scored examples. *threshold* is as for `loading_lines`.
+    `item_intervals`, over so many scored examples. *threshold* and *base* are as for `loading_lines`.
     """
     options = _code(json.dumps(spec.method.options, sort_keys=True))
     labels = _words(", ".join(spec.task.labels))
@@ -60,28 +61,32 @@ def model_card(
             "",
             f"# {_words(spec.method.label)} on {_words(spec.model.shown)} for {_words(spec.task.name)}",
             "",
-            *_first_lines(spec, tuner),
+            *_first_lines(spec, tuner, base),
             f"Trained by lora_bench {__version__} (run `{spec.run_id}`): method `{spec.method.name}` with `{options}`, "
             f"learning rate {spec.training.learning_rate:g}, {amount_of(*spec.training.target)}, "
             f"seed {spec.seed}, weights after step {step}. Labels in order: {labels or 'none'}.",
             "",
             f"Base model: `{_code(public_name(spec.model))}`{revision} (content {spec.model.sha256[:16]})."
-            + (" Run these lines beside its folder." if _is_folder(spec.model) and tuner is not None else ""),
+            + (
+                " Run these lines beside its folder."
+                if _is_folder(spec.model) and tuner is not None and base is None
+                else ""
+            ),
             "",
             "```python",
-            *loading_lines(spec, PLACE, tuner, threshold),
+            *loading_lines(spec, PLACE if base is None else f"{PLACE}/adapter", tuner, threshold, base),
             "```",
             "",
         ]
     )
 
 
-def _first_lines(spec: PlannedSpec, tuner: str | None) -> list[str]:
+def _first_lines(spec: PlannedSpec, tuner: str | None, base: str | None) -> list[str]:
     """Return what a reader must know before loading an adapter: the import of its method, and where its base model is."""
     lines = [f"**`import {tuner}` before loading**: PEFT alone does not know this method."] if tuner else []
-    if tuner is not None and spec.model.name in known_models():
+    if tuner is not None and base is None and spec.model.name in known_models():
         lines.append(
-            "Its base model is on no hub: load it as below, or write both as one model with `lora-bench use RUNS --merge`."
+            "Its base model is on no hub: load it as below, or write both into one folder with `lora-bench use RUNS --share`."
         )
     return [*lines, ""] if lines else []
 
@@ -123,10 +128,13 @@ def item_intervals(answers: Path, spec: PlannedSpec, scores: Mapping[str, float]
     return found
 
 
-def loading_lines(spec: RunSpec, folder: str, tuner: str | None, threshold: float | None = None) -> list[str]:
+def loading_lines(
+    spec: RunSpec, folder: str, tuner: str | None, threshold: float | None = None, base: str | None = None
+) -> list[str]:
     """Return the Python lines that make `model` and `tokenizer` of kept weights, and `labels_of` for several labels.
 
-    *tuner* is as for `model_card`. Above the *threshold* a label is answered, of several labels a text.
+    *tuner* is as for `model_card`. Above the *threshold* a label is answered, of several labels a text. *base* is a folder with
+    the base model, its head and its labels; by default it is found by its name.
     """
     auto = f"For{names_of(spec).auto}"
     known = spec.model.name in known_models()
@@ -135,12 +143,16 @@ def loading_lines(spec: RunSpec, folder: str, tuner: str | None, threshold: floa
     if tuner is None:
         lines += [f"from transformers import AutoModel{auto}, AutoTokenizer", ""]
         lines += [f"model = AutoModel{auto}.from_pretrained({place})"]
-    elif known or names_of(spec).task_type is None:
-        base = f"known_models()[{spec.model.name!r}].folder(None)" if known else repr(public_name(spec.model))
+    elif base is not None or known or names_of(spec).task_type is None:
+        known = known and base is None
+        place_of_base = (
+            f"known_models()[{spec.model.name!r}].folder(None)" if known else repr(base or public_name(spec.model))
+        )
         lines += ["from lora_bench.models.registry import known_models"] if known else []
         lines += [f"import {tuner}  # registers the method with PEFT"] if tuner else []
         lines += ["from peft import PeftModel", f"from transformers import AutoModel{auto}, AutoTokenizer", ""]
-        lines += [*_labels(spec), f"base = {base}", f"base = AutoModel{auto}.from_pretrained(base{named})"]
+        lines += [] if base else _labels(spec)
+        lines += [f"base = {place_of_base}", f"base = AutoModel{auto}.from_pretrained(base{'' if base else named})"]
         lines += [f"model = PeftModel.from_pretrained(base, {place})"]
     else:
         lines += [f"import {tuner}  # registers the method with PEFT"] if tuner else []

@@ -5,6 +5,8 @@ A merged model gives the answers of the adapted one, which is checked before any
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line, unknown
 from lora_bench.records.again import again
-from lora_bench.records.kept_adapter import CONFIG, adapter_config
+from lora_bench.records.kept_adapter import CONFIG, WEIGHTS, adapter_config
 from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.record import Record
 from lora_bench.records.spec import PlannedSpec
@@ -20,8 +22,8 @@ from lora_bench.records.store import RunFolder, answers_in, read_records
 from lora_bench.report.model.choose_method import Choice, choose_among
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
-from lora_bench.training.model_card import item_intervals, kind_of_run, loading_lines, model_card, write_card
-from lora_bench.util.atomic_files import whole_folder
+from lora_bench.training.model_card import PLACE, item_intervals, kind_of_run, loading_lines, model_card, write_card
+from lora_bench.util.atomic_files import let_all_read, whole_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 # Rounding alone moves a logit of a merged model less.
 MERGED_TOLERANCE = 1e-4
+
+BASE, ADAPTER = "base", "adapter"
+# Folders of a shared winner.
 
 
 @dataclass(frozen=True)
@@ -97,23 +102,12 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
     import torch
 
     from lora_bench.kinds.exercises.predicting import quiet
-    from lora_bench.models.loading import load_model, load_tokenizer, open_tokenizer
+    from lora_bench.models.loading import open_tokenizer
     from lora_bench.training.kept_weights import open_adapter
 
-    record, label = winner.record, winner.row.label
-    if out.exists():
-        raise LoraBenchError(f"{out} is there already; name a new folder for --merge")
-    if winner.tuner is None:
-        raise LoraBenchError(f"{label} is a whole model already, and loads from {winner.folder}")
-    spec = PlannedSpec.model_validate(record.spec.model_dump())
-    found = base_of(record, base)
-    kind = kind_of_run(spec).model_kind
+    label = winner.row.label
     with quiet(), torch.no_grad():
-        model, _ = load_model(found, kind=kind, labels=len(spec.task.labels))
-        model.config.pad_token_id = load_tokenizer(found).pad_token_id
-        if spec.task.labels:
-            model.config.id2label = dict(enumerate(spec.task.labels))
-            model.config.label2id = {name: index for index, name in enumerate(spec.task.labels)}
+        model = _base_for(winner, out, base)
         adapted = open_adapter(model, winner.folder)
         tokenizer = open_tokenizer(str(winner.folder), winner.folder)
         before = _logits(adapted, model.config.vocab_size)
@@ -121,14 +115,68 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
         difference = float((_logits(merged.eval(), model.config.vocab_size) - before).abs().max())
         if not difference <= MERGED_TOLERANCE * max(1.0, float(before.abs().max())):
             raise LoraBenchError(f"{label} cannot be merged: the merged model gives other answers, by {difference:.2g}")
-        assert record.weights is not None
-        examples = record.predictions.count if record.predictions is not None else 0
-        intervals = item_intervals(winner.folder.parent / PREDICTIONS, spec, record.scores or {})
-        card = model_card(spec, record.weights.step, None, record.scores, examples, intervals, record.threshold)
         with whole_folder(out) as made:
             merged.save_pretrained(made)
             tokenizer.save_pretrained(made)
-            write_card(made, card)
+            write_card(made, _card(winner, None))
+
+
+def share_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
+    """Write the base model and the adapter beside each other, with a card whose lines load both on any machine.
+
+    *base* is as for `merge_winner`.
+
+    Raises:
+        LoraBenchError: If *out* exists, the base model is not the one of the record, or the adapter is not of it.
+    """
+    from lora_bench.kinds.exercises.predicting import quiet
+    from lora_bench.models.loading import open_tokenizer
+    from lora_bench.training.kept_weights import open_adapter
+
+    with quiet(), whole_folder(out) as made:
+        model = _base_for(winner, out, base)
+        model.save_pretrained(made / BASE)
+        open_adapter(model, winner.folder)  # refuses one that is not of this model
+        open_tokenizer(str(winner.folder), winner.folder).save_pretrained(made / ADAPTER)
+        # No other file of the folder: it may be a stranger's.
+        shutil.copyfile(winner.folder / WEIGHTS, made / ADAPTER / WEIGHTS)
+        config = adapter_config(winner.folder) | {"base_model_name_or_path": f"./{BASE}", "revision": None}
+        (made / ADAPTER / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (made / "README.md").write_text(_card(winner, winner.tuner, f"{PLACE}/{BASE}"), encoding="utf-8")
+        for path in made.rglob("*.*"):
+            let_all_read(path)
+
+
+def _base_for(winner: Winner, out: Path, base: Path | None) -> Any:
+    """Return the base model of a winner with its head untrained and its labels, to write with the adapter to *out*.
+
+    Raises:
+        LoraBenchError: If *out* exists, the winner is a whole model, or its base model is not here.
+    """
+    from lora_bench.models.loading import load_model, load_tokenizer
+
+    if out.exists():
+        raise LoraBenchError(f"{out} is there already; name a new folder")
+    if winner.tuner is None:
+        raise LoraBenchError(f"{winner.row.label} is a whole model already, and loads from {winner.folder}")
+    spec = PlannedSpec.model_validate(winner.record.spec.model_dump())
+    found = base_of(winner.record, base)
+    model, _ = load_model(found, kind=kind_of_run(spec).model_kind, labels=len(spec.task.labels))
+    model.config.pad_token_id = load_tokenizer(found).pad_token_id
+    if spec.task.labels:
+        model.config.id2label = dict(enumerate(spec.task.labels))
+        model.config.label2id = {name: index for index, name in enumerate(spec.task.labels)}
+    return model
+
+
+def _card(winner: Winner, tuner: str | None, base: str | None = None) -> str:
+    """Return the card of a winner's weights; *tuner* and *base* are as for `loading_lines`."""
+    record = winner.record
+    assert record.weights is not None
+    spec = PlannedSpec.model_validate(record.spec.model_dump())
+    examples = record.predictions.count if record.predictions is not None else 0
+    intervals = item_intervals(winner.folder.parent / PREDICTIONS, spec, record.scores or {})
+    return model_card(spec, record.weights.step, tuner, record.scores, examples, intervals, record.threshold, base)
 
 
 def base_of(record: Record, base: Path | None = None) -> BaseModel:
@@ -164,7 +212,7 @@ def _merged(adapted: Any, label: str) -> Any:
         return adapted.merge_and_unload()
     except UNMERGEABLE as error:
         raise LoraBenchError(
-            f"{label} cannot be merged into the base model's weights ({first_line(error)}); use its adapter folder"
+            f"{label} cannot be merged into the base model's weights ({first_line(error)}); use --share, which writes both"
         ) from None
 
 
@@ -184,10 +232,10 @@ def _tuner_of(peft_type: str) -> str:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
-    from lora_bench.training.kept_weights import tuner_module
+    from lora_bench.tuners.sites import module_of
 
     configs = {known.value: config for known, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    return tuner_module(configs[peft_type]) if peft_type in configs else ""
+    return module_of(configs[peft_type]) if peft_type in configs else ""
 
 
 def _row(table: ModelTable, method: str) -> Row:

@@ -19,12 +19,15 @@ from lora_bench.tuners.combination import CombinedConfig, CombinedModel
 from lora_bench.tuners.embeddings import PrefixEmbeddingConfig, PrefixEmbeddingLayer, PrefixEmbeddingModel
 from lora_bench.tuners.fused_lora import FusedLoraConfig, FusedLoraLayer, FusedLoraModel
 from lora_bench.tuners.prefix import PrefixConfig, PrefixLayer, PrefixModel, fold
+from lora_bench.tuners.registration import register as register_tuner
 from lora_bench.tuners.selected import SelectedConfig, SelectedModel
+from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer
 from lora_bench.tuners.words import prefix_from_words
 
 __all__ = [
     "BottleneckConfig", "BottleneckLayer", "BottleneckModel", "CombinedConfig", "CombinedModel", "FusedLoraConfig",
     "FusedLoraLayer", "FusedLoraModel", "PrefixActivationConfig", "PrefixActivationLayer", "PrefixActivationModel",
     "PrefixConfig", "PrefixEmbeddingConfig", "PrefixEmbeddingLayer", "PrefixEmbeddingModel", "PrefixLayer", "PrefixModel",
-    "SelectedConfig", "SelectedModel", "bottleneck", "fold", "prefix_from_words",
+    "SelectedConfig", "SelectedModel", "Tuner", "TunerConfig", "TunerLayer", "bottleneck", "fold", "prefix_from_words",
+    "register_tuner",
 ]  # fmt: skip

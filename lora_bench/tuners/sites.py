@@ -29,14 +29,22 @@ BASE_ROW = "__base__"
 _IMPORT_NOTE = """\
 ## Loading this adapter
 
-Its method is not part of PEFT. Importing `lora_bench.tuners` adds it:
+Its method is not part of PEFT. Importing `{module}` adds it:
 
 ```python
-import lora_bench.tuners
+import {module}
 from peft import PeftModel
 
 model = PeftModel.from_pretrained(base_model, "path/to/this/adapter")
 ```"""
+
+
+def module_of(config: type) -> str:
+    """Return the module to import before PEFT knows a method, by the class of its config; "" if PEFT has it."""
+    module = config.__module__
+    if module.split(".")[0] == "peft":
+        return ""
+    return "lora_bench.tuners" if module.startswith("lora_bench.tuners.") else module
 
 
 @dataclass(kw_only=True)
@@ -67,9 +75,10 @@ class TunerConfig(PeftConfig):
         super().save_pretrained(save_directory, **kwargs)
         readme = Path(save_directory) / "README.md"
         text = readme.read_text(encoding="utf-8") if readme.exists() else ""
-        if _IMPORT_NOTE not in text:
+        note = _IMPORT_NOTE.format(module=module_of(type(self)))
+        if note not in text:
             head, line, rest = text.partition("\n---\n") if text.startswith("---\n") else ("", "", text)
-            readme.write_text(f"{head}{line}{_IMPORT_NOTE}\n\n{rest.lstrip()}", encoding="utf-8")
+            readme.write_text(f"{head}{line}{note}\n\n{rest.lstrip()}", encoding="utf-8")
 
 
 class TunerLayer(nn.Module, BaseTunerLayer):

@@ -1,14 +1,16 @@
-"""From a finished suite to the winner's weights: found, shown with the lines that load them, and merged."""
+"""From a finished suite to the winner's weights: found, shown with the lines that load them, merged, and shared."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from peft import AutoPeftModelForSequenceClassification
 
 from lora_bench.cli import main
 from lora_bench.errors import LoraBenchError
 from lora_bench.execute.run_suite import run_suite
-from lora_bench.training.winner import find_winner, merge_winner
+from lora_bench.training.winner import find_winner, merge_winner, share_winner
 from tests.project import SUITE, write_project
 
 KEPT = SUITE.replace("seeds: [0]", "seeds: [0, 1]") + "keep_weights: last\n"
@@ -86,6 +88,45 @@ def test_what_cannot_be_merged_is_said_and_nothing_is_written(tmp_path, monkeypa
         with pytest.raises(LoraBenchError, match=said):
             merge_winner(find_winner(runs, method), out)
         assert not out.exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "prefix_tuning"])
+def test_a_shared_winner_loads_without_the_models_of_this_machine(tmp_path, monkeypatch, capsys, method):
+    runs, _ = finished(tmp_path, monkeypatch, KEPT.replace("[0, 1]", "[0]"), "[lora, prefix_tuning]")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    loaded: dict = {}
+    exec("\n".join(find_winner(runs, method).lines), loaded)
+    (find_winner(runs, method).folder / "notes.txt").write_text("mine")
+    assert main(["use", str(runs), method, "--share", str(tmp_path / "shared")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    shutil.rmtree(tmp_path / "project")
+    (tmp_path / "shared").rename(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    card = (tmp_path / "elsewhere" / "README.md").read_text()
+    lines = card.split("```python\n")[1].split("```")[0]
+    assert [line.replace("THIS FOLDER", str(tmp_path / "shared")) for line in lines.splitlines()] == said[
+        said.index("") + 1 :
+    ]
+    shared: dict = {}
+    exec(lines.replace("THIS FOLDER", "."), shared)
+    by_itself = AutoPeftModelForSequenceClassification.from_pretrained("adapter")
+    with torch.no_grad():
+        own, copied, auto = (model.eval()(ids).logits for model in (loaded["model"], shared["model"], by_itself))
+    assert torch.equal(own, copied) and torch.equal(own, auto)
+    assert shared["model"].config.id2label == {0: "complaint", 1: "praise"}
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {"README.md", "base", "adapter"}
+    assert not list((tmp_path / "elsewhere").rglob("notes.txt"))
+
+
+def test_what_cannot_be_shared_is_said_and_nothing_is_written(tmp_path, monkeypatch):
+    runs, _ = finished(tmp_path, monkeypatch, KEPT.replace("[0, 1]", "[0]"), "[full, lora]")
+    with pytest.raises(LoraBenchError, match="is a whole model already"):
+        share_winner(find_winner(runs, "full"), tmp_path / "shared")
+    winner = find_winner(runs, "lora")
+    (winner.folder / "adapter_model.safetensors").write_bytes(b"{}")
+    with pytest.raises(LoraBenchError):
+        share_winner(winner, tmp_path / "shared")
+    assert not (tmp_path / "shared").exists()
 
 
 def test_another_base_model_is_refused(tmp_path, monkeypatch):
