@@ -63,7 +63,7 @@ BART = Family(
     prefix_kind="cache",
     bottleneck_sites={
         "houlsby": Site(modules=("self_attn.out_proj", "fc2"), placement="after"),
-        "pfeiffer": Site(modules=("fc2",), placement="after"),
+        "pfeiffer": Site(modules=("final_layer_norm",), placement="around_norm"),
         "lin": Site(modules=("",), placement="after"),
     },
     heads=("classification_head", "qa_outputs"),

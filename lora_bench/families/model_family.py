@@ -15,12 +15,13 @@ blocks: all of the query, then all of the key, then all of the value. heads: que
 the second, and so on.
 """
 
-Placement = Literal["after", "beside", "beside_residual", "between_norms"]
+Placement = Literal["after", "beside", "beside_residual", "between_norms", "around_norm"]
 """Way in which a bottleneck f joins its module, with x the module's input and y its output.
 
 after: y + f(y). beside: y + f(x). beside_residual: the module gets (x, r + f(r)) for its inputs (x, r), so that a module
 that ends in LayerNorm(... + r) gives LayerNorm(... + f(r) + r). between_norms: LayerNorm(h + f(z) + r), with h the output of
-the module's dense layer and dropout, and z = LayerNorm(h + r).
+the module's dense layer and dropout, and z = LayerNorm(h + r). around_norm: the same where the module is that LayerNorm, which
+gets s = h + r and gives LayerNorm(s + f(LayerNorm(s))).
 """
 
 PrefixKind = Literal["cache", "deberta", "deberta_v2", "mpnet", "t5"]

@@ -7,8 +7,8 @@ model. The variant places f, and gives L layers of width d with bottleneck_size 
 
 - `houlsby`: 2L(2db + b + d). y + f(y) after attention and after the feed-forward block, before their residuals. Houlsby et al.
   2019, https://arxiv.org/abs/1902.00751, with gelu; later comparisons use silu.
-- `pfeiffer`: L(2db + b + d). After the feed-forward block only; in encoders f reads LayerNorm(y + residual). Pfeiffer et al.
-  2020, https://arxiv.org/abs/2005.00052, with relu.
+- `pfeiffer`: L(2db + b + d). After the feed-forward block only; in encoders and BART f reads LayerNorm(y + residual). Pfeiffer
+  et al. 2020, https://arxiv.org/abs/2005.00052, with relu.
 - `parallel`: L(2db + b + d). f reads the feed-forward block's input and adds to its output. He et al. 2021,
   https://arxiv.org/abs/2110.04366, with relu and a scaling of 4.
 - `lin`: L(2db + b + 3d). y + f(LayerNorm(y)) after the layer, LayerNorm trained. Lin et al. 2020,

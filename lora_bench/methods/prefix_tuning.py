@@ -13,6 +13,9 @@ the encoder, of the decoder and in front of the encoder's keys have such a netwo
 Paper: Li and Liang 2021, https://arxiv.org/abs/2101.00190. Learning rates: 1e-3 to 3e-2, 1e-2 to 1e-1 for small models,
 5e-5 to 1e-3 if reparameterised; needs more steps than other methods. Sizes: 8 to 200.
 
+On T5, AdapterHub's `adapters` 1.3.0 differs: it counts the P tokens among the positions of keys but not of queries, which moves
+real tokens apart by P. Here their distances stay those that T5 was trained with, and a prefix has no position bias.
+
 Limits: it cannot be merged and does not start exactly from the base model. A reparameterised prefix cannot start from words.
 """
 

@@ -9,8 +9,8 @@ Four placements, by `variant`:
 * `houlsby`: y + f(y) after attention and after the feed-forward block, each before the residual sum and, in BERT-like layers,
   before LayerNorm. 2 L (2 width size + size + width) weights in L layers. Houlsby et al. 2019,
   https://arxiv.org/abs/1902.00751. They train LayerNorms too; here none is trained, as in the comparisons of Hu et al.
-* `pfeiffer`: after the feed-forward block only. In BERT-like layers LayerNorm(h + f(z) + r), with r the block's residual input,
-  h its output and z = LayerNorm(h + r). GPT-2 has no LayerNorm there, so y + f(y). Pfeiffer et al. 2020,
+* `pfeiffer`: after the feed-forward block only. In BERT-like layers and BART LayerNorm(h + f(z) + r), with r the block's
+  residual input, h its output and z = LayerNorm(h + r). GPT-2 has no LayerNorm there, so y + f(y). Pfeiffer et al. 2020,
   https://arxiv.org/abs/2005.00052.
 * `parallel`: f reads the feed-forward block's input and is added to its output. He et al. 2021,
   https://arxiv.org/abs/2110.04366, with relu and a scaling of 4 or less.
@@ -275,11 +275,16 @@ def _between_norms(base: Any, update: Update, x: Tensor, residual: Tensor) -> An
     return base.LayerNorm(h + update(base.LayerNorm(h + residual)) + residual)
 
 
+def _around_norm(base: Any, update: Update, x: Tensor) -> Any:
+    return base(x + update(base(x)))
+
+
 PLACEMENTS: dict[Placement, Callable[..., Any]] = {
     "after": _after,
     "beside": _beside,
     "beside_residual": _beside_residual,
     "between_norms": _between_norms,
+    "around_norm": _around_norm,
 }
 
 BOTTLENECK_ADAPTER = register("BOTTLENECK_ADAPTER", BottleneckConfig, BottleneckModel)

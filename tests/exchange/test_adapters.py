@@ -18,7 +18,7 @@ from lora_bench.cli import main
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.exchange.adapters import export_adapter, import_adapter
 from lora_bench.tuners import BottleneckConfig, PrefixConfig
-from tests.tiny import LAYERS, VOCABULARY, tiny_batch, tiny_bert, tiny_gpt2, tiny_roberta
+from tests.tiny import LAYERS, VOCABULARY, tiny_batch, tiny_bert, tiny_gpt2, tiny_roberta, tiny_t5
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "adapterhub"
 LENGTH = 3
@@ -147,6 +147,14 @@ def test_variants_that_adapterhub_places_elsewhere_are_not_exported(tmp_path):
         get_peft_model(base, BottleneckConfig(bottleneck_size=4, variant=variant)).save_pretrained(tmp_path / variant)
         with pytest.raises(UnsupportedPair, match=said):
             export_adapter(tmp_path / variant, "adapterhub", tmp_path / "out" / variant)
+
+
+def test_a_prefix_on_t5_is_not_exported_where_its_text_would_move(tmp_path):
+    tiny_t5().save_pretrained(tmp_path / "base")
+    base = AutoModel.from_pretrained(tmp_path / "base")
+    get_peft_model(base, PrefixConfig(num_virtual_tokens=2)).save_pretrained(tmp_path / "prefix")
+    with pytest.raises(UnsupportedPair, match="moves the positions of the text by the length of the prefix"):
+        export_adapter(tmp_path / "prefix", "adapterhub", tmp_path / "out")
 
 
 def test_a_pickle_is_read_only_if_it_is_allowed(tmp_path):

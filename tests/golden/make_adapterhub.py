@@ -17,7 +17,16 @@ import torch
 import transformers
 from adapters import DoubleSeqBnConfig, ParBnConfig, PrefixTuningConfig, SeqBnConfig
 from safetensors.torch import save_file
-from transformers import DebertaV2Config, DebertaV2Model, GPT2Config, GPT2Model, RobertaConfig, RobertaModel
+from transformers import (
+    BartConfig,
+    BartModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    GPT2Config,
+    GPT2Model,
+    RobertaConfig,
+    RobertaModel,
+)
 
 HERE = Path(__file__).parent
 WIDTH, LAYERS, HEADS, SIZE, PREFIX, UNITS = 16, 2, 2, 4, 3, 5
@@ -43,6 +52,14 @@ MODELS = {
             vocab_size=40, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=24, attn_implementation="eager"
         ),
     ),
+    "bart": (
+        BartModel,
+        BartConfig(
+            vocab_size=40, d_model=WIDTH, encoder_layers=LAYERS, decoder_layers=LAYERS, encoder_attention_heads=HEADS,
+            decoder_attention_heads=HEADS, encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=24,
+            pad_token_id=1, attn_implementation="eager",
+        ),
+    ),
 }  # fmt: skip
 REDUCTION = WIDTH // SIZE
 KINDS = {
@@ -52,8 +69,9 @@ KINDS = {
     "prefix": PrefixTuningConfig(flat=True, prefix_length=PREFIX),
     "computed_prefix": PrefixTuningConfig(prefix_length=PREFIX, bottleneck_size=UNITS),
 }
-# On GPT-2, AdapterHub puts the last two at another place than this project does.
-PAIRS = [(name, kind) for name in MODELS for kind in KINDS if name != "gpt2" or kind not in ("pfeiffer", "parallel")]
+# On GPT-2, AdapterHub puts pfeiffer and parallel at another place than this project does, which has no parallel on BART.
+LEFT_OUT = {"gpt2": ("pfeiffer", "parallel"), "bart": ("parallel", "prefix", "computed_prefix")}
+PAIRS = [(name, kind) for name in MODELS for kind in KINDS if kind not in LEFT_OUT.get(name, ())]
 
 SITES = {
     "attention.output.adapters.a.": "attention.output.dropout.",
@@ -61,14 +79,19 @@ SITES = {
     "attention_adapters.adapters.a.": "attn.resid_dropout.",
     "output_adapters.adapters.a.": "mlp.dropout.",
 }
+BART_SITES = {
+    "houlsby": {"attention_adapters.adapters.a.": "self_attn.out_proj.", "output_adapters.adapters.a.": "fc2."},
+    "pfeiffer": {"output_adapters.adapters.a.": "final_layer_norm."},
+}
 
 
 def ours(name, kind, path, tensor):
     """An adapter's tensor under the names of this project's tuners; one of AdapterHub's may be several of ours."""
     attention = "h.{}.attn" if name == "gpt2" else "encoder.layer.{}.attention.self"
     if kind in ("houlsby", "pfeiffer", "parallel"):
-        theirs = next(site for site in SITES if site in path)
-        here = path.replace(theirs, SITES[theirs] if kind == "houlsby" else "output.")
+        sites = BART_SITES[kind] if name == "bart" else SITES
+        theirs = next(site for site in sites if site in path)
+        here = path.replace(theirs, sites[theirs] if kind == "houlsby" or name == "bart" else "output.")
         return {here.replace("adapter_down.0", "bottleneck_down").replace("adapter_up", "bottleneck_up"): tensor}
     if kind == "prefix":
         table = tensor.view(PREFIX, 2 * LAYERS, WIDTH)

@@ -13,7 +13,16 @@ import torch
 from peft import get_peft_model, set_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import DebertaV2Config, DebertaV2Model, GPT2Config, GPT2Model, RobertaConfig, RobertaModel
+from transformers import (
+    BartConfig,
+    BartModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    GPT2Config,
+    GPT2Model,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from lora_bench.tuners import BottleneckConfig, PrefixConfig
 
@@ -27,11 +36,17 @@ V3 = {
     "type_vocab_size": 0, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True,
     "position_buckets": 4, "norm_rel_ebd": "layer_norm", "position_biased_input": False,
 }  # fmt: skip
+BART = {
+    "vocab_size": 40, "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 24,
+    "pad_token_id": 1,
+}  # fmt: skip
 GPT2 = {"vocab_size": 40, "n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_positions": 24}
 MODELS = {
     "roberta": (RobertaModel, lambda attn: RobertaConfig(**ENCODER, attn_implementation=attn)),
     "deberta-v3": (DebertaV2Model, lambda attn: DebertaV2Config(**ENCODER, **V3)),
     "gpt2": (GPT2Model, lambda attn: GPT2Config(**GPT2, attn_implementation=attn)),
+    "bart": (BartModel, lambda attn: BartConfig(**BART, attn_implementation=attn)),
 }
 KINDS = {
     "houlsby": BottleneckConfig(bottleneck_size=SIZE),
@@ -62,7 +77,7 @@ def assert_near(got, want):
 
 
 def test_every_pair_is_there():
-    assert len(FILES) == 13
+    assert len(FILES) == 15
 
 
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])

@@ -193,6 +193,8 @@ def refuse_other_mathematics(kind: str, model: PreTrainedModel) -> None:
         )
     elif kind == "parallel" and family_of(model_type).attention_norm is not None:
         reason = "AdapterHub's reads the residual stream, ours its LayerNorm, as the block beside it does"
+    elif kind == "prefix" and model_type == "t5":
+        reason = "AdapterHub's moves the positions of the text by the length of the prefix"
     else:
         reason = f"the two were shown to be equal on {', '.join(name for name in EQUAL if kind in EQUAL[name])}"
     raise UnsupportedPair(f"{kind} on {model_type} cannot be taken from one library to the other: {reason}")
