@@ -135,15 +135,16 @@ class Errors:
         )
 
 
-def errors(values: Floats) -> Errors:
-    """What is known of means over seeds and items, for values of shape (..., seeds, items)."""
+def errors(values: Floats, groups: NDArray[np.int64] | None = None) -> Errors:
+    """What is known of means over seeds and items, for values of shape (..., seeds, items), and the group of each item."""
     *shape, seeds, items = values.shape
     scores = values.mean(axis=-1)
     alone = scores.var(axis=-1) / seeds
     t = np.sqrt(alone * seeds / (seeds - 1)), np.full(shape, seeds - 1.0)
     if items == 1:
         return Errors(scores.mean(axis=-1), t, t)
-    parts = unbiased_parts(alone, *mean_parts(values), seeds=seeds, items=items)
+    items = items if groups is None else len(set(groups.tolist()))
+    parts = unbiased_parts(alone, *mean_parts(values, groups), seeds=seeds, items=items)
     variance, freedom = combined(*parts, seeds=seeds, items=items)
     return Errors(scores.mean(axis=-1), t, (np.sqrt(variance), freedom))
 
@@ -193,6 +194,27 @@ def coverage(world: World, seeds: int, experiments: int, draws: int = 0, seed: i
             covered[1] += ((low <= world.truth) & (world.truth <= high)).sum()
             drawn += size // 5
     return Coverage(covered[0] / experiments, covered[1] / drawn if drawn else np.nan, covered[2] / experiments)
+
+
+def coverage_of_copies(copies: int, seeds: int, experiments: int, seed: int = 0) -> tuple[float, float]:
+    """How often reported 95 % intervals hold the truth where each text stands several times among 100 rows.
+
+    Texts do to a score what seeds do, and rows of a text score alike but for an eighth of that variance.
+
+    Returns:
+        With rows for independent items, and with texts.
+    """
+    generator = np.random.default_rng([seed, seeds, copies])
+    texts = np.repeat(np.arange(ITEMS // copies), copies)
+    hits = np.zeros(2)
+    for size in _blocks(experiments, 1000):
+        of_text = np.sqrt(len(texts) / copies) * generator.standard_normal((size, 1, ITEMS // copies))
+        of_row = np.sqrt(len(texts) / 8) * generator.standard_normal((size, seeds, ITEMS))
+        values = generator.standard_normal((size, seeds, 1)) + of_text[..., texts] + of_row
+        for place, groups in enumerate((None, texts)):
+            found = errors(values, groups)
+            hits[place] += (np.abs(found.mean) <= found.halves(ALPHA / 2)[1]).sum()
+    return hits[0] / experiments, hits[1] / experiments
 
 
 @dataclass(frozen=True)
@@ -280,6 +302,16 @@ def coverage_lines(heading: str, worlds: tuple[World, ...], experiments: int, dr
             yield f"| {world.name} | {seeds} | {share(found.t)} | {share(found.published)} | {share(found.reported)} |"
 
 
+def copies_lines(experiments: int) -> Iterator[str]:
+    """A Markdown table of coverage where texts stand several times in a test split."""
+    yield "| times that each text stands among 100 rows | seeds | rows as items | texts as items |"
+    yield "| ---: | ---: | ---: | ---: |"
+    for copies in (1, 2, 4):
+        for seeds in SEEDS:
+            rows, texts = coverage_of_copies(copies, seeds, experiments)
+            yield f"| {copies} | {seeds} | {share(rows)} | {share(texts)} |"
+
+
 # What the choice of items does to a score, in standard deviations over seeds.
 FAMILIES = {"seeds alone": 0.0, "items as seeds": 1.0}
 
@@ -306,6 +338,7 @@ def main(arguments: list[str] | None = None) -> None:
     experiments, draws = (100, 100) if quick else (20_000, 1000)
     for heading, worlds in (("differences", NORMAL), ("scores that are not normal", SKEWED)):
         print(*folded(coverage_lines(heading, worlds, experiments, draws)), "", sep="\n")
+    print(*folded(copies_lines(experiments)), "", sep="\n")
     print(*folded(family_lines(100 if quick else 20_000)), sep="\n")
 
 

@@ -96,8 +96,8 @@ class DataFacts:
         task: Name of the task.
         splits: Facts by split.
         lengths: Lengths in tokens, of each base model that can run.
-        smallest_difference: Smallest difference that the test split can show, by rule of thumb; None for other metrics than a
-            share of right answers.
+        smallest_difference: Smallest difference that the test split can show, by rule of thumb, where examples that belong
+            together count once; None for other metrics than a share of right answers.
         margin: Difference that does not matter; None if there is none.
     """
 
@@ -163,9 +163,10 @@ def too_small(suite: Suite, tasks: Iterable[LoadedTask]) -> list[str]:
     for loaded in tasks:
         smallest, margin = _smallest(loaded), _margin(suite, loaded)
         if smallest is not None and margin is not None and smallest > margin:
-            tests = len(loaded.data.splits["test"].ids)
+            test = loaded.data.splits["test"]
+            tests = f"{test.independent:,} {'groups of ' if test.groups else ''}test examples"
             warnings.append(
-                f"{loaded.task.task}: {tests:,} test examples show differences of about {smallest:.2g} or more, so nothing as "
+                f"{loaded.task.task}: {tests} show differences of about {smallest:.2g} or more, so nothing as "
                 f"small as the margin of {margin:g} can be decided; that takes about {rows_needed(margin):,} "
                 "(if two models differ on a tenth of them)"
             )
@@ -176,7 +177,7 @@ def _smallest(loaded: LoadedTask) -> float | None:
     metric = find(loaded.task.metric)
     if metric is None or metric.item_scores is None or "classification" not in loaded.task.kind_of.metric_kinds:
         return None
-    return smallest_difference(len(loaded.data.splits["test"].ids))
+    return smallest_difference(loaded.data.splits["test"].independent)
 
 
 def _margin(suite: Suite, loaded: LoadedTask) -> float | None:

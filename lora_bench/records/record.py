@@ -16,6 +16,7 @@ from lora_bench.records.analysis import Analysis
 from lora_bench.records.budget import Axis, Budget, ParameterAxis
 from lora_bench.records.spec import RecordPart, RunSpec
 from lora_bench.util.filenames import FileName
+from lora_bench.util.item_groups import PATTERN as ITEM_GROUPS
 from lora_bench.util.redaction import without_secrets
 from lora_bench.util.sealed_json import with_seal
 
@@ -151,12 +152,15 @@ class Predictions(Strict):
         sha256: Hash of that file.
         count: Number of examples.
         ids_sha256: Hash of the example ids in order, so that two runs can be paired.
+        groups: Examples that are no independent ones, with equal texts or of one declared group: see
+            `lora_bench.util.item_groups`. None where all stand alone, and in records from before this field.
     """
 
     file: str
     sha256: str
     count: int
     ids_sha256: str
+    groups: str | None = Field(default=None, pattern=ITEM_GROUPS)
 
 
 class Probabilities(Strict):

@@ -42,6 +42,7 @@ from lora_bench.util.atomic_files import free_bytes as free_bytes
 from lora_bench.util.atomic_files import write_atomic as write_atomic
 from lora_bench.util.atomic_files import write_once as write_once
 from lora_bench.util.failpoints import reach
+from lora_bench.util.item_groups import groups_of_text
 from lora_bench.util.regular_files import MIB, read_regular
 
 # Our largest predictions have some MB.
@@ -293,12 +294,14 @@ class Answers(NamedTuple):
     Args:
         probabilities: For each example the probability of each class, rounded; None if they were not kept.
         item_scores: Score of each example by metric, for metrics of texts that are not kept; None for other metrics.
+        groups: Number of each example's group; None where every example stands alone.
     """
 
     predictions: list[Any]
     references: list[Any]
     probabilities: list[list[float]] | None = None
     item_scores: dict[str, list[float]] | None = None
+    groups: list[int] | None = None
 
 
 AnswersFile = Predictions | Probabilities
@@ -347,7 +350,7 @@ def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers
         if found is None:
             return None
         shares = kept["probabilities"] if kept is not None else None
-        return Answers(found["predictions"], found["references"], shares, found.get("item_scores"))
+        return Answers(found["predictions"], found["references"], shares, found.get("item_scores"), found.get("groups"))
 
     def whole(run_id: str, named: AnswersFile) -> dict[str, Any] | None:
         """Return the content of a file that matches its record."""
@@ -361,7 +364,8 @@ def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers
                 return None
             if not _alike([found[part] for part in parts]):
                 raise ValueError("they are of different types")
-            return found
+            groups = named.groups if isinstance(named, Predictions) else None
+            return found if groups is None else {**found, "groups": groups_of_text(groups, len(found["references"]))}
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise BadInput([Fault(f"{named.file} of run {run_id} has no answers: {error}", file=str(path))]) from None
 

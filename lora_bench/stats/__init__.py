@@ -14,7 +14,15 @@ from lora_bench.stats.failures import Cancelling, Rate, Risk, collapsed, rate, w
 from lora_bench.stats.family import Adjusted, MarginClaims, holm, margin_claims
 from lora_bench.stats.gate import Confirmation, History, JudgedSeries, Shift, confirm, judge_night
 from lora_bench.stats.groups import Ranking, rank
-from lora_bench.stats.items import ItemMetric, Items, ItemScores, by_index, item_difference, one_at_a_time
+from lora_bench.stats.items import (
+    ItemMetric,
+    Items,
+    ItemScores,
+    by_index,
+    in_groups,
+    item_difference,
+    one_at_a_time,
+)
 from lora_bench.stats.paired import (
     PairedDifference,
     SignFlip,
@@ -70,6 +78,7 @@ __all__ = [
     "expected_best",
     "grade",
     "holm",
+    "in_groups",
     "interquartile_mean",
     "item_difference",
     "judge",

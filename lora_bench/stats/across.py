@@ -193,6 +193,10 @@ class _OverTasks:
     def items(self) -> int:
         return sum(part.items for _, part in self.parts_)
 
+    @property
+    def independent(self) -> int:
+        return sum(part.independent for _, part in self.parts_)
+
     def scores(self) -> Floats:
         return self.rest + sum(factor * part.scores() for factor, part in self.parts_)
 

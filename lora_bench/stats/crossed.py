@@ -10,7 +10,8 @@ parts are computed separately and made unbiased, and Student's quantile is appli
     variance = A + B − E,        freedom = (A + B − E)² / (A²/(n−1) + B²/(N−1) + E²/((n−1)(N−1)))
 
 A and B both contain E, so it is subtracted once; freedom is Satterthwaite's (1946, https://doi.org/10.2307/3002019). If items
-add no variance this is the t-interval over seeds; if all seeds agree it is the one over items.
+add no variance this is the t-interval over seeds; if all seeds agree it is the one over items. Where items belong together,
+sums over groups take their place, and N in the factors is the number of groups.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Crossed:
 
     Args:
         seeds: n, at least 2.
-        items: N, at least 2; the total over tasks if there are several.
+        items: N, at least 2: independent items, of which a group is one; the total over tasks if there are several.
         draws: Number of resamples on which the metric is defined.
         undefined: Number of resamples on which it is undefined.
         seed_variance: A of the module docstring, of the mean over seeds.
@@ -76,7 +77,7 @@ def crossed_bootstrap(scored: Drawable, *, draw_seed: int, draws: int = DRAWS) -
         LoraBenchError: If *draws* is 0 and the metric is not a mean over items.
     """
     scores = scored.scores()
-    seeds, items = len(scores), scored.items
+    seeds, items = len(scores), scored.independent
     if seeds < 2 or items < 2:
         return None
     parts = scored.parts()

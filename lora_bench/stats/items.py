@@ -2,12 +2,16 @@
 
 `ItemScores` are per-item scores of a metric that is their mean (accuracy, ROUGE). `ItemMetric` is a metric that is not a mean
 (Matthews, F1, a correlation), as a function of the number of times each item was drawn. Both contain every seed of one method.
+
+Items that are not independent, such as copies of a text or sentences of a document, form groups: see `in_groups`. Then groups
+are drawn in place of items, and sums over groups enter every variance (cluster-robust: Liang and Zeger 1986,
+https://doi.org/10.1093/biomet/73.1.13).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +31,10 @@ class Drawable(Protocol):
     def items(self) -> int:
         """Number of test items."""
 
+    @property
+    def independent(self) -> int:
+        """Number of independent test items: of groups, where items belong together."""
+
     def scores(self) -> Floats:
         """Return the score of each seed on all items, shape (seeds,)."""
 
@@ -44,6 +52,10 @@ class Items(Drawable, Protocol):
     def seeds(self) -> tuple[int, ...]:
         """The seed of each score."""
 
+    @property
+    def groups(self) -> Integers | None:
+        """The group of each item, from 0; None if all items are independent."""
+
     def select(self, seeds: Sequence[int]) -> Items:
         """Return a copy with these seeds, in this order."""
 
@@ -58,6 +70,7 @@ class ItemScores:
     Args:
         seeds: One for each row, without repetition.
         values: Shape (seeds, items), finite.
+        groups: Set by `in_groups`.
 
     Raises:
         LoraBenchError: If shapes do not fit, a seed is repeated or a value is not finite.
@@ -65,6 +78,7 @@ class ItemScores:
 
     seeds: tuple[int, ...]
     values: Floats
+    groups: Integers | None = None
 
     def __post_init__(self) -> None:
         _refuse_repetition(self.seeds)
@@ -84,9 +98,14 @@ class ItemScores:
         """Number of test items."""
         return int(self.values.shape[1])
 
+    @property
+    def independent(self) -> int:
+        """Number of independent test items."""
+        return _independent(self.items, self.groups)
+
     def select(self, seeds: Sequence[int]) -> ItemScores:
         """Return a copy with these seeds, in this order."""
-        return ItemScores(tuple(seeds), self.values[[self.seeds.index(seed) for seed in seeds]])
+        return ItemScores(tuple(seeds), self.values[[self.seeds.index(seed) for seed in seeds]], self.groups)
 
     def scores(self) -> Floats:
         """Return the mean over items, shape (seeds,)."""
@@ -94,15 +113,15 @@ class ItemScores:
 
     def on(self, weights: Floats) -> Floats:
         """Return the weighted means, shape (draws, seeds)."""
-        return np.asarray(weights @ self.values.T / self.items)
+        return np.asarray(weights @ self.values.T / weights.sum(axis=1, keepdims=True))
 
     def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
         """Return the means on *draws* resamples, shape (draws, seeds)."""
-        return self.on(draw_weights(generator, draws, self.items))
+        return self.on(draw_weights(generator, draws, self.items, self.groups))
 
     def parts(self) -> tuple[float, float]:
         """Return the bootstrap's variance parts for infinitely many draws."""
-        item, both = mean_parts(self.values)
+        item, both = mean_parts(self.values, self.groups)
         return float(item), float(both)
 
 
@@ -113,14 +132,21 @@ class ItemMetric:
     Args:
         seeds: One for each column of what *metric* returns, without repetition.
         items: Number of test items.
-        metric: From weights of shape (draws, items), whole numbers that add up to *items* in each row, to scores of
-            shape (draws, seeds); NaN where the metric is undefined. The package's metrics state theirs
-            as `weighted`; `by_index` and `one_at_a_time` make one of other functions.
+        metric: From weights of shape (draws, items), whole numbers, to scores of shape (draws, seeds); NaN where the metric
+            is undefined. The package's metrics state theirs as `weighted`; `by_index` and `one_at_a_time` make one of other
+            functions.
+        groups: Set by `in_groups`.
     """
 
     seeds: tuple[int, ...]
     items: int
     metric: Weighted
+    groups: Integers | None = None
+
+    @property
+    def independent(self) -> int:
+        """Number of independent test items."""
+        return _independent(self.items, self.groups)
 
     def __post_init__(self) -> None:
         _refuse_repetition(self.seeds)
@@ -128,7 +154,7 @@ class ItemMetric:
     def select(self, seeds: Sequence[int]) -> ItemMetric:
         """Return a copy with these seeds, in this order."""
         columns = [self.seeds.index(seed) for seed in seeds]
-        return ItemMetric(tuple(seeds), self.items, lambda weights: self.metric(weights)[:, columns])
+        return ItemMetric(tuple(seeds), self.items, lambda weights: self.metric(weights)[:, columns], self.groups)
 
     def scores(self) -> Floats:
         """Return the metric on all items, shape (seeds,)."""
@@ -140,7 +166,7 @@ class ItemMetric:
 
     def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
         """Return the metric on *draws* resamples, shape (draws, seeds)."""
-        return self.on(draw_weights(generator, draws, self.items))
+        return self.on(draw_weights(generator, draws, self.items, self.groups))
 
     def parts(self) -> None:
         """Return None: the parts must be drawn."""
@@ -158,19 +184,29 @@ class ItemDifference:
         """Number of test items."""
         return self.first.items
 
+    @property
+    def groups(self) -> Integers | None:
+        """The group of each item, where either method has them."""
+        return self.first.groups if self.first.groups is not None else self.second.groups
+
+    @property
+    def independent(self) -> int:
+        """Number of independent test items."""
+        return _independent(self.items, self.groups)
+
     def scores(self) -> Floats:
         """Return the difference of each seed, shape (seeds,)."""
         return self.first.scores() - self.second.scores()
 
     def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
         """Return the differences on *draws* resamples, shape (draws, seeds)."""
-        weights = draw_weights(generator, draws, self.items)
+        weights = draw_weights(generator, draws, self.items, self.groups)
         return self.first.on(weights) - self.second.on(weights)
 
     def parts(self) -> tuple[float, float] | None:
         """Return the parts if both metrics are means over items, else None."""
         if isinstance(self.first, ItemScores) and isinstance(self.second, ItemScores):
-            item, both = mean_parts(self.first.values - self.second.values)
+            item, both = mean_parts(self.first.values - self.second.values, self.groups)
             return float(item), float(both)
         return None
 
@@ -179,17 +215,41 @@ def item_difference(first: Items, second: Items, seeds: Sequence[int]) -> ItemDi
     """Return the difference of two methods on *seeds*, scored on the same items in the same order.
 
     Raises:
-        LoraBenchError: If the numbers of items differ or a seed is missing.
+        LoraBenchError: If the numbers of items or their groups differ, or a seed is missing.
     """
     if first.items != second.items:
         raise LoraBenchError(
             f"the first method is scored on {first.items} items and the second on {second.items}; expected the same items"
         )
+    if not same_groups(first, second):
+        raise LoraBenchError("the items of the two methods have different groups; expected the same items")
     for one in (first, second):
         missing = sorted(set(seeds) - set(one.seeds))
         if missing:
             raise LoraBenchError(f"there are no items of seed {missing[0]}; known: {sorted(one.seeds)}")
     return ItemDifference(first.select(seeds), second.select(seeds))
+
+
+def in_groups(scored: ItemScores | ItemMetric, groups: Sequence[int] | None) -> ItemScores | ItemMetric:
+    """Return the scores with items that belong together.
+
+    Args:
+        scored: The scores.
+        groups: The group of each item, as any numbers: equal ones belong together. None if all items are independent.
+
+    Raises:
+        LoraBenchError: If there is not one for each item.
+    """
+    if groups is None:
+        return scored
+    if len(groups) != scored.items:
+        raise LoraBenchError(f"there are {len(groups)} groups for {scored.items} items; expected one for each")
+    return replace(scored, groups=np.unique(np.asarray(groups), return_inverse=True)[1])
+
+
+def same_groups(first: Items, second: Items) -> bool:
+    """Tell if two methods can have the same items by their groups; records from before groups have none."""
+    return first.groups is None or second.groups is None or bool(np.array_equal(first.groups, second.groups))
 
 
 def by_index(metric: Callable[[Integers], Floats]) -> Callable[[Floats], Floats]:
@@ -201,7 +261,10 @@ def by_index(metric: Callable[[Integers], Floats]) -> Callable[[Floats], Floats]
 
     def weighted(weights: Floats) -> Floats:
         items = np.arange(weights.shape[1])
-        return metric(np.stack([np.repeat(items, row) for row in weights.astype(np.int64)]))
+        drawn = [np.repeat(items, row) for row in weights.astype(np.int64)]
+        if len({len(one) for one in drawn}) > 1:  # groups of several sizes
+            return np.concatenate([metric(one[None]) for one in drawn])
+        return metric(np.stack(drawn))
 
     return weighted
 
@@ -229,20 +292,24 @@ def one_at_a_time(
     return ItemMetric(tuple(predictions), len(references), by_index(scores))
 
 
-def draw_weights(generator: np.random.Generator, draws: int, items: int) -> Floats:
-    """Draw *draws* resamples of *items* items and return each item's count: shape (draws, items)."""
+def draw_weights(generator: np.random.Generator, draws: int, items: int, groups: Integers | None = None) -> Floats:
+    """Draw *draws* resamples of *items* items, or of their groups, and return each item's count: shape (draws, items)."""
+    if groups is not None:
+        return draw_weights(generator, draws, _independent(items, groups))[:, groups]
     chosen = generator.integers(items, size=(draws, items)) + items * np.arange(draws)[:, None]
     return np.bincount(chosen.ravel(), minlength=draws * items).reshape(draws, items).astype(np.float64)
 
 
-def mean_parts(values: Floats) -> tuple[Floats, Floats]:
+def mean_parts(values: Floats, groups: Integers | None = None) -> tuple[Floats, Floats]:
     """Return the variance parts of a mean's bootstrap with infinitely many draws, without drawing.
 
     With seed means r, item means c and the mean m of all, Σ(c_i − m)² / N² is the variance from resampling items alone.
-    Σ(x_si − r_s − c_i + m)² / (nN)² is the additional variance from resampling both.
+    Σ(x_si − r_s − c_i + m)² / (nN)² is the additional variance from resampling both. Of *groups* the sums are squared: to the
+    first order in their number, as their sizes vary.
 
     Args:
         values: x, shape (..., seeds n, items N).
+        groups: The group of each item, from 0; None if all items are independent.
 
     Returns:
         These two, each of shape (...).
@@ -250,9 +317,23 @@ def mean_parts(values: Floats) -> tuple[Floats, Floats]:
     *_, seeds, items = values.shape
     rows, columns = values.mean(axis=-1, keepdims=True), values.mean(axis=-2, keepdims=True)
     mean = rows.mean(axis=-2, keepdims=True)
-    item = ((columns - mean) ** 2).sum(axis=(-2, -1)) / items**2
-    both = ((values - rows - columns + mean) ** 2).sum(axis=(-2, -1)) / (seeds * items) ** 2
+    of_items, of_both = (_sums(found, groups) for found in (columns - mean, values - rows - columns + mean))
+    item = (of_items**2).sum(axis=(-2, -1)) / items**2
+    both = (of_both**2).sum(axis=(-2, -1)) / (seeds * items) ** 2
     return item, both
+
+
+def _sums(values: Floats, groups: Integers | None) -> Floats:
+    """Return the sums of groups over the last axis."""
+    if groups is None:
+        return values
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    return np.asarray(np.add.reduceat(values[..., order], starts, axis=-1))
+
+
+def _independent(items: int, groups: Integers | None) -> int:
+    return items if groups is None else int(groups.max()) + 1
 
 
 def _refuse_repetition(seeds: Sequence[int]) -> None:

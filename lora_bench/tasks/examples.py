@@ -90,7 +90,10 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
     faults += _faults_of_splits(task, dealt, tables, parts)
     if faults:
         raise BadInput(faults)
-    splits = {name: _split(task, kind.dealt(examples, name), labels) for name, examples in dealt.items()}
+    splits = {
+        name: _split(task, kind.dealt(examples, name), labels, scored=name != "train")
+        for name, examples in dealt.items()
+    }
     return TaskData(splits, labels, sha256, tuple(_warnings(task, splits, labels, tables)))
 
 
@@ -249,11 +252,19 @@ def _faults_of_splits(
         yield from (tables[part].fault(message) for message in task.kind_of.faults_of_split(examples.labels, split))
 
 
-def _split(task: Task, examples: Examples, labels: tuple[str, ...]) -> Split:
+def _split(task: Task, examples: Examples, labels: tuple[str, ...], *, scored: bool) -> Split:
     names = [*task.subsets.parts, task.subsets.rest] if task.subsets is not None else []
     places = {name: [place for place, subset in enumerate(examples.subsets) if subset == name] for name in names}
     subsets = {name: tuple(found) for name, found in places.items() if name is not None and found}
-    return Split(examples.ids, examples.texts, task.kind_of.numbered(examples.labels, labels), subsets)
+    numbers: dict[str, int] = {}
+    groups = [numbers.setdefault(group, len(numbers)) for group in examples.groups]
+    return Split(
+        examples.ids,
+        examples.texts,
+        task.kind_of.numbered(examples.labels, labels),
+        subsets,
+        groups if scored and len(numbers) < len(groups) else [],
+    )
 
 
 def _warnings(

@@ -22,7 +22,7 @@ from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.registry import check_folder
 from lora_bench.records.kept_adapter import WEIGHTS, checked_adapter
 from lora_bench.records.layout import PREDICTIONS
-from lora_bench.records.record import Weights
+from lora_bench.records.record import Predictions, Weights
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.job import Job
@@ -42,13 +42,13 @@ def keep_weights(
     tokenizer: PreTrainedTokenizerBase,
     step: int,
     scores: Mapping[str, float],
-    examples: int,
+    answers: Predictions,
     threshold: float | None = None,
 ) -> Weights | None:
     """Leave the trained weights in PEFT's format (or transformers', for a whole model), with a model card.
 
-    *step* is the one after which the weights were taken, *examples* the number that were scored, and *threshold* the
-    probability above which a label is answered, of several labels a text.
+    *step* is the one after which the weights were taken, *answers* the predictions that gave the scores, and *threshold*
+    the probability above which a label is answered, of several labels a text.
     """
     if job.spec.keep_weights == "none":
         return None
@@ -73,8 +73,8 @@ def keep_weights(
         publish_adapter_config(folder / "adapter_config.json", job.spec)
         (config,) = model.peft_config.values()
         tuner = module_of(type(config))
-    intervals = item_intervals(job.folder.path / PREDICTIONS, job.spec, scores)
-    card = model_card(job.spec, step, tuner, scores, examples, intervals, threshold)
+    intervals = item_intervals(job.folder.path / PREDICTIONS, job.spec, scores, answers.groups)
+    card = model_card(job.spec, step, tuner, scores, answers.count, intervals, threshold)
     write_card(folder, card)
     sync_tree(folder)  # the record that names them is on the disk when they are
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -23,8 +23,9 @@ from lora_bench.models.registry import LOCAL, known_models
 from lora_bench.models.shapes import PREFIX
 from lora_bench.records.budget import amount_of
 from lora_bench.records.spec import ModelSpec, PlannedSpec, RunSpec
-from lora_bench.stats.items import Items, ItemScores
+from lora_bench.stats import ItemMetric, ItemScores, in_groups
 from lora_bench.util.atomic_files import let_all_read
+from lora_bench.util.item_groups import groups_of_text
 from lora_bench.util.redaction import visible
 from lora_bench.util.regular_files import read_regular
 from lora_bench.version import __version__
@@ -102,10 +103,13 @@ def write_card(folder: Path, card: str) -> None:
 _DRAWS, _BLOCK = 2_000, 2**22
 
 
-def item_intervals(answers: Path, spec: PlannedSpec, scores: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+def item_intervals(
+    answers: Path, spec: PlannedSpec, scores: Mapping[str, float], groups: str | None = None
+) -> dict[str, tuple[float, float]]:
     """Return 95 % intervals of a run's scores over its test items, by metric, from resampled items.
 
-    *answers* is the file of its predictions. Metrics that are not of single items, and other splits, have no interval.
+    *answers* is the file of its predictions, with the *groups* that its record names. Metrics that are not of single items, and
+    other splits, have no interval.
     """
     if not answers.is_file():
         return {}
@@ -114,10 +118,12 @@ def item_intervals(answers: Path, spec: PlannedSpec, scores: Mapping[str, float]
         kept = json.loads(read_regular(answers))
         for metric in {*scores}.intersection(metrics_of_items()):
             if metric in kept.get("item_scores", {}):
-                items: Items = ItemScores((0,), np.array([kept["item_scores"][metric]]))
+                items: ItemScores | ItemMetric = ItemScores((0,), np.array([kept["item_scores"][metric]]))
             else:
                 right, given = kept["references"], kept["predictions"]
                 items = item_metric(metric, right, {0: given}, classes=len(spec.task.labels) or None)
+            if groups is not None:
+                items = in_groups(items, groups_of_text(groups, items.items))
             generator, block = np.random.default_rng(0), max(1, _BLOCK // items.items)
             sizes = [min(block, _DRAWS - start) for start in range(0, _DRAWS, block)]
             drawn = np.concatenate([items.drawn(generator, size)[:, 0] for size in sizes])

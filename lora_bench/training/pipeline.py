@@ -271,6 +271,7 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
     replies = answers[spec.score_on]
     memory = measure.memory(model)
     facts.warnings += measure.unmeasured
+    predictions = keep_answers(job, lessons.data.splits[spec.score_on], replies)
     return job.record(
         "ok",
         **facts.known(),
@@ -285,13 +286,11 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
             evaluation_seconds=answered.seconds,
         ),
         scores=scores,
-        predictions=keep_answers(job, lessons.data.splits[spec.score_on], replies),
+        predictions=predictions,
         probabilities=keep_probabilities(job, replies) if spec.score_on == "test" else None,
         retention=kept,
         threshold=threshold,
-        weights=keep_weights(
-            job, model, ready.adapted.tokenizer, step, scores, len(lessons.data.splits[spec.score_on].ids), threshold
-        ),
+        weights=keep_weights(job, model, ready.adapted.tokenizer, step, scores, predictions, threshold),
     )
 
 

@@ -20,6 +20,7 @@ from lora_bench.tasks import SPLITS, Split, Task, TaskData, split_scores
 from lora_bench.tasks.task_scores import item_scores
 from lora_bench.training.job import Job
 from lora_bench.util.hashing import content_hash
+from lora_bench.util.item_groups import groups_as_text
 
 # Probabilities are kept to this many decimals, and only if there are at most so many: about 7 MB of text.
 PROBABILITY_DECIMALS, MOST_PROBABILITIES = 4, 1_000_000
@@ -70,7 +71,8 @@ def keep_answers(job: Job, split: Split, replies: Replies) -> Predictions:
         content |= {"item_scores": of_items} if of_items else {}
         found[PREDICTIONS] = _write_beside(job, PREDICTIONS, content)
     file, sha256 = list(found.items())[-1]
-    return Predictions(file=file, sha256=sha256, count=len(split.ids), ids_sha256=ids_sha256)
+    groups = groups_as_text(split.groups)
+    return Predictions(file=file, sha256=sha256, count=len(split.ids), ids_sha256=ids_sha256, groups=groups)
 
 
 def keep_probabilities(job: Job, replies: Replies) -> Probabilities | None:

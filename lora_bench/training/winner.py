@@ -174,8 +174,9 @@ def _card(winner: Winner, tuner: str | None, base: str | None = None) -> str:
     record = winner.record
     assert record.weights is not None
     spec = PlannedSpec.model_validate(record.spec.model_dump())
-    examples = record.predictions.count if record.predictions is not None else 0
-    intervals = item_intervals(winner.folder.parent / PREDICTIONS, spec, record.scores or {})
+    named = record.predictions
+    examples, groups = (named.count, named.groups) if named is not None else (0, None)
+    intervals = item_intervals(winner.folder.parent / PREDICTIONS, spec, record.scores or {}, groups)
     return model_card(spec, record.weights.step, tuner, record.scores, examples, intervals, record.threshold, base)
 
 

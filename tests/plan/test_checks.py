@@ -1,6 +1,7 @@
 """What a plan refuses or warns of, before any training."""
 
 import csv
+import re
 
 import pytest
 
@@ -84,6 +85,22 @@ def test_a_test_split_that_is_too_small_for_the_margin_is_a_warning(planned):
     assert "nothing as small as the margin of 0.02 can be decided; that takes about 961 (if" in said
     assert "can be decided" not in planned(two.replace("MARGIN", "0.2"))[1]
     assert "can be decided" not in planned(ONE)[1]  # one method is compared with none
+
+
+def test_rows_of_a_document_count_once_for_what_a_test_split_can_show(planned):
+    def documents(folder):
+        rows = list(csv.reader((folder / "tickets.csv").open(newline="")))
+        with (folder / "tickets.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(
+                [[*row, "document" if index == 0 else index // 4] for index, row in enumerate(rows)]
+            )
+
+    two = ONE.replace("[lora]", "[full, lora]") + "analysis: {reference: full, margin: 0.02}\n"
+    of_documents = two.replace("    label: queue\n", "    label: queue\n    split: {by: document}\n")
+    assert of_documents != two
+    said = planned(of_documents, documents)[1]
+    groups, smallest = re.search(r"(\d+) groups of test examples show differences of about (\S+)", said).groups()
+    assert float(smallest) == pytest.approx(1.96 * (0.1 / int(groups)) ** 0.5, rel=0.05) and int(groups) < 20
 
 
 def test_a_plan_says_of_a_method_that_it_is_likely_not_to_fit(planned):

@@ -8,7 +8,16 @@ from scipy import stats
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.metrics.support.item_weights import item_metric
-from lora_bench.stats import ItemMetric, ItemScores, crossed_bootstrap, item_difference, seed_from
+from lora_bench.stats import (
+    ItemMetric,
+    ItemScores,
+    by_index,
+    crossed_bootstrap,
+    in_groups,
+    item_difference,
+    paired_difference,
+    seed_from,
+)
 
 SEEDS, ITEMS = 4, 30
 
@@ -166,6 +175,81 @@ def test_items_that_agree_leave_the_interval_of_the_seeds():
     found = crossed_bootstrap(scored(np.tile(seeds[:, None], (1, ITEMS))), draw_seed=0)
     assert found.variance == pytest.approx(stats.sem(seeds) ** 2)
     assert found.freedom == pytest.approx(SEEDS - 1)
+
+
+# Items that belong together.
+
+COPIES = np.tile(np.arange(ITEMS), 3)
+
+
+def test_copies_of_every_item_leave_the_interval_of_the_distinct_ones(values):
+    other = scores(np.random.default_rng(11))
+
+    def difference(groups, *methods):
+        by_seed = [dict(enumerate(one.mean(axis=1).tolist())) for one in methods]
+        items = tuple(in_groups(scored(one), groups) for one in methods)
+        return paired_difference(*by_seed, draw_seed=0, items=items, draws=0)
+
+    distinct = difference(None, values, other)
+    copied = difference(COPIES, values[:, COPIES], other[:, COPIES])
+    assert copied.crossed.items == distinct.crossed.items == ITEMS
+    for number in ("seed_variance", "item_variance", "shared_variance", "variance", "freedom"):
+        assert getattr(copied.crossed, number) == pytest.approx(getattr(distinct.crossed, number))
+    interval, of_copies = distinct.estimate.interval(), copied.estimate.interval()
+    assert (of_copies.low, of_copies.high) == pytest.approx((interval.low, interval.high))
+    narrow = difference(None, values[:, COPIES], other[:, COPIES]).crossed
+    assert narrow.item_variance == pytest.approx(distinct.crossed.item_variance / 3, rel=0.03)
+
+
+def test_groups_of_any_size_give_the_cluster_robust_error_of_a_regression():
+    import statsmodels.api as sm
+
+    generator = np.random.default_rng(12)
+    groups = generator.integers(40, size=200)
+    items = generator.normal(0, 1, 40)[groups] + generator.normal(0, 1, 200)
+    found = crossed_bootstrap(in_groups(scored(np.tile(items, (SEEDS, 1))), groups), draw_seed=0, draws=0)
+    fit = sm.OLS(items, np.ones(200)).fit(cov_type="cluster", cov_kwds={"groups": groups})
+    assert found.variance == pytest.approx(fit.bse[0] ** 2)
+    assert found.items == len(set(groups)) and found.freedom == pytest.approx(found.items - 1)
+
+
+def test_a_metric_that_is_no_mean_is_drawn_by_group(values):
+    generator = np.random.default_rng(13)
+    groups = generator.integers(12, size=ITEMS)
+    closed = crossed_bootstrap(in_groups(scored(values), groups), draw_seed=0, draws=0)
+    mean = ItemMetric(tuple(range(SEEDS)), ITEMS, lambda weights: weights @ values.T / weights.sum(axis=1)[:, None])
+    drawn = crossed_bootstrap(in_groups(mean, groups), draw_seed=1, draws=20_000)
+    assert drawn.items == closed.items == len(set(groups))
+    # The closed form is of the first order: groups of two or three items differ in size by a third.
+    assert drawn.item_variance == pytest.approx(closed.item_variance, rel=0.15)
+    assert drawn.shared_variance == pytest.approx(closed.shared_variance, rel=0.15)
+    # A metric of indices gets resamples of different lengths.
+    indexed = by_index(lambda indices: values[:, indices].mean(axis=2).T)
+    assert indexed(np.array([[1.0] * ITEMS, [2.0] * ITEMS])) == pytest.approx(np.tile(values.mean(axis=1), (2, 1)))
+    whole, twice = np.ones((1, ITEMS)), np.eye(1, ITEMS) + 1
+    assert indexed(np.concatenate([whole, twice]))[1] == pytest.approx(mean.on(twice)[0])
+
+
+def test_copies_of_every_item_leave_the_interval_of_a_correlation():
+    generator = np.random.default_rng(14)
+    right = generator.integers(2, size=150)
+    given = {seed: np.where(generator.random(150) < 0.8, right, 1 - right) for seed in range(SEEDS)}
+    twice = np.repeat(np.arange(150), 2)
+    distinct = crossed_bootstrap(item_metric("matthews_correlation", right, given), draw_seed=0, draws=4000)
+    copies = item_metric("matthews_correlation", right[twice], {seed: one[twice] for seed, one in given.items()})
+    copied = crossed_bootstrap(in_groups(copies, twice), draw_seed=0, draws=4000)
+    assert copied.variance == pytest.approx(distinct.variance) and copied.freedom == pytest.approx(distinct.freedom)
+
+
+def test_groups_fit_the_items_and_are_the_same_for_both_methods(values):
+    with pytest.raises(LoraBenchError, match="3 groups for 30 items"):
+        in_groups(scored(values), [0, 0, 1])
+    pairs = in_groups(scored(values), np.arange(ITEMS) // 2)
+    with pytest.raises(LoraBenchError, match="different groups"):
+        item_difference(pairs, in_groups(scored(values), np.arange(ITEMS) // 3), range(SEEDS))
+    # Runs from before groups were recorded have none: the others' are taken.
+    found = [item_difference(*sides, range(SEEDS)) for sides in ((pairs, scored(values)), (scored(values), pairs))]
+    assert [one.independent for one in found] == [15, 15]
 
 
 @pytest.mark.parametrize("shape", [(1, 30), (4, 1)])

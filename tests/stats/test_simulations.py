@@ -66,7 +66,7 @@ def test_simulated_experiments_have_the_numbers_of_the_package(item):
 def test_the_script_prints_the_tables_of_the_page(capsys):
     simulation.main(["--quick"])
     printed = re.findall(r"^\| ([^|]+) \|.*\n\| ---", capsys.readouterr().out, flags=re.MULTILINE)
-    assert len(printed) == 4
+    assert len(printed) == 5
     for heading in printed:
         assert stated(heading)
 
@@ -95,6 +95,15 @@ def test_the_page_states_the_coverage_that_is_measured(kind):
         # Three standard errors of a share of 3,000 are .012 at .95 and .025 at .7.
         assert float(t) == pytest.approx(found.t, abs=0.027)
         assert float(reported) == pytest.approx(found.reported, abs=0.027)
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_copies_of_texts_narrow_no_interval_where_texts_are_the_items(copies):
+    (row,) = [row for row in stated("times that each text stands") if row[:2] == [str(copies), "10"]]
+    rows, texts = simulation.coverage_of_copies(copies, 10, 2000, seed=6)
+    # Three standard errors of a share of 2,000 are .015 at .95 and .03 at .74.
+    assert texts == pytest.approx(0.95, abs=0.015) and rows == (texts if copies == 1 else pytest.approx(0.74, abs=0.03))
+    assert (float(row[2]), float(row[3])) == pytest.approx((rows, texts), abs=0.03)
 
 
 @pytest.mark.slow

@@ -110,6 +110,31 @@ def test_the_same_text_twice_is_never_in_two_splits(tmp_path):
     assert sum(len(split.ids) for split in data.splits.values()) == 200
 
 
+def test_rows_of_a_split_that_belong_together_have_one_group(tmp_path):
+    write_splits(
+        tmp_path, train=HUNDRED, selection=[("one", "bad")], test=[("a", "bad"), ("b", "good"), ("A ", "good")]
+    )
+    data = load_data(task(tmp_path, THREE_FILES), tmp_path)
+    assert data.splits["test"].groups == [0, 1, 0] and data.splits["test"].independent == 2
+    assert data.splits["selection"].groups == [] and data.splits["selection"].independent == 1
+    # A declared group goes before equal texts, and phrases stand with the longest that has their words.
+    rows = [
+        (f"text {number % 20}", "good" if number % 3 else "bad", f"document {number // 5}") for number in range(200)
+    ]
+    write_csv(tmp_path / "rows.csv", rows, ("text", "label", "document"))
+    by_document = load_data(task(tmp_path, f"{ONE_FILE}split: {{by: document}}"), tmp_path).splits
+    assert by_document["train"].groups == []  # no score is taken on it
+    for split in (by_document["selection"], by_document["test"]):
+        documents = [rows[int(number) - 1][2] for number in split.ids]
+        assert len(set(zip(documents, split.groups, strict=True))) == len(set(documents)) == split.independent
+    phrases = [(f"{number} ok{more}", "good") for number in range(100) for more in (" so", "")]
+    write_csv(tmp_path / "rows.csv", [*phrases, *HUNDRED])
+    of_phrases = load_data(task(tmp_path, f"{ONE_FILE}split: {{phrases: true}}"), tmp_path).splits
+    for split in (of_phrases["selection"], of_phrases["test"]):
+        wholes = {text.removesuffix(" so") for (text,) in split.texts}
+        assert split.independent == len(wholes) < len(split.ids)
+
+
 def test_a_tenth_of_train_is_set_aside_where_no_selection_split_is_given(tmp_path):
     rows = [(f"text number {number}", "good" if number % 2 else "bad") for number in range(1000)]
     write_splits(tmp_path, train=rows, selection=[], test=[("another", "good")])

@@ -15,9 +15,11 @@ import torch
 
 from lora_bench.execute.run_suite import run_suite
 from lora_bench.kinds.exercises.base_exercise import Replies
+from lora_bench.kinds.support.row_values import normal
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import RunFolder
 from lora_bench.suite.load_suite import load_suite
+from lora_bench.tasks import load_data
 from lora_bench.training import callbacks as loop
 from lora_bench.training import pipeline, scoring
 from lora_bench.training import process_cache as warm
@@ -25,6 +27,7 @@ from lora_bench.training.checkpoint import latest_checkpoint
 from lora_bench.training.measure.counters import PeakMemory
 from lora_bench.training.run import run_job
 from lora_bench.training.scoring import keep_probabilities
+from lora_bench.util.item_groups import groups_of_text
 from tests.project import SUITE, write_project
 
 
@@ -69,6 +72,22 @@ def test_a_record_says_all_that_was_asked(tmp_path, family):
         assert len(rows) == record.predictions.count
         for row, answer in zip(rows, predictions["predictions"], strict=True):
             assert sum(row) == pytest.approx(1, abs=1e-4 * len(row)) and row[answer] == max(row)
+
+
+def test_rows_that_belong_together_are_recorded_beside_answers_that_do_not_change(tmp_path):
+    suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[full]")
+    (alone,) = jobs(tmp_path / "alone", suite).values()
+    path = write_project(tmp_path / "copies", suite, "roberta")
+    rows = (path.parent / "tickets.csv").read_text().splitlines()
+    (path.parent / "tickets.csv").write_text("\n".join([*rows, *rows[1:201]]) + "\n")
+    (copies,) = (cell.job for cell in make_plan(load_suite(path), tmp_path / "runs").cells)
+    first, second = run_job(alone), run_job(copies)
+    assert first.predictions.groups is None and second.status == "ok"
+    groups = groups_of_text(second.predictions.groups, second.predictions.count)
+    texts = [normal(text) for text in load_data(copies.task, path.parent).splits["test"].texts]
+    assert len(set(zip(groups, texts, strict=True))) == len(set(texts)) == len(set(groups)) < len(texts)
+    answers = [json.loads((job.folder.path / "predictions.json").read_text()) for job in (alone, copies)]
+    assert answers[0].keys() == answers[1].keys() == {"ids_sha256", "predictions", "references"}
 
 
 def test_probabilities_are_rounded_and_too_many_are_not_kept(tmp_path, monkeypatch):

@@ -61,12 +61,19 @@ class Split:
         texts: Texts of an example, as its kind of task makes them: one, two for a pair, or its words.
         labels: Labels as the kind numbers them, such as class indexes, numbers, or the texts to write.
         subsets: Indexes of the examples of each subset that is scored apart too, by its name.
+        groups: Number of each example's group, of equal texts or as declared; empty in `train`, and where all stand alone.
     """
 
     ids: list[str]
     texts: Texts
     labels: list[int] | list[float] | list[tuple[Any, ...]]
     subsets: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    groups: list[int] = field(default_factory=list)
+
+    @property
+    def independent(self) -> int:
+        """Number of independent examples: of groups, where examples belong together."""
+        return len(set(self.groups)) or len(self.ids)
 
     @property
     def each_label(self) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.metrics import find, known_metrics
 from lora_bench.metrics.support.label_arrays import label_arrays
 from lora_bench.stats.estimate import refuse_no_numbers
-from lora_bench.stats.items import Floats, ItemMetric, Items, ItemScores, Weighted
+from lora_bench.stats.items import Floats, ItemMetric, ItemScores, Weighted
 
 
 def item_metric(
@@ -24,7 +24,7 @@ def item_metric(
     predictions: Mapping[int, Sequence[Any]],
     *,
     classes: int | None = None,
-) -> Items:
+) -> ItemScores | ItemMetric:
     """Return a metric of the package as a function of the test items.
 
     Args:

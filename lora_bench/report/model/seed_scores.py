@@ -22,6 +22,7 @@ from lora_bench.stats import (
     PairedDifference,
     Risk,
     crossed_bootstrap,
+    in_groups,
     item_difference,
     paired_difference,
     seed_from,
@@ -29,6 +30,7 @@ from lora_bench.stats import (
 )
 from lora_bench.stats.apart import least_p
 from lora_bench.stats.crossed import with_items
+from lora_bench.stats.items import same_groups
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
 # Resamples of test items, for a metric that is no mean over them.
@@ -83,7 +85,7 @@ def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Seque
     expected: list[Any] | None = None
     declared = find(metric)
     of_item = None if declared is None else declared.of_item
-    by_item = None
+    by_item = groups = None
     for score in row.scores:
         found = answers(score.run_id)
         if found is None or score.seed is None:
@@ -92,9 +94,13 @@ def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Seque
         by_item = (found.item_scores or {}).get(metric)
         if found.references != expected or (by_item is None) != (of_item is None):
             return None
+        # Runs from before groups were recorded have none.
+        groups = groups or found.groups
+        if found.groups not in (None, groups):
+            return None
         predictions[score.seed] = found.predictions if by_item is None else by_item
     if expected and by_item is not None:
-        return ItemScores(tuple(predictions), np.array([*predictions.values()])), expected
+        return in_groups(ItemScores(tuple(predictions), np.array([*predictions.values()])), groups), expected
     if not expected:
         return None
     classes = len(setting.spec.task.labels or ())
@@ -103,12 +109,14 @@ def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Seque
             return None
     elif isinstance(expected[0], str | list) and (declared is None or declared.item_parts is None):
         return None
-    return item_metric(metric, expected, predictions, classes=classes or None), expected
+    return in_groups(item_metric(metric, expected, predictions, classes=classes or None), groups), expected
 
 
 def items_of(one: Scored, other: Scored) -> tuple[Items, Items] | None:
     """Return the items of two rows, where both have them and they are the same."""
     if one.items is None or other.items is None or one.expected != other.expected:
+        return None
+    if not same_groups(one.items, other.items):
         return None
     return one.items, other.items
 

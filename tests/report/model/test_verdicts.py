@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 from markdown_it import MarkdownIt
 
+from lora_bench.errors import BadInput
 from lora_bench.records.analysis import Analysis, UntilDecided, default_analysis
 from lora_bench.records.baseline_folder import accept
 from lora_bench.records.protocol import PROTOCOLS
@@ -327,6 +328,53 @@ def test_few_test_items_widen_the_interval():
     widths = [one.verdict.interval.high - one.verdict.interval.low for one in (bare, held)]
     assert widths[1] > widths[0]
     assert bare.verdict.difference == held.verdict.difference
+
+
+def test_copies_of_test_items_decide_no_more_than_the_items():
+    """Each item stands there four times; records from before groups were recorded are judged as they were."""
+    full = [[*range(12)], [*range(12)], [*range(13)]]
+    lora = [[*range(6, 20)], [*range(5, 20)], [*range(6, 20)]]
+    records = runs("full", [len(one) / 20 for one in full]) + runs("lora", [len(one) / 20 for one in lora])
+    right = dict(zip([one.run_id for one in records], full + lora, strict=True))
+    copied = {run: [item + 20 * copy for item in of for copy in range(4)] for run, of in right.items()}
+    groups = [item % 20 for item in range(80)]
+
+    def grouped(run_id):
+        return answers_of(copied, 80)(run_id)._replace(groups=groups)
+
+    def partly(run_id):
+        return (grouped if run_id == records[-1].run_id else answers_of(copied, 80))(run_id)
+
+    def otherwise(run_id):
+        one = grouped(run_id)
+        return one._replace(groups=[0, 0, *range(2, 80)]) if run_id == records[-1].run_id else one
+
+    distinct, found, old, mixed = (
+        judged(records, answers=answers).held[0].verdict
+        for answers in (answers_of(right, 20), grouped, answers_of(copied, 80), partly)
+    )
+    assert (found.interval.low, found.interval.high) == pytest.approx((distinct.interval.low, distinct.interval.high))
+    assert found.needed_items == distinct.needed_items
+    assert (mixed.interval.low, mixed.interval.high) == pytest.approx((found.interval.low, found.interval.high))
+    assert old.interval.high - old.interval.low < 0.7 * (found.interval.high - found.interval.low)
+    assert judged(records, answers=otherwise).held[0].items is None
+
+
+def test_groups_are_read_from_the_record_and_refused_where_they_do_not_fit(tmp_path):
+    import hashlib
+
+    content = b'{"ids_sha256": "x", "predictions": [1, 0, 0], "references": [1, 1, 1]}'
+    sha256 = hashlib.sha256(content).hexdigest()
+
+    def read(groups):
+        named = Predictions(file="predictions.json", sha256=sha256, count=3, ids_sha256="x", groups=groups)
+        one = record("lora", changes={"predictions": named})
+        write_atomic(tmp_path / one.run_id / "predictions.json", content)
+        return answers_in(tmp_path, [one])(one.run_id)
+
+    assert read("0,2").groups == [0, 1, 0] and read(None).groups is None
+    with pytest.raises(BadInput, match="a group has item 3 of 3"):
+        read("0,3")
 
 
 def test_items_enter_only_where_all_runs_have_the_same(tmp_path):
