@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -177,7 +178,7 @@ def read_alone(model: nn.Module, model_type: str) -> bool:
         attention.__class__ = (
             ReadSelfAttention if isinstance(attention, deberta.DisentangledSelfAttention) else ReadSelfAttentionV2
         )
-        layer.forward = _by_query_states(layer.forward)
+        layer.forward = _by_query_states(layer)
         return True
     reading = Reading() if family.reads == "last" else None
     layer.forward = _by_cache(layer, attention, family, getattr(config, family.num_heads_key), reading)
@@ -195,15 +196,37 @@ def _inside(module: nn.Module) -> nn.Module:
     return module
 
 
-def _by_query_states(whole: Callable[..., Any]) -> Callable[..., Any]:
+def _by_query_states(layer: Any) -> Callable[..., Any]:
     """Return a DeBERTa layer's forward for the first token alone."""
+    whole = layer.forward
+
+    def of_first(mask: Tensor, rest: dict[str, Any], hidden: Tensor) -> Any:
+        return whole(hidden, mask[..., :1, :], query_states=hidden[:, :1], **rest)
 
     def forward(hidden_states: Tensor, attention_mask: Tensor, query_states: Tensor | None = None, **rest: Any) -> Any:
         if query_states is not None:
             return whole(hidden_states, attention_mask, query_states=query_states, **rest)
-        return whole(hidden_states, attention_mask[..., :1, :], query_states=hidden_states[:, :1], **rest)
+        return _checkpointed(layer, partial(of_first, attention_mask, rest), hidden_states)
 
     return forward
+
+
+def _checkpointed(layer: Any, narrow: Callable[[Tensor], Any], hidden: Tensor) -> Any:
+    """Return a layer's narrowed result on hidden states of all tokens, and recompute it if the layer does that.
+
+    The layer's own checkpointing is off meanwhile: it begins at one token, and would take the known keys away.
+    """
+
+    def without_its_own(hidden: Tensor) -> Any:
+        own, layer.gradient_checkpointing = layer.gradient_checkpointing, False
+        try:
+            return narrow(hidden)
+        finally:
+            layer.gradient_checkpointing = own
+
+    if not (layer.gradient_checkpointing and layer.training and torch.is_grad_enabled()):
+        return narrow(hidden)
+    return layer._gradient_checkpointing_func(without_its_own, hidden)
 
 
 def _by_cache(layer: Any, attention: Any, family: Family, heads: int, reading: Reading | None) -> Callable[..., Any]:
@@ -212,6 +235,18 @@ def _by_cache(layer: Any, attention: Any, family: Family, heads: int, reading: R
     The head reads the first token, or what *reading* says.
     """
     whole, (names, cache_name) = layer.forward, arguments_of(type(layer).forward)
+
+    def at_read_position(given: dict[str, Any], at: Tensor | None, hidden: Tensor) -> Any:
+        mask = given.get("attention_mask")
+        x = layer.get_submodule(family.attention_norm)(hidden) if family.attention_norm is not None else hidden
+        to_key, to_value = key_value_projections(attention, family)
+        key, value = _without_queries(to_key, x) if family.fused else (to_key(x), to_value(x))
+        known = KnownKeys(*(states.unflatten(-1, (heads, -1)).transpose(1, 2) for states in (key, value)))
+        if at is None:
+            rows, mask = hidden[:, :1], None if mask is None else mask[..., :1, :]
+        else:
+            rows, mask = hidden.take_along_dim(at[:, None, None], 1), _mask_at(mask, at, hidden, attention)
+        return whole(**{**given, "hidden_states": rows, "attention_mask": mask, cache_name: known})
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         given = dict(zip(names, args, strict=False)) | kwargs
@@ -225,15 +260,7 @@ def _by_cache(layer: Any, attention: Any, family: Family, heads: int, reading: R
             return whole(*args, **kwargs)
         if reading is not None:
             reading.tokens = hidden.shape[1]
-        x = layer.get_submodule(family.attention_norm)(hidden) if family.attention_norm is not None else hidden
-        to_key, to_value = key_value_projections(attention, family)
-        key, value = _without_queries(to_key, x) if family.fused else (to_key(x), to_value(x))
-        known = KnownKeys(*(states.unflatten(-1, (heads, -1)).transpose(1, 2) for states in (key, value)))
-        if at is None:
-            rows, mask = hidden[:, :1], None if mask is None else mask[..., :1, :]
-        else:
-            rows, mask = hidden.take_along_dim(at[:, None, None], 1), _mask_at(mask, at, hidden, attention)
-        return whole(**{**given, "hidden_states": rows, "attention_mask": mask, cache_name: known})
+        return _checkpointed(layer, partial(at_read_position, given, at), hidden)
 
     return forward
 

@@ -291,11 +291,6 @@ def ranks_misfit(budget: HeldEqual, training: Training, arguments: Mapping[str, 
 def masks_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tuple[str, str] | None:
     """Return the key of a training that contradicts checkpointing of activations, and why; None if they fit."""
     again = next((name for name in _CHECKPOINTING if arguments.get(name)), None)
-    if again is not None and training.last_layer == "read_position":
-        return (
-            "last_layer",
-            f"read_position hands the keys of all tokens to the layer, which {again} takes away; leave it out",
-        )
     if training.masks != "keyed" or again is None:
         return None
     return (

@@ -1,6 +1,7 @@
 """The last layer at the read position alone: answers and gradients of transformers' whole layer, up to rounding."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from lora_bench.models.deberta_positions import cut_to_reach
 from lora_bench.models.read_position import read_alone
 from lora_bench.testing import LABELS, PAD, VOCABULARY, tiny_model
 from lora_bench.training.keyed_dropout import StepMasks, with_keyed_masks
+from lora_bench.tuners.trial import inside_peft
 
 FAMILIES = ("roberta", "bert", "xlm-roberta", "deberta", "deberta-v2", "gpt2")
 METHODS = {
@@ -111,6 +113,27 @@ def test_logits_and_gradients_are_those_of_the_whole_layer(family, method, dtype
         torch.testing.assert_close(
             narrow.eval()(**given).logits, whole.eval()(**given).logits, atol=tolerance, rtol=tolerance
         )
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("method", ["lora", "full", "bottleneck_adapter, pfeiffer"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_gradient_checkpointing_they_are_too(family, method, reentrant):
+    whole, narrow, _ = adapted(family, method, torch.float64)
+    if reentrant:
+        for model in (whole, narrow):  # as transformers does for frozen embeddings
+            inside_peft(model).enable_input_require_grads()
+    narrow.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    for given in (batch(9, 4, 7, 2), batch(8, 8, 8)):
+        assert_same(whole, narrow, given, 1e-12)
+    known, calls = family_of(family), []
+    (last,) = (
+        module for path, module in narrow.named_modules() if re.fullmatch(rf"{known.layer}\.{known.self_attention}", path)
+        and "1" in path.split(".")
+    )  # fmt: skip
+    last.register_forward_hook(lambda *_: calls.append(1))
+    answers(narrow, given)
+    assert len(calls) == 2  # forward, and once more in the backward pass
 
 
 class Rows(nn.Module):
