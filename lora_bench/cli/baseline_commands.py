@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lora_bench.cli.gate_output import CANNOT_DECIDE, DONE, print_lines
 from lora_bench.cli.help import Commands, Group, add_command, add_verbs
-from lora_bench.cli.shared_options import above_zero, file_name, records_at
+from lora_bench.cli.shared_options import file_name, margin, records_at
 from lora_bench.errors import LoraBenchError, did_you_mean
 
 
@@ -58,7 +58,7 @@ def night_options(what: Group) -> None:
         "X",
         "difference of scores that does not matter, in place of the suite's; if accepted nights declare another, "
         "`check` exits with 4 and `baseline accept` needs --change",
-        type=above_zero,
+        type=margin,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_bench.cli.help import Commands, add_command, add_verbs
-from lora_bench.cli.shared_options import above_zero, records_at, runs_option
+from lora_bench.cli.shared_options import margin, records_at, runs_option
 from lora_bench.errors import BadInput
 from lora_bench.util.redaction import message
 
@@ -35,7 +35,7 @@ def add_exchange(commands: Commands) -> None:
         "--margin",
         "X",
         "difference that does not matter, in the metric's unit (default: the metric's own, such as 0.005 for accuracy)",
-        type=above_zero,
+        type=margin,
     )
 
     exports = add_command(

@@ -53,6 +53,16 @@ def above_zero(text: str) -> float:
     return value
 
 
+def margin(text: str) -> float:
+    """Return a margin for scores."""
+    from lora_bench.records.analysis import LEAST_MARGIN
+
+    value = above_zero(text)
+    if value < LEAST_MARGIN:
+        raise argparse.ArgumentTypeError(f"must be at least {LEAST_MARGIN:g}, got {text}")
+    return value
+
+
 def suite_argument(groups: Groups, help: str) -> None:
     """Add the suite."""
     groups.what.takes("suite", "SUITE", help)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from lora_bench.cli.help import Commands, Groups, add_command
-from lora_bench.cli.shared_options import above_zero, runs_argument
+from lora_bench.cli.shared_options import margin, runs_argument
 from lora_bench.util.redaction import message
 
 _STRENGTH = {
@@ -31,7 +31,7 @@ def add_winner(commands: Commands) -> None:
     )
     _what(choose)
     loss = "loss of score that does not matter: 0.01 is one point of accuracy (default: the suite's margin)"
-    choose.how.takes("--margin", "X", loss, type=above_zero)
+    choose.how.takes("--margin", "X", loss, type=margin)
     choose.how.takes(
         "--prefer",
         "COST",

@@ -18,7 +18,10 @@ from lora_bench.stats.looks import looks_between, share_of
 REFERENCES = ("full", "lora")
 
 
-Margin = Annotated[float, Field(gt=0)]
+LEAST_MARGIN = 1e-9
+"""Smallest margin: far below any score's, and far above where its square is no number."""
+
+Margin = Annotated[float, Field(ge=LEAST_MARGIN)]
 
 
 class UntilDecided(Strict):

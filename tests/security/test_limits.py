@@ -107,6 +107,25 @@ def test_options_of_peft_that_never_end_are_refused(project, capsys, options):
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("margin", ["1e-300", "0", ".inf", ".nan"])
+def test_a_margin_that_no_number_of_seeds_reaches_is_refused(project, capsys, margin):
+    looks = ONE.replace("[lora]", "[full, lora]").replace(
+        "seeds: [0]",
+        f"seeds: {{until: decided, at_least: 3, at_most: 8}}\nanalysis: {{reference: full, margin: {margin}}}",
+    )
+    code, _, said = planned(looks, capsys)
+    assert code == 2 and "analysis.margin" in said and "Traceback" not in said
+    code, _, said = planned(looks.replace(f"margin: {margin}", "margin: 1e-9"), capsys)
+    assert code == 0 and "Traceback" not in said
+
+
+def test_a_margin_of_an_option_has_the_same_limit(project, capsys):
+    for command in (["choose", "runs"], ["compare", "a", "b"], ["check", "runs", "--baseline", "a"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--margin", "1e-300"])
+        assert ended.value.code == 2 and "must be at least 1e-09" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["./none", "/none", "../none", "~/none"])
 def test_a_name_of_a_folder_is_not_looked_up_on_the_hub(tmp_path, monkeypatch, name):
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
