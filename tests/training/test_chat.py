@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.exercises.generation.chat_format import ChatFormat, Ending, encode_conversations, encode_openings
+from lora_bench.kinds.exercises.generation.decode import complete
 from lora_bench.kinds.exercises.generation.encode import CompletionCollator
 from lora_bench.kinds.exercises.generation.likelihood import likelihoods
 from lora_bench.kinds.support.conversations import conversation
 from lora_bench.models.loading import load_tokenizer
 from lora_bench.models.registry import find_model
+from lora_bench.records.spec import Decoding
 from lora_bench.tasks import Split
 from tests.chats import CHATML, chat_tokenizer
-from tests.tiny import tiny_gpt2
+from tests.tiny import tiny_gpt2, tiny_phi4
 
 THE, A, FILM, WAS, IS, PLOT, GREAT, DULL = 4, 5, 6, 7, 8, 17, 19, 24
 USER, ASSISTANT, SYSTEM, START, STOP = 25, 26, 27, 28, 29
@@ -129,6 +131,38 @@ def test_a_word_that_begins_before_the_answer_is_a_part_of_it(pieces):
 def test_the_end_of_an_answer_is_the_mark_of_the_template(words, pieces):
     stop = pieces.convert_tokens_to_ids("<|im_end|>")
     assert (ChatFormat(words, None).ending, ChatFormat(pieces, CHATML).ending) == (Ending(STOP), Ending(stop))
+
+
+# As published with Phi 3: each turn ends with <|end|>, and <|endoftext|> stands behind the last one.
+PHI3 = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_what_a_phi_3_writes_behind_its_end_of_a_turn_is_no_part_of_the_answer(beams):
+    tokenizer = chat_tokenizer(PHI3)
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|end|>"]})
+    answers, turn, end = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>", "<|endoftext|>"])
+    ending = ChatFormat(tokenizer, None).ending
+    assert (ending.token, ending.also) == (end, (turn,))
+    model = tiny_phi4(writes=True)
+    with torch.no_grad():
+        for layer in model.model.layers:  # what it writes next depends on the last token alone
+            for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                projection.weight.zero_()
+        model.lm_head.weight.zero_()
+        states = model.model.norm(model.model.embed_tokens.weight)
+        for last, following in ((answers, WAS), (WAS, GREAT), (GREAT, turn), (turn, FILM), (FILM, end), (end, end)):
+            model.lm_head.weight[following] += 10 * states[last]
+    (prompt,), _ = encode_openings(split_of(ONE), tokenizer, 32, 8, None)
+    decoding = Decoding(max_new_tokens=8, beams=beams)
+    assert prompt["input_ids"][-1] == answers
+    assert complete(model, [prompt], tokenizer, decoding, seed=0, ending=ending) == ["was great"]
+    # Without the end of a turn it would write on to the end of text.
+    assert complete(model, [prompt], tokenizer, decoding, seed=0, ending=Ending(end)) == ["was great film"]
 
 
 def test_an_answer_may_end_otherwise_within_a_conversation_than_at_its_end(words):

@@ -509,6 +509,24 @@ def test_a_gpu_writes_the_same_texts(name, base, prompts, tokenizer):
     assert complete(copy.deepcopy(base).cuda(), prompts, tokenizer, DECODINGS[name], seed=0) == expected
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_a_gpu_samples_with_deterministic_algorithms_what_it_samples_without(
+    top_p, base, prompts, tokenizer, monkeypatch
+):
+    decoding = SAMPLE.model_copy(update={"top_p": top_p})
+    model = copy.deepcopy(base).cuda()
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    try:
+        written = complete(model, prompts, tokenizer, decoding, seed=0)
+        assert complete(model, prompts, tokenizer, decoding, seed=0) == written
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert complete(base, prompts, tokenizer, decoding, seed=0) == written
+
+
 def test_pieces_of_words_and_a_padding_that_is_the_end_of_text_make_no_difference(gpt2_mini):
     model, tokenizer = gpt2_mini
     split = split_of(("The old man", "."), ("It was in the year of our Lord", "."), ("Yes", "."))
