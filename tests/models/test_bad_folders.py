@@ -95,3 +95,13 @@ def test_a_size_beyond_the_memory_of_the_machine_is_refused_before_it_is_made(re
     said = refused(lambda folder: None, ONE.replace("[lora]", f"[{{method: lora, rank: {rank}}}]"))
     # Query and value in two layers, each with two matrices of the width 32.
     assert f"lora with rank {rank:,} comes to about {2 * 2 * 2 * 32 * rank:,} parameters on model 'base'" in said
+
+
+def test_a_size_is_refused_from_the_first_byte_beyond_the_memory_of_the_machine(refused, monkeypatch):
+    # Query and value in two layers, each with two matrices of the width 32: 256 parameters of 4 bytes a rank.
+    bytes_needed = 2 * 2 * 2 * 32 * 5_000 * 4
+    suite = ONE.replace("[lora]", "[{method: lora, rank: 5000}]")
+    monkeypatch.setattr("lora_bench.plan.size_fitting.installed_bytes", lambda: bytes_needed - 1)
+    assert f"comes to about {bytes_needed // 4:,} parameters" in refused(lambda folder: None, suite)
+    monkeypatch.setattr("lora_bench.plan.size_fitting.installed_bytes", lambda: bytes_needed)
+    assert main(["plan", "tickets.yaml"]) == 0
