@@ -11,13 +11,6 @@ from lora_bench.cli.help import Commands, Groups, add_command
 from lora_bench.cli.shared_options import margin, runs_argument
 from lora_bench.util.redaction import message
 
-_STRENGTH = {
-    None: "nothing could be judged",
-    "exploratory": "exploratory: too few seeds to rely on",
-    "indicative": "indicative: worth a repeat with ten seeds",
-    "recommendation": "a recommendation",
-}
-
 
 def add_winner(commands: Commands) -> None:
     """Add the commands; each returns 0, or raises LoraBenchError."""
@@ -76,7 +69,7 @@ def _what(groups: Groups) -> None:
 
 
 def _choose(arguments: argparse.Namespace) -> int:
-    from lora_bench.report.model.choose_method import choose_method
+    from lora_bench.report.model.choose_method import choose_method, stated
 
     choices = choose_method(
         arguments.runs, margin=arguments.margin, prefer=arguments.prefer, task=arguments.task, model=arguments.model
@@ -87,7 +80,8 @@ def _choose(arguments: argparse.Namespace) -> int:
             where += f", {choice.setting.target:,} adapter parameters"
         if choice.setting.distinct_examples is not None:
             where += f", {choice.setting.distinct_examples:,} rows"
-        print(message(f"{where}: {choice.method} ({_STRENGTH[choice.grade]})"))
+        loss = "the best mean" if choice.loss is None else stated(choice.loss, choice.unit)
+        print(message(f"{where}: {choice.method}, {loss}"))
         for reason in choice.reasons:
             print(message(f"  {reason}"))
     return 0

@@ -61,14 +61,14 @@ class Outcome:
 
     @property
     def answer(self) -> str:
-        """The headline of the report as text, with what makes it doubtful first."""
+        """The headline of the report as text."""
         from lora_bench.report.answer_card import answer_text
 
         return answer_text(self.report) if self.records else NO_RECORDS
 
     @property
     def winner(self) -> str | None:
-        """Label of the method that the headline advises; None where it advises none, as where nothing is decided."""
+        """Label of the method that the headline takes; None where it takes none, as where runs learned nothing."""
         return self.report.decision.winner if self.records else None
 
     @property

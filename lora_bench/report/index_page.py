@@ -28,7 +28,7 @@ class Entry:
     Args:
         title: Title of its page.
         address: Path of the page from the folder.
-        answer: Headline, with what makes it doubtful first.
+        answer: Headline, with what makes it doubtful.
         strength: How sure that is, and its range; "" where nothing was judged.
         markdown: Whether the same report stands beside it as Markdown.
     """

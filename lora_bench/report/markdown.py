@@ -121,7 +121,7 @@ def facts_of(report: Report) -> PageFacts:
         return PageFacts(description=unmarked(probed.lead), strength=unmarked(probed.strength))
     headline = headline_of(report)
     before = answers_before(report)[:1]
-    said = before or [*kept_of_base(report.comparison), *headline.cautions, headline.lead]
+    said = before or [*kept_of_base(report.comparison), headline.lead, *headline.cautions]
     return PageFacts(description=unmarked(" ".join(said)), strength=unmarked(headline.strength or ""))
 
 

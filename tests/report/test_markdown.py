@@ -53,7 +53,7 @@ def line_of(page: str, start: str) -> dict[str, str]:
 
 def test_the_title_the_answer_and_what_was_run():
     page = render(sample_suite(seeds=2))
-    assert page.startswith("# quickstart\n\n**No learning rate was tuned in these runs:**")
+    assert page.startswith("# quickstart\n\n**Take `") and "\n\n**No learning rate was tuned in these runs:**" in page
     assert "\n\n## Verdicts\n\n`bottleneck_adapter`, `lora` and `prefix_tuning` were compared with" in page
     card = page.split("## Protocol and budget")[1].split("\n## ")[0]
     assert "4 methods (`bottleneck_adapter`, `lora` and `prefix_tuning`, with `full` exempt" in card

@@ -81,7 +81,12 @@ def test_the_answer_fits_the_last_lines_of_a_terminal(records):
     lines = answer_of(records)
     assert len(lines) <= ANSWER_LINES and max(map(len, lines)) <= 100
     text = "\n".join(lines)
-    assert text.startswith("No learning rate was tuned") and "Strength: " in text and "Next: " in lines[-1] + lines[-2]
+    assert (
+        text.startswith("Take ")
+        and "No learning rate was tuned" in text
+        and "Strength: " in text
+        and "Next: " in lines[-1] + lines[-2]
+    )
     assert "full (reference)" in text and "`" not in text and "**" not in text and "](" not in text
 
 

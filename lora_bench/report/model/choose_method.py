@@ -1,31 +1,35 @@
-"""The cheapest method that is not worse than the best by more than a margin.
+"""The method to take, with what that may cost: the cheapest whose expected loss to the best is within the margin.
 
-The best method of a table, by its mean score, becomes the reference of `judge_comparison`; every other method is judged against
-it by the verdicts of a report. The cheapest of those shown to be better, equivalent or non-inferior is chosen, or the best
-itself if none is cheaper by a tenth. Below 29 seeds the last two hold only if few runs collapse: such a choice is at most
-indicative. With too few seeds nothing is shown, and the best itself is chosen.
+    rows of a table → draws of their true scores (`stats.expected_loss`) → losses of each → Choice
+    choices of several tables → draws of the means of methods that all have → Taken
 
-Taking the observed best for the reference makes the proof harder, since its mean is likely to be above its true one. The error
-level covers the methods of one task and base model.
+Where no spread of runs is known, as with one seed, the method with the best mean is chosen, and no loss is stated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+
 from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.metrics import default_margin
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.record import Record
 from lora_bench.records.store import answers_in, read_records
 from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, compare
-from lora_bench.report.model.judged import Held, judge_comparison
+from lora_bench.report.model.judged import judge_comparison
 from lora_bench.report.model.rows import Row
-from lora_bench.report.model.seed_scores import AnswersOf, no_answers
-from lora_bench.stats.verdict import Grade, Verdict
+from lora_bench.report.model.searches import Searches
+from lora_bench.report.model.seed_scores import AnswersOf, Scored, items_of, no_answers, scored
+from lora_bench.stats import seed_from
+from lora_bench.stats.expected_loss import SURE, Contender, Loss, draw_scores, item_covariance, losses
+from lora_bench.stats.items import Floats
 
 Prefer = Literal["storage", "memory", "time"]
 
@@ -33,9 +37,8 @@ Prefer = Literal["storage", "memory", "time"]
 LIKE_COST = 0.1
 # A weight is stored in four bytes.
 _WEIGHT_BYTES = 4
-_ADMITTED = ("better", "equivalent", "non-inferior")
 NO_RESULT = "No result: too many runs did no better than a constant answer"
-GRADES: tuple[Grade, ...] = ("exploratory", "indicative", "recommendation")
+POINTS, NOTHING = "points", "nothing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,23 +46,98 @@ class Choice:
     """The choice among the methods of one task and base model.
 
     Args:
+        rows: The methods with a score.
+        costs: What each costs; None where it was not measured.
+        drawn: Draws of their true gains, shape (draws, methods); None where no spread of runs is known.
         chosen: Row of the chosen method.
         best: Row with the best mean score.
-        reasons: Sentences that say why, one for each method.
-        grade: How far to trust it, by the fewest seeds of a verdict; None if nothing could be judged.
+        margin: Loss that does not matter, in the unit of the metric; None for none.
+        prefer: The cost that is kept small.
     """
 
     setting: Setting
     table: ModelTable
+    rows: tuple[Row, ...]
+    costs: tuple[float | None, ...]
+    drawn: Floats | None
     chosen: Row
     best: Row
-    reasons: tuple[str, ...]
-    grade: Grade | None
+    margin: float | None
+    prefer: Prefer
 
     @property
     def method(self) -> str:
         """Label of the chosen method."""
         return self.chosen.label
+
+    @cached_property
+    def losses(self) -> tuple[Loss, ...] | None:
+        """Loss of each method to the best of them; None where no spread of runs is known."""
+        return None if self.drawn is None else losses(self.drawn)
+
+    @property
+    def loss(self) -> Loss | None:
+        """Loss of the chosen method."""
+        return None if self.losses is None else self.losses[self.rows.index(self.chosen)]
+
+    @property
+    def unit(self) -> str:
+        """The unit of losses: "points" of 100, or the metric."""
+        metric = self.setting.spec.task.metric
+        return POINTS if default_margin(metric) is not None else metric or "of the score"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """A sentence for each method: its score, its loss and its cost."""
+        known = self.losses or [None] * len(self.rows)
+        return tuple(
+            self._reason(row, loss, cost) for row, loss, cost in zip(self.rows, known, self.costs, strict=True)
+        )
+
+    def _reason(self, row: Row, loss: Loss | None, cost: float | None) -> str:
+        assert row.score is not None
+        said = f"{row.label}: {text.score(row.score.mean)} over {text.plural(row.score.n, 'seed')}"
+        said += ", the best mean" if row is self.best else ""
+        said += f", {stated(loss, self.unit)}" if loss is not None else ""
+        if row.failures:
+            said += f", {len(row.failures)} of {text.plural(len(row.run_ids), 'run')} failed"
+        said += f"; {_cost_words(row, cost, self.prefer)}"
+        return f"{said}{'; chosen' if row is self.chosen else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """The one method to take on all of several tables, or on the only one.
+
+    Args:
+        loss: Of its mean over tables to that of the best one method; None where no spread of runs is known.
+        least: Label of the method with the least expected loss, *least_loss*.
+        of: Number of methods that all tables have.
+        unit: "points" of 100, or the metric.
+    """
+
+    label: str
+    loss: Loss | None
+    least: str
+    least_loss: Loss | None
+    of: int
+    unit: str
+
+
+def loss_words(loss: Loss, unit: str) -> tuple[str, str]:
+    """Return an expected loss and its bound in words, such as "0.3 points" and "at most 1.4"."""
+    factor, digits = (100.0, 1) if unit == POINTS else (1.0, 4)
+    expected, most = (round(factor * of, digits) for of in (loss.expected, loss.at_most))
+    least = 10.0**-digits
+    said = f"{expected:.{digits}f}" if expected > 0 else f"under {least:.{digits}f}"
+    # A rare and large loss may lie beyond the bound.
+    return f"{said} {unit}", f"at most {most:.{digits}f}" if most >= max(expected, least) else NOTHING
+
+
+def stated(loss: Loss, unit: str, to: str = "") -> str:
+    """Return a loss in a clause, such as "expected to lose 0.3 points, at most 1.4 with 90 %"."""
+    expected, most = loss_words(loss, unit)
+    return f"expected to lose {expected}{to}, {most} with {text.percent(SURE, 0)}"
 
 
 def choose_method(
@@ -122,11 +200,17 @@ def choices_of(
     prefer: Prefer = "storage",
 ) -> tuple[Choice, ...]:
     """Return the choice for each of *tables* with a score; by default for all results, as a report's headline advises."""
-    return tuple(
-        _choose(replace(comparison, settings=(replace(setting, tables=(table,)),)), records, answers, margin, prefer)
-        for setting, table in (_result_tables(comparison) if tables is None else tables)
-        if any(row.score is not None for row in table.rows)
-    )
+    declared = next((record.analysis for record in records if record.analysis is not None), Analysis(reference=""))
+    searches = Searches(comparison)
+    found = []
+    for setting, table in _result_tables(comparison) if tables is None else tables:
+        rows = [row for row in table.rows if row.score is not None]
+        if rows:
+            task = setting.spec.task
+            of_table = [scored(row, setting, answers, searches.error(row, table, setting)) for row in rows]
+            allowed = declared.margin_of(task.name, task.metric) if margin is None else margin
+            found.append(_choose(setting, table, of_table, allowed, prefer))
+    return tuple(found)
 
 
 def _result_tables(comparison: Comparison) -> list[tuple[Setting, ModelTable]]:
@@ -160,52 +244,111 @@ def chosen_tables(comparison: Comparison, task: str | None, model: str | None) -
 
 
 def _choose(
-    only: Comparison, records: Sequence[Record], answers: AnswersOf, margin: float | None, prefer: Prefer
+    setting: Setting, table: ModelTable, of_table: Sequence[Scored], margin: float | None, prefer: Prefer
 ) -> Choice:
-    """Choose among the methods of a comparison of one table."""
-    (setting,) = only.settings
-    (table,) = setting.tables
-    scores = {id(row): row.score.mean for row in table.rows if row.score is not None}
-    rows = [row for row in table.rows if id(row) in scores]
-    whole = [row for row in rows if not row.failures] or rows
-    best = (min if setting.spec.task.higher_is_better is False else max)(whole, key=lambda row: scores[id(row)])
-    declared = next((record.analysis for record in records if record.analysis is not None), None)
-    settings = (declared or Analysis(reference=best.label)).model_copy(
-        update={"reference": best.label} if margin is None else {"reference": best.label, "margin": margin}
-    )
-    judged = judge_comparison(only, records, answers, settings)
-    held = {id(one.row): one for one in judged.held} if judged is not None else {}
-    admitted = [best]
-    admitted += [
-        row for row in rows if id(row) in held and _shown(held[id(row)].verdict) in _ADMITTED and not row.failures
-    ]
-    costs = {id(row): cost for row, cost in zip(rows, _costs(rows, prefer), strict=True)}
-    chosen = _cheapest(admitted, costs, best)
-    grades = [one.verdict.grade for one in held.values()]
-    if id(chosen) in held and held[id(chosen)].verdict.verdict not in _ADMITTED:
-        grades.append("indicative")
+    """Choose among the methods of one table, which all have a score."""
+    rows = [one.row for one in of_table]
+    means = [_sign(setting) * row.score.mean for row in rows if row.score is not None]
+    whole = [place for place, row in enumerate(rows) if not row.failures] or [*range(len(rows))]
+    best = max(whole, key=lambda place: means[place])
+    costs = _costs(rows, prefer)
+    drawn = _drawn(of_table, setting)
+    found = None if drawn is None else losses(drawn)
     return Choice(
         setting=setting,
         table=table,
-        chosen=chosen,
-        best=best,
-        reasons=tuple(_reason(row, best, held.get(id(row)), costs[id(row)], prefer, chosen) for row in rows),
-        grade=min(grades, key=GRADES.index) if grades else None,
+        rows=tuple(rows),
+        costs=tuple(costs),
+        drawn=drawn,
+        chosen=rows[best if found is None else cheapest(whole, found, costs, margin)],
+        best=rows[best],
+        margin=margin,
+        prefer=prefer,
     )
 
 
-def _cheapest(admitted: Sequence[Row], costs: Mapping[int, float | None], best: Row) -> Row:
-    """Return the cheapest of these; of those that cost hardly more, the best one if it is among them, else the cheapest."""
-    known = [cost for row in admitted if (cost := costs[id(row)]) is not None]
-    cost_of_best = costs[id(best)]
-    if known and cost_of_best is not None and cost_of_best <= min(known) * (1 + LIKE_COST):
-        return best
-    return min(admitted, key=lambda row: (costs[id(row)] is None, costs[id(row)] or 0.0, row is not best))
+def take(choices: Sequence[Choice]) -> Taken | None:
+    """Return the one method to take on all tables of *choices*, or None where they share no two methods or no scale."""
+    names = [[row.label for row in choice.rows] for choice in choices]
+    labels = [label for label in names[0] if all(of.count(label) == 1 for of in names)] if names else []
+    units = {choice.unit for choice in choices}
+    if len(labels) < 2 or len(units) > 1:
+        return None
+    (unit,) = units
+    places = [[of.index(label) for label in labels] for of in names]
+    drawn = [choice.drawn[:, place] for choice, place in zip(choices, places, strict=True) if choice.drawn is not None]
+    if len(drawn) < len(choices):
+        label, *others = {choice.method for choice in choices}
+        alone = Taken(label=label, loss=None, least=label, least_loss=None, of=len(labels), unit=unit)
+        return None if others else alone
+    found = losses(np.mean(drawn, axis=0))
+    margins = [choice.margin for choice in choices if choice.margin is not None]
+    costs = []
+    for place in zip(*places, strict=True):
+        of_method = [choice.costs[at] for choice, at in zip(choices, place, strict=True)]
+        known = [cost for cost in of_method if cost is not None]
+        costs.append(sum(known) if len(known) == len(of_method) else None)
+    whole = [
+        number
+        for number, place in enumerate(zip(*places, strict=True))
+        if not any(choice.rows[at].failures for choice, at in zip(choices, place, strict=True))
+    ]
+    margin = float(np.mean(margins)) if len(margins) == len(choices) else None
+    chosen = cheapest(whole or [*range(len(labels))], found, costs, margin)
+    least = min(range(len(labels)), key=lambda place: found[place].expected)
+    return Taken(
+        label=labels[chosen],
+        loss=found[chosen],
+        least=labels[least],
+        least_loss=found[least],
+        of=len(labels),
+        unit=unit,
+    )
 
 
-def _shown(verdict: Verdict) -> str:
-    """Return a verdict's finding; an open one gives what it would be if no run collapses."""
-    return verdict.verdict if verdict.verdict in _ADMITTED else verdict.unless_collapse or verdict.verdict
+def _sign(setting: Setting) -> int:
+    return -1 if setting.spec.task.higher_is_better is False else 1
+
+
+def _drawn(of_table: Sequence[Scored], setting: Setting) -> Floats | None:
+    """Return draws of the true gains of the methods of a table, or None where no spread of runs is known."""
+    draw_seed = seed_from(*(run_id for one in of_table for run_id in one.row.run_ids))
+    sound = [_sound(one.row, setting) for one in of_table]
+    names = [*dict.fromkeys(name for of_one in sound for name in of_one)]
+    contenders = [
+        Contender(
+            gains=tuple(of_one.get(name, np.nan) for name in names),
+            fallen=len(one.row.scores) - len(of_one) + sum(fail.status == "diverged" for fail in one.row.failures),
+            floor=None if one.row.majority_score is None else _sign(setting) * one.row.majority_score,
+            choice_sd=one.choice.sd if one.choice is not None else 0.0,
+        )
+        for one, of_one in zip(of_table, sound, strict=True)
+    ]
+    items = [
+        pair[0].select([name for name in of_one if isinstance(name, int)])
+        for one, of_one in zip(of_table, sound, strict=True)
+        if (pair := items_of(one, of_table[0])) is not None
+    ]
+    covariance = item_covariance(items, draw_seed) if len(items) == len(of_table) else None
+    return draw_scores(contenders, covariance, draw_seed)
+
+
+def _sound(row: Row, setting: Setting) -> dict[int | str, float]:
+    """Return the gains of the runs that did not collapse, by seed; of all with a score if every one did."""
+    sign, least = _sign(setting), row.least_learned
+    gains = {score.run_id if score.seed is None else score.seed: sign * score.value for score in row.scores}
+    return {name: gain for name, gain in gains.items() if least is None or gain > sign * least} or gains
+
+
+def cheapest(whole: Sequence[int], found: Sequence[Loss], costs: Sequence[float | None], margin: float | None) -> int:
+    """Return the cheapest of those whose expected loss is within the margin; the best of them if it costs hardly more."""
+    least = min(whole, key=lambda place: found[place].expected)
+    admitted = [place for place in whole if found[place].expected <= (margin or 0.0)] or [least]
+    known = [cost for place in admitted if (cost := costs[place]) is not None]
+    own = costs[least]
+    if least in admitted and known and own is not None and own <= min(known) * (1 + LIKE_COST):
+        return least
+    return min(admitted, key=lambda place: (costs[place] is None, costs[place] or 0.0, found[place].expected))
 
 
 def _costs(rows: Sequence[Row], prefer: Prefer) -> list[float | None]:
@@ -219,31 +362,6 @@ def _costs(rows: Sequence[Row], prefer: Prefer) -> list[float | None]:
         return kept
     stored = [row.parameters.stored if row.parameters is not None else None for row in rows]
     return [None if number is None else float(_WEIGHT_BYTES * number) for number in stored]
-
-
-def _reason(row: Row, best: Row, held: Held | None, cost: float | None, prefer: Prefer, chosen: Row) -> str:
-    assert row.score is not None
-    said = f"{row.label}: {text.score(row.score.mean)} over {text.plural(row.score.n, 'seed')}"
-    if row is best:
-        said += ", the best mean"
-    elif held is None:
-        said += f", not judged against {best.label}"
-    else:
-        verdict, interval = held.verdict, held.verdict.simultaneous
-        within = f" (interval {text.ends(interval, text.difference)})" if interval else ""
-        margin = f" at a margin of {verdict.margin:g}" if verdict.margin is not None else ""
-        shown = _shown(verdict)
-        against = f"{shown} to" if shown in ("equivalent", "non-inferior") else f"{shown} than"
-        if shown == "inconclusive":
-            against = "undecided against"
-        rate = "some" if verdict.cancelled is None else f"over {text.percent(verdict.cancelled.rate)} of"
-        unless = f" unless {rate} runs collapse" if verdict.decides else ""
-        unless += ", at these rates" if verdict.choice_sd is None and shown != "inconclusive" else ""
-        said += f", {against} {best.label}{margin}{unless}: {text.difference(verdict.difference)}{within}"
-    if row.failures:
-        said += f", {len(row.failures)} of {text.plural(len(row.run_ids), 'run')} failed"
-    said += f"; {_cost_words(row, cost, prefer)}"
-    return f"{said}{'; chosen' if row is chosen else ''}"
 
 
 def _cost_words(row: Row, cost: float | None, prefer: Prefer) -> str:

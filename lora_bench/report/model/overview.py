@@ -16,7 +16,7 @@ from functools import cached_property
 from lora_bench.metrics import default_margin
 from lora_bench.records.budget import ParameterAxis
 from lora_bench.report import text
-from lora_bench.report.model.choose_method import LIKE_COST, Choice
+from lora_bench.report.model.choose_method import LIKE_COST, Choice, Taken, take
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, rows_of
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.reference import undeclared_analysis
@@ -200,7 +200,8 @@ class Overview:
         lines: Every method at every target, one target after the other; the reference of each first. Groups of settings
             with verdicts come before others, and planned runs before those of one's own scripts.
         methods: Every method over all targets; the reference first.
-        choices: The result of `choose_method` for each task, base model and target; empty where nothing is decided.
+        choices: The result of `choose_method` for each task, base model and target; empty where nothing was judged, or runs
+            learned nothing.
     """
 
     comparison: Comparison
@@ -210,6 +211,11 @@ class Overview:
     lines: tuple[Line, ...]
     methods: tuple[Line, ...]
     choices: tuple[Choice, ...] = ()
+
+    @cached_property
+    def taken(self) -> Taken | None:
+        """The one method to take, where all its tables share some."""
+        return take(self.choices)
 
     @property
     def learned_little(self) -> bool:

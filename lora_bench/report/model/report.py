@@ -89,7 +89,7 @@ class Report:
     @cached_property
     def overview(self) -> Overview:
         """Each method over all its tasks and base models."""
-        choose = self.judged is not None and any(verdict.decides for verdict in self.judged.verdicts)
+        choose = self.judged is not None and not self.judged.no_result
         choices = choices_of(self.comparison, self.records, self.answers) if choose else ()
         return overview(self.comparison, self.judged, self.costs, choices)
 

@@ -1,6 +1,6 @@
-"""A headline's advice: the method that `choose_method` names, how it compares with the reference, and the others.
+"""A headline's answer: the method to take with what it may lose, and what verdicts show of the others.
 
-Every number is a difference, a margin or a ratio of files of the report's verdicts.
+Every number is a loss of `choose_method`, or a difference, a margin or a ratio of files of the report's verdicts.
 """
 
 from __future__ import annotations
@@ -10,61 +10,62 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from lora_bench.report import text
-from lora_bench.report.model.choose_method import LIKE_COST
-from lora_bench.report.model.decision import Decision
-from lora_bench.report.model.overview import DECIDED, NOT_WORSE, UNLESS, WITHIN, Contrast, Line, Overview, unless_words
+from lora_bench.report.model.choose_method import LIKE_COST, NOTHING, Taken, loss_words, stated
+from lora_bench.report.model.overview import UNLESS, WITHIN, Contrast, Line, Overview, unless_words
 from lora_bench.report.sections.method_tables import metric_name
 from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.apart import fewest_unseen
-from lora_bench.stats.verdict import Grade
 
 # Follows the first number of comparisons.
 COMPARISONS = " comparisons"
 
 
-def _cheaper(seen: Overview, pick: Line) -> Line | None:
-    """The method with the smallest files that is shown not to be worse than the reference, if they are smaller than the pick's.
+def take_words(seen: Overview, taken: Taken) -> str:
+    """Return the method to take, with what it may lose and what its smaller file is against."""
+    said = f"Take {code(taken.label)}"
+    if taken.loss is None:
+        return f"{said}: its mean is the best; one seed tells nothing of others."
+    counts = _kinds(seen)
+    mean = f", in the mean of {listed(counts)}," if counts else ""
+    said += f": {stated(taken.loss, taken.unit, f'{mean} to the best of {taken.of}')}."
+    if taken.least == taken.label or taken.least_loss is None:
+        return said
+    own, least = (next(line for line in seen.methods if line.label == label) for label in (taken.label, taken.least))
+    ratios = [theirs / mine for mine, theirs in zip(own.file_ratios, least.file_ratios, strict=False)]
+    larger = min(ratios, default=0.0) > 1 + LIKE_COST
+    file = f", with a file {_span(ratios)} times as large" if larger else ""
+    expected, most = loss_words(taken.least_loss, taken.unit)
+    return f"{said} {code(least.label)}{file}: {expected}{f', {most}' if most != NOTHING else ''}."
 
-    The reference is one itself. Of several whose files are about equally large it is the reference, else the one with the
-    largest mean difference.
-    """
-    fit = [
-        line for line in seen.methods if line.file_ratio is not None and (line.reference or line.all_shown(NOT_WORSE))
+
+def _kinds(seen: Overview) -> list[str]:
+    """Return in what the tables of an answer differ, with the numbers of each."""
+    settings = [choice.setting for choice in seen.choices]
+    kinds: dict[str, set[object]] = {
+        "task": {setting.spec.task.name for setting in settings},
+        "base model": {choice.table.model.shown for choice in seen.choices},
+        "number of rows": {setting.distinct_examples for setting in settings},
+        "parameter target": {setting.target for setting in settings},
+    }
+    return [
+        f"{len(values)} numbers of rows" if kind == "number of rows" else plural(len(values), kind)
+        for kind, values in kinds.items()
+        if len(values) > 1
     ]
-    smallest = min((_larger(line, pick) for line in fit), default=1.0)
-    if smallest >= 1 - LIKE_COST:
-        return None
-    like = [line for line in fit if _larger(line, pick) <= smallest * (1 + LIKE_COST)]
-    return max(like, key=lambda line: (line.reference, line.difference or 0.0))
 
 
-_TAKE: dict[Grade, str] = {
-    "recommendation": "Take {}", "indicative": "Lean towards {}", "exploratory": "Try {} first",
-}  # fmt: skip
+def by_place(seen: Overview) -> list[str]:
+    """Return what `choose` names for each table, where that is not one method."""
+    counts = Counter(choice.method for choice in seen.choices)
+    if len(counts) < 2:
+        return []
+    named = listed([f"{code(label)} in {number} of {counts.total()}" for label, number in counts.most_common()])
+    return [f"Table by table `lora-bench choose` names {named}."]
 
 
-def advice(seen: Overview, pick: Line, grade: Grade) -> tuple[str, list[str]]:
-    """Return the recommendation, and sentences on the other methods."""
-    reference = code(seen.reference)
-    others = [line for line in seen.methods if line is not pick and line.contrasts]
-    if not pick.reference:
-        take = _TAKE[grade].format(code(pick.label))
-        if pick.all_shown(("better",)):
-            number = times(len(pick.contrasts), len(pick.contrasts))
-            noun = COMPARISONS if number else ""
-            by = f"{sizes(pick.contrasts)}{_shown_on(pick.contrasts)}"
-            lead = f"{take}: it beats {reference}{number}{noun} by {by}{_file(pick)}"
-        else:
-            # Without a smaller file, the mean is what speaks for it.
-            best = not _file(pick) and all(choice.best.label == pick.label for choice in seen.choices)
-            first = "its mean is the best, and " if best else ""
-            lead = f"{take}: {first}compared with {reference} it is {_shown(pick, COMPARISONS)}{_file(pick)}"
-    else:
-        lead = _TAKE[grade].format(code(pick.label)) + _beside(seen, pick, others)
-    cheaper = _cheaper(seen, pick)
-    said = [f"Where that file is too large: {code(cheaper.label)}."] if cheaper is not None else []
-    said += _compared(seen, others, "" if pick.contrasts else COMPARISONS)
-    return f"{lead}.", [*said, *_no_equality(seen)]
+def compared(seen: Overview) -> list[str]:
+    """Return the verdicts on all methods but the reference."""
+    return [*_compared(seen, [line for line in seen.methods if line.contrasts], COMPARISONS), *_no_equality(seen)]
 
 
 def _compared(seen: Overview, lines: Sequence[Line], noun: str) -> list[str]:
@@ -91,121 +92,6 @@ def _factors(contrasts: Sequence[Contrast]) -> str:
     several = [plural(len(values), noun) for noun, values in kinds.items() if len(values) > 1]
     number = math.prod(max(1, len(values)) for values in kinds.values())
     return " × ".join(several) if number == len(contrasts) else ""
-
-
-def _beside(seen: Overview, pick: Line, others: Sequence[Line]) -> str:
-    """Words on the other methods' scores, to follow the name of the reference."""
-    contrasts = [contrast for line in others for contrast in line.contrasts]
-    if contrasts and all(contrast.shown == "worse" for contrast in contrasts):
-        who = f"{len(others)} other methods score" if len(others) > 1 else "other method scores"
-        return f": the {who} {sizes(contrasts)} worse"
-    if not any(line.all_shown(NOT_WORSE) for line in others):
-        smaller = all(_larger(pick, line) > 1 + LIKE_COST for line in others)
-        return f": no {'method with a smaller file' if smaller else 'other method'} is shown to be as good"
-    better = [line for line in others if line.all_shown(("better",))]
-    if better:
-        return (
-            f": {listed([f'{code(line.label)} scores {sizes(line.contrasts)} better{_file(line)}' for line in better])}"
-        )
-    return ": no method shown to be as good has a smaller file"
-
-
-def any_of(seen: Overview, decision: Decision) -> tuple[str, list[str]]:
-    """Return the recommendation where any of several methods will do, and sentences on the other methods."""
-    lines, worse = decision.advised, decision.ruled_out
-    others = [line for line in lines if line.contrasts]
-    rest = [line for line in seen.methods if line not in lines and line.contrasts]
-    contrasts = [contrast for line in others for contrast in line.contrasts]
-    number = times(len(contrasts), len(contrasts)) if len(contrasts) > len(others) else ""
-    unless = _unless([contrast for contrast in contrasts if contrast.shown != "equivalent"])
-    reference = code(seen.reference)
-    as_good = (
-        f"as good as {reference}{f'{number}{COMPARISONS}' if number else ''}{_margin(contrasts)}{unless}, "
-        "with files of about the same size."
-    )
-    if worse:
-        losses = [contrast for line in worse for contrast in line.contrasts]
-        lead = (
-            f"{listed([code(line.label) for line in worse])} {'are' if len(worse) > 1 else 'is'} worse than {reference}, "
-            f"by {sizes(losses)}: the {len(others)} others are {as_good}"
-        )
-    else:
-        first = (
-            _TAKE[decision.grade].format(any_of_names([line.label for line in lines]))
-            if rest
-            else "The choice matters little here"
-        )
-        who = listed([code(line.label) for line in others])
-        lead = f"{first}: {who} {'are' if len(others) > 1 else 'is'} {as_good}"
-    best = {choice.best.label for choice in seen.choices}
-    said = [f"{code(best.pop())} has the best mean."] if len(best) == 1 else []
-    return lead, [*said, *(_compared(seen, rest, COMPARISONS) if rest and not worse else []), *_no_equality(seen)]
-
-
-def any_of_names(labels: Sequence[str]) -> str:
-    """Return one method's name, or "either of" two, or "any of" more."""
-    several = {1: "", 2: "either of "}.get(len(labels), "any of ")
-    return f"{several}{listed([code(label) for label in labels])}"
-
-
-def unpicked(seen: Overview) -> tuple[str, list[str]]:
-    """Return the findings where no one method is chosen everywhere."""
-    counts = Counter(choice.method for choice in seen.choices)
-    named = listed([f"{code(label)} in {number} of {counts.total()}" for label, number in counts.most_common()])
-    settings = [choice.setting for choice in seen.choices]
-    kinds: dict[str, set[object]] = {
-        "task": {setting.spec.task.name for setting in settings},
-        "base model": {choice.table.model.shown for choice in seen.choices},
-        "number of rows": {setting.distinct_examples for setting in settings},
-        "parameter target": {setting.target for setting in settings},
-    }
-    by = listed([kind for kind, values in kinds.items() if len(values) > 1])
-    shown = all(contrast.shown in DECIDED for contrast in seen.contrasts)
-    choose = f"{f'by {by} ' if by else ''}`lora-bench choose` names {named}."
-    others = [line for line in seen.methods if line.contrasts]
-    worse = [line for line in others if line.all_shown(("worse",))]
-    if shown or not worse:
-        lead = "No one method fits all" if shown else "No one winner is shown"
-        return f"{lead}: {choose}", [*_compared(seen, others, COMPARISONS), *_no_equality(seen)]
-    losses = _compared(seen, worse, COMPARISONS)[0]
-    rest = [line for line in others if line not in worse]
-    return (
-        f"No one winner is shown, but {losses[0].lower()}{losses[1:]}",
-        [f"{choose[0].upper()}{choose[1:]}", *_compared(seen, rest, ""), *_no_equality(seen)],
-    )
-
-
-def no_winner(seen: Overview, decision: Decision) -> tuple[str, list[str]]:
-    """Return the findings where other methods may be better than the reference at its cost."""
-    rivals = [line.label for line in decision.rivals]
-    worse = [line for line in seen.methods if line.all_shown(("worse",))]
-    rest = [line for line in seen.methods if line.contrasts and line not in worse]
-    are = f"; {listed([code(line.label) for line in worse])} {'are' if len(worse) > 1 else 'is'} worse" if worse else ""
-    lead = f"No winner among {listed([code(label) for label in (seen.reference, *rivals)])}{are}."
-    losses = _compared(seen, [*rest, *worse], COMPARISONS)
-    return lead, [f"`lora-bench choose` names {code(seen.reference)}.", *losses, *_no_equality(seen)]
-
-
-def open_pick(seen: Overview, pick: Line) -> tuple[str, list[str]]:
-    """Return the findings where no verdict speaks for the chosen method."""
-    highest = all(choice.best.label == pick.label for choice in seen.choices)
-    what = "has the best mean" if highest else "has the smallest files of those as good as the best mean"
-    others = [line for line in seen.methods if line is not pick and line.contrasts]
-    reference = code(seen.reference)
-    if not pick.all_shown(NOT_WORSE):
-        lead = f"{code(pick.label)} {what}, but compared with {reference} it is {_shown(pick, COMPARISONS)}."
-        return lead, _compared(seen, others, "")
-    by = f", {_seen(pick.contrasts[0])} better than that of {reference}" if len(pick.contrasts) == 1 else ""
-    lead = (
-        f"{code(pick.label)} {what}{by}, with a file {_span(pick.file_ratios)} times as large; "
-        f"that it is better than {reference} is not shown."
-    )
-    said = _compared(seen, [pick, *others], COMPARISONS)
-    if all(contrast.verdict.needed is None for contrast in pick.contrasts):
-        trials = " or trials of learning rates" if any(one.verdict.choice_sd for one in pick.contrasts) else ""
-        also = f"more test items{trials} may"
-        said = [f"No number of seeds up to 1,000 decides that with a probability of 80 %; {also}.", *said]
-    return lead, said
 
 
 def _no_equality(seen: Overview) -> list[str]:
@@ -287,25 +173,6 @@ def _points(share: float) -> str:
     """Return a share in points of 100, with another digit below a tenth of a point."""
     points = 100 * share
     return f"{points:.1f}" if points >= 0.095 else f"{points:.2f}" if points >= 0.005 else "0"
-
-
-def _seen(contrast: Contrast) -> str:
-    size = abs(contrast.verdict.difference)
-    return f"{100 * size:.1f} points" if contrast.shares else f"{text.score(size)} {metric_name(contrast.setting)}"
-
-
-def _larger(line: Line, other: Line) -> float:
-    """Return the ratio of a method's file size to another's."""
-    return (line.file_ratio or 1.0) / (other.file_ratio or 1.0)
-
-
-def _file(line: Line) -> str:
-    """Words on a method's file size against the reference's, over base models and targets; "" if it is about the same."""
-    if line.file_ratio is None or line.like_file:
-        return ""
-    if line.file_ratio < 1:
-        return f", with a file {_span([1 / ratio for ratio in line.file_ratios])} times smaller"
-    return f", but its file is {_span(line.file_ratios)} times as large"
 
 
 def _span(ratios: Sequence[float]) -> str:

@@ -1,7 +1,6 @@
-"""The headline of a report: a recommendation as strong as the verdicts allow, and the command that goes on from it.
+"""The headline of a report: the method to take and what it may lose, what is shown, and the command that goes on from it.
 
-Each sentence restates verdicts of the report. What makes a ranking doubtful stands before it: rates that were not tuned,
-runs that learned nothing, many runs that were still improving. A few of those stand after it.
+What makes a ranking doubtful follows: rates that were not tuned, runs that learned nothing or were still improving.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from lora_bench.report.model.decision import Decision, Level
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import Overview, rate_words
 from lora_bench.report.model.report import Report
-from lora_bench.report.sections.advice import advice, any_of, no_winner, open_pick, unpicked
+from lora_bench.report.sections.advice import by_place, compared, take_words
 from lora_bench.report.sections.chosen_rates import tried_rates
 from lora_bench.report.sections.method_tables import range_words
 from lora_bench.report.sections.next_step import more_seeds, next_lines, work_key
@@ -52,8 +51,9 @@ class Headline:
 
 def headline_blocks(headline: Headline, *, alone: bool = False) -> list[Block]:
     """Return the headline without the next step; *alone*, without the rest of a report, it has nothing to link to."""
-    blocks: list[Block] = [*headline.cautions, Lead(headline.lead)]
+    blocks: list[Block] = [Lead(headline.lead)]
     blocks += [" ".join(headline.further)] if headline.further else []
+    blocks += headline.cautions
     how = "" if alone or headline.decision.level is None else " [How this is decided](#verdicts)."
     blocks += [f"{headline.strength}{how}"] if headline.strength is not None else []
     return blocks
@@ -68,18 +68,13 @@ def headline_of(report: Report) -> Headline:
         return Headline(
             cautions=(), lead=lead, further=tuple(further), strength=strength, next=tuple(following), decision=decision
         )
-    if decision.kind == "undecided":
-        lead, further = _undecided(overview, decision)
-    elif decision.kind == "alike":
-        lead, further = any_of(overview, decision)
-    elif decision.named is None:
-        lead, further = unpicked(overview)
-    elif decision.kind == "pick":
-        lead, further = advice(overview, decision.named, decision.grade)
-    elif decision.rivals:
-        lead, further = no_winner(overview, decision)
+    shown = _nothing_shown(overview, decision) if decision.level == "undecided" else compared(overview)
+    if overview.judged.no_result:
+        lead, further = f"{NO_RESULT}.", [f"Train longer before adding seeds: raise {code(work_key(overview))}."]
+    elif overview.taken is not None:
+        lead, further = take_words(overview, overview.taken), [*by_place(overview), *shown]
     else:
-        lead, further = open_pick(overview, decision.named)
+        lead, *further = [*by_place(overview), *shown]
     return Headline(
         cautions=tuple(_cautions(overview, overview.judged, decision)),
         lead=lead,
@@ -148,25 +143,21 @@ def _still_improving(decision: Decision) -> str:
     return f"{decision.improving} of {decision.ended} runs were still improving when their budget ended"
 
 
-def _undecided(seen: Overview, decision: Decision) -> tuple[str, list[str]]:
+def _nothing_shown(seen: Overview, decision: Decision) -> list[str]:
     most = max(contrast.verdict.pairs for contrast in seen.contrasts)
     if decision.why == "seeds":
         seeds = f"{plural(most, 'seed')} of each method {'is' if most == 1 else 'are'} too few"
-        lead = f"Nothing is decided: {seeds}, a verdict takes {FEWEST_PAIRS}."
+        said = f"Nothing is shown: {seeds}, a verdict takes {FEWEST_PAIRS}."
     elif decision.why == "collapses":
-        lead = f"Nothing is decided: {plural(most, 'seed')} cannot decide where runs collapse."
+        said = f"Nothing is shown: {plural(most, 'seed')} cannot show it where runs collapse."
     elif len(seen.contrasts) == 1:
-        lead = "Nothing is decided: neither a difference is shown, nor that it is smaller than the margin."
+        said = "Nothing is shown: neither a difference, nor that it is smaller than the margin."
     else:
-        lead = (
-            f"Nothing is decided: none of {len(seen.contrasts)} comparisons with {code(seen.reference)} shows a difference, "
-            "or that it is smaller than the margin."
+        said = (
+            f"Nothing is shown: in none of {len(seen.contrasts)} comparisons with {code(seen.reference)} a difference, nor "
+            "that it is smaller than the margin."
         )
-    if seen.learned_little:
-        lead = f"{NO_RESULT}."
-        longer = f"Train longer before adding seeds: raise {code(work_key(seen))}."
-        return lead, [longer]
-    return lead, more_seeds(seen)
+    return [said, *more_seeds(seen)]
 
 
 def _strength(seen: Overview, judged: Judged, level: Level) -> str:

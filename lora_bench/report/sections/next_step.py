@@ -20,7 +20,7 @@ _WORD = re.compile(r"[\w./:=,+%…-]+")
 
 def next_lines(seen: Overview, decision: Decision) -> list[str]:
     """Return the next steps as inline text: to use the pick, and to make the answer stronger or the pick's weights."""
-    pick, grade = decision.pick, decision.grade
+    taken, pick = decision.taken, decision.taken if decision.all_shown else None
     steps = []
     keys = [f"a larger {code(work_key(seen))}, so that runs learn"] if seen.learned_little else []
     if labels := sorted({one.label for one in tried_rates(seen.comparison) if one.end}):
@@ -32,10 +32,10 @@ def next_lines(seen: Overview, decision: Decision) -> list[str]:
         )
     few = max(contrast.verdict.pairs for contrast in seen.contrasts) < RECOMMENDATION_PAIRS
     total = RECOMMENDATION_PAIRS if pick is not None and few else seeds_to_decide(seen)
-    if seen.learned_little or failing or (pick is not None and grade == "recommendation"):
+    if seen.learned_little or failing or (pick is not None and not few):
         total = None
-    if pick is not None and all(place.row.checkpoint_bytes is not None for place in pick.places):
-        suite, label = seen.comparison.suites[0], pick.label
+    if taken is not None and all(place.row.checkpoint_bytes is not None for place in taken.places):
+        suite, label = seen.comparison.suites[0], taken.label
         steps.append(f"`lora-bench use runs/{_plain(suite)} {_plain(label)}` loads {code(label)}")
     elif pick is not None and not keys and total is None:
         keys.append("`keep_weights: last` to keep trained weights (all runs train again)")

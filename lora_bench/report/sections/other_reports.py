@@ -10,7 +10,6 @@ from lora_bench.records.budget import amount_of
 from lora_bench.report.blocks import Block, Fold
 from lora_bench.report.model.comparison import Comparison, rows_of, work_of
 from lora_bench.report.model.report import Report
-from lora_bench.report.sections.advice import any_of_names
 from lora_bench.report.sections.chosen_rates import chosen_rates
 from lora_bench.report.sections.tuning import untuned_tasks
 from lora_bench.report.text import code, inert, listed, plural
@@ -58,23 +57,15 @@ _LEVELS = {
     "undecided": "nothing decided",
     None: "no ranking",
 }
-_ADVISED = {
-    "recommendation": "recommends {}", "indicative": "leans towards {}", "exploratory": "would try {} first",
-}  # fmt: skip
 
 
 def _kind(mine: Report, other: Report) -> str:
     if _searches(other):
         return "the search that chose the rates of this page" if _chose(other, mine) else "a search for learning rates"
-    decision = other.decision
-    level = _LEVELS[decision.level]
-    if decision.advised and decision.level in _ADVISED:
-        level = _ADVISED[decision.level].format(any_of_names([line.label for line in decision.advised]))
-        if len(decision.advised) == len(other.overview.methods) > 1:
-            level = "the choice matters little"
-        elif decision.ruled_out:
-            level = f"only {listed([code(line.label) for line in decision.ruled_out])} shown to be worse"
-    elif decision.level == "partly":
+    taken, level = other.decision.taken, _LEVELS[other.decision.level]
+    if taken is not None:
+        level = f"takes {code(taken.label)}{', nothing shown' if other.decision.level == 'undecided' else ''}"
+    if other.decision.level is not None:
         lost = [code(line.label) for line in other.overview.methods if line.all_shown(("worse",))]
         level += f", {listed(lost)} worse than {code(other.overview.reference)}" if lost else ""
     return f"{level} at the rates that this page chose" if _chose(mine, other) else level

@@ -1,0 +1,157 @@
+"""Whether the loss that a choice of method states is the loss that it has, on tables like those of the baselines.
+
+    python -m benchmarks.expected_loss              the table of docs/error-rates.md; ten minutes of one CPU core
+    python -m benchmarks.expected_loss --quick      seconds: shows that it runs
+
+Each committed table of three seeds or more is taken for the truth: the mean of a method's sound runs, their spread, the share
+that collapsed, and the covariance of methods over test items. Other populations have five methods with runs of a standard
+deviation of one point and 1,000 test items. New seeds and items are drawn, and the cheapest method whose expected loss is
+within a point is taken, in an order of costs by chance, as `lora-bench choose` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.rate_choice import BASELINES
+from lora_bench.records.store import answers_in, read_records
+from lora_bench.report.model.choose_method import cheapest
+from lora_bench.report.model.comparison import compare
+from lora_bench.report.model.seed_scores import scored
+from lora_bench.stats.expected_loss import SURE, Contender, draw_scores, item_covariance, losses
+from lora_bench.stats.items import Floats
+
+SEEDS = (3, 5, 10)
+MARGIN = 0.01
+DRAWN, QUICK = 10, 1
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The methods of a table; higher is better.
+
+    Args:
+        means: Mean of runs that did not collapse.
+        spread: Standard deviation of these.
+        rates: Share of runs that collapse.
+        floors: Score of such a run.
+        items: Covariance of the means over test items.
+    """
+
+    means: Floats
+    spread: Floats
+    rates: Floats
+    floors: Floats
+    items: Floats
+
+    @property
+    def values(self) -> Floats:
+        """Mean of all runs."""
+        return self.means - self.rates * np.maximum(self.means - self.floors, 0.0)
+
+
+def committed() -> Iterator[Truth]:
+    """Yield the tables of the baselines."""
+    for folder in sorted(BASELINES.iterdir()):
+        records = read_records(folder) if (folder / "runs.json").is_file() else []
+        answers = answers_in(folder, records) if records else None
+        for setting in compare(records).results if records else ():
+            higher = setting.spec.task.higher_is_better
+            for table in () if setting.search or higher is None else setting.tables:
+                rows = [scored(row, setting, answers, None) for row in table.rows if row.score and row.score.n > 2]
+                found = [_method(row, 1 if higher else -1) for row in rows]
+                if len(found) > 1 and None not in found:
+                    known = [one.items for one in rows if one.items is not None]
+                    covariance = item_covariance(known, 0) if len(known) == len(rows) else np.zeros((len(rows),) * 2)
+                    yield Truth(*(np.array(column) for column in zip(*found, strict=True)), covariance)
+
+
+def _method(row, sign):
+    scores = sign * np.array([*row.scores.values()])
+    floor = sign * row.row.majority_score if row.row.majority_score is not None else -np.inf
+    sound = scores[scores > sign * row.row.least_learned] if row.row.least_learned is not None else scores
+    if len(sound) < 2:
+        return None
+    return sound.mean(), sound.std(ddof=1), 1 - len(sound) / len(scores), max(floor, sound.mean() - 1)
+
+
+def made(kind: str, number: int = 30) -> Iterator[Truth]:
+    """Yield tables of five methods, half a point apart unless "equal" or "wide", one with an "outlier" or that "collapses"."""
+    generator = np.random.default_rng(1)
+    for _ in range(number):
+        apart = {"equal": 0.0, "wide": 0.02}.get(kind, 0.005)
+        means = 0.8 + apart * generator.standard_normal(5) - 0.08 * (kind == "outlier") * np.eye(5)[0]
+        rates = 0.1 * (kind == "collapses") * generator.permutation(np.eye(5)[0])
+        yield Truth(means, np.full(5, 0.01), rates, np.full(5, 0.5), (np.eye(5) + 1) * 0.08 / 1_000)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a choice lost, and what it stated: means over choices, in points, and the share within the bound."""
+
+    lost: float
+    expected: float
+    within: float
+    bound: float
+
+
+def outcome(truths: Sequence[Truth], seeds: int, drawn: int) -> Outcome:
+    """Draw tables from each truth, and choose."""
+    generator = np.random.default_rng(seeds)
+    found = [one for truth in truths for _ in range(drawn) if (one := _chosen(truth, seeds, generator)) is not None]
+    lost, expected, bound = np.array(found).T
+    return Outcome(
+        lost=100 * float(lost.mean()),
+        expected=100 * float(expected.mean()),
+        within=float((lost <= bound + 1e-12).mean()),
+        bound=100 * float(bound.mean()),
+    )
+
+
+def _chosen(truth: Truth, seeds: int, generator: np.random.Generator) -> tuple[float, float, float] | None:
+    shape = len(truth.means), seeds
+    values, vectors = np.linalg.eigh(truth.items)
+    of_items = vectors @ (np.sqrt(np.maximum(values, 0.0)) * generator.standard_normal(shape[0]))
+    gains = (truth.means + of_items)[:, None] + truth.spread[:, None] * generator.standard_normal(shape)
+    gains[generator.random(shape) < truth.rates[:, None]] = np.nan
+    fallen = np.isnan(gains).sum(axis=1)
+    if fallen.max() == seeds:
+        return None
+    contenders = [
+        Contender(gains=tuple(row), fallen=int(fell), floor=float(floor), choice_sd=0.0)
+        for row, fell, floor in zip(gains, fallen, truth.floors, strict=True)
+    ]
+    scores = draw_scores(contenders, truth.items, int(generator.integers(2**32)))
+    assert scores is not None
+    stated = losses(scores)
+    costs = generator.permutation(np.arange(1.0, 1.0 + shape[0])).tolist()
+    chosen = cheapest(range(shape[0]), stated, costs, MARGIN)
+    lost = float(truth.values.max() - truth.values[chosen])
+    return lost, stated[chosen].expected, stated[chosen].at_most
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few tables: shows that it runs")
+    drawn = QUICK if parser.parse_args(argv).quick else DRAWN
+    populations = {"those of the baselines": [*committed()]}
+    populations |= {kind: [*made(kind)] for kind in ("equal", "close", "wide", "outlier", "collapses")}
+    print(f"| tables | seeds | lost | expected | within the bound of {SURE:.0%} | bound |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, truths in populations.items():
+        for seeds in SEEDS:
+            found = outcome(truths, seeds, drawn)
+            print(
+                f"| {name} ({len(truths)}) | {seeds} | {found.lost:.2f} | {found.expected:.2f} | {found.within:.3f} | "
+                f"{found.bound:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""What the choice of a method may cost: for each method of a table, its loss to the best of them, expected and at most.
+
+The true scores of all methods are drawn together, each as
+
+    mean of its sound runs + error of seeds + error of test items + error of the choice of its rate − collapses
+
+Seeds that methods share are paired. The variance of a method's runs is that of `DEGREES` further runs of all methods together
+(a moderated variance: Smyth 2004, https://doi.org/10.2202/1544-6115.1027). A run collapses to its floor with a rate that has a
+Beta distribution before any run is seen. Without more, the best of many noisy means would be too good to be true. So the
+draws are weighted by what scores of methods usually are beside each other: Student's t with `FREEDOM` degrees of freedom around
+a middle that is not known, with a scale of `SCALE` standard deviations of a run.
+
+The loss of a method in a draw is that of its score to the best one. The mean over draws is what its choice is expected to lose,
+and in `SURE` of them it loses at most the bound. `benchmarks/expected_loss.py` measures how often that is so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lora_bench.stats.items import Floats, Items, ItemScores, draw_weights
+
+SURE = 0.9
+DEGREES = 8.0
+FREEDOM, SCALE = 1.0, 0.5
+# Of a method's rate of collapses before any run: few methods collapse, those that do often.
+COLLAPSES = 0.03, 2.0
+DRAWS, KEPT = 8_000, 2_000
+# Resamples of test items, for a metric that is no mean over them.
+ITEM_DRAWS = 500
+_GRID = 41
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A method of a table. All numbers are gains: higher is better.
+
+    Args:
+        gains: Of each seed of the table in order; NaN for a seed without a sound run, one at least is sound.
+        fallen: Number of runs that collapsed.
+        floor: Gain of a run that collapsed; None if it is unknown.
+        choice_sd: Standard deviation from the choice of the learning rate; 0 at a rate that was given.
+    """
+
+    gains: tuple[float, ...]
+    fallen: int
+    floor: float | None
+    choice_sd: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What a method loses to the best of a table, both at least 0: the mean, and the bound that holds with `SURE`."""
+
+    expected: float
+    at_most: float
+
+
+def draw_scores(contenders: Sequence[Contender], item_covariance: Floats | None, draw_seed: int) -> Floats | None:
+    """Return draws of the true gains, shape (KEPT, contenders), or None if no two runs tell the spread of others.
+
+    Args:
+        contenders: At least one.
+        item_covariance: Of the means, from the choice of test items; None if test items are unknown.
+        draw_seed: Seed of the draws, see `seed_from`.
+    """
+    gains = np.array([one.gains for one in contenders])
+    number = np.isfinite(gains).sum(axis=1)
+    means = np.nanmean(gains, axis=1)
+    spread = _spread(gains, means, number)
+    if spread is None:
+        return None
+    generator = np.random.default_rng(draw_seed)
+    variances, freedom, pooled = spread
+    shape = DRAWS, len(contenders)
+    drawn = generator.standard_normal(shape) * np.sqrt(
+        variances / number * freedom / generator.chisquare(freedom, shape)
+    )
+    if item_covariance is not None:
+        values, vectors = np.linalg.eigh(item_covariance)
+        drawn += (generator.standard_normal(shape) * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    drawn += generator.standard_normal(shape) * [one.choice_sd for one in contenders] + means
+    if len(contenders) > 1 and pooled > 0:
+        weights = _weights(drawn, SCALE * math.sqrt(pooled))
+        drawn = drawn[generator.choice(DRAWS, KEPT, p=weights)]
+    else:
+        drawn = drawn[:KEPT]
+    first, second = COLLAPSES
+    for place, one in enumerate(contenders):
+        if one.floor is not None:
+            rate = generator.beta(first + one.fallen, second + number[place], len(drawn))
+            drawn[:, place] -= rate * np.maximum(drawn[:, place] - one.floor, 0.0)
+    return np.asarray(drawn)
+
+
+def item_covariance(methods: Sequence[Items], draw_seed: int) -> Floats:
+    """Return the covariance of the methods' means over seeds from the choice of test items, which all share.
+
+    What single runs err on items is part of the spread of seeds, and left out of a method's own variance.
+    """
+    scores: list[Floats]
+    alone = [one for one in methods if isinstance(one, ItemScores) and one.groups is None]
+    if len(alone) == len(methods):
+        scores = [one.values.T / math.sqrt(one.items) for one in alone]
+    else:
+        groups = next((one.groups for one in methods if one.groups is not None), None)
+        weights = draw_weights(np.random.default_rng(draw_seed), ITEM_DRAWS, methods[0].items, groups)
+        scores = [one.on(weights) for one in methods]
+        defined = np.isfinite(np.concatenate(scores, axis=1)).all(axis=1)
+        scores = [of_one[defined] for of_one in scores]
+    covariance = np.atleast_2d(np.cov([of_one.mean(axis=1) for of_one in scores]))
+    for place, of_one in enumerate(scores):
+        seeds = of_one.shape[1]
+        if seeds > 1:
+            of_run = of_one.var(axis=0, ddof=1).mean()
+            covariance[place, place] = max(0.0, (seeds * covariance[place, place] - of_run) / (seeds - 1))
+    return covariance
+
+
+def losses(drawn: Floats) -> tuple[Loss, ...]:
+    """Return the loss of each method to the best one of each draw, from draws of shape (draws, methods)."""
+    lost = drawn.max(axis=1, keepdims=True) - drawn
+    return tuple(Loss(expected=float(of_one.mean()), at_most=float(np.quantile(of_one, SURE))) for of_one in lost.T)
+
+
+def _spread(gains: Floats, means: Floats, number: Floats) -> tuple[Floats, Floats, float] | None:
+    """Return the moderated variances of runs, their degrees of freedom, and the variance over all methods."""
+    methods = len(gains)
+    left = gains - means[:, None]
+    shared = np.isfinite(gains).all(axis=0)
+    paired = methods > 1 and shared.sum() > 1
+    if paired:
+        left = left - np.where(shared, left.mean(axis=0), 0.0)
+    own = np.maximum(number - 1.0, 0.0) * ((methods - 1) / methods if paired else 1.0)
+    squares = np.nansum(left**2, axis=1)
+    if own.sum() == 0:
+        return None
+    pooled = float(squares.sum() / own.sum())
+    freedom = DEGREES + own
+    return (DEGREES * pooled + squares) / freedom, freedom, pooled
+
+
+def _weights(drawn: Floats, scale: float) -> Floats:
+    """Return the weight of each draw, which add up to 1: its density where methods usually are, over all middles."""
+    middles = np.linspace(drawn.min(), drawn.max(), _GRID)
+    apart = (drawn[:, None, :] - middles[:, None]) / scale
+    density = (-(FREEDOM + 1) / 2 * np.log1p(apart**2 / FREEDOM)).sum(axis=2)
+    weights = np.exp(density - density.max()).sum(axis=1)
+    return np.asarray(weights / weights.sum())

@@ -1,0 +1,112 @@
+"""Losses of methods to the best: against closed forms, and their direction where there is none."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from lora_bench.stats import ItemScores, in_groups
+from lora_bench.stats import expected_loss as module
+from lora_bench.stats.expected_loss import Contender, draw_scores, item_covariance, losses
+from lora_bench.stats.items import one_at_a_time
+
+# Ten seeds whose mean is 0 and whose variance is 1.
+NOISE = np.array([1, -1, 2, -2, 0.5, -0.5, 1.5, -1.5, 0.2, -0.2])
+NOISE = NOISE / NOISE.std(ddof=1)
+
+
+def method(mean, noise, *, fallen=0, floor=None, choice_sd=0.0):
+    return Contender(gains=tuple(mean + noise), fallen=fallen, floor=floor, choice_sd=choice_sd)
+
+
+def found(*contenders, covariance=None):
+    return losses(draw_scores(contenders, covariance, 0))
+
+
+def test_the_losses_of_two_methods_are_those_of_a_normal_difference_where_it_is_well_known():
+    # Of a difference N(d, s), the first loses E max(0, −difference) = s φ(d/s) − d Φ(−d/s).
+    drawn = np.random.default_rng(1).standard_normal((200_000, 2)) * [0.3, 0.4] + [0.5, 0.0]
+    first, second = losses(drawn)
+    spread, gain = 0.5, 0.5
+    assert first.expected == pytest.approx(
+        spread * norm.pdf(gain / spread) - gain * norm.cdf(-gain / spread), abs=0.003
+    )
+    assert second.expected - first.expected == pytest.approx(gain, abs=0.003)
+    assert second.at_most == pytest.approx(gain + spread * norm.ppf(0.9), abs=0.01)
+
+
+def test_seeds_that_methods_share_cancel():
+    effect = 5 * NOISE
+    paired = found(method(1.0, effect + 0.1 * NOISE[::-1]), method(0.9, effect - 0.1 * NOISE[::-1]))
+    # The seeds of the second are others, so that their effects stay in its mean.
+    alone = draw_scores(
+        [
+            Contender(gains=(*(1.0 + effect), *[math.nan] * 10), fallen=0, floor=None, choice_sd=0.0),
+            Contender(gains=(*[math.nan] * 10, *(0.9 + effect)), fallen=0, floor=None, choice_sd=0.0),
+        ],
+        None,
+        0,
+    )
+    assert paired[0].at_most < 0.2 < losses(alone)[0].at_most
+
+
+def test_more_seeds_lose_less_and_a_worse_method_more():
+    few = found(method(0.0, 0.1 * NOISE[:4]), method(0.05, 0.1 * NOISE[3::-1]))
+    many = found(method(0.0, 0.1 * NOISE), method(0.05, 0.1 * NOISE[::-1]))
+    assert many[1].expected < few[1].expected and many[0].expected > many[1].expected
+
+
+def test_scores_of_no_spread_are_what_they_are_and_one_run_each_tells_none():
+    assert [loss.expected for loss in found(method(1.0, 0 * NOISE), method(0.5, 0 * NOISE))] == [0.0, 0.5]
+    one = Contender(gains=(1.0,), fallen=0, floor=None, choice_sd=0.0)
+    assert draw_scores([one, one], None, 0) is None
+
+
+def test_runs_that_collapsed_are_expected_again():
+    sound, floor = method(1.0, 0.001 * NOISE), 0.0
+    fell = Contender(gains=(*(1.001 + 0.001 * NOISE[:8]), math.nan, math.nan), fallen=2, floor=floor, choice_sd=0.0)
+    first, second = found(sound, fell)
+    # Beta(.03 + 2, 2 + 8) has the mean .169.
+    assert second.expected == pytest.approx(2.03 / 12.03, abs=0.02) and first.expected < 0.01
+
+
+def test_the_choice_of_a_rate_widens_the_bound():
+    sure, unsure = (
+        found(method(0.0, 0.01 * NOISE), method(0.0, 0.01 * NOISE[::-1], choice_sd=sd))[0].at_most for sd in (0.0, 0.02)
+    )
+    assert unsure > 1.5 * sure
+
+
+def test_the_covariance_of_items_is_that_of_means_without_what_single_runs_err():
+    generator = np.random.default_rng(2)
+    items, seeds = 4_000, 5
+    hard = generator.standard_normal(items)
+    runs = [hard + generator.standard_normal((seeds, items)) for _ in range(2)]
+    covariance = item_covariance([ItemScores(tuple(range(seeds)), values) for values in runs], 0)
+    # Both methods meet the same items of variance 1; each run's own error, also of variance 1, is left out.
+    assert covariance * items == pytest.approx(np.ones((2, 2)), abs=0.1)
+    drawn = item_covariance(
+        [one_at_a_time(lambda answers, _: float(np.mean(answers)), [0] * 300, dict(enumerate(values[:, :300])))
+         for values in runs],
+        0,
+    )  # fmt: skip
+    assert drawn * 300 == pytest.approx(np.full((2, 2), hard[:300].var(ddof=1)), abs=0.35)
+
+
+def test_items_of_one_group_count_as_one():
+    generator = np.random.default_rng(3)
+    one = [generator.standard_normal(500) + generator.standard_normal((4, 500)) for _ in range(2)]
+    twice = [ItemScores((0, 1, 2, 3), np.repeat(values, 2, axis=1)) for values in one]
+    groups = [place // 2 for place in range(1_000)]
+    alone = item_covariance([ItemScores((0, 1, 2, 3), values) for values in one], 0)
+    assert item_covariance([in_groups(of_one, groups) for of_one in twice], 0) == pytest.approx(
+        alone, rel=0.3, abs=2e-4
+    )
+    assert item_covariance(twice, 0) == pytest.approx(alone / 2, rel=0.02)
+
+
+def test_draws_depend_on_their_seed_alone():
+    both = [method(0.0, NOISE), method(0.1, NOISE[::-1])]
+    assert (draw_scores(both, None, 7) == draw_scores(both, None, 7)).all()
+    assert draw_scores(both, None, 7).shape == (module.KEPT, 2)
