@@ -82,6 +82,7 @@ def seeds(name: str) -> list[bytes]:
         "data": [],
         "config": [],
         "adapter": [],
+        "runs": [],
     }
     files = [path for pattern in patterns[name] for path in sorted(root.glob(pattern))][:20]
     found = [path.read_bytes() for path in files]
@@ -104,6 +105,11 @@ def seeds(name: str) -> list[bytes]:
         from fuzz.targets import ADAPTER_FILES, good_adapter
 
         found = [bytes([ADAPTER_FILES.index(file)]) + content for file, content in sorted(good_adapter().items())]
+    if name == "runs":
+        from fuzz.targets import RUN_FILES, good_runs
+
+        of_first = {path.rpartition("/")[2]: content for path, content in sorted(good_runs().items(), reverse=True)}
+        found = [bytes([number]) + of_first[file] for number, file in enumerate(RUN_FILES)]
     if name == "data":
         contents = (
             b"text,label\na,b\n",

@@ -7,6 +7,8 @@ that it leaves, and more than `SECONDS` of processor time is a fault of ours.
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import lzma
 import tempfile
 import time
@@ -16,27 +18,34 @@ from typing import TYPE_CHECKING
 
 from lora_bench.documents import read_yaml
 from lora_bench.errors import LoraBenchError
+from lora_bench.exchange import data_files
 from lora_bench.execute.prepared_folder import FILE, read_prepared
 from lora_bench.published.reading import read_cells
 from lora_bench.records.answers_file import read_answers
-from lora_bench.records.layout import ANSWERS_FILE, RUNS_FILE
+from lora_bench.records.layout import ANSWERS_FILE, PREDICTIONS, PROBABILITIES, RECORD, RUNS_FILE
 from lora_bench.records.probe_store import read_probe
 from lora_bench.records.record import Record
 from lora_bench.records.sealed_records import to_json
-from lora_bench.records.store import read_record, read_records
+from lora_bench.records.store import answers_in, files_in, read_record, read_records
+from lora_bench.records.suite_about import about_in
+from lora_bench.records.weight_analysis import FILE as FILE_OF_ANALYSIS
+from lora_bench.records.weight_analysis import read_analysis
 from lora_bench.report import Report, render_files
 from lora_bench.report.frames.record_frame import to_frame
+from lora_bench.report.model.choose_method import choose_among
 from lora_bench.report.terminal import terminal_table
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.suite.probe_suite import load_probe_suite
 from lora_bench.tasks import task_from_document
 from lora_bench.tasks.files import read_bytes
 from lora_bench.tasks.source_tables import FORMATS, Layout
+from lora_bench.util.sealed_json import SEAL
 
 if TYPE_CHECKING:
     from transformers import RobertaConfig
 
 SECONDS = 20.0
+BASELINES = Path(__file__).parents[1] / "baselines"
 
 Target = Callable[[bytes], None]
 
@@ -216,6 +225,72 @@ def adapter(raw: bytes) -> None:
             open_adapter(RobertaModel(_roberta(), add_pooling_layer=False), folder)
 
 
+RUN_FILES = (RECORD, PREDICTIONS, PROBABILITIES, FILE_OF_ANALYSIS, "suite.yaml")
+
+
+@functools.cache
+def good_runs() -> dict[str, bytes]:
+    """The files of a folder of runs by their paths: two seeds of two methods of the quickstart, with an analysis of weights."""
+    baseline = BASELINES / "quickstart"
+    of_suite = (
+        one for one in read_records(baseline)
+        if one.spec.model.name == "minilm-l6-roberta" and one.spec.method.label in ("full", "lora") and one.spec.seed in (0, 1)
+    )  # fmt: skip
+    kept = sorted(of_suite, key=lambda one: one.run_id)
+    answers_of = files_in(baseline)
+    files = {"suite.yaml": (baseline / "suite.yaml").read_bytes()}
+    for one in kept:
+        files[f"{one.run_id}/{RECORD}"] = unsealed(to_json(one))
+        for named in (one.predictions, one.probabilities):
+            if named is not None:
+                files[f"{one.run_id}/{named.file}"] = answers_of(one.run_id, named) or b""
+    analysis = json.loads((BASELINES / "subspaces" / FILE_OF_ANALYSIS).read_bytes())
+    for model in analysis["models"]:
+        model |= {"runs": model["runs"][:2], "overlaps": model["overlaps"][:2]}
+    files[FILE_OF_ANALYSIS] = unsealed(json.dumps(analysis).encode())
+    return files
+
+
+def unsealed(raw: bytes) -> bytes:
+    """JSON without its seal, which no change would match."""
+    return json.dumps({key: value for key, value in json.loads(raw).items() if key != SEAL}).encode()
+
+
+def with_changed(raw: bytes) -> dict[str, bytes]:
+    """The files of `good_runs` with one changed: its first byte chooses the file that has the rest as its content."""
+    files = dict(good_runs())
+    chosen = RUN_FILES[raw[0] % len(RUN_FILES)] if raw else RECORD
+    run_id = min(path.partition("/")[0] for path in files if path.endswith(RECORD))
+    path = chosen if chosen in files else f"{run_id}/{chosen}"
+    files[path] = raw[1:]
+    if chosen in (PREDICTIONS, PROBABILITIES):  # of a stranger, whose record has the hash of what is there
+        record = json.loads(files[f"{run_id}/{RECORD}"])
+        record[chosen.removesuffix(".json")]["sha256"] = hashlib.sha256(raw[1:]).hexdigest()
+        files[f"{run_id}/{RECORD}"] = json.dumps(record).encode()
+    return files
+
+
+def runs(raw: bytes) -> None:
+    """A folder of runs from elsewhere, as `report`, `choose` and `export` read it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = with_changed(raw)
+        for path, content in files.items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes(content)
+        try:
+            found = read_records(folder)
+            answers = answers_in(folder, found)
+            data_files(found, (), answers)
+            render_files(Report(found, answers=answers, about=about_in(folder), analysis=read_analysis(folder)))
+            choose_among(found, answers, named=True)
+        finally:
+            left = {
+                path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()
+            }
+            assert left == files, "files of the folder were written"
+
+
 TARGETS: dict[str, Target] = {
     "suite": suite,
     "probe-suite": probe_suite,
@@ -229,4 +304,5 @@ TARGETS: dict[str, Target] = {
     "data": data,
     "config": config,
     "adapter": adapter,
+    "runs": runs,
 }

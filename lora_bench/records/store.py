@@ -362,7 +362,7 @@ def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers
             parts = ("predictions", "references") if named.file == PREDICTIONS else ("probabilities",)
             if not all(isinstance(found[part], list) for part in parts):
                 return None
-            if not _alike([found[part] for part in parts]):
+            if not (_alike if named.file == PREDICTIONS else _are_shares)([found[part] for part in parts]):
                 raise ValueError("they are of different types")
             groups = named.groups if isinstance(named, Predictions) else None
             return found if groups is None else {**found, "groups": groups_of_text(groups, len(found["references"]))}
@@ -379,6 +379,14 @@ def _alike(columns: Sequence[list[Any]]) -> bool:
         all(len(form) <= 1 and None not in form for form in forms)
         and len({"number" in form for form in forms if form}) <= 1
     )
+
+
+def _are_shares(tables: Sequence[list[Any]]) -> bool:
+    """Return True if each table has rows of one length, of numbers from 0 to 1."""
+    import numpy as np
+
+    arrays = [np.array(table) for table in tables if table]
+    return all(one.ndim == 2 and one.dtype.kind in "fiu" and bool(((one >= 0) & (one <= 1)).all()) for one in arrays)
 
 
 def _forms(column: Sequence[Any]) -> set[str | None]:

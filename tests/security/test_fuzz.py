@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzz import run
-from fuzz.targets import TARGETS, good_config, harmless
+from fuzz.targets import RUN_FILES, TARGETS, good_config, harmless
 from lora_bench.documents import read_yaml
 from lora_bench.report.blocks import to_markdown
 from tests.probe.records import probe_record
@@ -180,6 +180,19 @@ def test_changed_data_are_read_or_refused(originals, name):
     one()
 
 
+@pytest.mark.parametrize("file", [file for file in RUN_FILES if file.endswith(".json")])
+def test_a_folder_of_runs_with_changed_data_is_read_or_refused(originals, file):
+    number = RUN_FILES.index(file)
+    (good,) = (json.loads(raw[1:]) for raw in originals[1]["runs"] if raw[0] == number)
+
+    @settings(fuzzed, max_examples=max(5, EXAMPLES // 3))
+    @given(changed([good]).map(as_bytes))
+    def one(raw):
+        harmless(TARGETS["runs"], bytes([number]) + raw)
+
+    one()
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_cut_files_are_read_or_refused(originals, name):
     @fuzzed
@@ -203,6 +216,15 @@ def test_what_was_found_is_refused_now(originals, name, outer, key):
     assert harmless(TARGETS[name], as_bytes(data))
     data[outer][key] = []
     assert not harmless(TARGETS[name], as_bytes(data))
+
+
+@pytest.mark.parametrize("row", [[None, 0.9], [], ["0.5", 0.5], [1.5, -0.5], 0.5])
+def test_probabilities_that_are_no_table_of_shares_are_refused(originals, row):
+    number = RUN_FILES.index("probabilities.json")
+    (good,) = (json.loads(raw[1:]) for raw in originals[1]["runs"] if raw[0] == number)
+    assert harmless(TARGETS["runs"], bytes([number]) + as_bytes(good))
+    good["probabilities"][0] = row
+    assert not harmless(TARGETS["runs"], bytes([number]) + as_bytes(good))
 
 
 MARKS = st.sampled_from("<>&'\"`*_~#|[](){}!\\/$%@:;.,-+=^? \n\t\r\x1b\x9b\0\u202e\u200b1aA")
