@@ -84,6 +84,7 @@ def bad_inputs(project: Path, number: int, seed: int = 0) -> Iterator[BadInput]:
             command = draw.choice(
                 [
                     ["use", "runs/tickets", "lora", "--merge", "merged"],
+                    ["use", "runs/tickets", "lora", "--share", "shared"],
                     ["analyse", "runs/tickets"],
                     ["export", weights, "--to", "adapterhub", "--out", "out", "--base", "base"],
                     ["import", "adapter", weights, "--out", "out", "--base", "base"],
