@@ -7,13 +7,14 @@ The rest is optional. `callbacks()` returns transformers' `TrainerCallback` obje
 `trains_base = True` says that the method trains or rewrites most of the base, so that no frozen copy is kept.
 `rate_factor(name)` returns the factor on the learning rate of a weight, by its name. `packed_options` names the options in
 which runs of a pack may differ, if packed runs are tested against isolated ones. `peft_types` names the PEFT types of its
-adapters, and `options_of(config, given)` reads its options from a PEFT config whose fields have other names. `first_rates` are
-the learning rates to try on a table: those for a small base model, and those for a larger one. `presets` are options under a
-name of their own, as the best users of the method run it.
+adapters, and `tuner` the module that makes them known to PEFT. `options_of(config, given)` reads its options from a PEFT config
+whose fields have other names. `first_rates` are the learning rates to try on a table: those for a small base model, and those
+for a larger one. `presets` are options under a name of their own, as the best users of the method run it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -99,6 +100,17 @@ def packed_options(method: Method) -> tuple[str, ...] | None:
     """Return the options in which runs of a pack may differ; None for a run that no pack may have."""
     options: tuple[str, ...] | None = getattr(method, "packed_options", None)
     return options
+
+
+def import_tuners() -> None:
+    """Make the adapters of all methods known to PEFT: import our tuners, and the module that a method names as `tuner`."""
+    importlib.import_module("lora_bench.tuners")
+    for method in known_methods().values():
+        module = getattr(method, "tuner", None)
+        if module is not None:
+            # A broken one costs its own adapters alone: PEFT then does not know their type.
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
 
 
 def rates_to_try() -> dict[str, FirstRates]:

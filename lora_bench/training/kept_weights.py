@@ -18,6 +18,7 @@ from torch import nn
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.exercises.predicting import quiet
+from lora_bench.methods.contract import import_tuners
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.registry import check_folder
 from lora_bench.records.kept_adapter import WEIGHTS, checked_adapter
@@ -87,8 +88,7 @@ def open_adapter(model: nn.Module, folder: Path) -> PeftModel:
     Raises:
         LoraBenchError: If its files are not those of an adapter on this model, or would have other code or files read.
     """
-    import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
-
+    import_tuners()
     _, headers = checked_adapter(folder)
     with in_a_sentence(f"{folder} cannot be loaded"):
         adapted = PeftModel.from_pretrained(cast(Any, model), str(folder)).eval()

@@ -232,9 +232,10 @@ def _logits(model: nn.Module, vocabulary: int) -> Tensor:
 def _tuner_of(peft_type: str) -> str:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
+    from lora_bench.methods.contract import import_tuners
     from lora_bench.tuners.sites import module_of
 
+    import_tuners()
     configs = {known.value: config for known, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     return module_of(configs[peft_type]) if peft_type in configs else ""
 

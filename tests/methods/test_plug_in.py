@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from lora_bench.errors import UnsupportedPair
+from tests.project import SUITE, write_project
 from tests.tiny import HIDDEN, LAYERS, tiny_batch, tiny_gpt2, tiny_roberta
 
 PLUG_IN = Path(__file__).parent / "plug_in"
@@ -86,6 +87,29 @@ def test_a_tuner_that_peft_lacks_counts_saves_and_names_its_import(monkeypatch, 
     assert "import diag_tuner\n" in (tmp_path / "README.md").read_text()
     with pytest.raises(UnsupportedPair, match="query, key and value in one weight"):
         get_peft_model(tiny_gpt2(), DiagConfig(r=3))
+
+
+@pytest.mark.slow
+def test_weights_of_an_own_tuner_are_used_and_shared(installed, tmp_path):
+    suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[diag_lora]") + "keep_weights: last\n"
+    project = write_project(tmp_path, suite).parent
+    command = f"import os\nos.chdir({str(project)!r})\nfrom lora_bench.cli import main\n"
+    ran = python(
+        f"{command}raise SystemExit(main(['run', 'tickets.yaml', '--workers', '0', '--quiet']))", installed, ROOT
+    )
+    assert ran.returncode == 0, ran.stderr
+    # In another process, in which no run has imported the tuner.
+    used = python(
+        f"{command}raise SystemExit(main(['use', 'runs/tickets', 'diag_lora', '--share', 'out']))", installed, ROOT
+    )
+    assert used.returncode == 0, used.stderr
+    lines = used.stdout.splitlines()
+    assert "import diag_tuner  # registers the method with PEFT" in lines
+    loading = "\n".join(
+        [f"import os\nos.chdir({str(project)!r})", *lines[lines.index("") :], "print(type(model).__name__)"]
+    )
+    loaded = python(loading, installed, ROOT)
+    assert loaded.stdout.splitlines()[-1] == "PeftModelForSequenceClassification", loaded.stderr
 
 
 def test_without_the_package_there_is_no_such_method():

@@ -20,6 +20,7 @@ class DiagLora(Strict):
     name: ClassVar[str] = "diag_lora"
     size: ClassVar[str | None] = "rank"
     learning_rate: ClassVar[float] = 1e-3
+    tuner: ClassVar[str] = "diag_tuner"
 
     rank: int = Field(default=8, ge=1)
 
