@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from lora_bench.report.model.comparison import Comparison
 from lora_bench.report.model.judged import not_judged
+from lora_bench.report.model.searches import Searches
 from lora_bench.report.model.seed_scores import AnswersOf, Scored, collapse_seen, difference_of, scored
 from lora_bench.report.model.sweeps import Sweep, SweepLine, SweptPoint, sweeps
 from lora_bench.stats import UNDECLARED, JudgeSettings, PairedDifference, Verdict, judge
@@ -77,10 +78,15 @@ class SweepFindings:
 def sweep_findings(comparison: Comparison, answers: AnswersOf, settings: JudgeSettings | None) -> SweepFindings:
     """Judge all sweeps of a report, by the declared *settings* if there are any."""
     found = [sweep for sweep in sweeps(comparison) if not_judged(sweep.setting) is None]
+    searches = Searches(comparison)
     scores: dict[tuple[str, ...], Scored] = {}
-    for point in (point for sweep in found for line in sweep.lines for point in line.points):
-        if point.row.run_ids not in scores:
-            scores[point.row.run_ids] = scored(point.row, point.setting, answers)
+    for sweep in found:
+        for point in (point for line in sweep.lines for point in line.points):
+            if point.row.run_ids not in scores:
+                # Where rates are what is compared, none was chosen.
+                given = sweep.kind == "learning_rate"
+                choice = None if given else searches.error(point.row, sweep.table, point.setting)
+                scores[point.row.run_ids] = scored(point.row, point.setting, answers, choice)
     plateaus: list[Plateau] = []
     crossings: list[Crossing] = []
     for axis in dict.fromkeys(sweep.axis for sweep in found):

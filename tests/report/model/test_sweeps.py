@@ -1,5 +1,7 @@
 """Sweeps, their plateaus and crossings, on scores that a reader can check."""
 
+import math
+
 import pytest
 
 from lora_bench.records.budget import Budget
@@ -134,6 +136,30 @@ def test_the_plateau_has_all_values_that_are_not_shown_to_be_worse():
     ((point, verdict),) = plateau.worse
     assert point.value == 2 and verdict.difference == pytest.approx(-0.1, abs=0.003)
     assert verdict.family == 3, "all pairs of values"
+
+
+def test_a_plateau_counts_the_choice_of_a_rate_by_trials():
+    def trials(rank, *of_rates):
+        return [
+            record(
+                lora(rank=rank), seed=100 + seed, learning_rate=rate, score=score, budget=SIZES_GIVEN,
+                spec={"score_on": "selection"},
+            )
+            for rate, scores in zip((5e-4, 1e-3), of_rates, strict=True)
+            for seed, score in enumerate(scores)
+        ]  # fmt: skip
+
+    def plateau(low, high):
+        coins = [one for rank in (2, 8, 32) for one in trials(rank, low, high)]
+        return found([*ranks({2: 0.70, 8: 0.80, 32: 0.80}), *coins]).plateaus[0]
+
+    # At both rates a coin decides between means of 0.70 and 0.72, an SD of 0.01 for each rank.
+    ((_, verdict),) = plateau([0.60, 0.80], [0.62, 0.82]).worse
+    assert verdict.choice_sd == pytest.approx(math.sqrt(2) * 0.01, rel=0.1)
+    ((_, given),) = found(ranks({2: 0.70, 8: 0.80, 32: 0.80})).plateaus[0].worse
+    assert given.choice_sd is None and given.p_value < verdict.p_value
+    # Between 0.70 and 0.90 it decides more than the ranks do.
+    assert plateau([0.40, 1.00], [0.60, 1.20]).worse == ()
 
 
 def test_where_lower_is_better_the_least_is_best():
