@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import fdtrc, stdtr
 
+from lora_bench.report.sections.compare_runs import FEWEST_OF_A_CHANGE
 from lora_bench.stats import judge, paired_difference
 from lora_bench.stats.pooled import LEVEL, with_pooled_spread
 
@@ -138,7 +139,12 @@ def called(cells: int, seeds: int, margin: float, loss: float, checks: int) -> f
             cell: paired_difference(*(dict(enumerate(one[cell].tolist())) for one in scores), draw_seed=0)
             for cell in range(cells)
         }
-        found = judge(with_pooled_spread(family, dict.fromkeys(family, "accuracy")), margin=margin, power=None)
+        found = judge(
+            with_pooled_spread(family, dict.fromkeys(family, "accuracy")),
+            margin=margin,
+            power=None,
+            fewest=FEWEST_OF_A_CHANGE,
+        )
         regressions = [one.verdict == "worse" and one.difference < -margin for one in found.values()]
         count += regressions[0] if loss else any(regressions)
     return count / checks

@@ -4,8 +4,9 @@
     python -m benchmarks.statistics_collapse --quick      seconds: shows that it runs
 
 *t alone* are verdicts of Student's t, Holm's procedure and two one-sided tests, as they were. *now* are those of `judge`: with
-the least p-value of families in which runs stand apart, and with the collapses that few runs do not exclude. A test holds the
-simulated verdicts to those of `judge`. Scores have a standard deviation of 1 between the runs of one kind, and no items.
+the least p-value of families in which runs stand apart, and with the collapses that few runs do not exclude. Rows of 3 seeds
+are judged as if a verdict did not take four. A test holds the simulated verdicts to those of `judge`. Scores have a standard
+deviation of 1 between the runs of one kind, and no items.
 """
 
 from __future__ import annotations
@@ -159,6 +160,25 @@ def false_differences(world: World, methods: int, tasks: int, seeds: int, famili
     return before, now
 
 
+# Correlation of two methods' scores over the seeds that move them alike.
+SHARED = 0.8
+
+
+def false_of_shared_seeds(depth: float, methods: int, tasks: int, seeds: int, families: int) -> float:
+    """Share of families with a difference called now, where seeds move all like methods alike and runs come in two kinds."""
+    called = 0
+    for generator, size in blocks(families, "shared seeds", methods, tasks, seeds, int(depth)):
+        of_seed = np.sqrt(SHARED) * generator.standard_normal((size, 1, 1, seeds))
+        first, reference = (
+            of_seed
+            + np.sqrt(1 - SHARED) * generator.standard_normal((size, number, tasks, seeds))
+            - depth * (generator.random((size, number, tasks, seeds)) < 0.5)
+            for number in (methods, 1)
+        )
+        called += int(differ(Scores(first, reference))[1].sum())
+    return called / families
+
+
 def found(effect: float, methods: int, tasks: int, seeds: int, families: int) -> tuple[float, float]:
     """Shares of families of normal scores in which the difference of one method on one task is found."""
     counts = np.zeros(2)
@@ -280,6 +300,17 @@ def difference_lines(families: int) -> Iterator[str]:
         yield f"| {effect:.0f} SD | {seeds} | {cells(found(effect, *family, seeds, families) for family in FAMILIES)} |"
 
 
+def shared_lines(families: int) -> Iterator[str]:
+    """False differences where seeds move all methods alike: why a verdict takes four seeds."""
+    sizes = " | ".join(f"of {methods * tasks}" for methods, tasks in FAMILIES)
+    yield f"| two kinds of runs, correlation {SHARED:g} over seeds | seeds | {sizes} |"
+    yield f"| --- | {' | '.join(['---:'] * (1 + len(FAMILIES)))} |"
+    for depth in (6, 10, 20):
+        for seeds in (3, 4, 5):
+            shares = " | ".join(share(false_of_shared_seeds(depth, *family, seeds, families)) for family in FAMILIES)
+            yield f"| {depth} SD apart | {seeds} | {shares} |"
+
+
 # Differences that a family of 12 has some power to find with as many seeds.
 EFFECTS = ((30.0, 3), (8.0, 5), (3.0, 10))
 MARGIN_SEEDS = (3, 5, 10, 29, 53, 100)
@@ -315,7 +346,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="few experiments: shows that it runs")
     quick = parser.parse_args(arguments).quick
     families, experiments = (20, 5) if quick else (10_000, 1_000)
-    for lines in (difference_lines(families), margin_lines(families), coverage_lines(experiments)):
+    every = (difference_lines(families), shared_lines(families), margin_lines(families), coverage_lines(experiments))
+    for lines in every:
         print(*folded(lines), "", sep="\n", flush=True)
 
 

@@ -43,7 +43,7 @@ recipes:
 SEEDS = SUITE.replace(
     "[full, lora, bottleneck_adapter, prefix_tuning]",
     "[full, {method: lora, learning_rate: [1e-2, 1e-3]}, bottleneck_adapter, prefix_tuning]",
-).replace("seeds: [0]", "seeds: {until: decided, at_least: 3, at_most: 8}\ntuning: {seeds: [100]}")
+).replace("seeds: [0]", "seeds: {until: decided, at_least: 4, at_most: 8}\ntuning: {seeds: [100]}")
 
 SUITES = {"trials": TRIALS, "extended": EXTENDED, "halving": HALVING, "starts": STARTS, "packs": PACKS, "seeds": SEEDS}
 

@@ -33,11 +33,10 @@ from lora_bench.gate.series import Night, NightCell, changed_conditions, with_na
 from lora_bench.records.analysis import Analysis
 from lora_bench.report import text
 from lora_bench.report.model.overview import unless_words
-from lora_bench.report.sections.compare_runs import Pair, RunSet, hold_against
+from lora_bench.report.sections.compare_runs import FEWEST_OF_A_CHANGE, Pair, RunSet, hold_against
 from lora_bench.stats.apart import unseen
 from lora_bench.stats.pooled import chance_to_pass, pools, pools_of, seeds_to_pass
 from lora_bench.stats.power import ALPHA, POWER
-from lora_bench.stats.verdict import FEWEST_PAIRS
 from lora_bench.util.filenames import file_name
 
 # Of like systems five differences are hardly ever the same, and not none.
@@ -225,7 +224,7 @@ def _scores(pair: Pair, higher_is_better: bool, sets: _Sets) -> list[Finding]:
     if verdict.verdict == "better" and beyond:
         return finding("improved", "a gain is shown, look for a leak")
     p_value = None if verdict.margin is None else gain.p_above(-verdict.margin)
-    if p_value is None or p_value > sets.settings.alpha or verdict.pairs < FEWEST_PAIRS:
+    if p_value is None or p_value > sets.settings.alpha or verdict.pairs < FEWEST_OF_A_CHANGE:
         said = f"{said}; {_needs(pair, sets.plan)}"
         return finding("undecided", "a loss of the margin is not excluded")
     if verdict.verdict == "worse":
@@ -247,7 +246,7 @@ def _settings(pair: Pair, change: str | None) -> list[Finding]:
 
 def _interval(pair: Pair) -> str:
     interval = pair.verdict.interval
-    if interval is None or pair.verdict.pairs < FEWEST_PAIRS:
+    if interval is None or pair.verdict.pairs < FEWEST_OF_A_CHANGE:
         return ""
     margin = "" if pair.verdict.margin is None else f", margin {pair.verdict.margin:.3g}"
     return f", 95 % interval {text.difference(interval.low)} to {text.difference(interval.high)}{margin}"
@@ -257,8 +256,8 @@ def _needs(pair: Pair, plan: ChanceToPass) -> str:
     """What would decide a comparison."""
     if pair.verdict.margin is None:
         return "no margin is declared for the metric: give --margin"
-    if pair.verdict.pairs < FEWEST_PAIRS:
-        return f"no test has fewer than {FEWEST_PAIRS} seeds"
+    if pair.verdict.pairs < FEWEST_OF_A_CHANGE:
+        return f"no test has fewer than {FEWEST_OF_A_CHANGE} seeds"
     if plan.seeds is None or plan.seeds <= pair.verdict.pairs:
         return "more seeds, or a wider --margin"
     return f"{plan.seeds} seeds would pass in {POWER:.0%}, if nothing changed"

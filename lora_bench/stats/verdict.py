@@ -32,8 +32,11 @@ from lora_bench.stats.family import Adjusted, MarginClaims, holm, margin_claims
 from lora_bench.stats.looks import STOPPED
 from lora_bench.stats.power import ALPHA, POWER, Needed, items_needed, seeds_needed
 
-# Two differences give no usable spread: Student's quantile for them is 12.7.
-FEWEST_PAIRS = 3
+# Three runs hide that runs stand apart where seeds move all methods alike: of twelve like comparisons with two kinds of runs
+# .088 have a false difference, with four runs .017; see benchmarks/statistics_collapse.py.
+FEWEST_PAIRS = 4
+# Two values give no usable interval: Student's quantile for them is 12.7.
+FEWEST_FOR_INTERVAL = 3
 INDICATIVE_PAIRS = 6
 RECOMMENDATION_PAIRS = 10
 
@@ -179,6 +182,7 @@ def judge(
     collapsed: Collection[KeyT] = (),
     shares: float | Mapping[KeyT, float] | None = None,
     risks: Mapping[KeyT, tuple[Risk, Risk] | None] | None = None,
+    fewest: int = FEWEST_PAIRS,
 ) -> dict[KeyT, Verdict]:
     """Judge every comparison of a family; their order does not matter.
 
@@ -193,6 +197,7 @@ def judge(
             of the whole family.
         shares: Share of alpha at the look that each comparison has reached (`looks.share_of`); by default as *settings* say.
         risks: Cost of collapses of the first and of the second method, where it is known.
+        fewest: Pairs of seeds that a verdict takes.
 
     Raises:
         LoraBenchError: If a margin is missing or not above 0, a direction is missing, or alpha is not in (0, 0.5).
@@ -214,6 +219,7 @@ def judge(
             own_apart=stand_apart(difference.scores),
             share=settings.share(difference.pairs) if shares is None else _each(shares, key, "share"),
             risks=(risks or {}).get(key),
+            fewest=fewest,
         )
         for key, difference in family.items()
     }
@@ -233,6 +239,7 @@ class _Asked:
         apart: Whether one of its runs collapsed, or runs of its family stand apart.
         own_apart: Whether its own runs stand apart, which the test on a whole family may miss.
         share: Share of alpha at its look.
+        fewest: Pairs that a verdict takes.
     """
 
     difference: Difference
@@ -242,6 +249,12 @@ class _Asked:
     own_apart: bool
     share: float
     risks: tuple[Risk, Risk] | None
+    fewest: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough pairs for a verdict."""
+        return self.difference.pairs >= self.fewest
 
     @property
     def estimate(self) -> Estimate:
@@ -257,8 +270,7 @@ class _Asked:
     @property
     def shown(self) -> Estimate:
         """The estimate, without errors if there are too few pairs for a verdict."""
-        enough = self.difference.pairs >= FEWEST_PAIRS
-        return self.estimate if enough else Estimate(value=self.estimate.value)
+        return self.estimate if self.enough else Estimate(value=self.estimate.value)
 
     @property
     def gain(self) -> Estimate:
@@ -343,7 +355,7 @@ def _verdict(
         family=family,
         needed=needed,
         needed_items=_needed_items(asked, adjusted, claims, power, needed) if name == "inconclusive" else None,
-        reason=_reason(difference),
+        reason=_reason(asked),
     )
 
 
@@ -359,7 +371,7 @@ def _rooms(claim: str | None, gain: float, margin: float | None) -> tuple[float 
 def _needed(asked: _Asked, adjusted: Adjusted, claims: MarginClaims | None, power: float | None) -> Needed | None:
     difference = asked.difference
     items = _item_variance(difference) + (difference.estimate.choice_sd or 0.0) ** 2  # no seed reduces it
-    if power is None or difference.pairs < FEWEST_PAIRS or not difference.estimate.uncertainties or not difference.sd:
+    if power is None or not asked.enough or not difference.estimate.uncertainties or not difference.sd:
         return None
     margin_level = claims.level if claims is not None else adjusted.level
     return seeds_needed(
@@ -379,7 +391,7 @@ def _needed_items(
     asked: _Asked, adjusted: Adjusted, claims: MarginClaims | None, power: float | None, needed: Needed | None
 ) -> int | None:
     difference, crossed = asked.difference, asked.difference.crossed
-    unknown = power is None or difference.pairs < FEWEST_PAIRS or not difference.sd
+    unknown = power is None or not asked.enough or not difference.sd
     if unknown or crossed is None or (asked.apart and difference.pairs < fewest_apart(adjusted.level)):
         return None
     margin_level = claims.level if claims is not None else adjusted.level
@@ -407,10 +419,10 @@ def _item_variance(difference: Difference) -> float:
     return max(0.0, crossed.item_variance - crossed.shared_variance) if crossed is not None else 0.0
 
 
-def _reason(difference: Difference) -> str | None:
-    if difference.reason is None and difference.pairs < FEWEST_PAIRS:
-        return f"{difference.pairs} pairs of seeds are fewer than the {FEWEST_PAIRS} of which verdicts are made"
-    return difference.reason
+def _reason(asked: _Asked) -> str | None:
+    if asked.difference.reason is None and not asked.enough:
+        return f"{asked.difference.pairs} pairs of seeds are fewer than the {asked.fewest} of which verdicts are made"
+    return asked.difference.reason
 
 
 ValueT = TypeVar("ValueT")

@@ -28,7 +28,7 @@ def test_try_ends_with_an_answer_and_the_winner_can_be_used(project, capsys):
     assert main(["try", "tickets.csv", "--model", "base", "--minutes", "0.00001"]) == 0
     said = capsys.readouterr().out
     assert "2 classes (" in said and "guessed: the label is queue (2 different values)" in said
-    assert f"wrote tickets.yaml: 3 seeds, {LEAST_EXAMPLES} examples a run" in said
+    assert f"wrote tickets.yaml: 4 seeds, {LEAST_EXAMPLES} examples a run" in said
     assert said.splitlines()[-1] == (
         "to take one now: lora-bench choose runs/tickets; its weights: lora-bench use runs/tickets"
     )

@@ -24,7 +24,7 @@ TWO = "[{method: full, learning_rate: 3e-3}, {method: prefix_tuning, learning_ra
 def project(tmp_path_factory):
     """A suite whose verdict is clear."""
     suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", TWO).replace(
-        "seeds: [0]", "seeds: [0, 1, 2]"
+        "seeds: [0]", "seeds: [0, 1, 2, 3]"
     )
     suite = suite.replace("train_examples: 48", "train_examples: 1_600")
     return write_project(tmp_path_factory.mktemp("outcome"), suite)
@@ -37,7 +37,7 @@ def outcome(project):
 
 def test_a_repr_is_one_line(outcome):
     said = repr(outcome)
-    assert said == f"<Outcome of tickets in {outcome.folder}: 6 records (6 ok)>" and str(outcome) == said
+    assert said == f"<Outcome of tickets in {outcome.folder}: 8 records (8 ok)>" and str(outcome) == said
 
 
 def test_the_answer_and_the_winner_are_those_of_the_report_and_of_choose(outcome, project, capsys):
@@ -58,9 +58,9 @@ def test_where_runs_learned_nothing_there_is_no_winner(outcome):
 
 
 def test_its_frames_have_a_row_a_run_and_a_row_a_verdict(outcome):
-    assert len(outcome.frame) == 6 and set(outcome.frame["status"]) == {"ok"}
+    assert len(outcome.frame) == 8 and set(outcome.frame["status"]) == {"ok"}
     verdicts = outcome.verdicts.set_index("label")
-    assert verdicts.loc["prefix_tuning", "verdict"] == "worse" and verdicts.loc["prefix_tuning", "pairs"] == 3
+    assert verdicts.loc["prefix_tuning", "verdict"] == "worse" and verdicts.loc["prefix_tuning", "pairs"] == 4
 
 
 def test_the_report_is_that_of_the_command(outcome, tmp_path):
@@ -101,8 +101,8 @@ def test_a_notebook_shows_progress_in_one_output_and_then_the_card(project, monk
     ran = NotebookClient(nbformat.v4.new_notebook(cells=cells), timeout=600, kernel_name="python3").execute()
     progress, card, said = (cell.outputs for cell in ran.cells)
     shown = [output.data["text/html"] for output in progress if "data" in output]
-    assert len(shown) == 1 and "6 of 6 runs" in shown[0] and 'value="6" max="6"' in shown[0]
-    assert re.search(r"\[6/6\] tickets · base · \w+", shown[0])
+    assert len(shown) == 1 and "8 of 8 runs" in shown[0] and 'value="8" max="8"' in shown[0]
+    assert re.search(r"\[8/8\] tickets · base · \w+", shown[0])
     assert card[0].data["text/html"].startswith('<div class="lora-bench-answer">')
     assert said[0].text.count("\n") == 1
 
@@ -122,4 +122,4 @@ def test_a_script_in_a_terminal_shows_bars_and_a_pipe_nothing(project, monkeypat
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("TERM", "xterm")
     assert pty.spawn([sys.executable, "-c", code], read) == 0
-    assert b"nothing to do, 6 of 6 runs are done" in seen
+    assert b"nothing to do, 8 of 8 runs are done" in seen

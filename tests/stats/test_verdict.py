@@ -96,12 +96,12 @@ def test_a_verdict_is_graded_by_its_pairs(pairs, expected):
     assert grade(pairs) == expected == verdict(0.05, 0.02, pairs).grade
 
 
-@pytest.mark.parametrize("pairs", [1, 2])
-def test_fewer_than_three_pairs_decide_nothing(pairs):
+@pytest.mark.parametrize("pairs", [1, 2, 3])
+def test_fewer_than_four_pairs_decide_nothing(pairs):
     found = verdict(0.5, 0.0001, pairs)
     assert (found.verdict, found.adjusted_p, found.needed) == ("inconclusive", None, None)
     assert found.reason == {1: "one pair of seeds has no spread"}.get(
-        pairs, "2 pairs of seeds are fewer than the 3 of which verdicts are made"
+        pairs, f"{pairs} pairs of seeds are fewer than the 4 of which verdicts are made"
     )
 
 

@@ -15,7 +15,7 @@ from lora_bench.report import text
 from lora_bench.report.figures.draw import settings, to_svg
 from lora_bench.report.model.overview import UNLESS, Contrast, unless_words
 from lora_bench.report.text import plain
-from lora_bench.stats.verdict import FEWEST_PAIRS, VerdictName
+from lora_bench.stats.verdict import FEWEST_FOR_INTERVAL, VerdictName
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +82,7 @@ def _scale(contrast: Contrast) -> tuple[object, ...]:
 
 
 def _shows_seeds(contrast: Contrast) -> bool:
-    return contrast.verdict.pairs <= FEWEST_PAIRS
+    return contrast.verdict.pairs <= FEWEST_FOR_INTERVAL
 
 
 def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> Figure:

@@ -16,7 +16,7 @@ _PLATEAU = (
     "lines of a number, as one family. More seeds may make it narrower. Learning rates that trials chose may differ along a "
     "line."
 )
-_NO_PLATEAU = f"{MISSING} No plateau: fewer than three seeds in common, or equal scores, so nothing can be shown."
+_NO_PLATEAU = f"{MISSING} No plateau: fewer than four seeds in common, or equal scores, so nothing can be shown."
 # Numbers of which a user has as much as there is.
 _MORE = ("distinct_examples", "work")
 _CROSSINGS = (

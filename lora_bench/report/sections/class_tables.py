@@ -23,7 +23,7 @@ from lora_bench.report.model.rows import Row
 from lora_bench.report.sections.method_tables import method_name
 from lora_bench.report.text import MISSING, code, inert
 from lora_bench.stats import Summary
-from lora_bench.stats.verdict import FEWEST_PAIRS
+from lora_bench.stats.verdict import FEWEST_FOR_INTERVAL
 
 # More classes have no matrix: the lowest scores and the worst confusions say more.
 MOST_SHOWN, MOST_PAIRS = 20, 10
@@ -185,7 +185,7 @@ def _over_runs(found: Summary | None, *, unbounded: bool = False) -> str:
     """Return a mean with its interval, which ends where shares and Brier scores of two classes do, at 0 and 1."""
     if found is None:
         return MISSING
-    if found.interval is None or found.n < FEWEST_PAIRS:
+    if found.interval is None or found.n < FEWEST_FOR_INTERVAL:
         return text.score(found.mean)
     low, high = (
         (found.interval.low, found.interval.high)

@@ -28,12 +28,15 @@ from lora_bench.report.sections.verdicts import numbers, verdict_legend
 from lora_bench.report.text import MISSING, change, code, inert, listed, plural
 from lora_bench.stats import PairedDifference, Verdict, judge
 from lora_bench.stats.pooled import with_pooled_spread
+from lora_bench.stats.verdict import FEWEST_PAIRS
 
 # What makes two scores scores of the same thing.
 SAME_SCORE = ("task.data_sha256", "task.metric", "task.higher_is_better", "score_on")
 
 # The place of the verdict among the cells of `numbers`.
 VERDICT = 3
+# Of a change the spread is pooled over the comparisons, so that a seed less will do.
+FEWEST_OF_A_CHANGE = 3
 
 Place = tuple[str, str, str]
 
@@ -143,6 +146,7 @@ def hold_against(
             if collapse_seen(rows[place].row, others[place].row, higher_is_better=bool(task.higher_is_better))
         ],
         risks={place: both_risks(*(_side(side[place]) for side in (others, rows))) for place in found},
+        fewest=FEWEST_OF_A_CHANGE if of_change else FEWEST_PAIRS,
     )
     return TwoSets(
         first=first,

@@ -23,7 +23,7 @@ from lora_bench.report.model.rows import Failure, Row, grouped, in_order, total_
 from lora_bench.report.model.searches import best_rates
 from lora_bench.report.text import MISSING, code, count, inert
 from lora_bench.stats import Summary
-from lora_bench.stats.verdict import FEWEST_PAIRS
+from lora_bench.stats.verdict import FEWEST_FOR_INTERVAL
 
 EXEMPT, SHARED, SEVERAL = "†", "‡", "§"
 WORDS = "*words alone*"
@@ -314,7 +314,7 @@ def mean_and_sd(score: Summary) -> str:
 
 def interval(row: Row) -> str:
     """The 95 % interval of a row's mean; for two seeds it is left out, as it is often wider than the scale of the score."""
-    if row.score is None or row.score.interval is None or row.score.n < FEWEST_PAIRS:
+    if row.score is None or row.score.interval is None or row.score.n < FEWEST_FOR_INTERVAL:
         return MISSING
     return text.ends(row.score.interval)
 

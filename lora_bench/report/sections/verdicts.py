@@ -136,7 +136,7 @@ def numbers(verdict: Verdict, covers: str) -> list[str]:
     """Return the cells of a comparison: difference, interval, its coverage, verdict, p, and the seeds that would decide."""
     return [
         text.difference(verdict.difference),
-        MISSING if verdict.pairs < FEWEST_PAIRS else text.ends(verdict.simultaneous, text.difference),
+        text.ends(verdict.simultaneous, text.difference),
         covers,
         verdict_words(verdict),
         text.probability(verdict.adjusted_p),
@@ -155,7 +155,7 @@ def verdict_words(verdict: Verdict) -> str:
     """Return a verdict in a cell of a table."""
     if verdict.reason is not None and verdict.interval is None:
         return f"{verdict.verdict} ({'one seed' if verdict.pairs == 1 else 'no spread'})"
-    if verdict.pairs < FEWEST_PAIRS:
+    if verdict.p_value is None and verdict.pairs < FEWEST_PAIRS:
         return f"{verdict.verdict} (no test below {FEWEST_PAIRS} seeds)"
     decided = verdict.verdict in DECIDED
     word = f"**{verdict.verdict}**" if decided else verdict.verdict

@@ -65,17 +65,17 @@ def verdict_on(by, scores=FULL, **given):
 
 
 def test_the_difference_and_its_interval_by_hand():
-    records = runs("full", (0.8, 0.8, 0.8)) + runs("lora", (0.81, 0.82, 0.83))
+    records = runs("full", (0.8, 0.8, 0.8, 0.8)) + runs("lora", (0.81, 0.82, 0.84, 0.81))
     (held,) = judged(records).held
-    # Differences .01, .02 and .03: mean .02, standard deviation .01, and t(.975; 2) = 4.3027.
+    # Differences .01, .02, .04 and .01: mean .02, standard deviation √.0002, and t(.975; 3) = 3.1824.
     assert held.verdict.difference == pytest.approx(0.02)
-    half = 4.3027 * 0.01 / math.sqrt(3)
+    half = 3.18245 * math.sqrt(0.0002) / 2
     assert held.verdict.interval.low == pytest.approx(0.02 - half, abs=1e-5)
-    assert held.verdict.p_value == pytest.approx(scipy.stats.ttest_rel((0.81, 0.82, 0.83), (0.8,) * 3).pvalue)
+    assert held.verdict.p_value == pytest.approx(scipy.stats.ttest_rel((0.81, 0.82, 0.84, 0.81), (0.8,) * 4).pvalue)
     assert (held.verdict.verdict, held.verdict.unless_collapse) == ("inconclusive", "non-inferior")
     assert verdict_words(held.verdict) == (
-        # (.02 + .005) points of room, and a collapse costs .82 − .5; 1 − .05^(1/3) is excluded.
-        "inconclusive; non-inferior unless it collapses in over 7.8 % of runs (63 % excluded), at these rates"
+        # (.02 + .005) points of room, and a collapse costs .82 − .5; 1 − .05^(1/4) is excluded.
+        "inconclusive; non-inferior unless it collapses in over 7.8 % of runs (53 % excluded), at these rates"
     )
     assert "takes 29 seeds, and more in a family" in to_markdown(verdict_section(judged(records)))
     assert held.verdict.grade == "exploratory"
@@ -146,17 +146,21 @@ def test_of_a_comparison_with_a_run_at_the_majority_or_one_that_diverged_nothing
         assert "none is equivalent or non-inferior" in to_markdown(verdict_section(judged(records)))
 
 
-def test_three_seeds_at_the_majority_against_three_that_learned_show_no_difference_in_a_family():
-    """The probability that like methods come to this is up to 2 / 4³ = .031, which two comparisons take twice."""
-    records = runs("full", (0.80, 0.81, 0.79)) + runs("lora", (0.5, 0.5001, 0.4999))
+def test_four_seeds_at_the_majority_against_four_that_learned_show_no_difference_in_a_large_family():
+    """The probability that like methods come to this is up to 2 / 4⁴ = .008, which eight comparisons take eight times."""
+    full, like = (0.80, 0.81, 0.79, 0.80), (0.81, 0.80, 0.79, 0.80)
+    records = runs("full", full) + runs("lora", (0.5, 0.5001, 0.4999, 0.5))
     (alone,) = judged(records).held
-    assert (alone.verdict.verdict, alone.verdict.p_value) == ("worse", pytest.approx(0.03125))
-    found = judged(records + runs("bottleneck_adapter", (0.81, 0.80, 0.79)))
-    lora = next(held for held in found.held if held.row.label == "lora")
-    assert (lora.verdict.verdict, lora.verdict.adjusted_p) == ("inconclusive", pytest.approx(0.0625))
-    # The pair without the reference is the only one of its own family, and is told apart at .031.
-    letters = {row.label: rank.letters for row, rank in found.ranks}
-    assert letters == {"bottleneck_adapter": "a", "full": "ab", "lora": "b"}
+    assert (alone.verdict.verdict, alone.verdict.p_value) == ("worse", pytest.approx(2 / 256))
+    more = [one for n in range(6) for one in runs("full", full, model=f"m{n}") + runs("lora", like, model=f"m{n}")]
+    found = judged(records + runs("bottleneck_adapter", like) + more)
+    adapter, lora = (
+        next(held for held in found.held if held.row.label == label and not held.table.model.shown.startswith("m"))
+        for label in ("bottleneck_adapter", "lora")
+    )
+    assert (lora.verdict.verdict, lora.verdict.adjusted_p) == ("inconclusive", pytest.approx(8 * 2 / 256))
+    # The pair without the reference is the only one of its own family, and is told apart at .008.
+    assert [found.rank_of(row).letters for row in (adapter.row, lora.reference, lora.row)] == ["a", "ab", "b"]
 
 
 def test_lower_is_better_turns_better_into_worse_and_the_difference_stays():
@@ -290,7 +294,7 @@ def test_a_failure_counts_at_the_floor_in_a_column_of_its_own():
 def test_two_seeds_are_too_few_for_a_verdict():
     (held,) = judged(runs("full", (0.5, 0.6)) + runs("lora", (0.9, 0.91))).held
     assert held.verdict.verdict == "inconclusive"
-    assert "fewer than the 3" in held.verdict.reason
+    assert "fewer than the 4" in held.verdict.reason
 
 
 # Test items.
@@ -681,9 +685,9 @@ def test_a_search_is_no_result_and_needs_no_word():
 
 
 def test_what_it_would_take_is_said_of_no_more_than_what_has_an_estimate():
-    full = runs("full", FULL[:3]) + runs("full", FULL[:3], task="other")
-    hopeful = runs("lora", shifted((0.06, -0.02, 0.02), FULL[:3]), task="other")
-    same = runs("lora", FULL[:3])  # no spread, so no estimate
+    full = runs("full", FULL[:4]) + runs("full", FULL[:4], task="other")
+    hopeful = runs("lora", shifted((0.06, -0.02, 0.02, 0.02), FULL[:4]), task="other")
+    same = runs("lora", FULL[:4])  # no spread, so no estimate
     (needed,) = (one.verdict.needed.seeds for one in judged(full + hopeful).held)
     assert f"; {needed} seeds would likely decide" in said_of(full + hopeful)
     both = full + hopeful + same

@@ -237,14 +237,18 @@ def test_collapsed_runs_of_few_seeds_could_not_have_been_decided_and_train_longe
 
 
 def test_few_collapses_keep_few_seeds_from_a_verdict_all_the_same():
-    # One run of nine is at the floor, the reference's: too few to say that runs learn too little. Each p is at least 2 / 4³.
+    # One run of twelve is at the floor, the reference's: too few to say that runs learn too little. Each p is at least 2 / 4⁴,
+    # and eight comparisons take it eight times.
     some = [
-        record(method, seed=seed, score=0.5 if (method, seed) == ("full", 0) else 0.8, majority=0.5, budget=TUNED)
-        for method in ("full", "lora", "prefix_tuning") for seed in range(3)
+        record(
+            method, seed=seed, score=0.5 if (method, seed) == ("full", 0) else 0.8, majority=0.5, budget=TUNED, model=model
+        )
+        for model in ("one", "two", "three", "four")
+        for method in ("full", "lora", "prefix_tuning") for seed in range(4)
     ]  # fmt: skip
     found, _ = headline(some)
-    assert found.decision.level == "undecided" and told(found.further[0]) == ([], ["3"])
-    assert "runs collapse" in found.further[0]
+    (why,) = [sentence for sentence in found.further if "runs collapse" in sentence]
+    assert found.decision.level == "undecided" and told(why) == ([], ["4"])
 
 
 def test_where_all_others_are_worse_the_reference_stays():
@@ -287,14 +291,15 @@ def test_where_nothing_is_decided_it_says_what_would_decide():
     records = runs("full", 0, 2) + runs("lora", 0.01, 2)
     text = said(records)
     assert text.startswith("**Take `lora`") and "**undecided**" in text
-    assert "Nothing is shown: 2 seeds of each method are too few, a verdict takes 3." in text
+    assert "Nothing is shown: 2 seeds of each method are too few, a verdict takes 4." in text
     assert "8 more seeds" in text and "`lora-bench run quickstart --seeds 10`" in text
     open_ones = [
-        record("lora", seed=seed, score=BASE[seed] + by, budget=TUNED) for seed, by in enumerate((0.05, -0.01, 0.02))
+        record("lora", seed=seed, score=BASE[seed] + by, budget=TUNED)
+        for seed, by in enumerate((0.05, -0.01, 0.02, 0.0))
     ]
-    found, seen = headline(runs("full", 0, 3, rules=None) + open_ones)
+    found, seen = headline(runs("full", 0, 4, rules=None) + open_ones)
     (needed,) = {contrast.verdict.needed.seeds for contrast in seen.contrasts}
-    assert f"About {needed - 3} more seeds a method" in " ".join(found.further)
+    assert f"About {needed - 4} more seeds a method" in " ".join(found.further)
 
 
 def cautions(records):
