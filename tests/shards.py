@@ -20,6 +20,7 @@ SECONDS = {
     "tests/faults/test_failpoints.py": 300,
     "tests/gate/test_bisect_commits.py": 60,
     "tests/gate/test_gate.py": 180,
+    "tests/gate/test_peft_mutants.py": 40,
     "tests/gate/test_pull_request.py": 120,
     "tests/pack/test_train.py": 80,
     "tests/plugin/test_benchmark_callback.py": 50,
