@@ -20,7 +20,7 @@ def test_the_notebook_shows_an_answer_a_report_and_a_winner(tmp_path, monkeypatc
     for cell in notebook.cells:
         cell.source = cell.source.replace("train_examples: 1_024", "train_examples: 32")
         cell.source = re.sub(r"learning_rate: \[(\S+), \S+\]", r"learning_rate: \1", cell.source)
-        cell.source = cell.source.replace("seeds: [0, 1, 2]\ntuning: {seeds: [100, 101], extend: false}", "seeds: [0]")
+        cell.source = cell.source.replace("seeds: [0, 1, 2, 3]\ntuning: {seeds: [100, 101], extend: false}", "seeds: [0]")
     client = NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )
