@@ -46,10 +46,10 @@ def test_the_first_own_suite_tunes_every_method_and_runs_on_a_users_own_file_and
     write_model(tmp_path / "base")
     write_data(tmp_path / "tickets.csv")
     outcome = run_suite(tmp_path / "tickets.yaml", runs=tmp_path / "runs", workers=0)
-    # Of four methods: three trials with two seeds, one more rate where the best is at an edge, and the best with three seeds.
+    # Of four methods: three trials with two seeds, one more rate where the best is at an edge, and the best with four seeds.
     extended = sum(record.extended for record in outcome.records)
     assert extended in range(0, 9, 2)
-    assert [record.status for record in outcome.records] == ["ok"] * (4 * (3 * 2 + 3) + extended)
+    assert [record.status for record in outcome.records] == ["ok"] * (4 * (3 * 2 + 4) + extended)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/probes.md"])
