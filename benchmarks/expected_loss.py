@@ -27,7 +27,7 @@ from lora_bench.stats.items import Floats
 
 SEEDS = (3, 5, 10)
 MARGIN = 0.01
-DRAWN, QUICK = 10, 1
+DRAWN, QUICK = 5, 1
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,11 @@ def made(kind: str, number: int = 30) -> Iterator[Truth]:
     """Yield tables of five methods, half a point apart unless "equal" or "wide", one with an "outlier" or that "collapses"."""
     generator = np.random.default_rng(1)
     for _ in range(number):
-        apart = {"equal": 0.0, "wide": 0.02}.get(kind, 0.005)
+        apart = {"equal": 0.0, "wide": 0.02, "few items": 0.02}.get(kind, 0.005)
         means = 0.8 + apart * generator.standard_normal(5) - 0.08 * (kind == "outlier") * np.eye(5)[0]
         rates = 0.1 * (kind == "collapses") * generator.permutation(np.eye(5)[0])
-        yield Truth(means, np.full(5, 0.01), rates, np.full(5, 0.5), (np.eye(5) + 1) * 0.08 / 1_000)
+        spread, items = (0.003, 300) if kind == "few items" else (0.01, 1_000)
+        yield Truth(means, np.full(5, spread), rates, np.full(5, 0.5), (np.eye(5) + 1) * 0.08 / items)
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="few tables: shows that it runs")
     drawn = QUICK if parser.parse_args(argv).quick else DRAWN
     populations = {"those of the baselines": [*committed()]}
-    populations |= {kind: [*made(kind)] for kind in ("equal", "close", "wide", "outlier", "collapses")}
+    populations |= {kind: [*made(kind)] for kind in ("equal", "close", "wide", "outlier", "few items", "collapses")}
     print(f"| tables | seeds | lost | expected | within the bound of {SURE:.0%} | bound |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, truths in populations.items():

@@ -17,10 +17,10 @@ def add_winner(commands: Commands) -> None:
     choose = add_command(
         commands,
         "choose RUNS",
-        "name the cheapest method shown to lose at most --margin to the best; if none is shown, name the best",
+        "name the cheapest method that is expected to lose at most --margin to the best, and what each may lose",
         "lora-bench choose runs/tickets --margin 0.01 --prefer memory",
         _choose,
-        more="With fewer than 29 seeds the choice of a cheaper method is at most indicative.",
+        more="Methods with a failed run are named only if all have one.",
     )
     _what(choose)
     loss = "loss of score that does not matter: 0.01 is one point of accuracy (default: the suite's margin)"
@@ -69,7 +69,7 @@ def _what(groups: Groups) -> None:
 
 
 def _choose(arguments: argparse.Namespace) -> int:
-    from lora_bench.report.model.choose_method import choose_method, stated
+    from lora_bench.report.model.choose_method import choose_method, loss_words
 
     choices = choose_method(
         arguments.runs, margin=arguments.margin, prefer=arguments.prefer, task=arguments.task, model=arguments.model
@@ -80,7 +80,7 @@ def _choose(arguments: argparse.Namespace) -> int:
             where += f", {choice.setting.target:,} adapter parameters"
         if choice.setting.distinct_examples is not None:
             where += f", {choice.setting.distinct_examples:,} rows"
-        loss = "the best mean" if choice.loss is None else stated(choice.loss, choice.unit)
+        loss = "the best mean" if choice.loss is None else f"expected to lose {loss_words(choice.loss, choice.unit)}"
         print(message(f"{where}: {choice.method}, {loss}"))
         for reason in choice.reasons:
             print(message(f"  {reason}"))

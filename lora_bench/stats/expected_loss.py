@@ -7,8 +7,8 @@ The true scores of all methods are drawn together, each as
 Seeds that methods share are paired. The variance of a method's runs is that of `DEGREES` further runs of all methods together
 (a moderated variance: Smyth 2004, https://doi.org/10.2202/1544-6115.1027). A run collapses to its floor with a rate that has a
 Beta distribution before any run is seen. Without more, the best of many noisy means would be too good to be true. So the
-draws are weighted by what scores of methods usually are beside each other: Student's t with `FREEDOM` degrees of freedom around
-a middle that is not known, with a scale of `SCALE` standard deviations of a run.
+draws are weighted by what scores of methods usually are beside each other: Student's t with one degree of freedom around a
+middle that is not known, with a scale that is one of `SCALES` standard deviations of a run.
 
 The loss of a method in a draw is that of its score to the best one. The mean over draws is what its choice is expected to lose,
 and in `SURE` of them it loses at most the bound. `benchmarks/expected_loss.py` measures how often that is so.
@@ -26,10 +26,10 @@ from lora_bench.stats.items import Floats, Items, ItemScores, draw_weights
 
 SURE = 0.9
 DEGREES = 8.0
-FREEDOM, SCALE = 1.0, 0.5
+SCALES = tuple(2.0**power for power in range(-2, 5))
 # Of a method's rate of collapses before any run: few methods collapse, those that do often.
 COLLAPSES = 0.03, 2.0
-DRAWS, KEPT = 8_000, 2_000
+DRAWS, KEPT = 4_000, 2_000
 # Resamples of test items, for a metric that is no mean over them.
 ITEM_DRAWS = 500
 _GRID = 41
@@ -54,7 +54,7 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What a method loses to the best of a table, both at least 0: the mean, and the bound that holds with `SURE`."""
+    """What a method loses to the best of a table: the mean, and a bound that holds with `SURE`, which is no less."""
 
     expected: float
     at_most: float
@@ -85,7 +85,7 @@ def draw_scores(contenders: Sequence[Contender], item_covariance: Floats | None,
         drawn += (generator.standard_normal(shape) * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     drawn += generator.standard_normal(shape) * [one.choice_sd for one in contenders] + means
     if len(contenders) > 1 and pooled > 0:
-        weights = _weights(drawn, SCALE * math.sqrt(pooled))
+        weights = _weights(drawn, math.sqrt(pooled))
         drawn = drawn[generator.choice(DRAWS, KEPT, p=weights)]
     else:
         drawn = drawn[:KEPT]
@@ -124,18 +124,22 @@ def item_covariance(methods: Sequence[Items], draw_seed: int) -> Floats:
 def losses(drawn: Floats) -> tuple[Loss, ...]:
     """Return the loss of each method to the best one of each draw, from draws of shape (draws, methods)."""
     lost = drawn.max(axis=1, keepdims=True) - drawn
-    return tuple(Loss(expected=float(of_one.mean()), at_most=float(np.quantile(of_one, SURE))) for of_one in lost.T)
+    means, bounds = lost.mean(axis=0), np.quantile(lost, SURE, axis=0)
+    return tuple(
+        Loss(expected=float(mean), at_most=float(max(mean, bound))) for mean, bound in zip(means, bounds, strict=True)
+    )
 
 
 def _spread(gains: Floats, means: Floats, number: Floats) -> tuple[Floats, Floats, float] | None:
     """Return the moderated variances of runs, their degrees of freedom, and the variance over all methods."""
-    methods = len(gains)
     left = gains - means[:, None]
-    shared = np.isfinite(gains).all(axis=0)
-    paired = methods > 1 and shared.sum() > 1
+    # A method with one run tells nothing of spread, and takes no part in pairs.
+    several = number > 1
+    shared = np.isfinite(gains[several]).all(axis=0)
+    paired = several.sum() > 1 and shared.sum() > 1
     if paired:
-        left = left - np.where(shared, left.mean(axis=0), 0.0)
-    own = np.maximum(number - 1.0, 0.0) * ((methods - 1) / methods if paired else 1.0)
+        left[several] -= np.where(shared, left[several].mean(axis=0), 0.0)
+    own = np.maximum(number - 1.0, 0.0) * ((several.sum() - 1) / several.sum() if paired else 1.0)
     squares = np.nansum(left**2, axis=1)
     if own.sum() == 0:
         return None
@@ -144,10 +148,14 @@ def _spread(gains: Floats, means: Floats, number: Floats) -> tuple[Floats, Float
     return (DEGREES * pooled + squares) / freedom, freedom, pooled
 
 
-def _weights(drawn: Floats, scale: float) -> Floats:
-    """Return the weight of each draw, which add up to 1: its density where methods usually are, over all middles."""
+def _weights(drawn: Floats, spread: float) -> Floats:
+    """Return the weight of each draw, which add up to 1: its density where methods usually are, over middles and scales."""
     middles = np.linspace(drawn.min(), drawn.max(), _GRID)
-    apart = (drawn[:, None, :] - middles[:, None]) / scale
-    density = (-(FREEDOM + 1) / 2 * np.log1p(apart**2 / FREEDOM)).sum(axis=2)
-    weights = np.exp(density - density.max()).sum(axis=1)
+    apart = ((drawn[:, None, :] - middles[:, None]) / spread) ** 2
+    of_scales = []
+    for scale in SCALES:
+        density = -(np.log1p(apart / scale**2) + math.log(scale)).sum(axis=2)
+        of_scales.append(np.logaddexp.reduce(density, axis=1))
+    together = np.logaddexp.reduce(of_scales, axis=0)
+    weights = np.exp(together - together.max())
     return np.asarray(weights / weights.sum())

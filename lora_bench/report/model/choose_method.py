@@ -8,6 +8,7 @@ Where no spread of runs is known, as with one seed, the method with the best mea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,7 +39,7 @@ LIKE_COST = 0.1
 # A weight is stored in four bytes.
 _WEIGHT_BYTES = 4
 NO_RESULT = "No result: too many runs did no better than a constant answer"
-POINTS, NOTHING = "points", "nothing"
+POINTS = "points"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ class Choice:
         assert row.score is not None
         said = f"{row.label}: {text.score(row.score.mean)} over {text.plural(row.score.n, 'seed')}"
         said += ", the best mean" if row is self.best else ""
-        said += f", {stated(loss, self.unit)}" if loss is not None else ""
+        said += f", expected to lose {loss_words(loss, self.unit)}" if loss is not None else ""
         if row.failures:
             said += f", {len(row.failures)} of {text.plural(len(row.run_ids), 'run')} failed"
         said += f"; {_cost_words(row, cost, self.prefer)}"
@@ -113,6 +114,7 @@ class Taken:
         loss: Of its mean over tables to that of the best one method; None where no spread of runs is known.
         least: Label of the method with the least expected loss, *least_loss*.
         of: Number of methods that all tables have.
+        margin: Loss that does not matter, the mean over tables; None for none.
         unit: "points" of 100, or the metric.
     """
 
@@ -121,23 +123,23 @@ class Taken:
     least: str
     least_loss: Loss | None
     of: int
+    margin: float | None
     unit: str
 
 
-def loss_words(loss: Loss, unit: str) -> tuple[str, str]:
-    """Return an expected loss and its bound in words, such as "0.3 points" and "at most 1.4"."""
+def loss_words(loss: Loss, unit: str) -> str:
+    """Return a loss in words, such as "0.3 points, at most 1.4 with 90 %"."""
+    expected, most = (amount_words(of, unit) for of in (loss.expected, loss.at_most))
+    if expected == most:
+        return f"{expected} {unit}"
+    return f"{expected} {unit}, at most {most} with {text.percent(SURE, 0)}"
+
+
+def amount_words(amount: float, unit: str) -> str:
+    """Return an amount of score in the unit of a choice, such as "0.3", or "under 0.1"."""
     factor, digits = (100.0, 1) if unit == POINTS else (1.0, 4)
-    expected, most = (round(factor * of, digits) for of in (loss.expected, loss.at_most))
-    least = 10.0**-digits
-    said = f"{expected:.{digits}f}" if expected > 0 else f"under {least:.{digits}f}"
-    # A rare and large loss may lie beyond the bound.
-    return f"{said} {unit}", f"at most {most:.{digits}f}" if most >= max(expected, least) else NOTHING
-
-
-def stated(loss: Loss, unit: str, to: str = "") -> str:
-    """Return a loss in a clause, such as "expected to lose 0.3 points, at most 1.4 with 90 %"."""
-    expected, most = loss_words(loss, unit)
-    return f"expected to lose {expected}{to}, {most} with {text.percent(SURE, 0)}"
+    shown = f"{factor * amount:.{digits}f}"
+    return shown if float(shown) > 0 else f"under {10.0**-digits:.{digits}f}"
 
 
 def choose_method(
@@ -279,7 +281,7 @@ def take(choices: Sequence[Choice]) -> Taken | None:
     drawn = [choice.drawn[:, place] for choice, place in zip(choices, places, strict=True) if choice.drawn is not None]
     if len(drawn) < len(choices):
         label, *others = {choice.method for choice in choices}
-        alone = Taken(label=label, loss=None, least=label, least_loss=None, of=len(labels), unit=unit)
+        alone = Taken(label=label, loss=None, least=label, least_loss=None, of=len(labels), margin=None, unit=unit)
         return None if others else alone
     found = losses(np.mean(drawn, axis=0))
     margins = [choice.margin for choice in choices if choice.margin is not None]
@@ -294,14 +296,16 @@ def take(choices: Sequence[Choice]) -> Taken | None:
         if not any(choice.rows[at].failures for choice, at in zip(choices, place, strict=True))
     ]
     margin = float(np.mean(margins)) if len(margins) == len(choices) else None
-    chosen = cheapest(whole or [*range(len(labels))], found, costs, margin)
-    least = min(range(len(labels)), key=lambda place: found[place].expected)
+    whole = whole or [*range(len(labels))]
+    chosen = cheapest(whole, found, costs, margin)
+    least = min(whole, key=lambda place: found[place].expected)
     return Taken(
         label=labels[chosen],
         loss=found[chosen],
         least=labels[least],
         least_loss=found[least],
         of=len(labels),
+        margin=margin,
         unit=unit,
     )
 
@@ -344,11 +348,9 @@ def cheapest(whole: Sequence[int], found: Sequence[Loss], costs: Sequence[float 
     """Return the cheapest of those whose expected loss is within the margin; the best of them if it costs hardly more."""
     least = min(whole, key=lambda place: found[place].expected)
     admitted = [place for place in whole if found[place].expected <= (margin or 0.0)] or [least]
-    known = [cost for place in admitted if (cost := costs[place]) is not None]
-    own = costs[least]
-    if least in admitted and known and own is not None and own <= min(known) * (1 + LIKE_COST):
-        return least
-    return min(admitted, key=lambda place: (costs[place] is None, costs[place] or 0.0, found[place].expected))
+    cheap = min((cost for place in admitted if (cost := costs[place]) is not None), default=None)
+    like = [place for place in admitted if cheap is None or (costs[place] or math.inf) <= cheap * (1 + LIKE_COST)]
+    return min(like, key=lambda place: found[place].expected)
 
 
 def _costs(rows: Sequence[Row], prefer: Prefer) -> list[float | None]:

@@ -10,32 +10,41 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from lora_bench.report import text
-from lora_bench.report.model.choose_method import LIKE_COST, NOTHING, Taken, loss_words, stated
+from lora_bench.report.model.choose_method import LIKE_COST, POINTS, Taken, amount_words, loss_words
 from lora_bench.report.model.overview import UNLESS, WITHIN, Contrast, Line, Overview, unless_words
 from lora_bench.report.sections.method_tables import metric_name
 from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.apart import fewest_unseen
+from lora_bench.stats.expected_loss import SURE
 
 # Follows the first number of comparisons.
 COMPARISONS = " comparisons"
 
 
 def take_words(seen: Overview, taken: Taken) -> str:
-    """Return the method to take, with what it may lose and what its smaller file is against."""
+    """Return the method to take, with what it may lose, and where another loses less, why not that one."""
     said = f"Take {code(taken.label)}"
-    if taken.loss is None:
-        return f"{said}: its mean is the best; one seed tells nothing of others."
+    if taken.loss is None or taken.least_loss is None:
+        return f"{said}: its mean is the best; one seed does not tell what it may lose."
     counts = _kinds(seen)
     mean = f", in the mean of {listed(counts)}," if counts else ""
-    said += f": {stated(taken.loss, taken.unit, f'{mean} to the best of {taken.of}')}."
-    if taken.least == taken.label or taken.least_loss is None:
-        return said
+    expected, most = (amount_words(of, taken.unit) for of in (taken.loss.expected, taken.loss.at_most))
+    if most.startswith("under"):
+        said += f": most likely the best of {taken.of}{mean or ','} or {most} {taken.unit} below it"
+    else:
+        said += f": expected to score {expected} {taken.unit} below the best of {taken.of}{mean or ','}"
+        said += f" at most {most} with {text.percent(SURE, 0)}"
+    if taken.least == taken.label:
+        return f"{said}."
     own, least = (next(line for line in seen.methods if line.label == label) for label in (taken.label, taken.least))
     ratios = [theirs / mine for mine, theirs in zip(own.file_ratios, least.file_ratios, strict=False)]
-    larger = min(ratios, default=0.0) > 1 + LIKE_COST
-    file = f", with a file {_span(ratios)} times as large" if larger else ""
-    expected, most = loss_words(taken.least_loss, taken.unit)
-    return f"{said} {code(least.label)}{file}: {expected}{f', {most}' if most != NOTHING else ''}."
+    file = f", with a file {_span(ratios)} times as large" if min(ratios, default=0.0) > 1 + LIKE_COST else ""
+    margin = (
+        ""
+        if taken.margin is None
+        else f", the smallest file within the margin of {text.amount(taken.margin, taken.unit == POINTS)}"
+    )
+    return f"{said}{margin}. The least loss is that of {code(least.label)}: {loss_words(taken.least_loss, taken.unit)}{file}."
 
 
 def _kinds(seen: Overview) -> list[str]:
