@@ -118,7 +118,8 @@ def stated(heading):
 
 def test_the_page_states_what_is_measured_and_the_aims_are_met():
     passes = {
-        (margin, cells): list(map(float, shares.split("/"))) for margin, cells, shares, *_ in stated("margin, points | cells")
+        (margin, cells): list(map(float, shares.split("/")))
+        for margin, cells, shares, *_ in stated("margin, points | cells")
     }
     assert set(passes) == {(str(margin), str(cells)) for cells, margin in simulation.CELLS_AND_MARGINS}
     for (margin, cells), shares in passes.items():

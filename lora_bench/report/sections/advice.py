@@ -29,8 +29,9 @@ def take_words(seen: Overview, taken: Taken) -> str:
     counts = _kinds(seen)
     mean = f", in the mean of {listed(counts)}," if counts else ""
     expected, most = (amount_words(of, taken.unit) for of in (taken.loss.expected, taken.loss.at_most))
-    if most.startswith("under"):
-        said += f": most likely the best of {taken.of}{mean or ','} or {most} {taken.unit} below it"
+    if expected.startswith("under"):
+        below = most if most.startswith("under") else f"at most {most}"
+        said += f": most likely the best of {taken.of}{mean or ','} or {below} {taken.unit} below it"
     else:
         said += f": expected to score {expected} {taken.unit} below the best of {taken.of}{mean or ','}"
         said += f" at most {most} with {text.percent(SURE, 0)}"
@@ -53,14 +54,10 @@ def _kinds(seen: Overview) -> list[str]:
     kinds: dict[str, set[object]] = {
         "task": {setting.spec.task.name for setting in settings},
         "base model": {choice.table.model.shown for choice in seen.choices},
-        "number of rows": {setting.distinct_examples for setting in settings},
+        "row count": {setting.distinct_examples for setting in settings},
         "parameter target": {setting.target for setting in settings},
     }
-    return [
-        f"{len(values)} numbers of rows" if kind == "number of rows" else plural(len(values), kind)
-        for kind, values in kinds.items()
-        if len(values) > 1
-    ]
+    return [plural(len(values), kind) for kind, values in kinds.items() if len(values) > 1]
 
 
 def by_place(seen: Overview) -> list[str]:

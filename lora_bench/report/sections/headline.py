@@ -53,7 +53,7 @@ def headline_blocks(headline: Headline, *, alone: bool = False) -> list[Block]:
     """Return the headline without the next step; *alone*, without the rest of a report, it has nothing to link to."""
     blocks: list[Block] = [Lead(headline.lead)]
     blocks += [" ".join(headline.further)] if headline.further else []
-    blocks += headline.cautions
+    blocks += [" ".join(headline.cautions)] if headline.cautions else []
     how = "" if alone or headline.decision.level is None else " [How this is decided](#verdicts)."
     blocks += [f"{headline.strength}{how}"] if headline.strength is not None else []
     return blocks
