@@ -6,8 +6,9 @@ finds its files below a data directory. `files` (with `releases`) and `source_ta
 """
 
 from lora_bench.kinds.support.row_values import Split
+from lora_bench.tasks.dealing import SPLITS
 from lora_bench.tasks.declaration import Task, definition, task_from_definition
-from lora_bench.tasks.examples import SPLITS, TaskData, hub_sha256, load_data, load_unlabelled, pinned, released_data
+from lora_bench.tasks.examples import TaskData, hub_sha256, load_data, load_unlabelled, pinned, released_data
 from lora_bench.tasks.folders import as_laid_out, find_folder, in_folder
 from lora_bench.tasks.load_task import load_task, task_from_document
 from lora_bench.tasks.sources import Release

@@ -58,6 +58,8 @@ class Shares(Strict):
         before: Use the value up to this: "_" gives the document in ids like `12_3`.
         phrases: True if rows are parts of other rows, as phrases of sentences: each stays with the longest that has its words.
         more_test: Share of the training rows that joins the data's own test split, where that is small.
+        column: Column that names the split of each row; one that no row names is taken from train.
+        in_order: Column of dates or numbers: the last rows are test, those before them selection.
     """
 
     train: float = Field(default=0.8, gt=0, lt=1)
@@ -67,6 +69,8 @@ class Shares(Strict):
     before: str | None = Field(default=None, min_length=1)
     phrases: bool = False
     more_test: float = Field(default=0.0, ge=0, lt=1)
+    column: str | None = None
+    in_order: str | None = None
 
 
 class Subsets(Strict):
@@ -218,16 +222,16 @@ class Task(Strict):
     @property
     def shares(self) -> Shares | None:
         """The shares of the splits; None if the data comes in three splits."""
-        if self.data.has_splits and self.data.has_selection:
+        if self.data.has_all_splits:
             return None
         return self.split or Shares()
 
     @property
     def wanted(self) -> frozenset[str]:
         """The columns to read of every part."""
-        by = self.shares.by if self.shares is not None else None
+        of_split = (self.shares.by, self.shares.column, self.shares.in_order) if self.shares is not None else ()
         named = (
-            *self.text, self.label.column or None, *self.label.columns, self.label.start, *self.label.where, self.id, by,
+            *self.text, self.label.column or None, *self.label.columns, self.label.start, *self.label.where, self.id, *of_split,
         )  # fmt: skip
         return frozenset(name for name in named if name is not None)
 
@@ -270,7 +274,7 @@ def definition(task: Task) -> dict[str, JsonValue]:
         if inside is not None and key not in (said_inside or {}):
             del inside[key]
     shares = task.shares.model_dump() if task.shares is not None else None
-    for key, unset in (("before", None), ("phrases", False), ("more_test", 0.0)):
+    for key, unset in (("before", None), ("phrases", False), ("more_test", 0.0), ("column", None), ("in_order", None)):
         if shares is not None and shares[key] == unset:
             del shares[key]
     return {**content, "split": shares}

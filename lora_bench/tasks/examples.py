@@ -1,8 +1,8 @@
 """Examples of a task in splits, made from the rows of its tables.
 
 `load_data` makes three splits (`train` to learn from, `selection` to choose by, `test` to report) and lists every fault of the
-data at once. If the data has fewer splits, rows are dealt out by a hash of their text, or of a column such as their document.
-A row always goes to the same split, whatever the order of the file, and rows that belong together stay together.
+data at once. If the data has fewer splits, `dealing` deals rows out by a hash of their text, or of a column such as their
+document. A row always goes to the same split, whatever the order of the file, and rows that belong together stay together.
 
 For generation and chat a label is the texts that may be written for an input: one of them in `train`, all of them in scored
 splits, where an input in several rows is one example.
@@ -10,7 +10,6 @@ splits, where an input in several rows is one example.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Split, normal
 from lora_bench.metrics import find
 from lora_bench.metrics.support.tags import is_tag
+from lora_bench.tasks.dealing import as_column_says, deal
 from lora_bench.tasks.declaration import Task, with_part
 from lora_bench.tasks.files import read_bytes, read_file
 from lora_bench.tasks.folders import as_laid_out, unlabelled_file
@@ -32,8 +32,6 @@ from lora_bench.util.hashing import content_hash
 from lora_bench.util.pip_assets import find_asset, members
 
 Progress = Callable[[str], None]
-
-SPLITS = ("train", "selection", "test")
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
         LoraBenchError: If the hub does not have the data or cannot be reached.
     """
     found, sha256 = _tables(task, base, progress)
-    tables = {part: with_labels(task.of_part(part), table) for part, table in found.items()}
+    tables = as_column_says(task, {part: with_labels(task.of_part(part), table) for part, table in found.items()})
     faults: list[Fault] = []
     parts = {part: examples_of(task.of_part(part), table, faults, part) for part, table in tables.items()}
     if faults:
@@ -86,7 +84,7 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
         faults += _no_entities(task, labels, next(iter(tables.values())))
     if faults:
         raise BadInput(faults)
-    dealt = _dealt(task, parts, whole_train)
+    dealt = deal(task, parts, tables, whole_train=whole_train)
     faults += _faults_of_splits(task, dealt, tables, parts)
     if faults:
         raise BadInput(faults)
@@ -217,28 +215,6 @@ def count_classes(split: Split, labels: Sequence[str]) -> dict[str, int]:
         return {}
     counts = Counter(one if isinstance(one, str) else labels[int(one)] for one in split.each_label)
     return {label: counts[label] for label in labels}
-
-
-def _dealt(task: Task, parts: Mapping[str, Examples], whole_train: bool) -> dict[str, Examples]:
-    """Return the examples in three splits (two, if train is whole), and the further ones."""
-    shares = task.shares
-    if shares is None:
-        return dict(parts)
-    set_aside = 0.0 if whole_train else shares.selection
-    examples = parts["all"] if "all" in parts else parts["train"]
-    low = shares.test if "all" in parts else shares.more_test
-    drawn = [_draw(group) for group in examples.groups]
-    dealt = {"train": examples.where([draw >= low + set_aside for draw in drawn])}
-    if not whole_train:
-        dealt["selection"] = examples.where([low <= draw < low + set_aside for draw in drawn])
-    held = examples.where([draw < low for draw in drawn])
-    dealt["test"] = held if "all" in parts else parts["test"] + held.renamed("train") if low else parts["test"]
-    return dealt | {name: parts[name] for name in task.data.further}
-
-
-def _draw(group: str) -> float:
-    """Return a number in [0, 1) that depends only on the text: 52 bits of its sha256."""
-    return int(hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest()[:13], 16) / 16**13
 
 
 def _faults_of_splits(

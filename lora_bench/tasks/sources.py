@@ -121,7 +121,7 @@ class Data(_InSplits):
         asset: Named asset of `lora_bench.util.pip_assets`, inside which the files are.
         train: File of this split.
         selection: File of this split; `validation` means the same.
-        test: File of this split.
+        test: File of this split; it may be missing beside `selection`.
         also: Files of further splits to score, by name; a mapping for a file with other columns.
         hub: Data set on the Hugging Face hub, as `owner/name`.
         name: Configuration of the data set.
@@ -143,13 +143,18 @@ class Data(_InSplits):
 
     @property
     def has_splits(self) -> bool:
-        """True if training and test split are separate."""
+        """True if training rows are apart from those of another split."""
         return self.hub is not None or self.file is None
 
     @property
     def has_selection(self) -> bool:
         """True if the data has a selection split."""
         return self.selection is not None or (self.splits is not None and self.splits.selection is not None)
+
+    @property
+    def has_all_splits(self) -> bool:
+        """True if no split is to be dealt out of other rows."""
+        return self.has_selection and (self.hub is not None or self.test is not None)
 
     @property
     def files(self) -> dict[str, str]:

@@ -22,6 +22,7 @@ from lora_bench.util.filenames import NAME
 from lora_bench.util.pip_assets import known_assets
 
 TAKEN = ("train", "selection", "test", "all")
+_NO_OWN_TEST = "must go: the data has no test split of its own, and `test` is its share"
 
 
 def contradictions(task: Task) -> Iterator[tuple[Key, str]]:
@@ -65,7 +66,7 @@ def _faults_of_data(data: Data) -> Iterator[tuple[Key, str]]:
         )
     elif used == ["train"]:
         for split in ("train", "test"):
-            if getattr(data, split) is None:
+            if getattr(data, split) is None and not (split == "test" and data.has_selection):
                 yield ("data",), f"{split} is missing; to split one file, write `data: FILE`"
     elif used == ["hub"]:
         for key in ("hub", "revision", "splits"):
@@ -130,20 +131,24 @@ def _faults_of_split(task: Task) -> Iterator[tuple[Key, str]]:
         yield ("split", "before"), "needs `by`, the column in whose values it stands"
     if task.split.phrases and (task.split.by is not None or len(task.text) > 1):
         yield ("split", "phrases"), "is of rows with one text, in place of `by`"
-    if task.data.has_splits and task.data.has_selection:
+    if task.split.column is not None and task.data.has_splits:
+        yield ("split", "column"), "must go: the data has its splits in files"
+    if task.data.has_all_splits:
         yield ("split",), "must go: the data already comes in three splits"
     elif task.data.has_splits:
-        for share in sorted(given & {"train", "test"}):
-            yield (
-                ("split", share),
-                "must go: the data has a test split; `selection` and `more_test` are taken from train",
-            )
+        has, taken = (
+            ("selection", "`test` is") if task.data.has_selection else ("test", "`selection` and `more_test` are")
+        )
+        for share in sorted(given & {"train", has}):
+            yield ("split", share), f"must go: the data has a {has} split; {taken} taken from train"
         if task.split.selection + task.split.more_test >= 1:
             yield ("split",), "must leave rows to train on: selection and more_test add up to 1 or more"
-        if task.split.more_test and task.subsets is not None:
+        if task.split.more_test and task.data.has_selection:
+            yield ("split", "more_test"), _NO_OWN_TEST
+        elif task.split.more_test and task.subsets is not None:
             yield ("split", "more_test"), "must go: the subsets of the test split are of its own rows"
     elif task.split.more_test:
-        yield ("split", "more_test"), "must go: the data has no test split of its own, and `test` is its share"
+        yield ("split", "more_test"), _NO_OWN_TEST
     elif not math.isclose(task.split.train + task.split.selection + task.split.test, 1):
         shares = f"{task.split.train:g} + {task.split.selection:g} + {task.split.test:g}"
         yield ("split",), f"must add up to 1, got {shares} (train + selection + test)"

@@ -1,0 +1,106 @@
+"""Rows are dealt out by a column that names their split, or by time; a split that is missing is taken from train."""
+
+import pytest
+
+from lora_bench.tasks import definition, load_data
+from tests.tasks.test_tasks import COLUMNS, HUNDRED, ONE_FILE, data_faults, faults_of, task, write_csv
+
+NAMES = {"Train": "train", "dev": "selection", "TEST": "test"}
+
+
+def test_a_column_names_the_split_of_each_row(tmp_path):
+    rows = [(*row, list(NAMES)[number % 3]) for number, row in enumerate(HUNDRED)]
+    write_csv(tmp_path / "rows.csv", rows, ("text", "label", "teil"))
+    data = load_data(task(tmp_path, ONE_FILE + "split: {column: teil}\n"), tmp_path)
+    for name, split in NAMES.items():
+        assert data.splits[split].texts == [(text,) for text, _, given in rows if given == name]
+
+
+def test_a_split_that_no_row_names_is_taken_from_train(tmp_path):
+    rows = [(*row, "test" if number < 40 else "train") for number, row in enumerate(HUNDRED)]
+    write_csv(tmp_path / "rows.csv", rows, ("text", "label", "split"))
+    splits = load_data(
+        task(tmp_path, ONE_FILE + "split: {column: split, train: 0.7, selection: 0.2}\n"), tmp_path
+    ).splits
+    assert len(splits["train"].ids) + len(splits["selection"].ids) == 60 and 6 <= len(splits["selection"].ids) <= 20
+    assert splits["test"].texts == [(text,) for text, _ in HUNDRED[:40]]
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        (
+            ("0", "1", "2"),
+            "has values in column 'fold' that name no split: '0', '1', '2', in 100 rows (lines 2, 3, 4, …)",
+        ),
+        (("dev", "test"), "has no row of train in column 'fold'"),
+    ],
+)
+def test_a_column_that_names_no_splits_is_refused(tmp_path, values, fault):
+    rows = [(*row, values[number % len(values)]) for number, row in enumerate(HUNDRED)]
+    write_csv(tmp_path / "rows.csv", rows, ("text", "label", "fold"))
+    (said,) = data_faults(tmp_path, ONE_FILE + "split: {column: fold}\n")
+    assert fault in said and ("by: fold" in said) == ("0" in values)
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        [f"2024-{1 + number // 28:02}-{1 + number % 28:02}" for number in range(100)],
+        [f"{1 + number % 28:02}.{1 + number // 28:02}.2024" for number in range(100)],  # as text in another order
+        [f"2024-01-01T{number // 60:02}:{number % 60:02}:00Z" for number in range(100)],
+        [str(number * 5) for number in range(100)],  # as text 100 is before 95
+        [f"{1900 + number // 12}-{1 + number % 12:02}" for number in range(100)],
+    ],
+)
+def test_the_last_rows_are_test_and_those_before_them_selection(tmp_path, moments):
+    rows = [(*row, moment) for row, moment in zip(HUNDRED, moments, strict=True)]
+    write_csv(tmp_path / "rows.csv", rows[50:] + rows[:50], ("text", "label", "at"))
+    splits = load_data(task(tmp_path, ONE_FILE + "split: {in_order: at}\n"), tmp_path).splits
+    assert set(splits["test"].texts) == {(text,) for text, _ in HUNDRED[90:]}
+    assert set(splits["selection"].texts) == {(text,) for text, _ in HUNDRED[80:90]}
+
+
+def test_rows_that_belong_together_are_as_early_as_the_first_of_them(tmp_path):
+    """Ten customers write ten rows each; customer 0 writes the first row and the last."""
+    rows = [(f"text {number}", "ab"[number % 2], number // 10, number) for number in range(100)]
+    rows[0], rows[99] = (*rows[0][:3], 99), (*rows[99][:2], 0, 100)
+    write_csv(tmp_path / "rows.csv", rows, ("text", "label", "customer", "at"))
+    splits = load_data(task(tmp_path, ONE_FILE + "split: {in_order: at, by: customer}\n"), tmp_path).splits
+    assert ("text 99",) in splits["train"].texts and len(splits["test"].texts) == 9
+    # Equal times are on one side: all 100 rows are at once, in the middle, which is train.
+    write_csv(tmp_path / "rows.csv", [(*row[:3], 7) for row in rows], ("text", "label", "customer", "at"))
+    assert (
+        "leaves the split selection without any example"
+        in data_faults(tmp_path, ONE_FILE + "split: {in_order: at}\n")[0]
+    )
+
+
+def test_values_without_an_order_are_refused(tmp_path):
+    write_csv(tmp_path / "rows.csv", [(*row, "3/4/24") for row in HUNDRED], ("text", "label", "at"))
+    (said,) = data_faults(tmp_path, ONE_FILE + "split: {in_order: at}\n")
+    assert "neither numbers nor dates such as 2026-01-31: '3/4/24', in 100 rows" in said
+    (said,) = data_faults(tmp_path, ONE_FILE + "split: {in_order: att}\n")
+    assert "has no column 'att'; did you mean 'at'?" in said
+
+
+def test_a_test_split_that_is_missing_beside_selection_is_taken_from_train(tmp_path):
+    write_csv(tmp_path / "train.csv", HUNDRED)
+    write_csv(tmp_path / "valid.csv", [("one", "good"), ("two", "bad")])
+    files = f"data: {{train: train.csv, validation: valid.csv}}\n{COLUMNS}"
+    splits = load_data(task(tmp_path, files + "split: {test: 0.25}\n"), tmp_path).splits
+    assert (len(splits["selection"].ids), len(splits["train"].ids) + len(splits["test"].ids)) == (2, 100)
+    assert 15 <= len(splits["test"].ids) <= 35 and not set(splits["test"].texts) & set(splits["train"].texts)
+    (said,) = faults_of(tmp_path, files + "split: {selection: 0.2}\n")
+    assert "split.selection: must go: the data has a selection split; `test` is taken from train" in said
+
+
+def test_a_column_of_splits_needs_one_file(tmp_path):
+    two = f"data: {{train: train.csv, test: test.csv}}\n{COLUMNS}split: {{column: teil}}\n"
+    assert "split.column: must go: the data has its splits in files" in faults_of(tmp_path, two)[0]
+
+
+def test_tasks_without_these_keys_keep_their_definition(tmp_path):
+    assert set(definition(task(tmp_path, ONE_FILE))["split"]) == {"train", "selection", "test", "by"}
+    written = definition(task(tmp_path, ONE_FILE + "split: {in_order: at}\n"))["split"]
+    assert written["in_order"] == "at" and "column" not in written
