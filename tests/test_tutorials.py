@@ -19,6 +19,7 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     write_model(folder / "base")
     write_data(folder / "tickets.csv", rows=600)
+    write_data(folder / "new.csv", rows=10)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORA_BENCH_CACHE", str(folder / "cache"))
         patch.chdir(folder)

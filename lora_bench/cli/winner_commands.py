@@ -1,4 +1,7 @@
-"""The commands for the time after a comparison: `choose` a method, `use` its weights, and `analyse` the weights of all."""
+"""The commands for the time after a comparison.
+
+`choose` a method, `use` its weights, `predict` with them, and `analyse` the weights of all.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 from lora_bench.cli.help import Commands, Groups, add_command
 from lora_bench.cli.shared_options import margin, runs_argument
+from lora_bench.errors import LoraBenchError
 from lora_bench.util.redaction import message
 
 
@@ -48,6 +52,21 @@ def add_winner(commands: Commands) -> None:
     shared = "write the base model and the adapter into one folder, to load on any machine"
     use.where.takes("--share", "OUT", shared, type=Path)
     use.where.takes("--base", "FOLDER", "base model for these (default: found by its name from here)", type=Path)
+
+    predict = add_command(
+        commands,
+        "predict RUNS TABLE [METHOD]",
+        "answer the rows of a new table with the winner's weights, and write it with the answers",
+        "lora-bench predict runs/tickets new.csv",
+        _predict,
+        more="RUNS may also be a folder of weights that `use` wrote. No label is needed.",
+    )
+    _what(predict)
+    predict.what.takes("table", "TABLE", "rows with the columns of the task: csv, tsv, jsonl or parquet", type=Path)
+    predict.what.takes("method", "METHOD", "method by its label (default: the one that `choose` names)", nargs="?")
+    predict.where.takes("--base", "FOLDER", "base model (default: found by its name from here)", type=Path)
+    answers = "new file, .csv, .tsv or .jsonl (default: ./TABLE.predicted.csv, like the table)"
+    predict.output.takes("--out", "FILE", answers, type=Path)
 
     analyse = add_command(
         commands,
@@ -89,8 +108,9 @@ def _choose(arguments: argparse.Namespace) -> int:
 
 def _use(arguments: argparse.Namespace) -> int:
     from lora_bench.report import text
+    from lora_bench.training.kept_task import ADAPTER, BASE
     from lora_bench.training.model_card import loading_lines
-    from lora_bench.training.winner import ADAPTER, BASE, find_winner, merge_winner, share_winner
+    from lora_bench.training.winner import find_winner, merge_winner, share_winner
 
     winner = find_winner(arguments.runs, arguments.method, task=arguments.task, model=arguments.model)
     score, row = winner.record.score, winner.row
@@ -99,17 +119,42 @@ def _use(arguments: argparse.Namespace) -> int:
     seed = f"seed {winner.record.spec.seed}, {text.score(score)}" if row.score.n > 1 else text.score(score)
     mean = f"; expect the mean over {row.score.n} seeds, {text.score(row.score.mean)}" if row.score.n > 1 else ""
     print(message(f"{row.label} on {winner.record.spec.model.shown}: {seed}{mean}"))
-    lines = winner.lines
+    lines, place = winner.lines, [str(arguments.runs), "new.csv", *filter(None, [arguments.method])]
+    for name, value in (("--task", arguments.task), ("--model", arguments.model), ("--base", arguments.base)):
+        place += [name, str(value)] if value is not None else []
     if arguments.merge is not None:
         merge_winner(winner, arguments.merge, arguments.base)
         lines = loading_lines(winner.record.spec, str(arguments.merge), None, winner.record.threshold)
         print(f"merged into {arguments.merge}")
+        place = [str(arguments.merge), "new.csv"]
     if arguments.share is not None:
         share_winner(winner, arguments.share, arguments.base)
         places = str(arguments.share / ADAPTER), str(arguments.share / BASE)
         lines = loading_lines(winner.record.spec, places[0], winner.tuner, winner.record.threshold, places[1])
         print(f"base model and adapter are in {arguments.share}")
+        place = [str(arguments.share), "new.csv"]
+    print(message(f"to answer new rows: {shlex.join(['lora-bench', 'predict', *place])}"))
     print("", *lines, sep="\n")
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from lora_bench.training.kept_task import KeptModel, kept_model
+    from lora_bench.training.predict import default_out, predict_table
+    from lora_bench.training.winner import find_winner
+
+    kept = kept_model(arguments.runs)
+    if kept is not None and (arguments.method, arguments.task, arguments.model) != (None, None, None):
+        raise LoraBenchError(f"{arguments.runs} has the weights of one method; leave METHOD, --task and --model out")
+    if kept is None:
+        winner = find_winner(arguments.runs, arguments.method, task=arguments.task, model=arguments.model)
+        kept = KeptModel.of_run(winner.record, winner.folder)
+    out = arguments.out or default_out(arguments.table)
+    done = predict_table(kept, arguments.table, out, arguments.base, lambda said: print(message(said), file=sys.stderr))
+    spec = kept.spec
+    print(message(f"{spec.method.label} on {spec.model.shown} (seed {spec.seed}): {done.rows:,} rows in {done.out}"))
+    if done.unanswered:
+        print(f"{done.unanswered:,} of them have no answer, as their text cannot be read")
     return 0
 
 

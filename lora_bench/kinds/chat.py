@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
 from lora_bench.kinds.generation import Generation
-from lora_bench.kinds.support.conversations import NoAnswer, conversation
+from lora_bench.kinds.support.conversations import NoAnswer, conversation, opening
 from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import Split, Texts
@@ -48,6 +48,20 @@ class Chat(Generation):
         for said, rows in wrong.items():
             faults.append(table.rows_fault(f"has {said} in {named}", rows))
         return [("",) if isinstance(one, ValueError) else (one[0],) for one in found]
+
+    def texts_to_answer(self, task: Declared, table: Table, classes: Sequence[str], faults: list[Fault]) -> Texts:
+        """Return the messages of each row up to the answer, if it has one; note every row without messages."""
+        texts: Texts = []
+        wrong: dict[str, list[int]] = {}
+        for row, value in enumerate(table.columns[task.text[0]]):
+            try:
+                texts.append((opening(value),))
+            except ValueError as error:
+                wrong.setdefault(str(error), []).append(row)
+                texts.append(("",))
+        for said, rows in wrong.items():
+            faults.append(table.rows_fault(f"has {said} in {task.text[0]}", rows))
+        return texts
 
     def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:
         return [("",) if isinstance(one, ValueError) else (one[1],) for one in _conversations(task, table)]

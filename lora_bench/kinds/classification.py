@@ -24,6 +24,7 @@ class Classification(WithClasses):
     usual_metric = "accuracy"
     reads_one_token = True
     word_model = "logistic"
+    python_answer = "model.config.id2label[model(**inputs).logits.argmax().item()]"
     own_keys: ClassVar[Mapping[Key, str]] = {("label", "rule"): "makes classes, but the kind is {kind}"}
 
     def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:

@@ -68,6 +68,9 @@ class Multilabel(WithClasses):
     def numbered(self, labels: Sequence[Any], classes: Sequence[str]) -> list[Any]:
         return [tuple(sorted(super(Multilabel, self).numbered(own, classes))) for own in labels]
 
+    def answer_value(self, answer: Any, text: tuple[str, ...], classes: Sequence[str]) -> Any:
+        return [classes[place] for place in answer]
+
     def constant(self, train: Split, split: Split) -> Sequence[Any] | None:
         return [[most_frequent(train)]] * len(split.ids)
 

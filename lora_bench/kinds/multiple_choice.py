@@ -87,6 +87,12 @@ class MultipleChoice(WithClasses):
             faults.append(table.rows_fault(message, uneven, "; each row needs as many"))
         return [(str(text), *endings) for text, endings in zip(table.columns[first], found, strict=True)]
 
+    def texts_to_answer(self, task: Declared, table: Table, classes: Sequence[str], faults: list[Fault]) -> Texts:
+        texts = self.texts(task, table, faults)
+        other = [row for row, text in enumerate(texts) if len(text) - 1 not in (0, len(classes))]
+        table.note(faults, f"has another number of endings than the {len(classes)} that the model learned,", other)
+        return texts
+
     def class_names(self, task: Declared, table: Table, examples: Examples, faults: list[Fault]) -> tuple[str, ...]:
         """Return the names of the places: those of the task or the data, or 0, 1 and so on."""
         endings = len(examples.texts[0]) - 1 if examples.texts else 0

@@ -24,6 +24,7 @@ class Regression(TaskKind):
     usual_metric = "pearson"
     reads_one_token = True
     word_model = "ridge"
+    python_answer = "model(**inputs).logits.item()"
     smooths = False
     real_labels = ("labels",)
     problem_type = "regression"

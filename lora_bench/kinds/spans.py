@@ -50,8 +50,11 @@ class Spans(TaskKind):
                 [text[first:behind] for first, behind in spans] or [""]
                 for (_, text), spans in zip(split.texts, right, strict=True)
             ],
-            [text[slice(*span)] if span else "" for (_, text), span in zip(split.texts, predictions, strict=True)],
+            [self.answer_value(span, text, ()) for text, span in zip(split.texts, predictions, strict=True)],
         )
+
+    def answer_value(self, answer: Any, text: tuple[str, ...], classes: Sequence[str]) -> Any:
+        return text[1][slice(*answer)] if answer else ""
 
     def constant(self, train: Split, split: Split) -> Sequence[Any] | None:
         return [()] * len(split.ids)

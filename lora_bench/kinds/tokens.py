@@ -67,6 +67,9 @@ class Tokens(WithClasses):
     def numbered(self, labels: Sequence[Any], classes: Sequence[str]) -> list[Any]:
         return list(labels)
 
+    def answer_value(self, answer: Any, text: tuple[str, ...], classes: Sequence[str]) -> Any:
+        return answer
+
     def constant(self, train: Split, split: Split) -> Sequence[Any] | None:
         most, right = most_frequent(train), list[Any](split.labels)
         return [[most] * len(each) for each in right]

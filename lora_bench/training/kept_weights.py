@@ -27,6 +27,7 @@ from lora_bench.records.record import Predictions, Weights
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.job import Job
+from lora_bench.training.kept_task import write_task
 from lora_bench.training.model_card import item_intervals, loadable_name, model_card, names_of, write_card
 from lora_bench.tuners.sites import module_of
 from lora_bench.tuners.trial import inside_peft
@@ -76,6 +77,7 @@ def keep_weights(
         tuner = module_of(type(config))
     intervals = item_intervals(job.folder.path / PREDICTIONS, job.spec, scores, answers.groups)
     card = model_card(job.spec, step, tuner, scores, answers.count, intervals, threshold)
+    write_task(folder, job.spec, threshold)
     write_card(folder, card)
     sync_tree(folder)  # the record that names them is on the disk when they are
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))

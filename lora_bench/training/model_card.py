@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +137,10 @@ def item_intervals(
 def loading_lines(
     spec: RunSpec, folder: str, tuner: str | None, threshold: float | None = None, base: str | None = None
 ) -> list[str]:
-    """Return the Python lines that make `model` and `tokenizer` of kept weights, and `labels_of` for several labels.
+    """Return the Python lines that make `model` and `tokenizer` of kept weights, and that answer a text where two suffice.
 
-    *tuner* is as for `model_card`. Above the *threshold* a label is answered, of several labels a text. *base* is a folder with
-    the base model, its head and its labels; by default it is found by its name.
+    *tuner* is as for `model_card`. Of several labels those above the *threshold* are answered, by `labels_of`. *base* is a
+    folder with the base model, its head and its labels; by default it is found by its name.
     """
     auto = f"For{names_of(spec).auto}"
     known = spec.model.name in known_models()
@@ -169,8 +169,27 @@ def loading_lines(
         # A causal classifier reads the last token that is not padding.
         lines += ["model.config.pad_token_id = tokenizer.pad_token_id"]
     if threshold is not None:
-        lines += ["", "", *_LABELS_OF.format(threshold=threshold).splitlines()]
+        lines += [
+            "",
+            "",
+            *_LABELS_OF.format(threshold=threshold).splitlines(),
+            "",
+            "",
+            'print(labels_of("a new text"))',
+        ]
+    answer = kind_of_run(spec).python_answer
+    if answer is not None:
+        texts = ", ".join(['"a new text"', '"its second text"'][: len(_texts(spec))])
+        longest = spec.training.max_length
+        cut = "truncation=True" + (f", max_length={longest}" if longest is not None else "")
+        lines += ["", f'inputs = tokenizer({texts}, {cut}, return_tensors="pt")', f"print({answer})"]
     return lines
+
+
+def _texts(spec: RunSpec) -> Sequence[Any]:
+    """Return the columns of a run's text."""
+    columns: Any = (spec.task.definition or {}).get("text")
+    return columns if isinstance(columns, list | tuple) else [columns]
 
 
 _LABELS_OF = """\

@@ -17,11 +17,12 @@ from lora_bench.records.again import again
 from lora_bench.records.kept_adapter import CONFIG, WEIGHTS, adapter_config
 from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.record import Record
-from lora_bench.records.spec import PlannedSpec
+from lora_bench.records.spec import PlannedSpec, RunSpec
 from lora_bench.records.store import RunFolder, answers_in, read_records
 from lora_bench.report.model.choose_method import Choice, choose_among
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
+from lora_bench.training.kept_task import ADAPTER, BASE, write_task
 from lora_bench.training.model_card import PLACE, item_intervals, kind_of_run, loading_lines, model_card, write_card
 from lora_bench.util.atomic_files import let_all_read, whole_folder
 
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 # Rounding alone moves a logit of a merged model less.
 MERGED_TOLERANCE = 1e-4
-
-BASE, ADAPTER = "base", "adapter"
-# Folders of a shared winner.
 
 
 @dataclass(frozen=True)
@@ -118,6 +116,7 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
         with whole_folder(out) as made:
             merged.save_pretrained(made)
             tokenizer.save_pretrained(made)
+            write_task(made, *_task(winner))
             write_card(made, _card(winner, None))
 
 
@@ -142,6 +141,7 @@ def share_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
         shutil.copyfile(winner.folder / WEIGHTS, made / ADAPTER / WEIGHTS)
         config = adapter_config(winner.folder) | {"base_model_name_or_path": f"./{BASE}", "revision": None}
         (made / ADAPTER / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_task(made, *_task(winner))
         (made / "README.md").write_text(_card(winner, winner.tuner, f"{PLACE}/{BASE}"), encoding="utf-8")
         for path in made.rglob("*.*"):
             let_all_read(path)
@@ -180,8 +180,17 @@ def _card(winner: Winner, tuner: str | None, base: str | None = None) -> str:
     return model_card(spec, record.weights.step, tuner, record.scores, examples, intervals, record.threshold, base)
 
 
+def _task(winner: Winner) -> tuple[PlannedSpec, float | None]:
+    return PlannedSpec.model_validate(winner.record.spec.model_dump()), winner.record.threshold
+
+
 def base_of(record: Record, base: Path | None = None) -> BaseModel:
-    """Return the base model of a record on this machine: *base*, if its name does not lead there from here.
+    """Return the base model of a record on this machine; see `base_for`."""
+    return base_for(record.spec, base)
+
+
+def base_for(spec: RunSpec, base: Path | None = None) -> BaseModel:
+    """Return a run's base model on this machine: in the folder *base*, if its name does not lead there from here.
 
     Raises:
         LoraBenchError: If it is not there, or another one is.
@@ -192,15 +201,13 @@ def base_of(record: Record, base: Path | None = None) -> BaseModel:
     from lora_bench.models.find_family import with_family
     from lora_bench.models.registry import find_model
 
-    model = record.spec.model
+    model = spec.model
     given = model.name if base is None else str(base)
     found = find_model(given, base=Path(), revision=model.revision if base is None else None)
     if isinstance(model.family, dict):
         found = with_family(found, TypeAdapter(Family).validate_python(model.family))
     if found.sha256 != model.sha256:
-        raise LoraBenchError(
-            f"{given} is not the base model of run {record.run_id}: its files differ; name it by --base"
-        )
+        raise LoraBenchError(f"{given} is not the base model of run {spec.run_id}: its files differ; name it by --base")
     return found
 
 

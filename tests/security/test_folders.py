@@ -211,6 +211,21 @@ def test_a_harmful_model_is_not_analysed(received, tmp_path, capfd, change):
     assert received["full"].parent.name in refused(["analyse", "runs/tickets"], capfd, sign)
 
 
+HARMFUL = [
+    pytest.param(method, change, id=f"{method}-{name}")
+    for method, changes in (("lora", ADAPTERS), ("full", WHOLE))
+    for name, change in changes.items()
+]
+
+
+@pytest.mark.parametrize(("method", "change"), HARMFUL)
+def test_harmful_weights_answer_no_table(received, tmp_path, capfd, method, change):
+    sign, out = tmp_path / "it-ran", tmp_path / "answers.csv"
+    change(received[method], sign)
+    said = refused(["predict", "runs/tickets", "tickets.csv", method, "--out", str(out)], capfd, sign)
+    assert received[method].parent.name in said and not out.exists()
+
+
 def test_what_is_good_is_merged_and_analysed(received, tmp_path, capfd):
     out = tmp_path / "merged"
     assert main(["use", "runs/tickets", "lora", "--merge", str(out)]) == 0

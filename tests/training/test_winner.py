@@ -114,7 +114,8 @@ def test_a_shared_winner_loads_without_the_models_of_this_machine(tmp_path, monk
         own, copied, auto = (model.eval()(ids).logits for model in (loaded["model"], shared["model"], by_itself))
     assert torch.equal(own, copied) and torch.equal(own, auto)
     assert shared["model"].config.id2label == {0: "complaint", 1: "praise"}
-    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {"README.md", "base", "adapter"}
+    names = {path.name for path in (tmp_path / "elsewhere").iterdir()}
+    assert names == {"README.md", "base", "adapter", "lora_bench.json"}
     assert not list((tmp_path / "elsewhere").rglob("notes.txt"))
 
 

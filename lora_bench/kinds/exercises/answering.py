@@ -36,6 +36,7 @@ class Answering(Labelling):
     """
 
     collator = WindowCollator
+    weighs_classes = False
 
     def lessons(self, split: Split) -> tuple[list[Example], float]:
         """Return every window of every example, with the tokens of its first answer."""

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lora_bench.kinds.exercises.losses import Loss, cross_entropy
 from lora_bench.kinds.exercises.predicting import Example
+from lora_bench.kinds.support.row_values import Texts
 from lora_bench.kinds.support.task_kind import Shape
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.tasks import Split, Task, TaskData
@@ -58,16 +59,23 @@ class Pack:
     seeds: Sequence[int]
 
 
+def unlabelled(texts: Texts, label: tuple[str, ...] = ()) -> Split:
+    """Return texts as a split whose labels say nothing."""
+    return Split([str(number) for number in range(1, len(texts) + 1)], texts, [label] * len(texts))
+
+
 class Exercise:
     """Adapts a kind of task to a model.
 
     Args:
         collator: Class of the object that makes batches, given a tokenizer.
         predicts_next: True if a label of a token is that of the token before it, as of a text to write.
+        weighs_classes: True if replies have the logits of classes.
     """
 
     collator: ClassVar[type[Any]]
     predicts_next: ClassVar[bool] = True
+    weighs_classes: ClassVar[bool] = False
 
     def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> None:
         self._task, self._tokenizer, self._spec, self._seed = task, tokenizer, spec, seed
@@ -80,6 +88,10 @@ class Exercise:
     def questions(self, split: Split) -> tuple[list[Example], float]:
         """Return the examples of a split to answer, and the share that was truncated."""
         raise NotImplementedError
+
+    def to_answer(self, texts: Texts) -> list[Example]:
+        """Return texts as examples to answer, without knowing what is right."""
+        return self.questions(unlabelled(texts))[0]
 
     def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
         """Return the model's answer to each question.

@@ -18,6 +18,7 @@ class Labelling(Exercise):
     """Gives each text a label. Other exercises with one output of a model derive from it."""
 
     collator = DataCollatorWithPadding
+    weighs_classes = True
 
     def lessons(self, split: Split) -> tuple[list[Example], float]:
         examples, truncated = self.questions(split)

@@ -14,6 +14,8 @@ from lora_bench.kinds.support.task_kind import Shape
 class Rating(Labelling):
     """Gives each text a number."""
 
+    weighs_classes = False
+
     def replies(self, logits: Tensor) -> Replies:
         return Replies([round(value, 6) for value in logits.squeeze(-1).tolist()])
 

@@ -21,6 +21,7 @@ class Tagging(Labelling):
     """Gives each word the label of its first token."""
 
     predicts_next = False
+    weighs_classes = False
 
     collator = CompletionCollator
 

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lora_bench.errors import Diverged
-from lora_bench.kinds.exercises.base_exercise import UNCUT, Exercise, Pack, Replies
+from lora_bench.kinds.exercises.base_exercise import UNCUT, Exercise, Pack, Replies, unlabelled
 from lora_bench.kinds.exercises.generation.chat_format import Ending
 from lora_bench.kinds.exercises.generation.encode import NO_LOSS, CompletionCollator, encode_completions, encode_prompts
 from lora_bench.kinds.exercises.generation.encode_pairs import PairCollator, encode_sources, encode_targets
 from lora_bench.kinds.exercises.losses import Loss, cross_entropy
 from lora_bench.kinds.exercises.predicting import Example, autocast, quiet
+from lora_bench.kinds.support.row_values import Texts
 from lora_bench.kinds.support.task_kind import Shape
 from lora_bench.models.loading import reads_apart
 from lora_bench.records.budget import TARGETS
@@ -69,6 +70,12 @@ class Writing(Exercise):
         unweighed = [{**prompt, **nothing(prompt), ITEM: -1} for prompt in prompts]
         weighed = [{**example, ITEM: item} for item, example in zip(items, right, strict=True)]
         return [*unweighed, *weighed], max(cut, cut_right)
+
+    def to_answer(self, texts: Texts) -> list[Example]:
+        assert self._spec.decoding is not None
+        # A chat template wants an answer behind the messages; what it says is cut off.
+        asked = unlabelled(texts, ("a",))
+        return self.inputs(asked, self._spec.training.max_length, self._spec.decoding.max_new_tokens)[0]
 
     def texts(self, split: Split, longest: int) -> tuple[list[Example], float]:
         """Return inputs with the texts to write for them, of so many tokens at most, and the share that was truncated."""

@@ -47,12 +47,30 @@ def conversation(prompt: Any, *completion: Any) -> tuple[str, str]:
         raise ValueError("no message before the answer")
     if not last["content"]:
         raise ValueError("an empty answer")
+    return _as_json(before, last["content"]), last["content"]
+
+
+def opening(prompt: Any) -> str:
+    """Return the messages to answer as JSON: those of *prompt*, a list, JSON of one or a text, without a last answer.
+
+    Raises:
+        ValueError: If it is no conversation, or empty.
+    """
+    messages = _messages(prompt, "user")
+    if messages and messages[-1]["role"] == ANSWERS:
+        del messages[-1]
+    if not any(message["content"].strip() for message in messages):
+        raise ValueError("no message to answer")
+    return _as_json(messages)
+
+
+def _as_json(messages: Sequence[Message], answer: str = "") -> str:
     try:
-        text = json.dumps(before, ensure_ascii=False, separators=(",", ":"))
-        f"{text}{last['content']}".encode()
+        text = json.dumps(messages, ensure_ascii=False, separators=(",", ":"))
+        f"{text}{answer}".encode()
     except (TypeError, UnicodeEncodeError) as error:
         raise ValueError(f"a message that is no JSON ({error})") from None
-    return text, last["content"]
+    return text
 
 
 def messages_of(text: str, answer: str) -> list[Message]:

@@ -54,6 +54,7 @@ class TaskKind:
         takes_threshold: True if the answers to the selection split choose a threshold for all answers.
         word_model: Linear model on tf-idf whose score stands beside that of a run; None if there is none.
         own_keys: Keys of a task that no other kind may have, each with what is wrong with them in another.
+        python_answer: Python expression that gives the answer of `model` to `inputs`; None if that takes more.
     """
 
     exercise: ClassVar[str]
@@ -75,6 +76,7 @@ class TaskKind:
     takes_threshold: ClassVar[bool] = False
     word_model: ClassVar[Literal["logistic", "ridge"] | None] = None
     own_keys: ClassVar[Mapping[Key, str]] = {}
+    python_answer: ClassVar[str | None] = None
 
     @property
     def name(self) -> str:
@@ -155,6 +157,14 @@ class TaskKind:
         for name in task.text:
             faults += faults_of_text(table, name, keep_empty=task.empty_texts == "keep")
         return list(zip(*(map(str, table.columns[name]) for name in task.text), strict=True))
+
+    def texts_to_answer(self, task: Declared, table: Table, classes: Sequence[str], faults: list[Fault]) -> Texts:
+        """Return the texts of each row of a table without labels, to answer with *classes*; note every fault of them."""
+        return self.texts(task, table, faults)
+
+    def answer_value(self, answer: Any, text: tuple[str, ...], classes: Sequence[str]) -> Any:
+        """Return the answer to a text as a table has it: a name, a number, a text or a list of names."""
+        return answer
 
     def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:
         """Return the label of each row as written; note every row without one."""

@@ -103,6 +103,9 @@ class WithClasses(TaskKind):
         index = {label: number for number, label in enumerate(classes)}
         return [index[label] for label in labels]
 
+    def answer_value(self, answer: Any, text: tuple[str, ...], classes: Sequence[str]) -> Any:
+        return classes[answer]
+
     def head_arguments(self, labels: Sequence[str]) -> str:
         usual = self.problem_type == TaskKind.problem_type
         return (

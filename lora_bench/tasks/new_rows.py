@@ -1,0 +1,93 @@
+"""Rows to answer: a table with the columns of a task, which needs no label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.kinds.support.row_table import Table
+from lora_bench.kinds.support.row_values import Texts
+from lora_bench.tasks.declaration import Task
+from lora_bench.tasks.files import read_file
+from lora_bench.tasks.row_examples import missing_columns
+from lora_bench.tasks.source_tables import Layout, format_of
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """A table whose rows are to be answered.
+
+    Args:
+        columns: All its columns, in order.
+        layout: How its file was read.
+        readable: Indexes of the rows that can be answered.
+        texts: Their texts.
+        faults: What is wrong with the other rows.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    layout: Layout
+    readable: list[int]
+    texts: Texts
+    faults: list[Fault]
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.columns.values())))
+
+
+@dataclass(frozen=True)
+class _Noting(Table):
+    """A table that remembers which rows have a fault."""
+
+    wrong: set[int] = field(default_factory=set)
+
+    def rows_fault(self, message: str, rows: Sequence[int], hint: str = "") -> Fault:
+        self.wrong.update(rows)
+        return super().rows_fault(message, rows, hint)
+
+
+def read_new_rows(task: Task, path: Path, classes: Sequence[str]) -> NewRows:
+    """Read a table whose rows are to be answered with one of *classes*, or as the kind of task does.
+
+    Raises:
+        BadInput: If the file cannot be read, lacks a column of the text, or has no row that can be answered.
+    """
+    layout = _layout(task, path)
+    wanted = frozenset(task.text)
+    names = read_file(path, layout)[0].names
+    table, _ = read_file(path, replace(layout, wanted=wanted.union(names)))
+    missing = list(missing_columns(table, wanted))
+    if missing:
+        raise BadInput(missing)
+    if not table.places:
+        raise LoraBenchError(f"{table.shown} has no rows")
+    readable, texts, faults = _texts(task, table, classes)
+    if not readable:
+        raise BadInput(faults)
+    return NewRows({name: table.columns[name] for name in names}, layout, readable, texts, faults)
+
+
+def _layout(task: Task, path: Path) -> Layout:
+    """Return how to read a file: as the task's own files, if it has their suffix or none that is known."""
+    own, given = {format_of(file) for file in task.data.named_files.values()}, format_of(path.name)
+    if given is None or given in own:
+        return Layout(task.format, task.columns, task.quoting, delimiter=task.delimiter, encoding=task.encoding)
+    return Layout(given)
+
+
+def _texts(task: Task, table: Table, classes: Sequence[str]) -> tuple[list[int], Texts, list[Fault]]:
+    """Return the indexes of the rows that can be answered, their texts, and the faults of the others."""
+    rows, faults = list(range(len(table.places))), list[Fault]()
+    while rows:
+        part = table.where(rows)
+        noting = _Noting(**{own.name: getattr(part, own.name) for own in fields(Table)})
+        texts = task.kind_of.texts_to_answer(task, noting, classes, faults)
+        if not noting.wrong:
+            return rows, texts, faults
+        rows = [row for place, row in enumerate(rows) if place not in noting.wrong]
+    return [], [], faults

@@ -1,0 +1,95 @@
+"""The task and recipe of kept weights, in a file beside them, so that a copy of their folder can answer new rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lora_bench.errors import LoraBenchError, first_line
+from lora_bench.records.kept_adapter import CONFIG
+from lora_bench.records.layout import RECORD
+from lora_bench.records.record import Record
+from lora_bench.records.spec import PlannedSpec
+from lora_bench.records.store import RunFolder, read_record
+from lora_bench.training.model_card import public_name
+from lora_bench.util.regular_files import read_object
+
+FILE = "lora_bench.json"
+# Folders of base model and adapter, where both were written to be shared.
+BASE, ADAPTER = "base", "adapter"
+
+
+@dataclass(frozen=True)
+class KeptModel:
+    """Weights that can answer new rows.
+
+    Args:
+        spec: The run that trained them.
+        threshold: Probability above which a label is answered, of several labels a text.
+        folder: Folder of the weights.
+        beside: Folder of the base model of an adapter, if it was written with it.
+    """
+
+    spec: PlannedSpec
+    threshold: float | None
+    folder: Path
+    beside: Path | None = None
+
+    @classmethod
+    def of_run(cls, record: Record, folder: Path) -> KeptModel:
+        """Return the weights that a run kept in a folder."""
+        return cls(PlannedSpec.model_validate(record.spec.model_dump()), record.threshold, folder)
+
+    @property
+    def is_adapter(self) -> bool:
+        """True if a base model is needed."""
+        return (self.folder / CONFIG).is_file()
+
+
+def write_task(folder: Path, spec: PlannedSpec, threshold: float | None) -> None:
+    """Write the task and recipe of weights beside them, without paths of this machine."""
+    definition = dict(spec.task.definition)
+    data: Any = definition["data"]
+    files = [data[part] for part in ("file", "train") if data.get(part) is not None]
+    if files:
+        definition["data"] = {"file": Path(str(files[0])).name}
+    task = spec.task.model_copy(update={"definition": definition})
+    model = spec.model.model_copy(update={"name": public_name(spec.model)})
+    shown = spec.model_copy(update={"task": task, "model": model, "source": None, "source_sha256": None})
+    content = {"spec": shown.model_dump(mode="json"), "threshold": threshold}
+    (folder / FILE).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def kept_model(folder: Path) -> KeptModel | None:
+    """Return the weights in a folder: of a run, a copy of them, or written by `use`; None if it is no folder of weights.
+
+    Raises:
+        LoraBenchError: If nothing beside the weights says of which task they are.
+    """
+    run = folder / RECORD
+    if run.is_file() and RunFolder(folder).weights.is_dir():
+        return KeptModel.of_run(read_record(run), RunFolder(folder).weights)
+    shared = (folder / ADAPTER / CONFIG).is_file()
+    weights = folder / ADAPTER if shared else folder
+    if not shared and not any((folder / name).is_file() for name in (CONFIG, "config.json")):
+        return None
+    if (folder / FILE).is_file():
+        content = read_object(folder / FILE, str(folder / FILE))
+        try:
+            spec = PlannedSpec.model_validate_json(json.dumps(content.get("spec")))
+        except ValidationError as error:
+            raise LoraBenchError(f"{folder / FILE} describes no run: {first_line(error)}") from None
+        threshold = content.get("threshold")
+        return KeptModel(
+            spec, float(threshold) if threshold is not None else None, weights, folder / BASE if shared else None
+        )
+    if (folder.parent / RECORD).is_file():
+        return KeptModel.of_run(read_record(folder.parent / RECORD), folder)
+    raise LoraBenchError(
+        f"{folder} has no {FILE}, which says of which task its weights are; give the folder of the runs, or write the weights "
+        "again with `lora-bench use RUNS --merge` or `--share`"
+    )
