@@ -28,7 +28,7 @@ from lora_bench.records.spec import PlannedSpec
 from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.job import Job
 from lora_bench.training.kept_task import write_task
-from lora_bench.training.model_card import item_intervals, loadable_name, model_card, names_of, write_card
+from lora_bench.training.model_card import item_facts, loadable_name, model_card, names_of, write_card
 from lora_bench.tuners.sites import module_of
 from lora_bench.tuners.trial import inside_peft
 from lora_bench.util.atomic_files import sync_tree
@@ -75,8 +75,8 @@ def keep_weights(
         publish_adapter_config(folder / "adapter_config.json", job.spec)
         (config,) = model.peft_config.values()
         tuner = module_of(type(config))
-    intervals = item_intervals(job.folder.path / PREDICTIONS, job.spec, scores, answers.groups)
-    card = model_card(job.spec, step, tuner, scores, answers.count, intervals, threshold)
+    items = item_facts(job.folder.path / PREDICTIONS, job.spec, scores, answers.groups)
+    card = model_card(job.spec, step, tuner, scores, answers.count, items, threshold)
     write_task(folder, job.spec, threshold)
     write_card(folder, card)
     sync_tree(folder)  # the record that names them is on the disk when they are

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from lora_bench.models.registry import LOCAL, known_models
 from lora_bench.models.shapes import PREFIX
 from lora_bench.records.budget import amount_of
 from lora_bench.records.spec import ModelSpec, PlannedSpec, RunSpec
+from lora_bench.records.store import Answers
+from lora_bench.report.model.given_answers import NeverFound, given_in, never_found
 from lora_bench.stats import ItemMetric, ItemScores, in_groups
 from lora_bench.util.atomic_files import let_all_read
 from lora_bench.util.item_groups import groups_of_text
@@ -39,20 +42,21 @@ def model_card(
     tuner: str | None,
     scores: Mapping[str, float] | None = None,
     examples: int = 0,
-    intervals: Mapping[str, tuple[float, float]] | None = None,
+    items: ItemFacts | None = None,
     threshold: float | None = None,
     base: str | None = None,
 ) -> str:
     """Return the card as Markdown with metadata.
 
-    *tuner* is the module to import before the weights load: "" for PEFT alone, None for a whole model. Intervals are those of
-    `item_intervals`, over so many scored examples. *threshold* and *base* are as for `loading_lines`.
+    *tuner* is the module to import before the weights load: "" for PEFT alone, None for a whole model. *items* are the facts
+    of so many scored examples. *threshold* and *base* are as for `loading_lines`.
     """
+    items = items or ItemFacts({}, None)
     options = _code(json.dumps(spec.method.options, sort_keys=True))
     labels = _words(", ".join(spec.task.labels))
     revision = f" at revision `{spec.model.revision}`" if spec.model.revision else ""
     metadata = yaml.safe_dump(
-        _metadata(spec, tuner, scores or {}, examples, intervals or {}), sort_keys=False, allow_unicode=True, width=1000
+        _metadata(spec, tuner, scores or {}, examples, items.intervals), sort_keys=False, allow_unicode=True, width=1000
     )
     return "\n".join(
         [
@@ -63,6 +67,7 @@ def model_card(
             f"# {_words(spec.method.label)} on {_words(spec.model.shown)} for {_words(spec.task.name)}",
             "",
             *_first_lines(spec, tuner, base),
+            *([f"**{_capital(items.never_found.words(shown=_words))}.**", ""] if items.never_found is not None else []),
             f"Trained by lora_bench {__version__} (run `{spec.run_id}`): method `{spec.method.name}` with `{options}`, "
             f"learning rate {spec.training.learning_rate:g}, {amount_of(*spec.training.target)}, "
             f"seed {spec.seed}, weights after step {step}. Labels in order: {labels or 'none'}.",
@@ -92,6 +97,10 @@ def _first_lines(spec: PlannedSpec, tuner: str | None, base: str | None) -> list
     return [*lines, ""] if lines else []
 
 
+def _capital(said: str) -> str:
+    return f"{said[0].upper()}{said[1:]}"
+
+
 def write_card(folder: Path, card: str) -> None:
     """Write the card of a folder of weights, and give all files the usual permissions, unlike safetensors' own."""
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -103,16 +112,28 @@ def write_card(folder: Path, card: str) -> None:
 _DRAWS, _BLOCK = 2_000, 2**22
 
 
-def item_intervals(
-    answers: Path, spec: PlannedSpec, scores: Mapping[str, float], groups: str | None = None
-) -> dict[str, tuple[float, float]]:
-    """Return 95 % intervals of a run's scores over its test items, by metric, from resampled items.
+@dataclass(frozen=True)
+class ItemFacts:
+    """Facts of a run's scored items.
 
-    *answers* is the file of its predictions, with the *groups* that its record names. Metrics that are not of single items, and
-    other splits, have no interval.
+    Args:
+        intervals: 95 % intervals of its scores, by metric; none of metrics that are not of single items.
+        never_found: Classes that it never answers rightly.
+    """
+
+    intervals: Mapping[str, tuple[float, float]]
+    never_found: NeverFound | None
+
+
+def item_facts(
+    answers: Path, spec: PlannedSpec, scores: Mapping[str, float], groups: str | None = None
+) -> ItemFacts | None:
+    """Return the facts of a run's test items, with intervals from resampled items; None where predictions are not kept.
+
+    *answers* is the file of its predictions, with the *groups* that its record names.
     """
     if not answers.is_file():
-        return {}
+        return None
     found: dict[str, tuple[float, float]] = {}
     with in_a_sentence(f"{answers} cannot be read"):
         kept = json.loads(read_regular(answers))
@@ -131,7 +152,8 @@ def item_intervals(
             if len(defined) > 0.99 * _DRAWS:
                 low, high = np.percentile(defined, [2.5, 97.5])
                 found[metric] = (float(low), float(high))
-    return found
+        given = given_in([Answers(kept["predictions"], kept["references"])], spec.task)
+    return ItemFacts(found, never_found(given) if given is not None else None)
 
 
 def loading_lines(

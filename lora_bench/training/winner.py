@@ -23,7 +23,7 @@ from lora_bench.report.model.choose_method import Choice, choose_among
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.training.kept_task import ADAPTER, BASE, write_task
-from lora_bench.training.model_card import PLACE, item_intervals, kind_of_run, loading_lines, model_card, write_card
+from lora_bench.training.model_card import PLACE, item_facts, kind_of_run, loading_lines, model_card, write_card
 from lora_bench.util.atomic_files import let_all_read, whole_folder
 
 if TYPE_CHECKING:
@@ -176,8 +176,8 @@ def _card(winner: Winner, tuner: str | None, base: str | None = None) -> str:
     spec = PlannedSpec.model_validate(record.spec.model_dump())
     named = record.predictions
     examples, groups = (named.count, named.groups) if named is not None else (0, None)
-    intervals = item_intervals(winner.folder.parent / PREDICTIONS, spec, record.scores or {}, groups)
-    return model_card(spec, record.weights.step, tuner, record.scores, examples, intervals, record.threshold, base)
+    items = item_facts(winner.folder.parent / PREDICTIONS, spec, record.scores or {}, groups)
+    return model_card(spec, record.weights.step, tuner, record.scores, examples, items, record.threshold, base)
 
 
 def _task(winner: Winner) -> tuple[PlannedSpec, float | None]:

@@ -126,6 +126,16 @@ def test_a_kept_adapter_names_no_path_and_everybody_may_read_it(tmp_path):
         # Accuracy is a share of independent items: its resamples vary like a binomial.
         low, high = (scipy.stats.binom.ppf(q, count, record.score) / count for q in (0.025, 0.975))
         assert [float(end) for end in said.groups()] == pytest.approx([low, high], abs=2 / count)
+        kept_answers = json.loads((job.folder.path / "predictions.json").read_text())
+        right, said = kept_answers["references"], kept_answers["predictions"]
+        found = {truth for truth, answer in zip(right, said, strict=True) if truth == answer}
+        lost = [
+            f"{name} ({right.count(place)} test rows)"
+            for place, name in enumerate(record.spec.task.labels)
+            if place not in found
+        ]
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        assert [line for line in lost if f"redicted: {line}" in text] == lost and ("redicted: " in text) == bool(lost)
         if record.spec.method.name == "lora":
             config = json.loads((folder / "adapter_config.json").read_text())
             assert (config["task_type"], config["base_model_name_or_path"], config["revision"]) == (

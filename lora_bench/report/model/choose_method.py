@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,6 +24,7 @@ from lora_bench.records.record import Record
 from lora_bench.records.store import answers_in, read_records
 from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, compare
+from lora_bench.report.model.given_answers import NeverFound, given_by, never_found
 from lora_bench.report.model.judged import judge_comparison
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.searches import Searches
@@ -54,6 +55,7 @@ class Choice:
         best: Row with the best mean score.
         margin: Loss that does not matter, in the unit of the metric; None for none.
         prefer: The cost that is kept small.
+        answers: Gives the predictions of a run.
     """
 
     setting: Setting
@@ -65,6 +67,7 @@ class Choice:
     best: Row
     margin: float | None
     prefer: Prefer
+    answers: AnswersOf
 
     @property
     def method(self) -> str:
@@ -89,11 +92,16 @@ class Choice:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """A sentence for each method: its score, its loss and its cost."""
+        """A sentence for each method: its score, its loss and its cost; and one on classes that the chosen one never finds."""
         known = self.losses or [None] * len(self.rows)
-        return tuple(
-            self._reason(row, loss, cost) for row, loss, cost in zip(self.rows, known, self.costs, strict=True)
-        )
+        said = [self._reason(row, loss, cost) for row, loss, cost in zip(self.rows, known, self.costs, strict=True)]
+        lost = self.never_found(self.chosen)
+        return (*said, lost.words(by=self.method)) if lost is not None else tuple(said)
+
+    def never_found(self, row: Row) -> NeverFound | None:
+        """Return the classes that no run of a row finds; None if there are none, or predictions are not stored."""
+        given = given_by(row, self.setting.spec.task, self.answers)
+        return None if given is None else never_found(given)
 
     def _reason(self, row: Row, loss: Loss | None, cost: float | None) -> str:
         assert row.score is not None
@@ -211,7 +219,7 @@ def choices_of(
             task = setting.spec.task
             of_table = [scored(row, setting, answers, searches.error(row, table, setting)) for row in rows]
             allowed = declared.margin_of(task.name, task.metric) if margin is None else margin
-            found.append(_choose(setting, table, of_table, allowed, prefer))
+            found.append(replace(_choose(setting, table, of_table, allowed, prefer), answers=answers))
     return tuple(found)
 
 
@@ -266,6 +274,7 @@ def _choose(
         best=rows[best],
         margin=margin,
         prefer=prefer,
+        answers=no_answers,
     )
 
 

@@ -18,7 +18,10 @@ from lora_bench.metrics import find
 from lora_bench.metrics.multilabel_macro_f1 import weighted_macro_f1
 from lora_bench.metrics.support.label_arrays import are_label_sets, label_arrays
 from lora_bench.metrics.support.tags import UNTYPED, entities, is_tag, type_of
-from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.records.spec import TaskSpec
+from lora_bench.records.store import Answers
+from lora_bench.report import text
+from lora_bench.report.model.comparison import Comparison, ModelTable
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.seed_scores import AnswersOf
 from lora_bench.stats import Summary, summarise
@@ -97,6 +100,32 @@ class ErrorScores:
     rmse: Summary
 
 
+# Classes that a sentence names.
+MOST_TOLD = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeverFound:
+    """Classes of test items that no run answered rightly, so that their F1 is 0.
+
+    Args:
+        items: Number of items of each class, by its name.
+        answered: True if one of them was ever answered, for other items.
+        noun: Word for one item.
+    """
+
+    items: Mapping[str, int]
+    answered: bool
+    noun: str
+
+    def words(self, by: str = "", shown: Callable[[str], str] = str) -> str:
+        """Return them in words, such as "never predicted by lora: security (4 test rows)"; *shown* writes a name."""
+        word = "never rightly predicted" if self.answered else "never predicted"
+        named = [f"{shown(name)} ({text.plural(number, f'test {self.noun}')})" for name, number in self.items.items()]
+        more = [] if len(named) <= MOST_TOLD else [f"{len(named) - MOST_TOLD + 1} others"]
+        return f"{word}{f' by {by}' if by else ''}: {text.listed([*named[: MOST_TOLD - len(more)], *more])}"
+
+
 # By the ids of a row's runs: a row may stand in the tables of several targets.
 GivenByRow = Mapping[tuple[str, ...], GivenAnswers]
 
@@ -108,24 +137,27 @@ def given_answers(comparison: Comparison, answers: AnswersOf) -> GivenByRow:
         if setting.search or setting.trials:
             continue
         for row in setting.rows:
-            if row.run_ids not in found and (given := _given(row, setting, answers)) is not None:
+            if row.run_ids not in found and (given := given_by(row, setting.spec.task, answers)) is not None:
                 found[row.run_ids] = given
     return found
 
 
-def _given(row: Row, setting: Setting, answers: AnswersOf) -> GivenAnswers | None:
+def given_by(row: Row, task: TaskSpec, answers: AnswersOf) -> GivenAnswers | None:
     """Return the answers of a row, or None if some are missing, or are not classes or numbers of the same items."""
-    metric = find(setting.spec.task.metric)
-    if metric is not None and metric.kind == "likelihood":
-        return None
     stored = [found for score in row.scores if (found := answers(score.run_id)) is not None]
-    if not stored or len(stored) < len(row.scores):
+    return given_in(stored, task) if len(stored) == len(row.scores) else None
+
+
+def given_in(stored: Sequence[Answers], task: TaskSpec) -> GivenAnswers | None:
+    """Return the answers of some runs, or None without any, or if they are not classes or numbers of the same items."""
+    metric = find(task.metric)
+    if not stored or (metric is not None and metric.kind == "likelihood"):
         return None
     first = stored[0].references
     if not first or any(one.references != first or len(one.predictions) != len(first) for one in stored):
         return None
-    classes = setting.spec.task.labels or ()
-    kind = known_kinds().get(str((setting.spec.task.definition or {}).get("kind")))
+    classes = task.labels or ()
+    kind = known_kinds().get(str((task.definition or {}).get("kind")))
     forms = kind.metric_kinds if kind is not None else ()
     if "tokens" in forms:
         return _given_words(first, [one.predictions for one in stored], classes)
@@ -144,7 +176,7 @@ def _given(row: Row, setting: Setting, answers: AnswersOf) -> GivenAnswers | Non
     if classes:
         if len(classes) > MOST_CLASSES or not all(_are_classes(one, len(classes)) for one in (references, said)):
             return None
-    elif setting.spec.task.labels is None or not (np.isfinite(references).all() and np.isfinite(said).all()):
+    elif task.labels is None or not (np.isfinite(references).all() and np.isfinite(said).all()):
         return None
     shares = [np.array(one.probabilities) for one in stored if one.probabilities is not None]
     whole = len(shares) == len(stored) and all(one.shape == (len(first), len(classes)) for one in shares)
@@ -177,6 +209,28 @@ def _given_words(first: Sequence[Any], said: Sequence[Sequence[Any]], labels: Se
 
 def _are_classes(values: Classes | Floats, classes: int) -> bool:
     return bool(values.dtype.kind == "i" and (values >= 0).all() and (values < classes).all())
+
+
+def never_found(given: GivenAnswers) -> NeverFound | None:
+    """Return the classes of test items that no run answered rightly; None if there are none."""
+    if not given.classes:
+        return None
+    if given.tags:
+        scores = _entity_scores(given)
+        right = {place for place, f1 in enumerate(scores.f1) if f1.mean > 0}
+        items, said = scores.items, set[int]()
+    elif given.several:
+        both = given.references.astype(bool) & given.answers.astype(bool)
+        right, said = (set(np.flatnonzero(of.any(axis=(0, 1))).tolist()) for of in (both, given.answers))
+        items = tuple(map(int, given.references.sum(axis=0)))
+    else:
+        right = set(given.references[(given.answers == given.references).any(axis=0)].tolist())
+        items = tuple(np.bincount(given.references.astype(np.int64), minlength=len(given.classes)).tolist())
+        said = set(np.unique(given.answers).tolist())
+    lost = [place for place, number in enumerate(items) if number and place not in right]
+    noun = "item" if given.tags else "word" if given.lengths else "row"
+    named = {given.classes[place]: items[place] for place in lost}
+    return NeverFound(items=named, answered=bool(given.tags) or not said.isdisjoint(lost), noun=noun) if named else None
 
 
 def class_scores(given: GivenAnswers) -> ClassScores:

@@ -6,6 +6,7 @@ What makes a ranking doubtful follows: rates that were not tuned, runs that lear
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Lead
@@ -24,6 +25,8 @@ from lora_bench.report.sections.verdicts import MANY, seeds_added, without_resul
 from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
+# Tables named with classes that are never found.
+MOST_TOLD = 2
 # Runs that were still improving change an answer less: only from this share on they stand before it.
 MANY_IMPROVING = 0.25
 
@@ -86,7 +89,7 @@ def headline_of(report: Report) -> Headline:
 
 
 def _cautions(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
-    said = []
+    said = _never_found(seen)
     untuned = untuned_tasks(seen.comparison)
     if untuned:
         every = len(untuned) == len({setting.spec.task.name for setting in seen.comparison.results})
@@ -105,6 +108,22 @@ def _cautions(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
     if judged.declared == "changed":
         said.append("**The rules of the comparison were changed after some of the runs**, when scores were known.")
     return said
+
+
+def _never_found(seen: Overview) -> list[str]:
+    """Return a sentence on classes that the chosen method never finds, for the first tables that have such."""
+    found = []
+    for choice in seen.choices:
+        label = choice.method if seen.taken is None else seen.taken.label
+        lost = choice.never_found(next(row for row in choice.rows if row.label == label))
+        if lost is not None:
+            words = lost.words(by=code(label), shown=partial(text.inert, limit=60))
+            found.append(words if len(seen.choices) == 1 else f"{words}, on {code(choice.setting.spec.task.name)}")
+    if not found:
+        return []
+    more = [f"and so in {plural(len(found) - MOST_TOLD, 'further table')}"] if len(found) > MOST_TOLD else []
+    said = "; ".join([*found[:MOST_TOLD], *more])
+    return [f"**{said[0].upper()}{said[1:]}.**"]
 
 
 def _at_edge(seen: Overview) -> list[str]:

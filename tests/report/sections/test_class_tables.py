@@ -8,8 +8,11 @@ import pytest
 from lora_bench.exchange import data_files
 from lora_bench.records.store import Answers
 from lora_bench.report import Report, check_report, render_files, write_report
+from lora_bench.report.answer_card import answer_text
 from lora_bench.report.blocks import to_markdown
 from lora_bench.report.markdown import render_markdown
+from lora_bench.report.model.choose_method import choose_among
+from lora_bench.report.model.given_answers import given_in, never_found
 from lora_bench.report.sections.items_page import MOST_ITEMS, items_page
 from tests.report.hostile import WORDS, in_markdown
 from tests.sample_records import record
@@ -194,3 +197,64 @@ def test_the_page_links_to_its_sibling_and_an_old_page_goes(tmp_path):
     assert any("items.md is not part" in line for line in check_report(Report(records), tmp_path))
     write_report(Report(records), tmp_path)
     assert not (tmp_path / "report" / "items.md").exists() and check_report(Report(records), tmp_path) == []
+
+
+NEVER = {
+    # lora is right more often, and never says "security"; full says it once, for another item.
+    "lora": [[0, 0, 1, 1, 0, 1, 1, 0]] * 4,
+    "full": [[0, 1, 1, 1, 0, 1, 2, 0], *[[0, 1, 1, 1, 0, 1, 1, 0]] * 3],
+}
+QUEUES, QUEUE_OF = ("billing", "network", "security"), [0, 0, 1, 1, 2, 2, 1, 0]
+
+
+def test_a_class_that_the_chosen_method_never_finds_stands_on_the_first_screen():
+    records, answers = runs(NEVER, QUEUES, QUEUE_OF)
+    report = Report(records, answers=answers)
+    said = "Never predicted by `lora`: security (2 test rows)."
+    assert said in render_markdown(report).split("<details>")[0]
+    assert said.replace("`", "") in answer_text(report)
+    (choice,) = choose_among(records, answers)
+    assert choice.method == "lora" and choice.reasons[-1] == "never predicted by lora: security (2 test rows)"
+    full = next(row for row in choice.rows if row.label == "full")
+    assert choice.never_found(full).words() == "never rightly predicted: security (2 test rows)"
+
+
+def test_where_every_class_is_found_or_no_answers_are_kept_nothing_is_said():
+    found, answers = runs(NEVER, QUEUES, [0, 0, 1, 1, 0, 1, 1, 0])
+    unknown, _ = runs(NEVER, QUEUES, QUEUE_OF)
+    for report in (Report(found, answers=answers), Report(unknown)):
+        assert "predicted by" not in render_markdown(report)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "right", "said", "words"),
+    [
+        (
+            "multilabel",
+            ("a", "b", "c"),
+            [[0], [1, 2]],
+            [[[0], [1]], [[0, 2], [1]]],
+            "never rightly predicted: c (1 test row)",
+        ),
+        ("tokens", ("O", "x"), [["O", "x"], ["O"]], [[["O", "O"], ["O"]]], "never predicted: x (1 test word)"),
+        (
+            "tokens",
+            ("B-LOC", "B-PER", "O"),
+            [["B-PER", "O"], ["B-LOC"], ["B-PER"]],
+            [[["B-LOC", "O"], ["B-LOC"], ["O"]]],
+            "never rightly predicted: PER (2 test items)",
+        ),
+        (
+            "classification",
+            tuple("abcdef"),
+            [0, 1, 2, 3, 4, 4],
+            [[0] * 6],
+            "never predicted: b (1 test row), c (1 test row) and 2 others",
+        ),
+    ],
+)
+def test_never_found_is_said_of_labels_words_and_entities(kind, names, right, said, words):
+    task = record("lora").spec.task
+    task = task.model_copy(update={"labels": names, "definition": {**(task.definition or {}), "kind": kind}})
+    found = never_found(given_in([Answers(one, right) for one in said], task))
+    assert found.words() == words
