@@ -39,6 +39,17 @@ SHOWN_CHARACTERS = 100
 
 Key = tuple[str | int, ...]
 
+# Keys of other libraries, each with what does the same here.
+ELSEWHERE = {
+    "lr": "the rate is `learning_rate`, in an entry of `methods`",
+    "early_stopping": "`budget: {epochs: {until: plateau, at_most: 20}}` with `selection_every: 50` ends it at a plateau",
+    "stratify": "splits are not stratified: rows are dealt by a hash of their text, or of the column in `split.by`",
+    "class_weights": "classes have no weights in training; `metric: macro_f1` counts each alike",
+    "bf16": "`training: {precision: bfloat16}` does this",
+    "fp16": "there is no float16; `training: {precision: bfloat16}` is the shorter type",
+    "gradient_checkpointing": "`training_arguments: {gradient_checkpointing: true}` does this",
+}
+
 
 class Strict(BaseModel):
     """A frozen model in which an unknown key is an error and no type is converted."""
@@ -297,7 +308,9 @@ def _fault(model: type[BaseModel], document: Document, at: Key, detail: Any, wit
         message = "is missing"
     elif kind == "extra_forbidden":
         beside = without if len(detail["loc"]) == 1 else ()
-        message = f"unknown key{did_you_mean(str(key[-1]), [*_keys(model, detail['loc'][:-1]), *beside])}"
+        known = [*_keys(model, detail["loc"][:-1]), *beside]
+        other = ELSEWHERE.get(str(key[-1]))
+        message = f"unknown key{did_you_mean(str(key[-1]), known) if other is None else f'; {other}'}"
     elif kind == "value_error":
         message = str(detail["ctx"]["error"])
     elif kind in ("too_short", "too_long"):

@@ -168,6 +168,41 @@ def test_all_mistakes_come_at_once(tmp_path):
         assert any(line.startswith(place) and words in line for line in found), (place, words, found)
 
 
+def changed(keys):
+    """The suite of ten lines with other top keys in place of its own or beside them."""
+    names = [line.partition(":")[0] for line in keys.splitlines()]
+    kept = [line for line in SUITE.splitlines() if line.partition(":")[0] not in names]
+    return "\n".join([*kept, keys]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "instead", "words"),
+    [
+        ("methods: [{method: lora, lr: 1e-3}]", "methods[0].lr", "methods: [{method: lora, learning_rate: 1e-3}]",
+         "`learning_rate`"),
+        ("lr: 1e-3", "lr", None, "`learning_rate`"),
+        ("budget: {epochs: 1, early_stopping: 3}", "budget.early_stopping",
+         "budget: {epochs: {until: plateau, at_most: 20}}\nselection_every: 50", "`selection_every: 50`"),
+        ("training: {early_stopping: true}", "training.early_stopping", None, "`budget: {epochs: {until: plateau"),
+        ("training: {bf16: true}", "training.bf16", "training: {precision: bfloat16}", "`training: {precision: bfloat16}`"),
+        ("training: {fp16: true}", "training.fp16", None, "there is no float16"),
+        ("training: {gradient_checkpointing: true}", "training.gradient_checkpointing",
+         "training_arguments: {gradient_checkpointing: true}", "`training_arguments: {gradient_checkpointing: true}`"),
+        ("training: {class_weights: balanced}", "training.class_weights", None, "no weights"),
+    ],
+)  # fmt: skip
+def test_a_key_of_another_library_leads_to_the_one_that_does_the_same(tmp_path, given, place, instead, words):
+    (line,) = [line for line in faults(tmp_path, changed(given)) if f" {place}: " in line]
+    assert "unknown key; " in line and "did you mean" not in line and words in line
+    if instead is not None:
+        load_suite(write_project(tmp_path, changed(instead)))
+
+
+def test_splits_that_should_be_stratified_are_answered(tmp_path):
+    (line,) = faults(tmp_path, SUITE.replace("label: queue", "label: queue\n    split: {stratify: queue}"))
+    assert "split.stratify: unknown key; splits are not stratified" in line
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
