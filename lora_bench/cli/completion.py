@@ -84,6 +84,8 @@ NAMES = {
     "published": _TABLES,
     "tasks": "lora_bench.util.paths:task_files",
     "reference": "lora_bench.methods:known_methods",
+    "kind": "lora_bench.kinds:known_kinds",
+    "metric": "lora_bench.metrics:known_metrics",
     "model": "lora_bench.models.registry:known_models",
     "baseline": _BASELINES,
     "against": _BASELINES,

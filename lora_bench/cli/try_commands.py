@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from lora_bench.cli.help import Commands, Groups, add_command
@@ -16,6 +18,8 @@ from lora_bench.util.redaction import message
 Parse = Callable[[Sequence[str]], argparse.Namespace]
 
 DEFAULT_MINUTES, MOST_MINUTES = 10.0, 1e6
+# An encoder writes no text.
+WRITER = "gpt2-mini"
 
 
 def add_try(commands: Commands, parse: Parse) -> None:
@@ -49,7 +53,14 @@ def _options(groups: Groups) -> None:
     what.takes("table", "TABLE", "CSV, TSV, JSONL or Parquet file, one example a row", type=Path)
     what.takes("--text", "COLUMN", "column of the text (default: guessed)")
     what.takes("--text-pair", "COLUMN", "column of a second text, for pairs")
-    what.takes("--label", "COLUMN", "column of the class or number to predict (default: guessed)")
+    what.takes("--label", "COLUMN", "column of what to predict, or columns of 0 and 1: A,B,C (default: guessed)")
+    what.takes("--kind", "KIND", "kind of task, such as regression or tokens (default: guessed)")
+    what.takes("--metric", "METRIC", "metric to compare by, such as macro_f1 (default: guessed)")
+    what.takes("--valid", "FILE", "file of the selection rows (default: a share of the table)", type=Path)
+    what.takes("--test", "FILE", "file of the test rows (default: a share of the table)", type=Path)
+    what.takes("--split", "COLUMN", "column that says which rows are train, valid and test")
+    what.takes("--group", "COLUMN", "keep rows with equal values of this column in one split, such as a customer's")
+    what.takes("--time", "COLUMN", "column of dates or numbers: test on the last rows")
     what.takes("--model", "MODEL", "base model (default: minilm-l6-roberta, which needs no hub)")
     minutes = "minutes that all runs together may take, by estimate (default: 10)"
     groups.how.takes("--minutes", "N", minutes, type=_minutes)
@@ -64,20 +75,25 @@ def _minutes(text: str) -> float:
 
 def _write(arguments: argparse.Namespace, *, again: bool) -> Path:
     """Inspect the table, print the findings, and write the suite, or use one that is there *again*; return its file."""
+    from lora_bench.kinds import find_kind
     from lora_bench.plan.fit_minutes import DEFAULT_MODEL, draft_suite
     from lora_bench.suite.from_table import FIRST_LOOK, name_of, refuse_another
+    from lora_bench.tasks.guess_task import LookOptions
     from lora_bench.tasks.look import look
     from lora_bench.util.atomic_files import write_atomic
 
     file = Path(f"{name_of(arguments.table.name)}.yaml")
     if again and file.exists():
         refuse_another(file, arguments.table, _given(arguments))
-    seen = look(arguments.table, arguments.text, arguments.text_pair, arguments.label)
+    seen = look(arguments.table, LookOptions(**{key.name: getattr(arguments, key.name) for key in fields(LookOptions)}))
     for sentence in seen.sentences:
         print(message(sentence))
     sys.stdout.flush()
-    minutes = arguments.minutes or DEFAULT_MINUTES
-    draft = draft_suite(seen, Path(), model=arguments.model or DEFAULT_MODEL, minutes=minutes)
+    minutes, model = arguments.minutes or DEFAULT_MINUTES, arguments.model or DEFAULT_MODEL
+    if arguments.model is None and find_kind(seen.kind).writes:
+        model = WRITER
+        print(f"guessed: the base model is {model}, which writes texts; --model names another")
+    draft = draft_suite(seen, Path(), model=model, minutes=minutes)
     if not file.exists():
         write_atomic(file, draft.text(Path()).encode("utf-8"))
         up_to = "up to " if draft.seeds > FIRST_LOOK else ""
@@ -94,8 +110,14 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> Path:
 def _given(arguments: argparse.Namespace) -> dict[str, str | None]:
     """Return what the command line says of the suite beside the table, by option."""
     minutes = None if arguments.minutes is None else f"{arguments.minutes:g}"
-    of_columns = {"--text": arguments.text, "--text-pair": arguments.text_pair, "--label": arguments.label}
-    return {**of_columns, "--model": arguments.model, "--minutes": minutes}
+    named = {
+        name: getattr(arguments, name)
+        for name in ("text", "text_pair", "label", "kind", "metric", "split", "group", "time")
+    }
+    files = {name: getattr(arguments, name) for name in ("valid", "test")}
+    named |= {name: path if path is None else os.path.relpath(path) for name, path in files.items()}
+    given: dict[str, str | None] = {f"--{name.replace('_', '-')}": value for name, value in named.items()}
+    return {**given, "--model": arguments.model, "--minutes": minutes}
 
 
 def _init(arguments: argparse.Namespace) -> int:

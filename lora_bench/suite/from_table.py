@@ -162,30 +162,47 @@ def refuse_another(file: Path, table: Path, given: Mapping[str, str | None]) -> 
     document = read_yaml(file)
     tasks = document.data.get("tasks")
     own = [task for task in (tasks if isinstance(tasks, list) else []) if isinstance(task, dict)]
-    named = [str(task["data"]) for task in own if isinstance(task.get("data"), str)]
-    same = [task for task in own if (file.parent / str(task.get("data"))).resolve() == table.resolve()]
+    data = [task["data"] if isinstance(task.get("data"), dict) else {"train": task.get("data")} for task in own]
+    named = [str(files["train"]) for files in data if files.get("train") is not None]
+    places = [file.parent / str(files.get("train")) for files in data]
+    same = [place for place, path in enumerate(places) if path.resolve() == table.resolve()]
     if not same:
         raise LoraBenchError(
             f"{file} is there already and compares methods on {' and '.join(named) or 'no table'}, not on {table}: run it with "
             f"`lora-bench run {shlex.quote(str(file))}`, or delete or rename it to begin with {table}"
         )
-    text, label = same[0].get("text"), same[0].get("label")
+    task, files = own[same[0]], data[same[0]]
+    text, label = task.get("text"), task.get("label")
     texts = [*(text if isinstance(text, list) else [text]), None]
+    split = task["split"] if isinstance(task.get("split"), dict) else {}
+    kind = str(task.get("kind", "classification"))
     made = re.search(r"^# Made for about (\S+) minutes", read_regular(file).decode("utf-8"), re.MULTILINE)
     has = {
         "--text": [texts[0]],
         "--text-pair": [column for column in texts[1:2] if column is not None],
-        "--label": [label.get("column") if isinstance(label, dict) else label],
+        "--label": [label.get("column") if isinstance(label, dict) else _with_commas(label)],
+        "--kind": [kind],
+        "--metric": [task.get("metric", find_kind(kind).usual_metric)],
+        "--split": [split.get("column")],
+        "--group": [split.get("by")],
+        "--time": [split.get("in_order")],
+        "--valid": [files.get("selection", files.get("validation"))],
+        "--test": [files.get("test")],
         "--model": document.data.get("models"),
         "--minutes": [made[1]] if made is not None else [],
     }
     for option, value in given.items():
         if value is not None and has[option] != [value]:
-            shown = ", ".join(map(str, has[option] or [])) or "none"
+            shown = ", ".join(str(one) for one in has[option] or [] if one is not None) or "none"
             raise LoraBenchError(
                 f"{file} is there already with {shown} for {option}, and the command gives {value}: change it there, or delete "
                 "the file to begin anew"
             )
+
+
+def _with_commas(label: object) -> object:
+    """Return columns of 0 and 1 as the command line names them, and any other label as it is."""
+    return ",".join(map(str, label)) if isinstance(label, list) else label
 
 
 def task_flow(seen: TableFacts, folder: Path) -> str:
@@ -220,19 +237,35 @@ def _task_keys(name: str, seen: TableFacts, folder: Path) -> dict[str, tuple[str
     label = as_yaml(seen.label)
     if seen.separator is not None:
         label = f"{{column: {label}, separator: {as_yaml(seen.separator)}}}"
+    if seen.start is not None:
+        label = f"{{column: {label}, start: {as_yaml(seen.start)}}}"
+    if seen.columns:
+        label = f"[{', '.join(map(as_yaml, seen.columns))}]"
+    split = ", ".join(f"{key}: {as_yaml(column)}" for key, column in seen.split.items())
     given = {
         "task": (name, ""),
-        "data": (as_yaml(os.path.relpath(seen.file, folder)), ""),
+        "data": (_data(seen, folder), ""),
         "delimiter": (as_yaml(seen.delimiter), "") if seen.delimiter is not None else None,
         "encoding": (seen.encoding, "") if seen.encoding is not None else None,
         "uneven_rows": uneven,
         "unlabelled_rows": unlabelled,
         "kind": (seen.kind, "") if seen.kind != "classification" else None,
+        "empty_texts": ("keep", "rows with an empty text") if seen.empty else None,
         "text": (text[0] if len(text) == 1 else f"[{', '.join(text)}]", ""),
-        "label": (label, ""),
-        "metric": (find_kind(seen.kind).usual_metric, ""),
+        "label": (label, "") if seen.columns or (seen.label,) != seen.text else None,
+        "labels": (f"[{', '.join(map(as_yaml, seen.labels))}]", "") if seen.labels else None,
+        "unanswerable": ("true", "") if seen.unanswerable else None,
+        "metric": (seen.metric or find_kind(seen.kind).usual_metric, ""),
+        "split": (f"{{{split}}}", "") if split else None,
     }
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _data(seen: TableFacts, folder: Path) -> str:
+    """Return the key `data`: the table, or the file of each split where some have their own."""
+    files = {"train": seen.file, **seen.files}
+    named = {name: as_yaml(os.path.relpath(path, folder)) for name, path in files.items()}
+    return named["train"] if not seen.files else f"{{{', '.join(f'{name}: {path}' for name, path in named.items())}}}"
 
 
 def _task_lines(name: str, seen: TableFacts, folder: Path) -> list[str]:

@@ -1,41 +1,40 @@
-"""A look at a table before a task is declared: its separator and encoding, its columns, and which hold text and label.
+"""A look at a table before a task is declared: how it is written, its kind of task, its columns, and what is bad about it.
 
-What was guessed is returned, so that a user reads it before anything is trained.
+Each guess is returned as a sentence, so that a user reads it before anything is trained.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-import statistics
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lora_bench.errors import LoraBenchError, unknown
-from lora_bench.kinds.support.label_sets import as_json_list
+from lora_bench.errors import Fault, LoraBenchError, unknown
+from lora_bench.kinds import find_kind
 from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import has_label, normal
+from lora_bench.kinds.support.row_values import Texts, has_label, normal
+from lora_bench.kinds.support.with_classes import WithClasses
+from lora_bench.metrics import find, kind_of
+from lora_bench.metrics.support.tags import is_tag
+from lora_bench.tasks.dealing import as_column_says
+from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.files import read_file
-from lora_bench.tasks.source_tables import SEPARATED, Format, Layout, format_of
+from lora_bench.tasks.guess_format import how_separated
+from lora_bench.tasks.guess_task import GuessedTask, LookOptions, View, guess_task, same_as
+from lora_bench.tasks.row_examples import with_labels
+from lora_bench.tasks.source_tables import SEPARATED, Layout, format_of
 from lora_bench.tasks.text_facts import contradicting, repeated, spread
-from lora_bench.util.regular_files import read_regular
 
-SEPARATORS = (",", ";", "\t", "|")
-# Number of lines that the separator is guessed from.
-SAMPLE_LINES = 200
-MOST_CLASSES = 100
-# More different numbers than this are a quantity and no names of classes.
-MOST_NUMBERED_CLASSES = 20
-_LABEL_NAMES = re.compile(
-    r"(?i)((label|class|category|queue|target|sentiment|intent|topic|tag|genre|priority|rating|score|y)s?|classes|categories)"
-)
-# What may stand between several labels; longer parts are no names of labels.
-_LABEL_SEPARATORS, _LONGEST_LABEL = ("|", ";", ","), 40
+# With a larger share of the largest class, a model that always gives it has a high accuracy.
+LARGEST_SHARE = 0.6
+# No three splits can be made of fewer rows, and fewer of a class are hardly in the test split.
+FEWEST_ROWS, FEW_ROWS = 10, 5
+_MISSING = re.compile(r"(?i)n/?a|nan|null|none|-+|\?+|unknown|missing|k\.? ?a\.?")
+# Share of texts with the name of their class at which the texts may give the answer away.
+TELLING_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,24 @@ class TableFacts:
         unlabelled: Rows without a label.
         rows: Number of the other rows: those that are used.
         text: Columns of the text.
-        label: Column of the label.
-        kind: "classification", "regression" or "multilabel".
-        classes: Rows of each class or label, the largest first; empty for regression.
+        label: Column of the label; empty if *columns* has it.
+        kind: Kind of the task.
+        classes: Rows of each class or label, the largest first; empty for kinds without classes.
         words: Words of a text: median, 95th percentile and maximum.
         repeated: Rows whose text stands in an earlier row.
         contradicting: Texts that stand in several rows with different labels.
         guessed: Sentences on settings that were guessed.
         separator: What stands between several labels of a row, if they are no lists.
+        columns: Columns of 0 and 1, one for each label.
+        start: Column of the first character of an answer.
+        unanswerable: True if a question may have no answer.
+        metric: Metric of the task; None for the kind's usual one.
+        labels: Class names, where their order matters.
+        empty: Rows without a text.
+        split: Keys of the task's split, such as `by`, with their columns.
+        files: Files of the splits that have their own: selection or test.
+        test_rows: Number of test rows, if the user names them.
+        remarks: Sentences on what is bad about the table, and on its splits.
     """
 
     file: Path
@@ -75,185 +84,246 @@ class TableFacts:
     contradicting: int
     guessed: tuple[str, ...]
     separator: str | None = None
+    columns: tuple[str, ...] = ()
+    start: str | None = None
+    unanswerable: bool = False
+    metric: str | None = None
+    labels: tuple[str, ...] = ()
+    empty: int = 0
+    split: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    test_rows: int | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def sentences(self) -> list[str]:
         """Describe the table to a user."""
-        said = [f"{self.file}: {self.rows:,} rows; text: {' and '.join(self.text)}; label: {self.label}"]
+        label = f"; label: {self.label or ', '.join(self.columns)}" if (self.label,) != self.text else ""
+        said = [f"{self.file}: {self.rows:,} rows; text: {' and '.join(self.text)}{label}"]
         if self.classes:
             shown = ", ".join(f"{name} {number:,}" for name, number in list(self.classes.items())[:6])
             more = ", …" if len(self.classes) > 6 else ""
-            share = max(self.classes.values()) / self.rows
+            share = max(self.classes.values()) / sum(self.classes.values())
             if self.kind == "multilabel":
                 each = sum(self.classes.values()) / self.rows
                 said.append(f"{len(self.classes)} labels ({shown}{more}); a row has {each:.1f} on average")
             else:
-                said.append(f"{len(self.classes)} classes ({shown}{more}); the largest has {share:.0%} of the rows")
+                of = "words" if self.kind == "tokens" else "rows"
+                said.append(f"{len(self.classes)} classes ({shown}{more}); the largest has {share:.0%} of the {of}")
         middle, most, longest = self.words
-        said.append(f"a text has {middle} words in the middle, 95 % have at most {most}, the longest has {longest:,}")
+        said.append(f"half of the texts have up to {middle} words, 95 % up to {most}; the longest has {longest:,}")
         if self.repeated:
             said.append(f"{self.repeated:,} rows repeat the text of another; equal texts always go to the same split")
         if self.contradicting:
             said.append(
-                f"{self.contradicting:,} texts stand there with different labels, which no model can tell apart"
+                f"{self.contradicting:,} texts have another label in another row, which no model can tell apart"
             )
-        if self.uneven:
-            said.append(f"{self.uneven:,} rows have too few or too many values and are left out")
-        if self.unlabelled:
-            said.append(f"{self.unlabelled:,} rows have no label and are left out")
-        return [*said, *self.guessed]
+        for count, such in (
+            (self.uneven, "have too few or too many values and are left out"),
+            (self.unlabelled, "have no label and are left out"),
+            (self.empty, "have an empty text and are kept"),
+        ):
+            if count:
+                said.append(f"{count:,} rows {such}")
+        return [*said, *self.guessed, *self.remarks]
 
 
-def look(file: Path, text: str | None = None, text_pair: str | None = None, label: str | None = None) -> TableFacts:
-    """Look at a table; a column that is not named is guessed.
+def look(file: Path, asked: LookOptions | None = None) -> TableFacts:
+    """Look at a table; what the user does not say is guessed.
 
     Raises:
         BadInput: If the file cannot be read.
-        LoraBenchError: If it has no such column, or none that could be the text or the label.
+        LoraBenchError: If it has no such column, none that could be the text or the label, or too few rows or classes.
     """
+    asked = asked or LookOptions()
+    if asked.kind is not None:
+        find_kind(asked.kind)  # refuses an unknown name
     guessed: list[str] = []
-    format = format_of(file.name)
-    layout = Layout(format=format)
-    if format in SEPARATED:
-        delimiter, encoding = _how_separated(file, format, guessed)
-        layout = Layout(format=format, uneven_rows="leave_out", delimiter=delimiter, encoding=encoding)
+    layout = _layout(file, guessed)
     names = read_file(file, layout)[0].names
-    for column in (text, text_pair, label):
-        if column is not None and column not in names:
-            raise unknown(f"column of {file}", column, names)
+    _check_columns(file, names, asked)
     table, _ = read_file(file, replace(layout, wanted=frozenset(names)))
-    label = label or _label(table, {text, text_pair}, guessed)
-    first = text or _text(table, {label, text_pair}, guessed)
-    texts = (first, text_pair) if text_pair is not None else (first,)
-    given = table.columns[label]
-    labelled = table.where([row for row, value in enumerate(given) if has_label(value)])
-    several, separator = _several_labels(labelled.columns[label])
-    if several and None not in given:  # an empty list or text is a row with none of the labels
-        labelled, (several, separator) = table, _several_labels(given)
-    values = [str(value) for value in several or labelled.columns[label]]
-    rows = list(zip(*(map(str, labelled.columns[name]) for name in texts), strict=True))
-    if not rows:
-        raise LoraBenchError(f"{file} has no rows" + (f" with a label in column {label!r}" if table.places else ""))
-    texts_read = [normal(row) for row in rows]
-    kind = "multilabel" if several else "regression" if _is_quantity(values) else "classification"
-    if several:
-        between = "" if separator is None else f", separated by {separator!r}"
-        guessed.append(f"guessed: {label} has several labels a row{between}")
-    if kind == "regression":
-        guessed.append(f"guessed: {label} is a number to predict, as it has {len(set(values)):,} different values")
+    if not table.places:
+        raise LoraBenchError(f"{file} has no rows")
+    found = guess_task(View(table, asked, guessed))
+    if asked.kind is None:
+        why = f", as {found.why}" if found.why else ""
+        guessed.append(f"guessed: the kind is {found.kind}{why}; --kind names another")
+    split = {
+        key: column
+        for key, column in (("column", asked.split), ("by", asked.group), ("in_order", asked.time))
+        if column is not None
+    }
+    task = _task(file, found, split)
+    gaps = found.kind == "multilabel" and found.label and None not in table.columns[found.label]
+    labelled = table if gaps else with_labels(task, table)  # an empty list or text is a row with none of the labels
+    if not labelled.places:
+        shown = found.label or ", ".join(found.columns)
+        raise LoraBenchError(f"{file} has no rows with a label in column {shown!r}")
+    faults: list[Fault] = []
+    texts = task.kind_of.texts(task, labelled, faults)
+    labels = task.kind_of.labels(task, labelled, texts, faults)
+    kind = task.kind_of
+    classes = dict(Counter(kind.each(labels)).most_common()) if isinstance(kind, WithClasses) else {}
+    _check_enough(file, found, classes, len(labels), dealt=not (asked.test and asked.valid))
+    metric = _metric(found.kind, asked.metric, classes, guessed)
+    texts_read = [normal(text) for text in texts]
+    one_label = found.kind in ("classification", "regression")
+    files = {"selection": asked.valid, "test": asked.test}
     return TableFacts(
         file=file,
         delimiter=layout.delimiter,
         encoding=layout.encoding,
         uneven=table.left_out,
-        unlabelled=len(table.places) - len(rows),
-        rows=len(rows),
-        text=texts,
-        label=label,
-        kind=kind,
-        classes={}
-        if kind == "regression"
-        else dict(Counter(chain.from_iterable(several) if several else values).most_common()),
-        words=spread(sum(len(text.split()) for text in row) for row in rows),
+        unlabelled=len(table.places) - len(labels),
+        rows=len(labels),
+        text=found.text,
+        label=found.label,
+        kind=found.kind,
+        classes=classes,
+        words=spread(_words(text, label, writes=kind.writes) for text, label in zip(texts, labels, strict=True)),
         repeated=repeated(texts_read),
-        contradicting=contradicting(texts_read, values),
+        contradicting=contradicting(texts_read, labels) if one_label else 0,
         guessed=tuple(guessed),
-        separator=separator,
+        separator=found.separator,
+        columns=found.columns,
+        start=found.start,
+        unanswerable=found.unanswerable,
+        metric=metric,
+        labels=found.labels or _order(metric, classes, found.kind),
+        empty=sum(not any(part.strip() for part in text) for text in texts) if one_label else 0,
+        split=split,
+        files={name: path for name, path in files.items() if path is not None},
+        test_rows=_test_rows(task, table, asked, layout),
+        remarks=tuple(_remarks(found, labelled, texts, labels, classes, asked)),
     )
 
 
-def _several_labels(values: Sequence[Any]) -> tuple[list[tuple[str, ...]], str | None]:
-    """Return the labels of each row and what separates them in texts; nothing if a row has one label."""
-    lists = [as_json_list(value) if isinstance(value, str) and value.strip() else value for value in values]
-    if all(isinstance(value, list | tuple) or value == "" for value in lists) and any(lists):
-        return [tuple(sorted({str(label) for label in value or ()})) for value in lists], None
-    texts = [value for value in values if isinstance(value, str)]
-    whole = set(texts) if len(texts) == len(values) else set()
-    for sign in _LABEL_SEPARATORS:
-        if not any(sign in value for value in whole):
-            continue
-        parts = {part.strip() for value in whole for part in value.split(sign)} - {""}
-        few = 2 <= len(parts) <= min(len(whole), MOST_CLASSES)
-        if few and all(len(part) <= _LONGEST_LABEL and not part.isdigit() for part in parts):
-            return [tuple(sorted({part.strip() for part in text.split(sign)} - {""})) for text in texts], sign
-    return [], None
+def _layout(file: Path, guessed: list[str]) -> Layout:
+    format = format_of(file.name)
+    if format not in SEPARATED:
+        return Layout(format=format)
+    delimiter, encoding = how_separated(file, format, guessed)
+    return Layout(format=format, uneven_rows="leave_out", delimiter=delimiter, encoding=encoding)
 
 
-def _how_separated(file: Path, format: Format | None, guessed: list[str]) -> tuple[str | None, Any]:
-    """Return the separator and the encoding of a file; None for the usual ones."""
-    raw = read_regular(file) if file.is_file() and file.suffix.lower() != ".gz" else b""
-    encoding = _encoding(raw)
-    if encoding is not None:
-        guessed.append(f"guessed: the encoding is {encoding}, as it is not UTF-8")
-    lines = raw.decode(encoding or "utf-8-sig", errors="replace").splitlines(keepends=True)[:SAMPLE_LINES]
-    usual = "\t" if format == "tsv" else ","
-    found = max(SEPARATORS, key=lambda one: (_evenness(lines, one), one == usual)) if lines else usual
-    if found == usual:
-        return None, encoding
-    guessed.append(f"guessed: values are separated by {'tabs' if found == chr(9) else repr(found)}")
-    return found, encoding
+def _check_columns(file: Path, names: Sequence[str], asked: LookOptions) -> None:
+    """Refuse a column that the table does not have."""
+    labels = [asked.label] if asked.label is None or asked.label in names else asked.label.split(",")
+    for column in (asked.text, asked.text_pair, *labels, asked.split, asked.group, asked.time):
+        if column is not None and column.strip() not in names:
+            raise unknown(f"column of {file}", column, names)
 
 
-def _encoding(raw: bytes) -> str | None:
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    for encoding in ("utf-8", "cp1252"):
-        try:
-            raw.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        return None if encoding == "utf-8" else encoding
-    return "latin-1"
+def _task(file: Path, found: GuessedTask, split: Mapping[str, str]) -> Task:
+    """Return the task of the guess, which reads texts and labels as a suite will."""
+    label = {"column": found.label, "separator": found.separator, "columns": found.columns, "start": found.start}
+    return Task.model_validate(
+        {
+            "task": "table", "data": str(file), "kind": found.kind, "text": found.text, "unlabelled_rows": "leave_out",
+            "label": {key: value for key, value in label.items() if value}, "unanswerable": found.unanswerable,
+            "labels": found.labels or None, "split": dict(split) or None,
+        }
+    )  # fmt: skip
 
 
-def _evenness(lines: Sequence[str], separator: str) -> float:
-    """Return the share of rows with as many values as the first; 0 if that has one alone."""
-    try:
-        rows = [row for row in csv.reader(io.StringIO("".join(lines)), delimiter=separator) if row]
-    except csv.Error:
-        return 0.0
-    if not rows or len(rows[0]) < 2:
-        return 0.0
-    return sum(len(row) == len(rows[0]) for row in rows) / len(rows)
+def _words(text: Sequence[str], label: Any, *, writes: bool) -> int:
+    """Return the words that a model reads of a row: also of its text to write."""
+    return sum(len(part.split()) for part in (*text, *(label if writes else ())))
 
 
-def _label(table: Table, taken: set[str | None], guessed: list[str]) -> str:
-    """Return the column that is likely the label: named like one, else that of the fewest different values."""
-    rows = len(table.places)
-    possible = {}
-    for name, values in table.columns.items():
-        several = _several_labels(values)[0] if _LABEL_NAMES.fullmatch(name) else []
-        different = len(set(chain.from_iterable(several) if several else map(str, values)))
-        if name not in taken and 2 <= different <= min(MOST_CLASSES, max(2, rows // 3)):
-            possible[name] = different
-    if not possible:
+def _check_enough(file: Path, found: GuessedTask, classes: Mapping[str, int], rows: int, *, dealt: bool) -> None:
+    """Refuse a table that nothing can be learned from."""
+    if len(classes) == 1:
         raise LoraBenchError(
-            f"no column of {table.shown} looks like a label; name it with --label ({', '.join(table.names)})"
+            f"column {found.label!r} of {file} has one class, {next(iter(classes))!r}, in all {rows:,} rows; at least 2 are "
+            "needed: name another column with --label"
         )
-    name = min(possible, key=lambda name: (_LABEL_NAMES.fullmatch(name) is None, possible[name]))
-    guessed.append(f"guessed: the label is {name} ({possible[name]} different values); --label names another")
-    return name
+    if dealt and rows < FEWEST_ROWS:
+        such = "row" if rows == 1 else "rows"
+        raise LoraBenchError(
+            f"{file} has {rows} {such} with a label, too few to train, choose and test on: some hundred are a beginning"
+        )
 
 
-def _text(table: Table, taken: set[str | None], guessed: list[str]) -> str:
-    """Return the column with the longest texts."""
-    lengths = {
-        name: statistics.fmean(len(str(value)) for value in values[:1000])
-        for name, values in table.columns.items()
-        if name not in taken and len(values)
-    }
-    if not lengths:
-        raise LoraBenchError(f"no column of {table.shown} is left for the text; name it with --text")
-    name = max(lengths, key=lambda name: lengths[name])
-    guessed.append(f"guessed: the text is {name} ({lengths[name]:.0f} characters on average); --text names another")
-    return name
+def _metric(kind: str, asked: str | None, classes: Mapping[str, int], guessed: list[str]) -> str:
+    """Return the metric: the one that is asked for, or one that fits the classes."""
+    if asked is not None:
+        scores = kind_of(asked)
+        if scores is not None and scores not in find_kind(kind).metric_kinds:
+            raise LoraBenchError(f"--metric {asked} is for {scores}, and the kind of the table is {kind}")
+        return asked
+    metric, why = find_kind(kind).usual_metric, ""
+    share = max(classes.values(), default=0) / max(1, sum(classes.values()))
+    if kind == "classification" and share > LARGEST_SHARE:
+        metric, why = "macro_f1", f", as the largest class has {share:.0%} of the rows"
+    if kind == "tokens" and not all(map(is_tag, classes)):
+        metric, why = "token_accuracy", ", as the tags are not those of entities, such as B-PER"
+    guessed.append(f"guessed: the metric is {metric}{why}; --metric names another")
+    return metric
 
 
-def _is_quantity(values: Sequence[str]) -> bool:
-    different = set(values)
-    if len(different) <= MOST_NUMBERED_CLASSES:
-        return False
-    try:
-        return all(abs(float(value)) < float("inf") for value in different)
-    except ValueError:
-        return False
+def _order(metric: str, classes: Mapping[str, int], kind: str) -> tuple[str, ...]:
+    """Return the classes with the rarest last, for a metric of the second of two; nothing for other metrics."""
+    facts = find(metric)
+    return tuple(classes) if kind == "classification" and facts is not None and facts.takes_classes else ()
+
+
+def _test_rows(task: Task, table: Table, asked: LookOptions, layout: Layout) -> int | None:
+    if asked.test is not None:
+        return len(read_file(asked.test, layout)[0].places)
+    if asked.split is None:
+        return None
+    splits = as_column_says(task, {"all": table})
+    return len(splits["test"].places) if "test" in splits else None
+
+
+def _remarks(
+    found: GuessedTask,
+    table: Table,
+    texts: Texts,
+    labels: Sequence[Any],
+    classes: Mapping[str, int],
+    asked: LookOptions,
+) -> Iterator[str]:
+    """Yield a sentence on each thing that makes scores of the table worth less than they seem, and on where rows go."""
+    few = {name: count for name, count in classes.items() if count < FEW_ROWS}
+    if few:
+        shown = ", ".join(f"{name} {count}" for name, count in list(few.items())[:6]) + (", …" if len(few) > 6 else "")
+        yield f"a class of fewer than {FEW_ROWS} rows will hardly be scored: {shown}"
+    for name, count in classes.items():
+        if _MISSING.fullmatch(name) is not None and found.kind != "tokens":
+            yield f"{name} is a class of {count:,} rows; if it stands for no label, empty these cells"
+    for column in set(found.text) & set(same_as(table, found.label)):
+        yield f"{column} gives {found.label} away, so scores say nothing: name another with --text"
+    if found.kind == "classification":
+        share = _telling(texts, labels)
+        if share >= TELLING_SHARE:
+            yield f"{share:.0%} of the texts have the name of their class in them: a model may read no more than that"
+    if asked.group is not None:
+        groups = len({str(value) for value in table.columns[asked.group] if has_label(value)})
+        yield f"rows with the same {asked.group} stay in one split ({groups:,} groups)"
+    if asked.time is not None:
+        yield f"the last rows by {asked.time} are test, those before them selection"
+    if asked.split is not None:
+        yield f"{asked.split} says which rows are train, selection and test; a split that it lacks is taken from train"
+    for path, such in ((asked.valid, "selection"), (asked.test, "test")):
+        if path is not None:
+            yield f"the rows of {path} are {such}"
+
+
+def _telling(texts: Texts, labels: Sequence[Any]) -> float:
+    """Return the share of texts that have the name of their own class as words."""
+    names = {label: _as_words(str(label)) for label in set(labels)}
+    rows = [
+        names[label] in _as_words(" ".join(text))
+        for text, label in zip(texts[:2000], labels, strict=False)
+        if len(names[label].strip()) > 2
+    ]
+    return sum(rows) / len(rows) if len(rows) > len(texts[:2000]) / 2 else 0.0
+
+
+def _as_words(text: str) -> str:
+    """Return a text in lower case with a space around each word and no signs."""
+    words = re.findall(r"[^\W_]+", text.casefold())
+    return f" {' '.join(words)} "

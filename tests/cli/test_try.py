@@ -54,8 +54,8 @@ def test_try_compares_methods_on_a_decoder(project, capsys, family):
 
 
 def test_a_dry_run_writes_the_suite_and_shows_the_plan(project, capsys):
-    line = ["try", "tickets.csv", "--text", "subject", "--label", "queue", "--model", "base", "--dry-run"]
-    assert main(line) == 0
+    named = ["--text", "subject", "--label", "queue", "--kind", "classification", "--metric", "accuracy"]
+    assert main(["try", "tickets.csv", *named, "--model", "base", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "guessed" not in said and "runs to do" in said
     assert load_suite("tickets.yaml").name == "tickets" and not (project / "runs").exists()
@@ -120,14 +120,50 @@ def test_a_suite_of_another_table_is_not_taken_for_this_one(project, capsys):
         (["--text-pair", "queue"], "with none for --text-pair, and the command gives queue"),
         (["--model", "other"], "with base for --model, and the command gives other"),
         (["--minutes", "5"], "with 3 for --minutes, and the command gives 5"),
+        (["--kind", "regression"], "with classification for --kind, and the command gives regression"),
+        (["--metric", "macro_f1"], "with accuracy for --metric, and the command gives macro_f1"),
+        (["--split", "part"], "with none for --split, and the command gives part"),
+        (["--group", "customer"], "with none for --group, and the command gives customer"),
+        (["--time", "day"], "with none for --time, and the command gives day"),
+        (["--test", "test.csv"], "with none for --test, and the command gives test.csv"),
+        (["--valid", "valid.csv"], "with none for --valid, and the command gives valid.csv"),
     ],
 )
 def test_other_options_than_those_of_the_suite_are_refused(project, capsys, options, said):
     assert main(["init", "tickets.csv", "--model", "base", "--minutes", "3"]) == 0
     assert main(["try", "tickets.csv", "--dry-run", *options]) == 2
     assert said in capsys.readouterr().err
-    same = ["--text", "subject", "--label", "queue", "--model", "base", "--minutes", "3"]
+    same = ["--text", "subject", "--label", "queue", "--model", "base", "--minutes", "3", "--kind", "classification"]
     assert main(["try", "tickets.csv", "--dry-run", *same]) == 0
+
+
+def test_splits_that_the_user_names_are_those_of_the_suite(project, capsys):
+    write_data(project / "new.csv", 50)
+    for name in ("tickets.csv", "new.csv"):
+        head, *rows = (project / name).read_text().splitlines()
+        rows = [f"{row},{number // 5}" for number, row in enumerate(rows)]
+        (project / name).write_text("\n".join([f"{head},customer", *rows]) + "\n")
+    line = ["init", "tickets.csv", "--model", "base", "--minutes", "3", "--test", "new.csv", "--group", "customer"]
+    assert main(line) == 0
+    assert "the rows of new.csv are test" in capsys.readouterr().out
+    ((task, _),) = load_suite("tickets.yaml").tasks
+    assert (task.data.train, task.data.test, task.split.by) == ("tickets.csv", "new.csv", "customer")
+    again = ["try", *line[1:], "--dry-run"]
+    assert main(again) == 0 and "50" in capsys.readouterr().out
+    assert main([*again, "--test", "tickets.csv"]) == 2
+    assert "with new.csv for --test, and the command gives tickets.csv" in capsys.readouterr().err
+
+
+def test_a_table_of_texts_to_write_gets_a_model_that_writes(project, capsys, monkeypatch):
+    rows = "".join(f"what is the number of row {row}?,the number of this row is {row}\n" for row in range(60))
+    (project / "facts.csv").write_text("input,output\n" + rows)
+    write_chat_model(project / "writer", "gpt2")
+    monkeypatch.setattr("lora_bench.cli.try_commands.WRITER", "writer")
+    assert main(["init", "facts.csv", "--minutes", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "guessed: the kind is generation" in said and "the base model is writer, which writes texts; --model" in said
+    suite = load_suite("facts.yaml")
+    assert (suite.tasks[0][0].kind, [entry.model for entry in suite.models]) == ("generation", ["writer"])
 
 
 def test_minutes_beyond_every_plan_are_refused(project, capsys):

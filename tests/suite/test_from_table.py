@@ -116,6 +116,30 @@ def test_several_labels_are_declared_with_what_separates_them(tmp_path, separato
     assert task.metric == "multilabel_micro_f1"
 
 
+def test_what_the_user_says_of_splits_and_kind_is_declared(tmp_path):
+    data = tmp_path / "data"
+    suite, _ = loaded(
+        tmp_path,
+        kind="multilabel",
+        label="",
+        columns=("is a", "b"),
+        metric="multilabel_macro_f1",
+        split={"by": "customer no", "in_order": "day"},
+        empty=2,
+        files={"test": data / "test.csv"},
+    )
+    ((task, _),) = suite.tasks
+    assert (task.label.columns, task.metric, task.empty_texts) == (("is a", "b"), "multilabel_macro_f1", "keep")
+    assert (task.split.by, task.split.in_order) == ("customer no", "day")
+    assert (task.data.train, task.data.test) == ("../data/my tickets (2).csv", "../data/test.csv")
+    suite, _ = loaded(tmp_path, kind="spans", text=("q", "c"), label="answer", start="at", unanswerable=True)
+    ((task, _),) = suite.tasks
+    assert (task.label.column, task.label.start, task.unanswerable, task.metric) == ("answer", "at", True, "squad_f1")
+    suite, _ = loaded(tmp_path, labels=("no", "yes"), metric="f1")
+    ((task, _),) = suite.tasks
+    assert (task.labels, task.metric) == (("no", "yes"), "f1")
+
+
 def test_a_large_model_gets_smaller_rates(tmp_path):
     (small, _), (large, _) = loaded(tmp_path), loaded(tmp_path, "owner/large", large=True)
     for one, other in zip(small.methods, large.methods, strict=True):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.tasks.guess_task import LookOptions
 from lora_bench.tasks.look import look
 
 ROWS = [
@@ -39,10 +40,12 @@ def test_the_encoding_is_told_from_the_bytes(tmp_path, encoding, found):
 
 def test_what_is_named_is_not_guessed_and_what_is_guessed_is_said(tmp_path):
     path = written(tmp_path / "a.csv")
-    assert look(path, text="body", label="answer").guessed == ()
-    label, text = look(path).guessed
+    assert look(path, LookOptions(text="body", label="answer", kind="classification", metric="accuracy")).guessed == ()
+    label, text, kind, metric = look(path).guessed
     assert label.startswith("guessed: the label is answer (2 different values); --label")
     assert text.startswith("guessed: the text is body (") and text.endswith("--text names another")
+    assert kind == "guessed: the kind is classification; --kind names another"
+    assert metric == "guessed: the metric is accuracy; --metric names another"
 
 
 def test_a_column_named_like_a_label_goes_before_one_with_fewer_values(tmp_path):
@@ -58,7 +61,7 @@ def test_classes_lengths_and_duplicates_are_counted(tmp_path):
     assert seen.words == (6, 6, 6)
     said = "\n".join(seen.sentences)
     assert "2 classes (no 22, yes 20); the largest has 52% of the rows" in said
-    assert "1 texts stand there with different labels" in said
+    assert "1 texts have another label in another row" in said
 
 
 def test_uneven_rows_are_counted_and_left_out(tmp_path):
@@ -71,12 +74,12 @@ def test_rows_without_a_label_are_counted_and_left_out(tmp_path):
     assert (seen.rows, seen.unlabelled, seen.classes) == (40, 2, {"no": 20, "yes": 20})
     assert "2 rows have no label and are left out" in seen.sentences
     with pytest.raises(LoraBenchError, match="has no rows with a label in column 'answer'"):
-        look(written(tmp_path / "b.csv", [(1, "text", "")]), label="answer")
+        look(written(tmp_path / "b.csv", [(1, "text", "")]), LookOptions(label="answer"))
 
 
 def test_many_different_numbers_are_a_quantity(tmp_path):
     rows = [(index, f"text {index}", index / 7) for index in range(60)]
-    seen = look(written(tmp_path / "a.csv", rows), label="answer")
+    seen = look(written(tmp_path / "a.csv", rows), LookOptions(label="answer"))
     assert (seen.kind, seen.classes) == ("regression", {})
 
 
@@ -89,10 +92,78 @@ def test_lines_of_json_need_no_separator(tmp_path):
 
 def test_an_unknown_column_is_answered_with_the_nearest(tmp_path):
     with pytest.raises(LoraBenchError, match="did you mean 'body'"):
-        look(written(tmp_path / "a.csv"), text="bdy")
+        look(written(tmp_path / "a.csv"), LookOptions(text="bdy"))
 
 
 def test_a_table_without_a_label_says_how_to_name_one(tmp_path):
     rows = [(index, f"text {index}", f"other {index}") for index in range(40)]
     with pytest.raises(LoraBenchError, match=r"looks like a label; name it with --label \(id, body, answer\)"):
         look(written(tmp_path / "a.csv", rows))
+
+
+def labelled(path, labels, texts=None, **columns):
+    """A table with a text and a label a row, and further columns."""
+    texts = texts or [f"row {index} has these words" for index in range(len(labels))]
+    return written(path, zip(texts, labels, *columns.values(), strict=True), header=("text", "label", *columns))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["a"] * 40, "column 'label' of .* has one class, 'a', and 2 are the least; --label names another label"),
+        ([""] * 40, "column 'label' of .* has no value"),
+        (["a", "b"], "has 2 rows with a label, too few to train, choose and test on"),
+        ([], "has no rows"),
+    ],
+)
+def test_a_table_that_nothing_can_be_learned_from_is_refused_in_a_line(tmp_path, labels, said):
+    with pytest.raises(LoraBenchError, match=said) as refused:
+        look(labelled(tmp_path / "a.csv", labels))
+    assert "\n" not in str(refused.value)
+
+
+def test_one_class_in_a_named_column_is_refused(tmp_path):
+    with pytest.raises(LoraBenchError, match="has one class, 'a', in all 40 rows"):
+        look(labelled(tmp_path / "a.csv", ["a"] * 40), LookOptions(label="label"))
+
+
+def test_a_class_of_few_rows_and_a_class_that_may_stand_for_no_label_are_said(tmp_path):
+    seen = look(labelled(tmp_path / "a.csv", ["a"] * 20 + ["b"] * 18 + ["NA"] * 5 + ["rare"] * 2))
+    assert seen.remarks == (
+        "a class of fewer than 5 rows will hardly be scored: rare 2",
+        "NA is a class of 5 rows; if it stands for no label, empty these cells",
+    )
+
+
+def test_rows_with_an_empty_text_are_counted_and_kept(tmp_path):
+    texts = ["" if index < 3 else f"row {index}" for index in range(40)]
+    seen = look(labelled(tmp_path / "a.csv", ["a", "b"] * 20, texts))
+    assert (seen.rows, seen.empty) == (40, 3)
+    assert "3 rows have an empty text and are kept" in seen.sentences
+
+
+def test_a_column_that_says_the_same_as_the_label_is_never_the_text(tmp_path):
+    same = [f"the longest column says {one}, as the label does, in more words" for one in "ab" * 20]
+    same = [one.replace(",", "") for one in same]
+    path = labelled(tmp_path / "a.csv", ["a", "b"] * 20, same=same)
+    seen = look(path)
+    assert seen.text == ("text",) and "same gives label away and is not used" in seen.guessed
+    said = "same gives label away, so scores say nothing: name another with --text"
+    assert said in look(path, LookOptions(text="same")).remarks
+    # One row in which they differ, and it is a text like any other.
+    assert look(labelled(tmp_path / "b.csv", ["a", "b"] * 20, same=[*same[:-1], same[0]])).text == ("same",)
+
+
+@pytest.mark.parametrize(("without", "warned"), [(4, True), (5, False)])
+def test_texts_with_the_name_of_their_class_are_said(tmp_path, without, warned):
+    """36 of 40 texts are 90 %."""
+    labels = ["Bill", "Praise"] * 20
+    texts = [f"row {index} is" + (f" a {one.upper()}!" if index >= without else "") for index, one in enumerate(labels)]
+    said = look(labelled(tmp_path / "a.csv", labels, texts)).remarks
+    warning = "90% of the texts have the name of their class in them: a model may read no more than that"
+    assert said == ((warning,) if warned else ())
+
+
+def test_a_text_with_words_goes_before_longer_ids(tmp_path):
+    ids = [f"{index:064x}" for index in range(40)]
+    assert look(labelled(tmp_path / "a.csv", ["a", "b"] * 20, uuid=ids)).text == ("text",)
