@@ -12,8 +12,9 @@ from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import Texts
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.files import read_file
+from lora_bench.tasks.guess_format import how_separated
 from lora_bench.tasks.row_examples import missing_columns
-from lora_bench.tasks.source_tables import Layout, format_of
+from lora_bench.tasks.source_tables import SEPARATED, Layout, format_of
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,14 @@ class NewRows:
         layout: How its file was read.
         readable: Indexes of the rows that can be answered.
         texts: Their texts.
-        faults: What is wrong with the other rows.
+        notes: Sentences on what was guessed of its form, and on what is wrong with the other rows.
     """
 
     columns: Mapping[str, Sequence[Any]]
     layout: Layout
     readable: list[int]
     texts: Texts
-    faults: list[Fault]
+    notes: list[str]
 
     @property
     def count(self) -> int:
@@ -57,19 +58,39 @@ def read_new_rows(task: Task, path: Path, classes: Sequence[str]) -> NewRows:
     Raises:
         BadInput: If the file cannot be read, lacks a column of the text, or has no row that can be answered.
     """
-    layout = _layout(task, path)
-    wanted = frozenset(task.text)
-    names = read_file(path, layout)[0].names
-    table, _ = read_file(path, replace(layout, wanted=wanted.union(names)))
-    missing = list(missing_columns(table, wanted))
-    if missing:
-        raise BadInput(missing)
+    layout, guessed = _layout(task, path), list[str]()
+    try:
+        names, table = _read(path, layout, task.text)
+    except BadInput:
+        format = layout.format or format_of(path.name)
+        if format not in SEPARATED or layout.columns is not None or not path.is_file():
+            raise
+        delimiter, encoding = how_separated(path, format, guessed)
+        if (delimiter, encoding) == (layout.delimiter, layout.encoding):
+            raise
+        layout = replace(layout, delimiter=delimiter, encoding=encoding)
+        names, table = _read(path, layout, task.text)
     if not table.places:
         raise LoraBenchError(f"{table.shown} has no rows")
     readable, texts, faults = _texts(task, table, classes)
     if not readable:
         raise BadInput(faults)
-    return NewRows({name: table.columns[name] for name in names}, layout, readable, texts, faults)
+    columns = {name: table.columns[name] for name in names}
+    return NewRows(columns, layout, readable, texts, [*guessed, *map(str, faults)])
+
+
+def _read(path: Path, layout: Layout, text: Sequence[str]) -> tuple[tuple[str, ...], Table]:
+    """Return the names of all columns of a file, and its rows.
+
+    Raises:
+        BadInput: If it cannot be read, or lacks a column of the text.
+    """
+    names = read_file(path, layout)[0].names
+    table, _ = read_file(path, replace(layout, wanted=frozenset({*names, *text})))
+    missing = list(missing_columns(table, frozenset(text)))
+    if missing:
+        raise BadInput(missing)
+    return names, table
 
 
 def _layout(task: Task, path: Path) -> Layout:

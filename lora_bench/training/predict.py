@@ -66,8 +66,8 @@ def predict_table(
 ) -> Predicted:
     """Write a table with its columns and the answers to its rows.
 
-    *base* is the base model's folder, if its name does not lead there from here. *say* takes lines about rows without an
-    answer, and about progress.
+    *base* is the base model's folder, if its name does not lead there from here. *say* takes lines about the form of the table,
+    rows without an answer, and progress.
 
     Raises:
         LoraBenchError: If the table cannot be read, *out* exists or has another suffix, or the weights cannot be loaded.
@@ -80,8 +80,8 @@ def predict_table(
     if taken:
         raise LoraBenchError(f"{table} has a column {taken[0]!r}, as the answers have; rename it")
     check_writable(out.absolute().parent, "--out")
-    for fault in rows.faults:
-        say(str(fault))
+    for note in rows.notes:
+        say(note)
     with quiet():
         answering = Predictor.opened(kept, task, base)
         answers = answering.answers(rows, say)

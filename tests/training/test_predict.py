@@ -222,6 +222,19 @@ def test_a_table_is_read_by_its_suffix_and_answers_keep_its_values(tmp_path, mon
     assert lines[2].split("\t") == ["", "[]", "0.5", "", "", ""]
 
 
+def test_another_separator_and_encoding_are_guessed_and_kept(tmp_path, monkeypatch, capsys):
+    runs, _ = project(tmp_path, monkeypatch, "[lora]")
+    rows = ["subject;note", "the film was gréat;1,5", "dull;2,5"]
+    (tmp_path / "new.csv").write_bytes("\n".join(rows).encode("cp1252"))
+    assert main(["predict", str(runs), str(tmp_path / "new.csv"), "lora"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "guessed: the encoding is cp1252, as it is not UTF-8",
+        "guessed: values are separated by ';'",
+    ]
+    lines = (runs.parents[1] / "new.predicted.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(";")[:2] for line in lines] == [row.split(";") for row in rows]
+
+
 def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, monkeypatch, capsys):
     runs, records = project(tmp_path, monkeypatch, "[lora]")
     write_rows(tmp_path / "other.csv", [{"subjects": "the film was great"}])
