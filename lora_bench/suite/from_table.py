@@ -150,7 +150,8 @@ def _seeds_line(most: int) -> str:
 
 def name_of(file: str) -> str:
     """Return the name of the task that a file becomes."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(file).name.split(".")[0]).strip("-._")[:60] or "table"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(file).name.split(".")[0]).strip("-._")[:60] or "table"
+    return name if as_yaml(name) == name else f"table-{name}"  # YAML reads 2026 and null as no text
 
 
 def refuse_another(file: Path, table: Path, given: Mapping[str, str | None]) -> None:
@@ -245,6 +246,8 @@ def _task_keys(name: str, seen: TableFacts, folder: Path) -> dict[str, tuple[str
     given = {
         "task": (name, ""),
         "data": (_data(seen, folder), ""),
+        "format": (seen.format, "") if seen.format is not None else None,
+        "quoting": None if seen.quoting else ("false", "quotation marks belong to the text"),
         "delimiter": (as_yaml(seen.delimiter), "") if seen.delimiter is not None else None,
         "encoding": (seen.encoding, "") if seen.encoding is not None else None,
         "uneven_rows": uneven,

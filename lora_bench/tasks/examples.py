@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 from lora_bench.errors import BadInput, Fault
@@ -20,7 +22,7 @@ from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Split, normal
 from lora_bench.metrics import find
 from lora_bench.metrics.support.tags import is_tag
-from lora_bench.tasks.dealing import as_column_says, deal
+from lora_bench.tasks.dealing import SPLITS, as_column_says, deal
 from lora_bench.tasks.declaration import Task, with_part
 from lora_bench.tasks.files import read_bytes, read_file
 from lora_bench.tasks.folders import as_laid_out, unlabelled_file
@@ -77,7 +79,10 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
     if faults:
         raise BadInput(faults)
     kind, part = task.kind_of, "all" if "all" in parts else "train"
-    labels = kind.class_names(task, tables[part], parts[part], faults)
+    known = parts[part]
+    if task.split is not None and task.split.column is not None:  # one table, whose classes are those of all its rows
+        known = reduce(add, (parts[name] for name in SPLITS if name in parts))
+    labels = kind.class_names(task, tables[part], known, faults)
     for name, examples in parts.items():
         faults += kind.faults_of_classes(task.of_part(name), tables[name], examples, labels)
     if not faults:

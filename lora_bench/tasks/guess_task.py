@@ -33,6 +33,7 @@ _LABEL_NAMES = re.compile(
     r"(?i)((label|class|category|queue|target|sentiment|intent|topic|tag|genre|priority|rating|score|stars|y)s?"
     r"|classes|categories)"
 )
+_FIRST_LABELS = re.compile(r"(?i)(label|class|target|score|rating|y)s?")
 _SPLIT_NAMES = re.compile(r"(?i)(data_?)?(split|set|subset|fold|teil)s?|(is_?)?(train|test|valid|dev)(_?test|_?split)?")
 _MOST_FOLDS = 20
 _ANSWER_NAMES = re.compile(r"(?i)answers?(_text)?|spans?")
@@ -41,10 +42,9 @@ _TAG_NAMES = re.compile(r"(?i)(ner[ _]?)?(tag|label)s?|ner")
 _START_NAMES = re.compile(r"(?i)((answer|span)_?)?(start|begin)")
 _ENDING_NAMES = re.compile(r"(?i)(ending|choice|option|answer)[ _]?([0-9a-f])")
 _WRITTEN_NAMES = re.compile(
-    r"(?i)outputs?|completions?|responses?|summar(y|ies)|highlights|references?|translations?|headlines?|target_text"
+    r"(?i)outputs?|completions?|responses?|summar(y|ies)|highlights|ref(erence)?s?|translations?|headlines?|target_text"
 )
-# A pair has the same name twice with these at its ends, or two of these names.
-_PAIR_ENDS = (("1", "2"), ("a", "b"))
+# A pair has the same name twice with 1 and 2 in it or _a and _b at its end, or two of these names.
 _PAIR_NAMES = [
     ("premise", "hypothesis"), ("question", "passage"), ("question", "sentence"), ("question", "context"),
     ("question", "answer"), ("query", "passage"), ("query", "document"), ("claim", "evidence"),
@@ -355,29 +355,28 @@ def _to_write(view: View) -> GuessedTask | None:
     if asked.label is not None:
         return _written(view, asked.label)
     texts = view.texts()
-    others = texts if asked.text is not None else texts[1:]  # the longest is the input
-    named = [name for name in texts if _WRITTEN_NAMES.fullmatch(name) or _LABEL_NAMES.fullmatch(name)]
-    written = [
-        *filter(lambda name: _all_differ(view, name), named),
-        *(name for name in others if _is_prose(view, name)),
-    ]
+    # The input is the longest, unless it alone is different in nearly all rows: several texts may be written for an input.
+    prose = [name for name in (texts if asked.text is not None else [*texts[1:], *texts[:1]]) if _is_prose(view, name)]
+    named = [name for name in texts if _WRITTEN_NAMES.fullmatch(name) and _all_differ(view, name)]
+    written = [*named, *(name for name in prose if _LABEL_NAMES.fullmatch(name)), *prose]
     if asked.kind is not None:
-        written += others
-    return _written(view, written[0]) if written else None
+        written += texts[1:] or texts
+    return _written(view, written[0]) if written and len(texts) + (asked.text is not None) > 1 else None
 
 
 def _written(view: View, label: str) -> GuessedTask | None:
-    text = view.asked.text or next(iter(view.texts(label)), None)
-    if text is None:
+    texts = [view.asked.text] if view.asked.text is not None else view.texts(label)
+    if not texts or (view.asked.kind is None and not any(" " in str(value) for value in view.values(texts[0]))):
         return None
+    text = texts[0]
     _say_text(view, text)
     kind = view.asked.kind or "generation"
     return GuessedTask(kind=kind, text=(text,), label=label, why=f"{label} has texts that nearly all differ")
 
 
 def _all_differ(view: View, column: str) -> bool:
-    values = view.values(column)
-    return len(set(map(str, values))) >= 0.7 * len(values)
+    values = [str(value) for value in view.table.columns[column] if has_label(value)]
+    return len(set(values)) >= 0.7 * len(values)
 
 
 def _is_prose(view: View, column: str) -> bool:
@@ -436,6 +435,8 @@ def _possible_labels(view: View) -> dict[str, int]:
     for name in view.free:
         values = [value for value in view.table.columns[name] if has_label(value)]
         named = _LABEL_NAMES.fullmatch(name) is not None
+        if not named and values and statistics.fmean(len(str(value)) for value in values) > _LONGEST_LABEL:
+            continue  # texts, of which each stands in several rows
         several = several_labels(values)[0] if named else []
         different = len(set(chain.from_iterable(several) if several else map(str, values)))
         most = max(2, rows // 3) if named else min(MOST_CLASSES, max(2, rows // 3))
@@ -451,7 +452,8 @@ def _label(view: View) -> str:
     possible = _possible_labels(view)
     if not possible:
         raise _no_label(view)
-    name = min(possible, key=lambda name: (_LABEL_NAMES.fullmatch(name) is None, possible[name]))
+    ranks = {name: (_LABEL_NAMES.fullmatch(name) is None, _FIRST_LABELS.fullmatch(name) is None) for name in possible}
+    name = min(possible, key=lambda name: (*ranks[name], possible[name]))
     view.said.append(f"guessed: the label is {name} ({possible[name]} different values); --label names another")
     return name
 
@@ -487,9 +489,8 @@ def _pair(texts: Sequence[str]) -> tuple[str, str] | None:
     """Return two columns whose names are those of a pair."""
     names = {name.casefold(): name for name in texts}
     for one in names:
-        for first, second in _PAIR_ENDS:
-            other = one[: -len(first)] + second
-            if one.endswith(first) and len(one) > 1 and other in names:
+        for other in (one.replace("1", "2", 1), f"{one[:-1]}b" if one.endswith("_a") else one):
+            if other != one and other in names:
                 return names[one], names[other]
     return next(((names[one], names[other]) for one, other in _PAIR_NAMES if {one, other} <= names.keys()), None)
 

@@ -5,6 +5,7 @@ Each guess is returned as a sentence, so that a user reads it before anything is
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lora_bench.errors import Fault, LoraBenchError, unknown
+from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
 from lora_bench.kinds import find_kind
 from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import Texts, has_label, normal
@@ -24,9 +25,10 @@ from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.files import read_file
 from lora_bench.tasks.guess_format import how_separated
 from lora_bench.tasks.guess_task import GuessedTask, LookOptions, View, guess_task, same_as
-from lora_bench.tasks.row_examples import with_labels
-from lora_bench.tasks.source_tables import SEPARATED, Layout, format_of
+from lora_bench.tasks.row_examples import missing_columns, with_labels
+from lora_bench.tasks.source_tables import SEPARATED, Format, Layout, format_of
 from lora_bench.tasks.text_facts import contradicting, repeated, spread
+from lora_bench.util.regular_files import read_regular
 
 # With a larger share of the largest class, a model that always gives it has a high accuracy.
 LARGEST_SHARE = 0.6
@@ -45,6 +47,8 @@ class TableFacts:
         file: The table.
         delimiter: Character between values, if it is not the format's own.
         encoding: Text encoding, if it is not UTF-8.
+        format: Format, if the file's suffix does not give it.
+        quoting: False if quotation marks belong to the text.
         uneven: Rows with too few or too many values.
         unlabelled: Rows without a label.
         rows: Number of the other rows: those that are used.
@@ -83,6 +87,8 @@ class TableFacts:
     repeated: int
     contradicting: int
     guessed: tuple[str, ...]
+    format: Format | None = None
+    quoting: bool = True
     separator: str | None = None
     columns: tuple[str, ...] = ()
     start: str | None = None
@@ -166,14 +172,18 @@ def look(file: Path, asked: LookOptions | None = None) -> TableFacts:
     kind = task.kind_of
     classes = dict(Counter(kind.each(labels)).most_common()) if isinstance(kind, WithClasses) else {}
     _check_enough(file, found, classes, len(labels), dealt=not (asked.test and asked.valid))
+    files = {name: path for name, path in (("selection", asked.valid), ("test", asked.test)) if path is not None}
+    others = _with_files(task, files, layout)
+    unseen = _only_there(task, others, classes)
     metric = _metric(found.kind, asked.metric, classes, guessed)
     texts_read = [normal(text) for text in texts]
     one_label = found.kind in ("classification", "regression")
-    files = {"selection": asked.valid, "test": asked.test}
     return TableFacts(
         file=file,
         delimiter=layout.delimiter,
         encoding=layout.encoding,
+        format=layout.format if layout.format != format_of(file.name) else None,
+        quoting=layout.quoting,
         uneven=table.left_out,
         unlabelled=len(table.places) - len(labels),
         rows=len(labels),
@@ -190,21 +200,37 @@ def look(file: Path, asked: LookOptions | None = None) -> TableFacts:
         start=found.start,
         unanswerable=found.unanswerable,
         metric=metric,
-        labels=found.labels or _order(metric, classes, found.kind),
+        labels=found.labels or _order(metric, [*classes, *unseen], found.kind, said=bool(unseen)),
         empty=sum(not any(part.strip() for part in text) for text in texts) if one_label else 0,
         split=split,
-        files={name: path for name, path in files.items() if path is not None},
-        test_rows=_test_rows(task, table, asked, layout),
-        remarks=tuple(_remarks(found, labelled, texts, labels, classes, asked)),
+        files=files,
+        test_rows=_test_rows(task, table, others),
+        remarks=(
+            *_remarks(found, labelled, texts, labels, classes, asked),
+            *(f"no row of {file} has the class {name}, so no model can learn it" for name in unseen),
+        ),
     )
 
 
 def _layout(file: Path, guessed: list[str]) -> Layout:
+    """Return how a file is written."""
     format = format_of(file.name)
+    if format == "jsonl" and file.suffix == ".json" and file.is_file() and read_regular(file).lstrip()[:1] == b"[":
+        guessed.append("guessed: the file is one JSON list")
+        return Layout(format="json")
     if format not in SEPARATED:
         return Layout(format=format)
     delimiter, encoding = how_separated(file, format, guessed)
-    return Layout(format=format, uneven_rows="leave_out", delimiter=delimiter, encoding=encoding)
+    layout = Layout(format=format, uneven_rows="leave_out", delimiter=delimiter, encoding=encoding)
+    try:
+        read_file(file, layout)
+    except BadInput:
+        plain = replace(layout, quoting=False)
+        with contextlib.suppress(BadInput):
+            read_file(file, plain)
+            guessed.append("guessed: quotation marks belong to the text, as they do not enclose values")
+            return plain
+    return layout  # if it cannot be read so, its fault is said where it is
 
 
 def _check_columns(file: Path, names: Sequence[str], asked: LookOptions) -> None:
@@ -263,17 +289,35 @@ def _metric(kind: str, asked: str | None, classes: Mapping[str, int], guessed: l
     return metric
 
 
-def _order(metric: str, classes: Mapping[str, int], kind: str) -> tuple[str, ...]:
-    """Return the classes with the rarest last, for a metric of the second of two; nothing for other metrics."""
+def _order(metric: str, classes: Sequence[str], kind: str, *, said: bool) -> tuple[str, ...]:
+    """Return the classes, if they must be *said* or the metric is of the second of them: the rarer one of two."""
     facts = find(metric)
-    return tuple(classes) if kind == "classification" and facts is not None and facts.takes_classes else ()
+    return tuple(classes) if said or (kind == "classification" and facts is not None and facts.takes_classes) else ()
 
 
-def _test_rows(task: Task, table: Table, asked: LookOptions, layout: Layout) -> int | None:
-    if asked.test is not None:
-        return len(read_file(asked.test, layout)[0].places)
-    if asked.split is None:
-        return None
+def _with_files(task: Task, files: Mapping[str, Path], layout: Layout) -> dict[str, Table]:
+    """Return the tables of the splits that have files of their own, with the task's columns."""
+    tables = {}
+    for split, path in files.items():
+        table, _ = read_file(path, replace(layout, wanted=task.wanted))
+        if faults := list(missing_columns(table, task.wanted)):
+            raise BadInput(faults)
+        tables[split] = with_labels(task, table)
+    return tables
+
+
+def _only_there(task: Task, others: Mapping[str, Table], classes: Mapping[str, int]) -> list[str]:
+    """Return the classes that only the files of other splits have, where the table gives the names of the classes."""
+    kind = task.kind_of
+    if not isinstance(kind, WithClasses) or task.label.columns or task.labels is not None:
+        return []
+    labels = [kind.labels(task, table, kind.texts(task, table, []), []) for table in others.values()]
+    return list(dict.fromkeys(name for each in labels for name in kind.each(each) if name not in classes))
+
+
+def _test_rows(task: Task, table: Table, others: Mapping[str, Table]) -> int | None:
+    if "test" in others:
+        return len(others["test"].places)
     splits = as_column_says(task, {"all": table})
     return len(splits["test"].places) if "test" in splits else None
 
@@ -291,6 +335,15 @@ def _remarks(
     if few:
         shown = ", ".join(f"{name} {count}" for name, count in list(few.items())[:6]) + (", …" if len(few) > 6 else "")
         yield f"a class of fewer than {FEW_ROWS} rows will hardly be scored: {shown}"
+    for name, values in table.columns.items():
+        if table.own and name in map(str, values[:2000]):
+            yield f"{name!r} is the name of a column and a value in it: if the file has no header, add one"
+    written: dict[str, list[str]] = {}
+    for name in classes:
+        written.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    for names in written.values():
+        if len(names) > 1:
+            yield f"{' and '.join(names)} are different classes here; write them alike if they are one"
     for name, count in classes.items():
         if _MISSING.fullmatch(name) is not None and found.kind != "tokens":
             yield f"{name} is a class of {count:,} rows; if it stands for no label, empty these cells"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.suite.from_table import Draft, as_yaml, smallest_difference
+from lora_bench.suite.from_table import Draft, as_yaml, name_of, smallest_difference
 from lora_bench.suite.halving import rungs_of
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import TableFacts
@@ -144,6 +144,14 @@ def test_a_large_model_gets_smaller_rates(tmp_path):
     (small, _), (large, _) = loaded(tmp_path), loaded(tmp_path, "owner/large", large=True)
     for one, other in zip(small.methods, large.methods, strict=True):
         assert max(other.rates("owner/large")) < max(one.rates("minilm-l6-roberta"))
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("tickets.csv", "tickets"), ("null.jsonl", "table-null"), ("2026.csv", "table-2026")]
+)
+def test_the_name_of_a_file_that_yaml_reads_as_no_text_is_made_one(tmp_path, file, name):
+    suite, _ = loaded(tmp_path, name=file)
+    assert suite.name == name_of(file) == name
 
 
 @pytest.mark.parametrize(

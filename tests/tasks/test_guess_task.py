@@ -214,3 +214,66 @@ def test_files_of_their_own_become_the_splits(tmp_path):
         own = {name for name, split in data.splits.items() if split.texts == [(text,) for text in TEXTS[:20]]}
         assert own == {"selection" if name == "valid" else name for name in given}
         assert (seen.test_rows == 20) == ("test" in given)
+
+
+def test_a_class_that_only_test_rows_have_is_said_and_declared(tmp_path):
+    file = table(tmp_path, {"text": TEXTS, "label": ["a", "b"] * 30})
+    test = table(tmp_path, {"text": ["one", "two"], "label": ["b", "c"]}, "test.csv")
+    seen = look(file, LookOptions(test=test))
+    assert "no row of" in seen.remarks[-1] and "has the class c, so no model can learn it" in seen.remarks[-1]
+    _, data = task_of(seen, tmp_path)
+    assert data.labels == ("a", "b", "c") and data.splits["test"].labels == [1, 2]
+    # Of one table with a column of splits the classes are those of all its rows.
+    columns = {
+        "text": TEXTS,
+        "label": ["a", "b"] * 29 + ["c"] * 2,
+        "split": ["train"] * 40 + ["dev"] * 10 + ["test"] * 10,
+    }
+    _, data = task_of(look(table(tmp_path, columns), LookOptions(split="split")), tmp_path)
+    assert data.labels == ("a", "b", "c") and "no training example has the label 'c'" in data.warnings
+
+
+def test_a_file_of_test_rows_needs_the_columns_of_the_table(tmp_path):
+    file = table(tmp_path, {"text": TEXTS, "label": ["a", "b"] * 30})
+    with pytest.raises(BadInput, match="has no column 'label'; did you mean 'labels'"):
+        look(file, LookOptions(test=table(tmp_path, {"text": ["one"], "labels": ["a"]}, "test.csv")))
+
+
+def test_quotation_marks_that_enclose_nothing_belong_to_the_text(tmp_path):
+    rows = "".join(f'"{text}" he said,{"ab"[number % 2]}\n' for number, text in enumerate(TEXTS))
+    (tmp_path / "table.csv").write_text("text,label\n" + rows)
+    seen = look(tmp_path / "table.csv")
+    assert not seen.quoting and any("quotation marks belong to the text" in said for said in seen.guessed)
+    _, data = task_of(seen, tmp_path)
+    assert all(text.endswith('" he said') for split in data.splits.values() for (text,) in split.texts)
+    # A quotation mark that is never closed is no reason to read the others as text.
+    assert look(table(tmp_path, {"text": [f'{text}, "so"' for text in TEXTS], "label": ["a", "b"] * 30})).quoting
+
+
+def test_a_json_list_is_read_as_one(tmp_path):
+    rows = [{"text": text, "label": number % 2} for number, text in enumerate(TEXTS)]
+    (tmp_path / "table.json").write_text(json.dumps(rows))
+    seen = look(tmp_path / "table.json")
+    assert "guessed: the file is one JSON list" in seen.guessed
+    assert sum(len(split.ids) for split in task_of(seen, tmp_path)[1].splits.values()) == 60
+
+
+def test_rows_without_a_text_are_kept_as_empty_ones(tmp_path):
+    texts = [None if number % 20 == 0 else "" if number % 20 == 1 else text for number, text in enumerate(TEXTS)]
+    seen = look(table(tmp_path, {"text": texts, "label": ["a", "b"] * 30}, "table.jsonl"))
+    assert seen.empty == 6
+    _, data = task_of(seen, tmp_path)
+    assert sum(text == ("",) for split in data.splits.values() for text in split.texts) == 6
+
+
+def test_a_pair_is_told_by_a_number_anywhere_in_its_names(tmp_path):
+    columns = {"Quality": [0, 1] * 30, "#1 String": TEXTS, "#2 String": LONG}
+    assert look(table(tmp_path, columns)).text == ("#1 String", "#2 String")
+
+
+def test_several_texts_for_an_input_are_what_is_to_be_written(tmp_path):
+    inputs = [f"{LONG[number // 4]} and much more than that" for number in NUMBERS]
+    seen = look(table(tmp_path, {"one": inputs, "other": TEXTS}))
+    assert (seen.kind, seen.text, seen.label) == ("generation", ("one",), "other")
+    seen = look(table(tmp_path, {"one": [TEXTS[number // 2] for number in NUMBERS], "other": LONG}))
+    assert (seen.text, seen.label) == (("one",), "other")

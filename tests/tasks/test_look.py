@@ -167,3 +167,10 @@ def test_texts_with_the_name_of_their_class_are_said(tmp_path, without, warned):
 def test_a_text_with_words_goes_before_longer_ids(tmp_path):
     ids = [f"{index:064x}" for index in range(40)]
     assert look(labelled(tmp_path / "a.csv", ["a", "b"] * 20, uuid=ids)).text == ("text",)
+
+
+def test_classes_that_differ_in_case_alone_and_a_missing_header_are_said(tmp_path):
+    seen = look(labelled(tmp_path / "a.csv", ["Spam", "ham", "spam", "ham"] * 10))
+    assert seen.remarks == ("Spam and spam are different classes here; write them alike if they are one",)
+    path = written(tmp_path / "b.csv", [row[1:] for row in ROWS], header=ROWS[0][1:])
+    assert "'no' is the name of a column and a value in it: if the file has no header, add one" in look(path).remarks

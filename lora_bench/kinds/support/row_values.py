@@ -145,7 +145,10 @@ def faults_of_text(table: Table, name: str, *, keep_empty: bool = False) -> Iter
         yield table.rows_fault(message, wrong, _as_text(name, value))
     strict = table.own and not keep_empty
     # Rows of a published data set without a text are part of it, and a user could not mend them.
-    without = [row for row, value in enumerate(column) if value is None or (strict and not str(value).strip())]
+    kept = table.own and keep_empty
+    without = [
+        row for row, value in enumerate(column) if (value is None and not kept) or (strict and not str(value).strip())
+    ]
     if without:
         yield table.rows_fault(f"has no text in column {name!r}", without)
 

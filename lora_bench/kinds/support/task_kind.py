@@ -156,7 +156,8 @@ class TaskKind:
         """Return the texts of each row; note every fault of their columns."""
         for name in task.text:
             faults += faults_of_text(table, name, keep_empty=task.empty_texts == "keep")
-        return list(zip(*(map(str, table.columns[name]) for name in task.text), strict=True))
+        columns = (["" if value is None else str(value) for value in table.columns[name]] for name in task.text)
+        return list(zip(*columns, strict=True))
 
     def texts_to_answer(self, task: Declared, table: Table, classes: Sequence[str], faults: list[Fault]) -> Texts:
         """Return the texts of each row of a table without labels, to answer with *classes*; note every fault of them."""
