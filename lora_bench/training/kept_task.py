@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from lora_bench.errors import LoraBenchError, first_line
 from lora_bench.records.kept_adapter import CONFIG
@@ -15,6 +14,7 @@ from lora_bench.records.layout import RECORD
 from lora_bench.records.record import Record
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.records.store import RunFolder, read_record
+from lora_bench.tasks import Task, task_from_definition
 from lora_bench.training.model_card import public_name
 from lora_bench.util.regular_files import read_object
 
@@ -29,12 +29,14 @@ class KeptModel:
 
     Args:
         spec: The run that trained them.
+        task: Its task.
         threshold: Probability above which a label is answered, of several labels a text.
         folder: Folder of the weights.
         beside: Folder of the base model of an adapter, if it was written with it.
     """
 
     spec: PlannedSpec
+    task: Task
     threshold: float | None
     folder: Path
     beside: Path | None = None
@@ -42,7 +44,23 @@ class KeptModel:
     @classmethod
     def of_run(cls, record: Record, folder: Path) -> KeptModel:
         """Return the weights that a run kept in a folder."""
-        return cls(PlannedSpec.model_validate(record.spec.model_dump()), record.threshold, folder)
+        facts = {"spec": record.spec.model_dump(mode="json"), "threshold": record.threshold}
+        return cls.of_facts(facts, f"run {record.run_id}", folder)
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any], source: str, folder: Path, beside: Path | None = None) -> KeptModel:
+        """Return the weights in a folder with the content of `FILE`.
+
+        Raises:
+            LoraBenchError: If it is no spec of a planned run; *source* names it.
+        """
+        try:
+            spec = PlannedSpec.model_validate_json(json.dumps(facts.get("spec")))
+            task = task_from_definition(spec.task.definition)
+            threshold = None if facts.get("threshold") is None else float(facts["threshold"])
+        except (TypeError, ValueError) as error:  # pydantic's own is a ValueError
+            raise LoraBenchError(f"{source} does not say of which task its weights are: {first_line(error)}") from None
+        return cls(spec, task, threshold, folder, beside)
 
     @property
     def is_adapter(self) -> bool:
@@ -79,14 +97,7 @@ def kept_model(folder: Path) -> KeptModel | None:
         return None
     if (folder / FILE).is_file():
         content = read_object(folder / FILE, str(folder / FILE))
-        try:
-            spec = PlannedSpec.model_validate_json(json.dumps(content.get("spec")))
-        except ValidationError as error:
-            raise LoraBenchError(f"{folder / FILE} describes no run: {first_line(error)}") from None
-        threshold = content.get("threshold")
-        return KeptModel(
-            spec, float(threshold) if threshold is not None else None, weights, folder / BASE if shared else None
-        )
+        return KeptModel.of_facts(content, str(folder / FILE), weights, folder / BASE if shared else None)
     if (folder.parent / RECORD).is_file():
         return KeptModel.of_run(read_record(folder.parent / RECORD), folder)
     raise LoraBenchError(

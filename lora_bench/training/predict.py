@@ -26,7 +26,6 @@ from lora_bench.models.loading import load_model, load_tokenizer, open_tokenizer
 from lora_bench.models.read_position import read_alone
 from lora_bench.models.registry import find_model
 from lora_bench.records.spec import Decoding, PlannedSpec
-from lora_bench.tasks import Task, task_from_definition
 from lora_bench.tasks.new_rows import NewRows, read_new_rows
 from lora_bench.tasks.source_tables import format_of
 from lora_bench.training.adapted_model import device_of_runs
@@ -73,7 +72,7 @@ def predict_table(
         LoraBenchError: If the table cannot be read, *out* exists or has another suffix, or the weights cannot be loaded.
     """
     format = _format_to_write(out)
-    task, labels = task_from_definition(kept.spec.task.definition), kept.spec.task.labels
+    task, labels = kept.task, kept.spec.task.labels
     rows = read_new_rows(task, table, labels)
     added = [PREDICTED, *(map(_share_column, labels) if exercise_class(task.kind).weighs_classes else ())]
     taken = [name for name in added if name in rows.columns]
@@ -83,7 +82,7 @@ def predict_table(
     for note in rows.notes:
         say(note)
     with quiet():
-        answering = Predictor.opened(kept, task, base)
+        answering = Predictor.opened(kept, base)
         answers = answering.answers(rows, say)
         own = rows.layout.delimiter if format == format_of(table.name) else None
         with _whole_file(out) as file:
@@ -118,12 +117,11 @@ class Predictor:
 
     model: nn.Module
     made: Exercise
-    task: Task
     kept: KeptModel
     unread: int = 0
 
     @classmethod
-    def opened(cls, kept: KeptModel, task: Task, base: Path | None) -> Predictor:
+    def opened(cls, kept: KeptModel, base: Path | None) -> Predictor:
         """Load the weights onto the device of runs.
 
         Raises:
@@ -139,10 +137,10 @@ class Predictor:
         model = open_adapter(loaded, kept.folder) if kept.is_adapter else open_whole(loaded, kept.folder)
         if spec.training.last_layer == "read_position" and kind.reads_one_token:
             read_alone(model, found.model_type)
-        if task.writes and spec.decoding is None:  # no metric read its texts
+        if kept.task.writes and spec.decoding is None:  # no metric read its texts
             new = min(Decoding().max_new_tokens, spec.training.max_length // 2)
             spec = spec.model_copy(update={"decoding": Decoding(max_new_tokens=new)})
-        return cls(model.to(device_of_runs()).eval(), exercise(task, tokenizer, spec, _seed(spec)), task, kept)
+        return cls(model.to(device_of_runs()).eval(), exercise(kept.task, tokenizer, spec, _seed(spec)), kept)
 
     def answers(self, rows: NewRows, say: Callable[[str], None]) -> Iterator[tuple[int, Answer]]:
         """Yield the index of each row that can be answered, with the values of its answer."""
@@ -156,7 +154,7 @@ class Predictor:
         """Return the values of the answer to each text; none to one without tokens that a head would read."""
         questions = self.made.to_answer(list(texts))
         answered = list(range(len(texts)))
-        if self.task.kind_of.reads_one_token:
+        if self.kept.task.kind_of.reads_one_token:
             answered = [place for place in answered if questions[place]["input_ids"]]
             questions = [questions[place] for place in answered]
         self.unread += len(texts) - len(answered)
@@ -168,10 +166,10 @@ class Predictor:
         answers, shares = replies.answers, list[list[float]]()
         if replies.logits is not None:
             shares = self.made.probabilities(replies.logits.double()).tolist()
-            if self.task.kind_of.takes_threshold:
+            if self.kept.task.kind_of.takes_threshold:
                 answers = labels_above(replies.logits, USUAL if self.kept.threshold is None else self.kept.threshold)
         for number, place in enumerate(answered):
-            found[place] = {PREDICTED: self.task.kind_of.answer_value(answers[number], texts[place], labels)}
+            found[place] = {PREDICTED: self.kept.task.kind_of.answer_value(answers[number], texts[place], labels)}
             if shares:
                 names = map(_share_column, labels)
                 rounded = (round(share, PROBABILITY_DECIMALS) for share in shares[number])

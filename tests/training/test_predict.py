@@ -187,6 +187,15 @@ def test_a_folder_of_weights_answers_without_its_runs(tmp_path, monkeypatch, cap
         out = tmp_path / f"from-{name}.csv"
         assert main(["predict", str(tmp_path / name), "tickets.csv", "--out", str(out), *more]) == 0
         assert [row["predicted"] for row in rows_of(out)] == [row["predicted"] for row in expected[label]], name
+    facts = json.loads((tmp_path / "merged" / "lora_bench.json").read_text(encoding="utf-8"))
+    for harm in ({"spec": None}, {"threshold": []}, {"spec": {**facts["spec"], "seed": "x"}}, {"spec": 1e300}):
+        (tmp_path / "merged" / "lora_bench.json").write_text(json.dumps(facts | harm), encoding="utf-8")
+        assert "does not say of which task its weights are" in refused(
+            ["predict", str(tmp_path / "merged"), "tickets.csv", "--out", "x.csv"], capsys
+        )
+    facts["spec"]["task"]["definition"]["kind"] = "unheard"
+    (tmp_path / "merged" / "lora_bench.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert "lora_bench.json" in refused(["predict", str(tmp_path / "merged"), "tickets.csv", "--out", "x.csv"], capsys)
     (tmp_path / "merged" / "lora_bench.json").unlink()
     assert "has no lora_bench.json, which says of which task its weights are" in refused(
         ["predict", str(tmp_path / "merged"), "tickets.csv", "--out", "x.csv"], capsys
