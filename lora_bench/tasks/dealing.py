@@ -42,7 +42,8 @@ def as_column_says(task: Task, tables: Mapping[str, Table]) -> dict[str, Table]:
     wrong = [row for row, value in enumerate(values) if value not in SPLIT_VALUES]
     if wrong:
         shown = ", ".join(repr(value) for value in list(dict.fromkeys(values[row] for row in wrong))[:SHOWN_VALUES])
-        hint = f"; known are {', '.join(SPLIT_VALUES)} (to keep rows with equal values together say `by: {column}`)"
+        way = f"`by: {column}`, or --group {column}, keeps rows with equal values together"
+        hint = f"; known are train, dev, valid, test and the like; {way}"
         raise BadInput([table.rows_fault(f"has values in column {column!r} that name no split: {shown},", wrong, hint)])
     if not rows["train"]:
         raise BadInput([table.fault(f"has no row of train in column {column!r}")])

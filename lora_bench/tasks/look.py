@@ -161,6 +161,8 @@ def look(file: Path, asked: LookOptions | None = None) -> TableFacts:
         if column is not None
     }
     task = _task(file, found, split)
+    for _, wrong in task.kind_of.faults_of_text(task):
+        raise LoraBenchError(f"{file} as {found.kind}: the text {wrong}; name columns with --text and --text-pair")
     gaps = found.kind == "multilabel" and found.label and None not in table.columns[found.label]
     labelled = table if gaps else with_labels(task, table)  # an empty list or text is a row with none of the labels
     if not labelled.places:

@@ -277,3 +277,12 @@ def test_several_texts_for_an_input_are_what_is_to_be_written(tmp_path):
     assert (seen.kind, seen.text, seen.label) == ("generation", ("one",), "other")
     seen = look(table(tmp_path, {"one": [TEXTS[number // 2] for number in NUMBERS], "other": LONG}))
     assert (seen.text, seen.label) == (("one",), "other")
+
+
+@pytest.mark.parametrize(
+    ("kind", "needed"), [("spans", "two columns for spans"), ("multiple_choice", "those of its endings")]
+)
+def test_a_kind_that_needs_further_columns_says_which(tmp_path, kind, needed):
+    file = table(tmp_path, {"text": TEXTS, "label": ["a", "b"] * 30})
+    with pytest.raises(LoraBenchError, match=f"as {kind}: the text must be .*{needed}.*--text-pair"):
+        look(file, LookOptions(kind=kind))
