@@ -193,6 +193,8 @@ def refuse_another(file: Path, table: Path, given: Mapping[str, str | None]) -> 
         "--minutes": [made[1]] if made is not None else [],
     }
     for option, value in given.items():
+        if option == "--label" and value is not None and isinstance(label, list):
+            value = ",".join(part.strip() for part in value.split(","))
         if value is not None and has[option] != [value]:
             shown = ", ".join(str(one) for one in has[option] or [] if one is not None) or "none"
             raise LoraBenchError(

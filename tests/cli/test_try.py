@@ -154,6 +154,17 @@ def test_splits_that_the_user_names_are_those_of_the_suite(project, capsys):
     assert "with new.csv for --test, and the command gives tickets.csv" in capsys.readouterr().err
 
 
+def test_columns_of_0_and_1_are_named_alike_with_and_without_spaces(project, capsys):
+    head, *rows = (project / "tickets.csv").read_text().splitlines()
+    rows = [f"{row},{number % 2},{number % 3 // 2}" for number, row in enumerate(rows)]
+    (project / "tickets.csv").write_text("\n".join([f"{head},a,b", *rows]) + "\n")
+    assert main(["init", "tickets.csv", "--model", "base", "--minutes", "3", "--label", "a, b"]) == 0
+    assert load_suite("tickets.yaml").tasks[0][0].label.columns == ("a", "b")
+    for label, code in (("a,b", 0), ("a, b", 0), ("a", 2), ("queue", 2)):
+        assert main(["try", "tickets.csv", "--dry-run", "--label", label]) == code
+    assert "with a,b for --label, and the command gives queue" in capsys.readouterr().err
+
+
 def test_a_table_of_texts_to_write_gets_a_model_that_writes(project, capsys, monkeypatch):
     rows = "".join(f"what is the number of row {row}?,the number of this row is {row}\n" for row in range(60))
     (project / "facts.csv").write_text("input,output\n" + rows)
