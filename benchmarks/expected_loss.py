@@ -66,7 +66,8 @@ def committed() -> Iterator[Truth]:
                 found = [_method(row, 1 if higher else -1) for row in rows]
                 if len(found) > 1 and None not in found:
                     known = [one.items for one in rows if one.items is not None]
-                    covariance = item_covariance(known, 0) if len(known) == len(rows) else np.zeros((len(rows),) * 2)
+                    covariance = item_covariance(known, 0) if len(known) == len(rows) else None
+                    covariance = np.zeros((len(rows),) * 2) if covariance is None else covariance
                     yield Truth(*(np.array(column) for column in zip(*found, strict=True)), covariance)
 
 

@@ -97,8 +97,10 @@ def draw_scores(contenders: Sequence[Contender], item_covariance: Floats | None,
     return np.asarray(drawn)
 
 
-def item_covariance(methods: Sequence[Items], draw_seed: int) -> Floats:
+def item_covariance(methods: Sequence[Items], draw_seed: int) -> Floats | None:
     """Return the covariance of the methods' means over seeds from the choice of test items, which all share.
+
+    None for fewer than 2 items, and where the metric is undefined on all resamples but one.
 
     What single runs err on items is part of the spread of seeds, and left out of a method's own variance.
     """
@@ -112,6 +114,8 @@ def item_covariance(methods: Sequence[Items], draw_seed: int) -> Floats:
         scores = [one.on(weights) for one in methods]
         defined = np.isfinite(np.concatenate(scores, axis=1)).all(axis=1)
         scores = [of_one[defined] for of_one in scores]
+    if min(methods[0].independent, len(scores[0])) < 2:
+        return None
     covariance = np.atleast_2d(np.cov([of_one.mean(axis=1) for of_one in scores]))
     for place, of_one in enumerate(scores):
         seeds = of_one.shape[1]

@@ -106,6 +106,13 @@ def test_items_of_one_group_count_as_one():
     assert item_covariance(twice, 0) == pytest.approx(alone / 2, rel=0.02)
 
 
+def test_one_item_tells_nothing_of_others():
+    one = ItemScores((0, 1), np.array([[1.0], [0.0]]))
+    assert item_covariance([one, one], 0) is None
+    both = in_groups(ItemScores((0, 1), np.array([[1.0, 1.0], [0.0, 0.0]])), [7, 7])
+    assert item_covariance([both, both], 0) is None
+
+
 def test_draws_depend_on_their_seed_alone():
     both = [method(0.0, NOISE), method(0.1, NOISE[::-1])]
     assert (draw_scores(both, None, 7) == draw_scores(both, None, 7)).all()

@@ -8,7 +8,6 @@ Where no spread of runs is known, as with one seed, the method with the best mea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -357,9 +356,9 @@ def cheapest(whole: Sequence[int], found: Sequence[Loss], costs: Sequence[float 
     """Return the cheapest of those whose expected loss is within the margin; the best of them if it costs hardly more."""
     least = min(whole, key=lambda place: found[place].expected)
     admitted = [place for place in whole if found[place].expected <= (margin or 0.0)] or [least]
-    cheap = min((cost for place in admitted if (cost := costs[place]) is not None), default=None)
-    like = [place for place in admitted if cheap is None or (costs[place] or math.inf) <= cheap * (1 + LIKE_COST)]
-    return min(like, key=lambda place: found[place].expected)
+    known = {place: cost for place in admitted if (cost := costs[place]) is not None}
+    like = [place for place, cost in known.items() if cost <= min(known.values()) * (1 + LIKE_COST)]
+    return min(like or admitted, key=lambda place: found[place].expected)
 
 
 def _costs(rows: Sequence[Row], prefer: Prefer) -> list[float | None]:

@@ -16,7 +16,7 @@ from functools import cached_property
 from lora_bench.metrics import default_margin
 from lora_bench.records.budget import ParameterAxis
 from lora_bench.report import text
-from lora_bench.report.model.choose_method import LIKE_COST, Choice, Taken, take
+from lora_bench.report.model.choose_method import Choice, Taken, take
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, rows_of
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.reference import undeclared_analysis
@@ -39,7 +39,6 @@ DECIDED: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "non-inferi
 WITHIN: tuple[VerdictName, ...] = ("equivalent", "non-inferior")
 UNLESS_COLLAPSE = tuple(f"{word} {UNLESS}" for word in WITHIN)
 SHOWN = (*DECIDED, *UNLESS_COLLAPSE)
-NOT_WORSE = ("better", *WITHIN, *UNLESS_COLLAPSE)
 
 Target = tuple[ParameterAxis, int] | None
 
@@ -173,16 +172,6 @@ class Line:
     def all_shown(self, words: Sequence[str]) -> bool:
         """Tell if every comparison has one of these verdicts."""
         return bool(self.contrasts) and all(word in words for word in self.by_verdict)
-
-    @property
-    def like_file(self) -> bool:
-        """Whether its files are about as large as the reference's, or unknown."""
-        return self.file_ratio is None or abs(self.file_ratio - 1) <= LIKE_COST
-
-    @property
-    def file_ratio(self) -> float | None:
-        """The size of its files as a multiple of the reference's: the geometric mean over places."""
-        return statistics.geometric_mean(self.file_ratios) if self.file_ratios else None
 
     @property
     def difference(self) -> float | None:

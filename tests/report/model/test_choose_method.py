@@ -6,7 +6,8 @@ import lora_bench
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.sealed_records import to_json
 from lora_bench.report import Report, render_markdown
-from lora_bench.report.model.choose_method import choose_among
+from lora_bench.report.model.choose_method import cheapest, choose_among
+from lora_bench.stats.expected_loss import Loss
 from tests.report.model.test_verdicts import FULL, runs, shifted
 
 # Differences to full that scatter a little around -0.001, and around -0.05.
@@ -37,6 +38,14 @@ def test_a_file_that_is_hardly_smaller_is_no_reason_to_leave_the_best():
     # LoRA stores 156,680 parameters, the adapters 156,776.
     records = [*runs("full", FULL), *runs("lora", shifted((0.018, 0.019))), *runs("bottleneck_adapter", shifted(0.02))]
     assert chosen(records, margin=0.01).method == "bottleneck_adapter"
+
+
+def test_a_cost_of_nothing_is_a_cost_and_an_unknown_one_is_none():
+    lost = [Loss(expected=expected, at_most=0.01) for expected in (0.005, 0.0, 0.001)]
+    assert cheapest((0, 1, 2), lost, (0.0, 5.0, None), 0.01) == 0
+    assert cheapest((0, 1, 2), lost, (5.4, 80.0, 5.0), 0.01) == 2, "of like costs the one that loses least"
+    assert cheapest((0, 1, 2), lost, (None, None, None), 0.01) == 1
+    assert cheapest((0, 2), lost, (1.0, 1.0, 1.0), 0.0) == 2, "none is within the margin"
 
 
 def test_a_margin_that_is_too_narrow_to_show_leaves_the_best():
