@@ -1,4 +1,4 @@
-"""Estimate the cost of a run: from arithmetic, until this machine has a record of the same cell."""
+"""Estimate the cost of a run: from arithmetic and the machine's speed, until it has a record of the same cell."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lora_bench.plan.machine_speed import flops_per_thread
 from lora_bench.plan.size_fitting import MethodFit
 from lora_bench.records.budget import WORK, OneExample
 from lora_bench.records.environment import cuda_devices, usable_cores
@@ -13,8 +14,7 @@ from lora_bench.records.spec import PlannedSpec, PlannedTraining
 from lora_bench.tasks import TaskData
 from lora_bench.training.model_card import writes
 
-# Rough numbers for machines without a record of the same cell; a plan says "about".
-CPU_FLOPS_PER_THREAD = 50e9
+# A rough number for a GPU without a record of the same cell; a plan says "about".
 CUDA_FLOPS = 40e12
 # Shuffled batches pad short texts to some 1.8 tokens for a real one, which is in the numbers above; grouped ones to 1.1.
 PADDED_GROUPED = 1.1 / 1.8
@@ -66,12 +66,16 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
     )
     tokens = min(recipe.max_length, asked + written + 2)
     # Per weight and token a forward pass takes two operations, a backward pass two for inputs and two for trained weights.
-    rate = CUDA_FLOPS if cuda_devices() else CPU_FLOPS_PER_THREAD * recipe.threads
+    rate = CUDA_FLOPS if cuda_devices() else flops_per_thread() * recipe.threads
     rate /= READ_POSITION if recipe.last_layer == "read_position" else 1.0
     of_example = (6 if is_full else 4) * shape.multiplied * tokens
     padded = PADDED_GROUPED if recipe.order == "grouped" and recipe.batch_size > 1 else 1.0
     examples = _examples(recipe, OneExample(tokens=tokens, flops=of_example, seconds=padded * of_example / rate))
     train_flops = padded * of_example * examples
+    if parameters.adapter == 0 and parameters.head < parameters.total:
+        # Features of a frozen base model are computed once, in a forward pass of each row.
+        rows = recipe.distinct_examples or len(data.splits["train"].ids)
+        train_flops = of_example / 2 * min(examples, rows)
     scored = len(data.splits[spec.score_on].ids)
     steps = math.ceil(examples / recipe.batch_size)
     evaluations = 1 + (steps // spec.selection_every if spec.selection_every else 0)

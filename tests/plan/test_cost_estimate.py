@@ -1,9 +1,12 @@
 """What a plan says that a run is likely to cost."""
 
 import csv
+import itertools
 
 import pytest
+import torch
 
+from lora_bench.plan.machine_speed import flops_per_thread
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite
 from tests.project import write_model
@@ -25,7 +28,7 @@ budget: {{train_examples: 48}}
 """
 
 
-def planned(folder, kind, decoding=""):
+def planned(folder, kind, decoding="", suite=SUITE):
     """The only cell of a suite on a tiny GPT-2, whose answers have two words."""
     folder.mkdir()
     write_model(folder / "base", "gpt2")
@@ -33,10 +36,28 @@ def planned(folder, kind, decoding=""):
         rows = csv.writer(file)
         rows.writerow(["asked", "answer"])
         rows.writerows([f"the film {number}", f"great {'end' if number % 2 else 'plot'}"] for number in range(100))
-    suite = folder / "told.yaml"
-    suite.write_text(SUITE.format(kind=kind, decoding=decoding))
-    [cell] = make_plan(load_suite(suite), folder / "runs").cells
+    file = folder / "told.yaml"
+    file.write_text(suite.format(kind=kind, decoding=decoding))
+    [cell] = make_plan(load_suite(file), folder / "runs").cells
     return cell
+
+
+def test_a_frozen_model_reads_each_row_once_however_often_it_comes_round(tmp_path):
+    seconds = {}
+    for method, examples in itertools.product(["full", "linear_probe"], [800, 8_000]):
+        folder = tmp_path / f"{method}{examples}"
+        changed = SUITE.replace("[full]", f"[{method}]").replace(": 48", f": {examples}")
+        seconds[method, examples] = planned(folder, "classification", suite=changed).estimate.seconds
+    # The split to train has about 80 rows.
+    assert seconds["linear_probe", 8_000] == seconds["linear_probe", 800] < seconds["full", 800] / 10
+    assert seconds["full", 8_000] > 8 * seconds["full", 800]
+
+
+def test_measuring_the_machine_leaves_no_trace_in_a_run():
+    flops_per_thread.cache_clear()
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    assert flops_per_thread() > 0
+    assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
 
 
 def test_a_vocabulary_counts_as_multiplied_where_it_writes_and_as_looked_up_where_it_only_reads(tmp_path):
