@@ -97,7 +97,7 @@ def _report(
     """Write the report of a suite, with further sections made of its records, and say how the work ended."""
     from lora_bench.execute.run_suite import runs_folder
     from lora_bench.plan.item_texts import item_texts
-    from lora_bench.records.outcomes import at_work
+    from lora_bench.records.outcomes import OUT_OF_TIME, at_work
     from lora_bench.records.probe_store import read_probes
     from lora_bench.records.store import answers_in
     from lora_bench.records.weight_analysis import read_analysis
@@ -125,6 +125,9 @@ def _report(
                 _show(console, outcome.records)
                 console.print(terminal_answer(report), highlight=False)
                 _say(console, f"report: {written[0]} and {written[1].name}; all suites: {index}")
+    if interrupted == OUT_OF_TIME:
+        _say(console, "the time is over; run the same command again to continue")
+        return DONE
     return _stopped(console, interrupted) if interrupted is not None else _ended(console, outcome, arguments.only)
 
 

@@ -117,6 +117,8 @@ def _add_run(subcommands: Commands) -> None:
     )
     options.suite_argument(run, "suite name (see `lora-bench list suites`) or YAML file")
     options.seeds_option(run)
+    minutes = "stop after so many minutes, seed by seed until then; the same command continues (default: no limit)"
+    run.how.takes("--minutes", "N", minutes, type=options.minutes)
     _running_options(run)
 
 

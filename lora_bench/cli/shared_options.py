@@ -8,6 +8,8 @@ from pathlib import Path
 from lora_bench.cli.help import Group, Groups
 from lora_bench.records.layout import PROBES_FILE, RUNS_FILE
 
+MOST_MINUTES = 1e6
+
 
 def records_at(text: str) -> Path:
     """Return the folder of records that a user named: by its path, or by that of the file that holds them."""
@@ -50,6 +52,14 @@ def above_zero(text: str) -> float:
         value = -1.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+    return value
+
+
+def minutes(text: str) -> float:
+    """Return a number of minutes."""
+    value = above_zero(text)
+    if value > MOST_MINUTES:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_MINUTES:,.0f}, got {text}")
     return value
 
 

@@ -23,6 +23,7 @@ class RunOptions:
         retry: Repeat runs that failed, timed out or ran out of memory.
         series: Label of a repeat of the whole suite with its own seeds.
         data_dir: Folder with published data sets in their usual layout.
+        minutes: Time after which runs are stopped, to be resumed by the same command; None for no limit.
         timeout: Seconds without progress before a run is ended; 0 for no limit; None follows its estimate.
         pack: Train runs that may share a base model as packs; see `lora_bench.pack`.
         cut: Restrict DeBERTa's relative positions to those rows reach; see `lora_bench.models.deberta_positions`.
@@ -44,6 +45,7 @@ class RunOptions:
     retry: bool = False
     series: str | None = None
     data_dir: Path | None = None
+    minutes: float | None = None
     timeout: float | None = None
     pack: bool = True
     cut: bool = True

@@ -29,7 +29,7 @@ class Outcome:
         folder: Folder of its runs.
         records: Every record of the suite, old and new, in the suite's order.
         done: Number of missing runs that this command took up, including runs that cannot be done or were stopped.
-        interrupted: Cause that stopped the work, the name of a signal or `disk_full`, or None.
+        interrupted: Cause that stopped the work, the name of a signal, `disk_full`, `out_of_time`, or None.
         undone: Number of runs taken up without a record: the work was stopped, or a worker alone was told to stop.
         elsewhere: Number of runs left to other processes, if the command does not wait for them.
         later: Number of runs that are unknown until others are done.

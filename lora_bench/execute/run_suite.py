@@ -7,7 +7,8 @@ becomes a record with its reason at once. Several processes may work on one fold
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -114,6 +115,7 @@ def run_suite(
     taken: set[str] = set()
     told: set[str] = set()
     interrupted, working = None, False
+    end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     stored = None if options.continue_from is None else StoredRuns(Path(options.continue_from))
 
     def untried(record: Record) -> bool:
@@ -149,7 +151,7 @@ def run_suite(
                         screen.say(f"warning: {caution}")
             taken.update(cell.job.run_id for cell in wanted)
             reach("suite.planned")
-            work = _begun(plan, wanted, folder, screen, options, cluster)
+            work = _begun(plan, wanted, folder, screen, options, cluster, end)
             working = working or work is not None
             interrupted = work.run() if work is not None else None
             # Trials choose later runs, and runs start from others. Runs that waited for these are known now, and choices are
@@ -222,14 +224,16 @@ def _held(plan: Plan, taken: Collection[str]) -> set[str]:
 
 
 def _begun(
-    plan: Plan, wanted: list[Cell], folder: Path, screen: Display, options: RunOptions, cluster: Any
+    plan: Plan, wanted: list[Cell], folder: Path, screen: Display, options: RunOptions, cluster: Any, end: float | None
 ) -> Scheduler | None:
-    """Publish the records of runs that cannot be done; return the work on the others, or None if there are none."""
+    """Publish the records of runs that cannot be done; return the work on the others, or None if there are none.
+
+    *end* is the time at which the work is stopped.
+    """
     if wanted:
         check_writable(folder, "--runs")
     _check_disk(wanted, folder)
-    # The longest first, so that no long run remains alone at the end.
-    runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
+    runnable = sorted((cell for cell in wanted if cell.reason is None), key=_place(timed=end is not None))
     timed, workers = _timed(runnable), options.workers
     if timed and workers is not None and workers > 1:
         raise LoraBenchError(f"use --workers 1 in place of {workers}: {_use_up(timed)}")
@@ -252,7 +256,18 @@ def _begun(
         units=partial(_units, cells, executor, options),
         publish_lost=lambda lost: _publish(cells[lost.job.run_id], lost.status, lost.reason),
         wait=options.wait,
+        seconds=None if end is None else end - time.monotonic(),
     )
+
+
+def _place(*, timed: bool) -> Callable[[Cell], tuple[int, float]]:
+    """Return the order of runs: the longest first, so that no long run remains alone at the end.
+
+    Where time ends the work, all methods have a run of a seed before the next one, the shortest first.
+    """
+    if timed:
+        return lambda cell: (cell.job.spec.seed, cell.estimate.seconds)
+    return lambda cell: (0, -cell.estimate.seconds)
 
 
 def _units(

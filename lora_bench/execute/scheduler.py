@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Protocol
 
 from lora_bench.execute.executors.executor import Event, Executor, Lost, Note, Word
-from lora_bench.records.outcomes import DISK_FULL, is_attempt
+from lora_bench.records.outcomes import DISK_FULL, OUT_OF_TIME, is_attempt
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import LOOK_SECONDS, Elsewhere, Watch
 from lora_bench.training.job import Job
@@ -33,7 +34,7 @@ class Scheduler:
     """Does jobs with an executor until all are done, here or by other processes, or a stop is requested.
 
     *units* makes units of work from the remaining jobs, and *publish_lost* publishes the record of a job whose worker died.
-    Without *wait*, the work ends when only runs of other processes are left.
+    Without *wait*, the work ends when only runs of other processes are left; after *seconds*, if any, it is stopped.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Scheduler:
         units: Callable[[Sequence[Job]], Sequence[Sequence[Job]]],
         publish_lost: Callable[[Lost[Job]], Record],
         wait: bool = True,
+        seconds: float | None = None,
     ) -> None:
         self._jobs = {job.run_id: job for job in jobs}
         self._executor = executor
@@ -52,20 +54,21 @@ class Scheduler:
         self._units = units
         self._publish_lost = publish_lost
         self._wait = wait
+        self._seconds = seconds
         self._watch = Watch()
         self._elsewhere: list[Job] = []
         self._signals: list[str] = []
-        self._disk_full = False
+        self._own_stop: str | None = None
 
     @property
     def stopped_by(self) -> str | None:
-        """Cause that stopped the work: the name of a signal, `disk_full`, or None."""
-        return self._signals[0] if self._signals else DISK_FULL if self._disk_full else None
+        """Cause that stopped the work: the name of a signal, `disk_full`, `out_of_time`, or None."""
+        return self._signals[0] if self._signals else self._own_stop
 
     def run(self) -> str | None:
         """Do the jobs. Return the cause that stopped the work, or None."""
         todo = list(self._jobs.values())
-        with stopping_on_signals(self._executor.stop) as self._signals:
+        with stopping_on_signals(self._executor.stop) as self._signals, self._until_the_end():
             while todo and self.stopped_by is None:
                 self._executor.submit(self._units(todo))
                 with closing(self._executor.results(self._tell)) as results:
@@ -73,6 +76,26 @@ class Scheduler:
                         self._note(result)
                 todo = self._taken_over()
         return self.stopped_by
+
+    @contextmanager
+    def _until_the_end(self) -> Iterator[None]:
+        """In this block stop the work when its time is over."""
+        if self._seconds is None:
+            yield
+            return
+        clock = threading.Timer(max(0.0, self._seconds), self._stop, [OUT_OF_TIME])
+        clock.daemon = True
+        clock.start()
+        try:
+            yield
+        finally:
+            clock.cancel()
+
+    def _stop(self, cause: str) -> None:
+        """Stop the work for a cause of our own, unless it is stopped already."""
+        if self.stopped_by is None:
+            self._own_stop = cause
+            self._executor.stop("SIGTERM")
 
     def _tell(self, word: Word) -> None:
         if isinstance(word, Note):
@@ -107,9 +130,8 @@ class Scheduler:
         """Show a record; if the disk is full, stop the other runs, which would fail too."""
         reach("suite.finished")
         self._display.finished(record)
-        if not self._disk_full and record.status == "failed" and is_attempt(record):
-            self._disk_full = True
-            self._executor.stop("SIGTERM")
+        if record.status == "failed" and is_attempt(record):
+            self._stop(DISK_FULL)
 
     def _taken_over(self) -> list[Job]:
         """Wait for the runs of other processes; return those that are free again and have no record."""

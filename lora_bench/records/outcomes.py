@@ -23,6 +23,7 @@ from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
 from lora_bench.records.record import Record
 
 DISK_FULL = "disk_full"
+OUT_OF_TIME = "out_of_time"
 SIGNAL = "signal"
 NO_MEMORY = "the memory of its control group ran out"
 

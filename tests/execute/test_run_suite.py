@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.execute.run_suite import run_suite
+from lora_bench.execute.run_suite import Silent, run_suite
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import read_records, record_files
 from lora_bench.suite.load_suite import load_suite
@@ -324,3 +324,23 @@ def test_a_reader_who_has_seen_enough_does_not_stop_the_work(tmp_path):
     process.stdout.close()  # its standard error too goes to this pipe
     assert process.wait(timeout=600) == 0
     assert len(read_records(tmp_path / "runs" / "tickets")) == 4
+
+
+def test_a_run_suite_that_is_out_of_time_keeps_what_is_done_and_the_same_suite_goes_on(tmp_path):
+    suite = write_project(tmp_path / "project")
+    stopped = run_suite(suite, runs=tmp_path / "runs", workers=0, minutes=1e-9)
+    assert stopped.interrupted == "out_of_time" and len(stopped.records) < 4
+    whole = run_suite(suite, runs=tmp_path / "runs", workers=0, minutes=60)
+    assert whole.interrupted is None and [record.status for record in whole.records] == ["ok"] * 4
+
+
+def test_where_time_may_end_the_work_every_method_has_a_run_of_a_seed_before_the_next(tmp_path):
+    suite = write_project(tmp_path / "project", SUITE.replace("seeds: [0]", "seeds: [0, 1]"))
+    ended = []
+
+    class Ended(Silent):
+        def finished(self, record):
+            ended.append(record.spec.seed)
+
+    run_suite(suite, runs=tmp_path / "runs", workers=0, pack=False, minutes=60, display=Ended())
+    assert ended == [0] * 4 + [1] * 4
