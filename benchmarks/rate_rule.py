@@ -19,12 +19,19 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.rate_choice import committed
-from lora_bench.methods import known_methods, rates_to_try
+from lora_bench.methods import known_methods
 from lora_bench.stats.items import Floats
 
 # Hidden size of the base models, which records do not keep.
 WIDTHS = {"gpt2-mini": 256, "minilm-l6-roberta": 384, "minilm-l6-deberta": 384, "deberta-mini": 384, "mpnet-base": 768}
-METHODS = tuple(rates_to_try())
+# The middle of the three rates that the committed suites try, for a small base model and for a larger one.
+MIDDLE_RATES = {
+    "full": (1e-4, 3e-5),
+    "lora": (3e-3, 1e-3),
+    "bottleneck_adapter": (3e-3, 1e-3),
+    "prefix_tuning": (3e-2, 1e-2),
+}
+METHODS = tuple(MIDDLE_RATES)
 
 
 POINT = 0.01
@@ -84,12 +91,12 @@ Rule = Callable[[Sequence[Place], Place], float]
 
 
 def places() -> Iterator[Place]:
-    """Yield the searches of methods with a list of first rates, those with most runs first; a run counts in one alone."""
-    methods, seen = rates_to_try(), set[str]()
+    """Yield the searches of `METHODS`, those with most runs first; a run counts in one alone."""
+    seen = set[str]()
     for search in sorted(committed(), key=lambda search: -sum(len(row.run_ids) for row in search.rows)):
         runs = frozenset(run_id for row in search.rows for run_id in row.run_ids)
         label = search.rows[0].label
-        if label in methods and search.rows[0].method == label and not runs & seen:
+        if label in METHODS and search.rows[0].method == label and not runs & seen:
             seen |= runs
             order = np.argsort(search.trials.rates)
             gains = search.trials.gains[order]
@@ -135,9 +142,7 @@ def _terms(place: Place) -> Floats:
 RULES: dict[str, Rule] = {
     "5e-5, the Trainer's default": lambda known, place: 5e-5,
     "the method's default here": lambda known, place: known_methods()[place.method].learning_rate,
-    "the middle one of `try`'s three": lambda known, place: float(
-        rates_to_try()[place.method][place.width > MIDDLE.width][1]
-    ),
+    "the middle one of three": lambda known, place: MIDDLE_RATES[place.method][place.width > MIDDLE.width],
     "ten times the median of `full`": ten_times_full,
     "the median of the method": median,
     "a power of width for each method, one of steps": fitted,

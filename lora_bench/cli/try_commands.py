@@ -6,18 +6,21 @@ import argparse
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from lora_bench.cli import shared_options as options
 from lora_bench.cli.help import Commands, Groups, add_command
-from lora_bench.cli.shared_options import above_zero, quiet_option, runs_option
 from lora_bench.errors import LoraBenchError
 from lora_bench.util.redaction import message
 
 Parse = Callable[[Sequence[str]], argparse.Namespace]
 
-DEFAULT_MINUTES, MOST_MINUTES = 10.0, 1e6
+DEFAULT_MINUTES = 10.0
+# Fewer minutes leave no run. Of a suite that is there already, so much of the time is kept for the run on all rows.
+LEAST_MINUTES, FINAL_SHARE = 0.05, 0.2
 # An encoder writes no text.
 WRITER = "gpt2-mini"
 
@@ -34,9 +37,10 @@ def add_try(commands: Commands, parse: Parse) -> None:
         resumes=True,
     )
     _options(tries)
-    runs_option(tries)
+    options.runs_option(tries)
+    tries.how.switch("--no-final", "final", "do not train the chosen method on all rows (default: into ./NAME-model)")
     tries.how.flag("--dry-run", "write the suite and show its plan; train nothing")
-    quiet_option(tries, "failures and the answer only")
+    options.quiet_option(tries, "failures and the answer only")
 
     init = add_command(
         commands,
@@ -63,21 +67,17 @@ def _options(groups: Groups) -> None:
     what.takes("--time", "COLUMN", "column of dates or numbers: test on the last rows")
     what.takes("--model", "MODEL", "base model (default: minilm-l6-roberta, which needs no hub)")
     minutes = "minutes that all runs together may take, by estimate (default: 10)"
-    groups.how.takes("--minutes", "N", minutes, type=_minutes)
+    groups.how.takes("--minutes", "N", minutes, type=options.minutes)
 
 
-def _minutes(text: str) -> float:
-    minutes = above_zero(text)
-    if minutes > MOST_MINUTES:
-        raise argparse.ArgumentTypeError(f"must be at most {MOST_MINUTES:,.0f}, got {text}")
-    return minutes
+def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
+    """Inspect the table, print the findings, and write the suite, or use one that is there *again*.
 
-
-def _write(arguments: argparse.Namespace, *, again: bool) -> Path:
-    """Inspect the table, print the findings, and write the suite, or use one that is there *again*; return its file."""
+    Return its file, and the seconds that the training of the chosen method on all rows is likely to take.
+    """
     from lora_bench.kinds import find_kind
     from lora_bench.plan.fit_minutes import DEFAULT_MODEL, draft_suite
-    from lora_bench.suite.from_table import FIRST_LOOK, name_of, refuse_another
+    from lora_bench.suite.from_table import name_of, refuse_another
     from lora_bench.tasks.guess_task import LookOptions
     from lora_bench.tasks.look import look
     from lora_bench.util.atomic_files import write_atomic
@@ -90,21 +90,20 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> Path:
         print(message(sentence))
     sys.stdout.flush()
     minutes, model = arguments.minutes or DEFAULT_MINUTES, arguments.model or DEFAULT_MODEL
+    if file.exists() and again:
+        print(f"{file} is there already and is used as it is; delete it to begin anew")
+        return file, FINAL_SHARE * 60 * minutes
+    if file.exists():
+        raise LoraBenchError(
+            f"{file} is there already; delete it to begin anew, or `lora-bench run {shlex.quote(str(file))}`"
+        )
     if arguments.model is None and find_kind(seen.kind).writes:
         model = WRITER
         print(f"guessed: the base model is {model}, which writes texts; --model names another")
     draft = draft_suite(seen, Path(), model=model, minutes=minutes)
-    if not file.exists():
-        write_atomic(file, draft.text(Path()).encode("utf-8"))
-        up_to = "up to " if draft.seeds > FIRST_LOOK else ""
-        print(f"wrote {file}: {up_to}{draft.seeds} seeds, {draft.train_examples:,} examples a run; edit it as you like")
-    elif again:
-        print(f"{file} is there already and is used as it is; delete it to begin anew")
-    else:
-        raise LoraBenchError(
-            f"{file} is there already; delete it to begin anew, or `lora-bench run {shlex.quote(str(file))}`"
-        )
-    return file
+    write_atomic(file, draft.text(Path()).encode("utf-8"))
+    print(f"wrote {file}: {draft.said}; edit it as you like")
+    return file, draft.final_seconds
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, str | None]:
@@ -121,23 +120,47 @@ def _given(arguments: argparse.Namespace) -> dict[str, str | None]:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    file = _write(arguments, again=False)
+    file, _ = _write(arguments, again=False)
     print(f"next: lora-bench plan {shlex.quote(str(file))}, then lora-bench run {shlex.quote(str(file))}")
     return 0
 
 
 def _try(arguments: argparse.Namespace) -> int:
-    file = _write(arguments, again=True)
+    from lora_bench.plan.fit_minutes import TIMES_DRAFT
+
+    begun = time.monotonic()
+    file, final_seconds = _write(arguments, again=True)
     runs = ["--runs", str(arguments.runs)]
     if arguments.dry_run:
         return _do(arguments.parse, ["plan", str(file), *runs])
-    code = _do(arguments.parse, ["run", str(file), *runs, *(["--quiet"] if arguments.quiet else [])])
+    around = TIMES_DRAFT * (time.monotonic() - begun)
+    minutes = (arguments.minutes or DEFAULT_MINUTES) - (around + final_seconds * arguments.final) / 60
+    limit = ["--minutes", f"{max(minutes, LEAST_MINUTES):.3f}"]
+    code = _do(arguments.parse, ["run", str(file), *runs, *limit, *(["--quiet"] if arguments.quiet else [])])
     folder = shlex.quote(str(arguments.runs / file.stem))
     if code == 0 and arguments.quiet:  # else `run` has ended with the report's answer
         code = _do(arguments.parse, ["choose", str(arguments.runs / file.stem)])
+    if code == 0 and arguments.final:
+        code = _final(arguments, file)
     if code == 0:
         print(f"to take one now: lora-bench choose {folder}; its weights: lora-bench use {folder}")
     return code
+
+
+def _final(arguments: argparse.Namespace, file: Path) -> int:
+    """Train the chosen method on nearly all rows, and say where its model is."""
+    from lora_bench.cli.commands import terminal
+    from lora_bench.execute.final_model import train_final
+    from lora_bench.execute.progress import display
+
+    out = Path(f"{file.stem}-model")
+    if out.exists():
+        print(f"{out} is there already; delete it to train the model on all rows anew")
+        return 0
+    with display(terminal(), quiet=True) as screen:
+        print(message(train_final(file, arguments.runs, out, screen)))
+    print(f"to answer new rows: lora-bench predict {shlex.quote(str(out))} new.csv")
+    return 0
 
 
 def _do(parse: Parse, words: list[str]) -> int:

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from lora_bench.documents import Strict
-from lora_bench.methods.contract import FirstRates, Preset, register
+from lora_bench.methods.contract import Preset, register
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -68,11 +68,11 @@ class BottleneckAdapter(Strict):
     learning_rate: ClassVar[float] = 1e-3
     packed_options: ClassVar[tuple[str, ...]] = ("bottleneck_size",)
     peft_types: ClassVar[tuple[str, ...]] = ("BOTTLENECK_ADAPTER",)
-    first_rates: ClassVar[FirstRates] = ("1e-3", "3e-3", "1e-2"), ("3e-4", "1e-3", "3e-3")
     presets: ClassVar[dict[str, Preset]] = {
         "adapter_both": Preset(
             "after both blocks, of width 64: Houlsby et al. 2019, https://arxiv.org/abs/1902.00751",
             {"variant": "houlsby", "bottleneck_size": 64},
+            first_rates=(("3e-3", "1e-3", "1e-2"), ("1e-3", "3e-4", "3e-3")),
         ),
         "adapter_ffn": Preset(
             "after the feed-forward block alone, a sixteenth of 768 wide, as by default in AdapterHub: Pfeiffer et al. 2020, "

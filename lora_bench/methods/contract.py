@@ -8,8 +8,8 @@ The rest is optional. `callbacks()` returns transformers' `TrainerCallback` obje
 `rate_factor(name)` returns the factor on the learning rate of a weight, by its name. `packed_options` names the options in
 which runs of a pack may differ, if packed runs are tested against isolated ones. `peft_types` names the PEFT types of its
 adapters, and `tuner` the module that makes them known to PEFT. `options_of(config, given)` reads its options from a PEFT config
-whose fields have other names. `first_rates` are the learning rates to try on a table: those for a small base model, and those
-for a larger one. `presets` are options under a name of their own, as the best users of the method run it.
+whose fields have other names. `first_rates` are the learning rates to try on a table, the one to begin with first: those for a
+small base model, and those for a larger one. `presets` are options under a name of their own, as its best users run it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "lora_bench.methods"
 
 FirstRates = tuple[tuple[str, ...], tuple[str, ...]]
-"""Learning rates to try on a table, as a suite writes them: for a small base model, and for a larger one."""
+"""Learning rates to try on a table, as a suite writes them, the most likely first: for a small base model, and a larger one."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,13 @@ class Preset:
         source: Who runs it so, with an address.
         options: The options that differ from the method's defaults.
         learning_rate: Learning rate if a suite gives none; None for the method's.
+        first_rates: Learning rates to try on a table; None for a preset that `try` leaves out.
     """
 
     source: str
     options: dict[str, Any] = field(default_factory=dict)
     learning_rate: float | None = None
+    first_rates: FirstRates | None = None
 
 
 class Method(Protocol):
@@ -114,8 +116,12 @@ def import_tuners() -> None:
 
 
 def rates_to_try() -> dict[str, FirstRates]:
-    """Return the `first_rates` of the methods that have some, by name."""
-    return {name: method.first_rates for name, method in known_methods().items() if hasattr(method, "first_rates")}
+    """Return the `first_rates` of the methods and presets that have some, by name."""
+    methods = {name: method.first_rates for name, method in known_methods().items() if hasattr(method, "first_rates")}
+    presets = {
+        name: rates for name, (_, preset) in known_presets().items() if (rates := preset.first_rates) is not None
+    }
+    return methods | presets
 
 
 def known_presets() -> dict[str, tuple[type[Method], Preset]]:

@@ -36,7 +36,7 @@ class Full(Strict):
     size: ClassVar[str | None] = None
     learning_rate: ClassVar[float] = 5e-5
     trains_base: ClassVar[bool] = True
-    first_rates: ClassVar[FirstRates] = ("3e-5", "1e-4", "3e-4"), ("1e-5", "3e-5", "1e-4")
+    first_rates: ClassVar[FirstRates] = ("1e-4", "3e-5", "3e-4"), ("3e-5", "1e-5", "1e-4")
     presets: ClassVar[dict[str, Preset]] = {
         "top2": Preset(
             "the last two layers: FT-Top2 of Hu et al. 2021, table 3, https://arxiv.org/abs/2106.09685",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lora_bench.documents import Strict
 from lora_bench.errors import UnsupportedPair
-from lora_bench.methods.contract import register
+from lora_bench.methods.contract import FirstRates, register
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,6 +34,7 @@ class LinearProbe(Strict):
     name: ClassVar[str] = "linear_probe"
     size: ClassVar[str | None] = None
     learning_rate: ClassVar[float] = 3e-3
+    first_rates: ClassVar[FirstRates] = ("1e-2", "3e-3", "3e-2"), ("3e-3", "1e-3", "1e-2")
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with only the head trainable.

@@ -28,7 +28,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from lora_bench.documents import Strict
 from lora_bench.errors import UnsupportedPair
 from lora_bench.families import Family, Role, parts_of, roles_in_order
-from lora_bench.methods.contract import FirstRates, Preset, register
+from lora_bench.methods.contract import Preset, register
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -73,12 +73,12 @@ class Lora(Strict):
     size: ClassVar[str | None] = "rank"
     learning_rate: ClassVar[float] = 1e-3
     peft_types: ClassVar[tuple[str, ...]] = ("LORA", "LORA_BENCH_FUSED_LORA")
-    first_rates: ClassVar[FirstRates] = ("1e-3", "3e-3", "1e-2"), ("3e-4", "1e-3", "3e-3")
     presets: ClassVar[dict[str, Preset]] = {
         "lora_all": Preset(
             "all linear layers, at alpha 32: Dettmers et al. 2023, https://arxiv.org/abs/2305.14314; Schulman et al. 2025, "
             "https://thinkingmachines.ai/blog/lora",
             {"targets": ("all",), "rank": 16},
+            first_rates=(("1e-3", "3e-4", "3e-3"), ("3e-4", "1e-4", "1e-3")),
         ),
         "lora_qv": Preset(
             "queries and values, as the paper's RoBERTa-base on SST-2, rank 8, alpha 8: Hu et al. 2021, table 9, "

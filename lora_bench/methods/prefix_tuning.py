@@ -28,7 +28,7 @@ from pydantic import Field, model_validator
 
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.methods.contract import FirstRates, Preset, register
+from lora_bench.methods.contract import Preset, register
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -54,7 +54,6 @@ class PrefixTuning(Strict):
     learning_rate: ClassVar[float] = 1e-2
     packed_options: ClassVar[tuple[str, ...]] = ()
     peft_types: ClassVar[tuple[str, ...]] = ("PREFIX_TUNING", "LORA_BENCH_PREFIX")
-    first_rates: ClassVar[FirstRates] = ("1e-2", "3e-2", "1e-1"), ("3e-3", "1e-2", "3e-2")
     presets: ClassVar[dict[str, Preset]] = {
         "prefix_network": Preset(
             "prefixes computed by a network of 512 hidden units: Li and Liang 2021, https://arxiv.org/abs/2101.00190, who "

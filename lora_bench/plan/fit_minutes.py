@@ -1,64 +1,172 @@
 """The suite of a table, as much of it as fits into some minutes on this machine.
 
-The plan of a first draft tells what each method costs. From that come the numbers of seeds and of examples: as many seeds as
-leave every run enough examples, and at least four. All seeds are counted, also those that a decided method will not need.
+The plan of a first draft tells what each method costs, at the machine's speed now. From that comes the first of `DESIGNS` that
+fits: methods are compared by runs of some epochs at least, so less time leaves fewer seeds and rates before it leaves
+shorter runs. All seeds are counted, also those that a decided method will not need.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import replace
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.plan.cost_estimate import default_workers
 from lora_bench.plan.make_plan import Plan, make_plan
 from lora_bench.stats.rates import half
-from lora_bench.suite.from_table import BATCH, TRIAL_SEEDS, Draft, rates_of
+from lora_bench.suite.from_table import BATCH, MOST_RATES, TRIAL_SEEDS, Draft, rates_of, shares_of
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import TableFacts
 
 DEFAULT_MODEL = "minilm-l6-roberta"
 # Models of more weights need smaller learning rates.
 SMALL_MODEL = 60_000_000
-SEEDS = (10, 8, 6, 5, 4)
-# Fewer examples than enough teach a method too little to be judged by.
-ENOUGH_EXAMPLES, LEAST_EXAMPLES, MOST_EPOCHS = 960, 160, 5
 PROBED_EXAMPLES = 1_600
-TRAIN_SHARE = 0.8
-# Estimates are rough, and the report is to be written within the minutes too.
-USED_SHARE = 0.7
-# The budget is LoRA of twice the usual rank: at its steps of size every method comes within 5 %.
-TIMES_DEFAULT_SIZE = 2
+# Estimates are rough. Beside its runs, a command takes three times as long as the plan of a draft, on any machine.
+USED_SHARE, TIMES_DRAFT = 0.85, 3
+# Steps that teach even a small table, and the most that its rows come round.
+ENOUGH_STEPS, MOST_EPOCHS = 200, 20
+# Fewer examples than these teach a method too little to be judged by.
+LEAST_EXAMPLES = 640
+# The least methods that are worth comparing, where time is short.
+FEWEST = ("full", "lora_all", "linear_probe")
+
+
+@dataclass(frozen=True)
+class Design:
+    """How much is compared.
+
+    Args:
+        seeds: Seeds of each method, at most.
+        rates: Learning rates that each tries.
+        epochs: Epochs of a run.
+        plateau: True if these are the most, as a run ends when its score stops rising.
+    """
+
+    seeds: int
+    rates: int
+    epochs: int
+    plateau: bool = False
+
+    @property
+    def runs(self) -> int:
+        """Number of runs of a method, trials included."""
+        if self.rates < MOST_RATES:
+            return self.seeds + (self.rates if self.rates > 1 else 0)
+        tried = self.rates + 1  # one more, as the best may be at an edge
+        return self.seeds + tried + half(tried) * (len(TRIAL_SEEDS) - 1)
+
+
+# The best first.
+DESIGNS = (
+    Design(10, 3, 12, plateau=True),
+    Design(6, 3, 12, plateau=True),
+    Design(6, 3, 6),
+    Design(6, 3, 4),
+    Design(5, 3, 3),
+    Design(4, 2, 3),
+    Design(3, 2, 3),
+    Design(3, 1, 3),
+    Design(2, 1, 3),
+    Design(1, 1, 3),
+)
 
 
 def draft_suite(seen: TableFacts, folder: Path, *, model: str = DEFAULT_MODEL, minutes: float = 10.0) -> Draft:
-    """Return a suite of a table that takes about some minutes on this machine; its file will be in *folder*.
+    """Return a suite of a table that takes about some minutes on this machine, with the training of the chosen method.
+
+    *folder* is that of its file.
 
     Raises:
         BadInput: With every fault of the data or the base model.
-        LoraBenchError: If no method fits the base model.
+        LoraBenchError: If no method fits the base model, or the minutes are too few for any comparison.
     """
-    draft = Draft(seen, model, SEEDS[-1], PROBED_EXAMPLES, None, False, minutes)
+    begun = time.monotonic()
+    methods = tuple(rates_of(large=False))
+    draft = Draft(seen, model, methods, 1, 1, PROBED_EXAMPLES, plateau=False, large=False, minutes=minutes)
     plan = _plan_of(draft, folder)
-    counts = {cell.job.spec.method.label: cell.fit.parameters for cell in plan.cells}
+    counts = {cell.job.spec.method.label: cell.fit.parameters for cell in plan.cells if cell.reason is None}
     known = {label: count for label, count in counts.items() if count is not None}
     if not known:
         reasons = "; ".join(sorted({cell.fit.reason or "" for cell in plan.cells}))
         raise LoraBenchError(f"no method can train {model}: {reasons}")
-    seeds, examples = _fit(plan, minutes * 60 * USED_SHARE, seen)
+    costs = _Costs(plan, seen.rows)
+    around = TIMES_DRAFT * (time.monotonic() - begun)
+    seconds = 60 * minutes - around
+    found = costs.fit([tuple(known), tuple(label for label in FEWEST if label in known) or tuple(known)], seconds)
+    if found is None:
+        needed = (costs.least(tuple(known)) / USED_SHARE + around) / 60
+        raise LoraBenchError(
+            f"{minutes:g} minutes are too few to compare methods on {seen.file}: this machine takes about "
+            f"{max(needed, 0.1):.1f} for the least that is worth reading; give them with --minutes, or a smaller --model"
+        )
+    labels, design, examples = found
     return replace(
         draft,
-        seeds=seeds,
+        methods=labels,
+        rates=design.rates,
+        seeds=design.seeds,
         train_examples=examples,
-        adapter_parameters=TIMES_DEFAULT_SIZE * known["lora"].adapter if "lora" in known else None,
+        plateau=design.plateau,
         large=any(count.total > SMALL_MODEL for count in known.values()),
+        final_seconds=costs.final(labels, examples),
     )
 
 
+class _Costs:
+    """Times of designs on this machine, by the plan of a draft of `PROBED_EXAMPLES`, for a table of so many rows."""
+
+    def __init__(self, plan: Plan, all_rows: int) -> None:
+        self._train_share = shares_of(all_rows)[0]
+        self._rows = int(all_rows * self._train_share)
+        self._of_run: Mapping[str, float] = {cell.job.spec.method.label: cell.estimate.seconds for cell in plan.cells}
+        # A frozen base model reads each row once, however often it comes round.
+        self._frozen = {
+            cell.job.spec.method.label
+            for cell in plan.cells
+            if cell.fit.parameters is not None and cell.fit.parameters.adapter == 0
+        }
+        self._workers = default_workers([cell.estimate for cell in plan.cells], plan.suite.content.training.threads)
+
+    def fit(self, choices: Sequence[tuple[str, ...]], seconds: float) -> tuple[tuple[str, ...], Design, int] | None:
+        """Return the methods, the design and the examples of a run: the first that fits, else shorter runs, else None."""
+        for labels in choices:
+            for design in DESIGNS:
+                if self._seconds(labels, design, self._examples(design)) <= seconds * USED_SHARE:
+                    return labels, design, self._examples(design)
+        labels, design = choices[-1], DESIGNS[-1]
+        share = seconds * USED_SHARE / self._seconds(labels, design, self._examples(design))
+        examples = int(share * self._examples(design)) // BATCH * BATCH
+        return (labels, design, examples) if examples >= min(LEAST_EXAMPLES, self._examples(design)) else None
+
+    def least(self, labels: tuple[str, ...]) -> float:
+        """Return the time of the least that is worth reading."""
+        fewest = tuple(label for label in FEWEST if label in labels) or labels
+        return self._seconds(fewest, DESIGNS[-1], min(LEAST_EXAMPLES, self._examples(DESIGNS[-1])))
+
+    def _examples(self, design: Design) -> int:
+        """Return the examples of a run, in whole batches."""
+        enough = min(ENOUGH_STEPS * BATCH, MOST_EPOCHS * self._rows)
+        return -(-max(design.epochs * self._rows, enough) // BATCH) * BATCH
+
+    def _seconds(self, labels: Sequence[str], design: Design, examples: int) -> float:
+        """Return the time of all runs, and of one of the costliest method on all rows."""
+        of_run = [
+            self._of_run[label] * (1 if label in self._frozen else examples / PROBED_EXAMPLES) for label in labels
+        ]
+        return sum(of_run) * design.runs / self._workers + self.final(labels, examples)
+
+    def final(self, labels: Sequence[str], examples: int) -> float:
+        """Return the time of a run of the costliest method on all rows, for as many epochs."""
+        return max(self._of_run[label] for label in labels) * examples / PROBED_EXAMPLES / self._train_share
+
+
 def _plan_of(draft: Draft, folder: Path) -> Plan:
-    """Return the plan of a draft, as if there were no records: the same table always gives the same suite."""
+    """Return the plan of a draft, as if there were no records."""
     # The file lies where the suite will, so that paths in it lead to the same places.
     handle, path = tempfile.mkstemp(prefix=f".{draft.name}-", suffix=".yaml", dir=folder)
     try:
@@ -75,25 +183,3 @@ def _plan_of(draft: Draft, folder: Path) -> Plan:
         ) from None
     finally:
         Path(path).unlink()
-
-
-def _fit(plan: Plan, seconds: float, seen: TableFacts) -> tuple[int, int]:
-    """Return the number of seeds and the examples of a run that fit into *seconds*."""
-    cost: dict[str, float] = {}
-    for cell in [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]:
-        label = cell.job.spec.method.label
-        cost[label] = max(cost.get(label, 0.0), cell.estimate.seconds)
-    workers = default_workers([cell.estimate for cell in plan.cells], plan.suite.content.training.threads)
-    seconds_per_example = sum(cost.values()) / PROBED_EXAMPLES / workers
-    rows = TRAIN_SHARE * seen.rows
-    most = max(LEAST_EXAMPLES, int(rows * MOST_EPOCHS))
-    enough = min(most, max(ENOUGH_EXAMPLES, int(rows)))
-    # One rate more, as the best may be at an edge.
-    rates = max(map(len, rates_of(large=False).values()))
-    trials = rates + half(rates) * (len(TRIAL_SEEDS) - 1) + len(TRIAL_SEEDS)
-
-    def examples(seeds: int) -> int:
-        return int(seconds / (seconds_per_example * (seeds + trials)))
-
-    seeds = next((seeds for seeds in SEEDS if examples(seeds) >= enough), SEEDS[-1])
-    return seeds, max(LEAST_EXAMPLES, min(most, examples(seeds))) // BATCH * BATCH

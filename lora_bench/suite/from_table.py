@@ -1,4 +1,4 @@
-"""A suite file for a table: four methods with tuned learning rates, written with comments and made to be edited."""
+"""A suite file for a table: methods with tuned learning rates, written with comments and made to be edited."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ _TEMPLATE = """\
 # Plan: lora-bench plan {name}.yaml    Run, and go on after a stop: lora-bench run {name}.yaml
 suite: {name}
 
-# Rows are dealt out by their text: 80 % to train, 10 % to selection, 10 % to test.
 # About {tests:,} rows of test show differences of some {smallest:.2f} or more.
 tasks:
 {task}
@@ -42,20 +41,16 @@ tasks:
 # A name of `lora-bench list models`, a folder, or a name on the hub; several are compared side by side.
 models: [{model}]
 
-# Each method tries its learning rates on the selection split; the best one runs on the test split.
+# Learning rates are tried on the selection split; each method's best one runs on the test split.
 methods:
 {methods}
-tuning:
-  seeds: {trial_seeds}
-  search: halve_seeds  # every rate with the first seed, the better half with all; their mean chooses
-  extend: true  # a best rate at the edge of its list: one more is tried beyond it
-
+{tuning}
 # 3 to 5 seeds are exploratory, 6 to 9 indicative, 10 and more a recommendation.
 {seeds}
 
 # Made for about {minutes:g} minutes. All methods get the same amount of work.
 budget:
-  train_examples: {train_examples}  # that each run sees, counted again when they come round{parameters}
+  {work}
 training:
   batch_size: {batch}
   max_length: {max_length}  # tokens at which a text is cut
@@ -71,6 +66,23 @@ analysis:
 """
 
 
+# Of three rates the better half gets all seeds of trials; of two the first seed alone chooses.
+_TUNING = {
+    3: f"""\
+tuning:
+  seeds: {list(TRIAL_SEEDS)}
+  search: halve_seeds  # every rate with the first seed, the better half with all; their mean chooses
+  extend: true  # a best rate at the edge of its list: one more is tried beyond it
+""",
+    2: f"tuning: {{seeds: [{TRIAL_SEEDS[0]}], extend: false}}\n",
+    1: "",
+}
+MOST_RATES = max(_TUNING)
+
+# More rows of a split show no more that matters, and take time to score.
+ENOUGH_SELECTION, ENOUGH_TESTS = 1_000, 4_000
+
+
 @dataclass(frozen=True)
 class Draft:
     """The facts in the suite file of a table.
@@ -78,20 +90,34 @@ class Draft:
     Args:
         seen: The table.
         model: Base model.
+        methods: Labels of the methods.
+        rates: Number of learning rates that each tries, 1 to `MOST_RATES`.
         seeds: Number of seeds, at most.
-        train_examples: Examples that each run sees.
-        adapter_parameters: Parameter budget; None for the sizes that methods have by default.
+        train_examples: Examples that each run sees, at most.
+        plateau: True if a run ends when its score stops rising.
         large: True for a base model of more weights than `plan.fit_minutes.SMALL_MODEL`, which needs smaller learning rates.
         minutes: Time that it was made for.
+        final_seconds: Time that a run on all rows is likely to take.
     """
 
     seen: TableFacts
     model: str
+    methods: tuple[str, ...]
+    rates: int
     seeds: int
     train_examples: int
-    adapter_parameters: int | None
+    plateau: bool
     large: bool
     minutes: float
+    final_seconds: float = 0.0
+
+    @property
+    def said(self) -> str:
+        """What is compared, in words."""
+        seeds = f"{'up to ' if self.seeds > FIRST_LOOK else ''}{self.seeds} seed{'s' if self.seeds > 1 else ''}"
+        rates = f"{self.rates} learning rates" if self.rates > 1 else "one learning rate"
+        until = "until a plateau, at most " if self.plateau else ""
+        return f"{', '.join(self.methods)}; {rates}, {seeds}, {until}{self.train_examples:,} examples a run"
 
     @property
     def name(self) -> str:
@@ -100,12 +126,8 @@ class Draft:
 
     def text(self, folder: Path) -> str:
         """Return the suite as YAML with comments, for a file in *folder*."""
-        rates = rates_of(large=self.large)
-        reference = next(iter(rates))
-        tests = max(1, self.seen.rows // 10)
-        parameters = ""
-        if self.adapter_parameters is not None:
-            parameters = f"\n  adapter_parameters: {self.adapter_parameters}  # of each method but `{reference}`"
+        known = rates_of(large=self.large)
+        tests = self.seen.test_rows or max(1, round(self.seen.rows * shares_of(self.seen.rows)[2]))
         return _TEMPLATE.format(
             schema=_schema(folder),
             name=self.name,
@@ -113,26 +135,56 @@ class Draft:
             smallest=smallest_difference(tests),
             task="\n".join(_task_lines(self.name, self.seen, folder)),
             model=as_yaml(self.model),
-            methods="\n".join(
-                f"  - {{method: {label}, learning_rate: [{', '.join(of)}]}}" for label, of in rates.items()
-            ),
-            trial_seeds=list(TRIAL_SEEDS),
+            methods="\n".join(_method_line(label, known[label][: self.rates]) for label in self.methods),
+            tuning=_TUNING[self.rates],
             seeds=_seeds_line(self.seeds),
             minutes=self.minutes,
-            train_examples=self.train_examples,
-            parameters=parameters,
+            work=_work_line(self.train_examples, plateau=self.plateau),
             batch=BATCH,
             max_length=_max_length(self.seen),
-            reference=reference,
+            reference=next(name for name in (*REFERENCES, *self.methods) if name in self.methods),
             margin="0.01",
         )
 
 
 def rates_of(*, large: bool) -> dict[str, tuple[str, ...]]:
-    """Return the learning rates that each method chooses from, the usual references first; see `Draft` for *large*."""
+    """Return the learning rates that each method chooses from, the likely ones first; see `Draft` for *large*.
+
+    The usual references come first.
+    """
     rates = rates_to_try()
-    first = [name for name in REFERENCES if name in rates]
+    first = [name for name in (*REFERENCES, "lora_all") if name in rates]
     return {name: rates[name][large] for name in dict.fromkeys([*first, *rates])}
+
+
+def shares_of(rows: int) -> tuple[float, float, float]:
+    """Return the shares of train, selection and test of a table: the model handed over is trained on its test rows too."""
+    selection, test = min(0.1, ENOUGH_SELECTION / rows), min(0.25, ENOUGH_TESTS / rows)
+    selection, test = float(f"{selection:.2g}"), float(f"{test:.2g}")
+    return round(1 - selection - test, 6), selection, test
+
+
+def _split(seen: TableFacts) -> str:
+    """Return the key `split`: the shares of splits that have no file of their own, and the columns that deal rows out."""
+    train, selection, test = shares_of(seen.rows)
+    shares = (
+        {"selection": selection, "test": test} if seen.files else {"train": train, "selection": selection, "test": test}
+    )
+    said = [f"{part}: {share:g}" for part, share in shares.items() if part not in seen.files]
+    said += [f"{key}: {as_yaml(column)}" for key, column in seen.split.items()]
+    return f"{{{', '.join(said)}}}" if said else ""
+
+
+def _method_line(label: str, rates: tuple[str, ...]) -> str:
+    shown = ", ".join(sorted(rates, key=float))
+    return f"  - {{method: {label}, learning_rate: {f'[{shown}]' if len(rates) > 1 else shown}}}"
+
+
+def _work_line(examples: int, *, plateau: bool) -> str:
+    """Return the key of the work of a run."""
+    if plateau:
+        return f"train_examples: {{until: plateau, at_most: {examples}}}  # until the score on selection stops rising"
+    return f"train_examples: {examples}  # that each run sees, counted again when they come round"
 
 
 def _schema(folder: Path) -> str:
@@ -244,7 +296,6 @@ def _task_keys(name: str, seen: TableFacts, folder: Path) -> dict[str, tuple[str
         label = f"{{column: {label}, start: {as_yaml(seen.start)}}}"
     if seen.columns:
         label = f"[{', '.join(map(as_yaml, seen.columns))}]"
-    split = ", ".join(f"{key}: {as_yaml(column)}" for key, column in seen.split.items())
     given = {
         "task": (name, ""),
         "data": (_data(seen, folder), ""),
@@ -261,7 +312,7 @@ def _task_keys(name: str, seen: TableFacts, folder: Path) -> dict[str, tuple[str
         "labels": (f"[{', '.join(map(as_yaml, seen.labels))}]", "") if seen.labels else None,
         "unanswerable": ("true", "") if seen.unanswerable else None,
         "metric": (seen.metric or find_kind(seen.kind).usual_metric, ""),
-        "split": (f"{{{split}}}", "") if split else None,
+        "split": (split, "shares of the rows") if (split := _split(seen)) else None,
     }
     return {key: value for key, value in given.items() if value is not None}
 

@@ -45,11 +45,13 @@ def model_card(
     items: ItemFacts | None = None,
     threshold: float | None = None,
     base: str | None = None,
+    note: str | None = None,
 ) -> str:
     """Return the card as Markdown with metadata.
 
     *tuner* is the module to import before the weights load: "" for PEFT alone, None for a whole model. *items* are the facts
-    of so many scored examples. *threshold* and *base* are as for `loading_lines`.
+    of so many scored examples. *threshold* and *base* are as for `loading_lines`. *note* is a
+    sentence on the weights.
     """
     items = items or ItemFacts({}, None)
     options = _code(json.dumps(spec.method.options, sort_keys=True))
@@ -67,6 +69,7 @@ def model_card(
             f"# {_words(spec.method.label)} on {_words(spec.model.shown)} for {_words(spec.task.name)}",
             "",
             *_first_lines(spec, tuner, base),
+            *([_words(note), ""] if note is not None else []),
             *([f"**{_capital(items.never_found.words(shown=_words))}.**", ""] if items.never_found is not None else []),
             f"Trained by lora_bench {__version__} (run `{spec.run_id}`): method `{spec.method.name}` with `{options}`, "
             f"learning rate {spec.training.learning_rate:g}, {amount_of(*spec.training.target)}, "

@@ -44,12 +44,14 @@ class Winner:
         folder: Folder of its weights.
         row: Its method, over all seeds.
         choice: The choice that named the method; None if the user did.
+        note: A sentence of its card on where its weights come from, in place of the record's scores.
     """
 
     record: Record
     folder: Path
     row: Row
     choice: Choice | None
+    note: str | None = None
 
     @property
     def tuner(self) -> str | None:
@@ -147,6 +149,18 @@ def share_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
             let_all_read(path)
 
 
+def copy_winner(winner: Winner, out: Path) -> None:
+    """Write a plain transformers folder of a winner that is a whole model.
+
+    Raises:
+        LoraBenchError: If *out* exists.
+    """
+    with whole_folder(out) as made:
+        for path in sorted(winner.folder.iterdir()):
+            shutil.copyfile(path, made / path.name)
+        write_card(made, _card(winner, None))
+
+
 def _base_for(winner: Winner, out: Path, base: Path | None) -> Any:
     """Return the base model of a winner with its head untrained and its labels, to write with the adapter to *out*.
 
@@ -174,10 +188,13 @@ def _card(winner: Winner, tuner: str | None, base: str | None = None) -> str:
     record = winner.record
     assert record.weights is not None
     spec = PlannedSpec.model_validate(record.spec.model_dump())
+    step, threshold = record.weights.step, record.threshold
+    if winner.note is not None:
+        return model_card(spec, step, tuner, threshold=threshold, base=base, note=winner.note)
     named = record.predictions
     examples, groups = (named.count, named.groups) if named is not None else (0, None)
     items = item_facts(winner.folder.parent / PREDICTIONS, spec, record.scores or {}, groups)
-    return model_card(spec, record.weights.step, tuner, record.scores, examples, items, record.threshold, base)
+    return model_card(spec, step, tuner, record.scores, examples, items, threshold, base)
 
 
 def _task(winner: Winner) -> tuple[PlannedSpec, float | None]:

@@ -1,14 +1,21 @@
 """`lora-bench try` and `init`: from a table to a suite, and from there to an answer."""
 
+import csv
+from itertools import pairwise
+
 import pytest
+import yaml
 
 from lora_bench.cli import main
-from lora_bench.plan.fit_minutes import LEAST_EXAMPLES, draft_suite
+from lora_bench.execute.final_model import train_final
+from lora_bench.execute.run_suite import Silent
+from lora_bench.plan.fit_minutes import Design, draft_suite
 from lora_bench.records.store import read_records
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import look
+from lora_bench.training.winner import find_winner
 from tests.chats import write_chat_model
-from tests.project import names_a_method, write_data, write_model
+from tests.project import SUITE, names_a_method, write_data, write_model
 
 
 @pytest.fixture
@@ -23,34 +30,81 @@ def project(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """One design alone, as short as they come: one rate, two seeds, 200 steps."""
+    monkeypatch.setattr("lora_bench.plan.fit_minutes.DESIGNS", (Design(seeds=2, rates=1, epochs=3),))
+
+
 @pytest.mark.slow
-def test_try_ends_with_an_answer_and_the_winner_can_be_used(project, capsys):
-    assert main(["try", "tickets.csv", "--model", "base", "--minutes", "0.00001"]) == 0
+@pytest.mark.usefixtures("short")
+def test_try_ends_with_an_answer_and_with_the_chosen_method_trained_on_nearly_all_rows(project, capsys):
+    assert main(["init", "tickets.csv", "--model", "base", "--minutes", "60"]) == 0
     said = capsys.readouterr().out
     assert "2 classes (" in said and "guessed: the label is queue (2 different values)" in said
-    assert f"wrote tickets.yaml: 4 seeds, {LEAST_EXAMPLES} examples a run" in said
-    assert said.splitlines()[-1] == (
-        "to take one now: lora-bench choose runs/tickets; its weights: lora-bench use runs/tickets"
+    # All weights of a model as small as this one learn at a larger rate than those of a pretrained one.
+    suite = (
+        (project / "tickets.yaml")
+        .read_text()
+        .replace("method: full, learning_rate: 1e-4", "method: full, learning_rate: 3e-3")
     )
-    assert main(["use", "runs/tickets", "lora"]) == 0
-    assert "from_pretrained('runs/tickets/" in capsys.readouterr().out
-    # The same command again trains nothing, and takes the file as it is.
+    (project / "tickets.yaml").write_text(suite)
+    assert "wrote tickets.yaml: full, lora_all, linear_probe, adapter_both; one learning rate, 2 seeds, 3,200" in said
+    assert main(["try", "tickets.csv", "--model", "base", "--minutes", "60"]) == 0
+    said = capsys.readouterr().out
+    *_, answered, last = said.splitlines()
+    assert answered == "to answer new rows: lora-bench predict tickets-model new.csv"
+    assert last == "to take one now: lora-bench choose runs/tickets; its weights: lora-bench use runs/tickets"
+    chosen = find_winner(project / "runs" / "tickets")
+    (final,) = read_records(project / "runs" / "tickets-final")
+    assert f"model: tickets-model, {chosen.row.label} on nearly all rows; expect accuracy" in said
+    assert (final.spec.method, final.spec.seed) == (chosen.record.spec.method, chosen.record.spec.seed)
+    assert final.spec.training.learning_rate == chosen.record.spec.training.learning_rate
+    # Of 600 rows 1.33 % stay out of each training split, and epochs are as many as in the comparison.
+    assert final.data.examples["train"] == pytest.approx(0.973 * 600, abs=12)
+    epochs = [one.speed.train_examples / one.data.examples["train"] for one in (chosen.record, final)]
+    assert epochs[1] == pytest.approx(epochs[0], rel=0.05)
+    card = (project / "tickets-model" / "README.md").read_text(encoding="utf-8")
+    assert "Trained on nearly all rows. The same settings on" in card and "model-index" not in card
+    assert main(["predict", "tickets-model", "tickets.csv"]) == 0
+    with (project / "tickets.predicted.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 600 and sum(row["queue"] == row["predicted"] for row in rows) > 540
+    # The same command again trains nothing, and takes the file and the model as they are.
     (project / "tickets.yaml").write_text((project / "tickets.yaml").read_text() + "# mine\n")
-    assert main(["try", "tickets.csv", "--model", "base", "--quiet"]) == names_a_method()
-    assert "tickets.yaml is there already and is used as it is" in capsys.readouterr().out
+    capsys.readouterr()
+    assert main(["try", "tickets.csv", "--model", "base", "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "tickets.yaml is there already and is used as it is" in said and "tickets-model is there already" in said
     assert (project / "tickets.yaml").read_text().endswith("# mine\n")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
 def test_try_compares_methods_on_a_decoder(project, capsys, family):
     write_chat_model(project / "decoder", family)
-    code = main(["try", "tickets.csv", "--model", "decoder", "--minutes", "0.00001", "--quiet"])
+    options = ["--model", "decoder", "--minutes", "60", "--quiet", "--no-final"]
+    code = main(["try", "tickets.csv", *options])
     assert code == names_a_method() and ("tickets, decoder" in capsys.readouterr().out) == (code == 0)
     records = read_records(project / "runs" / "tickets")
-    assert {one.spec.method.label for one in records} == {"full", "lora", "bottleneck_adapter", "prefix_tuning"}
+    assert {one.spec.method.label for one in records} == {"full", "lora_all", "adapter_both", "linear_probe"}
     assert {one.status for one in records} == {"ok"}
     assert main(["use", "runs/tickets"]) == names_a_method()
+    assert not (project / "tickets-model").exists()
+
+
+@pytest.mark.slow
+def test_a_test_file_of_ones_own_is_not_trained_on(project):
+    write_data(project / "later.csv", 100)
+    suite = yaml.safe_load(SUITE) | {"keep_weights": "last", "methods": ["lora"], "seeds": [0]}
+    suite["tasks"][0] |= {"data": {"train": "tickets.csv", "test": "later.csv"}, "split": {"selection": 0.2}}
+    (project / "own.yaml").write_text(yaml.safe_dump(suite | {"suite": "own"}))
+    assert main(["run", "own.yaml", "--quiet"]) == 0
+    train_final(project / "own.yaml", project / "runs", project / "model", Silent())
+    (final,), (compared,) = (read_records(project / "runs" / name) for name in ("own-final", "own"))
+    assert final.data.examples["test"] == compared.data.examples["test"]
+    assert final.data.examples["train"] > 1.15 * compared.data.examples["train"]
 
 
 def test_a_dry_run_writes_the_suite_and_shows_the_plan(project, capsys):
@@ -72,13 +126,28 @@ def test_init_writes_the_suite_once(project, capsys):
     assert "tickets.yaml is there already" in capsys.readouterr().err
 
 
-def test_more_minutes_give_more_seeds_and_no_run_fewer_examples(project):
+def test_more_minutes_give_more_runs_before_longer_ones(project, monkeypatch):
+    monkeypatch.setattr("lora_bench.plan.cost_estimate.flops_per_thread", lambda: 1e8)
     seen = look(project / "tickets.csv")
-    drafts = [draft_suite(seen, project, model="base", minutes=minutes) for minutes in (0.00001, 0.05, 0.2, 100)]
-    assert [draft.seeds for draft in drafts] == sorted(draft.seeds for draft in drafts)
-    assert drafts[0].train_examples == LEAST_EXAMPLES
-    assert (drafts[-1].seeds, drafts[-1].train_examples) == (10, 2_400)  # five times 480 rows of training
-    assert all(draft.train_examples >= LEAST_EXAMPLES for draft in drafts)
+    drafts = [draft_suite(seen, project, model="base", minutes=minutes) for minutes in (2, 5, 10, 30, 10_000)]
+    for fewer, more in pairwise(drafts):
+        assert (fewer.plateau, fewer.train_examples, fewer.rates, fewer.seeds) <= (
+            more.plateau,
+            more.train_examples,
+            more.rates,
+            more.seeds,
+        )
+    assert (drafts[-1].seeds, drafts[-1].rates, drafts[-1].plateau) == (10, 3, True)
+    # 390 rows to train: 12 epochs are 4,680, in whole batches 4,688; three would be fewer than 200 steps of 16.
+    assert drafts[-1].train_examples == 4_688 and {draft.train_examples for draft in drafts[:3]} == {3_200}
+    assert len(drafts[-1].methods) == 4
+
+
+def test_too_few_minutes_are_refused_with_what_would_do(project, capsys):
+    assert main(["try", "tickets.csv", "--model", "base", "--minutes", "0.0001"]) == 2
+    said = capsys.readouterr()
+    assert "0.0001 minutes are too few to compare methods on tickets.csv: this machine takes about 0." in said.err
+    assert not (project / "tickets.yaml").exists()
 
 
 def test_a_table_that_is_not_there_is_said_and_nothing_is_written(project, capsys):

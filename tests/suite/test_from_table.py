@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.suite.from_table import Draft, as_yaml, name_of, smallest_difference
+from lora_bench.suite.from_table import Draft, as_yaml, name_of, rates_of, shares_of, smallest_difference
 from lora_bench.suite.halving import rungs_of
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import TableFacts
@@ -26,10 +26,17 @@ SEEN = TableFacts(
 
 
 def loaded(
-    tmp_path, model="minilm-l6-roberta", large=False, parameters=147_456, name="my tickets (2).csv", seeds=4, **changes
+    tmp_path,
+    model="minilm-l6-roberta",
+    large=False,
+    rates=3,
+    plateau=False,
+    name="my tickets (2).csv",
+    seeds=4,
+    **changes,
 ):
     seen = dataclasses.replace(SEEN, file=tmp_path / "data" / name, **changes)
-    draft = Draft(seen, model, seeds, 960, parameters, large, 10.0)
+    draft = Draft(seen, model, tuple(rates_of(large=large)), rates, seeds, 960, plateau, large, 10.0)
     (tmp_path / "out").mkdir(exist_ok=True)
     file = tmp_path / "out" / f"{draft.name}.yaml"
     file.write_text(draft.text(tmp_path / "out"), encoding="utf-8")
@@ -69,13 +76,31 @@ def test_the_file_loads_and_says_what_was_chosen(tmp_path):
     content = suite.content
     assert (suite.name, content.seeds, content.tuning.seeds) == ("my-tickets-2", (0, 1, 2, 3), (100, 101, 102))
     assert content.tuning.extend and content.tuning.search == "halve_seeds"
-    assert (content.budget.train_examples, content.budget.adapter_parameters) == (960, (147_456,))
+    assert (content.budget.train_examples, content.budget.adapter_parameters) == (960, None)
     assert (content.keep_weights, content.analysis.margin, content.training.max_length) == ("last", 0.01, 32)
-    assert [entry.label for entry in suite.methods] == ["full", "lora", "bottleneck_adapter", "prefix_tuning"]
+    assert [entry.label for entry in suite.methods] == ["full", "lora_all", "linear_probe", "adapter_both"]
     assert {len(entry.rates("minilm-l6-roberta")) for entry in suite.methods} == {3}
     ((task, _),) = suite.tasks
     assert (task.data.file, task.text, task.label.column) == ("../data/my tickets (2).csv", ("subject",), "queue")
     assert sum(line.lstrip().startswith("#") for line in text.splitlines()) >= 8
+
+
+def test_with_less_time_the_likeliest_rates_are_tried_and_with_more_runs_end_at_a_plateau(tmp_path):
+    one, _ = loaded(tmp_path, rates=1)
+    assert [entry.rates("minilm-l6-roberta") for entry in one.methods] == [(1e-4,), (1e-3,), (1e-2,), (3e-3,)]
+    assert one.content.tuning is None
+    two, _ = loaded(tmp_path, rates=2)
+    assert two.methods[0].rates("minilm-l6-roberta") == (3e-5, 1e-4) and not two.content.tuning.extends
+    until = loaded(tmp_path, plateau=True)[0].content.budget.train_examples
+    assert (until.until, until.at_most) == ("plateau", 960)
+
+
+@pytest.mark.parametrize(
+    ("rows", "shares"),
+    [(1_500, (0.65, 0.1, 0.25)), (40_000, (0.875, 0.025, 0.1)), (1_000_000, (0.995, 0.001, 0.004))],
+)
+def test_a_large_table_leaves_more_rows_to_train(rows, shares):
+    assert shares_of(rows) == shares and sum(shares) == pytest.approx(1)
 
 
 def test_an_editor_finds_the_schema_and_no_fault_by_it(tmp_path, monkeypatch):

@@ -1,0 +1,133 @@
+"""The model to ship after a comparison: the chosen method trained on nearly all rows, in a folder of its own.
+
+    runs of the suite → find_winner → a suite of that method alone, 98 % of the rows to train → its run → OUT
+
+It trains as long as the runs of the comparison did, in epochs. Nothing is left to test it on, so its card has the score of the
+comparison: that of the same settings, trained on fewer rows, on rows they had not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lora_bench.documents import read_yaml
+from lora_bench.errors import LoraBenchError
+from lora_bench.execute.options import RunOptions
+from lora_bench.execute.run_suite import Display, run_suite
+from lora_bench.records.spec import PlannedSpec
+from lora_bench.report import text
+from lora_bench.suite.load_suite import load_suite
+from lora_bench.tasks.declaration import Task, task_from_definition
+from lora_bench.training.winner import Winner, copy_winner, find_winner, merge_winner, share_winner
+from lora_bench.util.atomic_files import write_atomic
+
+# Rows left out of training, for the splits that a run must have: a share, and at least so many.
+LEFT_OUT, LEAST_ROWS = 0.01, 8
+# Keys of a split that keep rows together.
+_TOGETHER = ("by", "before", "phrases")
+# Scores without a rise that end no run.
+ENDLESS = 1_000_000
+
+
+def train_final(file: Path, runs: Path, out: Path, display: Display) -> str:
+    """Train the chosen method of a suite of one table on nearly all rows, and write the model to a new folder.
+
+    Args:
+        file: The suite, whose runs are done. `NAME-final.yaml` is written beside it.
+        runs: Folder of the runs of all suites.
+        out: The folder.
+        display: Shows the run.
+
+    Returns:
+        A sentence on the model.
+
+    Raises:
+        LoraBenchError: If the runs have no winner, *out* exists, or the run failed.
+    """
+    if out.exists():
+        raise LoraBenchError(f"{out} is there already; delete it to train its model anew")
+    suite = load_suite(file)
+    winner = find_winner(runs / suite.name)
+    name = f"{suite.name}-final"
+    final = file.with_name(f"{name}.yaml")
+    content = _final(read_yaml(file).data, winner, name)
+    said = f"# Written by lora-bench: the method that {file.name} chose, on nearly all rows.\n"
+    write_atomic(final, (said + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)).encode("utf-8"))
+    outcome = run_suite(load_suite(final), RunOptions(runs=runs), display=display)
+    (record,) = outcome.records
+    if record.status != "ok":
+        raise LoraBenchError(f"the run on all rows ended as {record.status}: {record.reason or 'stopped'}")
+    trained = find_winner(outcome.folder, winner.row.label)
+    score = winner.row.score
+    assert score is not None
+    examples, expected = _examples(winner), f"{winner.record.spec.task.metric} {text.score(score.mean)}"
+    note = (
+        f"Trained on nearly all rows. The same settings on {examples['train'] / sum(examples.values()):.0%} of the rows had a "
+        f"mean {expected} over {text.plural(score.n, 'seed')} on rows that they had not seen."
+    )
+    _write(replace(trained, note=note), out)
+    return f"model: {out}, {winner.row.label} on nearly all rows; expect {expected} or a little more"
+
+
+def _write(winner: Winner, out: Path) -> None:
+    """Write a model as one folder: merged where that gives the same answers, else base model and adapter."""
+    if winner.tuner is None:
+        copy_winner(winner, out)
+        return
+    try:
+        merge_winner(winner, out)
+    except LoraBenchError:
+        share_winner(winner, out)
+
+
+def _final(suite: Mapping[str, Any], winner: Winner, name: str) -> dict[str, Any]:
+    """Return the suite of a winner's method alone, on nearly all rows, for as many epochs as it was compared with."""
+    spec = PlannedSpec.model_validate(winner.record.spec.model_dump())
+    examples, done = _examples(winner), winner.record.speed
+    assert done is not None and done.train_examples is not None, "its work is in examples"
+    entries = [entry for entry in suite["tasks"] if isinstance(entry, dict) and entry.get("task") == spec.task.name]
+    if not entries:
+        raise LoraBenchError(f"{spec.task.name} is no table of the suite, so no model of all its rows is trained")
+    task, rows = _on_nearly_all_rows(entries[0], task_from_definition(spec.task.definition), examples)
+    methods = [entry if isinstance(entry, dict) else {"method": entry} for entry in suite["methods"]]
+    chosen = next(one for one in methods if winner.row.label in (one.get("label"), one["method"]))
+    work: Any = round(done.train_examples / examples["train"] * rows)
+    if spec.training.plateau is not None:
+        # The shape of the rate that it was compared with: constant, then a decay. It ends where those runs ended.
+        work = {"until": "plateau", "at_most": work, "patience": ENDLESS, "decay": spec.training.plateau.decay}
+    return {
+        "suite": name,
+        "tasks": [task],
+        "models": [one for one in suite["models"] if spec.model.name in (one, isinstance(one, dict) and one["model"])],
+        "methods": [{**chosen, "learning_rate": spec.training.learning_rate}],
+        "seeds": [spec.seed],
+        "budget": {"train_examples": work},
+        "training": suite.get("training", {}),
+        "keep_weights": "last",
+    }
+
+
+def _examples(winner: Winner) -> dict[str, int]:
+    data = winner.record.data
+    assert data is not None, "a run with a score has data"
+    return data.examples
+
+
+def _on_nearly_all_rows(
+    entry: Mapping[str, Any], task: Task, examples: Mapping[str, int]
+) -> tuple[dict[str, Any], int]:
+    """Return a task whose rows are nearly all to train, and their number; splits in files of their own stay."""
+    own = {part for part in ("selection", "test") if getattr(task.data, part) is not None}
+    dealt = {part: number for part, number in examples.items() if part not in own}
+    rows = sum(dealt.values())
+    left = round(max(LEFT_OUT, LEAST_ROWS / rows), 4)
+    shares = {part: left for part in ("selection", "test") if part not in own}
+    if not own:
+        shares["train"] = round(1 - 2 * left, 4)
+    kept = {key: value for key, value in (entry.get("split") or {}).items() if key in _TOGETHER}
+    return {**entry, **({"split": {**kept, **shares}} if shares else {})}, round(rows * (1 - left * (2 - len(own))))
