@@ -76,6 +76,9 @@ def _methods() -> Table:
         )
         for preset, found in getattr(method, "presets", {}).items():
             rate = MISSING if found.learning_rate is None else learning_rate(found.learning_rate)
+            if found.first_rates is not None:
+                tried = sorted({*found.first_rates[0], *found.first_rates[1]}, key=float)
+                rate = f"{rate}; {tried[0]} to {tried[-1]}"
             given = ", ".join(f"{option}: {_words(value)}" for option, value in found.options.items())
             table.add_row(Text(f"  {preset}"), Text(given), Text(rate), Text(f"preset of {name}: {found.source}"))
     return table
