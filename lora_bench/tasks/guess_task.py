@@ -11,6 +11,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,26 @@ class View:
         """The columns that may be the label: the one that the user names, or the free ones."""
         label = self.asked.label
         return self.free if label is None or label not in self.table.columns else [label]
+
+    @cached_property
+    def possible(self) -> dict[str, int]:
+        """The free columns that may be a label, with the number of their different values."""
+        rows = len(self.table.places)
+        possible = {}
+        for name in self.free:
+            named = _LABEL_NAMES.fullmatch(name) is not None
+            sample = self.values(name)
+            if not named and sample and statistics.fmean(len(str(value)) for value in sample) > _LONGEST_LABEL:
+                continue  # texts, of which each stands in several rows
+            values = [value for value in self.table.columns[name] if has_label(value)]
+            if self.asked.kind == "regression" and any(number_of(str(value)) is None for value in values):
+                continue
+            several = several_labels(values)[0] if named else []
+            different = len(set(chain.from_iterable(several) if several else map(str, values)))
+            most = max(2, rows // 3) if named else min(MOST_CLASSES, max(2, rows // 3))
+            if 2 <= different <= most or (named and different > 1 and is_quantity(values)):
+                possible[name] = different
+        return possible
 
     def texts(self, *others: str | None) -> list[str]:
         """Return the free columns with texts, but for *others*; those with words first, and of these the longest."""
@@ -312,7 +333,7 @@ def _flags(view: View) -> GuessedTask | None:
     else:
         flags = {name: {str(value).strip().lower() for value in view.values(name)} for name in view.free}
         columns = tuple(name for name, values in flags.items() if len(values) == 2 and values <= FLAGS.keys())
-        others = [name for name in _possible_labels(view) if name not in columns]
+        others = [name for name in view.possible if name not in columns]
         named = any(_LABEL_NAMES.fullmatch(name) for name in [*columns, *others])
         if len(columns) < 2 or (asked.kind is None and (named or (len(columns) == 2 and others))):
             return None
@@ -322,7 +343,7 @@ def _flags(view: View) -> GuessedTask | None:
 
 def _named_output(view: View) -> GuessedTask | None:
     """Find a text to write by its name, where no column is named like a label."""
-    if view.asked.label is not None or any(map(_LABEL_NAMES.fullmatch, _possible_labels(view))):
+    if view.asked.label is not None or any(map(_LABEL_NAMES.fullmatch, view.possible)):
         return None
     written = [name for name in view.texts() if _WRITTEN_NAMES.fullmatch(name) and _all_differ(view, name)]
     return _written(view, written[0]) if written else None
@@ -331,7 +352,7 @@ def _named_output(view: View) -> GuessedTask | None:
 def _labelled(view: View) -> GuessedTask | None:
     """Find a column of classes, numbers or several labels."""
     asked = view.asked
-    if asked.label is None and not _possible_labels(view):
+    if asked.label is None and not view.possible:
         return None
     label = asked.label or _label(view)
     values = [value for value in view.table.columns[label] if has_label(value)]
@@ -428,28 +449,9 @@ def is_quantity(values: Iterable[Any]) -> str:
     return f"{len(different):,} different numbers" if len(different) > MOST_NUMBERED_CLASSES else ""
 
 
-def _possible_labels(view: View) -> dict[str, int]:
-    """Return the free columns that may be a label, with the number of their different values."""
-    rows = len(view.table.places)
-    possible = {}
-    for name in view.free:
-        values = [value for value in view.table.columns[name] if has_label(value)]
-        named = _LABEL_NAMES.fullmatch(name) is not None
-        if not named and values and statistics.fmean(len(str(value)) for value in values) > _LONGEST_LABEL:
-            continue  # texts, of which each stands in several rows
-        several = several_labels(values)[0] if named else []
-        different = len(set(chain.from_iterable(several) if several else map(str, values)))
-        most = max(2, rows // 3) if named else min(MOST_CLASSES, max(2, rows // 3))
-        if view.asked.kind == "regression" and any(number_of(str(value)) is None for value in values):
-            continue
-        if 2 <= different <= most or (named and different > 1 and is_quantity(values)):
-            possible[name] = different
-    return possible
-
-
 def _label(view: View) -> str:
     """Return the column that is likely the label: named like one, else that of the fewest different values."""
-    possible = _possible_labels(view)
+    possible = view.possible
     if not possible:
         raise _no_label(view)
     ranks = {name: (_LABEL_NAMES.fullmatch(name) is None, _FIRST_LABELS.fullmatch(name) is None) for name in possible}

@@ -145,8 +145,7 @@ def look(file: Path, asked: LookOptions | None = None) -> TableFacts:
     if asked.kind is not None:
         find_kind(asked.kind)  # refuses an unknown name
     guessed: list[str] = []
-    layout = _layout(file, guessed)
-    names = read_file(file, layout)[0].names
+    layout, names = _layout(file, guessed)
     _check_columns(file, names, asked)
     table, _ = read_file(file, replace(layout, wanted=frozenset(names)))
     if not table.places:
@@ -214,25 +213,26 @@ def look(file: Path, asked: LookOptions | None = None) -> TableFacts:
     )
 
 
-def _layout(file: Path, guessed: list[str]) -> Layout:
-    """Return how a file is written."""
+def _layout(file: Path, guessed: list[str]) -> tuple[Layout, tuple[str, ...]]:
+    """Return how a file is written, and its columns."""
     format = format_of(file.name)
     if format == "jsonl" and file.suffix == ".json" and file.is_file() and read_regular(file).lstrip()[:1] == b"[":
         guessed.append("guessed: the file is one JSON list")
-        return Layout(format="json")
-    if format not in SEPARATED:
-        return Layout(format=format)
-    delimiter, encoding = how_separated(file, format, guessed)
-    layout = Layout(format=format, uneven_rows="leave_out", delimiter=delimiter, encoding=encoding)
+        format = "json"
+    layout = Layout(format=format)
+    if format in SEPARATED:
+        delimiter, encoding = how_separated(file, format, guessed)
+        layout = replace(layout, uneven_rows="leave_out", delimiter=delimiter, encoding=encoding)
     try:
-        read_file(file, layout)
+        return layout, read_file(file, layout)[0].names
     except BadInput:
-        plain = replace(layout, quoting=False)
         with contextlib.suppress(BadInput):
-            read_file(file, plain)
-            guessed.append("guessed: quotation marks belong to the text, as they do not enclose values")
-            return plain
-    return layout  # if it cannot be read so, its fault is said where it is
+            if format in SEPARATED:
+                plain = replace(layout, quoting=False)
+                names = read_file(file, plain)[0].names
+                guessed.append("guessed: quotation marks belong to the text, as they do not enclose values")
+                return plain, names
+        raise
 
 
 def _check_columns(file: Path, names: Sequence[str], asked: LookOptions) -> None:
