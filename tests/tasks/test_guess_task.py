@@ -185,7 +185,7 @@ def test_a_column_of_splits_is_no_label(tmp_path, name, values, way):
 def test_a_split_a_group_and_a_time_become_keys_of_the_task(tmp_path):
     columns = {
         "text": TEXTS, "label": ["a", "b"] * 30, "part": ["train"] * 40 + ["dev"] * 10 + ["test"] * 10,
-        "customer": [number // 6 for number in NUMBERS], "day": [f"2026-01-{1 + number // 2:02}" for number in NUMBERS],
+        "customer": [number // 4 for number in NUMBERS], "day": [f"2026-01-{1 + number // 2:02}" for number in NUMBERS],
     }  # fmt: skip
     file = table(tmp_path, columns)
     seen = look(file, LookOptions(split="part"))
@@ -195,10 +195,10 @@ def test_a_split_a_group_and_a_time_become_keys_of_the_task(tmp_path):
     seen = look(file, LookOptions(group="customer", time="day"))
     task, data = task_of(seen, tmp_path)
     assert (task.split.by, task.split.in_order) == ("customer", "day")
-    # Ten customers of six rows each: the last one is a tenth of the rows.
-    assert data.splits["test"].texts == [(text,) for text in TEXTS[54:]]
-    assert data.splits["selection"].texts == [(text,) for text in TEXTS[48:54]]
-    assert any("rows with the same customer stay in one split (10 groups)" in said for said in seen.sentences)
+    # Fifteen customers of four rows each: a quarter of the rows are nearest to four customers, and a tenth to one or two.
+    assert data.splits["test"].texts == [(text,) for text in TEXTS[44:]]
+    assert data.splits["selection"].texts == [(text,) for text in TEXTS[40:44]]
+    assert any("rows with the same customer stay in one split (15 groups)" in said for said in seen.sentences)
     with pytest.raises(BadInput, match="name no split: 'a', 'b', in 60 rows"):
         look(file, LookOptions(split="label", label="customer"))
 
