@@ -1,4 +1,4 @@
-"""The commands that begin with a table: `try` compares methods on it, `init` only writes the suite for that."""
+"""The commands that begin with a table: `try` compares methods and trains the chosen one, `init` writes the suite alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add_try(commands: Commands, parse: Parse) -> None:
     tries = add_command(
         commands,
         "try TABLE",
-        "compare four methods on your own table: write a suite, train for about --minutes, and name the method to take",
+        "compare methods on your own table for --minutes, name the one to take, and train it on nearly all rows",
         "lora-bench try tickets.csv --text subject --label queue --minutes 10",
         _try,
         parse=parse,
@@ -66,7 +66,7 @@ def _options(groups: Groups) -> None:
     what.takes("--group", "COLUMN", "keep rows with equal values of this column in one split, such as a customer's")
     what.takes("--time", "COLUMN", "column of dates or numbers: test on the last rows")
     what.takes("--model", "MODEL", "base model (default: minilm-l6-roberta, which needs no hub)")
-    minutes = "minutes that all runs together may take, by estimate (default: 10)"
+    minutes = "minutes that all of it may take (default: 10)"
     groups.how.takes("--minutes", "N", minutes, type=options.minutes)
 
 
