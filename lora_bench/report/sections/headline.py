@@ -17,7 +17,7 @@ from lora_bench.report.model.overview import Overview, rate_words
 from lora_bench.report.model.report import Report
 from lora_bench.report.sections.advice import by_place, compared, take_words
 from lora_bench.report.sections.chosen_rates import tried_rates
-from lora_bench.report.sections.method_tables import range_words
+from lora_bench.report.sections.method_tables import range_words, word_model_score
 from lora_bench.report.sections.next_step import more_seeds, next_lines, work_key
 from lora_bench.report.sections.not_judged import search_strength, why_not_judged
 from lora_bench.report.sections.tuning import untuned_tasks
@@ -78,6 +78,8 @@ def headline_of(report: Report) -> Headline:
         lead, further = take_words(overview, overview.taken), [*by_place(overview), *shown]
     else:
         lead, *further = [*by_place(overview), *shown]
+    if not overview.judged.no_result:
+        lead = " ".join([*_words_suffice(overview), lead])
     return Headline(
         cautions=tuple(_cautions(overview, overview.judged, decision)),
         lead=lead,
@@ -108,6 +110,23 @@ def _cautions(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
     if judged.declared == "changed":
         said.append("**The rules of the comparison were changed after some of the runs**, when scores were known.")
     return said
+
+
+def _words_suffice(seen: Overview) -> list[str]:
+    """Return a sentence where words alone score as well as the method to take."""
+    found = []
+    for choice in seen.choices:
+        label = choice.method if seen.taken is None else seen.taken.label
+        row, words = next(row for row in choice.rows if row.label == label), word_model_score(choice.rows)
+        assert row.score is not None
+        sign = -1 if choice.setting.spec.task.higher_is_better is False else 1
+        if words is not None and sign * words >= sign * row.score.mean:
+            where = "" if len(seen.choices) == 1 else f" on {code(choice.setting.spec.task.name)}"
+            found.append(f"{text.score(words)}{where} ({code(label)}: {text.score(row.score.mean)})")
+    if not found:
+        return []
+    more = [f"in {plural(len(found) - MOST_TOLD, 'further table')} too"] if len(found) > MOST_TOLD else []
+    return [f"Fine-tuning buys nothing: words alone, in seconds, score {listed([*found[:MOST_TOLD], *more])}."]
 
 
 def _never_found(seen: Overview) -> list[str]:

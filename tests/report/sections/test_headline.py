@@ -505,3 +505,18 @@ def test_a_planned_setting_and_an_own_script_are_in_no_mean_and_no_table_togethe
     assert sum(line.startswith("| method |") for line in table) == 2
     assert sum("`full`, rate 1e-3 (reference)" in line for line in table) == 2
     assert [line for line in table if line.endswith(":")] == ["`vader_film` (setting 1):", "`vader_film` (setting 2):"]
+
+
+@pytest.mark.parametrize(("words_alone", "first"), [(0.83, True), (0.79, False)])
+def test_where_words_alone_score_as_well_the_first_words_say_so(words_alone, first):
+    records = [
+        one.model_copy(update={"data": one.data.model_copy(update={"word_model_score": words_alone})})
+        for one in [*runs("full", 0.0), *runs("lora", -0.05)]
+    ]
+    found, overview = headline(records)
+    assert overview.taken.label == "full"
+    assert (
+        found.lead.startswith("Fine-tuning buys nothing: words alone, in seconds, score 0.8300 (`full`: 0.8000).")
+        is first
+    )
+    assert ("words alone" in found.lead) is first
