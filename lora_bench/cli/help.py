@@ -19,8 +19,23 @@ USAGE_ERROR = 2
 Run = Callable[[argparse.Namespace], int]
 
 
+# What a user asks, above the first command that answers it.
+QUESTIONS = {
+    "try": "Which method should I take for my table?",
+    "run": "How do methods compare in a suite of my own?",
+    "reproduce": "Does a published table hold?",
+    "check": "Has a change made it worse?",
+    "export": "How does it go with my tools?",
+}
+
+
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Leaves descriptions as they are, and aligns the list of commands with its longest name."""
+    """Leaves descriptions as they are, and lists commands below `QUESTIONS`, aligned with the longest name."""
+
+    def _format_action(self, action: argparse.Action) -> str:
+        said = super()._format_action(action)
+        question = QUESTIONS.get(str(action.metavar)) if not action.option_strings else None
+        return f"\n{question}\n{said}" if question is not None else said
 
     def _iter_indented_subactions(self, action: argparse.Action) -> Generator[argparse.Action, None, None]:
         # argparse indents subcommands after it has measured them, so that long names get a line of their own.

@@ -81,8 +81,8 @@ def build_parser() -> Parser:
     """Build the parser of the command line, with all commands."""
     parser = Parser(
         prog="lora-bench",
-        description="Compare fine-tuning methods under matched budgets.",
-        epilog="Begin with:   lora-bench run quickstart\nOptions and an example of a command:   lora-bench COMMAND --help",
+        description="Which fine-tuning method gives the better model, and how sure is that?",
+        epilog="Begin with:   lora-bench try TABLE\nOptions and an example of a command:   lora-bench COMMAND --help",
         usage="%(prog)s COMMAND [options]",
         formatter_class=Formatter,
     )
@@ -90,14 +90,14 @@ def build_parser() -> Parser:
     parser.set_defaults(command=parser.show_help)
     subcommands = parser.add_subparsers(title="commands", metavar="COMMAND", prog=parser.prog)
     add_try(subcommands, parser.parse_args)
+    add_winner(subcommands)
     _add_run(subcommands)
     _add_plan(subcommands)
     _add_work(subcommands)
     _add_probe(subcommands)
-    _add_reproduce(subcommands)
     _add_report(subcommands)
     _add_pool(subcommands)
-    add_winner(subcommands)
+    _add_reproduce(subcommands)
     add_check(subcommands)
     add_baseline(subcommands)
     add_exchange(subcommands)

@@ -6,6 +6,7 @@ import shlex
 import pytest
 
 from lora_bench.cli import main
+from lora_bench.cli.help import QUESTIONS
 from lora_bench.cli.parser import build_parser
 
 GROUPS = ["what", "where", "how", "output"]
@@ -61,7 +62,14 @@ def test_help_fits_80_columns(words, monkeypatch, capsys):
 def test_a_command_line_without_a_command_shows_the_help_and_is_a_mistake(capsys):
     assert main([]) == 2
     said = capsys.readouterr().out
-    assert "lora-bench run quickstart" in said
+    assert "lora-bench try TABLE" in said
+    # The commands of each question stand below it.
+    assert (
+        said.index(QUESTIONS["try"])
+        < said.index("\n  predict ")
+        < said.index(QUESTIONS["run"])
+        < said.index("\n  pool ")
+    )
     assert all(f"\n  {words[0]} " in said for words in COMMANDS)
 
 
