@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 DATA = Path(__file__).parents[1] / "lora_bench" / "data"
-# Another version for each change of a model, beside `VERSION` in its module of lora_bench/models and its file's name in
+# Another version for each change of a released model, beside `VERSION` in its module of lora_bench/models and its name in
 # lora_bench/util/pip_assets.py.
 VERSIONS = {"gpt2-mini": "1", "deberta-mini": "1"}
 

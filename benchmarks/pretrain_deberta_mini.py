@@ -9,8 +9,8 @@ model then learns to fill masked words of a folder of plain text. Its word vecto
     python -m benchmarks.pretrain_deberta_mini CORPUS OUT --minutes 60   stops there; the same command goes on
 
 CORPUS is a folder of .txt files, at any depth. `deberta-mini`, which comes with lora_bench, is what this made in 43 minutes
-from the texts of `gpt2-mini`, with --bfloat16. At the end it measures, on text that was held out, the loss of masked words with
-the terms of relative position and without them. Their difference says what they carry.
+from the texts of `gpt2-mini`, with --bfloat16. `benchmarks/other_authors.py` measures the loss of masked words with the terms
+of relative position and without them. Their difference says what they carry.
 """
 
 from __future__ import annotations
@@ -88,15 +88,9 @@ def main() -> None:
         raise SystemExit(f"{given.corpus} gives {len(stream):,} tokens; at least {2 * HELD_OUT_TOKENS:,} are needed")
     held_out = stream[-HELD_OUT_TOKENS:]
     done = train(masked_words, stream[:-HELD_OUT_TOKENS], held_out, tokenizer, given)
-    masked_words.bfloat16 = False
-    whole = held_out_loss(masked_words, held_out, tokenizer)
-    with without_positions():
-        without = held_out_loss(masked_words, held_out, tokenizer)
     figures = {
         "steps": done,
         "tokens": done * BATCH * BLOCK,
-        "held_out_loss": whole,
-        "held_out_loss_without_relative_positions": without,
         "parameters": masked_words.model.num_parameters(),
     }
     print(json.dumps(figures, indent=1))

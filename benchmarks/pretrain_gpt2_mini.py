@@ -87,11 +87,10 @@ def main() -> None:
             attn_pdrop=0,
         )
     ).to(device)
-    steps, loss = train(model, stream[:-HELD_OUT_TOKENS], stream[-HELD_OUT_TOKENS:], recipe)
+    steps = train(model, stream[:-HELD_OUT_TOKENS], stream[-HELD_OUT_TOKENS:], recipe)
     figures = {
         "steps": steps,
         "tokens": steps * recipe.batch * recipe.block,
-        "held_out_loss": loss,
         "parameters": model.num_parameters(),
     }
     model.half().save_pretrained(out)
@@ -152,10 +151,8 @@ def tokenised(corpus: Path, out: Path, vocabulary: int) -> NDArray[np.uint16]:
     return np.fromiter(ids(), dtype=np.uint16)
 
 
-def train(
-    model: GPT2LMHeadModel, stream: NDArray[np.uint16], held_out: NDArray[np.uint16], recipe: Recipe
-) -> tuple[int, float]:
-    """Train until the time is up; the number of steps and the held-out loss in nats a token."""
+def train(model: GPT2LMHeadModel, stream: NDArray[np.uint16], held_out: NDArray[np.uint16], recipe: Recipe) -> int:
+    """Train until the time is up; return the number of steps."""
     matrices = [weight for weight in model.parameters() if weight.dim() > 1]
     vectors = [weight for weight in model.parameters() if weight.dim() < 2]
     optimizer = torch.optim.AdamW(
@@ -178,7 +175,7 @@ def train(
             seen = step * recipe.batch * recipe.block / 1e6
             loss = held_out_loss(model, held_out, recipe)
             print(f"{elapsed:.0f} s, step {step}, {seen:.1f} M tokens, held-out loss {loss:.3f}", flush=True)
-    return step, held_out_loss(model, held_out, recipe)
+    return step
 
 
 def rate_at(step: int, share: float, recipe: Recipe) -> float:

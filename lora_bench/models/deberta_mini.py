@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# Raised with the version of the wheel in benchmarks/model_wheels.py.
-VERSION = 1
+# Raised where the folder that is made has other content.
+VERSION = 2
 
 WEIGHTS = "masked_words.safetensors"
 CONFIG: dict[str, Any] = {

@@ -106,14 +106,14 @@ ASSETS = (
     _of_release(
         GPT2_MINI,
         "gpt2-mini, a GPT-2 of 5.4 M weights, pretrained for lora_bench",
-        "46f4a93a113ae3162941a33cba1e0f356542ff04e4d15b8ee18baa090a5f2676",
-        11_336_408,
+        "c3ccb29cd5f8cc1abff618179b0d762219ddd8003bd73f25d2e6df8c36ee57d0",
+        11_336_466,
     ),
     _of_release(
         DEBERTA_MINI,
         "deberta-mini without its word vectors, a DeBERTa-v2 pretrained from MiniLM-L6 for lora_bench",
-        "e9d33a38c9ca8b9e48c8a313ba855f0415fc80b5480dca4c79ddf71a4eeba3bd",
-        21_719_830,
+        "83dfa7d22415bc5f387a523ed284be0944fb5051fe3b92be7edbd0052d4209bb",
+        21_719_785,
     ),
     Asset(
         name="minilm-l6",

@@ -1,23 +1,21 @@
 """deberta-mini is a whole DeBERTa that knows the order of words by relative positions alone, as its card says."""
 
 import json
+import re
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks.model_wheels import write_wheel
-from benchmarks.pretrain_deberta_mini import MaskedWords, held_out_loss, without_positions
+from benchmarks.other_authors import losses_of_deberta_mini
+from benchmarks.pretrain_deberta_mini import without_positions
 from lora_bench.models import shipped
-from lora_bench.models.deberta_mini import WEIGHTS, deberta_mini_folder
+from lora_bench.models.deberta_mini import deberta_mini_folder
 from lora_bench.models.registry import known_models
-from lora_bench.util.pip_assets import members, obtain
+from lora_bench.util.pip_assets import obtain
 
 DATA = shipped.DATA / "deberta-mini"
-ARCHIVE = "vaderSentiment-2.5/additional_resources/hutto_ICWSM_2014.tar.gz"
-EDITORIALS = f"{ARCHIVE}/hutto_ICWSM_2014/nytEditorialSnippets_GroundTruth.txt"
 SENTENCE = "the old captain left his ship before the storm came"
 
 
@@ -61,26 +59,17 @@ def test_without_the_relative_terms_words_are_a_bag_and_with_them_they_are_not(m
 
 @pytest.mark.slow
 @pytest.mark.assets
-def test_masked_words_of_newspapers_that_it_never_saw_are_harder_to_tell_without_the_relative_terms(model):
-    masked_words = MaskedWords(model)
-    lacking, unexpected = masked_words.load_state_dict(
-        {name: weight.float() for name, weight in load_file(DATA / WEIGHTS).items()}, strict=False
-    )
-    assert lacking == ["model.embeddings.word_embeddings.weight"] and not unexpected
-    tokenizer = AutoTokenizer.from_pretrained(deberta_mini_folder())
-    (snippets,) = members("vader-sentiment", [EDITORIALS]).values()
-    text = " ".join(line.split("\t")[2] for line in snippets.decode().splitlines())
-    held_out = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
-    whole = held_out_loss(masked_words, held_out, tokenizer, batches=4)
-    with without_positions():
-        assert held_out_loss(masked_words, held_out, tokenizer, batches=4) - whole > 0.2
+def test_the_losses_on_newspapers_that_it_never_saw_are_those_of_its_card():
+    whole, without = losses_of_deberta_mini()
+    assert without - whole > 0.2
+    card = (DATA / "README.md").read_text(encoding="utf-8")
+    said = [float(number) for number in re.findall(r"\b\d\.\d\d\b", card[card.index("editorials") :])]
+    assert said[:2] == pytest.approx([whole, without], abs=0.011)
 
 
 def test_its_card_has_the_figures_that_its_training_wrote():
     card, figures = (DATA / "README.md").read_text(encoding="utf-8"), json.loads((DATA / "training.json").read_bytes())
-    whole, without = figures["held_out_loss"], figures["held_out_loss_without_relative_positions"]
-    assert without - whole > 0.2
-    for said in (f"{whole:.2f}", f"{without:.2f}", f"{figures['tokens'] / 1e6:.1f} M", f"{figures['parameters']:,}"):
+    for said in (f"{figures['tokens'] / 1e6:.1f} M", f"{figures['parameters']:,}"):
         assert said in card
 
 

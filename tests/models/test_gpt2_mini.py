@@ -1,11 +1,13 @@
 """gpt2-mini is the package's own where the package has it, and else one made from the file of the release."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 from benchmarks.model_wheels import write_wheel
+from benchmarks.other_authors import loss_of_gpt2_mini
 from lora_bench.errors import AssetUnavailable
 from lora_bench.models import gpt2_mini, shipped
 from lora_bench.models.registry import find_model, known_models
@@ -25,6 +27,13 @@ def test_a_checkout_has_it():
     known = known_models()["gpt2-mini"]
     assert known.is_here and known.folder(None) == PACKAGE / "data" / "gpt2-mini"
     assert (known.folder(None) / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+def test_the_loss_on_newspapers_that_it_never_saw_is_that_of_its_card():
+    card = (PACKAGE / "data" / "gpt2-mini" / "README.md").read_text(encoding="utf-8")
+    assert float(re.search(r"is (\d\.\d\d) nats a token", card)[1]) == pytest.approx(loss_of_gpt2_mini(), abs=0.011)
 
 
 def test_one_made_from_the_file_of_a_release_is_the_same_model(left_out):
