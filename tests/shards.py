@@ -33,6 +33,7 @@ SECONDS = {
     "tests/tasks/test_train.py": 60,
     "tests/test_adding.py": 120,
     "tests/test_baselines.py": 220,
+    "tests/test_decisions.py": 110,
     "tests/test_tutorials.py": 100,
     "tests/test_wheel.py": 60,
     "tests/training/test_ranks.py": 300,
