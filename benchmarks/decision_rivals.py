@@ -35,6 +35,7 @@ FULL, LORA = (2e-5, 16), (1e-3, 32)
 # Where Optuna looks for a rate.
 RATES = {"full": (1e-5, 5e-4), "lora": (1e-4, 1e-2)}
 LEARNED_SHARE = 0.8
+GROUP = "group"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +111,8 @@ def table_options(given: Given) -> list[str]:
     pair = ["--text-pair", given.columns[1]] if len(given.columns) > 1 else []
     kind = "regression" if given.numbers else "classification"
     return [
-        "train.csv", "--text", given.columns[0], *pair, "--label", "label", "--kind", kind, "--metric", given.metric,
-        "--model", given.model_name, "--minutes", f"{given.minutes:g}",
+        "train.csv", "--text", given.columns[0], *pair, "--label", "label", "--group", GROUP, "--kind", kind,
+        "--metric", given.metric, "--model", given.model_name, "--minutes", f"{given.minutes:g}",
     ]  # fmt: skip
 
 
@@ -140,6 +141,16 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) 
     """Write a table."""
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
+
+
+def write_train(path: Path, rows: Sequence[tuple[tuple[str, ...], Any]]) -> None:
+    """Write labelled rows, with a number that equal texts share.
+
+    `try` deals rows out by a hash of their text. So were the rows of most tables, and by that hash all would be train again.
+    """
+    numbers: dict[tuple[str, ...], int] = {}
+    header = [*columns_of(rows[0][0]), "label", GROUP]
+    write_csv(path, header, [[*texts, label, numbers.setdefault(texts, len(numbers))] for texts, label in rows])
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

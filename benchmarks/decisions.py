@@ -29,7 +29,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.decision_rivals import RIVALS, Given, columns_of, score, write_csv
+from benchmarks.decision_rivals import RIVALS, Given, columns_of, score, write_csv, write_train
 from benchmarks.decision_tables import DEFAULTS, TABLES, Table, some
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.store import has_records, read_records
@@ -105,7 +105,7 @@ def do(run: Run, table: Table, folder: Path) -> Run:
     work.mkdir(parents=True)
     log.parent.mkdir(exist_ok=True)
     columns = columns_of(table.test[0][0])
-    write_csv(work / "train.csv", [*columns, "label"], [[*texts, label] for texts, label in train])
+    write_train(work / "train.csv", train)
     write_csv(work / "test.csv", columns, [texts for texts, _ in table.test])
     model = find_model(run.model, base=Path.cwd()).folder.resolve()
     given = Given(
