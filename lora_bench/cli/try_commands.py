@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from lora_bench.cli import shared_options as options
+from lora_bench.cli.commands import SOME_FAILED
 from lora_bench.cli.help import Commands, Groups, add_command
 from lora_bench.errors import LoraBenchError
 from lora_bench.util.redaction import message
@@ -138,6 +139,10 @@ def _try(arguments: argparse.Namespace) -> int:
     limit = ["--minutes", f"{max(minutes, LEAST_MINUTES):.3f}"]
     code = _do(arguments.parse, ["run", str(file), *runs, *limit, *(["--quiet"] if arguments.quiet else [])])
     folder = shlex.quote(str(arguments.runs / file.stem))
+    if code == 0 and not _has_a_score(arguments.runs / file.stem):
+        minutes = arguments.minutes or DEFAULT_MINUTES
+        print(f"no run on the test split has ended in {minutes:g} minutes, so there is no answer yet")
+        return SOME_FAILED
     if code == 0 and arguments.quiet:  # else `run` has ended with the report's answer
         code = _do(arguments.parse, ["choose", str(arguments.runs / file.stem)])
     if code == 0 and arguments.final:
@@ -147,6 +152,14 @@ def _try(arguments: argparse.Namespace) -> int:
     return code
 
 
+def _has_a_score(runs: Path) -> bool:
+    """Return True if a run on the test split has a score."""
+    from lora_bench.records.store import read_records, record_files
+
+    records = read_records(runs) if record_files(runs) else []
+    return any(record.score is not None and record.spec.score_on == "test" for record in records)
+
+
 def _final(arguments: argparse.Namespace, file: Path) -> int:
     """Train the chosen method on nearly all rows, and say where its model is."""
     from lora_bench.cli.commands import terminal
@@ -154,11 +167,14 @@ def _final(arguments: argparse.Namespace, file: Path) -> int:
     from lora_bench.execute.progress import display
 
     out = Path(f"{file.stem}-model")
-    if out.exists():
-        print(f"{out} is there already; delete it to train the model on all rows anew")
-        return 0
-    with display(terminal(), quiet=True) as screen:
-        print(message(train_final(file, arguments.runs, out, screen)))
+    try:
+        with display(terminal(), quiet=arguments.quiet) as screen:
+            made = train_final(file, arguments.runs, out, screen)
+    except LoraBenchError as error:
+        if not out.exists():
+            raise
+        made = str(error)
+    print(message(made))
     print(f"to answer new rows: lora-bench predict {shlex.quote(str(out))} new.csv")
     return 0
 

@@ -19,17 +19,17 @@ from lora_bench.documents import read_yaml
 from lora_bench.errors import LoraBenchError
 from lora_bench.execute.options import RunOptions
 from lora_bench.execute.run_suite import Display, run_suite
+from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.report import text
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.declaration import Task, task_from_definition
+from lora_bench.training.kept_task import kept_model
 from lora_bench.training.winner import Winner, copy_winner, find_winner, merge_winner, share_winner
 from lora_bench.util.atomic_files import write_atomic
 
 # Rows left out of training, for the splits that a run must have: a share, and at least so many.
-LEFT_OUT, LEAST_ROWS = 0.01, 8
-# Keys of a split that keep rows together.
-_TOGETHER = ("by", "before", "phrases")
+LEFT_OUT, LEAST_ROWS = 0.01, 12
 # Scores without a rise that end no run.
 ENDLESS = 1_000_000
 
@@ -38,7 +38,7 @@ def train_final(file: Path, runs: Path, out: Path, display: Display) -> str:
     """Train the chosen method of a suite of one table on nearly all rows, and write the model to a new folder.
 
     Args:
-        file: The suite, whose runs are done. `NAME-final.yaml` is written beside it.
+        file: The suite. `NAME-final.yaml` is written beside it.
         runs: Folder of the runs of all suites.
         out: The folder.
         display: Shows the run.
@@ -49,10 +49,16 @@ def train_final(file: Path, runs: Path, out: Path, display: Display) -> str:
     Raises:
         LoraBenchError: If the runs have no winner, *out* exists, or the run failed.
     """
-    if out.exists():
-        raise LoraBenchError(f"{out} is there already; delete it to train its model anew")
     suite = load_suite(file)
-    winner = find_winner(runs / suite.name)
+    # An edited suite has left other runs beside its own.
+    own = {cell.job.run_id for cell in make_plan(suite, runs / suite.name).cells}
+    winner = find_winner(runs / suite.name, among=own)
+    chosen = winner.row.label
+    if out.exists():
+        there = kept_model(out)
+        of = "another model" if there is None else f"a model of {there.spec.method.label}"
+        raise LoraBenchError(f"{out} is there already, {of}; delete it to train one of {chosen} on nearly all rows")
+    display.say(f"training {chosen} on nearly all rows, for {out}")
     name = f"{suite.name}-final"
     final = file.with_name(f"{name}.yaml")
     content = _final(read_yaml(file).data, winner, name)
@@ -129,5 +135,5 @@ def _on_nearly_all_rows(
     shares = {part: left for part in ("selection", "test") if part not in own}
     if not own:
         shares["train"] = round(1 - 2 * left, 4)
-    kept = {key: value for key, value in (entry.get("split") or {}).items() if key in _TOGETHER}
-    return {**entry, **({"split": {**kept, **shares}} if shares else {})}, round(rows * (1 - left * (2 - len(own))))
+    # No score is made of these rows, so rows of a group or of a time need not stay together.
+    return {**entry, **({"split": shares} if shares else {})}, round(rows * (1 - left * (2 - len(own))))

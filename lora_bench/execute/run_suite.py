@@ -263,11 +263,9 @@ def _begun(
 def _place(*, timed: bool) -> Callable[[Cell], tuple[int, float]]:
     """Return the order of runs: the longest first, so that no long run remains alone at the end.
 
-    Where time ends the work, all methods have a run of a seed before the next one, the shortest first.
+    Where time ends the work, all methods have a run of a seed before the next one.
     """
-    if timed:
-        return lambda cell: (cell.job.spec.seed, cell.estimate.seconds)
-    return lambda cell: (0, -cell.estimate.seconds)
+    return lambda cell: (cell.job.spec.seed if timed else 0, -cell.estimate.seconds)
 
 
 def _units(

@@ -41,7 +41,7 @@ tasks:
 # A name of `lora-bench list models`, a folder, or a name on the hub; several are compared side by side.
 models: [{model}]
 
-# Learning rates are tried on the selection split; each method's best one runs on the test split.
+{of_rates}
 methods:
 {methods}
 {tuning}
@@ -78,6 +78,8 @@ tuning:
     1: "",
 }
 MOST_RATES = max(_TUNING)
+_TRIED = "# Learning rates are tried on the selection split; each method's best one runs on the test split."
+_GIVEN = "# One learning rate each, the likeliest of our searches; a list and `tuning` try several."
 
 # More rows of a split show no more that matters, and take time to score.
 ENOUGH_SELECTION, ENOUGH_TESTS = 1_000, 4_000
@@ -117,7 +119,9 @@ class Draft:
         seeds = f"{'up to ' if self.seeds > FIRST_LOOK else ''}{self.seeds} seed{'s' if self.seeds > 1 else ''}"
         rates = f"{self.rates} learning rates" if self.rates > 1 else "one learning rate"
         until = "until a plateau, at most " if self.plateau else ""
-        return f"{', '.join(self.methods)}; {rates}, {seeds}, {until}{self.train_examples:,} examples a run"
+        left_out = [label for label in rates_of(large=self.large) if label not in self.methods]
+        without = f" (left out: {', '.join(left_out)})" if left_out else ""
+        return f"{', '.join(self.methods)}{without}; {rates}, {seeds}, {until}{self.train_examples:,} examples a run"
 
     @property
     def name(self) -> str:
@@ -137,6 +141,7 @@ class Draft:
             model=as_yaml(self.model),
             methods="\n".join(_method_line(label, known[label][: self.rates]) for label in self.methods),
             tuning=_TUNING[self.rates],
+            of_rates=_TRIED if self.rates > 1 else _GIVEN,
             seeds=_seeds_line(self.seeds),
             minutes=self.minutes,
             work=_work_line(self.train_examples, plateau=self.plateau),

@@ -30,8 +30,9 @@ from lora_bench.tasks.source_tables import SEPARATED, Format, Layout, format_of
 from lora_bench.tasks.text_facts import contradicting, repeated, spread
 from lora_bench.util.regular_files import read_regular
 
-# With a larger share of the largest class, a model that always gives it has a high accuracy.
-LARGEST_SHARE = 0.6
+# With a larger share of the largest class, a model that always gives it has a high accuracy. A class with a smaller share, and
+# less than half of an equal one, can be missed whole at hardly any cost of accuracy.
+LARGEST_SHARE, SMALLEST_SHARE = 0.6, 0.05
 # No three splits can be made of fewer rows, and fewer of a class are hardly in the test split.
 FEWEST_ROWS, FEW_ROWS = 10, 5
 _MISSING = re.compile(r"(?i)n/?a|nan|null|none|-+|\?+|unknown|missing|k\.? ?a\.?")
@@ -282,9 +283,12 @@ def _metric(kind: str, asked: str | None, classes: Mapping[str, int], guessed: l
             raise LoraBenchError(f"--metric {asked} is for {scores}, and the kind of the table is {kind}")
         return asked
     metric, why = find_kind(kind).usual_metric, ""
-    share = max(classes.values(), default=0) / max(1, sum(classes.values()))
-    if kind == "classification" and share > LARGEST_SHARE:
-        metric, why = "macro_f1", f", as the largest class has {share:.0%} of the rows"
+    rows = max(1, sum(classes.values()))
+    largest, smallest = (of(classes.values(), default=0) / rows for of in (max, min))
+    if kind == "classification" and largest > LARGEST_SHARE:
+        metric, why = "macro_f1", f", as the largest class has {largest:.0%} of the rows"
+    elif kind == "classification" and smallest < min(SMALLEST_SHARE, 0.5 / max(1, len(classes))):
+        metric, why = "macro_f1", f", as the smallest class has {smallest:.1%} of the rows"
     if kind == "tokens" and not all(map(is_tag, classes)):
         metric, why = "token_accuracy", ", as the tags are not those of entities, such as B-PER"
     guessed.append(f"guessed: the metric is {metric}{why}; --metric names another")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,13 +66,22 @@ class Winner:
         return loading_lines(self.record.spec, str(self.folder), self.tuner, self.record.threshold)
 
 
-def find_winner(runs: Path, method: str | None = None, *, task: str | None = None, model: str | None = None) -> Winner:
+def find_winner(
+    runs: Path,
+    method: str | None = None,
+    *,
+    task: str | None = None,
+    model: str | None = None,
+    among: Collection[str] | None = None,
+) -> Winner:
     """Return the best seed of the recommended method, or of *method*, for a task and a base model.
+
+    *among* names the runs that count, all by default.
 
     Raises:
         LoraBenchError: If several tasks or base models are left, there is no such method, or it kept no weights.
     """
-    records = read_records(runs)
+    records = [record for record in read_records(runs) if among is None or record.run_id in among]
     choices = choose_among(records, answers_in(runs, records), task=task, model=model, named=method is not None)
     if len(choices) > 1:
         raise LoraBenchError(_which(choices))

@@ -174,3 +174,20 @@ def test_classes_that_differ_in_case_alone_and_a_missing_header_are_said(tmp_pat
     assert seen.remarks == ("Spam and spam are different classes here; write them alike if they are one",)
     path = written(tmp_path / "b.csv", [row[1:] for row in ROWS], header=ROWS[0][1:])
     assert "'no' is the name of a column and a value in it: if the file has no header, add one" in look(path).remarks
+
+
+@pytest.mark.parametrize(
+    ("counts", "metric"),
+    [
+        ((50, 50), "accuracy"),
+        ((61, 39), "macro_f1"),
+        ((50, 48, 2), "macro_f1"),
+        ((50, 40, 10), "accuracy"),
+        ((5,) * 20, "accuracy"),
+    ],
+)
+def test_the_metric_counts_every_class_alike_where_accuracy_would_hide_one(tmp_path, counts, metric):
+    labels = [f"class {number}" for number, count in enumerate(counts) for _ in range(count)]
+    rows = [(index, f"words of text {index}", label) for index, label in enumerate(labels)]
+    seen = look(written(tmp_path / "t.csv", rows), LookOptions(text="body", label="answer"))
+    assert seen.metric == metric

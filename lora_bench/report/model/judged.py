@@ -125,8 +125,9 @@ class Judged:
 
     @property
     def no_result(self) -> bool:
-        """Whether so many runs learned nothing, and nothing is decided: then no method is named anywhere."""
-        return self.learned_little and not any(verdict.decides for verdict in self.verdicts)
+        """Whether so many runs learned nothing, some of every method, and nothing is decided: then no method is named."""
+        sound = any(ends.runs > ends.failed and not ends.fallen for ends in self.ends.values())
+        return self.learned_little and not sound and not any(verdict.decides for verdict in self.verdicts)
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
