@@ -515,6 +515,6 @@ def test_where_words_alone_score_as_well_the_first_words_say_so(words_alone, fir
     ]
     found, overview = headline(records)
     assert overview.taken.label == "full"
-    said = "Fine-tuning buys nothing here: words alone (tf-idf), in seconds, score 0.8300 (`full`: 0.8000). Of these methods: Take"
+    said = "Fine-tuning buys nothing here: words alone (tf-idf), in seconds, score 0.8300 (`full`: 0.8000). Of these"
     assert found.lead.startswith(said) is first
     assert ("words alone" in found.lead) is first
