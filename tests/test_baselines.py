@@ -1,5 +1,6 @@
 """What is committed under baselines/ and reports/ is what the code makes and says."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -31,7 +32,9 @@ from tests.shared import shared
 
 ROOT = Path(__file__).parents[1]
 # The folder of real data that a task lies in, for those whose data may not be shipped.
-DATA = {**dict.fromkeys(("cola", "mrpc", "rte", "sst2", "sst2_by_sentence", "stsb"), "glue"), "e2e": "e2e"}
+DATA = {**dict.fromkeys(("cola", "mrpc", "rte", "sst2", "sst2_by_sentence", "sst2_1000", "stsb"), "glue"), "e2e": "e2e"}
+# Suites that are run task by task, and have records of some of their tasks.
+IN_PARTS = {"contest"}
 METRICS = {
     "accuracy": sklearn.metrics.accuracy_score,
     "f1": sklearn.metrics.f1_score,
@@ -189,7 +192,11 @@ def test_the_learning_rate_of_a_tuned_suite_is_the_best_of_its_trials(name):
         assert len(rates) in (content.budget.trials, content.budget.trials + content.tuning.extends)
         means = {rate: statistics.fmean(scores) for rate, scores in rates.items()}
         (chosen,) = {rate for rate, _ in reported[cell]}
-        assert means[chosen] == max(means.values())
+        if content.tuning.search == "all_seeds":
+            assert means[chosen] == max(means.values())
+        else:  # a smaller rate may be taken within a standard error of the best, where a larger one learned nothing
+            spread = max(statistics.stdev(scores) for scores in rates.values() if len(scores) > 1)
+            assert means[chosen] >= max(means.values()) - spread
         seeds = sorted(seed for _, seed in reported[cell])
         if isinstance(content.seeds, UntilDecided):
             assert content.seeds.at_least <= len(seeds) <= content.seeds.at_most and seeds == list(range(len(seeds)))
@@ -212,7 +219,10 @@ def test_the_suite_still_means_the_same_runs(name, tmp_path, monkeypatch):
     for record in records:
         (tmp_path / record.run_id).mkdir()
         (tmp_path / record.run_id / "record.json").write_bytes(to_json(record))
-    plan = make_plan(load_suite(name), tmp_path, data_dir=data)
+    suite, done = load_suite(name), {record.spec.task.name for record in records}
+    if name in IN_PARTS:
+        suite = dataclasses.replace(suite, tasks=tuple(task for task in suite.tasks if task[0].task in done))
+    plan = make_plan(suite, tmp_path, data_dir=data)
     assert not plan.missing and not plan.waiting
     assert {cell.job.spec.run_id for cell in plan.cells} == {record.run_id for record in records}
 

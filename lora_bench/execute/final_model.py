@@ -8,7 +8,7 @@ comparison: that of the same settings, trained on fewer rows, on rows they had n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from lora_bench.documents import read_yaml
-from lora_bench.errors import LoraBenchError
+from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.execute.options import RunOptions
 from lora_bench.execute.run_suite import Display, run_suite
 from lora_bench.plan.make_plan import make_plan
@@ -30,6 +30,8 @@ from lora_bench.util.atomic_files import write_atomic
 
 # Rows left out of training, for the splits that a run must have: a share, and at least so many.
 LEFT_OUT, LEAST_ROWS = 0.01, 12
+# Keys of a split that keep rows together.
+_TOGETHER = ("by", "before", "phrases")
 # Scores without a rise that end no run.
 ENDLESS = 1_000_000
 
@@ -61,9 +63,17 @@ def train_final(file: Path, runs: Path, out: Path, display: Display) -> str:
     display.say(f"training {chosen} on nearly all rows, for {out}")
     name = f"{suite.name}-final"
     final = file.with_name(f"{name}.yaml")
-    content = _final(read_yaml(file).data, winner, name)
     said = f"# Written by lora-bench: the method that {file.name} chose, on nearly all rows.\n"
-    write_atomic(final, (said + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)).encode("utf-8"))
+    # Few groups of rows may leave a small split empty, and then rows are dealt out one by one: no score is made of them.
+    for keys in (_TOGETHER, ()):
+        content = _final(read_yaml(file).data, winner, name, keys)
+        write_atomic(final, (said + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)).encode("utf-8"))
+        try:
+            make_plan(load_suite(final), runs / name)
+            break
+        except BadInput:
+            if not keys:
+                raise
     outcome = run_suite(load_suite(final), RunOptions(runs=runs), display=display)
     (record,) = outcome.records
     if record.status != "ok":
@@ -91,15 +101,18 @@ def _write(winner: Winner, out: Path) -> None:
         share_winner(winner, out)
 
 
-def _final(suite: Mapping[str, Any], winner: Winner, name: str) -> dict[str, Any]:
-    """Return the suite of a winner's method alone, on nearly all rows, for as many epochs as it was compared with."""
+def _final(suite: Mapping[str, Any], winner: Winner, name: str, keys: Collection[str]) -> dict[str, Any]:
+    """Return the suite of a winner's method alone, on nearly all rows, for as many epochs as it was compared with.
+
+    The *keys* of its split stay.
+    """
     spec = PlannedSpec.model_validate(winner.record.spec.model_dump())
     examples, done = _examples(winner), winner.record.speed
     assert done is not None and done.train_examples is not None, "its work is in examples"
     entries = [entry for entry in suite["tasks"] if isinstance(entry, dict) and entry.get("task") == spec.task.name]
     if not entries:
         raise LoraBenchError(f"{spec.task.name} is no table of the suite, so no model of all its rows is trained")
-    task, rows = _on_nearly_all_rows(entries[0], task_from_definition(spec.task.definition), examples)
+    task, rows = _on_nearly_all_rows(entries[0], task_from_definition(spec.task.definition), examples, keys)
     methods = [entry if isinstance(entry, dict) else {"method": entry} for entry in suite["methods"]]
     chosen = next(one for one in methods if winner.row.label in (one.get("label"), one["method"]))
     work: Any = round(done.train_examples / examples["train"] * rows)
@@ -125,9 +138,12 @@ def _examples(winner: Winner) -> dict[str, int]:
 
 
 def _on_nearly_all_rows(
-    entry: Mapping[str, Any], task: Task, examples: Mapping[str, int]
+    entry: Mapping[str, Any], task: Task, examples: Mapping[str, int], keys: Collection[str]
 ) -> tuple[dict[str, Any], int]:
-    """Return a task whose rows are nearly all to train, and their number; splits in files of their own stay."""
+    """Return a task whose rows are nearly all to train, and their number.
+
+    Splits in files of their own stay, and so do the *keys* of its split.
+    """
     own = {part for part in ("selection", "test") if getattr(task.data, part) is not None}
     dealt = {part: number for part, number in examples.items() if part not in own}
     rows = sum(dealt.values())
@@ -135,5 +151,5 @@ def _on_nearly_all_rows(
     shares = {part: left for part in ("selection", "test") if part not in own}
     if not own:
         shares["train"] = round(1 - 2 * left, 4)
-    # No score is made of these rows, so rows of a group or of a time need not stay together.
-    return {**entry, **({"split": shares} if shares else {})}, round(rows * (1 - left * (2 - len(own))))
+    kept = {key: value for key, value in (entry.get("split") or {}).items() if key in keys}
+    return {**entry, **({"split": {**kept, **shares}} if shares else {})}, round(rows * (1 - left * (2 - len(own))))

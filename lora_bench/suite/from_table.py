@@ -267,9 +267,10 @@ def _with_commas(label: object) -> object:
 
 def task_flow(seen: TableFacts, folder: Path) -> str:
     """Return the task of a table as YAML on one line, for a suite in *folder*."""
-    given = ", ".join(
-        f"{key}: {value}" for key, (value, _) in _task_keys(name_of(seen.file.name), seen, folder).items()
-    )
+    keys = _task_keys(name_of(seen.file.name), seen, folder)
+    # Shares alone are `try`'s; a column that deals rows out is the user's.
+    own = {key: value for key, (value, _) in keys.items() if key != "split" or seen.split}
+    given = ", ".join(f"{key}: {value}" for key, value in own.items())
     return f"{{{given}}}"
 
 

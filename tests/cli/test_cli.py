@@ -38,7 +38,7 @@ def _own_place(tmp_path, monkeypatch, shared_cache):
 
 
 def test_version_and_help(capsys):
-    for option, words in (("--version", __version__), ("--help", "lora-bench run quickstart")):
+    for option, words in (("--version", __version__), ("--help", "lora-bench try TABLE")):
         with pytest.raises(SystemExit) as done:
             main([option])
         assert done.value.code == 0

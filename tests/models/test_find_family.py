@@ -14,6 +14,7 @@ import lora_bench.families as families
 from lora_bench.cli import main
 from lora_bench.errors import BadInput, UnsupportedPair
 from lora_bench.families import family_of, forget, given_keys
+from lora_bench.plan.fit_minutes import Design
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import read_records
 from lora_bench.suite.load_suite import load_suite
@@ -71,8 +72,9 @@ def test_a_suite_runs_on_folders_like_qwen_and_distilbert(project):
     assert records["qwen", "lora"].parameters.adapter == 2 * 8 * ((32 + 32) + (32 + 16))
 
 
-def test_try_compares_methods_on_a_decoder(project, capsys):
-    assert main(["try", "tickets.csv", "--model", "qwen", "--minutes", "0.00001"]) == 0
+def test_try_compares_methods_on_a_decoder(project, capsys, monkeypatch):
+    monkeypatch.setattr("lora_bench.plan.fit_minutes.DESIGNS", (Design(seeds=1, rates=1, epochs=1),))
+    assert main(["try", "tickets.csv", "--model", "qwen", "--minutes", "60", "--no-final"]) == 0
     assert "to take one now: lora-bench choose runs/tickets" in capsys.readouterr().out
     records = read_records(Path("runs/tickets"))
     assert {record.status for record in records} == {"ok"}

@@ -215,7 +215,9 @@ def test_a_look_at_a_table_notices_several_labels(tmp_path, of, form, separator)
         0,
     )
     assert seen.classes == {"art": 100, "sport": 100, "science": 50}
-    assert any(said.startswith("guessed: topics has several labels a row") for said in seen.guessed)
+    assert any(
+        said.startswith("guessed: the kind is multilabel, as topics has several labels a row") for said in seen.guessed
+    )
     assert any(
         said.startswith("3 labels (art 100, sport 100, science 50); a row has 1.2 on average")
         for said in seen.sentences
