@@ -27,6 +27,7 @@ from lora_bench.tasks.declaration import Task, task_from_definition
 from lora_bench.training.kept_task import kept_model
 from lora_bench.training.winner import Winner, copy_winner, find_winner, merge_winner, share_winner
 from lora_bench.util.atomic_files import write_atomic
+from lora_bench.util.signals import CODES, Stopped
 
 # Rows left out of training, for the splits that a run must have: a share, and at least so many.
 LEFT_OUT, LEAST_ROWS = 0.01, 12
@@ -50,6 +51,7 @@ def train_final(file: Path, runs: Path, out: Path, display: Display) -> str:
 
     Raises:
         LoraBenchError: If the runs have no winner, *out* exists, or the run failed.
+        Stopped: If a signal stopped the run; the same call goes on with it.
     """
     suite = load_suite(file)
     # An edited suite has left other runs beside its own.
@@ -75,6 +77,8 @@ def train_final(file: Path, runs: Path, out: Path, display: Display) -> str:
             if not keys:
                 raise
     outcome = run_suite(load_suite(final), RunOptions(runs=runs), display=display)
+    if outcome.interrupted in CODES:
+        raise Stopped(outcome.interrupted)
     (record,) = outcome.records
     if record.status != "ok":
         raise LoraBenchError(f"the run on all rows ended as {record.status}: {record.reason or 'stopped'}")

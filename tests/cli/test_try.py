@@ -1,6 +1,8 @@
 """`lora-bench try` and `init`: from a table to a suite, and from there to an answer."""
 
 import csv
+import os
+import signal
 from itertools import pairwise
 
 import pytest
@@ -14,6 +16,7 @@ from lora_bench.records.store import read_records
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import look
 from lora_bench.training.winner import find_winner
+from lora_bench.util.signals import Stopped
 from tests.chats import write_chat_model
 from tests.project import SUITE, names_a_method, write_data, write_model
 
@@ -277,3 +280,21 @@ def test_groups_of_rows_and_a_suite_that_was_edited_are_no_hindrance_to_the_mode
     assert "model: tickets-model, " in capsys.readouterr().out
     (final,) = read_records(project / "runs" / "tickets-final")
     assert min(final.data.examples.values()) > 0
+
+
+@pytest.mark.slow
+def test_an_interrupt_in_the_run_on_all_rows_keeps_its_steps_and_the_same_call_goes_on(project):
+    suite = yaml.safe_load(SUITE) | {"keep_weights": "last", "methods": ["lora"], "seeds": [0]}
+    (project / "one.yaml").write_text(yaml.safe_dump(suite | {"suite": "one", "budget": {"train_examples": 1_600}}))
+    assert main(["run", "one.yaml", "--quiet"]) == 0
+
+    class Interrupt(Silent):
+        def event(self, event):
+            if event.step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    given = project / "one.yaml", project / "runs", project / "model"
+    with pytest.raises(Stopped):
+        train_final(*given, Interrupt())
+    assert not (project / "model").exists()
+    assert "model: " in train_final(*given, Silent()) and (project / "model").is_dir()
