@@ -28,12 +28,7 @@ PATIENCE_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class ProbeOutcome:
-    """Result of a suite's probes.
-
-    Args:
-        records: Every record, old and new, in the plan's order.
-        interrupted: Cause that stopped the work, the name of a signal or `disk_full`, or None.
-    """
+    """Every record of a suite's probes, in the plan's order, and the cause that stopped the work, as `Outcome.interrupted`."""
 
     records: tuple[ProbeRecord, ...]
     interrupted: str | None

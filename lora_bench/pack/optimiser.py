@@ -57,11 +57,7 @@ class StackedAdamW:
 
     @torch.no_grad()
     def step(self, max_norms: Sequence[float]) -> None:
-        """Clip each member's gradients to its norm, step, and drop the gradients.
-
-        Args:
-            max_norms: Greatest norm of each member; 0 for no clipping.
-        """
+        """Clip each member's gradients to its greatest norm, 0 for no clipping, step, and drop the gradients."""
         gradients = {name: weight.grad for name, weight in self.stack.weights.items() if weight.grad is not None}
         device = next(iter(self.stack.weights.values())).device
         clip = self._clip(gradients, max_norms, device)

@@ -103,14 +103,7 @@ class Stack:
 
     @torch.no_grad()
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return every member's logits on one batch, without dropout.
-
-        Args:
-            batch: Batch from a collator, without labels.
-
-        Returns:
-            Logits of shape (members, rows, ...).
-        """
+        """Return every member's logits on one batch without labels, without dropout, of shape (members, rows, ...)."""
         chassis = self.members[0]
         device = next(iter(self.weights.values())).device
         inputs = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -170,12 +163,8 @@ class Stack:
 def whole_mask(mask: Tensor, *, causal: bool) -> Tensor:
     """Return which token sees which, so that no model has to read a mask to find out how to build its own.
 
-    Args:
-        mask: Shape (..., tokens), 1 for a real token.
-        causal: True if a token sees only those before it.
-
-    Returns:
-        Shape (..., 1, tokens, tokens), bool.
+    *mask* has the shape (..., tokens), with 1 for a real token, and the result (..., 1, tokens, tokens), bool. If *causal*, a
+    token sees only those before it.
     """
     tokens = mask.shape[-1]
     every = torch.ones(tokens, tokens, dtype=torch.bool, device=mask.device)

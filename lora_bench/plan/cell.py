@@ -16,10 +16,7 @@ class Cell:
     """One run of a plan.
 
     Args:
-        job: The run.
         fit: Size and counts of the method.
-        record: The existing record, or None.
-        estimate: Estimated cost of the run.
         blocked: Reason why it cannot be done although the pair works: the run it starts from gave no score.
     """
 

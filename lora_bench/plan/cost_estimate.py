@@ -38,9 +38,6 @@ class CostEstimate:
     """Estimated cost of a run, from a record of the same cell on this machine, else from arithmetic.
 
     Args:
-        seconds: Time of the run.
-        memory_bytes: Memory of training.
-        disk_bytes: Size of what it keeps.
         measured: True if the time is that of a record.
         timed: False if the time is not known, because the data was counted and not read.
     """

@@ -39,8 +39,6 @@ class SplitLengths:
 
     Args:
         encoded: Number of examples that were encoded.
-        median: Median of their tokens.
-        longest: Greatest number of tokens, also of the texts with most characters.
         cut_share: Share of them that is cut.
     """
 
@@ -55,9 +53,7 @@ class DataLengths:
     """Lengths in tokens for base models that agree on them.
 
     Args:
-        models: Names of these base models.
         max_length: Tokens after which an input is cut.
-        splits: Lengths by split.
     """
 
     models: tuple[str, ...]
@@ -70,7 +66,6 @@ class SplitFacts:
     """Facts about a split.
 
     Args:
-        examples: Number of its examples.
         classes: Examples (words, for tokens) of each class or label, in the order of their indexes; empty for other kinds.
         majority_share: Share of the most frequent one; None for other kinds.
         values: Smallest, mean and greatest label of a regression; None for other kinds.
@@ -93,8 +88,6 @@ class DataFacts:
     """Facts about the data of a task.
 
     Args:
-        task: Name of the task.
-        splits: Facts by split.
         lengths: Lengths in tokens, of each base model that can run.
         smallest_difference: Smallest difference that the test split can show, by rule of thumb, where examples that belong
             together count once; None for other metrics than a share of right answers.

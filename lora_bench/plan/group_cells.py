@@ -25,11 +25,6 @@ class GroupCells:
 
     Args:
         group: What they share in their specs.
-        budget: The method's budget.
-        fit: Size and counts of the method.
-        runs: Folder of the suite's runs.
-        data_dir: Folder with data sets.
-        retained: Data for retention, or None.
     """
 
     group: RunGroup
@@ -56,13 +51,8 @@ class GroupCells:
     ) -> Cell:
         """Return the run with a learning rate and a seed.
 
-        Args:
-            rate: Its learning rate.
-            seed: Its seed.
-            rung: The rung of which it is a trial; None for a reported run.
-            extended: Whether its rate lies beyond the rates of the suite.
-            start: The run it starts from.
-            blocked: Reason why it cannot be done although the pair works.
+        *rung* is that of a trial, and None for a reported run; a rate may be *extended* beyond those of the suite. *blocked* is
+        the reason why the run cannot be done although the pair works.
         """
         suite, loaded, fit = self.group.suite, self.group.loaded, self.fit
         spec, estimate = self._spec(rate, rung)

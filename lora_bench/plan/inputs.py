@@ -24,8 +24,6 @@ class LoadedTask:
 
     Args:
         task: The task, its data pinned to a commit or in a local folder.
-        base: Folder that its paths are relative to.
-        data: Its examples.
     """
 
     task: Task

@@ -42,10 +42,8 @@ class Plan:
     """Every run of a suite, in the suite's order, and warnings.
 
     Args:
-        cells: The known runs.
         warnings: Warnings about data and base models, which records keep too.
         cautions: Warnings about the suite itself: rates, memory and test splits.
-        data: Facts about the data of each task, if they were asked for.
         waiting: Runs that become known when others are done.
         chosen: Known runs that depend on the records of others.
         untried: Ids of runs that others wait for but whose record decides nothing: they must be repeated.

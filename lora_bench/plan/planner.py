@@ -39,18 +39,7 @@ from lora_bench.training.measure.flops import step_flops
 
 
 class Planner:
-    """Plans the runs of one task, base model and method after another.
-
-    Args:
-        suite: The suite.
-        runs: Folder of this suite's runs.
-        series: Label of a repeat.
-        data_dir: Folder with data sets.
-        only: Ids of the requested runs.
-        progress: Called with a sentence before slow work.
-        untried: Returns True if a record decides nothing, because its run must be repeated.
-        retention: Data for retention, by base model.
-    """
+    """Plans the runs of one task, base model and method after another."""
 
     def __init__(
         self,
@@ -82,12 +71,7 @@ class Planner:
     ) -> None:
         """Add the runs of a task, base model, method and budget: its trials and, once these are done, its reported runs.
 
-        Args:
-            loaded: The task with its data.
-            base_model: The base model.
-            entry: The method.
-            budget: One of its budgets.
-            distinct: Number of different training rows; None for all.
+        *distinct* is the number of different training rows; None for all.
         """
         cells = self._cells(loaded, base_model, entry, budget, distinct)
         recipe = cells.group.recipe

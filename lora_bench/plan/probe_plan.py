@@ -51,9 +51,6 @@ class ProbePlan:
     """Every process of a suite's probes, in the order of execution.
 
     Args:
-        name: Name of the suite.
-        folder: Folder of the records.
-        cells: Cells in the suite's order.
         jobs: Rounds over all cells, every second one backwards, so that a drift affects all alike.
         refused: Records of the cells that cannot be measured, with their reason.
     """

@@ -43,13 +43,7 @@ class RunGroup:
     """What the runs of a task, base model, method and budget share, whatever their learning rate and seed.
 
     Args:
-        suite: The suite.
-        loaded: The task with its data.
-        base_model: The base model.
-        entry: The method's entry in the suite.
         method: The method with the size that meets the budget.
-        recipe: Recipe of the cell.
-        series: Label of a repeat.
         distinct: Number of different training rows; None for all.
         retention: Data for their retention, if the suite asks for it; a trial has none.
     """
@@ -76,13 +70,8 @@ def run_spec(
 ) -> PlannedSpec:
     """Return the run spec of a cell of a suite.
 
-    Args:
-        group: What it shares with others.
-        learning_rate: One of the recipe's rates.
-        seed: Seed of the run.
-        trial: True if the run chooses a learning rate; it is then scored on the split for choices.
-        part: Divisor of its work, as in the first rungs of a halving; its schedule has the length of the part.
-        start: The run it starts from.
+    A *trial* chooses a learning rate, and is scored on the split for choices. Its work is divided by *part*, as in the first
+    rungs of a halving; its schedule has the length of the part.
     """
     suite, task, data, recipe = group.suite, group.loaded.task, group.loaded.data, group.recipe
     in_split = len(data.splits["train"].ids) if group.distinct is None else group.distinct

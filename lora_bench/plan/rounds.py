@@ -29,10 +29,8 @@ class Rounds:
     """The runs of a suite by the rounds so far.
 
     Args:
-        cells: The known runs, trials included.
         waiting: Runs of later rounds, if there may be any.
         untried: Ids of runs whose record decides nothing.
-        decided: What is decided, in sentences.
     """
 
     cells: tuple[Cell, ...]
@@ -46,12 +44,8 @@ def rounds_of(
 ) -> Rounds:
     """Return the runs that are known, by the verdicts on the seeds so far. With fixed seeds all are.
 
-    Args:
-        suite: The suite.
-        runs: Folder of its runs, with their predictions.
-        cells: Every run of every seed that it may have, and the trials.
-        known: Whether these are all cells: False while a learning rate waits for its trials, so that no round ends.
-        untried: Returns True if a record decides nothing, because its run must be repeated.
+    *cells* are those of every seed that the suite may have, and the trials. While a learning rate waits for its trials, not all
+    are *known*, and no round ends. *untried* returns True if a record decides nothing, because its run must be repeated.
     """
     seeds, analysis = suite.content.seeds, suite.analysis
     if not isinstance(seeds, UntilDecided) or analysis is None:

@@ -12,12 +12,7 @@ from lora_bench.stats.rates import Search
 
 
 def trials_among(records: Sequence[Record | None], search: Search) -> Trials | None:
-    """Return the trials of a search, or None while one is missing.
-
-    Args:
-        records: Records of the trials, those of the first rate first.
-        search: Rule of the search.
-    """
+    """Return the trials of a search, those of the first rate first, or None while a record is missing."""
     found = [record for record in records if record is not None]
     if len(found) < len(records):
         return None

@@ -72,13 +72,7 @@ def spec_of(
 ) -> RunSpec:
     """Return the run spec of a training that begins, without the metric, which the first evaluation tells.
 
-    Args:
-        args: Arguments of the Trainer.
-        state: State of the Trainer, with the number of steps.
-        model: The model that trains.
-        in_split: Number of training examples, if known.
-        task: Name of the task.
-        label: Name of the method in reports; None for the method's own name.
+    *in_split* is the number of training examples, if known. Without a *label*, the method has its own name in reports.
     """
     return RunSpec(
         task=TaskSpec(name=task, definition=None, data_sha256=None, labels=None, metric=None, higher_is_better=None),

@@ -146,16 +146,10 @@ class OwnRun:
     def outcome(
         self, args: TrainingArguments, last_step: int, metric: str | None, higher_is_better: bool | None
     ) -> ScriptOutcome:
-        """Return the outcome of training.
+        """Return the outcome of training up to its last step.
 
         The scores are those of the last evaluation in training, or of the best weights' evaluation if these are loaded at the
-        end, and of every evaluation and prediction after training.
-
-        Args:
-            args: Arguments of the Trainer.
-            last_step: Last step done.
-            metric: Main score by the script's author, or None.
-            higher_is_better: Its direction, or None.
+        end, and of every evaluation and prediction after training. *metric* is the main one by the script's author, or None.
         """
         during = [
             one

@@ -26,7 +26,6 @@ class Code:
     """Code that a suite would run.
 
     Args:
-        kind: "metric" or "model".
         name: The suite's name for it, such as `hub:./mine` or `owner/name`.
         version: The commit on the hub, or the sha256 of a local script with the modules that it imports.
         key: Where the suite names it.
@@ -102,11 +101,7 @@ def check_permissions(given: Iterable[str], suite: Suite | ProbeSuite) -> frozen
 
 
 def require_permission(suite: Suite | ProbeSuite, *, kind: str | None = None) -> None:
-    """Refuse a suite that would run code without the user's permission.
-
-    Args:
-        suite: The suite.
-        kind: Check only code of this kind; by default all code.
+    """Refuse a suite that would run code without the user's permission; with *kind* only for code of that kind.
 
     Raises:
         BadInput: With every such piece of code and the option that allows it.

@@ -83,9 +83,7 @@ class MethodEntry:
 
     Args:
         label: Name in reports; the method's name by default.
-        method: The method with its options.
         learning_rates: Rates by base model; the key None is for every other model. Several rates are a search.
-        ranges: Ranges that rates were drawn from.
         tasks: Names of the tasks that the entry covers; empty for all.
         models: Names of the base models that it covers; empty for all.
     """

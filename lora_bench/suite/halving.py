@@ -21,8 +21,6 @@ class Rung:
     """The trials of a halving with the same work.
 
     Args:
-        number: Number of the rung, from 1.
-        trials: Number of learning rates tried.
         part: Divisor of the work of a reported run.
     """
 
@@ -34,10 +32,8 @@ class Rung:
 def rungs_of(trials: int, factor: int, number: int) -> tuple[Rung, ...]:
     """Return the rungs of a halving, the shortest runs first.
 
-    Args:
-        trials: Runs with all of the work that all rungs together may spend, at least 1.
-        factor: Ratio of the work of one rung's runs to the last one's, and of trials to those that go on; at least 2.
-        number: Number of rungs, at least 2.
+    All rungs together may spend the work of *trials* runs with all of the work. The *factor*, at least 2, is the ratio of the
+    work of one rung's runs to the last one's, and of trials to those that go on; the *number* of rungs is at least 2.
 
     Raises:
         LoraBenchError: If the last rung has nothing to choose from, or halving tries no more rates.

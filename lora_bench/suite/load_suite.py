@@ -32,12 +32,9 @@ class CellRecipe:
     """The recipe for the runs of one task, base model and method.
 
     Args:
-        training: The recipe of the training.
         arguments: Arguments passed through to `transformers.TrainingArguments`.
-        budget: Budget of the cell.
         rates: Learning rates; several are trials to choose from, or a search.
         selection_every: Steps between scores during training.
-        decoding: Decoding of completions.
         start: Task whose run's trained weights are the start, or None for the pretrained checkpoint.
     """
 
@@ -55,11 +52,9 @@ class Suite:
     """A suite with every name resolved.
 
     Args:
-        file: File of the suite.
         command: Arguments of `lora-bench` that run it; an absolute path is given without its folders.
         document: The file as read, with the line of each key.
         tasks: Each task, with the folder that its paths are relative to.
-        protocol: Name of the protocol.
         rules: The protocol in full.
         content: The rest, as written.
         pickles: Base models whose pickled weights may be read: a user allows them for a command, and no suite can.

@@ -106,15 +106,7 @@ class ProbeFile(Strict):
 
 @dataclass(frozen=True)
 class ProbeSuite:
-    """A suite of probes with every name resolved.
-
-    Args:
-        file: File it was read from.
-        document: The file as read.
-        command: Arguments of `lora-bench` that run it.
-        pickles: Base models whose pickled weights may be read.
-        code: Code that may run, as `NAME@HASH`.
-    """
+    """A suite of probes with every name resolved."""
 
     file: Path
     document: Document

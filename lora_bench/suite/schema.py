@@ -143,11 +143,7 @@ class SuiteBudget(HeldEqual):
         return self
 
     def budgets(self, *, sized: bool) -> tuple[Budget, ...]:
-        """Return the budgets that a method runs under, one after another.
-
-        Args:
-            sized: True if the method has a size. A method without one runs once, under none of several targets.
-        """
+        """Return the budgets that a method runs under; one without size runs once, under none of several targets."""
         rest: dict[str, Any] = {**{name: getattr(self, name) for name in HeldEqual.model_fields}, **self.amounts}
         axis, targets = self.parameter_targets or (None, ())
         if axis is None or (len(targets) > 1 and not sized):

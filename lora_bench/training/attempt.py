@@ -44,7 +44,6 @@ class Facts:
     Args:
         phase: Current phase, such as "loading the base model" or "step 12".
         batch: Rows and tokens of the last batch that its model saw.
-        packed_with: Ids of the other runs in its pack.
         in_company: True if other runs use memory of this process.
     """
 

@@ -55,18 +55,10 @@ class Job:
 
     Args:
         spec: What to run.
-        suite: Name of the suite, for the record.
-        budget: The suite's budget, for the record.
-        task: The task's declaration.
         task_base: Folder that the task's paths are relative to.
-        base_model: The base model on this machine.
-        folder: The folder of the run.
         command: Command that makes the record again.
         exclusive: True if nothing else runs on the device or machine meanwhile.
         trial: True if the run chooses a learning rate, and is no result.
-        analysis: Rules for judging the suite's scores, for the record.
-        rung: Rung of a halving that a trial is of, for the record.
-        extended: True for a trial beyond the range of learning rates, for the record.
         at_once: Greatest number of runs of its unit of work in a pack at once; the others follow. None for all.
         alone_because: Reason why it is done outside of the pack that it was planned for, or None.
         cut: Restrict DeBERTa's relative positions to those that rows reach, if that changes no score.

@@ -44,17 +44,14 @@ def key_of(seed: int, step: int) -> tuple[int, int]:
 
 
 def keep_mask(key: Tensor, site: int, shape: torch.Size, probability: float, first_row: int = 0) -> Tensor:
-    """Return the mask of the elements that a dropout keeps.
+    """Return the mask of the elements that a dropout keeps, of a *shape* of at most six dimensions, bool.
 
     Args:
         key: Key from `key_of`, shape (2,), int32.
         site: Number of the dropout in its step.
-        shape: Shape of the tensor, at most six dimensions.
+        shape: Shape of the tensor.
         probability: Probability of dropping an element, in [0, 1).
         first_row: Index of the first row along the first dimension.
-
-    Returns:
-        Shape *shape*, bool.
     """
     place = torch.zeros((), dtype=torch.int32, device=key.device)
     for back, length in enumerate(reversed(shape)):

@@ -22,12 +22,7 @@ def set_rates(
 ) -> None:
     """Make the optimiser of a run with rates of its own; without any, the Trainer makes it when training begins.
 
-    Args:
-        trainer: Trainer of the run.
-        method: Its method.
-        model: Its model.
-        head: Names of the head's modules.
-        head_rate: Learning rate of the head; None for that of the method.
+    The *head* has the modules of these names, and *head_rate* is its rate; None for that of the method.
     """
     names = {weight: name for name, weight in model.named_parameters() if weight.requires_grad}
     factors = rate_factors(method, names.values())

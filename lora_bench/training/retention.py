@@ -172,10 +172,7 @@ def text_loss(model: nn.Module, rows: Sequence[Sequence[int]], pad: int) -> floa
 def sentence_vectors(model: Any, rows: Sequence[Example], tokenizer: Any) -> Tensor:
     """Return the mean of an encoder's last hidden states over the real tokens of each row, shape (rows, width).
 
-    Args:
-        model: A model for a task; its head is not used.
-        rows: Encoded sentences.
-        tokenizer: Pads them.
+    The head of *model* is not used.
     """
     device = next(model.parameters()).device
     backbone = getattr(model, model.base_model_prefix)

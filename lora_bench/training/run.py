@@ -24,10 +24,7 @@ from lora_bench.util.failpoints import reach
 def run_job(job: Job, notify: Notify | None = None, *, in_company: bool = False) -> Record | Elsewhere:
     """Train and score one cell of a suite and publish its record, unless another process has the run.
 
-    Args:
-        job: The run, with its folder.
-        notify: Called with each step: its number and the latest loss.
-        in_company: True if other runs use memory of this process meanwhile.
+    *notify* is called with each step. *in_company* says that other runs use memory of this process meanwhile.
 
     Returns:
         The record in place in the run's folder afterwards, or that of an attempt (`outcomes.is_attempt`).

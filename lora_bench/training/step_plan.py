@@ -62,8 +62,6 @@ class Course:
     """The steps of a run.
 
     Args:
-        recipe: Its work and batch size.
-        examples: Its examples, in order.
         ends: Step that reaches the target and each cap, by axis; without seconds.
         shares: Used share of the target after each number of steps, from 0 on; None if the learning rate follows the number
             of steps, or the clock.

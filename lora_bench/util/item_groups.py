@@ -12,11 +12,7 @@ PATTERN = r"^\d+(-\d+)?(,\d+(-\d+)?)*( \d+(-\d+)?(,\d+(-\d+)?)*)*$"
 
 
 def groups_as_text(groups: Sequence[int]) -> str | None:
-    """Return the groups of two items or more; None without any.
-
-    Args:
-        groups: Number of each item's group.
-    """
+    """Return the groups of two items or more, by the number of each item's group; None without any."""
     items: dict[int, list[int]] = {}
     for item, group in enumerate(groups):
         items.setdefault(group, []).append(item)

@@ -22,7 +22,6 @@ class Process:
         host: Name of the machine. Machines may share it, so it alone never tells that a process lives or ended.
         boot_id: Id of the machine's current boot, or None if the system does not tell.
         pid_namespace: Namespace of the number, since a container has its own. None if the system does not tell.
-        pid: Number of the process, which the system may reuse.
         start_ticks: Start in clock ticks since the boot, or None if the system does not tell.
     """
 

@@ -28,13 +28,7 @@ def seed_for(*what: str | int) -> int:
 
 
 def distinct_rows(seed: int, rows: int, wanted: int) -> list[int]:
-    """Return the indexes of *wanted* rows of a split: the first of one permutation, so that fewer are a part of more.
-
-    Args:
-        seed: Seed of the permutation; no run's own.
-        rows: Number of rows of the split.
-        wanted: At most *rows*.
-    """
+    """Return the indexes of *wanted* rows of a split: the first of one permutation, so that fewer are a part of more."""
     return sorted(range(rows), key=lambda index: seed_for("distinct", seed, index))[:wanted]
 
 

@@ -80,12 +80,9 @@ def _answering(answer: Callable[[str, list[str]], None]) -> Iterator[list[str]]:
 
 
 class BeforeTermination:
-    """Run a function when SIGTERM is about to end the process, which then ends as usual.
+    """Run a function with the signal's name when SIGTERM is about to end the process, which then ends as usual.
 
     A handler of the program, or of a library, takes precedence: then this class does nothing.
-
-    Args:
-        do: Function to run; called with the signal's name.
     """
 
     def __init__(self, do: Callable[[str], None]) -> None:

@@ -18,13 +18,10 @@ SuiteExecutor = Executor[Job, Record | Elsewhere]
 
 
 def choose(workers: int, *, patience: Callable[[Job], float | None], log: Path, processes: int = 1) -> SuiteExecutor:
-    """Return the executor that was asked for.
+    """Return the executor of at most *workers* runs at once; 0 does them in this process.
 
-    Args:
-        workers: Greatest number of runs at once; 0 does them in this process.
-        patience: Returns the seconds that a job may be silent before its worker is ended; None for no limit.
-        log: File for the output of workers.
-        processes: Greatest number of processes of a run; on CUDA each has its own device.
+    A worker is ended when its job is silent for longer than the seconds of *patience*; None for no limit. Workers write to
+    *log*. On CUDA each of at most *processes* processes of a run has its own device.
     """
     if in_this_process(workers):
         from lora_bench.execute.executors.inline import ThisProcess

@@ -67,12 +67,7 @@ class Alive:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence for the user on how the work is done.
-
-    Args:
-        run_id: A job of the unit that it is about; empty if it is about the workers.
-        text: The sentence.
-    """
+    """A sentence for the user on a unit of work, with the id of one of its jobs, or on the workers, with an empty one."""
 
     run_id: str
     text: str

@@ -163,12 +163,10 @@ class _Pool(Generic[JobT]):
 
 
 class LocalWorkers(Generic[JobT, DoneT]):
-    """The executor of `workers` processes on this machine.
+    """Runs units of work in worker processes on this machine.
 
     Args:
-        workers: Number of workers.
         environments: Environment of each worker, such as the CUDA device that it may see.
-        log: File for the output of workers and libraries.
         fresh: Give every unit a process that has done nothing else.
         patience: Returns the seconds that a job may be silent before its worker is ended; None for no limit.
     """

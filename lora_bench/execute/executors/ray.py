@@ -83,9 +83,7 @@ class RayWorkers:
     """The executor of actors on a Ray cluster.
 
     Args:
-        ray: Ray, connected to the cluster.
         workers: Number of actors, including those without a place on the cluster yet; None for as many as fit.
-        threads: CPU threads of each.
         memory_bytes: Memory that each needs on a CPU.
         log: File for errors of lost actors, in the folder of the runs.
         patience: Returns the seconds that a job may be silent before its actor is ended; None for no limit.

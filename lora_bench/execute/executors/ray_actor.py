@@ -49,9 +49,7 @@ class Worker:
     def hello(self, version: str, seen: Mapping[str, str]) -> tuple[str, str | None]:
         """Return the id of the node, and the node's fault, if any.
 
-        Args:
-            version: Version of the command's lora_bench.
-            seen: Files and folders that the command sees, each with the folder to name if it is not visible here.
+        *version* is the command's. It sees the files and folders in *seen*, each with the folder to name if this node does not.
         """
         import ray
 

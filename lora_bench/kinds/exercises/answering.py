@@ -89,9 +89,7 @@ LONGEST_ANSWER = 30
 def likeliest_span(logits: Tensor, window: Example) -> tuple[float, list[int]]:
     """Return the sum of the logits of a window's likeliest answer, and its characters; nothing without a text.
 
-    Args:
-        logits: Of first and last tokens, shape (tokens, 2).
-        window: The window.
+    *logits* are those of first and last tokens, shape (tokens, 2).
     """
     inside = torch.tensor([place for place, first in enumerate(window["begins"]) if first != NOWHERE])
     if not len(inside):

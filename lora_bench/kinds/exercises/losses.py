@@ -12,11 +12,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(label_smoothing: float = 0.0, *, shifted: bool = False) -> Loss:
-    """Return the mean cross entropy over rows or tokens that count.
+    """Return the mean cross entropy over rows or tokens that count, whose label is the next token if *shifted*.
 
-    Args:
-        label_smoothing: Share of the target's probability spread over all labels.
-        shifted: True if the label of a token is the next token.
+    *label_smoothing* is the share of the target's probability that is spread over all labels.
     """
 
     def mean(logits: Tensor, labels: Tensor) -> Tensor:

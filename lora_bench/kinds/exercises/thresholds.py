@@ -33,13 +33,7 @@ def labels_above(logits: Tensor, threshold: float) -> list[list[int]]:
 
 
 def decided(task: Task, data: TaskData, answers: Mapping[str, Replies]) -> tuple[dict[str, Replies], float]:
-    """Return the answers to each split at the chosen threshold, and the threshold.
-
-    Args:
-        task: The task.
-        data: Its examples.
-        answers: Answers by split; those to the selection split choose the threshold, if they are among them.
-    """
+    """Return the answers to each split at the threshold that those to the selection split choose, if any, and the threshold."""
     threshold = USUAL
     if CHOSEN_ON in answers:
         logits, references = answers[CHOSEN_ON].logits, cast("Sequence[Sequence[int]]", data.splits[CHOSEN_ON].labels)
@@ -53,12 +47,9 @@ def decided(task: Task, data: TaskData, answers: Mapping[str, Replies]) -> tuple
 
 
 def best_threshold(metric: str, references: Sequence[Sequence[int]], logits: Tensor) -> float:
-    """Return the threshold with the best value of a metric.
+    """Return the threshold with the best value of a metric of several labels; micro F1 takes the place of one from the hub.
 
-    Args:
-        metric: Metric of several labels; micro F1 takes the place of one from the hub.
-        references: Label indexes of each example.
-        logits: Shape (examples, labels).
+    *references* are the label indexes of each example, and *logits* have the shape (examples, labels).
     """
     declared = find(metric) or find("multilabel_micro_f1")
     assert declared is not None and declared.weighted is not None

@@ -89,12 +89,7 @@ def answers_of(
 ) -> list[tuple[Span, ...]]:
     """Return the answers of each row; note every row whose answers do not stand in its text, or that has none.
 
-    Args:
-        table: The rows.
-        columns: Column of the answers, and that of their starts.
-        texts: Question and text of each row.
-        unanswerable: True if a question may have no answer.
-        faults: Receives the faults.
+    *columns* are those of the answers and of their starts. A question may be *unanswerable*.
     """
     column, of_starts = columns
     starts = table.columns[of_starts] if of_starts is not None else [None] * len(texts)
@@ -169,11 +164,7 @@ def encode_windows(
 
 
 class QuestionWindows(Sequence[list[dict[str, Any]]]):
-    """The windows of each question, as a list.
-
-    Args:
-        windows: Those of all questions, one question's after the other, as `encode_windows` makes them.
-    """
+    """The windows of each question as a list, made of those of all questions, one question's after the other."""
 
     def __init__(self, windows: Sequence[dict[str, Any]]) -> None:
         self._windows = windows

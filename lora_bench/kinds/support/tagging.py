@@ -63,9 +63,7 @@ def encode_words(
 def _begins(words: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[int]:
     """Return the number of the word that each token begins, or `NO_WORD`.
 
-    Args:
-        words: The words.
-        spans: First character of each token in the joined text, and the one behind its last; empty for special tokens.
+    *spans* has the first character of each token in the joined text, and the one behind its last; empty for special tokens.
     """
     word_at = [at for number, word in enumerate(words) for at in (*[number] * len(word), NO_WORD)]
     begun = NO_WORD

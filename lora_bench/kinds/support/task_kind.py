@@ -120,10 +120,7 @@ class TaskKind:
     def refusal(self, model_type: str, *, apart: bool, processes: int) -> str | None:
         """Return why a run cannot learn the kind; None if it can.
 
-        Args:
-            model_type: Type of the base model.
-            apart: True if its encoder reads the input of what its decoder writes.
-            processes: Worker ranks of the run.
+        *apart* says that the base model's encoder reads the input of what its decoder writes.
         """
         if processes > 1 and not self.shares_rows:
             return f"worker ranks share the rows of a batch, and {self.name} needs those of an example in one: use processes: 1"
@@ -187,9 +184,7 @@ class TaskKind:
     def inputs(self, split: Split, *, apart: bool) -> Iterable[tuple[str, ...]] | None:
         """Return the texts of each input that a model reads at once; None if only its encoding tells.
 
-        Args:
-            split: The examples.
-            apart: True if an encoder reads the input of what the model writes.
+        *apart* says that an encoder reads the input of what the model writes.
         """
         return split.texts
 

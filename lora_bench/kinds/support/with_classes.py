@@ -21,11 +21,7 @@ MAX_CLASSES_WITHOUT_DOUBT = 50
 
 
 class WithClasses(TaskKind):
-    """A kind whose labels are names of classes.
-
-    Args:
-        class_noun: Word for one of them.
-    """
+    """A kind whose labels are names of classes, with a word for one of them."""
 
     has_classes = True
     class_noun: ClassVar[str] = "class"

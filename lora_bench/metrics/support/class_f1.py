@@ -28,9 +28,7 @@ def weighted_mean_f1(references: Floats, predictions: Floats, counted: Sequence[
 def mean_f1(are: Sequence[Floats], said: Sequence[Floats]) -> Weighted:
     """Return the mean F1 of the classes that are predicted or right, as a function of item weights.
 
-    Args:
-        are: For each class 1 if an item has it, shape (items,).
-        said: For each class 1 if it is predicted, shape (items, seeds).
+    For each class *are* has 1 if an item has it, shape (items,), and *said* if it is predicted, shape (items, seeds).
     """
     import numpy as np
 

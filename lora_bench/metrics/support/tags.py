@@ -27,11 +27,7 @@ def type_of(tag: str) -> str | None:
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """Return the type, the first word and the last word of each entity of a sentence.
-
-    Args:
-        tags: Tag of each word; a label that is none is outside of entities.
-    """
+    """Return the type, the first word and the last word of each entity; a label that is no tag is outside of them."""
     found: set[tuple[str, int, int]] = set()
     before, of_type, first = "O", "", 0
     for place, tag in enumerate([*tags, "O"]):

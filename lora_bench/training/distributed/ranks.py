@@ -30,11 +30,9 @@ _NO_LOSS = -100
 
 @dataclass(frozen=True)
 class WorkerRank:
-    """One process of a run.
+    """One process of a run, numbered from 0; the first one writes the files.
 
     Args:
-        number: Number from 0; the first one writes the files.
-        processes: Number of processes.
         shards: True if each has a shard of every weight, so that all must take part in every forward pass.
     """
 

@@ -35,7 +35,6 @@ class Window:
     Args:
         at_least: Least number of repeats.
         enough: Repeats after which it ends.
-        seconds: Seconds after which it ends.
         both: True if it ends only after both, False if after either.
     """
 

@@ -118,10 +118,8 @@ class MeasureCallback(TrainerCallback):
     def begin(self, device: torch.device, *, base_bytes: int = 0) -> None:
         """Begin to measure, before the base model is loaded.
 
-        Args:
-            device: The device that trains.
-            base_bytes: Weights of the run's base model that an earlier run of this process has left in the host's memory. They
-                count as the run's own.
+        *base_bytes* are weights of the run's base model that an earlier run of this process has left in the host's memory. They
+        count as the run's own.
         """
         return_freed_memory()
         self._memory = memory = PeakMemory(device)

@@ -40,12 +40,12 @@ class BeamSearch:
     no_repeat: NoRepeat | None
 
     def __call__(self, model: Any, input_ids: Tensor, generation_config: Any, **state: Any) -> list[list[int]]:
-        """Return the tokens of the best completion of each prompt.
+        """Return the tokens of the best completion of each prompt, without reading the settings of `generate`.
 
         Args:
             model: The model.
             input_ids: Prompts, shape (prompts, tokens), padded on the left; of a decoder behind an encoder its first token.
-            generation_config: Settings of `generate`, which are not read.
+            generation_config: Settings of `generate`.
             state: Mask and cache, and the encoder's outputs.
         """
         for name in _OF_OTHER_LOOPS & set(state):

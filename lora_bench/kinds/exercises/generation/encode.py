@@ -83,11 +83,7 @@ def encode_prompts(
 
 
 class CompletionCollator:
-    """Makes a batch of examples for the Trainer, padded on the right.
-
-    Args:
-        tokenizer: Its padding token fills the masked positions, or its end-of-text token if it has none.
-    """
+    """Makes a batch of examples for the Trainer, padded on the right with a token that the mask hides."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         padding = tokenizer.pad_token_id

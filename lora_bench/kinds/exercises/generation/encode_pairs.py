@@ -60,11 +60,7 @@ def encode_sources(split: Split, tokenizer: PreTrainedTokenizerBase, max_length:
 
 
 class PairCollator:
-    """Makes a batch for the Trainer; inputs and texts are padded on the right, each to the longest of their own.
-
-    Args:
-        tokenizer: Its padding token fills inputs.
-    """
+    """Makes a batch for the Trainer; inputs and texts are padded on the right, each to the longest of their own."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._inputs = CompletionCollator(tokenizer)
@@ -84,10 +80,6 @@ def with_decoder_inputs(collate: Collate, model: Any) -> Collate:
 
     A loss that is computed outside of the model takes the labels away from it. For a model that continues its input, this is
     *collate*.
-
-    Args:
-        collate: Makes a batch with labels.
-        model: The model, adapted or not.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     shift = getattr(base, "prepare_decoder_input_ids_from_labels", None)

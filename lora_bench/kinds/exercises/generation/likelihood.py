@@ -25,11 +25,8 @@ def likelihoods(
 ) -> list[Likelihood]:
     """Return how likely the labelled tokens of each row are to a model.
 
-    Args:
-        model: It gives the logits of the next token at each token; one with an encoder gives those of each label.
-        rows: Encoded inputs with right texts.
-        collate: Makes a batch, with labels.
-        batch_rows: Rows of a batch.
+    It gives the logits of the next token at each token; one with an encoder gives those of each label. *collate* makes a batch
+    of *batch_rows* rows, with labels.
     """
     device = next(model.parameters()).device
     was_training = model.training
