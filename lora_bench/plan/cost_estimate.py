@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_bench.plan.machine_speed import flops_per_thread
+from lora_bench.plan.machine_speed import bfloat16_gain, flops_per_thread
 from lora_bench.plan.size_fitting import MethodFit
 from lora_bench.records.budget import WORK, OneExample
 from lora_bench.records.environment import cuda_devices, usable_cores
@@ -64,6 +64,8 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
     tokens = min(recipe.max_length, asked + written + 2)
     # Per weight and token a forward pass takes two operations, a backward pass two for inputs and two for trained weights.
     rate = CUDA_FLOPS if cuda_devices() else flops_per_thread() * recipe.threads
+    if recipe.precision == "bfloat16" and not cuda_devices():
+        rate *= bfloat16_gain()
     rate /= READ_POSITION if recipe.last_layer == "read_position" else 1.0
     of_example = (6 if is_full else 4) * shape.multiplied * tokens
     padded = PADDED_GROUPED if recipe.order == "grouped" and recipe.batch_size > 1 else 1.0

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.plan.cost_estimate import default_workers
+from lora_bench.plan.machine_speed import bfloat16_gain
 from lora_bench.plan.make_plan import Plan, make_plan
+from lora_bench.records.environment import cuda_devices
 from lora_bench.stats.rates import half
 from lora_bench.suite.from_table import BATCH, MOST_RATES, TRIAL_SEEDS, Draft, rates_of, shares_of
 from lora_bench.suite.load_suite import load_suite
@@ -32,6 +34,8 @@ USED_SHARE, TIMES_DRAFT = 0.85, 3
 ENOUGH_STEPS, MOST_EPOCHS = 200, 20
 # Fewer examples than these teach a method too little to be judged by.
 LEAST_EXAMPLES = 640
+# A smaller gain of bfloat16 is not worth its rounding.
+LEAST_GAIN = 1.15
 # The least methods that are worth comparing, where time is short.
 FEWEST = ("full", "lora_all", "linear_probe")
 
@@ -87,7 +91,11 @@ def draft_suite(seen: TableFacts, folder: Path, *, model: str = DEFAULT_MODEL, m
     """
     begun = time.monotonic()
     methods = tuple(rates_of(large=False))
-    draft = Draft(seen, model, methods, 1, 1, PROBED_EXAMPLES, plateau=False, large=False, minutes=minutes)
+    gain = 1.0 if cuda_devices() else bfloat16_gain()
+    draft = Draft(
+        seen, model, methods, 1, 1, PROBED_EXAMPLES, plateau=False, large=False, minutes=minutes,
+        bfloat16_gain=gain if gain >= LEAST_GAIN else None,
+    )  # fmt: skip
     plan = _plan_of(draft, folder)
     counts = {cell.job.spec.method.label: cell.fit.parameters for cell in plan.cells if cell.reason is None}
     known = {label: count for label, count in counts.items() if count is not None}

@@ -146,6 +146,17 @@ def test_more_minutes_give_more_runs_before_longer_ones(project, monkeypatch):
     assert len(drafts[-1].methods) == 4
 
 
+@pytest.mark.parametrize(
+    ("gain", "precision"), [(1.4, "bfloat16"), (1.15, "bfloat16"), (1.1, "float32"), (0.5, "float32")]
+)
+def test_bfloat16_is_taken_where_this_machine_is_faster_in_it(project, capsys, monkeypatch, gain, precision):
+    monkeypatch.setattr("lora_bench.plan.fit_minutes.bfloat16_gain", lambda: gain)
+    monkeypatch.setattr("lora_bench.plan.fit_minutes.cuda_devices", list)
+    assert main(["init", "tickets.csv", "--model", "base"]) == 0
+    assert (f"in bfloat16, {gain:.1f} times as fast here" in capsys.readouterr().out) == (precision == "bfloat16")
+    assert load_suite("tickets.yaml").content.training.precision == precision
+
+
 def test_too_few_minutes_are_refused_with_what_would_do(project, capsys):
     assert main(["try", "tickets.csv", "--model", "base", "--minutes", "0.0001"]) == 2
     said = capsys.readouterr()

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from lora_bench.plan.machine_speed import flops_per_thread
+from lora_bench.plan.machine_speed import bfloat16_gain, flops_per_thread
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite
 from tests.project import write_model
@@ -53,10 +53,19 @@ def test_a_frozen_model_reads_each_row_once_however_often_it_comes_round(tmp_pat
     assert seconds["full", 8_000] > 8 * seconds["full", 800]
 
 
+def test_a_run_in_bfloat16_takes_as_much_less_time_as_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_bench.plan.cost_estimate.flops_per_thread", lambda: 1e8)
+    monkeypatch.setattr("lora_bench.plan.cost_estimate.bfloat16_gain", lambda: 1.25)
+    monkeypatch.setattr("lora_bench.plan.cost_estimate.cuda_devices", list)
+    faster = planned(tmp_path / "bfloat16", "classification", "training: {precision: bfloat16}").estimate.seconds
+    assert planned(tmp_path / "float32", "classification").estimate.seconds == pytest.approx(1.25 * faster)
+
+
 def test_measuring_the_machine_leaves_no_trace_in_a_run():
-    flops_per_thread.cache_clear()
+    for measured in (flops_per_thread, bfloat16_gain):
+        measured.cache_clear()
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    assert flops_per_thread() > 0
+    assert flops_per_thread() > 0 and bfloat16_gain() > 0
     assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
 
 
