@@ -23,7 +23,7 @@ from lora_bench.report.text import table
 BASELINES = Path(__file__).parents[1] / "baselines"
 # The shorter suite, and the one whose runs are as long or longer by the factor, on the same task and base model.
 LONGER = [
-    ("methods-small", "sst2-decided", "200 to 500 steps"),
+    ("glue-small", "sst2-decided", "200 to 500 steps"),
     ("order-grouped", "sst2-decided", "250 to 500 steps"),
     ("order-shuffled", "sst2-decided", "250 to 500 steps, shuffled first"),
 ]
@@ -37,7 +37,7 @@ def pairs(short: str, long: str) -> Iterator[tuple[Record, Record]]:
         {
             (run.spec.method.label, run.spec.seed): run
             for run in read_records(BASELINES / name)
-            if run.spec.score_on == "test"
+            if run.spec.score_on == "test" and run.spec.task.name == "sst2"
         }
         for name in (short, long)
     )

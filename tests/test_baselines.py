@@ -106,7 +106,7 @@ def reports():
             name=name,
             probes=read_probes(folder),
             answers=answers_in(folder, records),
-            about=about_in(folder),
+            about=about_in(folder, records),
             analysis=read_analysis(folder),
             beside=made,
         )

@@ -50,7 +50,7 @@ def report(arguments: argparse.Namespace) -> int:
             probes=probes,
             answers=answers,
             reference=arguments.reference,
-            about=about_in(source),
+            about=about_in(source, records),
             sections=_published_sections(arguments, source, records),
             data=data_files(records, probes, answers, arguments.reference) if arguments.data else {},
             texts=no_texts if arguments.check else texts,

@@ -1,21 +1,37 @@
-"""The purpose of a suite whose file is beside its records, as a baseline has it."""
+"""The purpose of a suite whose file is beside its records, as a baseline has it, and its tasks without a run."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from lora_bench.documents import read_yaml
 from lora_bench.errors import BadInput
+from lora_bench.records.record import Record
+from lora_bench.util.filenames import NAME
 
 
-def about_in(folder: Path) -> str:
-    """Return the `about` of the suite in a folder, on one line; empty without a file that says it.
+def about_in(folder: Path, records: Iterable[Record] = ()) -> str:
+    """Return the `about` of the suite in a folder, on one line, and its tasks without a record; empty without a file.
 
     A file that cannot be read says nothing: records are reported whatever is beside them.
     """
     file = folder / "suite.yaml"
     try:
-        found = read_yaml(file).data.get("about") if file.is_file() else None
+        suite = read_yaml(file).data if file.is_file() else {}
     except BadInput:
-        found = None
-    return " ".join(found.split()) if isinstance(found, str) else ""
+        suite = {}
+    about, done = suite.get("about"), {record.spec.task.name for record in records}
+    said = [" ".join(about.split())] if isinstance(about, str) else []
+    left = [f"`{name}`" for name in _task_names(suite.get("tasks")) if name not in done]
+    if done and left:
+        said.append(f"Planned and not run: {', '.join(left)}.")
+    return " ".join(said)
+
+
+def _task_names(tasks: object) -> list[str]:
+    """Return the tasks of a suite that are named; the name of a task in a file stands there."""
+    entries = tasks if isinstance(tasks, list) else []
+    names = [entry.get("task") if isinstance(entry, dict) else entry for entry in entries]
+    return [name for name in names if isinstance(name, str) and re.fullmatch(NAME, name) and not name.endswith(".yaml")]

@@ -1,0 +1,20 @@
+"""What a suite's file beside its records says of them: its purpose, and the tasks that have no run."""
+
+from lora_bench.records.suite_about import about_in
+from tests.sample_records import record
+
+TASKS = "tasks: [vader_film, {task: rte_1000, like: rte}, tickets.yaml, folder/other]\n"
+
+
+def test_tasks_without_a_run_are_named_once_others_have_one(tmp_path):
+    (tmp_path / "suite.yaml").write_text(f"about: Which method?\n{TASKS}", encoding="utf-8")
+    assert about_in(tmp_path) == "Which method?"
+    sample = record()
+    assert sample.spec.task.name == "vader_film"
+    assert about_in(tmp_path, [sample]) == "Which method? Planned and not run: `rte_1000`."
+
+
+def test_a_folder_without_a_readable_suite_says_nothing(tmp_path):
+    assert about_in(tmp_path, [record()]) == ""
+    (tmp_path / "suite.yaml").write_text("about: [", encoding="utf-8")
+    assert about_in(tmp_path, [record()]) == ""
