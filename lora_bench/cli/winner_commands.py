@@ -116,6 +116,8 @@ def _use(arguments: argparse.Namespace) -> int:
     score, row = winner.record.score, winner.row
     assert row.score is not None
     print(winner.folder)
+    if winner.others is not None:
+        print(message(winner.others))
     seed = f"seed {winner.record.spec.seed}, {text.score(score)}" if row.score.n > 1 else text.score(score)
     mean = f"; expect the mean over {row.score.n} seeds, {text.score(row.score.mean)}" if row.score.n > 1 else ""
     print(message(f"{row.label} on {winner.record.spec.model.shown}: {seed}{mean}"))
@@ -149,6 +151,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     if kept is None:
         winner = find_winner(arguments.runs, arguments.method, task=arguments.task, model=arguments.model)
         kept = KeptModel.of_run(winner.record, winner.folder)
+        if winner.others is not None:
+            print(message(winner.others), file=sys.stderr)
     out = arguments.out or default_out(arguments.table)
     done = predict_table(kept, arguments.table, out, arguments.base, lambda said: print(message(said), file=sys.stderr))
     spec = kept.spec

@@ -129,6 +129,9 @@ class Scheduler:
     def _finish(self, record: Record) -> None:
         """Show a record; if the disk is full, stop the other runs, which would fail too."""
         reach("suite.finished")
+        if record.status == "interrupted" and self.stopped_by == OUT_OF_TIME:
+            # A worker knows the signal that stopped it, and not why it was sent.
+            record = record.model_copy(update={"reason": "its time was up; the same command resumes it"})
         self._display.finished(record)
         if record.status == "failed" and is_attempt(record):
             self._stop(DISK_FULL)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, first_line
-from lora_bench.methods import loss_term
+from lora_bench.methods import loss_term, rates_to_try
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.inputs import LoadedTask
@@ -54,6 +54,7 @@ def untuned(suite: Suite, tasks: list[LoadedTask], models: list[BaseModel]) -> l
         for loaded in tasks
         if len(suite.methods) > 1
         and all(max(_tried(suite, loaded.task.task, base_model).values(), default=1) == 1 for base_model in models)
+        and not all(_likely(suite, loaded.task.task, base_model) for base_model in models)
     ]
     if not names:
         return []
@@ -62,6 +63,16 @@ def untuned(suite: Suite, tasks: list[LoadedTask], models: list[BaseModel]) -> l
         f"no learning rate is tuned{on}: each method runs at the one given, and another may change the order of the methods; "
         "give each several (ranges: `lora-bench list methods`) and `tuning: {seeds: [100, 101]}`"
     ]
+
+
+def _likely(suite: Suite, task: str, base_model: BaseModel) -> bool:
+    """Return True if all methods run at the rates that our searches found likely, as in a suite of `try` for few minutes."""
+    likely = {label: {float(of_size[0]) for of_size in rates} for label, rates in rates_to_try().items()}
+    return all(
+        set(suite.recipe(task, base_model.name, entry, suite.budgets(entry)[0]).rates) <= likely.get(entry.label, set())
+        for entry in suite.methods
+        if entry.is_for(task, base_model.name)
+    )
 
 
 def coarse_tuning(suite: Suite) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from lora_bench.models.read_position import read_alone
 from lora_bench.models.registry import find_model
 from lora_bench.records.spec import Decoding, PlannedSpec
 from lora_bench.tasks.new_rows import NewRows, read_new_rows
-from lora_bench.tasks.source_tables import format_of
+from lora_bench.tasks.source_tables import SEPARATED, Layout, format_of
 from lora_bench.training.adapted_model import device_of_runs
 from lora_bench.training.kept_task import KeptModel
 from lora_bench.training.kept_weights import open_adapter, open_whole
@@ -35,6 +36,7 @@ from lora_bench.training.model_card import kind_of_run
 from lora_bench.training.scoring import PROBABILITY_DECIMALS
 from lora_bench.training.winner import base_for
 from lora_bench.util.atomic_files import TEMPORARY, check_writable, let_all_read, make_folder
+from lora_bench.util.regular_files import read_regular
 from lora_bench.util.seeding import seed_for
 
 PREDICTED = "predicted"
@@ -84,9 +86,9 @@ def predict_table(
     with quiet():
         answering = Predictor.opened(kept, base)
         answers = answering.answers(rows, say)
-        own = rows.layout.delimiter if format == format_of(table.name) else None
-        with _whole_file(out) as file:
-            write = _line_writer(file, format, own)
+        own = rows.layout if format in SEPARATED and format == format_of(table.name) else None
+        with _whole_file(out, _encoding(own, table), say) as file:
+            write = _line_writer(file, format, None if own is None else own.delimiter)
             if format != "jsonl":
                 write(dict(zip([*rows.columns, *added], [*rows.columns, *added], strict=True)))
             for row in _joined(rows, dict.fromkeys(added), answers):
@@ -208,14 +210,31 @@ def _cell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
+def _encoding(own: Layout | None, table: Path) -> str:
+    """Return the encoding of a table, with its mark where it has one, by which spreadsheets know UTF-8."""
+    if own is None or own.encoding is not None:
+        return "utf-8" if own is None or own.encoding is None else own.encoding
+    return "utf-8-sig" if read_regular(table).startswith(BOM_UTF8) else "utf-8"
+
+
 @contextmanager
-def _whole_file(path: Path) -> Iterator[TextIO]:
-    """Give a new file to write, which takes its name after the block; nothing stays if the block raises."""
+def _whole_file(path: Path, encoding: str, say: Callable[[str], None]) -> Iterator[TextIO]:
+    """Give a new file to write, which takes its name after the block; nothing stays if the block raises.
+
+    It has another *encoding* than UTF-8 only where that has all its characters.
+    """
     make_folder(path.absolute().parent)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.absolute().parent) as folder:
         made = Path(folder, path.name)
         with made.open("w", encoding="utf-8", newline="") as file:
             yield file
+        if encoding != "utf-8":
+            text = made.read_bytes().decode("utf-8")
+            try:
+                made.write_bytes(text.encode(encoding))
+            except UnicodeEncodeError as error:
+                say(f"{path} is in UTF-8, as {encoding} lacks {text[error.start]!r}")
+                made.write_bytes(text.encode("utf-8-sig"))
         let_all_read(made)
         _refuse_existing(path)
         made.rename(path)

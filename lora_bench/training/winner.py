@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from lora_bench.records.spec import PlannedSpec, RunSpec
 from lora_bench.records.store import RunFolder, answers_in, read_records
 from lora_bench.report.model.choose_method import Choice, choose_among
 from lora_bench.report.model.comparison import ModelTable, Setting
-from lora_bench.report.model.rows import Row
+from lora_bench.report.model.rows import Row, canonical
 from lora_bench.training.kept_task import ADAPTER, BASE, write_task
 from lora_bench.training.model_card import PLACE, item_facts, kind_of_run, loading_lines, model_card, write_card
 from lora_bench.util.atomic_files import let_all_read, whole_folder
@@ -44,6 +44,7 @@ class Winner:
         folder: Folder of its weights.
         row: Its method, over all seeds.
         choice: The choice that named the method; None if the user did.
+        others: A sentence on settings of the same task and base model that were not taken; None if there are none.
         note: A sentence of its card on where its weights come from, in place of the record's scores.
     """
 
@@ -52,6 +53,7 @@ class Winner:
     row: Row
     choice: Choice | None
     note: str | None = None
+    others: str | None = None
 
     @property
     def tuner(self) -> str | None:
@@ -76,18 +78,20 @@ def find_winner(
 ) -> Winner:
     """Return the best seed of the recommended method, or of *method*, for a task and a base model.
 
-    *among* names the runs that count, all by default.
+    *among* names the runs that count, all by default. Of several settings of a suite, such as before and after an edit, that
+    with the newest runs is taken.
 
     Raises:
         LoraBenchError: If several tasks or base models are left, there is no such method, or it kept no weights.
     """
     records = [record for record in read_records(runs) if among is None or record.run_id in among]
     choices = choose_among(records, answers_in(runs, records), task=task, model=model, named=method is not None)
-    if len(choices) > 1:
+    if len({(choice.setting.spec.task.name, choice.table.model.name) for choice in choices}) > 1:
         raise LoraBenchError(_which(choices))
-    (choice,) = choices
-    row = choice.chosen if method is None else _row(choice.table, method)
     by_id = {record.run_id: record for record in records}
+    having = [one for one in choices if method is None or method in (row.label for row in one.rows)] or choices
+    choice = max(having, key=lambda one: _begun(one, by_id))
+    row = choice.chosen if method is None else _row(choice.table, method)
     kept = [
         (score.value, by_id[score.run_id], folder)
         for score in row.scores
@@ -97,7 +101,8 @@ def find_winner(
         raise LoraBenchError(_none_kept(row, choice.setting, by_id[row.run_ids[0]]))
     higher = choice.setting.spec.task.higher_is_better is not False
     _, record, folder = max(kept, key=lambda one: one[0] if higher else -one[0])
-    return Winner(record, folder, row, choice if method is None else None)
+    others = _others(choice, having) if len(having) > 1 else None
+    return Winner(record, folder, row, choice if method is None else None, others=others)
 
 
 def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
@@ -280,13 +285,28 @@ def _row(table: ModelTable, method: str) -> Row:
     return rows[method]
 
 
+def _begun(choice: Choice, by_id: Mapping[str, Record]) -> str:
+    """Return when the newest run of a setting began."""
+    return max(by_id[run_id].started_at or "" for row in choice.rows for run_id in row.run_ids)
+
+
+def _others(taken: Choice, choices: Sequence[Choice]) -> str:
+    """Return a sentence on the settings that were not taken, with what they differ in."""
+    names = dict.fromkeys(name for choice in choices for name in choice.setting.differs)
+    differ = []
+    for name in names:
+        own, *others = dict.fromkeys(canonical(one.setting.differs.get(name))[:40] for one in [taken, *choices])
+        if others:
+            differ.append(f"{name.rpartition('.')[2]} {own}, not {' or '.join(others)}")
+    shown = f", with {'; '.join(differ[:3])}{'; …' if len(differ) > 3 else ''}" if differ else ""
+    return f"these runs have {len(choices)} settings; the newest is taken{shown}"
+
+
 def _which(choices: Sequence[Choice]) -> str:
     tasks = sorted({choice.setting.spec.task.name for choice in choices})
     models = sorted({choice.table.model.name for choice in choices})
     asked = [f"--task ({', '.join(tasks)})"] if len(tasks) > 1 else []
     asked += [f"--model ({', '.join(models)})"] if len(models) > 1 else []
-    if not asked:
-        return f"these runs have {len(choices)} settings of one task and base model; use one suite's runs"
     return f"these runs have {len(choices)} winners; name one with {' and '.join(asked)}"
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lora_bench.execute.executors.executor import Event
 from lora_bench.execute.progress import Bars, Lines, OwnLines
+from lora_bench.execute.scheduler import Scheduler
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite
 from tests.project import SUITE, write_project
@@ -31,6 +32,44 @@ def wave(display, plan, cells):
         display.event(Event(cell.job.run_id, 0, 10))
         display.event(Event(cell.job.run_id, 5, 10, 0.5))
         display.finished(cell.job.record("failed", "for the test"))
+
+
+class LastsTooLong:
+    """An executor with one run, during which the clock rings that ends the work; and that clock."""
+
+    def __init__(self, job):
+        self.job, self.asked, self.daemon = job, [], True
+
+    def clock(self, seconds, ring, given):
+        self.ring = lambda: ring(*given)
+        return self
+
+    def start(self):
+        pass
+
+    def cancel(self):
+        pass
+
+    def submit(self, units):
+        assert units == [[self.job]]
+
+    def stop(self, signal):
+        self.asked.append(signal)
+
+    def results(self, tell):
+        self.ring()
+        assert self.asked == ["SIGTERM"]
+        yield self.job.record("interrupted", "stopped by SIGTERM after step 3; the same command resumes from there")
+
+
+def test_a_run_whose_time_is_up_says_so_and_not_the_signal_that_it_got(plan, monkeypatch):
+    job, out = plan.cells[0].job, console(width=200)
+    executor = LastsTooLong(job)
+    monkeypatch.setattr("lora_bench.execute.scheduler.threading.Timer", executor.clock)
+    given = {"units": lambda jobs: [list(jobs)], "publish_lost": lambda lost: None, "seconds": 60.0}
+    assert Scheduler([job], executor, Lines(out), **given).run() == "out_of_time"
+    said = out.file.getvalue()
+    assert "its time was up; the same command resumes it" in said and "SIGTERM" not in said
 
 
 def console(width=80, terminal=False):

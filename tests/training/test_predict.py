@@ -240,8 +240,28 @@ def test_another_separator_and_encoding_are_guessed_and_kept(tmp_path, monkeypat
         "guessed: the encoding is cp1252, as it is not UTF-8",
         "guessed: values are separated by ';'",
     ]
-    lines = (runs.parents[1] / "new.predicted.csv").read_text(encoding="utf-8").splitlines()
+    lines = (runs.parents[1] / "new.predicted.csv").read_text(encoding="cp1252").splitlines()
     assert [line.split(";")[:2] for line in lines] == [row.split(";") for row in rows]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+def test_answers_are_in_the_encoding_of_the_table(tmp_path, monkeypatch, encoding):
+    runs, _ = project(tmp_path, monkeypatch, "[lora]")
+    (tmp_path / "new.csv").write_bytes("subject\nthe film was gréat\n".encode(encoding))
+    assert main(["predict", str(runs), str(tmp_path / "new.csv"), "lora"]) == 0
+    answered = (runs.parents[1] / "new.predicted.csv").read_bytes()
+    assert answered.decode(encoding).splitlines()[1].startswith("the film was gréat,")
+    assert answered.startswith(b"\xef\xbb\xbf") == (encoding == "utf-8-sig")
+
+
+def test_answers_that_the_encoding_of_the_table_lacks_are_in_utf_8(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lora_bench.training.predict.PREDICTED", "vorhergesagt→")
+    runs, _ = project(tmp_path, monkeypatch, "[lora]")
+    (tmp_path / "new.csv").write_bytes("subject\nthe film was gréat\n".encode("cp1252"))
+    assert main(["predict", str(runs), str(tmp_path / "new.csv"), "lora", "--out", "new.out.csv"]) == 0
+    assert "new.out.csv is in UTF-8, as cp1252 lacks '→'" in capsys.readouterr().err
+    answered = (runs.parents[1] / "new.out.csv").read_text(encoding="utf-8-sig")
+    assert answered.startswith("subject,vorhergesagt→,")
 
 
 def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, monkeypatch, capsys):

@@ -45,6 +45,17 @@ def test_the_winner_is_the_best_seed_of_a_method(tmp_path, monkeypatch, capsys):
     assert names["model"].config.id2label == {0: "complaint", 1: "praise"}
 
 
+def test_of_two_settings_of_a_suite_the_newest_is_taken_and_said(tmp_path, monkeypatch, capsys):
+    runs, first = finished(tmp_path, monkeypatch, methods="[lora]")
+    suite = tmp_path / "project" / "tickets.yaml"
+    suite.write_text(suite.read_text().replace("train_examples: 48", "train_examples: 64"))
+    second = run_suite("tickets.yaml", runs="runs", workers=0).records
+    assert not {record.run_id for record in first} & {record.run_id for record in second}
+    assert find_winner(runs, "lora").record.run_id in {record.run_id for record in second}
+    assert main(["use", str(runs), "lora"]) == 0
+    assert "these runs have 2 settings; the newest is taken, with train_examples 64, not 48" in capsys.readouterr().out
+
+
 def test_where_runs_learned_nothing_there_is_none(tmp_path, monkeypatch, capsys):
     runs, _ = finished(tmp_path, monkeypatch, methods="[full, lora]")
     assert (main(["choose", str(runs)]), main(["use", str(runs)])) == (2, 2)
