@@ -49,7 +49,8 @@ def answers_together(
     alike: dict[Any, list[Ready]] = {}
     for ready in asked:
         spec = ready.job.spec
-        of = (spec.task.data_sha256, spec.task.name, spec.training.max_length, str(spec.decoding), *splits(ready))
+        data = spec.task.data_sha256, spec.task.name, ready.job.fold
+        of = (*data, spec.training.max_length, str(spec.decoding), *splits(ready))
         alike.setdefault(of, []).append(ready)
     found: dict[str, Answered] = {}
     for group in alike.values():

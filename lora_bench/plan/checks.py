@@ -132,10 +132,23 @@ def check_equal_trials(suite: Suite, tasks: list[LoadedTask], models: list[BaseM
 
 def check_distinct(suite: Suite, loaded: LoadedTask, distinct: int | None) -> None:
     """Check that the training split has so many different rows."""
-    rows = len(loaded.data.splits["train"].ids)
+    rows = min([len(loaded.data.splits["train"].ids), *(sizes["train"] for sizes in loaded.data.folds)])
     if distinct is not None and distinct > rows:
         message = f"{distinct:,} is more than the {rows:,} training rows of {loaded.task.task}"
         raise BadInput([suite.document.fault(("distinct_examples",), message)])
+
+
+def check_folds(suite: Suite, loaded: LoadedTask) -> None:
+    """Refuse reported seeds that test one fold twice: the second run says nothing of other rows."""
+    first: dict[int | None, int] = {}
+    for seed in suite.content.every_seed if suite.content.score_on == "test" and loaded.task.folds else ():
+        fold = loaded.task.fold_of(seed)
+        if first.setdefault(fold, seed) != seed:
+            message = (
+                f"has {first[fold]} and {seed}, which both test fold {fold} of {loaded.task.task}: its {loaded.task.folds} "
+                f"folds take as many seeds, such as {list(range(loaded.task.folds or 0))}, and more seeds take more `folds`"
+            )
+            raise BadInput([suite.document.fault(("seeds",), message)])
 
 
 def unseen_rows(cells: Iterable[Cell]) -> list[str]:

@@ -126,7 +126,7 @@ def describe(suite: Suite, loaded: LoadedTask, models: Sequence[BaseModel], cell
         task=loaded.task.task,
         splits=splits,
         lengths=_by_agreement(lengths),
-        smallest_difference=_smallest(loaded),
+        smallest_difference=_smallest(suite, loaded),
         margin=_margin(suite, loaded),
     )
 
@@ -154,10 +154,10 @@ def too_small(suite: Suite, tasks: Iterable[LoadedTask]) -> list[str]:
         return []  # the test split of a published table is given
     warnings = []
     for loaded in tasks:
-        smallest, margin = _smallest(loaded), _margin(suite, loaded)
+        smallest, margin = _smallest(suite, loaded), _margin(suite, loaded)
         if smallest is not None and margin is not None and smallest > margin:
-            test = loaded.data.splits["test"]
-            tests = f"{test.independent:,} {'groups of ' if test.groups else ''}test examples"
+            groups = "groups of " if loaded.data.splits["test"].groups else ""
+            tests = f"{_tests(suite, loaded):,} {groups}test examples"
             warnings.append(
                 f"{loaded.task.task}: {tests} show differences of about {smallest:.2g} or more, so nothing as "
                 f"small as the margin of {margin:g} can be decided; that takes about {rows_needed(margin):,} "
@@ -166,11 +166,18 @@ def too_small(suite: Suite, tasks: Iterable[LoadedTask]) -> list[str]:
     return warnings
 
 
-def _smallest(loaded: LoadedTask) -> float | None:
+def _smallest(suite: Suite, loaded: LoadedTask) -> float | None:
     metric = find(loaded.task.metric)
     if metric is None or metric.item_scores is None or "classification" not in loaded.task.kind_of.metric_kinds:
         return None
-    return smallest_difference(loaded.data.splits["test"].independent)
+    return smallest_difference(_tests(suite, loaded))
+
+
+def _tests(suite: Suite, loaded: LoadedTask) -> int:
+    """Return the independent test examples of all seeds together: of one test split, or of the folds that they test."""
+    folds = loaded.data.folds
+    tested = {seed % len(folds) for seed in suite.content.every_seed} if folds else ()
+    return sum(folds[fold]["test"] for fold in tested) or loaded.data.splits["test"].independent
 
 
 def _margin(suite: Suite, loaded: LoadedTask) -> float | None:

@@ -19,6 +19,7 @@ from lora_bench.plan.checks import (
     beyond_memory,
     check_distinct,
     check_equal_trials,
+    check_folds,
     check_recipe,
     coarse_tuning,
     refuse_twins,
@@ -110,6 +111,7 @@ def make_plan(
     # A run that starts from another task's run needs that task's runs to be known.
     started = {name for recipe in suite.content.recipes if recipe.start is not None for name in recipe.tasks}
     for loaded in sorted(tasks, key=lambda loaded: loaded.task.task in started):
+        check_folds(suite, loaded)
         for base_model in models:
             for entry in suite.methods:
                 if entry.is_for(loaded.task.task, base_model.name):

@@ -1,4 +1,8 @@
-"""Rows dealt out to splits: by a hash of their text or group, by their order in time, or as a column of the table says."""
+"""Rows dealt out to splits: by a hash of their text or group, by their order in time, or as a column of the table says.
+
+Of F folds a row with the hash d in [0, 1) is in fold ⌊F d⌋, at the place F d − ⌊F d⌋. The run of fold k tests that one. Of the
+others, selection has the places from k s on, where s is its share of them: other ones for each fold.
+"""
 
 from __future__ import annotations
 
@@ -53,11 +57,16 @@ def as_column_says(task: Task, tables: Mapping[str, Table]) -> dict[str, Table]:
 
 
 def deal(
-    task: Task, parts: Mapping[str, Examples], tables: Mapping[str, Table], *, whole_train: bool
+    task: Task,
+    parts: Mapping[str, Examples],
+    tables: Mapping[str, Table],
+    *,
+    whole_train: bool,
+    fold: int | None = None,
 ) -> dict[str, Examples]:
     """Return the examples in three splits (two, if train is whole), and the further ones.
 
-    A split that the data does not have is taken from the training rows.
+    A split that the data does not have is taken from the training rows. With folds, *fold* is the one to test.
 
     Raises:
         BadInput: If rows cannot be put into the order of the task.
@@ -65,6 +74,9 @@ def deal(
     shares = task.shares
     if shares is None:
         return dict(parts)
+    if shares.folds is not None and fold is not None:
+        share = 0.0 if whole_train else shares.selection / (1 - 1 / shares.folds)
+        return _folded(parts["all"], shares.folds, fold, share)
     part = "all" if "all" in parts else "train"
     examples = parts[part]
     set_aside = 0.0 if whole_train or "selection" in parts else shares.selection
@@ -81,6 +93,17 @@ def deal(
     else:
         dealt["test"] = parts["test"] + held.renamed("train") if low else parts["test"]
     return dealt | {name: parts[name] for name in task.data.further}
+
+
+def _folded(examples: Examples, folds: int, fold: int, share: float) -> dict[str, Examples]:
+    """Return the examples in splits that test a fold; selection, if any, has a *share* of the others."""
+    places = [folds * _draw(group) for group in examples.groups]
+    chosen = [
+        "test" if int(place) == fold else "selection" if (place - fold * share) % 1 < share else "train"
+        for place in places
+    ]
+    names = SPLITS if share else ("train", "test")
+    return {name: examples.where([one == name for one in chosen]) for name in names}
 
 
 def _draws(in_order: str | None, examples: Examples, table: Table) -> list[float]:

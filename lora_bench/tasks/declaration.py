@@ -60,6 +60,8 @@ class Shares(Strict):
         more_test: Share of the training rows that joins the data's own test split, where that is small.
         column: Column that names the split of each row; one that no row names is taken from train.
         in_order: Column of dates or numbers: the last rows are test, those before them selection.
+        folds: Number of rotating folds, in place of the shares of train and test: the run of seed k tests fold k, so that
+            these seeds test every row once.
     """
 
     train: float = Field(default=0.8, gt=0, lt=1)
@@ -71,6 +73,7 @@ class Shares(Strict):
     more_test: float = Field(default=0.0, ge=0, lt=1)
     column: str | None = None
     in_order: str | None = None
+    folds: int | None = Field(default=None, ge=2, le=100)
 
 
 class Subsets(Strict):
@@ -227,6 +230,15 @@ class Task(Strict):
         return self.split or Shares()
 
     @property
+    def folds(self) -> int | None:
+        """The number of rotating folds; None if all runs have one test split."""
+        return self.shares.folds if self.shares is not None else None
+
+    def fold_of(self, seed: int) -> int | None:
+        """Return the fold that the run of a seed tests; None without folds."""
+        return None if self.folds is None else seed % self.folds
+
+    @property
     def wanted(self) -> frozenset[str]:
         """The columns to read of every part."""
         of_split = (self.shares.by, self.shares.column, self.shares.in_order) if self.shares is not None else ()
@@ -274,9 +286,18 @@ def definition(task: Task) -> dict[str, JsonValue]:
         if inside is not None and key not in (said_inside or {}):
             del inside[key]
     shares = task.shares.model_dump() if task.shares is not None else None
-    for key, unset in (("before", None), ("phrases", False), ("more_test", 0.0), ("column", None), ("in_order", None)):
+    for key, unset in (
+        ("before", None),
+        ("phrases", False),
+        ("more_test", 0.0),
+        ("column", None),
+        ("in_order", None),
+        ("folds", None),
+    ):
         if shares is not None and shares[key] == unset:
             del shares[key]
+    if shares is not None and "folds" in shares:
+        del shares["train"], shares["test"]
     return {**content, "split": shares}
 
 

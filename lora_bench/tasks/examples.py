@@ -45,12 +45,14 @@ class TaskData:
         labels: Class names in the order of their indexes; empty for regression and generation.
         sha256: Hash of the content that they were made from.
         warnings: Warnings for readers of the scores.
+        folds: Number of independent examples of each split by fold; empty without folds, and where one was asked for.
     """
 
     splits: dict[str, Split]
     labels: tuple[str, ...]
     sha256: str
     warnings: tuple[str, ...]
+    folds: tuple[dict[str, int], ...] = ()
 
     @property
     def counted_only(self) -> bool:
@@ -58,7 +60,9 @@ class TaskData:
         return not self.splits["train"].texts
 
 
-def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole_train: bool = False) -> TaskData:
+def load_data(
+    task: Task, base: Path, progress: Progress | None = None, *, whole_train: bool = False, fold: int | None = None
+) -> TaskData:
     """Load the examples of a task.
 
     Args:
@@ -66,6 +70,7 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
         base: The folder that its paths start from.
         progress: Function called with each progress message.
         whole_train: Set no selection split aside if the data has none.
+        fold: Fold to test. By default all folds are checked, and the first is returned with the warnings of all.
 
     Raises:
         BadInput: With every fault of the data.
@@ -89,15 +94,21 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
         faults += _no_entities(task, labels, next(iter(tables.values())))
     if faults:
         raise BadInput(faults)
-    dealt = deal(task, parts, tables, whole_train=whole_train)
-    faults += _faults_of_splits(task, dealt, tables, parts)
+    every = (None,) if task.folds is None else range(task.folds) if fold is None else (fold,)
+    dealings = [deal(task, parts, tables, whole_train=whole_train, fold=one) for one in every]
+    faults += dict.fromkeys(fault for dealt in dealings for fault in _faults_of_splits(task, dealt, tables, parts))
     if faults:
         raise BadInput(faults)
-    splits = {
-        name: _split(task, kind.dealt(examples, name), labels, scored=name != "train")
-        for name, examples in dealt.items()
-    }
-    return TaskData(splits, labels, sha256, tuple(_warnings(task, splits, labels, tables)))
+    of_folds = [
+        {
+            name: _split(task, kind.dealt(examples, name), labels, scored=name != "train")
+            for name, examples in dealt.items()
+        }
+        for dealt in dealings
+    ]
+    warnings = dict.fromkeys(said for splits in of_folds for said in _warnings(task, splits, labels, tables))
+    sizes = [{name: split.independent for name, split in splits.items()} for splits in of_folds]
+    return TaskData(of_folds[0], labels, sha256, tuple(warnings), tuple(sizes) if len(sizes) > 1 else ())
 
 
 def released_data(task: Task, *, whole_train: bool = False) -> TaskData | None:

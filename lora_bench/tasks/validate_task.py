@@ -133,7 +133,9 @@ def _faults_of_split(task: Task) -> Iterator[tuple[Key, str]]:
         yield ("split", "phrases"), "is of rows with one text, in place of `by`"
     if task.split.column is not None and task.data.has_splits:
         yield ("split", "column"), "must go: the data has its splits in files"
-    if task.data.has_all_splits:
+    if task.split.folds is not None:
+        yield from _faults_of_folds(task, task.split.folds)
+    elif task.data.has_all_splits:
         yield ("split",), "must go: the data already comes in three splits"
     elif task.data.has_splits:
         has, taken = (
@@ -152,6 +154,19 @@ def _faults_of_split(task: Task) -> Iterator[tuple[Key, str]]:
     elif not math.isclose(task.split.train + task.split.selection + task.split.test, 1):
         shares = f"{task.split.train:g} + {task.split.selection:g} + {task.split.test:g}"
         yield ("split",), f"must add up to 1, got {shares} (train + selection + test)"
+
+
+def _faults_of_folds(task: Task, folds: int) -> Iterator[tuple[Key, str]]:
+    assert task.split is not None
+    if task.data.has_splits:
+        yield ("split", "folds"), "must go: the data has its splits in files"
+    for key in ("train", "test", "more_test", "column"):
+        if key in task.split.model_fields_set:
+            yield ("split", key), "must go: `folds` say which rows are test, and the others are train and selection"
+    if task.split.in_order is not None:
+        yield ("split", "in_order"), "cannot go with `folds`, which would train on later rows than they test"
+    if task.split.selection + 1 / folds >= 1:
+        yield ("split",), "must leave rows to train on: selection and one fold add up to all of them"
 
 
 def _faults_of_subsets(task: Task) -> Iterator[tuple[Key, str]]:

@@ -91,6 +91,11 @@ class Job:
         return self.spec.run_id
 
     @property
+    def fold(self) -> int | None:
+        """Fold that it tests; None if its task has no folds."""
+        return self.task.fold_of(self.spec.seed)
+
+    @property
     def steps(self) -> int | None:
         """Optimiser steps of the run, or None if only its data tell."""
         return self.spec.training.steps

@@ -64,7 +64,7 @@ class _Kept:
 
 
 class Warm:
-    """The cache of this process. It keeps one data set and one base model, because the next run likely uses the same."""
+    """The cache of this process: one data set with its folds, and one base model, as the next run likely uses the same."""
 
     def __init__(self) -> None:
         self._data = _Kept()
@@ -79,18 +79,20 @@ class Warm:
         key = (job.task.model_dump_json(), job.task_base, whole_train, job.spec.task.data_sha256)
         if self._data.key != key:
             self._data, self._encoded = _Kept(), {}
-            made = load_data(job.task, job.task_base, whole_train=whole_train)
+        folds: dict[int | None, TaskData] = self._data.made or {}
+        if job.fold not in folds:
+            made = load_data(job.task, job.task_base, whole_train=whole_train, fold=job.fold)
             if made.sha256 != job.spec.task.data_sha256:
                 return made  # the run refuses it, and the next one must read it again
-            self._data = _Kept(key, made)
-        found: TaskData = self._data.made
-        return found
+            self._data = _Kept(key, {**folds, job.fold: made})
+            return made
+        return folds[job.fold]
 
     def encoded(self, job: Job, what: str, make: Callable[[], MadeT]) -> MadeT:
         """Return examples of the cached data, encoded for the run's model; *what* names the examples and their use."""
         spec = job.spec
         decoding = spec.decoding.max_new_tokens if spec.decoding is not None else None
-        key = (what, spec.model.sha256, spec.training.max_length, decoding, self._data.key)
+        key = (what, job.fold, spec.model.sha256, spec.training.max_length, decoding, self._data.key)
         if self._data.key is None:
             return make()
         if key not in self._encoded:
@@ -102,7 +104,7 @@ class Warm:
         self, job: Job, split: str, what: str, make: Callable[[], tuple[list[Example], float]]
     ) -> tuple[Sequence[Example], float]:
         """Return the encoded examples of a split; all workers of this machine share those of a large one."""
-        data, spec = self._data.made, job.spec
+        data, spec = (self._data.made or {}).get(job.fold), job.spec
         if data is None or len(data.splits[split].ids) < LEAST_EXAMPLES:
             return self.encoded(job, what, make)
         try:
@@ -113,7 +115,7 @@ class Warm:
             "made_by": _encoders(),
             "task": definition(job.task),
             "data": spec.task.data_sha256,
-            "split": [what, spec.rules.selection_from_train],
+            "split": [what, spec.rules.selection_from_train, job.fold],
             "model": spec.model.sha256,
             "max_length": spec.training.max_length,
             "max_new_tokens": spec.decoding.max_new_tokens if spec.decoding is not None else None,

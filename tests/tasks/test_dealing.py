@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_bench.tasks import definition, load_data
+from lora_bench.tasks import definition, load_data, task_from_definition
 from tests.tasks.test_tasks import COLUMNS, HUNDRED, ONE_FILE, data_faults, faults_of, task, write_csv
 
 NAMES = {"Train": "train", "dev": "selection", "TEST": "test"}
@@ -104,3 +104,66 @@ def test_tasks_without_these_keys_keep_their_definition(tmp_path):
     assert set(definition(task(tmp_path, ONE_FILE))["split"]) == {"train", "selection", "test", "by"}
     written = definition(task(tmp_path, ONE_FILE + "split: {in_order: at}\n"))["split"]
     assert written["in_order"] == "at" and "column" not in written
+
+
+FOLDS = ONE_FILE + "split: {folds: 5}\n"
+
+
+def test_folds_test_every_row_once_and_choose_on_other_rows_each(tmp_path):
+    write_csv(
+        tmp_path / "rows.csv", [(f"text number {number}", "good" if number % 2 else "bad") for number in range(1000)]
+    )
+    dealt = [load_data(task(tmp_path, FOLDS), tmp_path, fold=fold).splits for fold in range(5)]
+    tested = [row for splits in dealt for row in splits["test"].ids]
+    assert sorted(tested, key=int) == [str(number) for number in range(1, 1001)]
+    for splits in dealt:
+        rows = [row for split in splits.values() for row in split.ids]
+        assert len(rows) == len(set(rows)) == 1000
+        assert 160 < len(splits["test"].ids) < 240 and 70 < len(splits["selection"].ids) < 130
+    chosen_on = [set(splits["selection"].ids) for splits in dealt]
+    assert sum(map(len, chosen_on)) == len(set().union(*chosen_on))
+    whole = [load_data(task(tmp_path, FOLDS), tmp_path, fold=fold, whole_train=True).splits for fold in range(5)]
+    assert [splits["test"] for splits in whole] == [splits["test"] for splits in dealt]
+    assert {name for splits in whole for name in splits} == {"train", "test"}
+
+
+def test_rows_that_belong_together_are_in_one_fold(tmp_path):
+    rows = [(f"text {number}", "ab"[number % 2], number // 4) for number in range(200)]
+    write_csv(tmp_path / "rows.csv", [*rows, *rows], ("text", "label", "customer"))
+    for split in ("folds: 4", "folds: 4, by: customer"):
+        dealt = [load_data(task(tmp_path, f"{ONE_FILE}split: {{{split}}}"), tmp_path, fold=fold) for fold in range(4)]
+        fold_of = {}
+        for fold, data in enumerate(dealt):
+            for (text,) in data.splits["test"].texts:
+                customer = int(text.split()[1]) // 4
+                assert fold_of.setdefault(customer if "by" in split else text, fold) == fold
+            assert data.warnings == () and data.splits["test"].groups
+
+
+def test_a_fault_of_any_fold_is_found_before_a_run(tmp_path):
+    write_csv(tmp_path / "rows.csv", HUNDRED[:4])
+    faults = data_faults(tmp_path, FOLDS)
+    assert faults and all("leaves the split" in fault and "without any example" in fault for fault in faults)
+    write_csv(tmp_path / "rows.csv", [*HUNDRED, ("the only one", "odd")])
+    assert "no training example has the label 'odd'" in load_data(task(tmp_path, FOLDS), tmp_path).warnings
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ("folds: 5, in_order: at", "split.in_order: cannot go with `folds`"),
+        ("folds: 5, test: 0.2", "split.test: must go: `folds` say which rows are test"),
+        ("folds: 2, selection: 0.5", "split: must leave rows to train on"),
+        ("folds: 1", "split.folds: must be"),
+    ],
+)
+def test_what_cannot_go_with_folds_is_refused(tmp_path, given, fault):
+    assert fault in faults_of(tmp_path, f"{ONE_FILE}split: {{{given}}}\n")[0]
+
+
+def test_folds_are_dealt_out_of_one_file_and_stand_in_the_definition(tmp_path):
+    two = f"data: {{train: train.csv, test: test.csv}}\n{COLUMNS}split: {{folds: 5}}\n"
+    assert "split.folds: must go: the data has its splits in files" in faults_of(tmp_path, two)[0]
+    written = definition(task(tmp_path, FOLDS))
+    assert written["split"] == {"selection": 0.1, "by": None, "folds": 5}
+    assert definition(task_from_definition(written)) == written
