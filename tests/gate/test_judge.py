@@ -233,6 +233,8 @@ def test_more_runs_that_diverge_are_confirmed_like_a_loss():
     assert confirmed.exit_code == 1 and kinds(confirmed, "lora")[0] == "diverged"
     flaky = judge(with_diverged("tonight", **only), history, "nightly", repeated(**only))
     assert statuses(flaky) == {"lora": "flaky"}
+    second = judge(with_diverged("tonight", **only), history, "nightly", [again[0], repeated(**only)[1]])
+    assert statuses(second) == {"lora": "flaky"}
 
 
 def test_changed_parameters_are_a_regression_on_another_machine_too():
