@@ -43,8 +43,8 @@ def add_check(commands: Commands) -> None:
     other.takes(
         "--against",
         "WHAT",
-        "hold RUNS against other runs of the suite: a folder, a baseline with records, or a git reference, whose runs "
-        "are done in an environment of their own and kept in RUNS-against",
+        "hold RUNS against other runs of the suite: a folder, a baseline (its records, else its last night), or a git "
+        "reference, whose runs are done in an environment of their own and kept in RUNS-against",
     )
     other.takes("--baseline", "NAME", "baseline with accepted nights: of ./baselines, of the package, or a path")
     night_options(what)

@@ -60,11 +60,19 @@ class Against:
     seeds: int | None
 
 
-def judge_against(before: RunSet, now: RunSet, *, margin: float | None = None, change: str | None = None) -> Against:
+def judge_against(
+    before: RunSet,
+    now: RunSet,
+    *,
+    night: Night | None = None,
+    margin: float | None = None,
+    change: str | None = None,
+) -> Against:
     """Judge the runs of *now*, with a change, against those of *before*, without it.
 
-    *margin* is the loss that does not matter, in the unit of the metrics; by default as the runs of *before* declare. *change*
-    says why settings of the suite differ; without it they leave the answer undecided.
+    *night* is the accepted night that *before* are the runs of (`runs_of_night`). *margin* is the loss that does not matter, in
+    the unit of the metrics; by default as the runs of *before* declare. *change* says why settings of the suite differ; without
+    it they leave the answer undecided.
 
     Raises:
         LoraBenchError: If they are of several suites, or have no cell in common.
@@ -75,7 +83,7 @@ def judge_against(before: RunSet, now: RunSet, *, margin: float | None = None, c
     if margin is not None:
         settings = settings.model_copy(update={"margin": margin})
     sets = hold_against(before, now, settings, of_change=True)
-    was, is_now = night_of(before.records, _label(before.name)), night_of(now.records, "now")
+    was, is_now = night or night_of(before.records, _label(before.name)), night_of(now.records, "now")
     of_run = {score.run_id: pair for pair in sets.pairs for score in pair.second.scores}
     pairs = {
         series: pair

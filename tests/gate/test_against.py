@@ -9,12 +9,14 @@ import pytest
 from lora_bench.cli.parser import main
 from lora_bench.gate import night_of
 from lora_bench.gate.against import judge_against, plan_of
+from lora_bench.gate.baseline import write_night
 from lora_bench.gate.night_answer import Answer
+from lora_bench.gate.night_runs import runs_of_night
 from lora_bench.gate.outputs import to_junit
 from lora_bench.records.analysis import Analysis, UntilDecided
 from lora_bench.report.sections.compare_runs import RunSet
 from lora_bench.stats.estimate import student_quantile
-from tests.gate.histories import changed, more_parameters, night_records
+from tests.gate.histories import changed, more_parameters, night_records, number_of
 from tests.gate.test_gate import put
 
 SEEDS = range(5)
@@ -247,7 +249,7 @@ def test_the_command_writes_every_output(tmp_path, monkeypatch, capsys):
     [
         (["--against", "nowhere"], "there is no such folder, baseline or git reference"),
         (["--against", "runs/tickets", "--plot", "plots"], "--plot is for nights"),
-        (["--against", "nightly"], "baseline nightly has nights and no records"),
+        (["--against", "nightly"], "no run is in both"),
     ],
 )
 def test_mistakes_are_answered(options, said, tmp_path, monkeypatch, capsys):
@@ -255,6 +257,57 @@ def test_mistakes_are_answered(options, said, tmp_path, monkeypatch, capsys):
     put(tmp_path / "runs/tickets", runs())
     assert main(["check", "runs/tickets", *options]) == 2
     assert said in capsys.readouterr().err
+
+
+def by_spec(records):
+    """The records with the ids of their specs, which runs of one seed before and after a change share."""
+    return [one.model_copy(update={"run_id": one.spec.run_id}) for one in records]
+
+
+def of_night(before, now, **given):
+    """The answer on runs that are held against the accepted night of others."""
+    kept, now = number_of(night_of(by_spec(before), "kept"), 1), by_spec(now)
+    sets = runs_of_night(kept, "gate", now), RunSet("tickets", now, lambda run_id: None)
+    return judge_against(*sets, night=kept, **given).answer
+
+
+@pytest.mark.parametrize("spoil", [{}, {"lora": -0.05}, {"lora": -0.004}, {"lora": 0.05}])
+def test_an_accepted_night_stands_for_the_runs_that_it_is_of(spoil):
+    before, now = runs(), runs("now", sd=0.002, shift=spoil)
+    answer, by_records = of_night(before, now), judged(before, now)
+    assert answer.exit_code == by_records.exit_code
+    assert [one.findings for one in answer.series] == [one.findings for one in by_records.series]
+
+
+def test_a_night_keeps_its_margin_and_its_counts():
+    now = declaring(runs("now", shift={"lora": -0.05}), margin=0.2)
+    assert of_night(declaring(runs(), margin=0.01), now).exit_code == 1
+    assert of_night(runs(), now, margin=0.2).exit_code == 0
+    more = changed(runs(), "lora", parameters=more_parameters("lora", 1))
+    assert status(of_night(runs(), more), "lora")[0] == "regression"
+
+
+def test_a_run_of_the_night_that_is_missing_or_crashed_is_no_pass():
+    assert of_night(runs(), runs()[1:]).exit_code == 3
+    crashed = [one.model_copy(update={"status": "failed", "scores": None}) for one in runs()[:1]]
+    assert of_night(runs(), [*crashed, *runs()[1:]]).exit_code == 3
+
+
+def test_runs_with_other_settings_are_no_runs_of_the_night():
+    answer = of_night(
+        runs(), [*runs(methods=["full"]), *runs(methods=["lora", "prefix_tuning"], training={"max_length": 32})]
+    )
+    assert answer.exit_code == 4 and "not compared: recipe" in status(answer, "lora")[1]
+
+
+def test_the_command_takes_the_last_night_of_a_baseline_by_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_night(number_of(night_of(by_spec(runs()), "kept"), 1), tmp_path / "baselines/gate")
+    put(tmp_path / "runs/tickets", by_spec(runs()))
+    assert main(["check", "runs/tickets", "--against", "gate"]) == 0
+    put(tmp_path / "runs/worse/tickets", by_spec(runs("now", shift={"lora": -0.05})))
+    assert main(["check", "runs/worse/tickets", "--against", "gate", "--markdown", "comment.md"]) == 1
+    assert "lora-bench baseline show gate" in (tmp_path / "comment.md").read_text()
 
 
 @pytest.mark.parametrize("options", [[], ["--against", "x", "--baseline", "y"]])
