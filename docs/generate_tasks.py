@@ -263,7 +263,8 @@ def counts(task: Task) -> tuple[str, str, str]:
         return rows["train"], rows["selection"], rows["test"]
     if "all" in rows:
         return f"{shares.train:.0%} of {rows['all']}", f"{shares.selection:.0%}", f"{shares.test:.0%}"
-    return rows["train"], f"{shares.selection:.0%}", rows["test"]
+    more = f" and {shares.more_test:.0%}" if shares.more_test else ""
+    return rows["train"], f"{shares.selection:.0%}", rows["test"] + more
 
 
 def cards(tasks: list[Task]) -> list[str]:

@@ -28,6 +28,7 @@ from lora_bench.records.weight_analysis import read_analysis
 from lora_bench.report import Report, check_report
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.suite.probe_suite import load_probe_suite
+from lora_bench.tasks import definition
 from tests.shared import shared
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +60,13 @@ def test_every_record_names_its_spec_and_keeps_its_budget(name):
         assert record.suite == name
         if record.parameters is not None and record.spec.method.size is not None:
             assert record.budget.within(record.parameters.adapter)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_suite_deals_out_its_tasks_as_its_records_say(name):
+    dealt = {task.task: [definition(task)[key] for key in ("version", "split")] for task, _ in load_suite(name).tasks}
+    for record in read_records(BASELINES[name]):
+        assert [record.spec.task.definition[key] for key in ("version", "split")] == dealt[record.spec.task.name]
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -255,5 +263,5 @@ def test_a_short_run_on_real_weights_and_real_data(tmp_path):
     outcome = run_suite(tmp_path / "short.yaml", runs=tmp_path / "runs", workers=2)
     assert [record.status for record in outcome.records] == ["ok"] * 12
     for record in outcome.records:
-        assert record.data.examples == {"train": 8414, "selection": 1071, "test": 1083}
+        assert record.data.examples == {"train": 5679, "selection": 843, "test": 4046}
         assert record.spec.method.size is None or record.budget.within(record.parameters.adapter)

@@ -141,17 +141,16 @@ def _with_rest(document: Document, key: Key, entry: Mapping[str, Any]) -> Docume
     """Return a document in which a task written as `like` another has the keys of that one which it does not give.
 
     Raises:
-        BadInput: If there is no such task, or the entry gives no name of its own.
+        BadInput: If there is no such task, or the entry gives no name or version of its own.
     """
     given = {name: value for name, value in entry.items() if name != "like"}
     try:
         known = load_task(str(entry["like"]))
     except LoraBenchError as error:
         raise BadInput([document.fault((*key, "like"), str(error))]) from None
-    if given.get("task", known.task) == known.task:
-        raise BadInput(
-            [document.fault((*key, "task"), f"must be another name than {known.task!r}, whose data this splits anew")]
-        )
+    if (given.get("task", known.task), given.get("version", known.version)) == (known.task, known.version):
+        said = f"must be another name than {known.task!r}, whose data this splits anew, or have another `version`"
+        raise BadInput([document.fault((*key, "task"), said)])
     rest = known.model_dump(mode="json", exclude_unset=True)
     if "metric" in given:
         rest.pop("higher_is_better", None)

@@ -58,6 +58,13 @@ def test_a_task_like_another_has_its_data_and_other_shares(tmp_path):
     )
 
 
+def test_a_suite_keeps_the_splits_of_an_earlier_version_of_a_task(tmp_path):
+    given = "{task: tweets, like: tweets, version: 1, split: {train: 0.8, selection: 0.1, test: 0.1}}"
+    ((tweets, _),) = load_suite(write_project(tmp_path, LIKE.replace("TASK", given))).tasks
+    assert (tweets.version, tweets.split.test) == (1, 0.1)
+    assert tweets.data == load_task("tweets").data and load_task("tweets").version > 1
+
+
 @pytest.mark.parametrize(
     ("given", "fault"),
     [

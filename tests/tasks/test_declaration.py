@@ -333,6 +333,8 @@ def test_rated_texts_are_dealt_out_by_document(name, documents, rows):
     assert sum(len(split.ids) for split in data.splits.values()) == rows
     assert sum(map(len, groups)) == documents
     assert all(-4 <= rating <= 4 for split in data.splits.values() for rating in split.labels)
+    # Half of the documents are test items, as 4,000 rows would leave little to train on.
+    assert len(dict(zip(data.splits, groups, strict=True))["test"]) == pytest.approx(documents / 2, rel=0.1)
 
 
 @pytest.mark.assets
