@@ -80,7 +80,12 @@ def run_spec(
         every = max(LEAST_SPACING, math.ceil(in_split / recipe.training.batch_size / 2))
     training = _training(recipe, learning_rate, in_split, part, task.metric, every)
     if group.distinct is not None:
-        drawn = {"distinct_examples": group.distinct, "distinct_seed": suite.content.distinct_seed}
+        by, draw = suite.content.distinct_seed, suite.content.distinct_draw
+        drawn = {
+            "distinct_examples": group.distinct,
+            "distinct_seed": None if by == "run" else by,
+            "distinct_draw": draw,
+        }
         training = training.model_copy(update=drawn)
     if not task.kind_of.smooths:
         # A number, a place, or each of several labels has no others over which its probability could be spread.

@@ -121,6 +121,8 @@ class Speed(Strict):
         train_steps: Optimiser steps done; null in records of runs that do all their steps or none.
         train_examples: Examples seen in them.
         train_flops: FLOPs of the matrix products of their forward and backward passes, if counted.
+        score_seconds: Seconds of training at each point of the curve that has scores, in their order, those before a
+            resumption included; null without such points, and in records from before this field.
     """
 
     exclusive: bool | None
@@ -137,6 +139,7 @@ class Speed(Strict):
     train_steps: int | None = None
     train_examples: int | None = None
     train_flops: int | None = None
+    score_seconds: tuple[float, ...] | None = None
 
     @property
     def seconds(self) -> float:

@@ -29,6 +29,7 @@ Order = Literal["shuffled", "grouped"]
 LastLayer = Literal["whole", "read_position"]
 Parallelism = Literal["ddp", "fsdp"]
 AnyPrecision = Literal["float32", "bfloat16", "float16"]
+Draws = Literal["random", "even"]
 KeepWeights = Literal["none", "best", "last"]
 
 RUN_ID_LENGTH = 16
@@ -192,8 +193,9 @@ class TrainingSpec(Settings):
         warmup: Share of the stopping amount over which the learning rate rises from 0.
         caps: Amounts of work that may end the run earlier, by axis.
         distinct_examples: Number of different training rows: the first of one permutation of the training split, the same for
-            all methods and seeds. None for all rows.
-        distinct_seed: Seed of that permutation.
+            all methods. None for all rows.
+        distinct_seed: Seed of that permutation, the same for all runs; null if each run draws its rows by its own seed.
+        distinct_draw: "random", or "even" for as many rows of each class as there are.
         plateau: Rule that ends the run before `train_examples`, with `selection_every` as the spacing of its scores; None for
             a run that does all of them.
 
@@ -212,7 +214,8 @@ class TrainingSpec(Settings):
     warmup: float | None = None
     caps: dict[Axis, float] = Field(default_factory=dict)
     distinct_examples: int | None = None
-    distinct_seed: int = 0
+    distinct_seed: int | None = 0
+    distinct_draw: Draws = "random"
     plateau: PlateauRule | None = None
 
     @classmethod

@@ -13,7 +13,16 @@ from lora_bench.documents import Strict
 from lora_bench.families import Family
 from lora_bench.records.analysis import AnalysisSettings, UntilDecided
 from lora_bench.records.budget import PARAMETER_AXES, Budget, HeldEqual, ParameterAxis, Work
-from lora_bench.records.spec import Attention, Decoding, KeepWeights, Parallelism, Precision, ScoreSplit, Settings
+from lora_bench.records.spec import (
+    Attention,
+    Decoding,
+    Draws,
+    KeepWeights,
+    Parallelism,
+    Precision,
+    ScoreSplit,
+    Settings,
+)
 from lora_bench.stats.rates import Search
 from lora_bench.suite.halving import Rung, rungs_of
 from lora_bench.util.filenames import NAME as NAME
@@ -37,7 +46,6 @@ OWN_ARGUMENTS = {
 Schedule = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]  # fmt: skip
-Draws = Literal["random", "even"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 AtLeastZero = Annotated[float, Field(ge=0)]
@@ -297,9 +305,10 @@ class SuiteFile(Strict):
         training: Recipe shared by all methods.
         training_arguments: Arguments for `transformers.TrainingArguments`, the same for all methods.
         score_on: Split that is scored; "selection" for a search.
-        distinct_examples: Number of different training rows, or several to compare; all rows by default. All methods and
-            seeds get the same ones, and fewer are a part of more. An epoch has so many.
-        distinct_seed: Seed of the draw of these rows.
+        distinct_examples: Number of different training rows, or several to compare; all rows by default. All methods get the
+            same ones, and fewer are a part of more. An epoch has so many.
+        distinct_seed: Seed of the draw of these rows; "run" draws others for each seed, by itself.
+        distinct_draw: "even" draws as many rows of each class, as long as there are.
         selection_every: Steps between scores on the selection split.
         keep_weights: Trained weights to keep; "best" is by the selection split.
         protocol: Rules by which a run becomes a score.
@@ -325,7 +334,8 @@ class SuiteFile(Strict):
     training_arguments: dict[str, JsonValue] = Field(default_factory=dict)
     score_on: ScoreSplit = "test"
     distinct_examples: Targets = None
-    distinct_seed: Seed = 0
+    distinct_seed: Seed | Literal["run"] = 0
+    distinct_draw: Draws = "random"
     selection_every: int | None = Field(default=None, gt=0)
     keep_weights: KeepWeights = "none"
     protocol: str | dict[str, JsonValue] = "strict"

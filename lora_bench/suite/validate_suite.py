@@ -164,8 +164,9 @@ def _faults_of_rows(content: SuiteFile) -> Faults:
     distinct = content.distinct_examples or ()
     if len(set(distinct)) < len(distinct):
         yield ("distinct_examples",), "a number is listed twice"
-    if not distinct and "distinct_seed" in content.model_fields_set:
-        yield ("distinct_seed",), "draws the rows of `distinct_examples`: give their number"
+    for key in ("distinct_seed", "distinct_draw"):
+        if not distinct and key in content.model_fields_set:
+            yield (key,), "draws the rows of `distinct_examples`: give their number"
 
 
 def _faults_of_draws(content: SuiteFile) -> Faults:

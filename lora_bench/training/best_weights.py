@@ -58,6 +58,7 @@ class SelectionScores(TrainerCallback):
 
     def take(self, step: int, model: nn.Module, answers: Replies | None = None) -> None:
         """Add the scores after a step, from answers if known, and keep the weights if they are the best."""
+        self.measure.score_seconds.append(self.measure.seconds_so_far())
         with self.measure.left_out():
             scores = self.score(model, answers)
             self.curve.append(CurvePoint(step=step, scores=scores))

@@ -231,6 +231,7 @@ class KeepCheckpoints(TrainerCallback):
             watch.losses = progress["losses"]
             watch.curve[:] = [CurvePoint.model_validate_json(point) for point in progress["curve"]]
             self.measure.train_seconds = self.measure.earlier_seconds = progress["train_seconds"]
+            self.measure.score_seconds = progress["score_seconds"]
             watch.follow.step, watch.follow.ended_by = before.step, progress["ended_by"]
             if self.selection is not None and before.best is not None:
                 self.selection.best = Best(**progress["best"], weights=before.best)
@@ -300,6 +301,7 @@ class KeepCheckpoints(TrainerCallback):
             "curve": [point.model_dump_json() for point in self.watch.curve],
             "losses": self.watch.losses,
             "train_seconds": train_seconds,
+            "score_seconds": self.measure.score_seconds,
             "ended_by": self.watch.follow.ended_by,
             "packed_with": list(self.company()),
             "best": {"step": best.step, "score": best.score} if best is not None else None,

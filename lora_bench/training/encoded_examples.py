@@ -10,6 +10,7 @@ from lora_bench.kinds.exercises.base_exercise import Exercise
 from lora_bench.kinds.exercises.predicting import Example
 from lora_bench.models.label_order import label_order_warnings
 from lora_bench.records.record import DataSummary
+from lora_bench.records.spec import PlannedSpec
 from lora_bench.tasks import TaskData, majority_score, unavailable_metrics
 from lora_bench.tasks.word_model import word_model_score
 from lora_bench.training.attempt import Facts
@@ -34,8 +35,7 @@ def examples_of(
     train: Sequence[Any]
     train, truncated["train"] = WARM.shared(job, "train", "train", lambda: at_hand.lessons(data.splits["train"]))
     train = at_hand.units(train)
-    wanted = spec.training.distinct_examples
-    rows = None if wanted is None else distinct_rows(spec.training.distinct_seed, len(train), wanted)
+    rows = _distinct(spec, data, len(train))
     if rows is not None:
         train = [train[row] for row in rows]
     questions: dict[str, Sequence[Example]] = {}
@@ -58,9 +58,18 @@ def examples_of(
     return train, questions
 
 
+def _distinct(spec: PlannedSpec, data: TaskData, number: int) -> list[int] | None:
+    """Return the indexes of a run's training examples, of so many; None for all."""
+    recipe = spec.training
+    if recipe.distinct_examples is None:
+        return None
+    seed = spec.seed if recipe.distinct_seed is None else recipe.distinct_seed
+    labels = data.splits["train"].labels if recipe.distinct_draw == "even" else None
+    return distinct_rows(seed, number, recipe.distinct_examples, labels)
+
+
 def _word_model_score(job: Job, data: TaskData, rows: Sequence[int] | None) -> float | None:
-    recipe = job.spec.training
-    what = f"words of {recipe.distinct_examples} rows by {recipe.distinct_seed}, {job.task.metric}"
+    what = f"words of {'all rows' if rows is None else rows}, {job.task.metric}"
     return WARM.encoded(job, what, lambda: word_model_score(job.task, data, "test", rows))
 
 

@@ -22,7 +22,7 @@ MAY_DIFFER: Fields = {
     "training": {
         "train_examples": True, "train_tokens": True, "train_flops": True, "caps": True, "steps": True,
         "learning_rate": True, "schedule": True, "warmup": True, "warmup_steps": True, "weight_decay": True,
-        "max_grad_norm": True, "distinct_examples": True, "distinct_seed": True,
+        "max_grad_norm": True, "distinct_examples": True, "distinct_seed": True, "distinct_draw": True,
     },
     "seed": True, "series": True, "protocol": True, "rules": True, "score_on": True, "selection_every": True,
     "keep_weights": True, "decoding": True, "start": True, "retention": True,

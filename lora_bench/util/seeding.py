@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,9 +27,20 @@ def seed_for(*what: str | int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def distinct_rows(seed: int, rows: int, wanted: int) -> list[int]:
-    """Return the indexes of *wanted* rows of a split: the first of one permutation, so that fewer are a part of more."""
-    return sorted(range(rows), key=lambda index: seed_for("distinct", seed, index))[:wanted]
+def distinct_rows(seed: int, rows: int, wanted: int, labels: Sequence[Hashable] | None = None) -> list[int]:
+    """Return the indexes of *wanted* rows of a split: the first of one permutation, so that fewer are a part of more.
+
+    With the class of each row in *labels*, classes take turns as long as they have rows.
+    """
+    drawn = sorted(range(rows), key=lambda index: seed_for("distinct", seed, index))
+    if labels is not None:
+        number = dict.fromkeys(labels, 0)
+        turns = {}
+        for index in drawn:
+            turns[index] = number[labels[index]]
+            number[labels[index]] += 1
+        drawn.sort(key=turns.__getitem__)
+    return drawn[:wanted]
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> list[int]:

@@ -75,6 +75,37 @@ def test_another_seed_draws_other_rows_and_no_key_leaves_run_ids_alone(tmp_path)
     assert distinct_rows(0, 100, 8) == distinct_rows(0, 100, 24)[:8] != distinct_rows(1, 100, 8)
 
 
+def test_each_seed_draws_rows_of_its_own_and_a_method_is_one_row_of_the_report(tmp_path):
+    more = "distinct_examples: 8\ndistinct_seed: run\ndistinct_draw: even\n"
+    path = written(tmp_path, more, TWO.replace("seeds: [0]", "seeds: [0, 1]"))
+    loaded = load_suite(path)
+    records = run_suite(path, runs=tmp_path / "runs", workers=0).records
+    ((task, base),) = loaded.tasks
+    train = load_data(task, base, whole_train=False).splits["train"]
+    tokens = {}
+    for seed in (0, 1):
+        rows = distinct_rows(seed, len(train.labels), 8, train.labels)
+        assert [train.labels[row] for row in rows].count(0) == 4
+        tokens[seed] = 2 * sum(len(train.texts[row][0].split()) + 2 for row in rows)
+    assert len({tuple(distinct_rows(seed, len(train.labels), 8, train.labels)) for seed in (0, 1)}) == 2
+    for record in records:
+        recipe = record.spec.training
+        assert (recipe.distinct_seed, recipe.distinct_draw) == (None, "even")
+        assert record.speed.train_real_tokens == tokens[record.spec.seed]
+    (setting,) = compare(records).settings
+    assert [row.seeds for row in setting.rows] == [(0, 1), (0, 1)]
+    words = {record.spec.seed: record.data.word_model_score for record in records}
+    assert [row.word_model_score for row in setting.rows] == 2 * [pytest.approx((words[0] + words[1]) / 2)]
+
+
+def test_classes_take_turns_in_an_even_draw_as_long_as_they_have_rows():
+    labels = [0] * 10 + [1] * 2
+    drawn = distinct_rows(0, 12, 6, labels)
+    assert [labels[row] for row in drawn].count(1) == 2
+    assert {labels[row] for row in distinct_rows(0, 12, 2, labels)} == {0, 1}
+    assert distinct_rows(0, 12, 6, labels) == distinct_rows(0, 12, 9, labels)[:6]
+
+
 def test_trials_choose_a_rate_for_each_number_of_rows(tmp_path):
     methods = "[{method: lora, learning_rate: [1e-2, 1e-3]}]"
     path = written(
@@ -103,6 +134,7 @@ def test_a_plan_warns_of_rows_that_no_run_sees(tmp_path):
         ("distinct_examples: [8, 8]\n", "a number is listed twice"),
         ("distinct_examples: 0\n", "distinct_examples"),
         ("distinct_seed: 1\n", "give their number"),
+        ("distinct_draw: even\n", "give their number"),
         ("distinct_examples: 100_000\n", "100,000 is more than the 315 training rows of tickets"),
     ],
 )

@@ -169,6 +169,11 @@ def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, lab
     resumed = run_job(job)
     assert resumed.resumed and resumed.attempts == 2 and not whole.resumed
     assert answer(resumed) == answer(whole)
+    # Both know when each score was taken, the resumed one with the time before.
+    for record in (whole, resumed):
+        seconds = record.speed.score_seconds
+        assert len(seconds) == sum(point.scores is not None for point in record.curve) > 1
+        assert sorted(set(seconds)) == [*seconds] and seconds[-1] <= record.speed.train_seconds + 0.001
 
 
 def test_the_curve_of_a_resumed_run_is_whole_where_a_point_is_a_mean_of_several_steps(tmp_path):

@@ -25,14 +25,29 @@ def scores_of(curve: Sequence[CurvePoint], metric: str | None) -> Line:
 
 
 def timed_line(record: Record) -> Line:
-    """Return the seconds and scores of a run on its way; empty without two scores, or without the time of a whole run."""
-    speed, steps = record.speed, record.spec.training.steps
-    done = steps if speed is None or speed.train_steps is None else speed.train_steps
-    if record.status != "ok" or record.resumed or speed is None or not speed.train_seconds or not done:
+    """Return the seconds and scores of a run on its way; empty without two scores, or without their times.
+
+    A record without a clock has them at steps times its mean seconds a step, which a resumed run does not know.
+    """
+    speed, steps, metric = record.speed, record.spec.training.steps, record.spec.task.metric
+    if record.status != "ok" or speed is None:
         return []
-    each = speed.train_seconds / done
-    line = [(step * each, value) for step, value in scores_of(record.curve, record.spec.task.metric)]
+    points = [point for point in record.curve if point.scores is not None]
+    done = steps if speed.train_steps is None else speed.train_steps
+    if is_clocked(record):
+        at = dict(zip((point.step for point in points), speed.score_seconds or (), strict=True))
+    elif record.resumed or not speed.train_seconds or not done:
+        return []
+    else:
+        at = {point.step: point.step * speed.train_seconds / done for point in points}
+    line = [(at[int(step)], value) for step, value in scores_of(points, metric)]
     return line if len(line) > 1 else []
+
+
+def is_clocked(record: Record) -> bool:
+    """Return True if a record has the seconds of training at each score of its curve."""
+    scored = sum(point.scores is not None for point in record.curve)
+    return record.speed is not None and len(record.speed.score_seconds or ()) == scored > 0
 
 
 def thinned(line: Line, most: int) -> Line:

@@ -200,13 +200,22 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         evaluation_seconds_total=total_of(speed.evaluation_seconds for speed in all_speeds),
         majority_score=unique(floor_of(record) for record in records if record.data is not None),
         least_learned=unique(map(least_learned, records)),
-        word_model_score=unique(record.data.word_model_score for record in records if record.data is not None),
+        word_model_score=_word_model_score(records),
         checkpoint_bytes=median_of(record.weights.stored_bytes for record in records if record.weights is not None),
         resumed=sum(record.resumed for record in records),
         extended=any(record.extended for record in records),
         environments=tuple(sorted({environment_index(record, environments) for record in records} - {-1})),
         forgetting=_forgetting(records),
     )
+
+
+def _word_model_score(records: Sequence[Record]) -> float | None:
+    """Return the score of words alone: the mean over draws of rows where each run has its own."""
+    found = [record.data.word_model_score for record in records if record.data is not None]
+    scores = [one for one in found if one is not None]
+    if scores and all(record.spec.training.distinct_seed is None for record in records):
+        return statistics.fmean(scores)
+    return unique(scores)
 
 
 def _forgetting(records: Sequence[Record]) -> Forgetting | None:

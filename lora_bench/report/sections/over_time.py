@@ -1,7 +1,7 @@
 """Scores against seconds of training: each method when the cheapest one ended, and when it ended itself.
 
-A run's scores are those on the selection split on the way, at steps times its mean seconds a step. Evaluations and checkpoints
-take no part of these seconds. Between two scores a line is straight.
+A run's scores are those on the selection split on the way, at the seconds of its clock, or in older records at steps times its
+mean seconds a step. Evaluations and checkpoints take no part of these seconds. Between two scores a line is straight.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lora_bench.records.record import Record
 from lora_bench.report.blocks import Block, Heading, TextTable
-from lora_bench.report.figures.curves import Line, timed_line, value_at
+from lora_bench.report.figures.curves import Line, is_clocked, timed_line, value_at
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections import method_tables as tables
@@ -27,11 +27,13 @@ class OverTime:
         row: The method's row.
         lines: Seconds and scores of each of its runs.
         alone: True if all of them had the machine for themselves.
+        clocked: True if all of them have the seconds of each score.
     """
 
     row: Row
     lines: tuple[Line, ...]
     alone: bool
+    clocked: bool
 
     @property
     def seconds(self) -> float:
@@ -58,44 +60,45 @@ def over_time(setting: Setting, table: ModelTable, by_id: Mapping[str, Record]) 
         timed = [(line, run) for run in runs if (line := timed_line(run))]
         if timed and not setting.search and not setting.trials:
             alone = all(run.speed is not None and run.speed.exclusive for _, run in timed)
-            found.append(OverTime(row=row, lines=tuple(line for line, _ in timed), alone=alone))
+            clocked = all(is_clocked(run) for _, run in timed)
+            found.append(OverTime(row=row, lines=tuple(line for line, _ in timed), alone=alone, clocked=clocked))
     return sorted(found, key=lambda one: one.seconds) if len(found) > 1 else []
 
 
 def over_time_section(comparison: Comparison, records: Sequence[Record]) -> list[Block]:
     """Return the section, empty for runs without scores on the way."""
-    lines = [line for place in _places(comparison, records) for line in place]
-    if not lines:
+    by_id = {record.run_id: record for record in records}
+    places = [
+        (setting, table, over_time(setting, table, by_id)) for setting in comparison.results for table in setting.tables
+    ]
+    every = [one for _, _, methods in places for one in methods]
+    if not every:
         return []
-    shared = sum(tables.SHARED in line[3] for line in lines)
-    alone = (
-        f"{tables.SHARED}: other work ran on the machine meanwhile, or the record does not say, so these seconds are rough."
-        if shared
-        else "Every run had the machine for itself."
+    shared = "other work ran on the machine meanwhile, or the record does not say, so these seconds are rough."
+    alone = "Every run had the machine for itself." if all(one.alone for one in every) else f"{tables.SHARED}: {shared}"
+    clock = (
+        "Seconds are those of training, without evaluations."
+        if all(one.clocked for one in every)
+        else "Seconds are steps times the mean seconds of a step of the run, without evaluations."
     )
     header = ["task", "base model", "method", "training, s", "score when the cheapest ended", "score at its own end"]
     return [
         Heading(2, "Score against training time"),
-        "Means over runs, on the selection split: no test, and no reason to call a method better. Seconds are steps times the "
-        f"mean seconds of a step of the run, without evaluations. {alone}",
-        TextTable(header, lines, numbers_from=3),
+        f"Means over runs, on the selection split: no test, and no reason to call a method better. {clock} {alone}",
+        TextTable(header, [line for place in places for line in _lines(comparison, *place)], numbers_from=3),
     ]
 
 
-def _places(comparison: Comparison, records: Sequence[Record]) -> Iterator[list[list[str]]]:
-    """Yield the lines of each table."""
-    by_id = {record.run_id: record for record in records}
-    for setting in comparison.results:
-        for table in setting.tables:
-            methods = over_time(setting, table, by_id)
-            yield [
-                [
-                    tables.setting_name(setting, comparison),
-                    tables.model_name(table),
-                    f"{tables.method_name(one.row)} ({plural(len(one.lines), 'run')})",
-                    f"{rate(one.seconds)}{'' if one.alone else tables.SHARED}",
-                    score(found) if (found := one.at(methods[0].seconds)) is not None else MISSING,
-                    score(one.at_end),
-                ]
-                for one in methods
-            ]
+def _lines(
+    comparison: Comparison, setting: Setting, table: ModelTable, methods: Sequence[OverTime]
+) -> Iterator[list[str]]:
+    for one in methods:
+        found = one.at(methods[0].seconds)
+        yield [
+            tables.setting_name(setting, comparison),
+            tables.model_name(table),
+            f"{tables.method_name(one.row)} ({plural(len(one.lines), 'run')})",
+            f"{rate(one.seconds)}{'' if one.alone else tables.SHARED}",
+            score(found) if found is not None else MISSING,
+            score(one.at_end),
+        ]

@@ -100,6 +100,8 @@ class MeasureCallback(TrainerCallback):
         self.warmup_steps = warmup_steps
         self.train_seconds: float | None = 0.0
         self.earlier_seconds = 0.0
+        # At each score on the way.
+        self.score_seconds: list[float] = []
         self._start_over()
 
     def _start_over(self) -> None:
@@ -297,4 +299,5 @@ class MeasureCallback(TrainerCallback):
             load_seconds=load_seconds,
             train_steps=steps,
             train_examples=done.examples,
+            score_seconds=tuple(round(one, 3) for one in self.score_seconds) or None,
         )

@@ -9,12 +9,12 @@ from lora_bench.report.figures.draw import plan_figures
 from tests.sample_records import METHODS, record
 
 
-def run(method, scores, seconds, *, seed=0, exclusive=True, **more):
+def run(method, scores, seconds, *, seed=0, exclusive=True, clock=None, **more):
     """A run of 100 steps with a score every 100 / len(scores) of them."""
     every = 100 // len(scores)
     curve = tuple(CurvePoint(step=every * (n + 1), scores={"accuracy": score}) for n, score in enumerate(scores))
     made = record(METHODS[method], seed=seed, exclusive=exclusive, **more)
-    speed = made.speed.model_copy(update={"train_seconds": seconds, "train_steps": 100})
+    speed = made.speed.model_copy(update={"train_seconds": seconds, "train_steps": 100, "score_seconds": clock})
     return made.model_copy(update={"curve": curve, "speed": speed})
 
 
@@ -22,6 +22,14 @@ def test_a_score_stands_at_its_steps_times_the_seconds_of_a_step():
     assert timed_line(run("lora", [0.5, 0.7], 20.0)) == [(10.0, 0.5), (20.0, 0.7)]
     assert timed_line(run("lora", [0.5], 20.0)) == []
     assert timed_line(run("lora", [0.5, 0.7], 20.0).model_copy(update={"resumed": True})) == []
+
+
+def test_the_clock_of_a_run_counts_before_its_mean_step_and_in_a_resumed_run_too():
+    clocked = run("lora", [0.5, 0.7], 20.0, clock=(4.0, 20.0))
+    assert timed_line(clocked) == [(4.0, 0.5), (20.0, 0.7)]
+    assert timed_line(clocked.model_copy(update={"resumed": True})) == timed_line(clocked)
+    page = render_markdown(Report([clocked, run("full", [0.6, 0.8], 40.0, clock=(30.0, 40.0))]))
+    assert "Seconds are those of training, without evaluations." in page
 
 
 def test_each_method_is_shown_when_the_cheapest_ended_and_when_it_ended_itself():
