@@ -144,6 +144,11 @@ def test_nothing_committed_names_a_person_a_host_or_a_folder(name):
         assert not any(word in text for word in ("/home/", "/root/", "/tmp/", "/Users/", "hostname"))
 
 
+def test_a_look_that_the_history_of_a_suite_shows_is_paid(reports):
+    judged = reports["lora-alpha"].judged
+    assert (judged.declared, judged.declarations) == ("added", 2)
+
+
 def test_the_quickstart_beats_the_majority_class():
     cells = defaultdict(list)
     for record in read_records(BASELINES["quickstart"]):
