@@ -43,7 +43,7 @@ Key = tuple[str | int, ...]
 ELSEWHERE = {
     "lr": "the rate is `learning_rate`, in an entry of `methods`",
     "early_stopping": "`budget: {epochs: {until: plateau, at_most: 20}}` with `selection_every: 50` ends it at a plateau",
-    "stratify": "splits are not stratified: rows are dealt by a hash of their text, or of the column in `split.by`",
+    "stratify": "`split: {stratify: true}` of a task gives each split its share of every class",
     "class_weights": "classes have no weights in training; `metric: macro_f1` counts each alike",
     "bf16": "`training: {precision: bfloat16}` does this",
     "fp16": "there is no float16; `training: {precision: bfloat16}` is the shorter type",

@@ -31,8 +31,9 @@ from lora_bench.util.signals import CODES, Stopped
 
 # Rows left out of training, for the splits that a run must have: a share, and at least so many.
 LEFT_OUT, LEAST_ROWS = 0.01, 12
-# Keys of a split that keep rows together.
-_TOGETHER = ("by", "before", "phrases")
+# Keys of a split that stay, without and with those that keep rows together.
+_APART = ("stratify",)
+_TOGETHER = ("by", "before", "phrases", *_APART)
 # Scores without a rise that end no run.
 ENDLESS = 1_000_000
 
@@ -67,14 +68,14 @@ def train_final(file: Path, runs: Path, out: Path, display: Display) -> str:
     final = file.with_name(f"{name}.yaml")
     said = f"# Written by lora-bench: the method that {file.name} chose, on nearly all rows.\n"
     # Few groups of rows may leave a small split empty, and then rows are dealt out one by one: no score is made of them.
-    for keys in (_TOGETHER, ()):
+    for keys in (_TOGETHER, _APART):
         content = _final(read_yaml(file).data, winner, name, keys)
         write_atomic(final, (said + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)).encode("utf-8"))
         try:
             make_plan(load_suite(final), runs / name)
             break
         except BadInput:
-            if not keys:
+            if keys == _APART:
                 raise
     outcome = run_suite(load_suite(final), RunOptions(runs=runs), display=display)
     if outcome.interrupted in CODES:

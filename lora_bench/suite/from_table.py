@@ -183,6 +183,7 @@ def _split(seen: TableFacts) -> str:
     )
     said = [f"{part}: {share:g}" for part, share in shares.items() if part not in seen.files]
     said += [f"{key}: {as_yaml(column)}" for key, column in seen.split.items()]
+    said += ["stratify: true"] if said and "in_order" not in seen.split else []
     return f"{{{', '.join(said)}}}" if said else ""
 
 
@@ -324,7 +325,7 @@ def _task_keys(name: str, seen: TableFacts, folder: Path) -> dict[str, tuple[str
         "labels": (f"[{', '.join(map(as_yaml, seen.labels))}]", "") if seen.labels else None,
         "unanswerable": ("true", "") if seen.unanswerable else None,
         "metric": (seen.metric or find_kind(seen.kind).usual_metric, ""),
-        "split": (split, "shares of the rows") if (split := _split(seen)) else None,
+        "split": (split, "shares of the rows, and of each class") if (split := _split(seen)) else None,
     }
     return {key: value for key, value in given.items() if value is not None}
 

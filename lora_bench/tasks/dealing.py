@@ -1,6 +1,6 @@
-"""Rows dealt out to splits: by a hash of their text or group, by their order in time, or as a column of the table says.
+"""Rows dealt out to splits: by a hash of their text or group, also evenly in each class, by time, or as a column says.
 
-Of F folds a row with the hash d in [0, 1) is in fold ⌊F d⌋, at the place F d − ⌊F d⌋. The run of fold k tests that one. Of the
+Of F folds a row with the draw d in [0, 1) is in fold ⌊F d⌋, at the place F d − ⌊F d⌋. The run of fold k tests that one. Of the
 others, selection has the places from k s on, where s is its share of them: other ones for each fold.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ SPLIT_VALUES = {
 }  # fmt: skip
 """Split that a value of a column names, by the value in lower case."""
 
+# Multiples of this lie evenly in [0, 1) modulo 1, any stretch of them too: eight leave no gap of a quarter.
+_GOLDEN = (5**0.5 - 1) / 2
 _DAYS_FIRST = ("%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S")
 
 
@@ -74,14 +77,17 @@ def deal(
     shares = task.shares
     if shares is None:
         return dict(parts)
-    if shares.folds is not None and fold is not None:
-        share = 0.0 if whole_train else shares.selection / (1 - 1 / shares.folds)
-        return _folded(parts["all"], shares.folds, fold, share)
     part = "all" if "all" in parts else "train"
     examples = parts[part]
+    if shares.stratify:
+        drawn = _even_draws(examples, by_class=task.kind_of.has_classes)
+    else:
+        drawn = _draws(shares.in_order, examples, tables[part])
+    if shares.folds is not None and fold is not None:
+        share = 0.0 if whole_train else shares.selection / (1 - 1 / shares.folds)
+        return _folded(examples, drawn, shares.folds, fold, share)
     set_aside = 0.0 if whole_train or "selection" in parts else shares.selection
     low = shares.more_test if "test" in parts else shares.test
-    drawn = _draws(shares.in_order, examples, tables[part])
     dealt = {"train": examples.where([draw >= low + set_aside for draw in drawn])}
     if "selection" in parts:
         dealt["selection"] = parts["selection"]
@@ -95,9 +101,9 @@ def deal(
     return dealt | {name: parts[name] for name in task.data.further}
 
 
-def _folded(examples: Examples, folds: int, fold: int, share: float) -> dict[str, Examples]:
+def _folded(examples: Examples, drawn: Sequence[float], folds: int, fold: int, share: float) -> dict[str, Examples]:
     """Return the examples in splits that test a fold; selection, if any, has a *share* of the others."""
-    places = [folds * _draw(group) for group in examples.groups]
+    places = [folds * draw for draw in drawn]
     chosen = [
         "test" if int(place) == fold else "selection" if (place - fold * share) % 1 < share else "train"
         for place in places
@@ -125,6 +131,17 @@ def _draws(in_order: str | None, examples: Examples, table: Table) -> list[float
     order = sorted(first[group] for group in examples.groups)
     ends = {moment: (bisect_left(order, moment), bisect_right(order, moment)) for moment in set(order)}
     return [1 - sum(ends[first[group]]) / 2 / len(order) for group in examples.groups]
+
+
+def _even_draws(examples: Examples, *, by_class: bool) -> list[float]:
+    """Return a number in [0, 1) for each example, even among those of each class; a group is of its most frequent one."""
+    labels: dict[str, Counter[str]] = defaultdict(Counter)
+    for group, label in zip(examples.groups, examples.labels, strict=True):
+        labels[group][label if by_class and isinstance(label, str) else ""] += 1
+    usual = {group: min(counts, key=lambda label: (-counts[label], label)) for group, counts in labels.items()}
+    order = sorted(usual, key=lambda group: (usual[group], _draw(group)))
+    draws = {group: number * _GOLDEN % 1 for number, group in enumerate(order, 1)}
+    return [draws[group] for group in examples.groups]
 
 
 def moments_of(values: Sequence[Any]) -> Iterator[float | None]:

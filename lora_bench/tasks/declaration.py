@@ -62,6 +62,8 @@ class Shares(Strict):
         in_order: Column of dates or numbers: the last rows are test, those before them selection.
         folds: Number of rotating folds, in place of the shares of train and test: the run of seed k tests fold k, so that
             these seeds test every row once.
+        stratify: True if each split gets its share of every class, and of rows whose text dealt them out before. A new row may
+            move others to another split, which a hash alone never does.
     """
 
     train: float = Field(default=0.8, gt=0, lt=1)
@@ -74,6 +76,7 @@ class Shares(Strict):
     column: str | None = None
     in_order: str | None = None
     folds: int | None = Field(default=None, ge=2, le=100)
+    stratify: bool = False
 
 
 class Subsets(Strict):
@@ -286,15 +289,8 @@ def definition(task: Task) -> dict[str, JsonValue]:
         if inside is not None and key not in (said_inside or {}):
             del inside[key]
     shares = task.shares.model_dump() if task.shares is not None else None
-    for key, unset in (
-        ("before", None),
-        ("phrases", False),
-        ("more_test", 0.0),
-        ("column", None),
-        ("in_order", None),
-        ("folds", None),
-    ):
-        if shares is not None and shares[key] == unset:
+    for key in ("before", "phrases", "more_test", "column", "in_order", "folds", "stratify"):
+        if shares is not None and shares[key] == Shares.model_fields[key].default:
             del shares[key]
     if shares is not None and "folds" in shares:
         del shares["train"], shares["test"]

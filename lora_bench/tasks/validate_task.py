@@ -131,6 +131,8 @@ def _faults_of_split(task: Task) -> Iterator[tuple[Key, str]]:
         yield ("split", "before"), "needs `by`, the column in whose values it stands"
     if task.split.phrases and (task.split.by is not None or len(task.text) > 1):
         yield ("split", "phrases"), "is of rows with one text, in place of `by`"
+    if task.split.stratify and task.split.in_order is not None:
+        yield ("split", "stratify"), "must go: `in_order` deals rows out by their order"
     if task.split.column is not None and task.data.has_splits:
         yield ("split", "column"), "must go: the data has its splits in files"
     if task.split.folds is not None:

@@ -207,7 +207,9 @@ def test_a_key_of_another_library_leads_to_the_one_that_does_the_same(tmp_path, 
 
 def test_splits_that_should_be_stratified_are_answered(tmp_path):
     (line,) = faults(tmp_path, SUITE.replace("label: queue", "label: queue\n    split: {stratify: queue}"))
-    assert "split.stratify: unknown key; splits are not stratified" in line
+    assert "split.stratify: must be boolean, got 'queue' (str)" in line
+    (line,) = faults(tmp_path, SUITE.replace("label: queue", "label: queue\n    stratify: true"))
+    assert "stratify: unknown key; `split: {stratify: true}` of a task" in line
 
 
 @pytest.mark.parametrize(

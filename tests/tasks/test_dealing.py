@@ -1,5 +1,8 @@
 """Rows are dealt out by a column that names their split, or by time; a split that is missing is taken from train."""
 
+from collections import Counter
+from hashlib import sha256
+
 import pytest
 
 from lora_bench.tasks import definition, load_data, task_from_definition
@@ -167,3 +170,54 @@ def test_folds_are_dealt_out_of_one_file_and_stand_in_the_definition(tmp_path):
     written = definition(task(tmp_path, FOLDS))
     assert written["split"] == {"selection": 0.1, "by": None, "folds": 5}
     assert definition(task_from_definition(written)) == written
+
+
+STRATIFIED = ONE_FILE + "split: {train: 0.65, selection: 0.1, test: 0.25, stratify: true}\n"
+
+
+def test_a_stratified_split_has_its_share_of_each_class_and_of_rows_that_were_dealt_out_before(tmp_path):
+    counts = {"usual": 700, "some": 180, "few": 60, "rare": 8}
+    rows = [(f"{name} text {number}", name) for name, count in counts.items() for number in range(count)]
+    write_csv(tmp_path / "rows.csv", rows)
+    for _ in range(2):
+        data = load_data(task(tmp_path, STRATIFIED), tmp_path)
+        total = Counter(label for _, label in rows)
+        for split, share in (("train", 0.65), ("selection", 0.1), ("test", 0.25)):
+            found = Counter(data.labels[label] for label in data.splits[split].labels)
+            assert all(abs(found[name] - share * total[name]) < 2.5 for name in total), (split, found)
+        assert {data.labels[label] for label in data.splits["test"].labels} == counts.keys()
+        # Rows whose hash puts them all into one split of another table.
+        rows = [row for row in rows if sha256(row[0].encode()).hexdigest() >= "a" or row[1] == "rare"]
+        write_csv(tmp_path / "rows.csv", rows)
+
+
+def test_stratified_folds_have_their_share_of_each_class(tmp_path):
+    rows = [(f"text {number}", "rare" if number % 10 == 0 else "usual") for number in range(200)]
+    write_csv(tmp_path / "rows.csv", rows)
+    folds = task(tmp_path, FOLDS.replace("5}", "5, stratify: true}"))
+    tested = []
+    for fold in range(5):
+        data = load_data(folds, tmp_path, fold=fold)
+        tested += data.splits["test"].ids
+        found = Counter(data.labels[label] for label in data.splits["test"].labels)
+        assert 3 <= found["rare"] <= 5 and 34 <= found["usual"] <= 38
+    assert len(set(tested)) == 200 == len(tested)
+
+
+def test_a_stratified_split_keeps_equal_texts_and_groups_together_and_does_without_classes(tmp_path):
+    rows = [(*row, str(number // 4)) for number, row in enumerate(HUNDRED)]
+    write_csv(tmp_path / "rows.csv", rows, ("text", "label", "customer"))
+    data = load_data(task(tmp_path, STRATIFIED.replace("stratify", "by: customer, stratify")), tmp_path)
+    texts = {name: {text for (text,) in split.texts} for name, split in data.splits.items()}
+    of_customer = {text: customer for text, _, customer in rows}
+    customers = {name: {of_customer[text] for text in found} for name, found in texts.items()}
+    assert sum(map(len, customers.values())) == 25 and 5 <= len(customers["test"]) <= 7
+    write_csv(tmp_path / "rows.csv", [(text, number / 7) for number, (text, _) in enumerate(HUNDRED)])
+    data = load_data(task(tmp_path, STRATIFIED + "kind: regression\nmetric: pearson\n"), tmp_path)
+    assert 24 <= len(data.splits["test"].ids) <= 26
+
+
+def test_a_split_that_is_not_stratified_keeps_its_id_and_time_deals_alone(tmp_path):
+    assert "stratify" not in definition(task(tmp_path, ONE_FILE))["split"]
+    (said,) = faults_of(tmp_path, ONE_FILE + "split: {in_order: at, stratify: true}\n")
+    assert "split.stratify: must go: `in_order` deals rows out by their order" in said
