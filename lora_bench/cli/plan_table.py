@@ -162,6 +162,7 @@ def _more(spec: PlannedSpec, start: str | None) -> str:
         "weight decay": recipe.weight_decay or None,
         "schedule": recipe.schedule if recipe.schedule != "linear" else None,
         "label smoothing": recipe.label_smoothing or None,
+        "class weights": recipe.class_weights,
         "the base's dropout": recipe.base_dropout,
         "head dropout": recipe.head_dropout,
         "dropout masks": recipe.masks if recipe.masks != "torch" else None,

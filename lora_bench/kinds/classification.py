@@ -23,6 +23,7 @@ class Classification(WithClasses):
     metric_kinds = ("classification",)
     usual_metric = "accuracy"
     reads_one_token = True
+    weighs_classes = True
     word_model = "logistic"
     python_answer = "model.config.id2label[model(**inputs).logits.argmax().item()]"
     own_keys: ClassVar[Mapping[Key, str]] = {("label", "rule"): "makes classes, but the kind is {kind}"}

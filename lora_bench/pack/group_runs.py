@@ -92,5 +92,5 @@ def _packs(model_type: str, spec: PlannedSpec) -> bool:
     alone = recipe.accumulation == 1 and recipe.processes == 1
     usual = ARGUMENTS.issuperset(recipe.arguments) and recipe.arguments.get("optim", OPTIMISERS[0]) in OPTIMISERS
     # Those that end at a plateau have each an end of its own, known only when it comes.
-    settled = not clocked and recipe.plateau is None
+    settled = not clocked and recipe.plateau is None and recipe.class_weights is None
     return settled and alone and usual and (recipe.masks == "keyed" or not drops)

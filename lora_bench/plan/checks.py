@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, first_line
+from lora_bench.kinds import known_kinds
 from lora_bench.methods import loss_term, rates_to_try
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell
@@ -190,15 +191,23 @@ def check_schedule(suite: Suite, recipe: CellRecipe, task: str, base_model: Base
 
 
 def check_loss(suite: Suite, recipe: CellRecipe, task: Task, base_model: BaseModel, entry: MethodEntry) -> None:
-    """Refuse label smoothing with a method that adds to the model's own loss: the smoothed loss takes its place."""
-    term = loss_term(entry.method)
-    if term is not None and recipe.training.label_smoothing and task.kind_of.smooths:
-        share = recipe.training.label_smoothing
-        message = (
-            f"{entry.label} on {base_model.name} for {task.task}: label_smoothing {share:g} takes the place of the model's own "
-            f"loss, to which {term} is added: set one of the two to 0"
-        )
+    """Refuse class weights for a kind without classes, and a loss in place of the model's own with a method that adds to it."""
+    term, cell = loss_term(entry.method), f"{entry.label} on {base_model.name} for {task.task}"
+    if recipe.training.class_weights is not None and not task.kind_of.weighs_classes:
+        message = f"class_weights is for {' and '.join(_weighing())}, and the kind of {task.task} is {task.kind}"
+        raise BadInput([suite.document.fault(("training", "class_weights"), message)])
+    given = {
+        f"label_smoothing {recipe.training.label_smoothing:g}": recipe.training.label_smoothing
+        and task.kind_of.smooths,
+        "class_weights": recipe.training.class_weights,
+    }
+    for name in [name for name, is_given in given.items() if is_given and term is not None]:
+        message = f"{cell}: {name} takes the place of the model's own loss, to which {term} is added: leave one of the two out"
         raise BadInput([suite.document.fault(("recipes",), message)])
+
+
+def _weighing() -> list[str]:
+    return [name for name, kind in known_kinds().items() if kind.weighs_classes]
 
 
 def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> None:

@@ -143,6 +143,8 @@ class Settings(RecordPart):
         deterministic: Use only algorithms that repeat a result to the bit on a GPU, slower ones among them; a run that needs
             another fails. Results on a CPU repeat without it.
         head_learning_rate: Peak of the head's learning rate, on the same schedule; the method's own rate by default.
+        class_weights: "balanced" weighs the loss of a row by the rarity of its class among the training rows, as scikit-learn
+            does, for classification; all rows count alike by default.
     """
 
     batch_size: int | None
@@ -161,6 +163,7 @@ class Settings(RecordPart):
     parallelism: Parallelism | None = "ddp"
     deterministic: bool = False
     head_learning_rate: float | None = None
+    class_weights: Literal["balanced"] | None = None
 
 
 class PlateauRule(Strict):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from torch import Tensor
+
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.exercises import exercise
 from lora_bench.kinds.exercises.base_exercise import Exercise
@@ -15,6 +17,7 @@ from lora_bench.methods import Method
 from lora_bench.models.loading import reads_apart
 from lora_bench.records.budget import Batch, tokens_of
 from lora_bench.tasks import TaskData
+from lora_bench.training.class_weights import balanced_weights
 from lora_bench.training.encoded_examples import examples_of
 from lora_bench.training.job import Job
 from lora_bench.training.measure.flops import batch_flops, batch_flops_apart, step_flops
@@ -30,7 +33,8 @@ BatchFlops = Callable[[Batch], int]
 class Lessons:
     """The examples of a run: its data, the examples to answer by split, and the course of its training batches.
 
-    *flops* counts the FLOPs of a batch, if the budget needs them.
+    *flops* counts the FLOPs of a batch, if the budget needs them; *class_weights* has the weight of each class, if rows do not
+    count alike.
     """
 
     data: TaskData
@@ -38,6 +42,7 @@ class Lessons:
     questions: dict[str, Sequence[Example]]
     course: Course
     flops: BatchFlops | None
+    class_weights: Tensor | None
 
     @property
     def has_rows_of_nothing(self) -> bool:
@@ -63,7 +68,10 @@ def read_lessons(setup: Setup, tokenizer: Any) -> Lessons:
     train, questions = examples_of(job, data, made, facts)
     recipe = job.spec.training
     flops = _flops(job, setup.method, train) if recipe.uses("train_flops") else None
-    return Lessons(data, made, questions, plan_course(recipe, seed, train, flops), flops)
+    weights = None
+    if recipe.class_weights is not None:
+        weights = balanced_weights([example["labels"] for example in train], len(data.labels))
+    return Lessons(data, made, questions, plan_course(recipe, seed, train, flops), flops, weights)
 
 
 def _flops(job: Job, method: Method, train: Sequence[Any]) -> BatchFlops:

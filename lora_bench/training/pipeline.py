@@ -33,6 +33,7 @@ from lora_bench.training.attempt import Facts
 from lora_bench.training.best_weights import Best
 from lora_bench.training.callbacks import Notify
 from lora_bench.training.checkpoint import Checkpoint, latest_checkpoint, load_trained
+from lora_bench.training.class_weights import weigh_classes
 from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.distributed.ranks import BatchShares, WorkerRank, collate_share, weigh_shares
 from lora_bench.training.hooks import Hooks, hooks_of, keeps_best
@@ -152,6 +153,8 @@ class Ready:
             set_rates(trainer, self.setup.method, self.model, self.adapted.head, recipe.head_learning_rate)
             # Otherwise it takes the loss of a model with `**kwargs` as already divided by the accumulation steps.
             trainer.model_accepts_loss_kwargs = False
+            if self.lessons.class_weights is not None:
+                weigh_classes(trainer, self.lessons.class_weights, recipe.label_smoothing)
             if self.setup.rank is not None:
                 weigh_shares(trainer, self.adapted.masks)
             yield trainer

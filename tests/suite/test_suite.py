@@ -195,7 +195,7 @@ def changed(keys):
         ("training: {fp16: true}", "training.fp16", None, "there is no float16"),
         ("training: {gradient_checkpointing: true}", "training.gradient_checkpointing",
          "training_arguments: {gradient_checkpointing: true}", "`training_arguments: {gradient_checkpointing: true}`"),
-        ("training: {class_weights: balanced}", "training.class_weights", None, "no weights"),
+        ("class_weights: balanced", "class_weights", "training: {class_weights: balanced}", "rarity of their class"),
     ],
 )  # fmt: skip
 def test_a_key_of_another_library_leads_to_the_one_that_does_the_same(tmp_path, given, place, instead, words):

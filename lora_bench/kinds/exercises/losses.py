@@ -11,10 +11,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """Computes a member's loss from its logits and labels; rows or tokens labelled -100 (or NaN) do not count."""
 
 
-def cross_entropy(label_smoothing: float = 0.0, *, shifted: bool = False) -> Loss:
+def cross_entropy(label_smoothing: float = 0.0, *, shifted: bool = False, weights: Tensor | None = None) -> Loss:
     """Return the mean cross entropy over rows or tokens that count, whose label is the next token if *shifted*.
 
-    *label_smoothing* is the share of the target's probability that is spread over all labels.
+    *label_smoothing* is the share of the target's probability that is spread over all labels; *weights* has a factor for each
+    label.
     """
 
     def mean(logits: Tensor, labels: Tensor) -> Tensor:
@@ -26,6 +27,8 @@ def cross_entropy(label_smoothing: float = 0.0, *, shifted: bool = False) -> Los
         missed = -logs.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
         if label_smoothing:
             missed = (1 - label_smoothing) * missed - label_smoothing * logs.mean(-1)
+        if weights is not None:
+            missed = missed * weights[labels.clamp(min=0)]
         return (missed * counts).sum() / counts.sum()
 
     return mean

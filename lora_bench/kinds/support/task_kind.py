@@ -43,6 +43,7 @@ class TaskKind:
         has_classes: True if its labels are names of classes.
         writes: True if its answers are texts that a model writes, without a head.
         reads_one_token: True if a head reads one token of an example.
+        weighs_classes: True if the loss of a row can be weighed by its class.
         smooths: True if a share of a label's probability can be spread over the others.
         label_tensors: Tensors of labels in a batch.
         label_axes: Axes of each: "rows", then "length" or "labels".
@@ -65,6 +66,7 @@ class TaskKind:
     has_classes: ClassVar[bool] = False
     writes: ClassVar[bool] = False
     reads_one_token: ClassVar[bool] = False
+    weighs_classes: ClassVar[bool] = False
     smooths: ClassVar[bool] = True
     label_tensors: ClassVar[tuple[str, ...]] = ("labels",)
     label_axes: ClassVar[tuple[str, ...]] = ("rows",)

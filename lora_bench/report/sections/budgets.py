@@ -266,6 +266,7 @@ _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     ("weight decay", lambda setting: _number(setting.spec.training.weight_decay)),
     ("largest gradient norm", lambda setting: _number(setting.spec.training.max_grad_norm)),
     ("precision", lambda setting: _code(setting.spec.training.precision)),
+    ("class weights", lambda setting: _code(setting.spec.training.class_weights)),
     ("threads", lambda setting: count(setting.spec.training.threads)),
     ("processes that share a batch", _processes),
     ("protocol", lambda setting: _code(setting.spec.protocol)),
