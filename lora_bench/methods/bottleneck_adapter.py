@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from lora_bench.documents import Strict
-from lora_bench.methods.contract import Preset, register
+from lora_bench.methods.contract import Preset, SearchedRates, register
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -66,6 +66,11 @@ class BottleneckAdapter(Strict):
     name: ClassVar[str] = "bottleneck_adapter"
     size: ClassVar[str | None] = "bottleneck_size"
     learning_rate: ClassVar[float] = 1e-3
+    searched_rates: ClassVar[SearchedRates] = {
+        256: (6e-3, 2e-3, 1e-2),
+        384: (4e-3, 2e-3, 8e-3),
+        768: (2e-3, 2e-3, 2e-3),
+    }
     packed_options: ClassVar[tuple[str, ...]] = ("bottleneck_size",)
     peft_types: ClassVar[tuple[str, ...]] = ("BOTTLENECK_ADAPTER",)
     presets: ClassVar[dict[str, Preset]] = {

@@ -9,7 +9,8 @@ The rest is optional. `callbacks()` returns transformers' `TrainerCallback` obje
 which runs of a pack may differ, if packed runs are tested against isolated ones. `peft_types` names the PEFT types of its
 adapters, and `tuner` the module that makes them known to PEFT. `options_of(config, given)` reads its options from a PEFT config
 whose fields have other names. `first_rates` are the learning rates to try on a table, the one to begin with first: those for a
-small base model, and those for a larger one. `presets` are options under a name of their own, as its best users run it.
+small base model, and those for a larger one. `searched_rates` are those that our searches found best. `presets` are options
+under a name of their own, as its best users run it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ ENTRY_POINTS = "lora_bench.methods"
 
 FirstRates = tuple[tuple[str, ...], tuple[str, ...]]
 """Learning rates to try on a table, as a suite writes them, the most likely first: for a small base model, and a larger one."""
+
+SearchedRates = dict[int, tuple[float, float, float]]
+"""Median, least and greatest of the best rates in our searches, by width of the base model: see `benchmarks/rate_rule.py`."""
 
 
 @dataclass(frozen=True)

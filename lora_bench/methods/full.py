@@ -17,7 +17,7 @@ from pydantic import Field
 
 from lora_bench.documents import Strict
 from lora_bench.errors import UnsupportedPair
-from lora_bench.methods.contract import FirstRates, Preset, register
+from lora_bench.methods.contract import FirstRates, Preset, SearchedRates, register
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +37,11 @@ class Full(Strict):
     learning_rate: ClassVar[float] = 5e-5
     trains_base: ClassVar[bool] = True
     first_rates: ClassVar[FirstRates] = ("1e-4", "3e-5", "3e-4"), ("3e-5", "1e-5", "1e-4")
+    searched_rates: ClassVar[SearchedRates] = {
+        256: (7.5e-4, 5e-4, 1e-3),
+        384: (2e-4, 9.5e-6, 4e-4),
+        768: (2e-5, 2e-5, 2e-5),
+    }
     presets: ClassVar[dict[str, Preset]] = {
         "top2": Preset(
             "the last two layers: FT-Top2 of Hu et al. 2021, table 3, https://arxiv.org/abs/2106.09685",

@@ -28,7 +28,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from lora_bench.documents import Strict
 from lora_bench.errors import UnsupportedPair
 from lora_bench.families import Family, Role, parts_of, roles_in_order
-from lora_bench.methods.contract import Preset, register
+from lora_bench.methods.contract import Preset, SearchedRates, register
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -72,6 +72,11 @@ class Lora(Strict):
     name: ClassVar[str] = "lora"
     size: ClassVar[str | None] = "rank"
     learning_rate: ClassVar[float] = 1e-3
+    searched_rates: ClassVar[SearchedRates] = {
+        256: (6e-3, 2e-3, 1e-2),
+        384: (2e-3, 5e-4, 4e-3),
+        768: (1e-3, 1e-3, 1e-3),
+    }
     peft_types: ClassVar[tuple[str, ...]] = ("LORA", "LORA_BENCH_FUSED_LORA")
     presets: ClassVar[dict[str, Preset]] = {
         "lora_all": Preset(

@@ -28,7 +28,7 @@ from pydantic import Field, model_validator
 
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.methods.contract import Preset, register
+from lora_bench.methods.contract import Preset, SearchedRates, register
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -52,6 +52,11 @@ class PrefixTuning(Strict):
     name: ClassVar[str] = "prefix_tuning"
     size: ClassVar[str | None] = "num_virtual_tokens"
     learning_rate: ClassVar[float] = 1e-2
+    searched_rates: ClassVar[SearchedRates] = {
+        256: (3e-2, 1e-2, 5e-2),
+        384: (2e-2, 1e-2, 8e-2),
+        768: (1e-2, 1e-2, 1e-2),
+    }
     packed_options: ClassVar[tuple[str, ...]] = ()
     peft_types: ClassVar[tuple[str, ...]] = ("PREFIX_TUNING", "LORA_BENCH_PREFIX")
     presets: ClassVar[dict[str, Preset]] = {

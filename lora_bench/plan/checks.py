@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from lora_bench.plan.size_fitting import installed_bytes
 from lora_bench.records.budget import WORK, ParameterAxis, amount_of
 from lora_bench.records.environment import described_devices
 from lora_bench.records.spec import PlannedSpec
+from lora_bench.report.text import learning_rate
 from lora_bench.suite.entries import FEW_RATES, MethodEntry
 from lora_bench.suite.halving import Rung
 from lora_bench.suite.load_suite import CellRecipe, Suite
@@ -29,6 +31,10 @@ from lora_bench.util.regular_files import MIB
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
+
+
+# Best rates of a base model whose width differs by more say little.
+NEAR_WIDTH = 1.5
 
 
 def check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
@@ -63,6 +69,30 @@ def untuned(suite: Suite, tasks: list[LoadedTask], models: list[BaseModel]) -> l
     return [
         f"no learning rate is tuned{on}: each method runs at the one given, and another may change the order of the methods; "
         "give each several (ranges: `lora-bench list methods`) and `tuning: {seeds: [100, 101]}`"
+    ]
+
+
+def suggested_rates(suite: Suite, cells: Iterable[Cell]) -> list[str]:
+    """Return for each base model the best rates in our searches of the methods that run at their own rate."""
+    found: dict[tuple[str, int], dict[str, str]] = {}
+    entries = {entry.label: entry for entry in suite.methods}
+    for cell in cells:
+        spec, entry = cell.job.spec, entries[cell.job.spec.method.label]
+        method, model = type(entry.method), cell.job.base_model.name
+        own = not {model, None} & entry.learning_rates.keys() and spec.training.learning_rate == method.learning_rate
+        rates = getattr(method, "searched_rates", {}) if entry.label == method.name else {}
+        if not own or not rates or cell.fit.shape is None:
+            continue
+        wide = cell.fit.shape.width
+        width = min(rates, key=lambda one: abs(math.log(one / wide)))
+        if 1 / NEAR_WIDTH <= width / wide <= NEAR_WIDTH:
+            best, *between = map(learning_rate, rates[width])
+            shown = best if len({*between}) == 1 else f"{best} ({' to '.join(between)})"
+            found.setdefault((model, width), {})[entry.label] = f"{entry.label} {shown}"
+    return [
+        f"{model}: no learning rate is given, so methods run at their own; our searches at width {width} chose "
+        f"{', '.join(shown.values())}, and other data may need another: try three"
+        for (model, width), shown in found.items()
     ]
 
 

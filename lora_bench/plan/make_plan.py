@@ -24,6 +24,7 @@ from lora_bench.plan.checks import (
     coarse_tuning,
     refuse_twins,
     refuse_unreachable,
+    suggested_rates,
     unseen_rows,
     untuned,
 )
@@ -141,6 +142,7 @@ def make_plan(
         tuple(warnings),
         cautions=(
             *untuned(suite, tasks, models),
+            *suggested_rates(suite, cells),
             *unequal,
             *coarse_tuning(suite),
             *unseen_rows(cells),

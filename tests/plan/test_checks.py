@@ -2,13 +2,16 @@
 
 import csv
 import re
+from pathlib import Path
 
 import pytest
 
 from lora_bench.cli import main
+from lora_bench.methods import known_methods
 from tests.project import GOOD, SUITE, write_data, write_project
 from tests.tiny import tiny_roberta
 
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "tune.md"
 ONE = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]")
 
 
@@ -50,6 +53,26 @@ def test_one_given_rate_beside_tuned_methods_is_a_warning(planned):
     assert (
         "warning: tickets: full runs on base at the one learning rate given, beside methods that choose among 2" in said
     )
+
+
+def test_best_rates_of_searches_are_named_where_a_suite_gives_none_on_a_model_as_wide(planned):
+    mini = ONE.replace("[base]", "[gpt2-mini]").replace("[lora]", "[lora, bitfit]")
+    said = planned(mini)[1]
+    assert "gpt2-mini: no learning rate is given" in said and "at width 256 chose lora 6e-3 (2e-3 to 1e-2), and" in said
+    given = mini.replace("[lora, bitfit]", "[{method: lora, learning_rate: 1e-3}]")
+    for suite in (given, mini + "recipes: [{methods: lora, learning_rate: 2e-3}]\n", ONE):
+        assert "our searches" not in planned(suite)[1]
+
+
+def test_the_page_has_the_rates_that_a_plan_names():
+    table = PAGE.read_text(encoding="utf-8").partition("| width (searches) |")[2].splitlines()
+    names = re.findall(r"`(\w+)`", table[0])
+    for line in table[2:5]:
+        width, *cells = line.strip("| ").split(" | ")
+        for name, cell in zip(names, cells, strict=True):
+            numbers = [float(found) for found in re.findall(r"[\d.]+e-\d", cell)]
+            best, low, high = known_methods()[name].searched_rates[int(width.split()[0])]
+            assert numbers == ([best] if low == high else [best, low, high])
 
 
 def test_methods_without_a_tuned_rate_are_a_warning_and_one_method_or_a_search_is_none(planned):
