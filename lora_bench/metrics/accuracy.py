@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
-
-if TYPE_CHECKING:
-    from lora_bench.stats.items import Floats
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Floats, Metric
 
 
 def accuracy(predictions: Sequence[int], references: Sequence[int]) -> float:

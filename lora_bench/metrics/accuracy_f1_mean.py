@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from lora_bench.metrics.accuracy import accuracy, right_items
 from lora_bench.metrics.f1 import f1, weighted_f1
-from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
-
-if TYPE_CHECKING:
-    from lora_bench.stats.items import Floats, Weighted
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Floats, Metric, Weighted
 
 
 def accuracy_f1_mean(predictions: Sequence[int], references: Sequence[int], classes: int = 2) -> float | None:

@@ -6,12 +6,8 @@ Small classes count as much as large ones. With more than two classes the same a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
-
-if TYPE_CHECKING:
-    from lora_bench.stats.items import Floats, Weighted
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Floats, Metric, Weighted
 
 
 def macro_f1(predictions: Sequence[int], references: Sequence[int]) -> float:

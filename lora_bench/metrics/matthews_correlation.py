@@ -6,12 +6,8 @@ A constant prediction gives 0, as in scikit-learn and GLUE's tables. Undefined w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
-
-if TYPE_CHECKING:
-    from lora_bench.stats.items import Floats, Weighted
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Floats, Metric, Weighted
 
 
 def matthews_correlation(predictions: Sequence[int], references: Sequence[int]) -> float:

@@ -5,13 +5,8 @@ Frequent labels count more than rare ones. Undefined if no text has a label and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lora_bench.metrics.support.label_arrays import LabelSets, label_arrays
-from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
-
-if TYPE_CHECKING:
-    from lora_bench.stats.items import Floats, Weighted
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Floats, Metric, Weighted
 
 
 def multilabel_micro_f1(predictions: LabelSets, references: LabelSets) -> float:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from lora_bench.metrics.pearson import pearson, weighted_pearson
 from lora_bench.metrics.spearman import spearman, weighted_spearman
-from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
-
-if TYPE_CHECKING:
-    from lora_bench.stats.items import Floats, Weighted
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Floats, Metric, Weighted
 
 
 def pearson_spearman_mean(predictions: Sequence[float], references: Sequence[float]) -> float | None:

@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from lora_bench.metrics.loss import loss, weighted_loss
-from lora_bench.metrics.support.metric_facts import Metric
-
-if TYPE_CHECKING:
-    from lora_bench.stats.items import Floats, Weighted
+from lora_bench.metrics.support.metric_facts import Floats, Metric, Weighted
 
 
 def perplexity(predictions: Sequence[float], references: Sequence[float]) -> float | None:

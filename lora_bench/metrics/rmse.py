@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from lora_bench.metrics.support.metric_facts import Metric
-
-if TYPE_CHECKING:
-    from lora_bench.stats.items import Floats, Weighted
+from lora_bench.metrics.support.metric_facts import Floats, Metric, Weighted
 
 
 def rmse(predictions: Sequence[float], references: Sequence[float]) -> float | None:

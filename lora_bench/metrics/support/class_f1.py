@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lora_bench.stats.items import Floats, Weighted
+from lora_bench.metrics.support.metric_facts import Floats, Weighted
 
 
 def weighted_mean_f1(references: Floats, predictions: Floats, counted: Sequence[int]) -> Weighted:
     """Return the mean F1 of the *counted* classes that are predicted or right, as a function of item weights.
 
-    Args:
-        references: Class of each item, shape (items,).
-        predictions: Shape (seeds, items).
-        counted: Class indexes.
+    *references* has the class of each item, shape (items,), and *predictions* the shape (seeds, items).
     """
     import numpy as np
 

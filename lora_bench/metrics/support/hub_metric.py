@@ -71,7 +71,8 @@ class HubMetric:
         Raises:
             LoraBenchError: If it takes one reference and gets more, or returns several numbers and none was named.
         """
-        if not _takes_lists(self.module):
+        ways = self.module.features if isinstance(self.module.features, list) else [self.module.features]
+        if all(isinstance(way.get("references"), datasets.Value) for way in ways):
             references = self._single(references)
         raw = self.module.compute(predictions=predictions, references=references, **options)
         values = {
@@ -82,14 +83,12 @@ class HubMetric:
         return {**values, self.name: values[self._own(values)]}
 
     def _single(self, references: Sequence[Any]) -> list[Any]:
-        """Return the single reference of each list."""
         most = max((len(each) for each in references if isinstance(each, list | tuple)), default=1)
         if most > 1:
             raise LoraBenchError(f"metric {self.name!r} takes one reference for a prediction, got up to {most}")
         return [each[0] if isinstance(each, list | tuple) and each else each for each in references]
 
     def _own(self, values: Mapping[str, float | None]) -> str:
-        """Return the name of the metric's own number."""
         if self.number is not None:
             if self.number not in values:
                 raise unknown(f"number of metric {HUB}{self.path}:", self.number, values)
@@ -169,7 +168,6 @@ def _refuse_fetched(path: str, text: str) -> None:
 
 
 def _script(path: str) -> Path:
-    """The file of a local script."""
     try:
         place = Path(path).expanduser()
         script = place if place.suffix == ".py" else place / f"{place.name}.py"
@@ -213,7 +211,6 @@ def _copied(path: str, version: str) -> str:
 
 
 def _downloaded(name: str, commit: str) -> str:
-    """Return the path of a hub metric's script at its commit."""
     from lora_bench.util.hub import snapshot
 
     repository = name if "/" in name else f"{OWNER}/{name}"
@@ -223,9 +220,3 @@ def _downloaded(name: str, commit: str) -> str:
         raise LoraBenchError(f"metric '{HUB}{name}@{commit}' has no script {script}")
     _refuse_fetched(f"{name}@{commit}", read_regular(copy.folder / script, MAX_SCRIPT_BYTES).decode("utf-8"))
     return str(copy.folder / script)
-
-
-def _takes_lists(module: evaluate.EvaluationModule) -> bool:
-    """Return True if the metric takes several references for a prediction."""
-    ways = module.features if isinstance(module.features, list) else [module.features]
-    return any(not isinstance(way.get("references"), datasets.Value) for way in ways)

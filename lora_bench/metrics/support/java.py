@@ -105,7 +105,6 @@ def _line(process: subprocess.Popen[bytes]) -> str:
 
 
 def _jar(folder: str, pattern: str) -> Path:
-    """Return a jar of the installed pycocoevalcap."""
     spec = importlib.util.find_spec("pycocoevalcap")
     places = spec.submodule_search_locations if spec is not None else None
     found = [jar for place in places or () for jar in Path(place, folder).glob(pattern)]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from lora_bench.stats.items import Floats
+from lora_bench.metrics.support.metric_facts import Floats
 
 LabelSets = Sequence[Sequence[int]]
 """Label indexes of each item; an item may have none."""
@@ -25,10 +24,7 @@ def label_arrays(
 ) -> tuple[Floats, Floats]:
     """Return right labels, shape (items, labels), and those of each seed, shape (seeds, items, labels).
 
-    Args:
-        references: Right labels of each item.
-        predictions: Those of each seed.
-        width: Number of labels; by default that of the labels that occur.
+    The *width* is the number of labels; by default that of the labels that occur.
     """
     import numpy as np
 

@@ -49,31 +49,19 @@ def default_margin(name: str | None) -> float | None:
 
 
 def kind_of(name: str) -> MetricKind | None:
-    """Return the kind of task that a metric scores; None for a metric from the hub.
-
-    Raises:
-        LoraBenchError: If no metric has this name, with the nearest one.
-    """
+    """Return the kind of task that a metric scores, or None, as `declared` does."""
     found = declared(name)
     return found.kind if found is not None else None
 
 
 def higher_is_better(name: str) -> bool | None:
-    """Return the direction of a metric; None for a metric from the hub.
-
-    Raises:
-        LoraBenchError: If no metric has this name, with the nearest one.
-    """
+    """Return the direction of a metric, or None, as `declared` does."""
     found = declared(name)
     return found.higher_is_better if found is not None else None
 
 
 def unavailable(name: str) -> str | None:
-    """Return why this machine cannot compute a metric, and what to do; None if it can, or if only trying would tell.
-
-    Raises:
-        LoraBenchError: If no metric has this name, with the nearest one.
-    """
+    """Return why this machine cannot compute a metric, and what to do; None if it can, or if only trying would tell."""
     found = declared(name)
     if found is None or found.library is None:
         return None

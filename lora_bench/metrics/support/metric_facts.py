@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from lora_bench.stats.items import Floats, Weighted
+    import numpy as np
+
+# Names, so that a metric's module imports no numpy.
+Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
+Weighted: TypeAlias = "Callable[[Floats], Floats]"
+"""A metric as a function of item weights; see `lora_bench.stats.items.ItemMetric`."""
 
 MetricKind = Literal["classification", "regression", "generation", "tokens", "multilabel", "spans", "likelihood"]
 """Form of the answers that a metric reads. A kind of task names those of its own: see `lora_bench.kinds`."""
