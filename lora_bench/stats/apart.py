@@ -101,9 +101,7 @@ def _rounding(values: Sequence[float] | Floats) -> Floats:
 def bound(sizes: tuple[tuple[int, int], ...], level: float) -> float:
     """Return the bound that the sum over rows of normal scores exceeds with probability *level*, drawn with a fixed seed.
 
-    Args:
-        sizes: Numbers of runs, each with its number of rows.
-        level: In (0, 1).
+    *sizes* has numbers of runs, each with its number of rows.
     """
     generator = np.random.default_rng(0)
     sums = np.zeros(SUMS)

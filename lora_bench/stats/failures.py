@@ -65,9 +65,7 @@ class Cancelling:
 def cancelling(rooms: tuple[float | None, float | None], risks: tuple[Risk, Risk]) -> Cancelling | None:
     """Return the least rate of collapses of either method that uses up its room, or None if neither has any.
 
-    Args:
-        rooms: Gain that the first and the second method may lose before a claim no longer holds; None for any.
-        risks: Cost of their collapses.
+    *rooms* are the gains that the first and the second method may lose before a claim no longer holds; None for any.
     """
     found = [
         Cancelling(of_first=first, rate=min(1.0, risk.share + room / risk.loss), excluded=risk.excluded)

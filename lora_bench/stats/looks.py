@@ -22,12 +22,7 @@ STOPPED = 0.7
 
 
 def looks_between(at_least: int, at_most: int) -> tuple[int, ...]:
-    """Return the numbers of seeds after which scores are judged, each a third more than the one before.
-
-    Args:
-        at_least: Seeds at the first look.
-        at_most: Seeds at the last.
-    """
+    """Return the numbers of seeds after which scores are judged, each a third more than the one before."""
     looks = [at_least]
     while looks[-1] < at_most:
         looks.append(min(at_most, math.ceil(looks[-1] * 4 / 3)))
@@ -35,12 +30,7 @@ def looks_between(at_least: int, at_most: int) -> tuple[int, ...]:
 
 
 def share_of(seeds: int, looks: tuple[int, ...]) -> float:
-    """Return the share of alpha at the look after this many seeds. One look alone has all of it.
-
-    Args:
-        seeds: Number of seeds judged. Between two looks, the later one counts.
-        looks: Seeds at each look.
-    """
+    """Return the share of alpha at the look after this many seeds (one look has all); between looks, the later counts."""
     if len(looks) == 1:
         return 1.0
     return LAST if seeds > looks[-2] else (1 - LAST) / (len(looks) - 1)

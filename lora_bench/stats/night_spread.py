@@ -28,12 +28,9 @@ from lora_bench.stats.items import Floats
 
 
 class SeriesNights(NamedTuple):
-    """Data of a series for the estimate of its spread.
+    """Data of a series for the estimate of its spread: at least 2 night means, each with the scores of at least 2 seeds.
 
-    Args:
-        kind: Kind of the series; nights of one kind add alike to the variance of seeds.
-        nights: Night means, at least 2.
-        seeds: Scores of each night, at least 2.
+    Nights of one *kind* add alike to the variance of seeds.
     """
 
     kind: str

@@ -63,11 +63,7 @@ class OverPlaces:
 
 
 def over_places(places: Mapping[tuple[str, str], PlaceDifference]) -> OverPlaces:
-    """Pool the differences of two methods.
-
-    Args:
-        places: By task and base model, at least one.
-    """
+    """Pool the differences of two methods, by task and base model, at least one."""
     keys = sorted(places)
     tasks, models = sorted({task for task, _ in keys}), sorted({model for _, model in keys})
     of_task = {task: [places[key] for key in keys if key[0] == task] for task in tasks}
@@ -105,12 +101,8 @@ def _spread(
 ) -> tuple[float, float] | None:
     """Return the variance of the mean over tasks and base models, with its degrees of freedom; None for one place of each.
 
-    Args:
-        values: Differences, shape (places,).
-        tasks: 1 where a place is of a task, shape (places, tasks).
-        models: Likewise, shape (places, base models).
-        weights: Of the places.
-        means: Of the tasks.
+    *values* has the shape (places,); *tasks*, (places, tasks), is 1 where a place is of a task, and *models* likewise. *means*
+    are those of the tasks.
     """
     every = np.ones((len(values), 1))
     task_squares, task_freedom, in_tasks = _beyond(values, tasks, np.hstack([every, models]))

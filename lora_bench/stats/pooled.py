@@ -61,9 +61,7 @@ class Pool(Generic[KeyT]):
 def pools(family: Mapping[KeyT, Difference], kinds: Mapping[KeyT, str]) -> list[Pool[KeyT]]:
     """Group the comparisons of a change by their spread; those whose differences show none are left out.
 
-    Args:
-        family: All comparisons.
-        kinds: The metric of each: only spreads of one metric are compared.
+    *kinds* has the metric of each: only spreads of one metric are compared.
     """
     varied = {
         key: one for key, one in family.items() if any(error.source == "t" for error in one.estimate.uncertainties)
@@ -108,13 +106,10 @@ def with_pooled_spread(
 def chance_to_pass(
     found: Sequence[Pool[KeyT]], margins: Mapping[KeyT, float | None], alpha: float, seeds: int | None = None
 ) -> float:
-    """Return the probability that every comparison excludes a loss of its margin if nothing changed.
+    """Return the probability that every comparison excludes a loss of its margin if nothing changed and the spreads are true.
 
-    Args:
-        found: The spreads, taken to be true.
-        margins: Of each comparison. Without one nothing is excluded.
-        alpha: Level of each comparison.
-        seeds: Number of seeds in place of those that there are.
+    Without a margin nothing is excluded. *alpha* is the level of each comparison, and *seeds* may take the place of their
+    number.
     """
     from scipy.special import ndtr
 

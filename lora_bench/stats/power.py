@@ -149,17 +149,8 @@ def items_needed(
 ) -> int | None:
     """Return the fewest test items that decide with these seeds, or None if `MOST_TIMES` as many are not enough.
 
-    Args:
-        difference: The assumed true difference.
-        sd: Standard deviation of the differences over seeds.
-        seeds: Pairs of runs.
-        items: Test items at hand.
-        item_variance: Part of the mean difference's variance from them, which falls as they grow in number.
-        fixed_variance: Part that neither seeds nor items reduce.
-        margin: Above 0, or None without equivalence claims.
-        alpha: Two-sided level at which a difference is tested.
-        margin_alpha: One-sided level at which equivalence is tested.
-        power: In (0, 1).
+    *item_variance* is the part of the mean difference's variance from the items at hand, which falls as they grow in number,
+    and *fixed_variance* that which neither seeds nor items reduce. The rest is as for `seeds_needed`.
     """
 
     def enough(number: int) -> bool:
@@ -173,15 +164,7 @@ def items_needed(
 def difference_power(
     difference: float, seeds: int, sd: float, item_variance: float = 0.0, alpha: float = ALPHA
 ) -> float:
-    """Return the probability that the wider of the two intervals at 1 − *alpha* leaves out zero.
-
-    Args:
-        difference: The true one.
-        seeds: At least 2.
-        sd: Standard deviation of the differences over seeds.
-        item_variance: See `seeds_needed`.
-        alpha: Two-sided level.
-    """
+    """Return the probability that the wider of the two intervals at 1 − *alpha* leaves out zero; see `seeds_needed`."""
     return min(
         two_sided_power(abs(difference) / error, freedom, alpha, ratio)
         for error, freedom, ratio in _errors(seeds, sd, item_variance)
@@ -191,16 +174,7 @@ def difference_power(
 def equivalence_power(
     difference: float, margin: float, seeds: int, sd: float, item_variance: float = 0.0, alpha: float = ALPHA
 ) -> float:
-    """Return the probability that the wider of the two intervals at 1 − 2 *alpha* lies within ± *margin*.
-
-    Args:
-        difference: The true one.
-        margin: Above 0.
-        seeds: At least 2.
-        sd: Standard deviation of the differences over seeds.
-        item_variance: See `seeds_needed`.
-        alpha: One-sided level.
-    """
+    """Return the probability that the wider of the two intervals at 1 − 2 *alpha* lies within ± *margin*."""
     return min(
         within_power(difference / error, margin / error, freedom, alpha, ratio)
         for error, freedom, ratio in _errors(seeds, sd, item_variance)
@@ -210,11 +184,8 @@ def equivalence_power(
 def two_sided_power(effect: float, freedom: float, alpha: float, ratio: float = 1.0) -> float:
     """Return P(|D| > t(1 − α/2) · ratio · S) for D normal around *effect* with variance 1, and S² distributed as χ²(f)/f.
 
-    Args:
-        effect: True difference in standard errors of the estimate.
-        freedom: f.
-        alpha: Two-sided level.
-        ratio: Standard error that the interval is made of over that of the estimate.
+    The effect is the true difference in standard errors of the estimate, and the ratio the standard error that the interval is
+    made of over that of the estimate.
     """
     from scipy.special import ndtr
 
@@ -224,15 +195,7 @@ def two_sided_power(effect: float, freedom: float, alpha: float, ratio: float = 
 
 
 def within_power(effect: float, margin: float, freedom: float, alpha: float, ratio: float = 1.0) -> float:
-    """Return P(−m + t(1 − α) · ratio · S < D < m − t(1 − α) · ratio · S), as `two_sided_power`.
-
-    Args:
-        effect: True difference in standard errors of the estimate.
-        margin: Margin in standard errors of the estimate.
-        freedom: f.
-        alpha: One-sided level.
-        ratio: As for `two_sided_power`.
-    """
+    """Return P(−m + t(1 − α) · ratio · S < D < m − t(1 − α) · ratio · S), as `two_sided_power`, with m in standard errors."""
     from scipy.special import ndtr
 
     spread, weights = spread_quantiles(freedom)

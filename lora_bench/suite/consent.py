@@ -28,7 +28,6 @@ class Code:
     Args:
         name: The suite's name for it, such as `hub:./mine` or `owner/name`.
         version: The commit on the hub, or the sha256 of a local script with the modules that it imports.
-        key: Where the suite names it.
     """
 
     kind: str

@@ -82,7 +82,6 @@ class MethodEntry:
     """A method of a suite.
 
     Args:
-        label: Name in reports; the method's name by default.
         learning_rates: Rates by base model; the key None is for every other model. Several rates are a search.
         tasks: Names of the tasks that the entry covers; empty for all.
         models: Names of the base models that it covers; empty for all.

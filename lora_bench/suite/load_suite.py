@@ -32,7 +32,6 @@ class CellRecipe:
     """The recipe for the runs of one task, base model and method.
 
     Args:
-        arguments: Arguments passed through to `transformers.TrainingArguments`.
         rates: Learning rates; several are trials to choose from, or a search.
         selection_every: Steps between scores during training.
         start: Task whose run's trained weights are the start, or None for the pretrained checkpoint.
@@ -53,10 +52,8 @@ class Suite:
 
     Args:
         command: Arguments of `lora-bench` that run it; an absolute path is given without its folders.
-        document: The file as read, with the line of each key.
         tasks: Each task, with the folder that its paths are relative to.
         rules: The protocol in full.
-        content: The rest, as written.
         pickles: Base models whose pickled weights may be read: a user allows them for a command, and no suite can.
         code: Code that may run, as `NAME@HASH`: a user's permission; see `lora_bench.suite.consent`.
         adapter: Adapter from which every run starts that would start from another task's run; None for that run.
@@ -125,7 +122,6 @@ class Suite:
 
 
 def _changed(cell: CellRecipe, recipe: Recipe) -> CellRecipe:
-    """Return a cell's recipe with the changes of one entry of `recipes`."""
     keys = {name: getattr(recipe, name) for name in recipe.model_fields_set}
     training = {name: value for name, value in keys.items() if name in Training.model_fields}
     if "warmup" in training:
@@ -180,7 +176,6 @@ def load_suite(name_or_file: str | Path) -> Suite:
 
 
 def _protocol(document: Document, faults: list[Fault]) -> tuple[str, Protocol]:
-    """Return the protocol's name and its rules in full."""
     rules = document.data.get("protocol", "strict")
     name = rules.get("protocol") if isinstance(rules, dict) else rules
     if not isinstance(name, str) or name not in PROTOCOLS:

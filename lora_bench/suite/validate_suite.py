@@ -179,7 +179,6 @@ def _faults_of_draws(content: SuiteFile) -> Faults:
 
 
 def _faults_of_recipe(content: SuiteFile) -> Faults:
-    """Yield the faults of the recipe that all methods share."""
     misfits = (
         schedule_misfit(content.budget.budgets(sized=True)[0], content.training),
         ranks_misfit(content.budget, content.training, content.training_arguments),
@@ -301,7 +300,6 @@ def masks_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tupl
 
 
 def _unknown_names(content: SuiteFile, tasks: list[str], models: list[str], methods: list[MethodEntry]) -> Faults:
-    """Yield the faults of keys that name an unknown task, base model or method."""
     known = {"tasks": tasks, "models": models, "methods": [entry.label for entry in methods]}
     splits = [name for name in content.data if name in SPLIT_NAMES and name not in tasks]
     beside = [SENTENCES] if content.retention else []
@@ -331,7 +329,6 @@ def _unknown_names(content: SuiteFile, tasks: list[str], models: list[str], meth
 
 
 def _faults_of_recipes(content: SuiteFile) -> Faults:
-    """Yield the faults of recipes for some cells."""
     for index, recipe in enumerate(content.recipes):
         key: Key = ("recipes", index)
         if len(recipe.given) > 1:

@@ -114,9 +114,7 @@ def load_data(
 def released_data(task: Task, *, whole_train: bool = False) -> TaskData | None:
     """Return the data of a task as its release counts it, without texts and labels; None if the counts are not known.
 
-    Args:
-        task: The declaration, with its class names if it has classes.
-        whole_train: Set no selection split aside if the data has none.
+    If train is whole, no selection split is set aside.
     """
     if task.release is None or (task.kind_of.has_classes and task.labels is None):
         return None
@@ -146,12 +144,7 @@ def pinned(task: Task) -> Task:
 
 
 def load_unlabelled(task: Task, folder: Path, name: str) -> Split:
-    """Load the inputs of a split with secret labels, such as GLUE's test files, as a split without labels.
-
-    Args:
-        task: A task with a layout of its files.
-        folder: The folder of the files.
-        name: One of the layout's `unlabelled`.
+    """Load the inputs of one of the layout's splits with secret labels, such as GLUE's test files, as a split without labels.
 
     Raises:
         BadInput: With every fault of the file.

@@ -62,12 +62,11 @@ def read_bytes(raw: bytes, shown: str, layout: Layout, *, own: bool = True) -> T
         raise BadInput([Fault("WikiSQL is read from a local file with its tables beside it", file=shown)])
     if format == "parquet":
         return _parquet(raw, shown, layout.wanted, own)
-    if format == "webnlg":
-        return _released(lambda: releases.webnlg(raw, Path(shown).stem), shown, layout, own)
     if format == "squad":
         return _released(lambda: releases.squad(raw), shown, layout, own)
-    if format == "dart":
-        return _released(lambda: releases.dart(raw, Path(shown).stem), shown, layout, own)
+    if format in ("webnlg", "dart"):
+        read = releases.webnlg if format == "webnlg" else releases.dart
+        return _released(lambda: read(raw, Path(shown).stem), shown, layout, own)
     try:
         if format in SEPARATED:
             return _separated(raw, shown, format, layout, own)
@@ -171,7 +170,6 @@ def _released(
 
 
 def _separated(raw: bytes, shown: str, format: Format, layout: Layout, own: bool) -> Table:
-    """Return the rows of csv or tsv text."""
     reader = csv.reader(
         io.TextIOWrapper(io.BytesIO(raw), encoding=layout.encoding or "utf-8-sig", newline=""),
         delimiter=layout.delimiter or ("\t" if format == "tsv" else ","),
@@ -232,7 +230,6 @@ def _line_of_wrong_byte(raw: bytes) -> int | None:
 
 
 def _jsonl(text: str, shown: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the objects of JSON Lines text, and their lines."""
     objects: list[dict[str, Any]] = []
     places: list[int] = []
     faults: list[Fault] = []
@@ -258,7 +255,6 @@ def _jsonl(text: str, shown: str) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 def _json(text: str, shown: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the objects of a JSON list, and their numbers."""
     try:
         objects = json.loads(text)
     except (ValueError, RecursionError) as error:

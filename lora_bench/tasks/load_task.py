@@ -30,12 +30,7 @@ def load_task(name: str) -> Task:
 
 
 def task_from_document(document: Document, key: Key = (), *, base: Path = Path()) -> Task:
-    """Return the task at *key* of a YAML file; the whole file by default.
-
-    Args:
-        document: The file.
-        key: Place of the task.
-        base: Folder that its paths start from; the working folder by default.
+    """Return the task at *key* of a YAML file, by default the whole file; its paths start from *base*.
 
     Raises:
         BadInput: With every fault.

@@ -35,11 +35,9 @@ class Layout:
     """Settings for reading a file.
 
     Args:
-        format: Format; None to go by the suffix of the name.
         columns: Column names of a csv or tsv file without a header, or of a conll file.
         quoting: True if quotation marks enclose values in csv and tsv.
         wanted: Columns to read; `a.b` is the value b inside column a.
-        uneven_rows: Csv and tsv rows with too few or too many values: "refuse" or "leave_out".
         delimiter: Character between values of csv and tsv; None for the format's own.
         encoding: Text encoding of csv and tsv; None for UTF-8.
     """

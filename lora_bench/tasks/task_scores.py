@@ -41,12 +41,7 @@ def encode(
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How likely the right text of an example is to a model.
-
-    Args:
-        nats: Sum of the negative log probabilities of its tokens.
-        tokens: Number of these tokens.
-    """
+    """How likely the right text of an example is to a model: minus the log probability of its tokens, and their number."""
 
     nats: float
     tokens: int
@@ -57,13 +52,8 @@ def score(
 ) -> dict[str, float]:
     """Return the task's metrics on predictions: class indexes, numbers, texts, lists of words' labels or of label indexes.
 
-    Answers that stand in a text are texts here; see `TaskKind.as_scored`.
-
-    Args:
-        task: The task.
-        references: As in `Split.labels`: the texts that may be written for each example, where texts are written.
-        predictions: One for each example; none if no metric reads them.
-        likelihoods: Of the right text of each example, if a metric reads them.
+    Answers that stand in a text are texts here; see `TaskKind.as_scored`. References are those of `Split.labels`. Predictions
+    or *likelihoods*, of the right text of each example, may be left out if no metric reads them.
 
     Returns:
         Values by the metrics' names, without undefined ones, such as a correlation with a constant, and without those that
@@ -101,17 +91,9 @@ def _allowed(task: Task, name: str) -> str:
 def split_scores(
     task: Task, split: Split, predictions: Sequence[Any], prefix: str = "", likelihoods: Sequence[Likelihood] = ()
 ) -> dict[str, float]:
-    """Return the scores of a split and of its subsets.
+    """Return the scores of a split and of its subsets, as `score` does.
 
-    Args:
-        task: The task.
-        split: The split that was predicted.
-        predictions: One for each of its examples; none if no metric reads them.
-        prefix: Name of the split, unless it is the main test split.
-        likelihoods: Of the right text of each example, if a metric reads them.
-
-    Returns:
-        Values by the metrics' names, after the name of the split or the subset and a slash if there is one.
+    Their names begin with *prefix*, the name of a split that is not the main test split, or the subset's, and a slash.
     """
     before = f"{prefix.rstrip('/')}/" if prefix else ""
     right, answers = task.kind_of.as_scored(split, predictions)

@@ -27,13 +27,7 @@ MOST_ROWS, MOST_CLASSES = 20_000, 100
 
 
 def word_model_score(task: Task, data: TaskData, split: str, rows: Sequence[int] | None = None) -> float | None:
-    """Return the score of tf-idf with a linear model on a split.
-
-    Args:
-        task: The task.
-        data: Its examples.
-        split: Name of the split to score.
-        rows: Indexes of the training rows to fit on; all by default.
+    """Return the score of tf-idf with a linear model on a split, fit on the training rows of these indexes, all by default.
 
     Returns:
         The value of the task's metric; None for a kind of task without one class or number a row, for more than `MOST_ROWS`

@@ -91,7 +91,6 @@ def _ways(pattern: Any) -> float:
 
 
 def _word(pattern: Any) -> str | None:
-    """Return the text of a pattern of characters alone."""
     alone = all(str(operation) == "LITERAL" for operation, _ in pattern)
     return "".join(chr(argument) for _, argument in pattern) if alone else None
 

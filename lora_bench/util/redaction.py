@@ -37,7 +37,10 @@ def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> 
     """Return *text* with passwords, tokens and the values of secret variables replaced by `***`."""
     if len(text) < _SECRET_CHARACTERS:
         return text
-    for value in _secret_values(os.environ if environment is None else environment):
+    environment = os.environ if environment is None else environment
+    values = {environment[name].strip() for name in environment if _is_secret(name)}
+    # The longest first, because one may be part of another.
+    for value in sorted((value for value in values if len(value) >= _SECRET_CHARACTERS), key=len, reverse=True):
         text = text.replace(value, HIDDEN)
     text = _IN_ADDRESS.sub(rf"\g<scheme>{HIDDEN}@", text)
     text = _TOKEN.sub(HIDDEN, text)
@@ -52,12 +55,6 @@ def without_secrets_in(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {without_secrets_in(key): without_secrets_in(inner) for key, inner in value.items()}
     return [without_secrets_in(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def _secret_values(environment: Mapping[str, str]) -> list[str]:
-    """Return the values to hide, the longest first, because one may be part of another."""
-    values = {environment[name].strip() for name in environment if _is_secret(name)}
-    return sorted((value for value in values if len(value) >= _SECRET_CHARACTERS), key=len, reverse=True)
 
 
 # A report needs these for each of its texts.

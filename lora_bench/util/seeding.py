@@ -56,12 +56,6 @@ def grouped_order(seed: int, epoch: int, lengths: Sequence[int], batch_size: int
 
     Shuffled examples are sorted by length inside windows of `WINDOW` batches, and all batches are shuffled. A batch that
     spans the end of an epoch stays as it was shuffled.
-
-    Args:
-        seed: Seed of the run.
-        epoch: Number of the epoch, from 0.
-        lengths: Number of tokens of each example.
-        batch_size: Examples of a step; earlier epochs are divided into steps without a gap.
     """
     order = epoch_order(seed, epoch, len(lengths))
     first = min(-epoch * len(order) % batch_size, len(order))
