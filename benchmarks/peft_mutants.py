@@ -25,8 +25,13 @@ from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict, peft_model
+from peft.tuners.adalora.layer import RankAllocator, SVDLinear
+from peft.tuners.ia3.layer import IA3Layer
+from peft.tuners.ia3.layer import Linear as IA3Linear
 from peft.tuners.lora.layer import Linear, LoraLayer
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.vera.layer import Linear as VeraLinear
+from peft.tuners.vera.layer import VeraLayer
 from peft.utils import other
 from torch import nn
 from torch.nn import functional as F
@@ -37,6 +42,7 @@ from lora_bench.records.store import read_records
 SUITE, SEEDS = "peft-fork", 3
 # On GPT-2's transposed weights, there with dropout, there with a scaling of 4 / √8, and on linear layers beside a whole head.
 PLAIN, DROPOUT, RSLORA, LINEAR = "plain", "dropout", "rslora", "linear"
+IA3, VERA, ADALORA = "ia3", "vera", "adalora"
 
 Patched = tuple[Any, str, Callable[..., Any]]
 
@@ -141,6 +147,55 @@ def more_draws(layer: LoraLayer, adapter: str) -> None:
     torch.rand(1)
 
 
+def begin_at(names: Sequence[str], value: float) -> Callable[[Any, str], None]:
+    """Fill these weights of a layer."""
+
+    def fill(layer: Any, adapter: str) -> None:
+        for name in names:
+            getattr(layer, name)[adapter].data.fill_(value)
+
+    return fill
+
+
+def keep_all_ranks(self: RankAllocator, model: nn.Module, budget: int) -> dict[str, list[bool]]:
+    """A rank pattern that leaves nothing out."""
+    return {
+        name: [True] * len(weight) for name, weight in model.named_parameters() if f"lora_E.{self.adapter_name}" in name
+    }
+
+
+def with_update(owner: Any, of: Callable[[Any, str, torch.Tensor, torch.Tensor], torch.Tensor]) -> Patched:
+    """A layer's forward pass by *of*, which is given its adapter, input and the base layer's result."""
+    old = owner.forward
+
+    def changed(self: Any, x: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        if self.disable_adapters or self.merged:
+            return old(self, x, *given, **named)
+        (adapter,) = self.active_adapters
+        return of(self, adapter, x, self.base_layer(x, *given, **named))
+
+    return owner, "forward", changed
+
+
+def scaled_difference(layer: Any, adapter: str, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """W x + (l - 1) W x in place of l W x."""
+    return result + result * (layer.ia3_l[adapter].flatten() - 1)
+
+
+def vectors_first(layer: Any, adapter: str, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """(b B) (d A) x in place of b (B (d (A x)))."""
+    A = layer.vera_lambda_d[adapter][:, None] * layer.vera_A[adapter][:, : layer.in_features]
+    B = layer.vera_lambda_b[adapter][:, None] * layer.vera_B[adapter][: layer.out_features]
+    return result + F.linear(F.linear(layer.vera_dropout[adapter](x), A), B)
+
+
+def one_matrix(layer: Any, adapter: str, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """(B (E A)) x in place of B ((E A) x)."""
+    update = layer.lora_B[adapter] @ (layer.lora_A[adapter] * layer.lora_E[adapter])
+    scaling = layer.scaling[adapter] / (layer.ranknum[adapter] + 1e-5)
+    return result + F.linear(layer.lora_dropout[adapter](x), update) * scaling
+
+
 @dataclass(frozen=True)
 class Change:
     """A change of PEFT.
@@ -183,6 +238,19 @@ CHANGES = {
         0, ((peft_model, "get_peft_model_state_dict", in_another_order),), (PLAIN, LINEAR)
     ),
     "another random number drawn for each layer": Change(0, _after_update(more_draws), (PLAIN,)),
+    "IA3: l drawn, not at one": Change(1, ((IA3Layer, "reset_ia3_parameters", do_nothing),), (IA3,)),
+    "IA3: W x + (l - 1) W x": Change(0, (with_update(IA3Linear, scaled_difference),), (IA3,)),
+    "VeRA: d at zero": Change(
+        1, (after(VeraLayer, "reset_vera_parameters", begin_at(["vera_lambda_d"], 0.0)),), (VERA,)
+    ),
+    # VeRA learns more in so few steps then: a gain is named.
+    "VeRA: b at one": Change(
+        0, (after(VeraLayer, "reset_vera_parameters", begin_at(["vera_lambda_b"], 1.0)),), (VERA,)
+    ),
+    "VeRA: (b B) (d A) x": Change(0, (with_update(VeraLinear, vectors_first),), (VERA,)),
+    "AdaLoRA: scaling halved": Change(1, (after(SVDLinear, "update_layer", halve_scaling),), (ADALORA,)),
+    "AdaLoRA: all ranks kept": Change(1, ((RankAllocator, "mask_to_budget", keep_all_ranks),), (ADALORA,)),
+    "AdaLoRA: (B E A) x": Change(0, (with_update(SVDLinear, one_matrix),), (ADALORA,)),
 }
 
 

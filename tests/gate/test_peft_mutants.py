@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, VeraConfig, get_peft_model
 from torch import nn
 
 from benchmarks.peft_mutants import CHANGES, SUITE, changed, held_against
@@ -17,32 +17,39 @@ from lora_bench.suite.load_suite import load_suite
 
 ROUNDED = "inputs of A rounded to bfloat16"
 ROOT = Path(__file__).parents[2]
-HARMLESS = [name for name, change in CHANGES.items() if change.code == 0 and name != ROUNDED]
+NOT_FOUND = {ROUNDED, "VeRA: b at one"}
+HARMLESS = [name for name, change in CHANGES.items() if change.code == 0 and name not in NOT_FOUND]
+CONFIGS = {
+    "ia3": lambda dropout: IA3Config(target_modules=["0"], feedforward_modules=[], modules_to_save=["1"]),
+    "vera": lambda dropout: VeraConfig(r=3, target_modules=["0"], vera_dropout=dropout, modules_to_save=["1"]),
+    "adalora": lambda dropout: AdaLoraConfig(
+        init_r=3, target_r=1, total_step=8, lora_dropout=dropout, target_modules=["0"], modules_to_save=["1"]
+    ),
+}
 X = torch.linspace(-1, 1, 24).reshape(3, 8)
 
 
-def adapted(dropout=0.0, **options):
-    """A linear layer and a head with PEFT's LoRA on the layer, drawn from the same seed each time."""
+def adapted(dropout=0.0, series="plain"):
+    """A linear layer and a head with a series' method of PEFT on the layer, drawn from the same seed each time."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 2))
-    return get_peft_model(
-        model,
-        LoraConfig(r=3, lora_alpha=7, lora_dropout=dropout, target_modules=["0"], modules_to_save=["1"], **options),
-    )
+    lora = LoraConfig(r=3, lora_alpha=7, lora_dropout=dropout, target_modules=["0"], modules_to_save=["1"])
+    return get_peft_model(model, CONFIGS[series](dropout) if series in CONFIGS else lora)
 
 
 def stepped(model):
-    """What a model answers after B was trained a little."""
-    layer = model.base_model.model[0]
+    """What a model answers after all its weights were trained a little."""
     with torch.no_grad():
-        layer.lora_B["default"].weight += torch.linspace(-0.1, 0.1, 18).reshape(6, 3)
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += torch.linspace(-0.1, 0.2, weight.numel()).reshape(weight.shape)
     return model(X)
 
 
 def test_each_mutant_is_the_fault_that_it_is_named_for():
     def of(name, look, **options):
         with changed(CHANGES[name].patches):
-            return look(adapted(**options))
+            return look(adapted(series=CHANGES[name].series[0], **options))
 
     layer = lambda model: model.base_model.model[0]  # noqa: E731
     assert of("scaling halved", lambda model: layer(model).scaling["default"]) == 7 / 3 / 2
@@ -57,14 +64,30 @@ def test_each_mutant_is_the_fault_that_it_is_named_for():
     assert len(trained) == 2 and all(".lora_" in name for name in trained)
     assert of("A and B in bfloat16", lambda model: layer(model).lora_A["default"].weight.dtype) == torch.bfloat16
     assert of(ROUNDED, stepped).ne(stepped(adapted())).any()
+    assert of("IA3: l drawn, not at one", lambda model: layer(model).ia3_l["default"]).ne(1).all()
+    assert of("VeRA: d at zero", lambda model: layer(model).vera_lambda_d["default"]).eq(0).all()
+    assert of("VeRA: b at one", lambda model: layer(model).vera_lambda_b["default"]).eq(1).all()
+    assert of("AdaLoRA: scaling halved", lambda model: layer(model).scaling["default"]) == 4
+    assert of("AdaLoRA: all ranks kept", ranks_after_eight_steps) == [True] * 3
+    assert sum(ranks_after_eight_steps(adapted(series="adalora"))) == 1
+
+
+def ranks_after_eight_steps(model):
+    """The rank pattern of a layer after AdaLoRA's schedule."""
+    for step in range(9):
+        stepped(model).square().sum().backward()
+        model.base_model.update_and_allocate(step)
+    (pattern,) = model.peft_config["default"].rank_pattern.values()
+    return pattern
 
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_a_harmless_change_answers_as_before_and_draws_the_same_masks(name):
+    series = CHANGES[name].series[0]
     for dropout in (0.0, 0.5):
-        plain = adapted(dropout=dropout)
+        plain = adapted(dropout, series)
         with changed(CHANGES[name].patches):
-            other = adapted(dropout=dropout)
+            other = adapted(dropout, series)
             other.load_state_dict(plain.state_dict())
             torch.manual_seed(1)
             found = stepped(other)
@@ -73,11 +96,12 @@ def test_a_harmless_change_answers_as_before_and_draws_the_same_masks(name):
 
 
 def test_peft_is_as_it_was_afterwards():
-    before = stepped(adapted(dropout=0.5).eval())
+    of_each = lambda: [stepped(adapted(0.5, series).eval()) for series in ("plain", *CONFIGS)]  # noqa: E731
+    before = of_each()
     for change in CHANGES.values():
         with changed(change.patches):
-            adapted(dropout=0.5)
-    assert torch.equal(stepped(adapted(dropout=0.5).eval()), before)
+            adapted(0.5, change.series[0])
+    assert all(map(torch.equal, of_each(), before))
 
 
 def test_the_committed_night_has_three_scores_of_every_series():
