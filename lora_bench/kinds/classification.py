@@ -20,7 +20,7 @@ class Classification(WithClasses):
     """An answer is the index of a class."""
 
     exercise = "labelling"
-    metric_kinds = ("classification",)
+    metric_kinds = ("classification", "probabilities")
     usual_metric = "accuracy"
     reads_one_token = True
     weighs_classes = True

@@ -48,12 +48,16 @@ class Likelihood:
 
 
 def score(
-    task: Task, references: Sequence[Any], predictions: Sequence[Any], likelihoods: Sequence[Likelihood] = ()
+    task: Task,
+    references: Sequence[Any],
+    predictions: Sequence[Any],
+    likelihoods: Sequence[Likelihood] = (),
+    probabilities: Sequence[Sequence[float]] = (),
 ) -> dict[str, float]:
     """Return the task's metrics on predictions: class indexes, numbers, texts, lists of words' labels or of label indexes.
 
-    Answers that stand in a text are texts here; see `TaskKind.as_scored`. References are those of `Split.labels`. Predictions
-    or *likelihoods*, of the right text of each example, may be left out if no metric reads them.
+    Answers that stand in a text are texts here; see `TaskKind.as_scored`. References are those of `Split.labels`. Predictions,
+    *likelihoods* of the right text of each example, or *probabilities* of classes may be left out if no metric reads them.
 
     Returns:
         Values by the metrics' names, without undefined ones, such as a correlation with a constant, and without those that
@@ -73,6 +77,10 @@ def score(
         right, given = list(references), list(predictions)
         if declared is not None and declared.kind == "likelihood":
             right, given = [one.tokens for one in likelihoods], [one.nats for one in likelihoods]
+        if declared is not None and declared.kind == "probabilities":
+            if not probabilities:
+                continue
+            given = list(probabilities)
         values = scorer.compute(references=right, predictions=given, **options) or {}
         found |= {name: float(value) for name, value in values.items() if value is not None}
     return found
@@ -89,7 +97,12 @@ def _allowed(task: Task, name: str) -> str:
 
 
 def split_scores(
-    task: Task, split: Split, predictions: Sequence[Any], prefix: str = "", likelihoods: Sequence[Likelihood] = ()
+    task: Task,
+    split: Split,
+    predictions: Sequence[Any],
+    prefix: str = "",
+    likelihoods: Sequence[Likelihood] = (),
+    probabilities: Sequence[Sequence[float]] = (),
 ) -> dict[str, float]:
     """Return the scores of a split and of its subsets, as `score` does.
 
@@ -97,12 +110,19 @@ def split_scores(
     """
     before = f"{prefix.rstrip('/')}/" if prefix else ""
     right, answers = task.kind_of.as_scored(split, predictions)
-    found = {f"{before}{name}": value for name, value in score(task, right, answers, likelihoods).items()}
+    found = {
+        f"{before}{name}": value for name, value in score(task, right, answers, likelihoods, probabilities).items()
+    }
     for subset, places in split.subsets.items():
-        of_each = ([given[place] for place in places] if given else [] for given in (answers, likelihoods))
-        values = score(task, [right[place] for place in places], *of_each)
+        of_each = [_at(places, of) for of in (answers, likelihoods, probabilities)]
+        values = score(task, _at(places, right), *of_each)
         found |= {f"{before}{subset}/{name}": value for name, value in values.items()}
     return found
+
+
+def _at(places: Sequence[int], items: Sequence[Any]) -> list[Any]:
+    """Return the items at these places; none if there are none at all."""
+    return [items[place] for place in places] if items else []
 
 
 def item_scores(task: Task, split: Split, predictions: Sequence[Any]) -> dict[str, list[float]]:
@@ -129,4 +149,6 @@ def majority_score(task: Task, data: TaskData, split: str) -> float | None:
     constant = task.kind_of.constant(data.splits["train"], data.splits[split])
     if constant is None:
         return None
-    return score(task, *task.kind_of.as_scored(data.splits[split], constant)).get(task.metric)
+    right, answers = task.kind_of.as_scored(data.splits[split], constant)
+    alike = [[1 / max(1, len(data.labels))] * len(data.labels)] * len(right)
+    return score(task, right, answers, probabilities=alike).get(task.metric)

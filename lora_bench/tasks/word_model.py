@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_bench.kinds.support.row_values import Split
+from lora_bench.metrics import kind_of
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.examples import TaskData
 from lora_bench.tasks.task_scores import score
@@ -85,5 +86,12 @@ def _fitted(which: str, strength: float, features: Any, labels: Sequence[Any]) -
 
 
 def _score(task: Task, split: Split, words: Any, model: Any) -> float | None:
-    answers = model.predict(_features(words, split.texts)).tolist()
-    return score(task, *task.kind_of.as_scored(split, answers)).get(task.metric)
+    features = _features(words, split.texts)
+    right, answers = task.kind_of.as_scored(split, model.predict(features).tolist())
+    shares: list[list[float]] = []
+    if kind_of(task.metric) == "probabilities":
+        # A class without a training row has the probability 0.
+        of_known = dict(zip(model.classes_, model.predict_proba(features).T.tolist(), strict=True))
+        columns = [of_known.get(label, [0.0] * len(right)) for label in range(len(task.labels or of_known))]
+        shares = [list(row) for row in zip(*columns, strict=True)]
+    return score(task, right, answers, probabilities=shares).get(task.metric)

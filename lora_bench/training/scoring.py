@@ -43,10 +43,20 @@ def scores_of(task: Task, data: TaskData, answers: Mapping[str, Replies]) -> dic
     scores: dict[str, float] = {}
     for index, (name, given) in enumerate(answers.items()):
         prefix = f"{name}/" if index else ""
-        scores.update(split_scores(task, data.splits[name], given.answers, prefix, given.likelihoods))
+        scores.update(
+            split_scores(task, data.splits[name], given.answers, prefix, given.likelihoods, _shares(task, given))
+        )
     if any(abs(score) > MOST_SCORE for score in scores.values()):
         raise Diverged(f"a score is beyond {MOST_SCORE:g}")
     return scores
+
+
+def _shares(task: Task, replies: Replies) -> list[list[float]]:
+    """Return the probability of each class for each example, if a metric reads them."""
+    if replies.logits is None or "probabilities" not in map(kind_of, task.all_metrics):
+        return []
+    shares: list[list[float]] = exercise_class(task.kind).probabilities(replies.logits.double()).tolist()
+    return shares
 
 
 def keep_answers(job: Job, split: Split, replies: Replies) -> Predictions:

@@ -189,8 +189,8 @@ def test_the_facts_of_a_metric_are_in_its_module():
 
 def test_a_default_margin_is_of_shares_and_correlations():
     assert [name for name in known_metrics() if default_margin(name) is not None] == [
-        "accuracy", "accuracy_f1_mean", "f1", "macro_f1", "matthews_correlation", "pearson", "pearson_spearman_mean",
-        "spearman", "exact_match", "seqeval_f1", "token_accuracy", "multilabel_macro_f1", "multilabel_micro_f1",
-        "squad_exact_match", "squad_f1",
+        "accuracy", "accuracy_f1_mean", "f1", "macro_f1", "matthews_correlation", "average_precision", "roc_auc", "pearson",
+        "pearson_spearman_mean", "spearman", "exact_match", "seqeval_f1", "token_accuracy", "multilabel_macro_f1",
+        "multilabel_micro_f1", "squad_exact_match", "squad_f1",
     ]  # fmt: skip
     assert default_margin("bleu") is None and default_margin("loss") is None

@@ -14,6 +14,7 @@ from lora_bench.metrics.support.lookup import declared, unavailable
 
 _VALUES = {
     "classification": "int64",
+    "probabilities": "float64",
     "regression": "float64",
     "generation": "string",
     "tokens": "string",
@@ -23,6 +24,7 @@ _VALUES = {
 }
 _INPUTS = {
     "classification": "predictions, references: class indexes",
+    "probabilities": "predictions: lists of the probabilities of all classes; references: class indexes",
     "regression": "predictions, references: numbers",
     "generation": "predictions: texts; references: for each prediction a list of one or more texts",
     "tokens": "predictions, references: for each sentence a list of the labels of its words",
@@ -46,8 +48,10 @@ class PackageMetric(evaluate.Metric):
         kind = self.declared.kind
         value = datasets.Value(_VALUES[kind])
         listed = datasets.Sequence(value)
-        predictions = listed if kind in ("tokens", "multilabel") else value
+        predictions = listed if kind in ("probabilities", "tokens", "multilabel") else value
         references = listed if kind in ("generation", "tokens", "multilabel", "spans") else value
+        if kind == "probabilities":
+            references = datasets.Value("int64")
         return evaluate.MetricInfo(
             description=self.declared.value.__doc__ or "",
             citation="",

@@ -14,7 +14,9 @@ Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 Weighted: TypeAlias = "Callable[[Floats], Floats]"
 """A metric as a function of item weights; see `lora_bench.stats.items.ItemMetric`."""
 
-MetricKind = Literal["classification", "regression", "generation", "tokens", "multilabel", "spans", "likelihood"]
+MetricKind = Literal[
+    "classification", "probabilities", "regression", "generation", "tokens", "multilabel", "spans", "likelihood"
+]
 """Form of the answers that a metric reads. A kind of task names those of its own: see `lora_bench.kinds`."""
 
 # What published tables print as a difference, of a metric that is a share or a correlation.
@@ -29,7 +31,8 @@ class Metric:
         value: Function from predictions and references, at least one of each, to the value; None or NaN if it is undefined.
             Its docstring says in a line what it returns, and in which range.
         kind: Form of the answers that it reads. Predictions are class indexes, numbers, texts, lists of the words' labels or
-            lists of label indexes; references of a text are a list of texts. For "likelihood", of tasks that write texts, a
+            lists of label indexes; references of a text are a list of texts. For "probabilities" a prediction has that of each
+            class, and a reference is the index of the right one. For "likelihood", of tasks that write texts, a
             prediction is the sum of the losses of the right text's tokens, in nats, and a reference their number.
         higher_is_better: Direction.
         takes_classes: True if `value` takes the number of `classes`. With two, it is then of the second class, so a task must
