@@ -18,7 +18,8 @@ import yaml
 from lora_bench.documents import read_yaml
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.execute.options import RunOptions
-from lora_bench.execute.run_suite import Display, run_suite
+from lora_bench.execute.progress import Display
+from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.report import text
@@ -39,16 +40,9 @@ ENDLESS = 1_000_000
 
 
 def train_final(file: Path, runs: Path, out: Path, display: Display) -> str:
-    """Train the chosen method of a suite of one table on nearly all rows, and write the model to a new folder.
+    """Train the chosen method of a suite of one table on nearly all rows, write the model to *out*, and say so in a sentence.
 
-    Args:
-        file: The suite. `NAME-final.yaml` is written beside it.
-        runs: Folder of the runs of all suites.
-        out: The folder.
-        display: Shows the run.
-
-    Returns:
-        A sentence on the model.
+    `NAME-final.yaml` is written beside the suite's file. *runs* is the folder of the runs of all suites.
 
     Raises:
         LoraBenchError: If the runs have no winner, *out* exists, or the run failed.

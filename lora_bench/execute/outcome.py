@@ -104,7 +104,8 @@ class Outcome:
         return write_report(report, self.folder if folder is None else Path(folder))
 
     def __repr__(self) -> str:
-        statuses = ", ".join(f"{number} {status}" for status, number in Counter(self._statuses).items()) or "none"
+        counts = Counter(record.status for record in self.records)
+        statuses = ", ".join(f"{number} {status}" for status, number in counts.items()) or "none"
         stopped = f", stopped by {self.interrupted}" if self.interrupted is not None else ""
         return f"<Outcome of {self.suite} in {self.folder}: {len(self.records)} records ({statuses}){stopped}>"
 
@@ -112,10 +113,6 @@ class Outcome:
         from lora_bench.report.answer_card import answer_card
 
         return answer_card(self.report) if self.records else f"<p>{escape(NO_RECORDS)}</p>"
-
-    @property
-    def _statuses(self) -> list[str]:
-        return [record.status for record in self.records]
 
 
 NO_RECORDS = "No run of this suite has ended yet."

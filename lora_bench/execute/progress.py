@@ -100,7 +100,23 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-class Lines:
+class Display:
+    """Shows the progress of a suite; this one shows nothing."""
+
+    def say(self, message: str) -> None:
+        """Show a line."""
+
+    def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
+        """Show the runs that are about to begin."""
+
+    def event(self, event: Event) -> None:
+        """Show that a run began, or finished a step."""
+
+    def finished(self, record: Record) -> None:
+        """Show that a run ended."""
+
+
+class Lines(Display):
     """Print one line when a run ends, for logs; with *quiet* only of a run that did not end `ok`.
 
     Runs become known in waves: trials first, then the runs that their scores choose. One counter has all of them.
@@ -125,9 +141,6 @@ class Lines:
         self.left = {cell.job.run_id for cell in cells}
         self.later = sum(waiting.runs for waiting in waiting_for(plan, cells))
         self.say(announcement(plan, cells, workers))
-
-    def event(self, event: Event) -> None:
-        """Print nothing: a line for each step would drown the rest."""
 
     def finished(self, record: Record) -> None:
         """Print the result of a run."""
@@ -174,7 +187,7 @@ class OwnLines(Lines):
         self.say(line)
 
 
-class Bars:
+class Bars(Display):
     """Show a bar for the whole suite and one for each run that is being trained, each on a line of its own."""
 
     def __init__(self, console: Console) -> None:
@@ -282,7 +295,6 @@ class Bars:
         self.progress.update(self.whole, note=f"about {duration(left / speed)} left")
 
     def _share(self, bar: TaskID) -> float:
-        """Return the done share of a run."""
         return self.progress.tasks[self.progress.task_ids.index(bar)].percentage / 100
 
     def __enter__(self) -> Bars:

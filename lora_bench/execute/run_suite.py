@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.execute.choices import settle
-from lora_bench.execute.executors.choice import SuiteExecutor, choose, connected_to, on_cluster
-from lora_bench.execute.executors.executor import Event
+from lora_bench.execute.executors.choice import SuiteExecutor, choose
+from lora_bench.execute.executors.ray_connection import connected
 from lora_bench.execute.options import RunOptions
 from lora_bench.execute.outcome import Outcome
-from lora_bench.execute.scheduler import Progress, Scheduler
+from lora_bench.execute.progress import Display
+from lora_bench.execute.scheduler import Scheduler
 from lora_bench.methods import broken_plug_ins
 from lora_bench.pack.group_runs import most_members, packs
 from lora_bench.plan.cell import Cell
@@ -49,27 +50,8 @@ RETRIED = ("failed", "timeout", "out_of_memory")
 LEAST_PATIENCE_SECONDS = 1800.0
 
 
-class Display(Progress, Protocol):
-    """Shows progress; see `lora_bench.execute.progress`."""
-
-    def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
-        """Show the runs that are about to begin."""
-
-
-class Silent:
+class Silent(Display):
     """A display that shows nothing."""
-
-    def say(self, message: str) -> None:
-        """Show nothing."""
-
-    def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
-        """Show nothing."""
-
-    def event(self, event: Event) -> None:
-        """Show nothing."""
-
-    def finished(self, record: Record) -> None:
-        """Show nothing."""
 
 
 def runs_folder(suite: Suite | ProbeSuite, runs: Path, series: str | None = None) -> Path:
@@ -123,7 +105,7 @@ def run_suite(
         again = options.retry and record.status in RETRIED and record.run_id not in taken
         return again or is_untried(record)
 
-    with at_work(lambda: bool(taken), lambda: working), connected_to(options.ray) as cluster:
+    with at_work(lambda: bool(taken), lambda: working), connected(options.ray) as cluster:
         while True:
             reach("suite.plan")
             plan = make_plan(
@@ -156,14 +138,13 @@ def run_suite(
             interrupted = work.run() if work is not None else None
             # Trials choose later runs, and runs start from others. Runs that waited for these are known now, and choices are
             # made again, because a record may have changed meanwhile.
-            if not wanted or not plan.chooses:
+            if not wanted or not (plan.waiting or plan.chosen):
                 break
         outcome = _outcome(plan, folder, taken, interrupted, wait=options.wait)
     return outcome
 
 
 def _outcome(plan: Plan, folder: Path, taken: set[str], interrupted: str | None, *, wait: bool) -> Outcome:
-    """Return the result of a suite."""
     # Read before the records: a process that finishes meanwhile publishes its record first.
     held = set() if wait or interrupted else _held(plan, taken)
     # Records that this command did not touch were read when the suite was planned.
@@ -233,7 +214,9 @@ def _begun(
     if wanted:
         check_writable(folder, "--runs")
     _check_disk(wanted, folder)
-    runnable = sorted((cell for cell in wanted if cell.reason is None), key=_place(timed=end is not None))
+    # The longest come first, so that none remains alone at the end; where time ends the work, all methods' runs of a seed.
+    runnable = [cell for cell in wanted if cell.reason is None]
+    runnable.sort(key=lambda cell: (0 if end is None else cell.job.spec.seed, -cell.estimate.seconds))
     timed, workers = _timed(runnable), options.workers
     if timed and workers is not None and workers > 1:
         raise LoraBenchError(f"use --workers 1 in place of {workers}: {_use_up(timed)}")
@@ -260,14 +243,6 @@ def _begun(
     )
 
 
-def _place(*, timed: bool) -> Callable[[Cell], tuple[int, float]]:
-    """Return the order of runs: the longest first, so that no long run remains alone at the end.
-
-    Where time ends the work, all methods have a run of a seed before the next one.
-    """
-    return lambda cell: (cell.job.spec.seed if timed else 0, -cell.estimate.seconds)
-
-
 def _units(
     cells: Mapping[str, Cell], executor: SuiteExecutor, options: RunOptions, jobs: Sequence[Job]
 ) -> list[list[Job]]:
@@ -286,7 +261,6 @@ def _units(
 
 
 def _timed(cells: list[Cell]) -> list[PlannedSpec]:
-    """Return the specs of the runs that a clock may end."""
     return [cell.job.spec for cell in cells if cell.reason is None and cell.job.spec.training.uses("train_seconds")]
 
 
@@ -352,7 +326,6 @@ def _publish(cell: Cell, status: Status, reason: str) -> Record:
 
 
 def _executor(cells: list[Cell], folder: Path, options: RunOptions, cluster: Any) -> SuiteExecutor:
-    """Return the executor that was asked for."""
     threads = max(cell.job.spec.training.threads for cell in cells)
     processes = max(cell.job.spec.training.processes for cell in cells)
     seconds = {cell.job.run_id: cell.estimate.seconds for cell in cells}
@@ -369,10 +342,12 @@ def _executor(cells: list[Cell], folder: Path, options: RunOptions, cluster: Any
                 f"--ray cannot train one run over {processes} processes; leave --ray out, or set training.processes to 1"
             )
         needed = max(cost.memory_bytes for cost in costs) + WORKER_BYTES
+        from lora_bench.execute.executors.ray import RayWorkers
+
         asked = 1 if timed else options.workers
-        return on_cluster(
-            cluster, asked, jobs=len(cells), threads=threads, memory_bytes=needed, patience=patience, log=log
-        )
+        pool = RayWorkers(cluster, asked, threads=threads, memory_bytes=needed, log=log, patience=patience)
+        pool.workers = min(pool.workers, len(cells))
+        return pool
     missing = too_few_devices(processes, cuda_devices()) if processes > 1 else None
     if missing is not None:
         raise LoraBenchError(f"{missing}; give this command more of them, or set training.processes to fewer")
@@ -383,7 +358,6 @@ def _executor(cells: list[Cell], folder: Path, options: RunOptions, cluster: Any
 
 
 def _most_members(cells: Mapping[str, Cell], workers: int, job: Job, *, on_gpu: bool) -> int:
-    """Return the greatest number of runs like this in a pack."""
     cell = cells[job.run_id]
     if cell.fit.shape is None:
         return 1

@@ -6,9 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Protocol
+from dataclasses import dataclass, field
 
-from lora_bench.execute.executors.executor import Event, Executor, Lost, Note, Word
+from lora_bench.execute.executors.executor import Executor, Lost, Note, Word
+from lora_bench.execute.progress import Display
 from lora_bench.records.outcomes import DISK_FULL, OUT_OF_TIME, is_attempt
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import LOOK_SECONDS, Elsewhere, Watch
@@ -17,19 +18,7 @@ from lora_bench.util.failpoints import reach
 from lora_bench.util.signals import stopping_on_signals
 
 
-class Progress(Protocol):
-    """Shows the progress of jobs."""
-
-    def say(self, message: str) -> None:
-        """Show a line."""
-
-    def event(self, event: Event) -> None:
-        """Show that a run began, or finished a step."""
-
-    def finished(self, record: Record) -> None:
-        """Show that a run ended."""
-
-
+@dataclass(eq=False)
 class Scheduler:
     """Does jobs with an executor until all are done, here or by other processes, or a stop is requested.
 
@@ -37,28 +26,17 @@ class Scheduler:
     Without *wait*, the work ends when only runs of other processes are left; after *seconds*, if any, it is stopped.
     """
 
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        executor: Executor[Job, Record | Elsewhere],
-        display: Progress,
-        *,
-        units: Callable[[Sequence[Job]], Sequence[Sequence[Job]]],
-        publish_lost: Callable[[Lost[Job]], Record],
-        wait: bool = True,
-        seconds: float | None = None,
-    ) -> None:
-        self._jobs = {job.run_id: job for job in jobs}
-        self._executor = executor
-        self._display = display
-        self._units = units
-        self._publish_lost = publish_lost
-        self._wait = wait
-        self._seconds = seconds
-        self._watch = Watch()
-        self._elsewhere: list[Job] = []
-        self._signals: list[str] = []
-        self._own_stop: str | None = None
+    jobs: Sequence[Job]
+    executor: Executor[Job, Record | Elsewhere]
+    display: Display
+    units: Callable[[Sequence[Job]], Sequence[Sequence[Job]]] = field(kw_only=True)
+    publish_lost: Callable[[Lost[Job]], Record] = field(kw_only=True)
+    wait: bool = field(default=True, kw_only=True)
+    seconds: float | None = field(default=None, kw_only=True)
+    _watch: Watch = field(default_factory=Watch, init=False)
+    _elsewhere: list[Job] = field(default_factory=list, init=False)
+    _signals: list[str] = field(default_factory=list, init=False)
+    _own_stop: str | None = field(default=None, init=False)
 
     @property
     def stopped_by(self) -> str | None:
@@ -67,11 +45,11 @@ class Scheduler:
 
     def run(self) -> str | None:
         """Do the jobs. Return the cause that stopped the work, or None."""
-        todo = list(self._jobs.values())
-        with stopping_on_signals(self._executor.stop) as self._signals, self._until_the_end():
+        todo = list(self.jobs)
+        with stopping_on_signals(self.executor.stop) as self._signals, self._until_the_end():
             while todo and self.stopped_by is None:
-                self._executor.submit(self._units(todo))
-                with closing(self._executor.results(self._tell)) as results:
+                self.executor.submit(self.units(todo))
+                with closing(self.executor.results(self._tell)) as results:
                     for result in results:
                         self._note(result)
                 todo = self._taken_over()
@@ -80,10 +58,10 @@ class Scheduler:
     @contextmanager
     def _until_the_end(self) -> Iterator[None]:
         """In this block stop the work when its time is over."""
-        if self._seconds is None:
+        if self.seconds is None:
             yield
             return
-        clock = threading.Timer(max(0.0, self._seconds), self._stop, [OUT_OF_TIME])
+        clock = threading.Timer(max(0.0, self.seconds), self._stop, [OUT_OF_TIME])
         clock.daemon = True
         clock.start()
         try:
@@ -95,19 +73,18 @@ class Scheduler:
         """Stop the work for a cause of our own, unless it is stopped already."""
         if self.stopped_by is None:
             self._own_stop = cause
-            self._executor.stop("SIGTERM")
+            self.executor.stop("SIGTERM")
 
     def _tell(self, word: Word) -> None:
         if isinstance(word, Note):
-            self._display.say(f"note: {word.text}")
+            self.display.say(f"note: {word.text}")
         else:
-            self._display.event(word)
+            self.display.event(word)
 
     def _note(self, result: Record | Elsewhere | Lost[Job]) -> None:
-        """Process the result of a job."""
         end = self._end_of(result) if isinstance(result, Lost) else result
         if isinstance(end, Elsewhere):
-            self._elsewhere.append(self._jobs[end.run_id])
+            self._elsewhere += [job for job in self.jobs if job.run_id == end.run_id]
         elif end is not None:
             self._finish(end)
 
@@ -123,7 +100,7 @@ class Scheduler:
         with lock:
             record = lost.job.folder.record()
             if record is None and (lost.status == "timeout" or self.stopped_by is None):
-                record = self._publish_lost(lost)
+                record = self.publish_lost(lost)
             return record
 
     def _finish(self, record: Record) -> None:
@@ -132,14 +109,14 @@ class Scheduler:
         if record.status == "interrupted" and self.stopped_by == OUT_OF_TIME:
             # A worker knows the signal that stopped it, and not why it was sent.
             record = record.model_copy(update={"reason": "its time was up; the same command resumes it"})
-        self._display.finished(record)
+        self.display.finished(record)
         if record.status == "failed" and is_attempt(record):
             self._stop(DISK_FULL)
 
     def _taken_over(self) -> list[Job]:
         """Wait for the runs of other processes; return those that are free again and have no record."""
-        if self._elsewhere and self._wait and self.stopped_by is None:
-            self._display.say(f"waiting for {len(self._elsewhere)} runs of other processes")
+        if self._elsewhere and self.wait and self.stopped_by is None:
+            self.display.say(f"waiting for {len(self._elsewhere)} runs of other processes")
         free: list[Job] = []
         while self._elsewhere and self.stopped_by is None:
             for job in list(self._elsewhere):
@@ -151,7 +128,7 @@ class Scheduler:
                     self._finish(record)
                 else:
                     free.append(job)
-            if free or not self._elsewhere or not self._wait:
+            if free or not self._elsewhere or not self.wait:
                 break
             time.sleep(LOOK_SECONDS)
         # Runs still taken are watched again after the free ones are done.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from lora_bench.execute.executors.executor import Executor
 from lora_bench.records.environment import RANK_DEVICES, cuda_devices
@@ -30,33 +28,6 @@ def choose(workers: int, *, patience: Callable[[Job], float | None], log: Path, 
     from lora_bench.execute.executors.local import LocalWorkers
 
     return LocalWorkers(workers, log, _environments(workers, processes), patience=patience)
-
-
-def on_cluster(
-    ray: Any,
-    workers: int | None,
-    *,
-    jobs: int,
-    threads: int,
-    memory_bytes: int,
-    patience: Callable[[Job], float | None],
-    log: Path,
-) -> SuiteExecutor:
-    """Return actors of the Ray cluster to which Ray is connected; see `RayWorkers`."""
-    from lora_bench.execute.executors.ray import RayWorkers
-
-    pool = RayWorkers(ray, workers, threads=threads, memory_bytes=memory_bytes, log=log, patience=patience)
-    pool.workers = min(pool.workers, jobs)
-    return pool
-
-
-def connected_to(address: str | None) -> AbstractContextManager[Any]:
-    """Return Ray, connected to the cluster at an address; None without an address."""
-    if address is None:
-        return nullcontext()
-    from lora_bench.execute.executors.ray_connection import connected
-
-    return connected(address)
 
 
 def in_this_process(workers: int | None) -> bool:

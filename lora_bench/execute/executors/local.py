@@ -271,7 +271,6 @@ class LocalWorkers(Generic[JobT, DoneT]):
         del pool.dead[pid]
 
     def _send(self, pool: _Pool[JobT]) -> None:
-        """Give each idle worker a unit."""
         for worker in pool.workers.values():
             if worker.at or worker.spent or not pool.waiting or self.stopping:
                 continue
@@ -288,7 +287,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
     def _press(self, workers: dict[int, _Worker[JobT]]) -> None:
         """Use the next means on each worker that has been silent too long."""
         for pid, worker in workers.items():
-            patience = self._patience(worker)
+            patience = patience_with([self.patience(job) for job in worker.at_once])
             if patience is None:
                 continue
             silent = time.monotonic() - worker.heard - patience
@@ -301,10 +300,6 @@ class LocalWorkers(Generic[JobT, DoneT]):
                     with self.log.open("ab") as log:
                         log.write(f"no progress for {patience:.0f} s in {worker.at[0].run_id}; its stack:\n".encode())
                 self._tell_server(f"signal {pid} {name}")
-
-    def _patience(self, worker: _Worker[JobT]) -> float | None:
-        """Return the seconds of silence allowed to a worker; members of a pack share their steps."""
-        return patience_with([self.patience(job) for job in worker.at_once])
 
     def _lost(self, worker: _Worker[JobT], job: JobT, reason: str, pid: int | None = None) -> Lost[JobT]:
         if not worker.overdue:

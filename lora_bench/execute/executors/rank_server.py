@@ -113,7 +113,6 @@ _STACKS_SECONDS = 0.6
 
 
 def _run(job: Job, devices: list[str], meeting: Path, connection: Connection[Any, Any], spawns: bool) -> None:
-    """Do a run, and send its record."""
     kills = memory_kills()
     children: list[_Child] = []
     try:

@@ -193,7 +193,6 @@ class RayWorkers:
         self._ray.kill(actor.handle)
 
     def _direct(self, actor: _Actor, waiting: list[list[Job]]) -> None:
-        """Send an actor its next unit, or a stop."""
         if actor.word is None and waiting and self._stopping is None:
             actor.unit, actor.begun, actor.note = waiting.pop(0), set(), None
             actor.together, actor.heard = len(actor.unit) > 1, time.monotonic()

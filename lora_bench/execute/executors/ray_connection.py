@@ -21,8 +21,8 @@ OF_ITS_OWN = {"RAY_worker_niceness": "0"}
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Any]:
-    """Connect Ray to a cluster, and disconnect afterwards.
+def connected(address: str | None) -> Iterator[Any]:
+    """Connect Ray to a cluster, and disconnect afterwards; None without an address.
 
     Args:
         address: HOST:PORT; "auto" for the cluster of this machine or of `RAY_ADDRESS`; "local" to start one on this machine,
@@ -31,6 +31,9 @@ def connected(address: str) -> Iterator[Any]:
     Raises:
         LoraBenchError: If Ray is not installed, or no cluster answers there.
     """
+    if address is None:
+        yield None
+        return
     wanted = OF_ITS_OWN if address == "local" else IMPATIENT
     settings = {name: text for name, text in wanted.items() if name not in os.environ}
     term = signal.getsignal(signal.SIGTERM)
