@@ -16,7 +16,6 @@ class Cell:
     """One run of a plan.
 
     Args:
-        fit: Size and counts of the method.
         blocked: Reason why it cannot be done although the pair works: the run it starts from gave no score.
     """
 

@@ -37,18 +37,19 @@ if TYPE_CHECKING:
 NEAR_WIDTH = 1.5
 
 
-def check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
-    """Check that every method has the number of trials that the budget gives."""
+def check_cell(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
+    """Check that trials, schedule, processes and masks of a cell fit the suite, its budget and its batch."""
+    where = f"{entry.label} on {base_model.name} for {task}"
     if recipe.budget.trials is not None and len(recipe.rates) != rates_wanted(suite.content):
-        raise BadInput(
-            [
-                suite.document.fault(
-                    ("budget", "trials"),
-                    f"{wanted_trials(suite.content)}, but {entry.label} on {base_model.name} for {task} has "
-                    f"{len(recipe.rates)} learning rates",
-                )
-            ]
-        )
+        message = f"{wanted_trials(suite.content)}, but {where} has {len(recipe.rates)} learning rates"
+        raise BadInput([suite.document.fault(("budget", "trials"), message)])
+    misfit = (
+        schedule_misfit(recipe.budget, recipe.training)
+        or ranks_misfit(recipe.budget, recipe.training, recipe.arguments)
+        or masks_misfit(recipe.training, recipe.arguments)
+    )
+    if misfit is not None:
+        raise BadInput([suite.document.fault(("recipes",), f"{where}: {misfit[0]} {misfit[1]}")])
 
 
 def untuned(suite: Suite, tasks: list[LoadedTask], models: list[BaseModel]) -> list[str]:
@@ -125,7 +126,6 @@ def coarse_tuning(suite: Suite) -> list[str]:
 
 
 def _tried(suite: Suite, task: str, base_model: BaseModel) -> dict[str, int]:
-    """Return the number of learning rates of each method on a task and base model."""
     return {
         entry.label: len(suite.recipe(task, base_model.name, entry, suite.budgets(entry)[0]).rates)
         for entry in suite.methods
@@ -140,7 +140,7 @@ def check_equal_trials(suite: Suite, tasks: list[LoadedTask], models: list[BaseM
         A warning for each task and base model where a method has one given rate beside others that are tuned.
     """
     if suite.content.tuning is None or suite.content.budget.trials is not None:
-        return []  # `check_rates` compares with the number of trials
+        return []  # `check_cell` compares with the number of trials
     faults: dict[Fault, None] = {}
     warnings = []
     for task, base_model in itertools.product((loaded.task for loaded in tasks), models):
@@ -206,18 +206,6 @@ def check_first_rung(suite: Suite, spec: PlannedSpec, rung: Rung) -> None:
             f"less than a batch of {training.batch_size}: take fewer rungs, or {axis}: {training.batch_size * rung.part}"
         )
         raise BadInput([suite.document.fault(("tuning", "halving"), message)])
-
-
-def check_schedule(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
-    """Check that schedule, processes and masks of a cell fit its budget and batch."""
-    misfit = (
-        schedule_misfit(recipe.budget, recipe.training)
-        or ranks_misfit(recipe.budget, recipe.training, recipe.arguments)
-        or masks_misfit(recipe.training, recipe.arguments)
-    )
-    if misfit is not None:
-        where = f"{entry.label} on {base_model.name} for {task}: {misfit[0]}"
-        raise BadInput([suite.document.fault(("recipes",), f"{where} {misfit[1]}")])
 
 
 def check_loss(suite: Suite, recipe: CellRecipe, task: Task, base_model: BaseModel, entry: MethodEntry) -> None:
@@ -302,7 +290,8 @@ def _endless(suite: Suite, cells: list[Cell]) -> list[Fault]:
 
 def beyond_memory(cells: list[Cell]) -> list[str]:
     """Return a warning for each method that is likely to need more memory than the device of its runs has."""
-    memory, where = _device_memory()
+    devices = described_devices()
+    memory, where = (devices[0].memory_bytes, devices[0].name) if devices else (installed_bytes(), "this machine")
     needed: dict[str, int] = {}
     for cell in cells:
         if cell.record is None and cell.reason is None and cell.estimate.memory_bytes > memory:
@@ -311,12 +300,6 @@ def beyond_memory(cells: list[Cell]) -> list[str]:
         f"{named} is likely not to fit: it needs about {need / MIB:,.0f} MiB, and {where} has {memory / MIB:,.0f} MiB"
         for named, need in needed.items()
     ]
-
-
-def _device_memory() -> tuple[int, str]:
-    """Return the memory of the device that a run gets, and its name."""
-    devices = described_devices()
-    return (devices[0].memory_bytes, devices[0].name) if devices else (installed_bytes(), "this machine")
 
 
 def refuse_twins(suite: Suite, cells: list[Cell]) -> None:

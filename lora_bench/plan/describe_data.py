@@ -35,12 +35,7 @@ SAMPLE, LONGEST = 1_000, 20
 
 @dataclass(frozen=True, kw_only=True)
 class SplitLengths:
-    """Lengths of a split in tokens.
-
-    Args:
-        encoded: Number of examples that were encoded.
-        cut_share: Share of them that is cut.
-    """
+    """Lengths of a split in tokens: of so many encoded examples, of which a share is cut."""
 
     encoded: int
     median: int
@@ -50,11 +45,7 @@ class SplitLengths:
 
 @dataclass(frozen=True, kw_only=True)
 class DataLengths:
-    """Lengths in tokens for base models that agree on them.
-
-    Args:
-        max_length: Tokens after which an input is cut.
-    """
+    """Lengths by split for base models that agree on them, with the number of tokens after which an input is cut."""
 
     models: tuple[str, ...]
     max_length: int

@@ -21,11 +21,7 @@ from lora_bench.training.job import Job, RetentionData
 
 @dataclass(frozen=True, kw_only=True)
 class GroupCells:
-    """Makes the cells of a group.
-
-    Args:
-        group: What they share in their specs.
-    """
+    """Makes the cells of a group."""
 
     group: RunGroup
     budget: Budget

@@ -20,11 +20,7 @@ from lora_bench.util.hub import HubUnreachable, asked_once, cache_only
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task with its data.
-
-    Args:
-        task: The task, its data pinned to a commit or in a local folder.
-    """
+    """A task with its data, which is pinned to a commit or in a local folder; its other paths are relative to *base*."""
 
     task: Task
     base: Path

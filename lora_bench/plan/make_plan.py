@@ -8,7 +8,7 @@ Data and base models are obtained here, so their faults are reported before the 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_bench.models.label_order import label_order_warnings
@@ -28,7 +28,6 @@ from lora_bench.plan.checks import (
     unseen_rows,
     untuned,
 )
-from lora_bench.plan.cost_estimate import CostEstimate
 from lora_bench.plan.describe_data import DataFacts, describe, odd_classes, too_small
 from lora_bench.plan.inputs import LoadedTask, Progress, obtain
 from lora_bench.plan.planner import Planner
@@ -50,7 +49,6 @@ class Plan:
         chosen: Known runs that depend on the records of others.
         untried: Ids of runs that others wait for but whose record decides nothing: they must be repeated.
         decided: What the seeds so far have decided, in sentences, where seeds are added until decided.
-        notes: Sentences on models and data that were not downloaded for the plan.
     """
 
     suite: Suite
@@ -64,11 +62,6 @@ class Plan:
     untried: frozenset[str] = frozenset()
     decided: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def chooses(self) -> bool:
-        """Return True if any run of the suite depends on the records of others."""
-        return bool(self.waiting or self.chosen)
 
     @property
     def missing(self) -> list[Cell]:
@@ -177,14 +170,9 @@ def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
         if record is not None and record.speed is not None:
             seconds[_kind(cell)] = record.speed.seconds
     return [
-        Cell(
-            cell.job,
-            cell.fit,
-            cell.record,
-            CostEstimate(seconds[_kind(cell)], cell.estimate.memory_bytes, cell.estimate.disk_bytes, measured=True),
-        )
-        if _kind(cell) in seconds
-        else cell
+        cell
+        if (known := seconds.get(_kind(cell))) is None
+        else replace(cell, estimate=replace(cell.estimate, seconds=known, measured=True, timed=True))
         for cell in cells
     ]
 

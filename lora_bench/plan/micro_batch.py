@@ -7,6 +7,7 @@ too. So a split batch needs room for all gradients beside the peak of a part.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 
 from lora_bench.errors import BudgetUnreachable, LoraBenchError, UnsupportedPair, first_line
@@ -75,16 +76,10 @@ def largest_part(peak: Callable[[int], int], batch_size: int, peak_memory_bytes:
     if peak(batch_size) <= peak_memory_bytes:
         return batch_size
     parts = [rows for rows in range(1, batch_size) if batch_size % rows == 0]
-    low, high = 0, len(parts)
-    while low < high:
-        middle = (low + high) // 2
-        if peak(parts[middle]) <= peak_memory_bytes:
-            low = middle + 1
-        else:
-            high = middle
-    if low == 0:
+    fitting = bisect_right(parts, peak_memory_bytes, key=peak)
+    if not fitting:
         least = min(peak(rows) for rows in {1, batch_size})
         raise BudgetUnreachable(
             f"no part of a batch keeps a peak of {peak_memory_bytes:,} bytes: the least that a step takes is {least:,}"
         )
-    return parts[low - 1]
+    return parts[fitting - 1]

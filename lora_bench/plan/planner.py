@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -13,12 +13,7 @@ from lora_bench.methods import Method, with_size
 from lora_bench.models.loading import reads_apart
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell, Waiting
-from lora_bench.plan.checks import (
-    check_first_rung,
-    check_loss,
-    check_rates,
-    check_schedule,
-)
+from lora_bench.plan.checks import check_cell, check_first_rung, check_loss
 from lora_bench.plan.group_cells import GroupCells
 from lora_bench.plan.inputs import LoadedTask, Progress
 from lora_bench.plan.micro_batch import micro_batch
@@ -38,33 +33,23 @@ from lora_bench.suite.schema import Tuning
 from lora_bench.training.measure.flops import step_flops
 
 
+@dataclass(eq=False)
 class Planner:
     """Plans the runs of one task, base model and method after another."""
 
-    def __init__(
-        self,
-        suite: Suite,
-        runs: Path,
-        series: str | None,
-        data_dir: Path | None,
-        only: Collection[str],
-        progress: Progress | None,
-        untried: Callable[[Record], bool],
-        retention: Retentions,
-    ) -> None:
-        self.retention = retention
-        self.suite = suite
-        self.runs = runs
-        self.series = series
-        self.data_dir = data_dir
-        self.only = only
-        self.progress = progress
-        self.untried = untried
-        self.cells: list[Cell] = []
-        self.waiting: list[Waiting] = []
-        self.chosen: list[Cell] = []
-        self.undecided: set[str] = set()
-        self.fits: dict[str, MethodFit] = {}
+    suite: Suite
+    runs: Path
+    series: str | None
+    data_dir: Path | None
+    only: Collection[str]
+    progress: Progress | None
+    untried: Callable[[Record], bool]
+    retention: Retentions
+    cells: list[Cell] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
+    chosen: list[Cell] = field(default_factory=list)
+    undecided: set[str] = field(default_factory=set)
+    fits: dict[str, MethodFit] = field(default_factory=dict)
 
     def add(
         self, loaded: LoadedTask, base_model: BaseModel, entry: MethodEntry, budget: Budget, distinct: int | None
@@ -100,8 +85,7 @@ class Planner:
         suite, name = self.suite, loaded.task.task
         retention, retained = self.retention.get(base_model.name, (None, None))
         recipe = suite.recipe(name, base_model.name, entry, budget)
-        check_rates(suite, recipe, name, base_model, entry)
-        check_schedule(suite, recipe, name, base_model, entry)
+        check_cell(suite, recipe, name, base_model, entry)
         check_loss(suite, recipe, loaded.task, base_model, entry)
         labels = len(loaded.data.labels)
         fit = fit_method(
@@ -157,11 +141,10 @@ class Planner:
             self.waiting.append(Waiting(tuple(reported), f"the runs of {task}, from which they start", task))
             return
         blocked = f"the run of {task} from which it starts gave no score"
+        starts = {seed: Start(task=task, run_id=run_id) for seed, run_id in started.items()}
         self._choose(
             [
-                cells.cell(rate, seed, start=Start(task=task, run_id=started[seed]))
-                if seed in started
-                else cells.cell(rate, seed, blocked=blocked)
+                cells.cell(rate, seed, start=starts.get(seed), blocked=None if seed in starts else blocked)
                 for seed in seeds
             ]
         )
@@ -264,7 +247,7 @@ def _fitted_to_steps(
             rows = micro_batch(base_model, method, training, budget.peak_memory_bytes, kind=kind, labels=labels)
             if rows < training.batch_size:
                 parts: dict[str, JsonValue] = {"gradient_accumulation_steps": training.batch_size // rows}
-                recipe = dataclasses.replace(recipe, arguments={**recipe.arguments, **parts})
+                recipe = replace(recipe, arguments={**recipe.arguments, **parts})
         if budget.uses("train_flops"):
             accumulation = int(recipe.arguments.get("gradient_accumulation_steps", 1))  # type: ignore[arg-type]  # checked
             rows = training.batch_size // accumulation

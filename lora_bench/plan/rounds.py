@@ -53,7 +53,7 @@ def rounds_of(
     groups: dict[_Key, list[Cell]] = {}
     for cell in cells:
         if not cell.trial:
-            groups.setdefault(_key(cell), []).append(cell)
+            groups.setdefault(cell.place, []).append(cell)
     reached = dict.fromkeys(groups, seeds.at_least)
     # A method that cannot run has a row, and nothing to decide.
     going = [key for key, group in groups.items() if group[0].reason is None]
@@ -80,7 +80,7 @@ def rounds_of(
         cell
         for cell in cells
         # A record that is there is reported, however it came about.
-        if cell.trial or cell.record is not None or by_seed[id(cell)] < reached[_key(cell)]
+        if cell.trial or cell.record is not None or by_seed[id(cell)] < reached[cell.place]
     ]
     later = tuple(cell for key in going for cell in groups[key][reached[key] :] if cell.record is None)
     reason = "the verdicts on the seeds before them, and are left out where these decide"
@@ -134,7 +134,3 @@ def _sentences(closed: Sequence[Held], look: int, analysis: Analysis) -> Iterato
         if verdict == "inconclusive":
             said = f"{unless} (if no run collapses) to"
         yield f"decided with {look} seeds: {label} is {said} {analysis.reference} {place}"
-
-
-def _key(cell: Cell) -> _Key:
-    return cell.place

@@ -108,40 +108,27 @@ def fit_method(
         }
     )
     known = {} if known is None else known
-    if key not in known:
-        known[key] = _kept_or_counted(key, method, base_model, kind, labels, budget, progress)
-    return known[key]
+    if key in known:
+        return known[key]
+    path = cache_folder("fits") / f"{key}.json"
+    # A refusal is found again at once, and a third-party method may change under the same versions, so neither is cached.
+    is_kept = type(method).__module__.startswith("lora_bench.")
+    fit = kept_as(path, MethodFit) if is_kept else None
+    if fit is None:
+        if progress is not None:
+            progress(f"counting {method.name} on {base_model.name}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # warnings of one library about another
+            fit = count_method(method, base_model, kind, labels, budget)
+        if is_kept and fit.reason is None:
+            keep(path, fit.model_dump(mode="json"))
+    known[key] = fit
+    return fit
 
 
 @functools.cache
 def _versions() -> tuple[str, ...]:
     return __version__, version("transformers"), version("peft"), version("torch")
-
-
-def _kept_or_counted(
-    key: str,
-    method: Method,
-    base_model: BaseModel,
-    kind: KindName,
-    labels: int,
-    budget: Budget,
-    progress: Callable[[str], None] | None,
-) -> MethodFit:
-    """Return a fit from the cache, or count it and cache it."""
-    path = cache_folder("fits") / f"{key}.json"
-    # A refusal is found again at once, and a third-party method may change under the same versions, so neither is cached.
-    is_kept = type(method).__module__.startswith("lora_bench.")
-    found = kept_as(path, MethodFit) if is_kept else None
-    if found is not None:
-        return found
-    if progress is not None:
-        progress(f"counting {method.name} on {base_model.name}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # warnings of one library about another
-        fit = count_method(method, base_model, kind, labels, budget)
-    if is_kept and fit.reason is None:
-        keep(path, fit.model_dump(mode="json"))
-    return fit
 
 
 def check_fits(adapter: Path, method: Method, base_model: BaseModel, kind: KindName, labels: int) -> None:
