@@ -15,14 +15,12 @@ from __future__ import annotations
 import atexit
 import sys
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
@@ -94,22 +92,14 @@ class BenchmarkCallback(MeasureCallback):
         self._run: OwnRun | None = None
         self._termination = BeforeTermination(lambda name: self.close(f"{name} ended the process"))
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        train_dataloader: Any = None,
-        **inside: Any,
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Read the facts of the training, and start the clock."""
-        assert model is not None, "the Trainer passes its model to every callback"
+        model: nn.Module = inside["model"]
         self.close("training was started again before it ended")
         self._start_over()
-        in_split = _examples_of(train_dataloader)
+        in_split = _examples_of(inside.get("train_dataloader"))
         warnings: list[str] = [SEVERAL_DEVICES] if args.n_gpu > 1 else []
-        run = OwnRun(
+        self._run = run = OwnRun(
             spec=spec_of(args, state, model, in_split, task=self.task, label=self.label),
             parameters=self.measured("numbers of weights", lambda: parameters_of(model, warnings)) or UNCOUNTED,
             model=weakref.ref(model),
@@ -124,19 +114,15 @@ class BenchmarkCallback(MeasureCallback):
             first_step=state.global_step + 1,
             command=script_command(),
         )
-        self._run = run
         if run.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
         self.earlier_seconds = (run.earlier or {}).get("seconds") or 0.0
         self._memory = PeakMemory(args.device)
         if args.device.type == "cuda":
             self.start_bytes = self.measured("the memory in use beside the model", lambda: allocated_beside(model))
-        elif self._early:
-            self.start_bytes = self._held
-            if self.start_bytes is None:
-                warnings.append(NO_START)
         else:
-            warnings.append(NO_START)
+            self.start_bytes = self._held if self._early else None
+            warnings += [NO_START] if self.start_bytes is None else []
         super().on_train_begin(args, state, control, **inside)
         if self.start_bytes is None:
             self.peaks.clear()  # peaks of the process so far, which are not those of loading
@@ -145,39 +131,23 @@ class BenchmarkCallback(MeasureCallback):
         if run.writes:
             self._termination.watch()
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: Optimizer | None = None,
-        **inside: Any,
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Stop the clock of a step."""
-        super().on_step_end(args, state, control, optimizer=optimizer, **inside)
+        super().on_step_end(args, state, control, **inside)
         if self._run is not None and len(self.clock) == self.warmup_steps:
             self._run.end_warmup()
         if control.should_save:
             self._note(state)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Stop the clock of training if an evaluation or a checkpoint follows."""
         super().on_epoch_end(args, state, control, **inside)
         if control.should_save:
             self._note(state)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **inside: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Add our numbers to the Trainer's summary, after the last step and before it loads the best weights."""
-        if self._run is None or self._run.stopped or not logs or "train_runtime" not in logs:
+        if self._run is None or self._run.stopped or "train_runtime" not in (inside.get("logs") or {}):
             return
         self._stop(self._run)
         ours = self._numbers(self._run)
@@ -186,9 +156,7 @@ class BenchmarkCallback(MeasureCallback):
         if handler is not None:
             handler.on_log(args, state, control, ours)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Write the record."""
         run = self._run
         if run is None:
@@ -201,42 +169,28 @@ class BenchmarkCallback(MeasureCallback):
         self._no_longer_watch()
         self._publish(run, args)
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Mapping[str, Any] | None = None,
-        eval_dataloader: Any = None,
-        **inside: Any,
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Record the peak of an evaluation; after training it also adds scores to the record."""
         run = self._run
         if run is None:
             return
         super().on_evaluate(args, state, control, **inside)
-        examples = _examples_of(eval_dataloader)
+        examples = _examples_of(inside.get("eval_dataloader"))
         if examples is not None:
-            run.examples["_".join(["evaluation", *evaluated_set(metrics or {})])] = examples
+            run.examples["_".join(["evaluation", *evaluated_set(inside.get("metrics") or {})])] = examples
         if run.ended:
             self._publish(run, args)
         else:
             self._note(state)  # a checkpoint of the best weights is written after the evaluation
 
-    def on_predict(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Mapping[str, Any] | None = None,
-        **inside: Any,
-    ) -> None:
+    def on_predict(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Record the peak of a prediction; after training its scores are scores of the run."""
         run = self._run
         if run is None:
             return
         super().on_evaluate(args, state, control, **inside)
-        predicted = evaluation_of(metrics or {}, state.global_step)  # the Trainer does not log predictions
+        # The Trainer does not log predictions.
+        predicted = evaluation_of(inside.get("metrics") or {}, state.global_step)
         if run.ended and predicted is not None:
             run.predicted.append(predicted)
             self._publish(run, args)

@@ -24,7 +24,7 @@ from lora_bench.methods import method_of_peft, options_of
 from lora_bench.records.record import Parameters
 from lora_bench.records.spec import AnyPrecision, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
 from lora_bench.training.measure.counters import stored_weights
-from lora_bench.tuners.trial import is_in
+from lora_bench.tuners.trial import inside_peft, is_in
 
 OWN_SCRIPT = "own script"
 PARTLY_FROZEN = "partly_frozen"
@@ -137,14 +137,9 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
 
 
-def base_of(model: nn.Module) -> nn.Module:
-    """Return the model that a PEFT model adapts, or the model itself."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
 def model_of(model: nn.Module) -> ModelSpec:
     """Return the base model: its name without folders of this machine, and its commit if it came from the hub."""
-    base = base_of(model)
+    base = inside_peft(model)
     config = getattr(base, "config", None)
     source = str(getattr(config, "_name_or_path", "") or "")
     name = (PurePath(source).name if Path(source).exists() else source) or type(base).__name__
@@ -187,7 +182,6 @@ def training_of(args: TrainingArguments, state: TrainerState, model: nn.Module, 
 
 
 def _precision(args: TrainingArguments, model: nn.Module) -> AnyPrecision | None:
-    """Return the precision of matrix products: that of autocast, or of most weights."""
     if args.bf16 or args.fp16:
         return "bfloat16" if args.bf16 else "float16"
     counts: Counter[torch.dtype] = Counter()
@@ -222,7 +216,7 @@ def head_of(model: nn.Module) -> list[str] | None:
 
     A language model's output layer is part of its checkpoint and is no head.
     """
-    base = base_of(model)
+    base = inside_peft(model)
     if isinstance(base, PreTrainedModel) and base.get_output_embeddings() is not None:
         return []
     if not isinstance(base, PreTrainedModel) or not hasattr(base, base.base_model_prefix):

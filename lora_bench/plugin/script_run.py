@@ -45,15 +45,9 @@ class OwnRun:
     """The known facts of one training.
 
     Args:
-        spec: The spec as known before the first evaluation.
         model: The model that trains; a weak reference, so that an exception does not keep a device full.
-        writes: True if this process writes the record.
         counter: Counts examples and tokens, or None if they cannot be counted.
-        examples: Sizes of the known splits.
         earlier: Seconds, examples and tokens before the checkpoint of a resumed run; None if unknown.
-        first_step: Number of the first step of this process.
-        command: Command of the script.
-        warmup: Counts of the untimed steps.
         done: Counts of all steps of this process, and after `add_up` of all processes.
         finite: True if every trained weight was finite after the last step; None if unknown.
         written: Last record written by this training.
@@ -151,11 +145,8 @@ class OwnRun:
         The scores are those of the last evaluation in training, or of the best weights' evaluation if these are loaded at the
         end, and of every evaluation and prediction after training. *metric* is the main one by the script's author, or None.
         """
-        during = [
-            one
-            for one in evaluations(self.history[: self.ended_at])
-            if self.best_step in (None, one.step) and one.scores
-        ]
+        during = evaluations(self.history[: self.ended_at])
+        during = [one for one in during if self.best_step in (None, one.step) and one.scores]
         after = [*evaluations(self.history[self.ended_at :]), *self.predicted]
         chosen = [*during[-1:], *after]
         scores = {name: value for one in chosen for name, value in one.scores.items()}

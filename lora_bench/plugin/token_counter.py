@@ -23,8 +23,6 @@ class TokenCount:
     """Counts so far.
 
     Args:
-        examples: Rows of batches.
-        unmasked: Tokens of batches without a mask.
         masked: Ones of masks, a number on the device.
         has_tokens: True if every batch had tokens to count.
         has_rows: True if every example was a row, and none were flattened into one.

@@ -93,11 +93,8 @@ def curve_of(history: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
 def why_diverged(history: Sequence[Mapping[str, Any]], *, scaled: bool) -> str | None:
     """Return why training diverged, or None if the log shows no sign of it.
 
-    The Trainer logs a NaN loss as a number (`logging_nan_inf_filter`), so the norm of the gradients is checked too.
-
-    Args:
-        history: The Trainer's log.
-        scaled: True if losses are scaled for float16: single steps then overflow by design, and are skipped.
+    The Trainer logs a NaN loss as a number (`logging_nan_inf_filter`), so the norm of the gradients is checked too. Where
+    losses are *scaled* for float16, single steps overflow by design and are skipped.
     """
     losses = [
         (entry[name], entry.get("step"))
