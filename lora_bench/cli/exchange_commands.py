@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_bench.cli.help import Commands, add_command, add_verbs
 from lora_bench.cli.shared_options import margin, records_at, runs_option
 from lora_bench.errors import BadInput
 from lora_bench.util.redaction import message
-
-if TYPE_CHECKING:
-    from lora_bench.exchange.peft_results import Imported
 
 ADAPTER_FORMATS = ("adapterhub", "peft")
 
@@ -169,28 +165,20 @@ def _import_adapter(arguments: argparse.Namespace) -> int:
 
 
 def _import_peft_results(arguments: argparse.Namespace) -> int:
-    target = arguments.runs / "peft-results"
-    if arguments.history:
-        imported = _import_history(arguments.folder, target)
-    else:
-        from lora_bench.exchange.peft_results import import_results
+    from lora_bench.exchange.peft_results import import_results
 
-        imported = import_results(arguments.folder, target)
-        print(f"{len(imported.records)} of {imported.files} result files are records in {target}")
+    target, history = arguments.runs / "peft-results", arguments.history
+    imported = import_results(arguments.folder, target, history=history)
+    of = "runs of {files} versions of" if history else "of {files}"
+    print(f"{len(imported.records)} {of.format(files=imported.files)} result files are records in {target}")
+    if history:
+        from lora_bench.exchange.peft_results.history_page import history_page
+        from lora_bench.records.store import write_atomic
+        from lora_bench.report.blocks import to_markdown
+
+        page = target / "history.md"
+        write_atomic(page, to_markdown(history_page(imported.records)).encode("utf-8"))
+        print(page)
     if imported.faults:
         raise BadInput(imported.faults)
     return 0
-
-
-def _import_history(folder: Path, target: Path) -> Imported:
-    from lora_bench.exchange.peft_results.all_versions import import_history
-    from lora_bench.exchange.peft_results.history_page import history_page
-    from lora_bench.records.store import write_atomic
-    from lora_bench.report.blocks import to_markdown
-
-    imported = import_history(folder, target)
-    print(f"{len(imported.records)} runs of {imported.files} versions of result files are records in {target}")
-    page = target / "history.md"
-    write_atomic(page, to_markdown(history_page(imported.records)).encode("utf-8"))
-    print(page)
-    return imported

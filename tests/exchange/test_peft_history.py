@@ -10,7 +10,7 @@ import pytest
 
 from lora_bench.cli import main
 from lora_bench.errors import LoraBenchError
-from lora_bench.exchange.peft_results.all_versions import import_history
+from lora_bench.exchange.peft_results import import_results
 from lora_bench.exchange.peft_results.history_page import (
     Configuration,
     common_dates,
@@ -84,7 +84,7 @@ def found(records):
 
 
 def test_each_run_of_the_git_history_is_one_record_at_the_date_of_its_publication(repository, tmp_path):
-    imported = import_history(repository.folder / "method_comparison", tmp_path / "runs")
+    imported = import_results(repository.folder / "method_comparison", tmp_path / "runs", history=True)
     assert found(imported.records) == [
         ("full-finetuning/tiny", "2025-06-24", 0.50, "Some GPU"),
         ("full-finetuning/tiny", "2026-07-20", 0.472, "Some GPU"),
@@ -102,7 +102,7 @@ def test_dated_snapshots_are_read_alike(tmp_path):
         path = tmp_path / "snapshots" / date / FOLDER / "lora.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(scored(LORA, accuracy, date)))
-    imported = import_history(tmp_path / "snapshots", tmp_path / "runs")
+    imported = import_results(tmp_path / "snapshots", tmp_path / "runs", history=True)
     assert found(imported.records) == [
         ("lora/tiny-r4", "2025-06-24", 0.48, "Some GPU"),
         ("lora/tiny-r4", "2026-07-20", 0.478, "Some GPU"),
@@ -110,7 +110,7 @@ def test_dated_snapshots_are_read_alike(tmp_path):
 
 
 def test_dates_are_no_seeds_in_a_report(repository, tmp_path):
-    imported = import_history(repository.folder / "method_comparison", tmp_path / "runs")
+    imported = import_results(repository.folder / "method_comparison", tmp_path / "runs", history=True)
     settings = compare(imported.records).settings
     assert [setting.differs["series"] for setting in settings] == ["2025-06-24", "2026-07-20"]
     assert {len(row.scores) for setting in settings for row in setting.rows} == {1}
@@ -124,7 +124,7 @@ def test_files_of_several_dates_in_one_folder_are_told_apart_by_the_dates_of_the
         ("b", 0.478, "2026-07-15T05:41:18+00:00"),
     ):
         (folder / f"{name}.json").write_text(json.dumps(scored(LORA, accuracy, created_at)))
-    imported = import_history(tmp_path / "copy" / "method_comparison", tmp_path / "runs")
+    imported = import_results(tmp_path / "copy" / "method_comparison", tmp_path / "runs", history=True)
     assert found(imported.records) == [
         ("lora/tiny-r4", "2025-06-19", 0.48, "Some GPU"),
         ("lora/tiny-r4", "2026-07-15", 0.478, "Some GPU"),
@@ -134,9 +134,9 @@ def test_files_of_several_dates_in_one_folder_are_told_apart_by_the_dates_of_the
 def test_a_folder_without_results_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(LoraBenchError, match="has no result files"):
-        import_history(tmp_path / "empty", tmp_path / "runs")
+        import_results(tmp_path / "empty", tmp_path / "runs", history=True)
     with pytest.raises(LoraBenchError, match="is not a folder"):
-        import_history(tmp_path / "absent", tmp_path / "runs")
+        import_results(tmp_path / "absent", tmp_path / "runs", history=True)
 
 
 def test_the_command_writes_the_page_and_names_versions_that_are_no_results(repository, tmp_path, monkeypatch, capsys):
@@ -172,7 +172,7 @@ def page(tmp_path):
         "2026-07-20",
         full=scored(full(), 0.46, "c"), lora=scored(LORA, 0.50, "c"), ia3=named("ia3/tiny", 0.47, "c"),
     )  # fmt: skip
-    return import_history(made.folder / "method_comparison", tmp_path / "runs").records
+    return import_results(made.folder / "method_comparison", tmp_path / "runs", history=True).records
 
 
 def test_the_standard_error_is_that_of_a_share():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lora_bench
-from lora_bench.exchange.peft_results.all_versions import import_history
+from lora_bench.exchange.peft_results import import_results
 from lora_bench.util.child_process import git_output
 from tests.project import SUITE, write_project
 from tests.security.bombs import code_bomb
@@ -177,7 +177,7 @@ def test_the_history_of_a_repository_is_read_without_the_programs_that_it_names(
     subprocess.run(["git", "-C", str(clone), "log"], capture_output=True)
     assert sign.is_dir()
     sign.rmdir()
-    import_history(clone / "method_comparison", tmp_path / "runs")
+    import_results(clone / "method_comparison", tmp_path / "runs", history=True)
     assert not sign.exists()
 
 

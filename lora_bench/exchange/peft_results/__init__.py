@@ -7,10 +7,12 @@ total time, averages and percentiles of memory, and the seconds of each evaluati
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -22,10 +24,14 @@ from lora_bench.records.layout import RECORD
 from lora_bench.records.record import Record
 from lora_bench.records.sealed_records import to_json
 from lora_bench.records.store import read_record, write_atomic
+from lora_bench.util.child_process import git_output
 from lora_bench.util.regular_files import MIB, read_regular
 
 FOLDERS = ("results", "cancelled_results")
 MAX_BYTES = 48 * MIB
+
+_COMMIT = re.compile(r"commit ([0-9a-f]{40,64}) (\d{4}-\d\d-\d\d)")
+_DATED = re.compile(r"\d{4}-\d\d.*")
 
 
 @dataclass(frozen=True)
@@ -37,36 +43,102 @@ class Imported:
     files: int
 
 
-def import_results(folder: Path, target: Path) -> Imported:
-    """Write a record for every result file, as *target*/RUN_ID/record.json, replacing those of an earlier import.
+class FileVersion(NamedTuple):
+    """A result file as it was published.
 
     Args:
-        folder: `method_comparison`, a folder below it or of the same layout, or any folder of result files. Cancelled runs
-            are read too, as failures; those of `temporary_results` only if *folder* is that one.
+        date: Date of the commit, or name of the snapshot; empty if the run's own date tells it apart.
+        path: Its path, which names the task.
+        commit: Commit with this version; empty in a snapshot.
+    """
+
+    date: str
+    path: PurePath
+    commit: str = ""
+
+
+def import_results(folder: Path, target: Path, *, history: bool = False) -> Imported:
+    """Write a record for every result file, as *target*/RUN_ID/record.json, replacing those of an earlier import.
+
+    With *history*, read all versions in git, dated snapshots, or files of many dates. The series of a record is the date of
+    its commit or snapshot, else that of the run. Later versions of a file may say more about the same run, such as its card:
+    these are one record, of the newest content at the first date.
+
+    Args:
+        folder: `method_comparison`, a folder below it or of the same layout, or any folder of result files; with *history*
+            also a folder of snapshots, whose names begin with a date. Cancelled runs are read too, as failures; those of
+            `temporary_results` only if *folder* is that one.
         target: Folder of the records.
+        history: Whether to read results of all dates.
 
     Raises:
         LoraBenchError: If the folder does not exist, or has no result file.
     """
-    files = result_files(folder)
-    records: dict[str, Record] = {}
+    command = shlex.join(
+        ["lora-bench", "import", "peft-results", folder.resolve().name, *(["--history"] if history else [])]
+    )
+    found = versions(folder) if history else [FileVersion("", file.resolve()) for file in result_files(folder)]
+    runs: dict[tuple[str | None, ...], Record] = {}
     faults: list[Fault] = []
-    for file in files:
+    for version in found:
         try:
-            record = read_result(
-                file, command=shlex.join(["lora-bench", "import", "peft-results", folder.resolve().name])
-            )
-            records[record.run_id] = written(record, target)
+            content = _content(folder, version)
+            run = record_in(content, version.path, command=command)
+            key: tuple[str | None, ...] = (run.run_id,)
+            if history:
+                key = (run.spec.task.name, run.spec.method.label, run.started_at) if run.started_at else key
+                date = runs[key].spec.series if key in runs else version.date or (run.started_at or "")[:10] or None
+                run = record_in(content, version.path, command=command, series=date)
+            runs[key] = run
         except BadInput as error:
             faults += error.faults
-    return Imported(records=list(records.values()), faults=faults, files=len(files))
+    records = []
+    for record in runs.values():
+        path = target / record.run_id / RECORD
+        write_atomic(path, to_json(record))
+        records.append(read_record(path))
+    return Imported(records=records, faults=faults, files=len(found))
 
 
-def written(record: Record, target: Path) -> Record:
-    """Write a record as *target*/RUN_ID/record.json, and return it as it is read again."""
-    path = target / record.run_id / RECORD
-    write_atomic(path, to_json(record))
-    return read_record(path)
+def versions(folder: Path) -> list[FileVersion]:
+    """Return all versions of result files, those of git and of snapshots from the oldest.
+
+    Raises:
+        LoraBenchError: If the folder does not exist, or has none.
+    """
+    files = [FileVersion("", file) for file in result_files(folder)]
+    return list(_in_git(folder)) or list(_in_snapshots(folder)) or files
+
+
+def _in_git(folder: Path) -> Iterator[FileVersion]:
+    """Return the versions in git; nothing outside a repository."""
+    log = git_output(
+        folder, "log", "--reverse", "--no-renames", "--diff-filter=AM", "--name-only", "--format=commit %H %cs", "--", "."
+    )  # fmt: skip
+    commit = date = ""
+    for line in (log or b"").decode("utf-8", "replace").splitlines():
+        if head := _COMMIT.fullmatch(line):
+            commit, date = head.groups()
+        elif line.endswith(".json") and (path := PurePosixPath(line)).parent.name in FOLDERS:
+            yield FileVersion(date, path, commit)
+
+
+def _in_snapshots(folder: Path) -> Iterator[FileVersion]:
+    for snapshot in sorted(path for path in folder.iterdir() if path.is_dir() and _DATED.fullmatch(path.name)):
+        try:
+            files = result_files(snapshot)
+        except LoraBenchError:
+            continue
+        yield from (FileVersion(snapshot.name, file) for file in files)
+
+
+def _content(folder: Path, version: FileVersion) -> bytes:
+    if not version.commit:
+        return content_of(Path(version.path))
+    content = git_output(folder, "cat-file", "blob", f"{version.commit}:{version.path}")
+    if content is None:
+        raise BadInput([Fault(f"cannot be read at commit {version.commit[:12]}", file=str(version.path))])
+    return content
 
 
 def result_files(folder: Path) -> list[Path]:
