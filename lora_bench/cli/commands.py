@@ -209,7 +209,7 @@ def _make_and_show_plan(
     )
     as_json = getattr(arguments, "json", False)
     if as_json:
-        from lora_bench.cli.plan_json import plan_json
+        from lora_bench.cli.plan_table import plan_json
 
         print(plan_json(plan))
     else:
@@ -259,8 +259,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
     from lora_bench.execute.prepared_folder import Asked
     from lora_bench.execute.progress import display
     from lora_bench.execute.run_suite import run_suite
-    from lora_bench.published.reproduce import published_blocks, reproduction, verdicts
-    from lora_bench.published.table_terminal import verdicts_listing
+    from lora_bench.published.reproduce import published_blocks, reproduction
 
     options = {name: getattr(arguments, name) for name in Asked.model_fields if name != "name"}
     made = reproduction(arguments.table, **options)
@@ -270,8 +269,6 @@ def reproduce(arguments: argparse.Namespace) -> int:
         return _make_and_show_plan(suite, arguments, asked, made.table)
 
     def sections(records: Sequence[Record]) -> list[list[Block]]:
-        if not arguments.quiet:
-            terminal().print(verdicts_listing(verdicts(made.table, records, arguments.role)))
         return [published_blocks(made.table.name, records, arguments.role)]
 
     console = terminal()

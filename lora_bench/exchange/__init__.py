@@ -61,8 +61,7 @@ def data_files(
         reference: Label of the method to compare with, in place of the declared or the default one.
     """
     from lora_bench.exchange.table_files import ENCODERS
-    from lora_bench.report.frames.probe_frame import to_latency_frame, to_probe_frame
-    from lora_bench.report.frames.record_frame import to_curves, to_frame
+    from lora_bench.report.frames.record_frame import to_curves, to_frame, to_latency_frame, to_probe_frame
     from lora_bench.report.frames.verdict_frame import to_class_frame, to_comparison_frame, to_over_tasks_frame
     from lora_bench.report.model.comparison import compare
     from lora_bench.report.model.given_answers import given_answers

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_bench.records.record import Record
 from lora_bench.records.store import write_atomic
-from lora_bench.report.frames.probe_frame import probe_columns
-from lora_bench.report.frames.record_frame import COLUMNS, to_curves, to_frame
+from lora_bench.report.frames.record_frame import COLUMNS, probe_columns, to_curves, to_frame
 from lora_bench.util.redaction import visible, without_secrets, without_secrets_in
 
 if TYPE_CHECKING:

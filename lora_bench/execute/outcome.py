@@ -62,7 +62,7 @@ class Outcome:
     @property
     def answer(self) -> str:
         """The headline of the report as text."""
-        from lora_bench.report.answer_card import answer_text
+        from lora_bench.report.sections.first_screen import answer_text
 
         return answer_text(self.report) if self.records else NO_RECORDS
 
@@ -110,7 +110,7 @@ class Outcome:
         return f"<Outcome of {self.suite} in {self.folder}: {len(self.records)} records ({statuses}){stopped}>"
 
     def _repr_html_(self) -> str:
-        from lora_bench.report.answer_card import answer_card
+        from lora_bench.report.sections.first_screen import answer_card
 
         return answer_card(self.report) if self.records else f"<p>{escape(NO_RECORDS)}</p>"
 

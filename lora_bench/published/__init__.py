@@ -5,8 +5,7 @@ Reading and judging need records and no torch.
 
 from lora_bench.published.cell_verdict import CellVerdict, Measured, judge, judge_average, judge_table
 from lora_bench.published.comparable import Differing, expected_from, fields
-from lora_bench.published.elsewhere import Disagreement, disagreements
-from lora_bench.published.reading import known_tables, load_table, read_cells, read_table
+from lora_bench.published.reading import Disagreement, disagreements, known_tables, load_table, read_cells, read_table
 from lora_bench.published.table import PublishedCell, PublishedTable
 
 __all__ = [

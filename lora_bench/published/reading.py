@@ -10,9 +10,10 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import NamedTuple
 
 from lora_bench.documents import read_yaml, validate
 from lora_bench.errors import BadInput, Fault, did_you_mean, unknown
@@ -123,6 +124,48 @@ def _derived_faults(cells: Iterable[PublishedCell], file: str) -> list[Fault]:
         for score in scores
         if (cell.row, cell.model, task, score) not in known
     ]
+
+
+class Disagreement(NamedTuple):
+    """A number of a table, and the different one that another table prints.
+
+    Args:
+        cell: The number in the table.
+        table: Name of the other table.
+        other: The number there.
+    """
+
+    cell: PublishedCell
+    table: str
+    other: PublishedCell
+
+
+def disagreements(table: PublishedTable, others: Iterable[PublishedTable] | None = None) -> list[Disagreement]:
+    """Return the numbers of *table* that other tables print differently, in its order.
+
+    Args:
+        table: The table.
+        others: The other tables; all known ones if None, without those that cannot be read.
+    """
+    found: dict[tuple[str, ...], list[tuple[str, PublishedCell]]] = {}
+    for other in _readable() if others is None else others:
+        if other.name != table.name:
+            for cell in other.cells:
+                found.setdefault(cell.key, []).append((other.name, cell))
+    return [
+        Disagreement(cell, name, other)
+        for cell in table.cells
+        for name, other in found.get(cell.key, ())
+        if other.value != cell.value
+    ]
+
+
+def _readable() -> Iterator[PublishedTable]:
+    for _, folder in sorted(known_tables().items()):
+        try:
+            yield read_table(folder)
+        except BadInput:  # the list of tables names its faults
+            continue
 
 
 class _Reading:

@@ -1,4 +1,4 @@
-"""Published tables on a terminal: the list of tables, the cells of one, and the verdicts of a run."""
+"""Published tables on a terminal: the list of tables, the cells of one, and the choices of its suite."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_bench.methods import known_methods
-from lora_bench.published import CellVerdict, PublishedTable, disagreements, known_tables, load_table
+from lora_bench.published import PublishedTable, disagreements, known_tables, load_table
 from lora_bench.published.table_section import (
     disagreement_text,
-    in_its_unit,
     published_statistic,
     published_value,
-    summary,
-    verdict_text,
 )
 from lora_bench.report import text
 from lora_bench.report.text import MISSING, plain
@@ -57,23 +54,6 @@ def cells_listing(found: PublishedTable) -> Table:
         how = cell.method or ("the cells it is over" if cell.derived else f"nothing: {cell.no_run}")
         parts = [_short(cell.model), cell.row, cell.task, cell.score, published_value(cell), published_statistic(cell)]
         table.add_row(*(Text(plain(part) or MISSING) for part in (*parts, cell.copied or "", how)))
-    return table
-
-
-def verdicts_listing(verdicts: Sequence[CellVerdict]) -> Table:
-    """The cells that were run, with their verdicts; the others are counted below."""
-    table = Table(
-        "base model", "row", "task", "score", "published", "measured", "n", "difference", "verdict",
-        caption=Text(summary(verdicts)), caption_justify="left", box=SIMPLE_HEAD,
-    )  # fmt: skip
-    for verdict in verdicts:
-        cell, measured = verdict.cell, verdict.measured
-        if verdict.verdict == "not run" and measured is None:
-            continue
-        parts = [_short(cell.model), cell.row, cell.task, cell.score, published_value(cell)]
-        parts += [in_its_unit(cell, measured.value if measured else None), str(measured.n if measured else 0)]
-        parts += [in_its_unit(cell, verdict.difference, signed=True), verdict_text(verdict)]
-        table.add_row(*(Text(plain(part)) for part in parts))
     return table
 
 

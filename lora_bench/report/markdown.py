@@ -37,7 +37,6 @@ from lora_bench.report.sections.first_screen import by_task_picture, first_scree
 from lora_bench.report.sections.forgetting import forgetting_section, kept_of_base
 from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.improving import improving_blocks, plateau_blocks
-from lora_bench.report.sections.introduction import introduction
 from lora_bench.report.sections.other_reports import other_reports
 from lora_bench.report.sections.over_time import over_time_section
 from lora_bench.report.sections.scores import exempt_note, scores_section, task_section, tuning_section
@@ -84,7 +83,7 @@ def page_of(report: Report) -> list[Block]:
         _weights(report),
         _failures(comparison),
         _warnings(comparison),
-        _protocol(comparison, records, judged is not None),
+        _protocol(comparison, records),
         environment_section(comparison),
         _commands(comparison),
         _provenance(comparison),
@@ -136,10 +135,13 @@ def _weights(report: Report) -> list[Block]:
     return [] if report.analysis is None else weight_section(report.analysis, report.name, run_ids)
 
 
-def _protocol(comparison: Comparison, records: Sequence[Record], judged: bool) -> list[Block]:
+def _protocol(comparison: Comparison, records: Sequence[Record]) -> list[Block]:
     """Return the protocol card: conditions that all runs share, the size of each method, and the work that runs used."""
     shared: list[Block] = ["Equal for all runs:", budgets.recipe(comparison), *budgets.protocols(comparison)]
-    shared += ["Size, parameters and learning rate of each method:", budgets.counts(comparison)]
+    shared += [
+        "Each method: *adapter parameters* are without the head, *trained* ones with it; *stored* ones are saved.",
+        *budgets.counts(comparison),
+    ]
     if any(row.exempt for setting in comparison.settings for row in setting.rows):
         shared.append(exempt_note(comparison.settings))
     used = budgets.work(comparison, records)
@@ -147,11 +149,28 @@ def _protocol(comparison: Comparison, records: Sequence[Record], judged: bool) -
     improving = improving_blocks(records, comparison)
     return [
         Heading(2, "Protocol and budget"),
-        *introduction(comparison, judged),
+        _introduction(comparison),
         *plateau_blocks(records, comparison),
         Fold("What all runs shared", shared),
         *([Fold("Runs that were still improving", improving)] if improving else []),
     ]
+
+
+def _introduction(comparison: Comparison) -> str:
+    """Return how the runs ended, how many were trials, and what the scores of the others are."""
+    ended = sorted(comparison.statuses.items(), key=lambda item: (item[0] != "ok", item[0]))
+    statuses = [f"{number} {'' if index else 'ended '}{code(status)}" for index, (status, number) in enumerate(ended)]
+    trying = [setting for setting in comparison.settings if setting not in comparison.results]
+    trials = len({run_id for setting in trying for row in setting.rows for run_id in row.run_ids})
+    tuned = (
+        f" Among them {'is' if trials == 1 else 'are'} {plural(trials, 'trial')} of learning rates." if trials else ""
+    )
+    metrics = dict.fromkeys(
+        f"{tables.metric_name(one)}{' (lower is better)' if one.spec.task.higher_is_better is False else ''} "
+        f"{tables.on_split(one)}"
+        for one in comparison.results
+    )
+    return f"Of {plural(comparison.runs, 'run')}, {listed(statuses)}.{tuned} Scores are {listed([*metrics])}."
 
 
 def _failures(comparison: Comparison) -> list[Block]:
@@ -192,7 +211,7 @@ def _costs(comparison: Comparison) -> list[Block]:
     found = tables.costs(comparison)
     if found is None:
         return []
-    of_one, of_all = found
+    table, in_all = found
     measured = [row for setting in comparison.settings for row in setting.rows if row.measured]
     shared = [row for row in measured if row.exclusive is False]
     unsaid = sum(row.exclusive is None for row in measured)
@@ -211,9 +230,8 @@ def _costs(comparison: Comparison) -> list[Block]:
             f" {plural(resumed, 'run')} went on from a checkpoint after a stop, and {'is' if resumed == 1 else 'are'} "
         )
         alone += "in no speed or memory number."
-    shown = of_one if len(of_one.rows) <= MOST_COSTS else Fold("Seconds of one run", [of_one])
-    in_all = Fold("Seconds of all runs", [of_all])
-    return [Heading(2, "Costs"), f"{alone} Failed runs have no times.", shown, in_all]
+    shown = table if len(table.rows) <= MOST_COSTS else Fold("Seconds of one run", [table])
+    return [Heading(2, "Costs"), f"{alone} Failed runs have no times. {in_all}", shown]
 
 
 # A longer table of costs is folded away.

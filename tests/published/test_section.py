@@ -8,7 +8,7 @@ from rich.console import Console
 
 from lora_bench.published import PublishedTable, disagreements, fields, judge_table, load_table
 from lora_bench.published.table_section import in_its_unit, published_section, published_value, summary, verdict_text
-from lora_bench.published.table_terminal import cells_listing, tables_listing, verdicts_listing
+from lora_bench.published.table_terminal import cells_listing, tables_listing
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.report.blocks import to_markdown
 from tests.sample_records import PARAMETERS, record
@@ -218,9 +218,3 @@ def test_a_tables_listing_has_every_cell(lora_row):
         "–",
         "lora",
     ]
-
-
-def test_the_listing_of_verdicts_leaves_out_what_was_not_run(verdicts):
-    said = shown(verdicts_listing(verdicts))
-    assert "not reproduced (lower)" in said and "cola" not in said
-    assert COUNTS in " ".join(said.split())

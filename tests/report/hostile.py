@@ -15,7 +15,7 @@ from lora_bench.published import CellVerdict, PublishedTable, judge_table, load_
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Record
-from lora_bench.report.probes.paper_claims import Claim, Claims, Quantity
+from lora_bench.report.probes.claims import Claim, Claims, Quantity
 from lora_bench.report.sections.compare_runs import RunSet, TwoSets, hold_against
 from tests.probe.records import probe_record
 from tests.sample_records import ENVIRONMENT, METHODS, PARAMETERS, record

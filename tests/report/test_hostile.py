@@ -16,7 +16,7 @@ from rich.console import Console
 from lora_bench.exchange import data_files
 from lora_bench.exchange.table_files import to_csv
 from lora_bench.published.table_section import published_section
-from lora_bench.published.table_terminal import cells_listing, verdicts_listing
+from lora_bench.published.table_terminal import cells_listing
 from lora_bench.report import Report, render_files
 from lora_bench.report.blocks import to_markdown
 from lora_bench.report.frames.record_frame import to_frame
@@ -164,9 +164,9 @@ def test_files_with_types_keep_every_string_as_it_is(text):
 
 def in_terminal(text, width):
     """The tables that are shown in a terminal, with their colours."""
-    table, verdicts = hostile_published(text)
+    table, _ = hostile_published(text)
     console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system="standard")
-    for shown in (terminal_table(hostile_records(text)), cells_listing(table), verdicts_listing(verdicts)):
+    for shown in (terminal_table(hostile_records(text)), cells_listing(table)):
         console.print(shown)
     return console.file.getvalue()
 

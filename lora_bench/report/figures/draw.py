@@ -24,8 +24,7 @@ from lora_bench.report.figures.pareto import Cost, costs_of
 from lora_bench.report.figures.plan import FigurePlan, Kind, Style
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, model_key
 from lora_bench.report.model.rows import grouped
-from lora_bench.report.model.sweeps import Sweep, sweeps
-from lora_bench.report.model.targets import over_targets
+from lora_bench.report.model.sweeps import Sweep, over_targets, sweeps
 from lora_bench.report.text import natural, plain
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lora_bench.report.figures import panels as parts
-from lora_bench.report.figures.captions import not_alone
 from lora_bench.report.figures.pareto import Cost, front_of
-from lora_bench.report.figures.plan import FigurePlan, Style
+from lora_bench.report.figures.plan import FigurePlan, Style, not_alone
 from lora_bench.report.model.comparison import ModelTable
 from lora_bench.report.model.rows import Row
 

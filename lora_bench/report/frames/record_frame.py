@@ -1,4 +1,4 @@
-"""Records as data frames: one row a record, failures included, one flat column a fact, units in the names.
+"""Records and probes as data frames: one row a record, failures included, one flat column a fact, units in the names.
 
 The columns are read off the record's own fields, so a new field is a new column. The learning curve has a frame of its own,
 `to_curves`. Values are the records' own and not rounded; what was not measured is missing. Strings are as the records have
@@ -7,11 +7,15 @@ them: `lora_bench.exchange` makes cells that start with "=" harmless where it wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
+from lora_bench.records.probe_record import Latency, ProbeRecord
 from lora_bench.records.record import CurvePoint, Record
 from lora_bench.report.frames.columns import Column, Role, at, fields_of, frame
 
@@ -153,3 +157,37 @@ def _columns() -> dict[str, Column]:
 
 
 COLUMNS = _columns()
+
+
+# Of probes, what is known of a cell has the names that it has in `to_frame`, for joining the two.
+_PROBE_NAMES = {
+    "model_name": "model", "method_name": "method", "method_label": "label", "method_size": "size", "schema_version": "schema",
+}  # fmt: skip
+_PROBE_LISTS = {"inference.latencies"}  # a frame of their own
+
+
+def to_probe_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
+    """Return one row a process, in the order given, failures included; missing measurements are missing values."""
+    return frame(records, {"run_id": Column("string", attrgetter("run_id")), **probe_columns()})
+
+
+def to_latency_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
+    """Return the timed forward passes: one row a shape and state of the model, with the run id of its process."""
+    passes = [
+        SimpleNamespace(run_id=record.run_id, **dict(latency))
+        for record in records
+        if record.inference is not None
+        for latency in record.inference.latencies
+    ]
+    return frame(passes, {"run_id": Column("string", attrgetter("run_id")), **dict(_probe_columns(Latency))})
+
+
+def probe_columns() -> dict[str, Column]:
+    """Return every column of `to_probe_frame` but the run id."""
+    return dict(_probe_columns(ProbeRecord))
+
+
+def _probe_columns(model: type[BaseModel]) -> Iterator[tuple[str, Column]]:
+    for path, dtype in fields_of(model, _PROBE_LISTS):
+        name = path.removeprefix("spec.").replace(".", "_")
+        yield _PROBE_NAMES.get(name, name), Column(dtype, partial(at, path=path))

@@ -16,9 +16,16 @@ from typing import Literal, TypeGuard
 from pydantic import JsonValue
 
 from lora_bench.records.budget import AXES, Axis, Work
-from lora_bench.report.model.comparison import DISTINCT, FROM_EPOCHS, Comparison, ModelTable, Setting, conditions_of
-from lora_bench.report.model.rows import Row, canonical, grouped
-from lora_bench.report.model.targets import over_targets
+from lora_bench.report.model.comparison import (
+    DISTINCT,
+    FROM_EPOCHS,
+    TARGETS,
+    Comparison,
+    ModelTable,
+    Setting,
+    conditions_of,
+)
+from lora_bench.report.model.rows import Row, canonical, grouped, in_order
 from lora_bench.report.text import learning_rate, natural
 
 SweptKind = Literal["option", "learning_rate", "distinct_examples", "work"]
@@ -111,6 +118,21 @@ def sweeps(comparison: Comparison) -> tuple[Sweep, ...]:
         ]
     found = [sweep for group in _told_apart(groups) for sweep in group]
     return tuple(sorted(found, key=lambda sweep: sweep.subject))
+
+
+def over_targets(comparison: Comparison) -> list[list[Setting]]:
+    """Every setting, beside those of its kind that differ from it in nothing but their target; the smallest target first."""
+
+    def kind(setting: Setting) -> tuple[str, bool, str]:
+        rest = {name: value for name, value in setting.differs.items() if name not in TARGETS}
+        return setting.spec.task.name, setting.search, canonical(rest)
+
+    return [sorted(group, key=_in_order) for group in grouped(comparison.settings, kind).values()]
+
+
+def _in_order(setting: Setting) -> tuple[object, ...]:
+    axis, amount = setting.parameter_target or ("", None)
+    return axis, in_order(amount)
 
 
 def _told_apart(groups: Sequence[Sequence[Sweep]]) -> list[list[Sweep]]:

@@ -1,7 +1,7 @@
 """A paper's claims about parameters, memory, speed, latency and storage, each beside what the probes of a suite found.
 
-The claims are facts in a file beside the suite, and `_QUANTITIES` has the columns of each table. What explains the numbers is
-in docs/probes.md. Nothing is said of a number that was not measured.
+The claims are facts in a file beside the suite. `_MEASURED` says what each claimed quantity comes to here: one number for each
+base model, or each forward pass. What explains the numbers is in docs/probes.md. A number that was not measured is a dash.
 """
 
 from __future__ import annotations
@@ -9,80 +9,83 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
+from pydantic import Field
+
+from lora_bench.documents import Strict, read_yaml, validate
 from lora_bench.records.probe_record import ProbeRecord, State
 from lora_bench.report import text
-from lora_bench.report.blocks import Block, Heading, TextList, TextTable, wide_table
-from lora_bench.report.model.rows import grouped
+from lora_bench.report.blocks import Block, Heading, TextTable
 from lora_bench.report.probes.cells import REFERENCE, STEP, Probed, Value, pass_seconds, pass_shapes, probed_cells
-from lora_bench.report.probes.paper_claims import Claim, Claims, Quantity
-from lora_bench.report.probes.probe_tables import figures, mebibytes, tiny
-from lora_bench.report.text import MISSING, change, code, inert, plural, signed_percent
+from lora_bench.report.probes.probe_tables import figures
+from lora_bench.report.text import code, inert, plural, signed_percent
+from lora_bench.util.paths import folders
+
+FILE = "claims.yaml"
 
 # The method of the claims, which adapts a frozen model, and the number of tasks of one of them.
 CLAIMED = "lora"
 TASKS = 100
 
-_TITLE = "The paper's claims"
-_WHY = "What explains these numbers: [docs/probes.md](/docs/probes.md#the-lora-papers-claims)."
+Quantity = Literal[
+    "trained_weights", "step_memory", "stored_weights", "step_speed", "merged_latency", "adapted_latency", "task_switch",
+    "hundred_tasks",
+]  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A row of a table.
-
-    Args:
-        model: Base model or shape, as a reader should see it.
-        method: Method, likewise.
-        cell: The measured step or pass of the method; None where a claim is of a cell that was not measured.
-        whole: The same step with all weights trained, if it was measured.
-        shape: Batch size and length of a forward pass.
-        claim: The claim, where each has a row of its own.
-    """
-
-    model: str
-    method: str
-    cell: Probed | None
-    whole: Probed | None = None
-    shape: tuple[int, int] = (1, 1)
-    claim: Claim | None = None
-
-    def both(self, of: Value) -> tuple[float | None, float | None]:
-        """Return a value of all weights and of the method."""
-        whole, own = (None if cell is None else cell.value(of) for cell in (self.whole, self.cell))
-        return whole, own
-
-    def seconds(self, state: State) -> float | None:
-        """Return the time of a forward pass."""
-        return self.both(lambda record: pass_seconds(record, self.shape, state))[1]
-
-    def longer(self, state: State) -> list[float]:
-        """Return by how much longer a pass took than the base model's in the same process, as shares, of each process."""
-        records = self.cell.records if self.cell is not None else ()
-        both = [[pass_seconds(record, self.shape, of) for of in ("unadapted", state)] for record in records]
-        return [own / base - 1 for base, own in both if base and own is not None]
-
-
-# The head of a column and its text for a row.
-Column = tuple[str, Callable[[Subject], str]]
-Form = Callable[[float | None], str]
-
-
-@dataclass(frozen=True)
-class ClaimTable:
-    """The rows and columns of a claimed quantity.
+class Claim(Strict):
+    """A claim of a paper.
 
     Args:
-        title: Heading of its part.
-        subjects: Gives the rows from the claims and the measured cells.
-        columns: Columns beside base model and method.
-        short: Value, name, words and form of the ratio of all weights' to the method's, for the small table.
+        quantity: The quantity that is claimed to be small, or large.
+        where: Place in the paper.
+        of: The model or setting that the paper measured.
+        printed: The claim in the paper's numbers.
+        model: Name of the base model that the claim is of, if it is compared with one alone.
+        method: Label of the method, likewise.
+        shape: Batch size and length of a forward pass, likewise.
     """
 
-    title: str
-    subjects: Callable[[Sequence[Claim], Sequence[Probed]], list[Subject]]
-    columns: Sequence[Column]
-    short: tuple[Value, str, str, Form] | None = None
+    quantity: Quantity
+    where: str
+    of: str
+    printed: str
+    model: str | None = None
+    method: str | None = None
+    shape: tuple[int, int] | None = None
+
+
+class Claims(Strict):
+    """The claims of a paper.
+
+    Args:
+        paper: Authors, year, title and address.
+        claims: Claims in the order of the report.
+    """
+
+    paper: str
+    claims: tuple[Claim, ...] = Field(min_length=1)
+
+
+def known_claims(suite: str) -> Claims | None:
+    """Return the claims that the baseline of a suite's name tests, or None.
+
+    Raises:
+        BadInput: With every fault of their file.
+    """
+    files = [folder / suite / FILE for folder in folders("baselines") if (folder / suite / FILE).is_file()]
+    return read_claims(files[0]) if files else None
+
+
+def read_claims(file: Path) -> Claims:
+    """Return the claims in a file.
+
+    Raises:
+        BadInput: With every fault of the file.
+    """
+    return validate(Claims, read_yaml(file))
 
 
 def claims_section(claims: Claims, records: Sequence[ProbeRecord]) -> list[Block]:
@@ -90,270 +93,116 @@ def claims_section(claims: Claims, records: Sequence[ProbeRecord]) -> list[Block
     cells = [cell for cell in probed_cells(records) if cell.records]
     if not cells:
         return []
-    blocks: list[Block] = [
-        Heading(2, _TITLE),
-        f"Claims of {inert(claims.paper)}, each beside what was measured here. {_WHY}",
-    ]
-    for quantity, of_it in grouped(claims.claims, lambda claim: claim.quantity).items():
-        measured = _QUANTITIES[quantity]
-        # Where each claim has a row, what it says stands there.
-        said = dict.fromkeys(
-            f"Claimed in {inert(claim.where)}, {inert(claim.of)}."
-            if measured.subjects is _each_claim
-            else f"Claimed: {inert(claim.printed)} ({inert(claim.where)}; {inert(claim.of)})."
-            for claim in of_it
-        )
-        blocks += [Heading(3, measured.title), TextList([*said]), *_table(measured, of_it, cells)]
-    return blocks
-
-
-def _table(measured: ClaimTable, claims: Sequence[Claim], cells: Sequence[Probed]) -> list[Block]:
-    rows = []
-    for subject in measured.subjects(claims, cells):
-        found = [cell(subject) for _, cell in measured.columns]
-        if subject.claim is not None or any(value != MISSING for value in found):
-            rows.append([subject.model, subject.method, *found])
-    header = ["shape", "method", *(name for name, _ in measured.columns)]
-    return wide_table(header, rows, names=2) if rows else ["Not measured here."]
-
-
-def claims_table(claims: Claims, records: Sequence[ProbeRecord]) -> list[Block]:
-    """Return the claims on training in a small table, each beside what was measured; empty where nothing was."""
-    pairs = _pairs(claims.claims, [cell for cell in probed_cells(records) if cell.records])
     rows = []
     for claim in claims.claims:
-        short = _QUANTITIES[claim.quantity].short
-        if short is None:
-            continue
-        of, name, words, form = short
-        ratios = [whole / own for whole, own in (pair.both(of) for pair in pairs) if whole and own]
-        if ratios:
-            printed = f"{inert(claim.printed.split(' (')[0])} ({inert(claim.of)})"
-            rows.append([name, printed, words.format(text.span(ratios, form))])
-    if not rows:
-        return []
-    models = plural(len({pair.model for pair in pairs}), "base model")
-    header = ["a paper's claim", f"in {inert(claims.paper.split(',')[0])}", f"here, on {models}"]
-    beside = f"Claims of {inert(claims.paper)}, beside LoRA here. [All claims](#the-papers-claims)."
-    return [TextTable(header, rows, numbers_from=len(header)), beside]
-
-
-def _subject(cell: Probed, cells: Sequence[Probed], shape: tuple[int, int] = (1, 1)) -> Subject:
-    return Subject(
-        model=inert(cell.spec.model.shown.removeprefix("shape:")),
-        method=code(cell.spec.method.label),
-        cell=cell,
-        whole=_whole_of(cell, cells),
-        shape=shape,
-    )
-
-
-def _whole_of(cell: Probed, cells: Sequence[Probed]) -> Probed | None:
-    """Return the cell that trains all weights in the same step."""
-    left_out = {"method", "latency_shapes", "wide_tokens"}
-    step = cell.spec.model_dump(exclude=left_out)
-    same = (one for one in cells if one.spec.method.name == REFERENCE and one.spec.model_dump(exclude=left_out) == step)
-    return next(same, None)
-
-
-def _pairs(claims: Sequence[Claim], cells: Sequence[Probed]) -> list[Subject]:
-    """Return each cell of the claimed method beside the one that trains all weights."""
-    found = [_subject(cell, cells) for cell in cells if cell.spec.method.name == CLAIMED]
-    return [subject for subject in found if subject.whole is not None]
-
-
-def _each_cell(claims: Sequence[Claim], cells: Sequence[Probed]) -> list[Subject]:
-    return [_subject(cell, cells) for cell in cells]
-
-
-def _each_pass(claims: Sequence[Claim], cells: Sequence[Probed]) -> list[Subject]:
-    """Return each forward pass of each cell that was merged."""
-    return [
-        _subject(cell, cells, shape)
-        for cell in cells
-        for shape, states in pass_shapes(cell).items()
-        if "merged" in states
-    ]
-
-
-def _each_claim(claims: Sequence[Claim], cells: Sequence[Probed]) -> list[Subject]:
-    return [
-        Subject(
-            model=inert((claim.model or "any").removeprefix("shape:")),
-            method=code(claim.method or CLAIMED),
-            cell=cell,
-            whole=None if cell is None else _whole_of(cell, cells),
-            shape=claim.shape or (1, 1),
-            claim=claim,
+        here = _MEASURED[claim.quantity]
+        found = here.values(claim, cells)
+        method, shape = code(claim.method or CLAIMED), " × ".join(map(str, claim.shape or ()))
+        rows.append(
+            [
+                here.name.format(method=method, shape=shape),
+                inert(claim.printed),
+                f"{inert(claim.of)} ({inert(claim.where)})",
+                here.words.format(text.span(found, here.form)) if found else text.MISSING,
+            ]
         )
-        for claim in claims
-        for cell in [next((one for one in cells if _is_of(claim, one)), None)]
+    models = plural(len({cell.spec.model.shown for cell in cells}), "base model")
+    return [
+        Heading(2, "The paper's claims"),
+        f"Claims of {inert(claims.paper)}, beside the least and the greatest number here. "
+        "What explains them: [docs/probes.md](/docs/probes.md#the-lora-papers-claims).",
+        TextTable(["claim", "in the paper", "of", f"here, on {models}"], rows, numbers_from=4),
     ]
 
 
-def _is_of(claim: Claim, cell: Probed) -> bool:
-    return cell.spec.model.name == claim.model and cell.spec.method.label == claim.method
+@dataclass(frozen=True)
+class Measured:
+    """What a claimed quantity comes to here.
+
+    Args:
+        name: Its name, which may have the method and the shape of a claim in it.
+        values: Gives the numbers from a claim and the measured cells.
+        form: Writes one of them.
+        words: Sentence for their span.
+    """
+
+    name: str
+    values: Callable[[Claim, Sequence[Probed]], list[float]]
+    form: Callable[[float], str]
+    words: str = "{}"
 
 
-def _times(large: float | None, small: float | None) -> str:
-    return MISSING if large is None or not small else figures(large / small)
+def _beside_whole(cells: Sequence[Probed]) -> list[tuple[Probed, Probed]]:
+    """Return the cells that train all weights, each with one of the claimed method in the same step."""
+
+    def step(cell: Probed) -> dict[str, object]:
+        return cell.spec.model_dump(exclude={"method", "latency_shapes", "wide_tokens"})
+
+    own = [cell for cell in cells if cell.spec.method.name == CLAIMED]
+    wholes = [cell for cell in cells if cell.spec.method.name == REFERENCE]
+    return [(whole, cell) for cell in own for whole in wholes if step(whole) == step(cell)]
 
 
-def _whole_percent(share: float | None) -> str:
-    return MISSING if share is None else text.percent(share, 0)
+def _times(of: Value) -> Callable[[Claim, Sequence[Probed]], list[float]]:
+    """Return by how many times all weights exceed the claimed method."""
+
+    def values(claim: Claim, cells: Sequence[Probed]) -> list[float]:
+        both = [(whole.value(of), own.value(of)) for whole, own in _beside_whole(cells)]
+        return [whole / own for whole, own in both if whole and own]
+
+    return values
 
 
-def _value(name: str, of: Value, form: Form) -> Column:
-    return name, lambda row: form(row.both(of)[1])
+def _hundred_tasks(claim: Claim, cells: Sequence[Probed]) -> list[float]:
+    """Return how much smaller one base model with the files of so many adapters is than as many whole models."""
+    found = []
+    for whole, own in _beside_whole(cells):
+        weights, files = whole.value("checkpoint.adapter_bytes"), whole.value("checkpoint.stored_bytes")
+        adapter = own.value("checkpoint.stored_bytes")
+        if weights is not None and files is not None and adapter is not None:
+            found.append(TASKS * files / (weights + TASKS * adapter))
+    return found
 
 
-def _both(name: str, of: Value, form: Form, ratio: str = "", adapted: str = "adapted") -> list[Column]:
-    """Return the columns of a value of all weights and of the method, and of their ratio if it has a name."""
-    columns: list[Column] = [(name, lambda row: form(row.both(of)[0])), _value(adapted, of, form)]
-    return [*columns, (ratio, lambda row: _times(*row.both(of)))] if ratio else columns
+def _switches(claim: Claim, cells: Sequence[Probed]) -> list[float]:
+    """Return how much longer the base model takes to load than the next task does from memory."""
+    both = [
+        (cell.value("checkpoint.model_load_seconds"), cell.value("checkpoint.switch_seconds"))
+        for cell in cells
+        if cell.spec.method.name == CLAIMED
+    ]
+    return [loaded / switched for loaded, switched in both if loaded and switched]
 
 
-def _spared(part: str, of: Value) -> Column:
-    """Return the column of the time that a part of a step spares."""
-
-    def spared(row: Subject) -> str:
-        whole, own = row.both(of)
-        if whole is None or own is None:
-            return MISSING
-        return f"{'−' if whole < own else ''}{text.milliseconds(abs(whole - own))}"
-
-    return f"{part}, ms less", spared
+def _longer(cell: Probed, shape: tuple[int, int], state: State) -> list[float]:
+    """Return by how much longer a pass took than the base model's in the same process: the median share; empty without any."""
+    both = [[pass_seconds(record, shape, of) for of in ("unadapted", state)] for record in cell.records]
+    shares = [own / base - 1 for base, own in both if base and own is not None]
+    return [statistics.median(shares)] if shares else []
 
 
-def _fixed(record: ProbeRecord) -> float | None:
-    """Return the bytes of weights, gradients and states."""
-    held = record.measured
-    return None if held is None else held.weight_bytes + held.gradient_bytes + held.optimizer_bytes
+def _merged(claim: Claim, cells: Sequence[Probed]) -> list[float]:
+    return [share for cell in cells for shape in pass_shapes(cell) for share in _longer(cell, shape, "merged")]
 
 
-def _left(record: ProbeRecord) -> float | None:
-    """Return the share of activations in the peak."""
-    held = record.measured
-    if held is None or held.activation_bytes is None or not held.peak_bytes:
-        return None
-    return held.activation_bytes / held.peak_bytes
+def _adapted(claim: Claim, cells: Sequence[Probed]) -> list[float]:
+    own = (cell for cell in cells if (cell.spec.model.name, cell.spec.method.label) == (claim.model, claim.method))
+    return [share for cell in own for share in _longer(cell, claim.shape or (1, 1), "adapted")]
 
 
-def _of_tasks(row: Subject) -> tuple[float | None, float | None]:
-    """Return the bytes of so many tasks: files of all weights, and one base model with the files of adapters."""
-    (whole, own), (weights, _) = row.both("checkpoint.stored_bytes"), row.both("checkpoint.adapter_bytes")
-    adapted = None if own is None or weights is None else weights + TASKS * own
-    return None if whole is None else TASKS * whole, adapted
-
-
-def _pass(row: Subject) -> str:
-    return f"{row.shape[0]} × {row.shape[1]}"
-
-
-def _median_longer(state: State) -> Callable[[Subject], str]:
-    return lambda row: signed_percent(statistics.median(shares)) if (shares := row.longer(state)) else MISSING
-
-
-def _range_longer(state: State) -> Callable[[Subject], str]:
-    return lambda row: (
-        f"{signed_percent(min(shares))} to {signed_percent(max(shares))}" if (shares := row.longer(state)) else MISSING
-    )
-
-
-def _gibibytes(digits: int, value: float | None) -> str:
-    return MISSING if value is None else f"{value / text.GIB:.{digits}f}"
-
-
-def _count(value: float | None) -> str:
-    return text.count(None if value is None else int(value))
-
-
-_LOADED, _RESTORED = "checkpoint.model_load_seconds", "checkpoint.restore_seconds"
-_SWITCHED = "checkpoint.switch_seconds"
-_BASE: Column = ("base model, ms", lambda row: text.milliseconds(row.seconds("unadapted")))
-
-_QUANTITIES: dict[Quantity, ClaimTable] = {
-    "trained_weights": ClaimTable(
-        "Fewer trained weights",
-        _pairs,
-        _both("all weights", "parameters.adapter", _count, "times fewer", "trained"),
-        ("parameters.adapter", "trained weights, without heads", "{} times fewer", figures),
+_MEASURED: dict[Quantity, Measured] = {
+    "trained_weights": Measured(
+        "trained weights, without heads", _times("parameters.adapter"), figures, "{} times fewer"
     ),
-    "step_memory": ClaimTable(
-        "Less memory in training",
-        _pairs,
-        [
-            *_both("peak of all weights, MiB", "measured.peak_bytes", text.mebibytes, "times less"),
-            *_both("weights, gradients and states, MiB, of all weights", _fixed, text.mebibytes, "times less"),
-            *_both("activations, MiB, of all weights", "measured.activation_bytes", text.mebibytes),
-            _value("of the adapted peak", _left, _whole_percent),
-        ],
-        ("measured.peak_bytes", "memory in training", "{} times less", figures),
+    "step_memory": Measured("memory in training", _times("measured.peak_bytes"), figures, "{} times less"),
+    "stored_weights": Measured(
+        "stored weights, without heads", _times("checkpoint.adapter_bytes"), figures, "{} times smaller"
     ),
-    "stored_weights": ClaimTable(
-        "Smaller checkpoints",
-        _pairs,
-        [
-            *_both("all weights, MiB", "checkpoint.adapter_bytes", mebibytes, "times smaller", "adapter"),
-            *_both("files with the head, MiB", "checkpoint.stored_bytes", mebibytes, "times smaller"),
-        ],
-        ("checkpoint.adapter_bytes", "stored weights, without heads", "{} times smaller", figures),
+    "step_speed": Measured("speed of training", _times(STEP), lambda times: text.percent(times - 1, 0), "{} faster"),
+    "merged_latency": Measured("latency when merged", _merged, signed_percent),
+    "adapted_latency": Measured("latency of {method}, {shape}", _adapted, signed_percent),
+    "task_switch": Measured(
+        "switches between tasks", _switches, figures, "{} times as quick as to load the base model, from memory"
     ),
-    "step_speed": ClaimTable(
-        "Faster training",
-        _pairs,
-        [
-            *_both("step of all weights, ms", STEP, text.milliseconds),
-            ("time", lambda row: change(*row.both(STEP))),
-            ("tokens/s", lambda row: change(*row.both(STEP)[::-1])),
-            ("operations", lambda row: change(*row.both("flops.step"))),
-            _spared("forward pass", "speed.forward_seconds"),
-            _spared("backward pass", "speed.backward_seconds"),
-            _spared("optimiser", "speed.optimizer_seconds"),
-        ],
-        (STEP, "speed of training", "{} faster", lambda ratio: _whole_percent(None if ratio is None else ratio - 1)),
-    ),
-    "merged_latency": ClaimTable(
-        "No latency when merged",
-        _each_pass,
-        [
-            ("forward pass", _pass),
-            _BASE,
-            ("merged", _median_longer("merged")),
-            ("processes", _range_longer("merged")),
-            _value("outputs differ by", "inference.merged_difference", tiny),
-        ],
-    ),
-    "adapted_latency": ClaimTable(
-        "The latency of adapters",
-        _each_claim,
-        [
-            ("forward pass", _pass),
-            ("claimed", lambda row: inert(row.claim.printed) if row.claim is not None else MISSING),
-            _BASE,
-            ("here", _median_longer("adapted")),
-            ("processes", _range_longer("adapted")),
-            ("operations", lambda row: change(*row.both("flops.forward"))),
-        ],
-    ),
-    "task_switch": ClaimTable(
-        "Quick switches between tasks",
-        _each_cell,
-        [
-            _value("base model loaded, ms", _LOADED, text.milliseconds),
-            _value("next task from files, ms", _RESTORED, text.milliseconds),
-            ("times quicker", lambda row: _times(row.both(_LOADED)[1], row.both(_RESTORED)[1])),
-            _value("next task from memory, ms", _SWITCHED, text.milliseconds),
-            ("times quicker", lambda row: _times(row.both(_LOADED)[1], row.both(_SWITCHED)[1])),
-        ],
-    ),
-    "hundred_tasks": ClaimTable(
-        "A hundred tasks",
-        _pairs,
-        [
-            ("all weights, GiB", lambda row: _gibibytes(1, _of_tasks(row)[0])),
-            ("adapted", lambda row: _gibibytes(2, _of_tasks(row)[1])),
-            ("times less", lambda row: _times(*_of_tasks(row))),
-        ],
-    ),
+    "hundred_tasks": Measured(f"files of {TASKS} tasks", _hundred_tasks, figures, "{} times less"),
 }

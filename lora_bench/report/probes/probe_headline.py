@@ -37,8 +37,8 @@ class ProbeHeadline:
     label: str
     pairs: Pairs
 
-    def blocks(self, claimed: Sequence[Block], commands: Sequence[str]) -> list[Block]:
-        """Return the headline, a small table with a paper's claims below it, and the next step."""
+    def blocks(self, commands: Sequence[str]) -> list[Block]:
+        """Return the headline, a small table, and the next step."""
         if not self.pairs:
             return [Lead(self.lead)]
         costs = f"These are costs: nothing here says which method scores better. {self.strength}"
@@ -48,7 +48,6 @@ class ProbeHeadline:
             f"{costs} [How it was measured](#what-each-method-costs).",
             self._table(),
             f"{beside}{_apart(self.pairs)}",
-            *claimed,
         ]
         if commands:
             how = "[what each method costs](#what-each-method-costs)"

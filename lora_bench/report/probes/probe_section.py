@@ -6,7 +6,7 @@ stands before any difference. A missing measurement is a dash, and its reason is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 
 from lora_bench.kinds import find_kind
@@ -16,8 +16,7 @@ from lora_bench.report import text
 from lora_bench.report.blocks import Block, Commands, Heading, TextList
 from lora_bench.report.model.rows import grouped
 from lora_bench.report.probes.cells import Probed, noise_floor, probed_cells, unchanged_difference
-from lora_bench.report.probes.claims import claims_section, claims_table
-from lora_bench.report.probes.paper_claims import Claims, known_claims
+from lora_bench.report.probes.claims import claims_section, known_claims
 from lora_bench.report.probes.probe_headline import ProbeHeadline, probe_headline
 from lora_bench.report.probes.probe_tables import mebibytes, memory_table, speed_table, stored_table, use_table
 from lora_bench.report.text import code, inert
@@ -32,7 +31,7 @@ def headline_of_probes(records: Sequence[ProbeRecord]) -> ProbeHeadline:
 def probes_page(records: Sequence[ProbeRecord]) -> list[Block]:
     """Return a report of probes alone."""
     suites = text.listed([inert(suite) for suite in sorted({record.suite for record in records})])
-    first = headline_of_probes(records).blocks(_claims(records, claims_table), _commands(records))
+    first = headline_of_probes(records).blocks(_commands(records))
     return [Heading(1, suites), *first, *probe_section(records)]
 
 
@@ -41,7 +40,7 @@ def probe_section(records: Sequence[ProbeRecord]) -> list[Block]:
     if not records:
         return []
     cells = probed_cells(records)
-    blocks: list[Block] = [Heading(2, "What each method costs"), *_introduction(cells)]
+    blocks: list[Block] = [*_claims(records), Heading(2, "What each method costs"), *_introduction(cells)]
     for group in _groups(cells):
         blocks.append(Heading(3, _group_name(group[0].spec)))
         measured = [cell for cell in group if cell.records]
@@ -57,21 +56,19 @@ def probe_section(records: Sequence[ProbeRecord]) -> list[Block]:
         blocks += _failures(group)
     commands = sorted(set(_commands(records)))
     end: list[Block] = ["Made by:", Commands(commands)] if commands else []
-    return [*blocks, *_unmeasured(cells), *_claims(records, claims_section), *end]
+    return [*blocks, *_unmeasured(cells), *end]
 
 
 def _commands(records: Sequence[ProbeRecord]) -> list[str]:
     return [shown for record in records if (shown := again(record.command))]
 
 
-def _claims(
-    records: Sequence[ProbeRecord], shown: Callable[[Claims, Sequence[ProbeRecord]], list[Block]]
-) -> list[Block]:
+def _claims(records: Sequence[ProbeRecord]) -> list[Block]:
     """Return the claims of a paper beside the records, for each suite that tests them."""
     blocks: list[Block] = []
     for suite, own in sorted(grouped(records, lambda record: record.suite).items()):
         claims = known_claims(suite)
-        blocks += shown(claims, own) if claims is not None else []
+        blocks += claims_section(claims, own) if claims is not None else []
     return blocks
 
 

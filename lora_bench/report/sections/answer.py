@@ -1,4 +1,4 @@
-"""The verdicts of a report in two or three paragraphs: the comparison, its outcome on each task, and its scope.
+"""The verdicts of a report in two or three paragraphs: the comparison, runs that are compared twice, and its scope.
 
 They say nothing that the headline says already, or that a row of a table below does not.
 """
@@ -15,14 +15,9 @@ from lora_bench.report.model.judged import Held, Judged
 from lora_bench.report.model.overview import (
     DECIDED,
     UNLESS_COLLAPSE,
-    Contrast,
-    by_verdict,
-    contrasts_of,
     shown_verdict,
-    verdict_name,
 )
 from lora_bench.report.model.rows import grouped
-from lora_bench.report.sections.advice import sizes, times
 from lora_bench.report.text import code, listed, plural, plural_span
 from lora_bench.stats.looks import LAST
 from lora_bench.stats.verdict import Grade
@@ -35,11 +30,11 @@ _GRADES: dict[Grade, str] = {
 
 
 def answer(judged: Judged, level: Level | None = None) -> list[str]:
-    """Return the paragraphs: the comparison, its outcome on each task where the headline has means, and its scope.
+    """Return the paragraphs: the comparison, runs that are compared twice, and its scope.
 
     A headline of *level* "partly" says nothing of the grade of single verdicts, so the last one does.
     """
-    return [_what_was_judged(judged), *_how_it_came_out(judged), _how_far_it_carries(judged, level)]
+    return [_what_was_judged(judged), *_shared_runs(judged), _how_far_it_carries(judged, level)]
 
 
 def _what_was_judged(judged: Judged) -> str:
@@ -113,27 +108,6 @@ def margin_words(held: Sequence[Held]) -> str:
     return f"{'a margin' if len(known) == 1 else 'margins'} of {values} ({unit}{some})"
 
 
-def _how_it_came_out(judged: Judged) -> list[str]:
-    """Return the outcome on each task, where the headline has means over tasks, and on runs that are compared twice."""
-    said = [*([_on_each_task(judged)] if judged.over_tasks else []), *_shared_runs(judged)]
-    return [f"{'; '.join(said)}."] if said else []
-
-
-def _on_each_task(judged: Judged) -> str:
-    by_label = grouped(contrasts_of(judged, of_tasks=True), lambda contrast: contrast.label)
-    said = [f"{code(label)} is {_counts(found)}" for label, found in by_label.items()]
-    return f"Task by task, against {code(judged.analysis.reference)}, {'; '.join(said)}"
-
-
-def _counts(contrasts: Sequence[Contrast]) -> str:
-    words = []
-    for word, found in by_verdict(contrasts).items():
-        by = f" (by {sizes(found)})" if word in ("better", "worse") else ""
-        name = "undecided" if word == "inconclusive" else verdict_name(word, (one.verdict for one in found))
-        words.append(f"{name}{times(len(found), len(contrasts))}{by}")
-    return listed(words)
-
-
 def _shared_runs(judged: Judged) -> list[str]:
     """Return a note that a method exempt from several targets has one set of runs for all of them."""
     compared: dict[str, int] = Counter(held.row.label for held in judged.held if held.row.exempt)
@@ -145,11 +119,11 @@ def _shared_runs(judged: Judged) -> list[str]:
             said.append(
                 f"{code(label)} has {plural(sets, 'set')} of runs, compared with {reference} at each of its sizes"
             )
-    return said
+    return [f"{'; '.join(said)}."] if said else []
 
 
 def _how_far_it_carries(judged: Judged, level: Level | None) -> str:
-    said = "; ".join([*_grades(judged.held, level), f"{_scope(judged.held)}{_needed(judged.held)}"])
+    said = "; ".join([*_grades(judged.held, level), _scope(judged.held)])
     return f"{said[0].upper()}{said[1:]}."
 
 
@@ -185,25 +159,3 @@ def _scope(held: Sequence[Held]) -> str:
     if all(one.verdict.choice_sd is not None for one in held):
         return f"the intervals cover {new} and another choice of learning rates, not new data sets or base models"
     return f"the intervals cover {new}, not new data sets, base models or learning rates"
-
-
-def _needed(held: Sequence[Held]) -> str:
-    """Return the seeds that would decide what is undecided, as far as that can be estimated."""
-    open_ones = [one for one in held if one.verdict.verdict == "inconclusive"]
-    needed = sorted(one.verdict.needed.seeds for one in open_ones if one.verdict.needed is not None)
-    if not needed:
-        return ""
-    if len(open_ones) == 1:
-        return f"; {needed[0]} seeds would likely decide the open one, if the difference seen is the true one"
-    if len(needed) == 1:
-        return (
-            f"; of the {len(open_ones)} undecided, one has an estimate of the seeds that would decide: {needed[0]}, if the "
-            "difference seen is the true one"
-        )
-    most = [*dict.fromkeys(needed)]
-    shown = listed([str(one) for one in most]) if len(most) <= 6 else f"{most[0]} to {most[-1]}"
-    have = "all" if len(needed) == len(open_ones) else f"{len(needed)}"
-    return (
-        f"; of the {len(open_ones)} undecided, {have} have an estimate of the seeds that would decide: {shown}, "
-        "if the differences seen are the true ones"
-    )

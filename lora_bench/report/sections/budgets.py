@@ -10,7 +10,7 @@ from lora_bench.records.budget import AXES, PARAMETER_AXES, WORK, Axis, Paramete
 from lora_bench.records.protocol import Protocol
 from lora_bench.records.record import Record
 from lora_bench.report import text
-from lora_bench.report.blocks import Block, TextList, TextTable
+from lora_bench.report.blocks import Block, TextList, TextTable, wide_table
 from lora_bench.report.model.comparison import Comparison, Setting, rows_of, work_of
 from lora_bench.report.model.rows import Row, in_order, median_of
 from lora_bench.report.sections.method_tables import EXEMPT, each_row, method_name, model_name, setting_name, size
@@ -59,17 +59,15 @@ def _trials_of(setting: Setting, comparison: Comparison) -> list[Setting]:
     ]
 
 
-def counts(comparison: Comparison) -> TextTable:
+def counts(comparison: Comparison) -> list[Block]:
     """Return each method on each base model: size, numbers of parameters, share of the target, and learning rates."""
     rates: dict[tuple[str, ...], set[tuple[float | None, float | None]]] = {}
-    held = {setting.parameter_target[0] for setting in comparison.settings if setting.parameter_target is not None}
-    axes = [axis for axis in PARAMETER_AXES if axis == PARAMETER_AXES[0] or axis in held]
     for setting, table, row in rows_of(comparison.results):
         if row.ok or any(failure.status != "unsupported" for failure in row.failures):
-            counted = [count(row.parameters.on(axis) if row.parameters is not None else None) for axis in axes]
+            counted = [count(None if row.parameters is None else getattr(row.parameters, name)) for name in _COUNTS]
             cells = (model_name(table), method_name(row), size(row), *counted, _held_to(row, setting))
             rates.setdefault(cells, set()).add((row.learning_rate, row.head_learning_rate))
-    header = ["base model", "method", "size", *(axis.replace("_", " ") for axis in axes), "of the target"]
+    header = ["base model", "method", "size", "adapter parameters", *_COUNTS[1:], "of the target", "learning rates"]
     lines = [
         [
             *cells,
@@ -77,7 +75,11 @@ def counts(comparison: Comparison) -> TextTable:
         ]
         for cells, of in rates.items()
     ]
-    return TextTable([*header, "learning rates"], lines, numbers_from=3)
+    return wide_table(header, lines, names=2)
+
+
+# Without the head; updated by the optimiser, with the head; to be saved.
+_COUNTS = ("adapter", "trained", "stored", "head")
 
 
 def _rate(rate: float | None, of_head: float | None) -> str:

@@ -111,8 +111,8 @@ def _all_but_work(setting: Setting) -> str:
     )
 
 
-def rate_rows(comparison: Comparison) -> list[list[str]]:
-    """Return the header and the rows of the small table, as cells of Markdown; empty where there are too many rows."""
+def rates_table(comparison: Comparison) -> list[Block]:
+    """Return the small table and a line that explains its numbers; empty where there are too many rows, or no search."""
     found = chosen_rates(comparison)
     settings = {id(one.setting) for one in found}
     labels = [*dict.fromkeys(one.label for one in found)]
@@ -122,8 +122,12 @@ def rate_rows(comparison: Comparison) -> list[list[str]]:
         cells.setdefault((*names, model_name(one.table)), {})[one.label] = _cell(one)
     if not 0 < len(cells) <= MOST_ROWS:
         return []
-    header = [*(["search"] if len(settings) > 1 else []), "base model", *(code(label) for label in labels)]
-    return [header, *([*names, *(of.get(label, MISSING) for label in labels)] for names, of in cells.items())]
+    names = [*(["search"] if len(settings) > 1 else []), "base model"]
+    rows = [[*named, *(of.get(label, MISSING) for label in labels)] for named, of in cells.items()]
+    metrics = dict.fromkeys(metric_name(setting) for setting in searches(comparison))
+    splits = dict.fromkeys(setting.spec.score_on or "unknown" for setting in searches(comparison))
+    note = f"Best learning rate; in brackets its mean {text.listed([*metrics])} on the {text.listed([*splits])} split."
+    return [*wide_table([*names, *map(code, labels)], rows, len(names)), note]
 
 
 def _cell(one: Chosen) -> str:
@@ -131,19 +135,3 @@ def _cell(one: Chosen) -> str:
         return "tie" if one.tied else MISSING
     said = f"{learning_rate(one.best.learning_rate)} ({text.score(one.best.score.mean)})"
     return f"{said}, {one.end} tried" if one.end else said
-
-
-def rates_note(comparison: Comparison) -> str:
-    """Return one line that explains the numbers of the table."""
-    metrics = dict.fromkeys(metric_name(setting) for setting in searches(comparison))
-    splits = dict.fromkeys(setting.spec.score_on or "unknown" for setting in searches(comparison))
-    return f"Best learning rate; in brackets its mean {text.listed([*metrics])} on the {text.listed([*splits])} split."
-
-
-def rates_table(comparison: Comparison) -> list[Block]:
-    """Return the small table; empty where there are too many rows, or no search."""
-    rows = rate_rows(comparison)
-    if not rows:
-        return []
-    names = len(rows[0]) - len({one.label for one in chosen_rates(comparison)})
-    return [*wide_table(rows[0], rows[1:], names), rates_note(comparison)]

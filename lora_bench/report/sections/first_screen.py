@@ -1,7 +1,7 @@
 """The first screen of a report: the headline, the picture, the small table and the next step.
 
 A further section, such as that of a published table, gives its answer to the headline; that of weights does so where scores
-decide nothing.
+decide nothing. It is also text and a piece of HTML by itself, for a notebook.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from collections.abc import Sequence
 
 from lora_bench.report.blocks import Block, Figure, Lead
 from lora_bench.report.figures import differences
+from lora_bench.report.html import render_card
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import Contrast, Overview, contrasts_of
+from lora_bench.report.model.report import Report
 from lora_bench.report.sections.chosen_rates import rates_table
 from lora_bench.report.sections.forgetting import kept_of_base
-from lora_bench.report.sections.headline import Headline, headline_blocks
+from lora_bench.report.sections.headline import Headline, headline_blocks, headline_of
 from lora_bench.report.sections.summary import next_step, shown_lines, summary_table
+from lora_bench.report.text import unmarked
 
 PICTURE, BY_TASK, NARROW = "differences.svg", "differences-by-task.svg", "-narrow.svg"
 PICTURE_TEXT, BY_TASK_TEXT = "Difference of each method to the reference", "Differences to the reference on each task"
@@ -66,3 +69,24 @@ def draw_pictures(seen: Overview) -> tuple[dict[str, bytes], dict[str, bytes]]:
             wide[file] = differences.draw_differences(contrasts, seen.reference)
             narrow[file.replace(".svg", NARROW)] = differences.draw_differences(contrasts, seen.reference, narrow=True)
     return wide, narrow
+
+
+def answer_text(report: Report) -> str:
+    """Return the headline as paragraphs of plain text."""
+    blocks = headline_blocks(headline_of(report), alone=True)
+    return "\n\n".join(unmarked(block.text if isinstance(block, Lead) else str(block)) for block in blocks)
+
+
+def answer_card(report: Report) -> str:
+    """Return the headline, the picture, the small table and the next step, as HTML that runs no script."""
+    headline = headline_of(report)
+    contrasts = picture_contrasts(report.overview)
+    picture = [Figure(PICTURE_TEXT, PICTURE, differences.caption(contrasts))] if contrasts else []
+    blocks = [
+        *headline_blocks(headline, alone=True),
+        *picture,
+        *small_table(report.overview),
+        *next_step(headline.next),
+    ]
+    figures = {PICTURE: differences.draw_differences(contrasts, report.overview.reference)} if contrasts else {}
+    return render_card(blocks, figures)

@@ -46,7 +46,7 @@ class TableColumn:
     words: bool = False
 
 
-def score_table(table: ModelTable, setting: Setting, judged: Sequence[TableColumn] = ()) -> list[Block]:
+def score_table(table: ModelTable, setting: Setting, judged: Sequence[TableColumn] = ()) -> list[TextTable]:
     """Return the table of scores of each method of a base model, with *judged* beside it. Failures are rows too."""
     own = _own(setting)
     return _split(table, own, [*_scores(setting), *judged, _FAILED], failures=True)
@@ -57,15 +57,14 @@ def word_model_score(rows: Sequence[Row]) -> float | None:
     return unique(row.word_model_score for row in rows)
 
 
-def cost_tables(table: ModelTable, setting: Setting, costs: Sequence[TableColumn] = ()) -> list[Block]:
-    """Return sizes of each method of a base model, and below them the costs of its runs, with *costs* beside it."""
-    own = _own(setting)
-    return [*_split(table, own, _sizes()), *_split(table, own, [*_measured(table), *costs])]
+def cost_tables(table: ModelTable, setting: Setting, costs: Sequence[TableColumn] = ()) -> list[TextTable]:
+    """Return the costs of the runs of each method of a base model, with *costs* beside them."""
+    return _split(table, _own(setting), [*_measured(table), *costs])
 
 
 def _split(
     table: ModelTable, own: Sequence[TableColumn], columns: Sequence[TableColumn], failures: bool = False
-) -> list[Block]:
+) -> list[TextTable]:
     room = MOST_COLUMNS - len(own)
     return [
         _rows(table, [*own, *columns[start : start + room]], failures=failures and start == 0)
@@ -126,18 +125,6 @@ def _measured(table: ModelTable) -> list[TableColumn]:
     ]
 
 
-def _sizes() -> list[TableColumn]:
-    def counted(of: str) -> Callable[[Row], str]:
-        return lambda row: count(getattr(row.parameters, of) if row.parameters is not None else None)
-
-    return [
-        TableColumn("size", size, "method"),
-        *(TableColumn(name, counted(of), "method") for name, of in _PARAMETERS),
-    ]
-
-
-_PARAMETERS = (("adapter parameters", "adapter"), ("trained", "trained"), ("stored", "stored"), ("head", "head"))
-
 _FAILED = TableColumn("failed", lambda row: str(len(row.failures)))
 
 
@@ -160,29 +147,24 @@ def each_row(comparison: Comparison) -> Iterator[tuple[str, Setting, ModelTable,
         yield text.listed([setting_name(setting, comparison) for setting, _, _ in cells]), *cells[0]
 
 
-def costs(comparison: Comparison) -> tuple[TextTable, TextTable] | None:
-    """Return seconds of training and of evaluation, of one run of each row and of all its runs; None without any."""
-    of_one, of_all = [], []
+def costs(comparison: Comparison) -> tuple[TextTable, str] | None:
+    """Return the seconds of a run of each row, and a sentence on those of all runs; None without any."""
     timed = [cell for cell in each_row(comparison) if cell[-1].train_seconds_total is not None]
-    for where, setting, table, row in timed:
-        mark = _mark(row)
-        name = method_name(row) + (f" at {text.learning_rate(row.learning_rate)}" if setting.search else "")
-        named = [where, model_name(table), name]
-        measured = (row.train_seconds, row.evaluation_seconds, row.real_tokens_per_second)
-        of_one.append([*named, *(text.rate(value) + mark for value in measured)])
-        in_all = (row.train_seconds_total, row.evaluation_seconds_total)
-        of_all.append([*named, count(row.ok), *(text.rate(seconds) for seconds in in_all)])
-    if not of_one:
+    if not timed:
         return None
-    runs = sum(row.ok for _, _, _, row in each_row(comparison))
-    training = total_of(row.train_seconds_total for _, _, _, row in timed)
-    evaluation = total_of(row.evaluation_seconds_total for _, _, _, row in timed) or 0.0
-    of_all.append(["all", "", "", count(runs), text.rate(training), text.rate(evaluation)])
-    columns = ["task", "base model", "method"]
-    return (
-        TextTable([*columns, "training, s a run", "evaluation, s a run", "tokens/s"], of_one, numbers_from=3),
-        TextTable([*columns, "runs", "training, s in all", "evaluation, s in all"], of_all, numbers_from=3, total=True),
-    )
+    lines = []
+    for where, setting, table, row in timed:
+        name = method_name(row) + (f" at {text.learning_rate(row.learning_rate)}" if setting.search else "")
+        measured = (row.train_seconds, row.evaluation_seconds, row.real_tokens_per_second)
+        lines.append(
+            [where, model_name(table), name, count(row.ok), *(text.rate(one) + _mark(row) for one in measured)]
+        )
+    training = text.rate(total_of(row.train_seconds_total for *_, row in timed))
+    evaluation = text.rate(total_of(row.evaluation_seconds_total for *_, row in timed) or 0.0)
+    runs = text.plural(sum(row.ok for *_, row in timed), "run")
+    header = ["task", "base model", "method", "runs", "training, s a run", "evaluation, s a run", "tokens/s"]
+    said = f"All {runs} took {training} s of training and {evaluation} s of evaluation."
+    return TextTable(header, lines, numbers_from=3), said
 
 
 def failures(comparison: Comparison) -> list[Block]:

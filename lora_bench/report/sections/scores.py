@@ -16,9 +16,8 @@ from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.report import Report
 from lora_bench.report.model.rows import in_order
 from lora_bench.report.model.side_costs import Beside
-from lora_bench.report.model.targets import score_curves
 from lora_bench.report.sections import method_tables as tables
-from lora_bench.report.sections.by_task import over_tasks_blocks, scores_by_task
+from lora_bench.report.sections.by_task import over_tasks_blocks, score_curves, scores_by_task
 from lora_bench.report.sections.chosen_rates import rungs_of_search
 from lora_bench.report.sections.class_tables import class_blocks
 from lora_bench.report.sections.method_tables import TableColumn
@@ -99,7 +98,6 @@ _LEGEND = """\
 """.splitlines()
 
 _COSTS = """\
-*adapter parameters*: without the head. *trained*: updated by the optimiser, with the head. *stored*: to be saved.
 *peak memory*: of training, above the start. It, *step* and *examples/s* are medians over seeds.""".splitlines()
 
 
@@ -170,7 +168,7 @@ def _model_tables(setting: Setting, report: Report) -> list[Block]:
         shown = tables.score_table(table, setting, _judged(setting, report.judged))
         blocks += [Heading(4, tables.model_name(table)), *shown, *_seeds_note(table)]
         costs = tables.cost_tables(table, setting, _beside(table, setting, report.costs))
-        blocks += [Fold("Sizes, memory and time", costs), *class_blocks(table, report)]
+        blocks += [Fold("Memory and time", costs), *class_blocks(table, report)]
     return blocks
 
 

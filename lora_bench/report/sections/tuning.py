@@ -3,8 +3,8 @@
 A method that is tried more often looks better. So the expected best of k trials stands beside the best of all, for every method
 at the same k (Dodge et al. 2019, in the unbiased form of Tang et al. 2020). It is of trials with the same work that were drawn
 without regard to their scores. Of a successive halving only the first rung is that: what comes after it are the best of it, and
-any k of them are better than k drawn ones. So later rungs have none, and what a halving cost is shown rung by rung. Trials
-beyond the range, which the scores of others asked for, are left out.
+any k of them are better than k drawn ones. So later rungs have none. Trials beyond the range, which the scores of others asked
+for, are left out.
 """
 
 from __future__ import annotations
@@ -87,16 +87,12 @@ def failing_items(setting: Setting, rungs: Sequence[Setting]) -> list[Block]:
 
 
 def trial_blocks(setting: Setting, rungs: Sequence[Setting] = ()) -> list[Block]:
-    """Return the expected best of a search, and at the end of a halving the cost of its rungs.
-
-    Empty where no method was tried more than once.
-    """
+    """Return the expected best of a search; empty where no method was tried more than once."""
     if setting.rung is None:
         halved = setting.budget is not None and setting.budget.search == "halve_seeds"
         return _expected(setting, _DRAWN.replace("its seeds", "the seeds of all rates") if halved else _DRAWN)
-    last = bool(rungs) and setting is rungs[-1]
     expected = _expected(setting, _DRAWN_SHORT) if setting.rung == 1 else [_CHOSEN]
-    return [*_went_on(setting, rungs), *expected, *(_costs(rungs) if last else [])]
+    return [*_went_on(setting, rungs), *expected]
 
 
 _DRAWN = (
@@ -150,35 +146,6 @@ def _went_on(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
     target = work_of(later.spec.training)
     work = f" with {amount_of(*target)}" if target is not None else ""
     return [f"The best {most} of each method went on to runs{work}."]
-
-
-def _costs(rungs: Sequence[Setting]) -> list[Block]:
-    found = [_by_method(rung) for rung in rungs]
-    lines = []
-    for name in dict.fromkeys(name for rung in found for name in rung):
-        of_rungs = [rung.get(name, []) for rung in found]
-        cells: list[str] = []
-        for rows in of_rungs:
-            runs = sum(len(row.run_ids) for row in rows)
-            cells += [text.count(len(rows)), text.count(runs), text.rate(_seconds(rows))]
-        lines.append([*name[:2], *cells, text.rate(total_of(map(_seconds, of_rungs)))])
-    columns = ("learning rates", "runs", "training, s")
-    header = ["base model", "method", *(f"rung {rung.rung}: {column}" for rung in rungs for column in columns)]
-    return [
-        f"The cost of tuning each method, rung by rung. {_runs_of(rungs)}",
-        TextTable([*header, "training, s in all"], lines, numbers_from=2),
-    ]
-
-
-def _runs_of(rungs: Sequence[Setting]) -> str:
-    amounts = [
-        f"{amount_of(*target)} in rung {rung.rung}"
-        for rung in rungs
-        if (target := work_of(rung.spec.training)) is not None
-    ]
-    budget = rungs[-1].budget
-    trials = text.count(budget.trials if budget is not None else None)
-    return f"A run has {text.listed(amounts)}. All runs of a seed have at most the work of {trials} full runs."
 
 
 def _by_method(setting: Setting) -> dict[Name, list[Row]]:

@@ -4,8 +4,7 @@ import json
 
 import pandas
 
-from lora_bench.report.frames.probe_frame import probe_columns, to_latency_frame, to_probe_frame
-from lora_bench.report.frames.record_frame import COLUMNS
+from lora_bench.report.frames.record_frame import COLUMNS, probe_columns, to_latency_frame, to_probe_frame
 from tests.probe.records import probe_record, sample_probes
 
 

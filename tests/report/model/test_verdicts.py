@@ -623,20 +623,6 @@ def test_test_items_can_keep_methods_together_that_seeds_alone_would_tell_apart(
 # In words.
 
 
-def test_where_the_headline_has_means_the_answer_counts_the_verdicts_of_each_task():
-    records = over_two_tasks() + runs("prefix_tuning", shifted((0.06, -0.05)), task="other")
-    found = judged(records)
-    _, text, _ = answer(found)
-    # The mean differences are .0205 and .011.
-    assert "`lora` is better in both (by at least 1.0 to 2.0 points)" in text
-    assert "`prefix_tuning` is undecided" in text
-    assert "of runs collapse" not in text
-    lines = tables(to_markdown(verdict_section(found)))[0][2:]
-    words = [line[6] for line in lines]
-    assert sum("better" in word for word in words) == 2
-    assert sum("inconclusive" in word for word in words) == 1
-
-
 def test_the_first_sentence_names_the_family_its_level_the_margin_and_its_unit():
     (first, *_) = answer(judged(over_two_tasks()))
     first = re.sub("`[0-9a-f]{16}`", "", first)
@@ -682,17 +668,6 @@ def test_a_search_is_no_result_and_needs_no_word():
     trials = runs("full", FULL[:2], spec={"score_on": "selection"}, task="other")
     found = judged(runs("full", FULL) + runs("lora", shifted(0.01)) + trials)
     assert (len(found.held), found.left_out) == (1, ())
-
-
-def test_what_it_would_take_is_said_of_no_more_than_what_has_an_estimate():
-    full = runs("full", FULL[:4]) + runs("full", FULL[:4], task="other")
-    hopeful = runs("lora", shifted((0.06, -0.02, 0.02, 0.02), FULL[:4]), task="other")
-    same = runs("lora", FULL[:4])  # no spread, so no estimate
-    (needed,) = (one.verdict.needed.seeds for one in judged(full + hopeful).held)
-    assert f"; {needed} seeds would likely decide" in said_of(full + hopeful)
-    both = full + hopeful + same
-    (needed,) = (one.verdict.needed.seeds for one in judged(both).held if one.verdict.needed is not None)
-    assert re.search(rf"; of the 2 undecided, one [^.;]*: {needed},", said_of(both))
 
 
 def test_hostile_names_are_text():

@@ -8,11 +8,11 @@ import pytest
 from lora_bench.exchange import data_files
 from lora_bench.records.store import Answers
 from lora_bench.report import Report, check_report, render_files, write_report
-from lora_bench.report.answer_card import answer_text
 from lora_bench.report.blocks import to_markdown
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.model.choose_method import choose_among
 from lora_bench.report.model.given_answers import given_in, never_found
+from lora_bench.report.sections.first_screen import answer_text
 from lora_bench.report.sections.items_page import MOST_ITEMS, items_page
 from tests.report.hostile import WORDS, in_markdown
 from tests.sample_records import record

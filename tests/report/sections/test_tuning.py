@@ -116,22 +116,6 @@ def test_the_rungs_of_a_halving_are_one_search_and_only_what_was_drawn_has_an_ex
     assert not any("The expected best" in line for line in chosen)
 
 
-def test_a_halving_shows_its_cost_by_rung_where_it_ends():
-    records = [
-        *rung(1, FIRST), *rung(2, (0.81, 0.83), rates=(1e-2, 1e-3)),
-        *rung(1, FIRST, "full"), *rung(2, (0.7, 0.6), "full", rates=(1e-2, 1e-3)),
-    ]  # fmt: skip
-    comparison = compare(records)
-    first, last = comparison.settings
-    ((header, _, *lines),) = tables(to_markdown(trial_blocks(last, (first, last))))
-    # Steps of 50 and 100 ms, of which each of these records has 200: 6 runs of 10 s, then 2 of 20 s.
-    assert [line[2:] for line in lines] == [["6", "6", "60.0", "2", "2", "40.0", "100"]] * 2
-    assert header[2] == "rung 1: learning rates" and header[-1] == "training, s in all"
-    # As long as there is no second rung, the first says what it cost.
-    (alone,) = compare(rung(1, FIRST)).settings
-    assert any("rung by rung" in line for line in to_markdown(trial_blocks(alone, (alone,))).splitlines())
-
-
 def test_a_rate_is_at_an_edge_if_it_is_the_last_of_all_that_were_begun():
     def edges(rates):
         page = render_markdown(Report([*rung(1, FIRST), *rung(2, (0.81, 0.83), rates=rates)]))
