@@ -281,8 +281,9 @@ def runs(raw: bytes) -> None:
         try:
             found = read_records(folder)
             answers = answers_in(folder, found)
-            data_files(found, (), answers)
-            render_files(Report(found, answers=answers, about=about_in(folder), analysis=read_analysis(folder)))
+            report = Report(found, answers=answers, about=about_in(folder), analysis=read_analysis(folder))
+            data_files(report)
+            render_files(report)
             choose_among(found, answers, named=True)
         finally:
             left = {

@@ -31,10 +31,8 @@ WIDE_ONLY = ("head", "trained", "stored")
 def plan_tables(plan: Plan, card: str | None = None, *, narrow: bool = False) -> list[Table | Text]:
     """Tables of a plan: the data of each task, its methods, the warnings, and a line of totals.
 
-    Args:
-        plan: Of the suite.
-        card: A card by name; the tables then say if a training step of each run fits it, not a rough estimate.
-        narrow: True for a terminal without room for every count of parameters.
+    With a *card*, given by name, they say if a training step of each run fits it, in place of a rough estimate. A *narrow*
+    terminal has no room for every count of parameters.
 
     Raises:
         LoraBenchError: If no card has the name.

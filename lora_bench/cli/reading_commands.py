@@ -31,7 +31,7 @@ def report(arguments: argparse.Namespace) -> int:
     from lora_bench.records.weight_analysis import read_analysis
     from lora_bench.report import Report, check_report, write_report
     from lora_bench.report.index_page import write_index
-    from lora_bench.report.model.report import no_texts
+    from lora_bench.report.model.report import no_data, no_texts
 
     folder: Path = arguments.runs
     sources = _suites_in(folder)
@@ -52,7 +52,7 @@ def report(arguments: argparse.Namespace) -> int:
             reference=arguments.reference,
             about=about_in(source, records),
             sections=_published_sections(arguments, source, records),
-            data=data_files(records, probes, answers, arguments.reference) if arguments.data else {},
+            data=data_files if arguments.data else no_data,
             texts=no_texts if arguments.check else texts,
             analysis=read_analysis(source),
             beside={} if arguments.out is None else reports,

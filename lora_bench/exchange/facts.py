@@ -109,12 +109,7 @@ class Count:
     ) -> None:
         """Write the records whose run in a tracker is missing, incomplete or of another content, and delete such runs.
 
-        Args:
-            facts: The records.
-            there: The runs in the tracker, by the record's run id.
-            is_complete: Returns True if a run has all of a record.
-            delete: Deletes a run.
-            write: Writes a record.
+        *there* are the runs in the tracker, by the record's run id.
         """
         for fact in facts:
             runs = there.get(fact.run_id, [])

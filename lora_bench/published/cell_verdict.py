@@ -138,10 +138,7 @@ def judge_table(
 def judge(cell: PublishedCell, records: Sequence[Record], expected: Expected) -> CellVerdict:
     """The verdict on one printed number that is no average over tasks.
 
-    Args:
-        cell: The printed number.
-        records: Runs of the cell, which may differ in more than their seeds: those nearest to *expected* are taken.
-        expected: The `fields` of a run of the cell as the table's own suite asks for it, or None if unknown.
+    Runs of the cell may differ in more than their seeds: those nearest to *expected* are taken.
     """
     if cell.no_run is not None:
         return CellVerdict(cell=cell, verdict="not run", reason=cell.no_run)
@@ -177,12 +174,7 @@ def judge(cell: PublishedCell, records: Sequence[Record], expected: Expected) ->
 
 
 def judge_average(cell: PublishedCell, parts: Sequence[Sequence[CellVerdict]]) -> CellVerdict:
-    """The verdict on an average over tasks.
-
-    Args:
-        cell: The printed average.
-        parts: For each task, the verdicts on the numbers whose mean enters.
-    """
+    """The verdict on a printed average over tasks, from those on each task's numbers whose mean enters."""
     every = [verdict for part in parts for verdict in part]
     missing = [f"{one.cell.task} {one.cell.score}" for one in every if one.measured is None]
     if missing:

@@ -141,12 +141,7 @@ class Disagreement(NamedTuple):
 
 
 def disagreements(table: PublishedTable, others: Iterable[PublishedTable] | None = None) -> list[Disagreement]:
-    """Return the numbers of *table* that other tables print differently, in its order.
-
-    Args:
-        table: The table.
-        others: The other tables; all known ones if None, without those that cannot be read.
-    """
+    """Return the numbers of *table* that *others* print differently, in its order; by default all tables that can be read."""
     found: dict[tuple[str, ...], list[tuple[str, PublishedCell]]] = {}
     for other in _readable() if others is None else others:
         if other.name != table.name:

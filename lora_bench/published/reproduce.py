@@ -150,10 +150,7 @@ def reproduction(
 def verdicts(table: PublishedTable, records: Sequence[Record], role: str | None = None) -> tuple[CellVerdict, ...]:
     """Judge every printed number of a table, from records alone.
 
-    Args:
-        table: The table.
-        records: Any.
-        role: The base model of the table that another one in the records stands in for; the first by default.
+    *role* is the base model of the table that another one in the records stands in for; the first by default.
 
     Raises:
         LoraBenchError: If the role is not a base model of the table, or several models would play it.

@@ -121,12 +121,7 @@ def uncertainty(
 ) -> CellUncertainty | None:
     """Return the uncertainty of a difference from a published value, or None for fewer than two scores.
 
-    Args:
-        scores: Our runs' scores.
-        statistic: "mean" or "median".
-        spread: The published standard deviation, or None.
-        seeds: The number of seeds of the published value, or None.
-        starts: The number of other runs that our runs start from.
+    *spread* and *seeds* are of the published value, and *starts* the number of other runs that ours start from.
     """
     n, m = len(scores), seeds or 1
     if n < 2:

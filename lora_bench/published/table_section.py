@@ -42,19 +42,10 @@ def published_section(
     table: PublishedTable,
     verdicts: Sequence[CellVerdict],
     *,
-    with_not_run: bool = True,
     elsewhere: Sequence[Disagreement] = (),
 ) -> list[Block]:
-    """Return the section.
-
-    Args:
-        table: The published table.
-        verdicts: One a cell, in the table's order.
-        with_not_run: Whether cells without a run are lines too; else they are only counted.
-        elsewhere: Numbers that other tables print differently.
-    """
-    shown = [verdict for verdict in verdicts if with_not_run or verdict.verdict != "not run"]
-    shown.sort(key=lambda verdict: verdict.measured is None)
+    """Return the section of *verdicts*, one a cell; *elsewhere* are numbers that other tables print differently."""
+    shown = sorted(verdicts, key=lambda verdict: verdict.measured is None)
     notes = _Notes()
     blocks: list[Block] = [
         Heading(2, f"Published: {inert(table.title)}", listed=False),

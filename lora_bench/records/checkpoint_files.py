@@ -28,16 +28,7 @@ _NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
 
 def write_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> Path:
-    """Write the files of a checkpoint after *step*, and remove all but the newest two.
-
-    Args:
-        folder: Folder of the checkpoints.
-        step: Last step done.
-        files: Contents by file name.
-
-    Returns:
-        Its folder, complete and on the disk.
-    """
+    """Write the files of a checkpoint after *step*, and remove all but the newest two; return its folder, on the disk."""
     reach("checkpoint.begin")
     make_folder(folder)
     target = _new_folder(folder, step)

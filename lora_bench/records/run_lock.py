@@ -271,9 +271,6 @@ def others_at_work(folder: Path) -> list[int]:
     """Return the numbers of other processes of this machine that hold runs of a suite, in order.
 
     It misses runs of another suite, of another runs folder or container, and a process between two runs.
-
-    Args:
-        folder: Folder of a suite's runs, `RUNS/SUITE` or `RUNS/SUITE/SERIES`.
     """
     others = set[int]()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:

@@ -72,7 +72,7 @@ def render_files(report: Report) -> dict[str, bytes]:
             f"{name}/{ITEMS_PAGE}": to_markdown(items),
             f"{name}/{_ITEMS_HTML}": render_page(items, {}, PageFacts(description=ABOUT)),
         }
-    tables = {f"{name}/{file}": content for file, content in report.data.items()}
+    tables = {f"{name}/{file}": content for file, content in report.data(report).items()}
     return {**{path: content.encode("utf-8") for path, content in pages.items()}, **figures, **tables}
 
 

@@ -23,6 +23,7 @@ from lora_bench.exchange.facts import facts_of
 from lora_bench.exchange.table_files import harmless, to_csv
 from lora_bench.records.record import CurvePoint, Record
 from lora_bench.records.sealed_records import to_json
+from lora_bench.report import Report
 from lora_bench.report.frames.record_frame import to_curves, to_frame
 from tests.probe.records import sample_probes
 from tests.sample_records import record, sample_suite
@@ -162,7 +163,7 @@ def test_json_has_every_value_with_its_type_and_null_where_there_is_none(tmp_pat
 
 def test_the_data_of_a_report_are_three_files_a_table_that_say_the_same():
     probes = sample_probes()
-    files = data_files([record(changes={"curve": (CurvePoint(step=1, loss=0.5),)})], probes)
+    files = data_files(Report([record(changes={"curve": (CurvePoint(step=1, loss=0.5),)})], probes=probes))
     tables = ("records", "curves", "comparisons", "probes", "latencies")
     assert list(files) == [f"{table}.{suffix}" for table in tables for suffix in ("csv", "parquet", "json")]
     for table in tables:
@@ -172,8 +173,10 @@ def test_the_data_of_a_report_are_three_files_a_table_that_say_the_same():
         assert lines[0] == list(frame.columns) == list(objects[0])
         assert len(lines) - 1 == len(frame) == len(objects)
     assert [one["run_id"] for one in json.loads(files["probes.json"])] == [one.run_id for one in probes]
-    assert list(data_files([], probes)) == [name for name in files if name.startswith(("probes", "latencies"))]
-    assert "curves.csv" not in data_files([record()])  # there is nothing in it
+    assert list(data_files(Report([], probes=probes))) == [
+        name for name in files if name.startswith(("probes", "latencies"))
+    ]
+    assert "curves.csv" not in data_files(Report([record()]))  # there is nothing in it
 
 
 @pytest.mark.parametrize(

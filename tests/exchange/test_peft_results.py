@@ -9,7 +9,7 @@ import pytest
 
 from lora_bench.cli import main
 from lora_bench.errors import BadInput, LoraBenchError
-from lora_bench.exchange.peft_results import import_results, mapping, read_result, result_files
+from lora_bench.exchange.peft_results import import_results, mapping, record_in, result_files
 from lora_bench.records.store import read_records
 from lora_bench.report import compare, to_frame
 
@@ -104,7 +104,8 @@ def result(folder, data, name="lora--tiny-r4.json", kind="results", task="MetaMa
 
 
 def imported(tmp_path, data, **where):
-    return read_result(result(tmp_path, data, **where))
+    file = result(tmp_path, data, **where)
+    return record_in(file.read_bytes(), file, command=None)
 
 
 def test_what_the_file_says_is_in_the_record(tmp_path):

@@ -155,7 +155,7 @@ def test_no_cell_of_a_table_for_spreadsheets_is_a_formula(text):
 
 @anywhere
 def test_files_with_types_keep_every_string_as_it_is(text):
-    files = data_files(hostile_records(text), hostile_probes(text))
+    files = data_files(Report(hostile_records(text), probes=hostile_probes(text)))
     for table in ("records", "probes"):
         of_parquet = pandas.read_parquet(io.BytesIO(files[f"{table}.parquet"]))["label"]
         of_json = json.loads(files[f"{table}.json"])

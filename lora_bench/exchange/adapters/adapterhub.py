@@ -97,14 +97,7 @@ HEAD_KINDS = {
 def from_adapterhub(
     folder: Path, settings: Mapping[str, Any], model: PreTrainedModel, base: str, *, allow_pickle: bool
 ) -> PortableAdapter:
-    """Return an adapter that AdapterHub's `save_adapter` wrote.
-
-    Args:
-        folder: Its folder.
-        settings: Content of its `adapter_config.json`.
-        model: Skeleton of its base model.
-        base: Name of that model.
-        allow_pickle: Read weights that exist only in a pickle.
+    """Return an adapter that AdapterHub's `save_adapter` wrote, for the skeleton of its base model, named *base*.
 
     Raises:
         UnsupportedPair: If it computes something else than ours on this type of model.

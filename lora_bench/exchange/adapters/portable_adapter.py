@@ -98,13 +98,7 @@ def read_settings(folder: Path, name: str = ADAPTER_CONFIG) -> dict[str, Any]:
 def read_weights(
     folder: Path, name: str, pickle: str | None = None, *, allow_pickle: bool = False
 ) -> dict[str, Tensor]:
-    """Return the tensors of an adapter's folder.
-
-    Args:
-        folder: The folder.
-        name: Its file of safetensors.
-        pickle: File that its library may write in that place; None for none.
-        allow_pickle: Read that one, by torch's restricted reader.
+    """Return the tensors of an adapter's file of safetensors; else those of *pickle*, by torch's restricted reader.
 
     Raises:
         LoraBenchError: If there is neither, or only a pickle that is not allowed.

@@ -77,7 +77,7 @@ def import_results(folder: Path, target: Path, *, history: bool = False) -> Impo
     command = shlex.join(
         ["lora-bench", "import", "peft-results", folder.resolve().name, *(["--history"] if history else [])]
     )
-    found = versions(folder) if history else [FileVersion("", file.resolve()) for file in result_files(folder)]
+    found = versions(folder) if history else [FileVersion("", file) for file in result_files(folder)]
     runs: dict[tuple[str | None, ...], Record] = {}
     faults: list[Fault] = []
     for version in found:
@@ -133,12 +133,16 @@ def _in_snapshots(folder: Path) -> Iterator[FileVersion]:
 
 
 def _content(folder: Path, version: FileVersion) -> bytes:
-    if not version.commit:
-        return content_of(Path(version.path))
-    content = git_output(folder, "cat-file", "blob", f"{version.commit}:{version.path}")
-    if content is None:
-        raise BadInput([Fault(f"cannot be read at commit {version.commit[:12]}", file=str(version.path))])
-    return content
+    if version.commit:
+        content = git_output(folder, "cat-file", "blob", f"{version.commit}:{version.path}")
+        if content is None:
+            message = f"cannot be read at commit {version.commit[:12]}"
+            raise BadInput([Fault(message, file=str(version.path))])
+        return content
+    try:
+        return read_regular(Path(version.path), MAX_BYTES)
+    except OSError as error:
+        raise _no_result(version.path, error.strerror or str(error)) from None
 
 
 def result_files(folder: Path) -> list[Path]:
@@ -158,38 +162,8 @@ def result_files(folder: Path) -> list[Path]:
     return sorted(files)
 
 
-def read_result(file: Path, command: str | None = None) -> Record:
-    """Read the record of one result file.
-
-    Raises:
-        BadInput: If it is not a result file.
-    """
-    return record_in(content_of(file), file.resolve(), command=command, shown=file)
-
-
-def content_of(file: Path) -> bytes:
-    """Return the bytes of a result file.
-
-    Raises:
-        BadInput: If it cannot be read, or is too long.
-    """
-    try:
-        return read_regular(file, MAX_BYTES)
-    except OSError as error:
-        raise _no_result(file, error.strerror or str(error)) from None
-
-
-def record_in(
-    content: bytes, path: PurePath, *, command: str | None, series: str | None = None, shown: PurePath | None = None
-) -> Record:
-    """Return the record of a result file's content.
-
-    Args:
-        content: The bytes.
-        path: Path of the file, whose folders name the task.
-        command: Command that makes the record again.
-        series: Label that tells results of one experiment at different dates apart.
-        shown: Path for messages, if another.
+def record_in(content: bytes, path: PurePath, *, command: str | None, series: str | None = None) -> Record:
+    """Return the record of a result file's content; the folders of *path* name the task.
 
     Raises:
         BadInput: If it is not a result file.
@@ -213,7 +187,7 @@ def record_in(
         message = "it is nested too deep"
     except ValueError as error:
         message = str(error)
-    raise _no_result(shown or path, message)
+    raise _no_result(path, message)
 
 
 def _no_result(file: PurePath, message: str) -> BadInput:
@@ -222,5 +196,5 @@ def _no_result(file: PurePath, message: str) -> BadInput:
 
 def _task_name(file: PurePath) -> str | None:
     """Return the name of the folder above the results, PEFT's name of the task."""
-    parent = file.parent
+    parent = (file.resolve() if isinstance(file, Path) else file).parent
     return parent.parent.name if parent.name in (*FOLDERS, "temporary_results") else None

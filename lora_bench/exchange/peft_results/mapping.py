@@ -73,15 +73,10 @@ NOT_SCORES |= {"tokens / sec", "mem allocated avg", "mem reserved avg"}
 def record_of(
     result: Result, content: bytes, *, task: str | None, complete: bool, command: str | None, series: str | None = None
 ) -> Record:
-    """Return the record of a result.
+    """Return the record of a result; the hash of *content* enters its run id.
 
-    Args:
-        result: Content of the file.
-        content: Bytes of the file, whose hash enters the run id.
-        task: Name of the task, if the file's folder tells it.
-        complete: True if all numbers of the file are finite.
-        command: Command that makes the record again.
-        series: Label that tells results of one experiment at different dates apart.
+    *complete* is False if some numbers of the file are not finite. A *series* tells results of one experiment at different
+    dates apart.
     """
     run, train, meta = result.run_info, result.train_info, result.meta_info
     method, left_out = _method(run, train)

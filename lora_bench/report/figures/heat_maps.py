@@ -18,16 +18,7 @@ _DARK_TEXT, _LIGHT_TEXT = "#010101", "#fefefe"
 
 
 def draw_heat_maps(maps: Sequence[HeatMap], *, title: str, side: str, below: str, most: float, digits: int) -> bytes:
-    """Return a figure of heat maps as SVG.
-
-    Args:
-        maps: Panels, at least one.
-        title: Description of the figure.
-        side: Name of the rows.
-        below: Name of the columns.
-        most: Value of the darkest colour, above 0.
-        digits: Decimals of the numbers in cells.
-    """
+    """Return a figure of heat maps, at least one, as SVG; *most* is the value of the darkest colour, above 0."""
     with settings():
         height = 0.55 + 0.19 * max(len(one.rows) for one in maps)
         figure, panels = parts.make_panels([plain(one.title, 60) for one in maps], height=height)

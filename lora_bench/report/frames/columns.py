@@ -34,13 +34,7 @@ class Column(NamedTuple):
 
 
 def fields_of(model: type[BaseModel], leave_out: Collection[str] = (), above: str = "") -> Iterator[tuple[str, str]]:
-    """The dotted path and the column type of each field of a model and of its parts.
-
-    Args:
-        model: The model.
-        leave_out: Paths that are no columns, parts as a whole among them.
-        above: Path of the model in a greater one, with a dot at its end.
-    """
+    """Yield the dotted path and the column type of each field of a model and of its parts, below the path *above*."""
     for name, field in model.model_fields.items():
         path = f"{above}{name}"
         if path in leave_out:

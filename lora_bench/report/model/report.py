@@ -32,6 +32,11 @@ def no_texts(task: TaskSpec, references: Sequence[int]) -> None:
     """Give no texts."""
 
 
+def no_data(report: Report) -> dict[str, bytes]:
+    """Give no files."""
+    return {}
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """All that the renderings of one report are made of.
@@ -44,7 +49,7 @@ class Report:
         reference: Label of the method to compare with, in place of the declared or the default one.
         about: Purpose of the suite, as the suite's file beside the records has it.
         sections: Further sections, such as that of a published table, after the costs.
-        data: Files that lie beside the figures, by name: `lora_bench.exchange.data_files` makes them.
+        data: Gives the files that lie beside the figures, by name: `lora_bench.exchange.data_files`.
         texts: Gives the texts of test items, where they may be shown.
         analysis: Changes of the weights that these runs kept.
         beside: Reports in the same folder, by the name of their pages; this one may be among them.
@@ -58,7 +63,7 @@ class Report:
     reference: str | None = None
     about: str = ""
     sections: Sequence[Sequence[Block]] = ()
-    data: Mapping[str, bytes] = field(default_factory=dict)
+    data: Callable[[Report], Mapping[str, bytes]] = no_data
     texts: TextsOf = no_texts
     analysis: WeightAnalysis | None = None
     beside: Mapping[str, Report] = field(default_factory=dict)

@@ -16,9 +16,7 @@ _OF_TRIALS = ("score_on", "selection_every", "keep_weights", "retention", "start
 def trials_in(rows: Iterable[Row], setting: Setting) -> Trials | None:
     """Return the trials in the rows of one method, or None if no record tells the direction of the metric.
 
-    Args:
-        rows: Rows of the method on one base model, one for each learning rate.
-        setting: The search, or a rung of it.
+    The rows are of one base model, one for each learning rate; the setting is the search, or a rung of it.
     """
     scores: dict[float, Mapping[int, float | None]] = {}
     floors = []

@@ -116,7 +116,7 @@ def claims_section(claims: Claims, records: Sequence[ProbeRecord]) -> list[Block
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredClaim:
     """What a claimed quantity comes to here.
 
     Args:
@@ -190,19 +190,21 @@ def _adapted(claim: Claim, cells: Sequence[Probed]) -> list[float]:
     return [share for cell in own for share in _longer(cell, claim.shape or (1, 1), "adapted")]
 
 
-_MEASURED: dict[Quantity, Measured] = {
-    "trained_weights": Measured(
+_MEASURED: dict[Quantity, MeasuredClaim] = {
+    "trained_weights": MeasuredClaim(
         "trained weights, without heads", _times("parameters.adapter"), figures, "{} times fewer"
     ),
-    "step_memory": Measured("memory in training", _times("measured.peak_bytes"), figures, "{} times less"),
-    "stored_weights": Measured(
+    "step_memory": MeasuredClaim("memory in training", _times("measured.peak_bytes"), figures, "{} times less"),
+    "stored_weights": MeasuredClaim(
         "stored weights, without heads", _times("checkpoint.adapter_bytes"), figures, "{} times smaller"
     ),
-    "step_speed": Measured("speed of training", _times(STEP), lambda times: text.percent(times - 1, 0), "{} faster"),
-    "merged_latency": Measured("latency when merged", _merged, signed_percent),
-    "adapted_latency": Measured("latency of {method}, {shape}", _adapted, signed_percent),
-    "task_switch": Measured(
+    "step_speed": MeasuredClaim(
+        "speed of training", _times(STEP), lambda times: text.percent(times - 1, 0), "{} faster"
+    ),
+    "merged_latency": MeasuredClaim("latency when merged", _merged, signed_percent),
+    "adapted_latency": MeasuredClaim("latency of {method}, {shape}", _adapted, signed_percent),
+    "task_switch": MeasuredClaim(
         "switches between tasks", _switches, figures, "{} times as quick as to load the base model, from memory"
     ),
-    "hundred_tasks": Measured(f"files of {TASKS} tasks", _hundred_tasks, figures, "{} times less"),
+    "hundred_tasks": MeasuredClaim(f"files of {TASKS} tasks", _hundred_tasks, figures, "{} times less"),
 }

@@ -12,12 +12,7 @@ MOST_NAMED = 5
 
 
 def pool_page(pool: SuitePool, command: str) -> str:
-    """Return the page of a pool as Markdown.
-
-    Args:
-        pool: The analysis.
-        command: Command that makes it again.
-    """
+    """Return the page of a pool as Markdown, with the command that makes it again."""
     shown = [claim for claim in pool.claims if claim.shown]
     blocks: list[Block] = [
         Heading(1, f"Pool of {plural(len(pool.suites), 'suite')}"),

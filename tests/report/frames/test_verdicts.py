@@ -6,6 +6,7 @@ import pandas
 import pytest
 
 from lora_bench.exchange import data_files
+from lora_bench.report import Report
 from lora_bench.report.frames.verdict_frame import to_comparison_frame, to_over_tasks_frame
 from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.judged import judge_comparison
@@ -66,9 +67,9 @@ def test_without_verdicts_there_are_means_alone():
 
 
 def test_they_lie_beside_a_report_in_every_format():
-    files = data_files(of_two_tasks())
+    files = data_files(Report(of_two_tasks()))
     for table in ("comparisons", "over_tasks"):
         assert {f"{table}.{suffix}" for suffix in ("csv", "parquet", "json")} <= files.keys()
     found = json.loads(files["comparisons.json"])
     assert [one["verdict"] for one in found if one["label"] == "lora"] == ["better", "better"]
-    assert not any(name.startswith("over_tasks") for name in data_files(sample_suite()))
+    assert not any(name.startswith("over_tasks") for name in data_files(Report(sample_suite())))

@@ -108,12 +108,12 @@ def test_a_few_more_classes_have_a_matrix_and_many_have_their_worst_confusions()
 
 def test_classes_are_exported_unrounded():
     records, answers = runs(TWO)
-    rows = json.loads(data_files(records, answers=answers)["classes.json"])
+    rows = json.loads(data_files(Report(records, answers=answers))["classes.json"])
     assert [(row["label"], row["class"], row["runs"], row["items"]) for row in rows] == [
         ("full", "negative", 2, 2), ("full", "positive", 2, 2), ("lora", "negative", 2, 2), ("lora", "positive", 2, 2),
     ]  # fmt: skip
     assert rows[0]["precision"] == pytest.approx(5 / 6) and rows[3]["f1"] == pytest.approx(1 / 3)
-    assert not any(name.startswith("classes") for name in data_files(records))
+    assert not any(name.startswith("classes") for name in data_files(Report(records)))
 
 
 def test_errors_of_regression_are_in_the_unit_of_the_label():

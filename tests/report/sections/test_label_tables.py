@@ -61,5 +61,5 @@ def test_predictions_that_are_no_labels_of_the_task_are_left_out(said):
 
 def test_the_frame_of_classes_has_a_row_a_label():
     records, answers = runs()
-    lines = data_files(records, answers=answers)["classes.csv"].decode().splitlines()
+    lines = data_files(Report(records, answers=answers))["classes.csv"].decode().splitlines()
     assert len(lines) == 1 + 2 * 3 and sum(",a," in line for line in lines) == 2

@@ -79,5 +79,5 @@ def test_answers_that_are_no_labels_of_these_words_are_left_out(strange):
 
 def test_the_frame_of_classes_has_a_row_a_type():
     records, given = runs(SAID, RIGHT, TAGS, "seqeval_f1", seqeval_f1)
-    lines = data_files(records, answers=given.get)["classes.csv"].decode().splitlines()
+    lines = data_files(Report(records, answers=given.get))["classes.csv"].decode().splitlines()
     assert len(lines) == 1 + 2 * 2 and sum(",PER," in line for line in lines) == 2
