@@ -237,6 +237,7 @@ def _add_report(subcommands: Commands) -> None:
     what.takes("--reference", "METHOD", "compare with this method, by label (default: as declared, full or lora)")
     what.takes("--texts", "SUITE", "show the texts of test items from this suite's data, where its licence allows it")
     report.where.takes("--out", "FOLDER", "folder to write to (default: RUNS itself)", type=Path)
+    output.flag("--watch", "write it again after each run, as a page that reloads itself, until Ctrl-C")
     output.flag("--data", "also write every number as CSV, Parquet and JSON")
     output.flag("--check", "write nothing; exit with 1 if a report on disk differs from its records")
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_bench.cli.commands import DIFFERS, DONE, terminal
 from lora_bench.errors import LoraBenchError
+from lora_bench.util.signals import Stopped
 
 if TYPE_CHECKING:
     from lora_bench.records.record import Record
@@ -22,8 +24,37 @@ if TYPE_CHECKING:
     from lora_bench.report.model.report import TextsOf
 
 
+# Seconds between two looks at a folder that is watched, and between two loads of its page.
+WATCH_SECONDS = 10
+
+
 def report(arguments: argparse.Namespace) -> int:
     """Render records as Markdown with figures, and as one page; of several suites with an index."""
+    if not arguments.watch:
+        return _write_reports(arguments)
+    if arguments.check:
+        raise LoraBenchError("--watch writes reports and --check writes none; leave one of the two out")
+    print(f"watching {arguments.runs}: its page follows the records and reloads itself; Ctrl-C ends it", flush=True)
+    known = None
+    try:
+        while True:
+            there = _versions(arguments.runs)
+            if there and there != known:
+                _write_reports(arguments, reload_seconds=WATCH_SECONDS)
+                known = there
+            time.sleep(WATCH_SECONDS)
+    except Stopped:
+        return _write_reports(arguments) if _versions(arguments.runs) else DONE
+
+
+def _versions(folder: Path) -> dict[Path, int]:
+    """Return when each file of records in a folder was written."""
+    from lora_bench.records.store import record_files
+
+    return {file: file.stat().st_mtime_ns for source in _suites_in(folder).values() for file in record_files(source)}
+
+
+def _write_reports(arguments: argparse.Namespace, reload_seconds: int = 0) -> int:
     from lora_bench.exchange import data_files
     from lora_bench.records.probe_store import read_probes
     from lora_bench.records.store import answers_in, has_records, read_records
@@ -56,6 +87,7 @@ def report(arguments: argparse.Namespace) -> int:
             texts=no_texts if arguments.check else texts,
             analysis=read_analysis(source),
             beside={} if arguments.out is None else reports,
+            reload_seconds=reload_seconds,
         )
     for name, made in reports.items():
         out = arguments.out or sources[name]

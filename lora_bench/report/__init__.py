@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -54,7 +55,7 @@ def render_files(report: Report) -> dict[str, bytes]:
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
-    name = report.name
+    name, facts = report.name, replace(facts_of(report), reload_seconds=report.reload_seconds)
     figures: dict[str, bytes] = {}
     narrow: dict[str, bytes] = {}
     blocks = page_of(report)
@@ -66,7 +67,7 @@ def render_files(report: Report) -> dict[str, bytes]:
         maps = {} if report.analysis is None else weight_figures(report.analysis)
         figures = {f"{name}/{file}": svg for file, svg in {**wide, **drawn, **maps}.items()}
     shown = {**figures, **{f"{name}/{file}": svg for file, svg in narrow.items()}}
-    pages = {f"{name}.md": to_markdown(blocks), f"{name}.html": render_page(blocks, shown, facts_of(report))}
+    pages = {f"{name}.md": to_markdown(blocks), f"{name}.html": render_page(blocks, shown, facts)}
     if items:
         pages |= {
             f"{name}/{ITEMS_PAGE}": to_markdown(items),

@@ -64,10 +64,12 @@ class PageFacts:
     Args:
         description: The headline, with what makes it doubtful first.
         strength: How sure that is, and its range; "" where nothing was judged.
+        reload_seconds: Seconds after which the page loads itself again; 0 for never.
     """
 
     description: str = ""
     strength: str = ""
+    reload_seconds: int = 0
 
 
 def render_page(blocks: Sequence[Block], figures: Mapping[str, bytes], facts: PageFacts | None = None) -> str:
@@ -91,6 +93,8 @@ def frame(title: str, shown: str, style: str, script: str = "", facts: PageFacts
     """Return a whole page around *shown*, a piece of HTML, with one style and at most one script."""
     named = {} if facts is None else {"description": facts.description[:2_000], STRENGTH: facts.strength[:1_000]}
     head = "".join(f'<meta name="{name}" content="{escape(value)}">\n' for name, value in named.items())
+    if facts is not None and facts.reload_seconds:
+        head += f'<meta http-equiv="refresh" content="{facts.reload_seconds}">\n'
     return f"""\
 <!DOCTYPE html>
 <html lang="en">

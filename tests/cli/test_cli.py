@@ -23,6 +23,7 @@ from lora_bench.records.store import read_records, write_atomic
 from lora_bench.suite.from_table import rates_of
 from lora_bench.suite.load_suite import is_probe_suite, load_suite
 from lora_bench.util.paths import suite_files
+from lora_bench.util.signals import Stopped
 from lora_bench.version import __version__
 from tests.project import SUITE, write_project
 from tests.sample_records import sample_suite
@@ -212,6 +213,31 @@ def test_a_report_that_differs_from_its_records_is_exit_code_1(tmp_path, capsys)
     page.write_text(page.read_text().replace("0.", "0,", 1))
     assert main(["report", "baselines", "--out", "reports", "--check"]) == 1
     assert "sample.md" in capsys.readouterr().out
+
+
+def test_a_watched_page_follows_the_records_and_reloads_itself_until_it_is_stopped(tmp_path, monkeypatch, capsys):
+    first, *others = sample_suite()
+    runs, pages = tmp_path / "runs" / "sample", []
+
+    def end(record):
+        write_atomic(runs / record.run_id / "record.json", to_json(record))
+
+    def look_again(seconds):
+        pages.append((runs / "report.html").read_text() if (runs / "report.html").is_file() else None)
+        if len(pages) == 1:
+            end(first)
+        elif len(pages) == 2:
+            [end(record) for record in others]
+        else:
+            raise Stopped("SIGINT")
+
+    monkeypatch.setattr("lora_bench.cli.reading_commands.time.sleep", look_again)
+    assert main(["report", "runs/sample", "--watch"]) == 0
+    reload = '<meta http-equiv="refresh" content="10">'
+    assert pages[0] is None and reload in pages[1] and reload in pages[2] and pages[1] != pages[2]
+    assert pages[2].replace(f"{reload}\n", "") == (runs / "report.html").read_text()
+    assert main(["report", "runs/sample", "--watch", "--check"]) == 2
+    assert "leave one of the two out" in capsys.readouterr().err
 
 
 def test_runs_become_a_baseline_whose_report_is_the_same(tmp_path, capsys):

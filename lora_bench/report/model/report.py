@@ -52,6 +52,7 @@ class Report:
         data: Gives the files that lie beside the figures, by name: `lora_bench.exchange.data_files`.
         texts: Gives the texts of test items, where they may be shown.
         analysis: Changes of the weights that these runs kept.
+        reload_seconds: Seconds after which its page loads itself again, while runs go on; 0 for never.
         beside: Reports in the same folder, by the name of their pages; this one may be among them.
     """
 
@@ -67,6 +68,7 @@ class Report:
     texts: TextsOf = no_texts
     analysis: WeightAnalysis | None = None
     beside: Mapping[str, Report] = field(default_factory=dict)
+    reload_seconds: int = 0
 
     @cached_property
     def comparison(self) -> Comparison:
