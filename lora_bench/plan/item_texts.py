@@ -31,23 +31,28 @@ def item_texts(suite: Suite) -> Callable[[TaskSpec, Sequence[int]], Sequence[tup
     tasks = {task.task: (task, base) for task, base in suite.tasks}
 
     @cache
-    def data_of(name: str) -> TaskData | None:
+    def data_of(name: str) -> list[TaskData]:
         task, base = tasks[name]
+        folds = (None,) if task.folds is None else range(task.folds)
         try:
             task, base = with_local_data(suite, task, base, None)
-            return load_data(task, base, whole_train=not suite.rules.selection_from_train)
+            whole_train = not suite.rules.selection_from_train
+            return [load_data(task, base, whole_train=whole_train, fold=fold) for fold in folds]
         except LoraBenchError:
-            return None
+            return []
 
     def texts(spec: TaskSpec, references: Sequence[int]) -> Sequence[tuple[str, ...]] | None:
         if spec.name not in tasks or not may_show(tasks[spec.name][0]):
             return None
-        data = data_of(spec.name)
-        if data is None or data.sha256 != spec.data_sha256:
+        found = data_of(spec.name)
+        if not found or found[0].sha256 != spec.data_sha256:
             return None
-        test = data.splits["test"]
-        if list(test.labels) != list(references):
+        tests = [data.splits["test"] for data in found]
+        # Of folds, those of the seeds from 0 on.
+        labels = [label for test in tests for label in test.labels][: len(references) if len(tests) > 1 else None]
+        if labels != list(references):
             return None
-        return [(name, *said) for name, said in zip(test.ids, test.texts, strict=True)]
+        rows = [(name, *said) for test in tests for name, said in zip(test.ids, test.texts, strict=True)]
+        return rows[: len(labels)]
 
     return texts

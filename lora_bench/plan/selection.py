@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lora_bench.records.protocol import Protocol
 from lora_bench.records.record import Record
-from lora_bench.report.model.rows import least_learned, unique
+from lora_bench.report.model.rows import least_learned, over_folds, overlap_of
 from lora_bench.stats import Trials, trials_of
 from lora_bench.stats.rates import Search
 
@@ -21,7 +21,7 @@ def trials_among(records: Sequence[Record | None], search: Search) -> Trials | N
         rate, seed = record.spec.training.learning_rate, record.spec.seed
         assert rate is not None and seed is not None, "trials are planned"
         by_rate.setdefault(rate, {})[seed] = record.judged_score
-    floor = unique(map(least_learned, found))
+    floor = over_folds(map(least_learned, found), overlap_of(found))
     better = bool(found[0].spec.task.higher_is_better)
     return trials_of(by_rate, floor=floor, higher_is_better=better, search=search)
 

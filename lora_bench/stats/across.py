@@ -94,6 +94,7 @@ def macro_difference(
     items: Mapping[str, tuple[Items, Items]] | None = None,
     draws: int = DRAWS,
     choices: Mapping[str, Sequence[ChoiceError | None]] | None = None,
+    overlap: float = 0.0,
 ) -> MacroDifference:
     """Compare two methods over tasks.
 
@@ -106,6 +107,7 @@ def macro_difference(
         items: For tasks, the scores of both methods as functions of the test items.
         draws: Resamples.
         choices: For each task, the errors of the choice of each method's learning rate.
+        overlap: Of folds, see `Estimate`: the mean over tasks.
 
     Raises:
         LoraBenchError: If the tasks differ, a unit is missing or not above 0, no seed is common to all, or items do not
@@ -138,7 +140,7 @@ def macro_difference(
         for task in tasks
         for one in (choices or {}).get(task, ())
     ]
-    estimate = with_items(differences, crossed, size).widened(weighted)
+    estimate = with_items(differences, crossed, size, overlap).widened(weighted)
     return MacroDifference(
         seeds=seeds,
         left_out=tuple(sorted(set.union(*everywhere) - set(seeds))),

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -113,15 +113,15 @@ def crossed_bootstrap(scored: Drawable, *, draw_seed: int, draws: int = DRAWS) -
     )
 
 
-def with_items(values: Floats, crossed: Crossed | None, size: float | None = None) -> Estimate:
+def with_items(values: Floats, crossed: Crossed | None, size: float | None = None, overlap: float = 0.0) -> Estimate:
     """Return the mean of *values* over seeds with the error of seeds and, given a bootstrap, of seeds and items."""
-    estimate = mean_estimate(values.tolist(), size)
+    estimate = replace(mean_estimate(values.tolist(), size, overlap if crossed is None else 0.0), overlap=overlap)
     size = float(np.abs(values).max()) if size is None else size
     # Below the square of the scores' rounding error there is no variance; if items add nothing, t is enough.
     if crossed is None or crossed.variance <= max((1e-12 * size) ** 2, crossed.seed_variance):
         return estimate
     both = Uncertainty(source="bootstrap", standard_error=math.sqrt(crossed.variance), freedom=crossed.freedom)
-    return Estimate(value=estimate.value, uncertainties=(*estimate.uncertainties, both))
+    return replace(estimate, uncertainties=(*estimate.uncertainties, both))
 
 
 def unbiased_parts(

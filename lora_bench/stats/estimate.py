@@ -77,6 +77,7 @@ class Estimate:
             as their tests (see `looks`).
         choice_sd: Standard deviation from the choice of learning rates, which the uncertainties include; None if they hold
             at these rates only.
+        overlap: Test rows for each training row where every seed tests a fold of its own; 0 where all test the same rows.
     """
 
     value: float
@@ -84,6 +85,7 @@ class Estimate:
     least_p: float = 0.0
     share: float = 1.0
     choice_sd: float | None = None
+    overlap: float = 0.0
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval | None:
         """Return the widest interval at *confidence*, or None if no error is known or *confidence* is out of reach."""
@@ -162,8 +164,8 @@ class Summary:
     interval: Interval | None
 
 
-def summarise(values: Sequence[float], confidence: float = CONFIDENCE) -> Summary:
-    """Return mean, median, sample standard deviation, least, greatest and t-interval of *values*.
+def summarise(values: Sequence[float], confidence: float = CONFIDENCE, *, overlap: float = 0.0) -> Summary:
+    """Return mean, median, sample standard deviation, least, greatest and t-interval of *values*, with an *overlap* of folds.
 
     Raises:
         LoraBenchError: If there are no values, or one is not finite.
@@ -178,23 +180,25 @@ def summarise(values: Sequence[float], confidence: float = CONFIDENCE) -> Summar
         sd=statistics.stdev(values) if len(values) > 1 else None,
         least=min(values),
         greatest=max(values),
-        interval=mean_estimate(values).interval(confidence),
+        interval=mean_estimate(values, overlap=overlap).interval(confidence),
     )
 
 
-def mean_estimate(values: Sequence[float], size: float | None = None) -> Estimate:
+def mean_estimate(values: Sequence[float], size: float | None = None, overlap: float = 0.0) -> Estimate:
     """Return the mean of finite *values* over seeds, with the standard error s / √n on n − 1 degrees of freedom.
 
     Args:
         values: At least one.
         size: Magnitude of the numbers that *values* were computed from, which sets their rounding error; by default the
             greatest of *values*.
+        overlap: Of folds, see `Estimate`. Their training rows overlap, so the variance is 1 + *overlap* times as great.
     """
     mean = statistics.fmean(values)
     if all_the_same(values, size):
-        return Estimate(value=mean)
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(value=mean, uncertainties=(Uncertainty(source="t", standard_error=error, freedom=len(values) - 1),))
+        return Estimate(value=mean, overlap=overlap)
+    error = statistics.stdev(values) * math.sqrt((1 + overlap) / len(values))
+    t = Uncertainty(source="t", standard_error=error, freedom=len(values) - 1)
+    return Estimate(value=mean, uncertainties=(t,), overlap=overlap)
 
 
 def all_the_same(values: Sequence[float], size: float | None = None) -> bool:

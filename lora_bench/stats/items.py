@@ -2,6 +2,7 @@
 
 `ItemScores` are per-item scores of a metric that is their mean (accuracy, ROUGE). `ItemMetric` is a metric that is not a mean
 (Matthews, F1, a correlation), as a function of the number of times each item was drawn. Both contain every seed of one method.
+`FoldItems` has one of them for each seed, where each seed tests items of its own.
 
 Items that are not independent, such as copies of a text or sentences of a document, form groups: see `in_groups`. Then groups
 are drawn in place of items, and sums over groups enter every variance (cluster-robust: Liang and Zeger 1986,
@@ -173,6 +174,75 @@ class ItemMetric:
 
 
 @dataclass(frozen=True, eq=False)
+class FoldItems:
+    """Scores of a method whose seeds have each their own test items: those of its fold.
+
+    The mean over seeds has the variance B = Σ b / n² from its items, with b of one seed's score. Seeds that are drawn bring
+    their items with them, so in `crossed` E is B, and the larger of A and B is the variance of the mean.
+
+    Args:
+        of_seeds: The scores of each seed.
+    """
+
+    of_seeds: tuple[Items, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each score."""
+        return tuple(seed for part in self.of_seeds for seed in part.seeds)
+
+    @property
+    def items(self) -> int:
+        """Number of test items of all seeds."""
+        return sum(part.items for part in self.of_seeds)
+
+    @property
+    def groups(self) -> Integers | None:
+        """The group of each item, none of two folds; None if all items are independent."""
+        if all(part.groups is None for part in self.of_seeds):
+            return None
+        firsts = np.cumsum([0, *(part.independent for part in self.of_seeds)])
+        own = [np.arange(part.items) if part.groups is None else part.groups for part in self.of_seeds]
+        return np.concatenate([first + groups for first, groups in zip(firsts, own, strict=False)])
+
+    @property
+    def independent(self) -> int:
+        """Number of independent test items."""
+        return sum(part.independent for part in self.of_seeds)
+
+    def select(self, seeds: Sequence[int]) -> FoldItems:
+        """Return a copy with these seeds, in this order."""
+        return FoldItems(tuple(self.of_seeds[self.seeds.index(seed)] for seed in seeds))
+
+    def scores(self) -> Floats:
+        """Return the score of each seed on its items, shape (seeds,)."""
+        return np.concatenate([part.scores() for part in self.of_seeds])
+
+    def on(self, weights: Floats) -> Floats:
+        """Return the scores, shape (draws, seeds), each on its part of *weights*."""
+        ends = np.cumsum([part.items for part in self.of_seeds])[:-1]
+        own = zip(self.of_seeds, np.split(weights, ends, axis=1), strict=True)
+        return np.concatenate([part.on(of_part) for part, of_part in own], axis=1)
+
+    def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
+        """Return the scores on *draws* resamples of each seed's items, shape (draws, seeds)."""
+        return np.concatenate([part.drawn(generator, draws) for part in self.of_seeds], axis=1)
+
+    def parts(self) -> tuple[float, float] | None:
+        """Return the bootstrap's variance parts for infinitely many draws, or None for a metric that is not a mean."""
+        return fold_parts([part.parts() for part in self.of_seeds])
+
+
+def fold_parts(of_seeds: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+    """Return the parts of a mean over seeds with their own items from those of each seed; None if one is unknown."""
+    known = [found[0] for found in of_seeds if found is not None]
+    if len(known) < len(of_seeds):
+        return None
+    seeds, item = len(known), sum(known) / len(known) ** 2
+    return item, (seeds - 1) / seeds * item
+
+
+@dataclass(frozen=True, eq=False)
 class ItemDifference:
     """Difference of two methods on the same seeds, and on the same items in every draw."""
 
@@ -208,7 +278,16 @@ class ItemDifference:
         if isinstance(self.first, ItemScores) and isinstance(self.second, ItemScores):
             item, both = mean_parts(self.first.values - self.second.values, self.groups)
             return float(item), float(both)
+        if isinstance(self.first, FoldItems) and isinstance(self.second, FoldItems):
+            pairs = zip(self.first.of_seeds, self.second.of_seeds, strict=True)
+            return fold_parts([ItemDifference(*pair).parts() for pair in pairs])
         return None
+
+
+def is_mean(scored: Items) -> bool:
+    """Tell if the scores are means over items, whose variance needs no draws."""
+    folds = isinstance(scored, FoldItems) and all(map(is_mean, scored.of_seeds))
+    return folds or isinstance(scored, ItemScores)
 
 
 def item_difference(first: Items, second: Items, seeds: Sequence[int]) -> ItemDifference:
@@ -217,17 +296,18 @@ def item_difference(first: Items, second: Items, seeds: Sequence[int]) -> ItemDi
     Raises:
         LoraBenchError: If the numbers of items or their groups differ, or a seed is missing.
     """
+    for one in (first, second):
+        missing = sorted(set(seeds) - set(one.seeds))
+        if missing:
+            raise LoraBenchError(f"there are no items of seed {missing[0]}; known: {sorted(one.seeds)}")
+    first, second = first.select(seeds), second.select(seeds)
     if first.items != second.items:
         raise LoraBenchError(
             f"the first method is scored on {first.items} items and the second on {second.items}; expected the same items"
         )
     if not same_groups(first, second):
         raise LoraBenchError("the items of the two methods have different groups; expected the same items")
-    for one in (first, second):
-        missing = sorted(set(seeds) - set(one.seeds))
-        if missing:
-            raise LoraBenchError(f"there are no items of seed {missing[0]}; known: {sorted(one.seeds)}")
-    return ItemDifference(first.select(seeds), second.select(seeds))
+    return ItemDifference(first, second)
 
 
 def in_groups(scored: ItemScores | ItemMetric, groups: Sequence[int] | None) -> ItemScores | ItemMetric:

@@ -143,6 +143,7 @@ def paired_difference(
     items: tuple[Items, Items] | None = None,
     draws: int = DRAWS,
     choices: Sequence[ChoiceError | None] = (),
+    overlap: float = 0.0,
 ) -> PairedDifference:
     """Compare two methods on one task.
 
@@ -153,6 +154,7 @@ def paired_difference(
         items: The same scores as functions of the test items, for both methods.
         draws: Resamples of seeds and items.
         choices: Errors of the choice of each method's learning rate; None if one was not chosen by trials.
+        overlap: Of folds, see `Estimate`.
 
     Raises:
         LoraBenchError: If a score is not finite, no seed is in both, the items are not the same, or they do not give the
@@ -172,7 +174,7 @@ def paired_difference(
         for method, scores in zip(items, (first, second), strict=True):
             check_items(method, scores, seeds)
         crossed = crossed_bootstrap(item_difference(*items, seeds), draw_seed=draw_seed, draws=draws)
-    estimate = with_items(np.array(differences), crossed, size).widened(choices)
+    estimate = with_items(np.array(differences), crossed, size, overlap).widened(choices)
     return PairedDifference(
         seeds=seeds,
         only_first=tuple(seed for seed in mine if seed not in second),

@@ -373,6 +373,8 @@ def _needed(asked: _Asked, adjusted: Adjusted, claims: MarginClaims | None, powe
     items = _item_variance(difference) + (difference.estimate.choice_sd or 0.0) ** 2  # no seed reduces it
     if power is None or not asked.enough or not difference.estimate.uncertainties or not difference.sd:
         return None
+    if difference.estimate.overlap:
+        return None  # there are no more seeds than folds
     margin_level = claims.level if claims is not None else adjusted.level
     return seeds_needed(
         difference.estimate.value,
@@ -391,7 +393,7 @@ def _needed_items(
     asked: _Asked, adjusted: Adjusted, claims: MarginClaims | None, power: float | None, needed: Needed | None
 ) -> int | None:
     difference, crossed = asked.difference, asked.difference.crossed
-    unknown = power is None or not asked.enough or not difference.sd
+    unknown = power is None or not asked.enough or not difference.sd or difference.estimate.overlap > 0
     if unknown or crossed is None or (asked.apart and difference.pairs < fewest_apart(adjusted.level)):
         return None
     margin_level = claims.level if claims is not None else adjusted.level

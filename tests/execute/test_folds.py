@@ -1,11 +1,19 @@
 """Rotating folds: the run of seed k tests fold k, so that the seeds together test every row once."""
 
+import csv
+from statistics import fmean
+
 import pytest
 
 from lora_bench.errors import BadInput
 from lora_bench.execute.run_suite import run_suite
+from lora_bench.plan.item_texts import item_texts
 from lora_bench.plan.make_plan import make_plan
+from lora_bench.records.analysis import Analysis
 from lora_bench.records.store import answers_in
+from lora_bench.report import render_markdown
+from lora_bench.report.model.comparison import compare
+from lora_bench.report.model.judged import judge_comparison
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import load_data
 from tests.project import SUITE, write_project
@@ -78,3 +86,59 @@ def test_different_rows_are_no_more_than_the_smallest_fold_trains_on(tmp_path):
     assert planned(tmp_path, f"{FIVE}distinct_examples: {min(rows)}\n").cells
     with pytest.raises(BadInput, match=f"more than the {min(rows)} training rows"):
         planned(tmp_path, f"{FIVE}distinct_examples: {min(rows) + 1}\n")
+
+
+def test_the_report_takes_folds_as_one_test_of_all_rows(tmp_path):
+    suite = FIVE.replace("{train_examples: 48}", "{train_examples: 96}") + "analysis: {reference: full, margin: 0.01}\n"
+    path = write_project(tmp_path / "project", suite)
+    outcome = run_suite(path, runs=tmp_path / "runs", workers=0)
+    report = outcome.report
+    (held,) = report.judged.held
+    assert held.difference.pairs == 5 and held.difference.crossed.items == 400
+    overlap = fmean(one.data.examples["test"] / one.data.examples["train"] for one in outcome.records)
+    assert held.difference.estimate.overlap == pytest.approx(overlap, rel=0.01)
+    for row in report.comparison.settings[0].rows:
+        own = [one for one in outcome.records if one.spec.method.label == row.label]
+        assert row.majority_score == pytest.approx(fmean(one.data.majority_score for one in own))
+        assert row.word_model_score == 1.0
+        given = report.given_answers[row.run_ids]
+        assert given.answers.shape == (1, 400)
+        assert given.right_share.mean() == pytest.approx(
+            sum(one.score * one.data.examples["test"] for one in own) / 400, abs=1e-6
+        )
+    # Rows without a group are 400 independent items; those that the table repeats stand together.
+    texts = item_texts(load_suite(path))
+    said = texts(outcome.records[0].spec.task, given.references.tolist())
+    rows = list(csv.DictReader((tmp_path / "project" / "tickets.csv").open(encoding="utf-8")))
+    labels = outcome.records[0].spec.task.labels
+    assert len({name for name, _ in said}) == 400
+    for (name, text), right in zip(said, given.references, strict=True):
+        assert rows[int(name) - 1] == {"subject": text, "queue": labels[right]}
+    page = render_markdown(report)
+    assert "400 test items" in page and "the test split, one of 5 folds for each seed" in page
+
+
+def test_methods_are_compared_on_the_folds_that_both_have(tmp_path):
+    outcome = run_suite(write_project(tmp_path / "project", FIVE), runs=tmp_path / "runs", workers=0)
+    full = [one for one in outcome.records if one.spec.method.label == "full"]
+    lora = [one for one in outcome.records if one.spec.method.label == "lora"]
+    records = [*full[:4], *lora]
+    judged = judge_comparison(
+        compare(records), records, answers_in(outcome.folder, records), Analysis(reference="full")
+    )
+    (held,) = judged.held
+    assert held.difference.seeds == (0, 1, 2, 3) and held.difference.only_first == (4,)
+    assert held.difference.crossed.items == sum(one.data.examples["test"] for one in full[:4])
+
+
+def test_trials_choose_a_rate_on_rows_apart_from_the_folds_of_their_own_seeds(tmp_path):
+    suite = FIVE.replace("[full, lora]", "[{method: lora, learning_rate: [0.001, 0.01]}]")
+    path = write_project(tmp_path / "project", suite + "tuning: {seeds: [100, 101], extend: false}\n")
+    outcome = run_suite(path, runs=tmp_path / "runs", workers=0)
+    trials = [one for one in outcome.records if one.spec.score_on == "selection"]
+    assert len(trials) == 4 and len(outcome.records) == 9
+    ((task, base),) = load_suite(path).tasks
+    for record in trials:
+        data = load_data(task, base, fold=record.spec.seed % 5)
+        assert record.predictions.count == len(data.splits["selection"].ids)
+        assert record.data.examples["test"] == len(data.splits["test"].ids)

@@ -27,7 +27,7 @@ from lora_bench.report.model.given_answers import NeverFound, given_by, never_fo
 from lora_bench.report.model.judged import judge_comparison
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.searches import Searches
-from lora_bench.report.model.seed_scores import AnswersOf, Scored, items_of, no_answers, scored
+from lora_bench.report.model.seed_scores import AnswersOf, Scored, items_of, no_answers, overlap_of, scored
 from lora_bench.stats import seed_from
 from lora_bench.stats.expected_loss import SURE, Contender, Loss, draw_scores, item_covariance, losses
 from lora_bench.stats.items import Floats
@@ -336,13 +336,14 @@ def _drawn(of_table: Sequence[Scored], setting: Setting) -> Floats | None:
         )
         for one, of_one in zip(of_table, sound, strict=True)
     ]
+    overlap = overlap_of(*of_table)
     items = [
         pair[0].select([name for name in of_one if isinstance(name, int)])
         for one, of_one in zip(of_table, sound, strict=True)
-        if (pair := items_of(one, of_table[0])) is not None
+        if not overlap and (pair := items_of(one, of_table[0])) is not None
     ]
     covariance = item_covariance(items, draw_seed) if len(items) == len(of_table) else None
-    return draw_scores(contenders, covariance, draw_seed)
+    return draw_scores(contenders, covariance, draw_seed, overlap)
 
 
 def _sound(row: Row, setting: Setting) -> dict[int | str, float]:

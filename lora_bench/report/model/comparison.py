@@ -12,6 +12,7 @@ status and reason. Rows are in alphabetical order, exempt ones first, so that a 
 from __future__ import annotations
 
 import json
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from lora_bench.report.model.rows import (
     grouped,
     in_order,
     make_row,
+    overlap_of,
     row_key,
     statuses,
     unique,
@@ -76,7 +78,7 @@ class Setting:
         spec: The spec of one of its runs, for what they share.
         differs: Conditions in which it differs from the other settings of its task, by dotted name.
         search: Whether a method was run with several learning rates on one base model.
-        examples: Sizes of the splits, where all its runs that know them agree.
+        examples: Sizes of the splits, where all its runs that know them agree; of folds the mean.
         rung: Rung of a successive halving that its trials are; None for all other runs.
     """
 
@@ -310,10 +312,17 @@ def _setting(records: list[Record], differs: dict[str, JsonValue], environments:
         budget=_held(records).budget,
         differs=differs,
         search=search,
-        examples=unique(record.data.examples for record in records if record.data is not None),
+        examples=_examples(records),
         tables=tuple(tables),
         rung=unique(record.rung for record in records),
     )
+
+
+def _examples(records: Sequence[Record]) -> dict[str, int] | None:
+    sizes = [record.data.examples for record in records if record.data is not None]
+    if not overlap_of(records):
+        return unique(sizes)
+    return {name: round(statistics.fmean(of.get(name, 0) for of in sizes)) for name in sizes[0]}
 
 
 def work_of(training: TrainingSpec) -> tuple[Axis, float] | None:

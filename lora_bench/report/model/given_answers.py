@@ -47,7 +47,7 @@ class GivenAnswers:
         classes: Names of the classes, or the types of entities; empty for regression.
         references: Right answer to each item, shape (items,); of several labels a text 1 for each right one, shape (items,
             classes). Of labels of words each word is an item, one sentence's after the other.
-        answers: Shape (runs, items), or (runs, items, classes).
+        answers: Shape (runs, items), or (runs, items, classes). Runs that test a fold each are one.
         probabilities: Probabilities of each run, shape (items, classes); empty if a run kept none.
         lengths: Words of each sentence, of labels of words; else empty.
         tags: Names of the answers, where `classes` are the types of entities; else empty.
@@ -145,7 +145,17 @@ def given_answers(comparison: Comparison, answers: AnswersOf) -> GivenByRow:
 def given_by(row: Row, task: TaskSpec, answers: AnswersOf) -> GivenAnswers | None:
     """Return the answers of a row, or None if some are missing, or are not classes or numbers of the same items."""
     stored = [found for score in row.scores if (found := answers(score.run_id)) is not None]
-    return given_in(stored, task) if len(stored) == len(row.scores) else None
+    if len(stored) < len(row.scores):
+        return None
+    return given_in([_as_one_run(stored)] if row.overlap and stored else stored, task)
+
+
+def _as_one_run(folds: Sequence[Answers]) -> Answers:
+    """Return the answers of runs that test a fold each as if one run had given them to all rows."""
+    shares = [share for one in folds for share in one.probabilities or ()]
+    predictions = [value for one in folds for value in one.predictions]
+    references = [value for one in folds for value in one.references]
+    return Answers(predictions, references, shares if len(shares) == len(references) else None)
 
 
 def given_in(stored: Sequence[Answers], task: TaskSpec) -> GivenAnswers | None:

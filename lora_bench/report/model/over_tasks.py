@@ -19,7 +19,7 @@ from lora_bench.records.analysis import Analysis
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.ranking import Contest, Rank, other_pairs, rank_all
 from lora_bench.report.model.rows import Row, grouped
-from lora_bench.report.model.seed_scores import DRAWS, Compared, Scored, both_risks, items_of
+from lora_bench.report.model.seed_scores import DRAWS, Compared, Scored, both_risks, items_of, overlap_of
 from lora_bench.stats import MacroDifference, Risk, Summary, Verdict, judge, macro_difference, seed_from, summarise
 from lora_bench.stats.apart import least_p
 from lora_bench.stats.verdict import FEWEST_PAIRS, VerdictName
@@ -178,14 +178,17 @@ def _macro_difference(pairs: Mapping[str, tuple[Scored, Scored]], *, draws: int)
     everywhere = [set(side.scores) for pair in pairs.values() for side in pair]
     if not set.intersection(*everywhere):
         return None
-    items = {task: found for task, pair in pairs.items() if (found := items_of(*pair)) is not None} if draws else {}
+    items = {task: found for task, pair in pairs.items() if (found := items_of(*pair)) is not None}
+    # Beside items, seeds alone give the lesser p-value.
+    overlap = statistics.fmean(overlap_of(*pair) for pair in pairs.values()) if draws or not items else 0.0
     return macro_difference(
         {task: one.scores for task, (one, _) in pairs.items()},
         {task: other.scores for task, (_, other) in pairs.items()},
         draw_seed=seed_from(*sorted(run_id for one, _ in pairs.values() for run_id in one.row.run_ids)),
-        items=items,
+        items=items if draws else {},
         draws=draws,
         choices={task: (one.choice, other.choice) for task, (one, other) in pairs.items()},
+        overlap=overlap,
     )
 
 

@@ -1,7 +1,8 @@
 """One row of a comparison: a method with one learning rate on one base model, over its seeds.
 
 A score's interval is the 95 % t-interval of the mean over seeds. It covers the spread between seeds and not the choice
-of the scored examples, which all runs of a table share; scores that are all the same have no spread and no interval. Speed
+of the scored examples, which all runs of a table share, unless each seed tests a fold of its own; scores that are all the same
+have no spread and no interval. Speed
 and memory are medians over seeds. Runs that ended in another way than `ok` stay in the row with status and reason.
 """
 
@@ -19,6 +20,7 @@ from pydantic import JsonValue
 
 from lora_bench.metrics import find
 from lora_bench.records.record import Environment, Parameters, Record, Status
+from lora_bench.records.spec import TaskSpec
 from lora_bench.report.text import GIB
 from lora_bench.stats import Summary, collapsed, summarise
 
@@ -80,6 +82,8 @@ class Row:
         environments: Indexes into the comparison's environments.
         extended: Whether it is of trials beyond the range of learning rates.
         forgetting: None unless the suite asked for retention.
+        overlap: Test rows for each training row where each seed tests a fold of its own, else 0. What depends on the fold, such
+            as `majority_score`, is then the mean.
     """
 
     label: str
@@ -116,6 +120,7 @@ class Row:
     resumed: int = 0
     extended: bool = False
     forgetting: Forgetting | None = None
+    overlap: float = 0.0
 
     @property
     def measured(self) -> bool:
@@ -160,6 +165,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
     target = first.budget.parameter_target if first.budget is not None else None
     counted = parameters.on(target[0]) if parameters is not None and target is not None else None
     within = first.budget.within(counted) if first.budget is not None and counted is not None else None
+    overlap = overlap_of(records)
     return Row(
         label=method.label,
         method=method.name,
@@ -173,7 +179,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         seeds=tuple(record.spec.seed for record in records),
         statuses=statuses(records),
         scores=tuple(scores),
-        score=summarise([score.value for score in scores]) if scores else None,
+        score=summarise([score.value for score in scores], overlap=overlap) if scores else None,
         failures=tuple(
             Failure(
                 run_id=record.run_id,
@@ -198,22 +204,23 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         train_seconds_total=total_of(speed.train_seconds for speed in all_speeds),
         evaluation_seconds=median_of(speed.evaluation_seconds for speed in speeds),
         evaluation_seconds_total=total_of(speed.evaluation_seconds for speed in all_speeds),
-        majority_score=unique(floor_of(record) for record in records if record.data is not None),
-        least_learned=unique(map(least_learned, records)),
-        word_model_score=_word_model_score(records),
+        majority_score=over_folds((floor_of(record) for record in records if record.data is not None), overlap),
+        least_learned=over_folds(map(least_learned, records), overlap),
+        word_model_score=_word_model_score(records, overlap),
         checkpoint_bytes=median_of(record.weights.stored_bytes for record in records if record.weights is not None),
         resumed=sum(record.resumed for record in records),
         extended=any(record.extended for record in records),
         environments=tuple(sorted({environment_index(record, environments) for record in records} - {-1})),
         forgetting=_forgetting(records),
+        overlap=overlap,
     )
 
 
-def _word_model_score(records: Sequence[Record]) -> float | None:
-    """Return the score of words alone: the mean over draws of rows where each run has its own."""
+def _word_model_score(records: Sequence[Record], overlap: float) -> float | None:
+    """Return the score of words alone: the mean over draws of rows, or folds, where each run has its own."""
     found = [record.data.word_model_score for record in records if record.data is not None]
     scores = [one for one in found if one is not None]
-    if scores and all(record.spec.training.distinct_seed is None for record in records):
+    if scores and (overlap or all(record.spec.training.distinct_seed is None for record in records)):
         return statistics.fmean(scores)
     return unique(scores)
 
@@ -263,6 +270,29 @@ def least_learned(record: Record) -> float | None:
         return floor
     variance = floor * (1 - floor) / items if metric.constant is None else 1 / (items - 1)
     return floor + 2 * math.sqrt(max(0.0, variance))
+
+
+def folds_of(task: TaskSpec) -> int | None:
+    """Return the number of folds of which each seed tests one; None if all test the same rows."""
+    split = (task.definition or {}).get("split")
+    folds = split.get("folds") if isinstance(split, dict) else None
+    return folds if isinstance(folds, int) else None
+
+
+def overlap_of(records: Iterable[Record]) -> float:
+    """Return the test rows for each training row where each seed tests a fold of its own; 0 where all test the same rows."""
+    shares = []
+    for record in records:
+        if folds_of(record.spec.task) is not None and record.data is not None:
+            trained = record.spec.training.distinct_examples or record.data.examples["train"]
+            shares.append(record.data.examples["test"] / trained)
+    return statistics.fmean(shares) if shares else 0.0
+
+
+def over_folds(values: Iterable[float | None], overlap: float) -> float | None:
+    """Return what runs have in common, or the mean where they test folds of an *overlap*."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if overlap and known else unique(known)
 
 
 def environment_index(record: Record, environments: Sequence[Environment]) -> int:

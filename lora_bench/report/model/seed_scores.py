@@ -14,7 +14,7 @@ from lora_bench.metrics.support.label_arrays import are_label_sets
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.store import Answers
 from lora_bench.report.model.comparison import Setting
-from lora_bench.report.model.rows import Row, fallen_runs
+from lora_bench.report.model.rows import Row, Score, fallen_runs
 from lora_bench.stats import (
     ChoiceError,
     Items,
@@ -30,13 +30,14 @@ from lora_bench.stats import (
 )
 from lora_bench.stats.apart import least_p
 from lora_bench.stats.crossed import with_items
-from lora_bench.stats.items import same_groups
+from lora_bench.stats.items import FoldItems, is_mean, same_groups
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
 # Resamples of test items, for a metric that is no mean over them.
 DRAWS = 2_000
 
 AnswersOf = Callable[[str], Answers | None]
+References = Sequence[Any] | dict[int, Sequence[Any]]
 
 
 def no_answers(run_id: str) -> Answers | None:
@@ -52,14 +53,14 @@ class Scored:
         scores: Scores by seed; runs of unknown seed have no partner and are left out.
         items: Scores as functions of the test items, where the predictions of all runs are stored and the metric has that
             form.
-        expected: The references of these items, which two rows must share.
+        expected: The references of these items, by seed where each tests a fold of its own; two rows must share them.
         choice: Error of the choice of its learning rate; None if no trials at hand chose it.
     """
 
     row: Row
     scores: dict[int, float]
     items: Items | None
-    expected: Sequence[Any] | None
+    expected: References | None
     choice: ChoiceError | None = None
 
 
@@ -77,7 +78,18 @@ def has_items(setting: Setting) -> bool:
     return declared is not None and declared.of_items
 
 
-def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Sequence[Any]] | None:
+def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, References] | None:
+    if not row.overlap:
+        return _items_of(row.scores, setting, answers)
+    parts = {score.seed: _items_of([score], setting, answers) for score in row.scores}
+    known = {seed: part for seed, part in parts.items() if part is not None and seed is not None}
+    if len(known) < len(row.scores) or not known:
+        return None
+    return FoldItems(tuple(items for items, _ in known.values())), {seed: right for seed, (_, right) in known.items()}
+
+
+def _items_of(scores: Sequence[Score], setting: Setting, answers: AnswersOf) -> tuple[Items, Sequence[Any]] | None:
+    """Return the scores of runs on the same test items as functions of these, with their references."""
     metric = setting.spec.task.metric
     if metric is None or not has_items(setting):
         return None
@@ -86,7 +98,7 @@ def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Seque
     declared = find(metric)
     of_item = None if declared is None else declared.of_item
     by_item = groups = None
-    for score in row.scores:
+    for score in scores:
         found = answers(score.run_id)
         if found is None or score.seed is None:
             return None
@@ -114,11 +126,20 @@ def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Seque
 
 def items_of(one: Scored, other: Scored) -> tuple[Items, Items] | None:
     """Return the items of two rows, where both have them and they are the same."""
-    if one.items is None or other.items is None or one.expected != other.expected:
+    mine, theirs = one.items, other.items
+    if mine is None or theirs is None:
         return None
-    if not same_groups(one.items, other.items):
-        return None
-    return one.items, other.items
+    right, same = one.expected, one.expected == other.expected
+    if isinstance(right, dict) and isinstance(other.expected, dict):
+        shared = [seed for seed in right if seed in other.expected]
+        same = bool(shared) and all(right[seed] == other.expected[seed] for seed in shared)
+        mine, theirs = (mine.select(shared), theirs.select(shared)) if shared else (mine, theirs)
+    return (mine, theirs) if same and same_groups(mine, theirs) else None
+
+
+def overlap_of(*rows: Scored) -> float:
+    """Return the test rows for each training row where seeds test folds of their own; 0 where all test the same rows."""
+    return max(one.row.overlap for one in rows)
 
 
 # A difference, and the items that enter where both rows have them.
@@ -140,6 +161,7 @@ def difference_of(one: Scored, other: Scored) -> Compared | str:
         items=items,
         draws=_draws(items),
         choices=(one.choice, other.choice),
+        overlap=overlap_of(one, other),
     )
     return difference, items
 
@@ -199,13 +221,16 @@ def gain_and_p(
     values = np.array([one.scores[seed] - other.scores[seed] for seed in seeds])
     size = max(abs(side.scores[seed]) for side in (one, other) for seed in seeds)
     share = analysis.share(len(seeds))
-    choices = one.choice, other.choice
-    estimate = replace(with_items(values, None, size), share=share).widened(choices)
-    p_value, items = estimate.p_value(), items_of(one, other)
+    choices, items = (one.choice, other.choice), items_of(one, other)
+    overlap = overlap_of(one, other)
+    # Beside items, seeds alone give the lesser p-value.
+    alone = with_items(values, None, size, overlap if items is None else 0.0)
+    estimate = replace(alone, share=share).widened(choices)
+    p_value = estimate.p_value()
     if items is not None and (p_value is None or p_value <= analysis.alpha):
         difference = item_difference(*items, seeds)
         crossed = crossed_bootstrap(difference, draw_seed=_draw_seed(one, other), draws=_draws(items))
-        p_value = replace(with_items(values, crossed, size), share=share).widened(choices).p_value()
+        p_value = replace(with_items(values, crossed, size, overlap), share=share).widened(choices).p_value()
     if p_value is not None and (apart or collapse_seen(one.row, other.row, higher_is_better=higher_is_better)):
         p_value = max(p_value, min(1.0, least_p(len(seeds)) / share))
     gain = estimate.value if higher_is_better else -estimate.value
@@ -232,5 +257,4 @@ def _draw_seed(one: Scored, other: Scored) -> int:
 
 def _draws(items: tuple[Items, Items] | None) -> int:
     # A mean over items needs no draws for its variance, and 2,000 give that of another metric to 2 %.
-    means = items is not None and all(isinstance(one, ItemScores) for one in items)
-    return 0 if means else DRAWS
+    return 0 if items is not None and all(map(is_mean, items)) else DRAWS

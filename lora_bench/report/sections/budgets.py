@@ -12,7 +12,7 @@ from lora_bench.records.record import Record
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, TextList, TextTable, wide_table
 from lora_bench.report.model.comparison import Comparison, Setting, rows_of, work_of
-from lora_bench.report.model.rows import Row, in_order, median_of
+from lora_bench.report.model.rows import Row, folds_of, in_order, median_of
 from lora_bench.report.sections.method_tables import EXEMPT, each_row, method_name, model_name, setting_name, size
 from lora_bench.report.text import MISSING, code, count, inert, plural
 
@@ -228,7 +228,9 @@ def _peak(setting: Setting) -> str:
 
 
 def _scored_on(setting: Setting) -> str:
-    return f"the {setting.spec.score_on} split" if setting.spec.score_on is not None else MISSING
+    folds = folds_of(setting.spec.task)
+    of = f", one of {folds} folds for each seed" if folds is not None else ""
+    return f"the {setting.spec.score_on} split{of}" if setting.spec.score_on is not None else MISSING
 
 
 def _tried(setting: Setting) -> str:

@@ -8,6 +8,7 @@ import re
 from lora_bench.report.model.comparison import work_of
 from lora_bench.report.model.decision import Decision
 from lora_bench.report.model.overview import Overview
+from lora_bench.report.model.rows import folds_of
 from lora_bench.report.sections.chosen_rates import tried_rates
 from lora_bench.report.sections.tuning import rates_compared
 from lora_bench.report.sections.verdicts import MANY
@@ -31,7 +32,8 @@ def next_lines(seen: Overview, decision: Decision) -> list[str]:
             f"another `learning_rate` for {listed([code(label) for label in failing])}, of which many runs learned nothing"
         )
     few = max(contrast.verdict.pairs for contrast in seen.contrasts) < RECOMMENDATION_PAIRS
-    total = RECOMMENDATION_PAIRS if pick is not None and few else seeds_to_decide(seen)
+    folds = _folds(seen)
+    total = RECOMMENDATION_PAIRS if pick is not None and few and folds is None else seeds_to_decide(seen)
     if seen.learned_little or failing or (pick is not None and not few):
         total = None
     if taken is not None and all(place.row.checkpoint_bytes is not None for place in taken.places):
@@ -43,9 +45,9 @@ def next_lines(seen: Overview, decision: Decision) -> list[str]:
         trials = " or more `tuning: seeds`" if any(one.verdict.choice_sd for one in seen.contrasts) else ""
         items = [one.verdict.needed_items for one in seen.contrasts if one.verdict.needed_items is not None]
         more = f"some {min(items):,}" if items else "more"
-        keys.append(
-            f"`tasks` to one with {more} test items{trials}, since no number of seeds up to 1,000 is likely to decide"
-        )
+        to = f"{more} test items" if folds is None else "more rows"
+        why = "no number of seeds up to 1,000 is likely to decide" if folds is None else "every row is tested"
+        keys.append(f"`tasks` to one with {to}{trials}, since {why}")
     command = suite_command(seen)
     if command is not None and (keys or total is not None):
         seeds = "" if total is None else f" --seeds {total}"
@@ -112,7 +114,9 @@ def seeds_to_decide(seen: Overview) -> int | None:
     needed = sorted(verdict.needed.seeds for verdict in seen.open if verdict.needed is not None)
     if needed:
         return needed[(len(needed) - 1) // 2]
-    most = max(contrast.verdict.pairs for contrast in seen.contrasts)
+    most, folds = max(contrast.verdict.pairs for contrast in seen.contrasts), _folds(seen)
+    if folds is not None:
+        return folds if most < folds else None
     return RECOMMENDATION_PAIRS if most < RECOMMENDATION_PAIRS else None
 
 
@@ -120,10 +124,14 @@ def more_seeds(seen: Overview) -> list[str]:
     """Return a sentence on how many more seeds would decide, with the time that they take."""
     total = seeds_to_decide(seen)
     have = max(contrast.verdict.pairs for contrast in seen.contrasts)
+    folds = _folds(seen)
     if total is None:
-        return ["No number of seeds up to 1,000 is expected to decide."]
+        alone = "No number of seeds up to 1,000 is expected to decide."
+        return [alone if folds is None else "Every row is tested once, so only more rows would decide more."]
     more, time = plural(total - have, "more seed"), _time(seen, total - have)
     needed = [contrast for contrast in seen.contrasts if contrast.verdict.needed is not None]
+    if folds is not None and total == folds:
+        return [f"With {more} a method{f', {time},' if time else ''} every row is tested once."]
     if not needed:
         return [
             f"With {more} a method ({total} in all{f', {time}' if time else ''}) a recommendation is possible, "
@@ -134,6 +142,13 @@ def more_seeds(seen: Overview) -> list[str]:
     return [
         f"About {more} a method{f' ({time})' if time else ''} would likely decide {of}, if the differences seen are true."
     ]
+
+
+def _folds(seen: Overview) -> int | None:
+    """Return the number of folds of which each seed tests one; None if all seeds of a task test the same rows."""
+    return min(
+        (folds for one in seen.contrasts if (folds := folds_of(one.setting.spec.task)) is not None), default=None
+    )
 
 
 def _time(seen: Overview, more: int) -> str:

@@ -283,6 +283,18 @@ def test_few_seeds_have_weaker_words(seeds, strength):
     assert (more in "".join(found.next)) == (strength != "recommendation")
 
 
+@pytest.mark.parametrize("seeds", [4, 5])
+def test_no_more_seeds_than_folds_are_asked_for(seeds):
+    task = {"definition": {"task": "vader_film", "split": {"folds": 5}}}
+    folded = [
+        one.model_copy(update={"spec": one.spec.model_copy(update={"task": one.spec.task.model_copy(update=task)})})
+        for one in runs("full", 0, seeds) + runs("lora", 0.001, seeds)
+    ]
+    said = "".join(headline(folded)[0].next)
+    assert ("--seeds 5" in said) == (seeds < 5) and "--seeds 10" not in said
+    assert ("since every row is tested" in said) == (seeds == 5)
+
+
 def test_more_seeds_after_seeds_until_decided_spend_the_error_level_again():
     looked = Analysis(reference="full", margin=0.01, seeds=UntilDecided(until="decided", at_least=4, at_most=5))
     (step,) = headline(runs("full", 0, 5, looked) + runs("prefix_tuning", -0.05, 5, looked))[0].next
