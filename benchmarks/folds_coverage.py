@@ -1,6 +1,6 @@
 """What intervals of rotating folds do on data of which the truth is known, beside those of one test split.
 
-    python -m benchmarks.folds_coverage              the table of docs/error-rates.md; some ten minutes of one CPU core
+    python -m benchmarks.folds_coverage              the table of docs/error-rates.md; some three minutes of one CPU core
     python -m benchmarks.folds_coverage --quick      seconds: shows that it runs
 
 Rows are drawn from two normal classes, and two methods are trained on them: least squares with a ridge, each on features of
@@ -256,7 +256,7 @@ SHOWN = ("t", "items", "Nadeau", "reported", "alone")
 
 def lines(worlds: Sequence[World], experiments: int, *, each: bool = False) -> Iterator[str]:
     """A Markdown table: for each design the least coverage over worlds, or of *each*, and the largest bias."""
-    yield f"| {'/'.join(SHOWN)} | difference | over tables | score | different ones found | bias, points |"
+    yield f"| {'/'.join(SHOWN)} | difference | over tables | score | found | bias, points |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for design in DESIGNS:
         found = {world.name: coverage(world, design, experiments) for world in worlds}

@@ -83,10 +83,18 @@ def train_final(file: Path, runs: Path, out: Path, display: Display) -> str:
     examples, expected = _examples(winner), f"{winner.record.spec.task.metric} {text.score(score.mean)}"
     note = (
         f"Trained on nearly all rows. The same settings on {examples['train'] / sum(examples.values()):.0%} of the rows had a "
-        f"mean {expected} over {text.plural(score.n, 'seed')} on rows that they had not seen."
+        f"mean {expected}{_interval(winner)} over {text.plural(score.n, 'seed')} on rows that they had not seen."
     )
     _write(replace(trained, note=note), out)
     return f"model: {out}, {winner.row.label} on nearly all rows; expect {expected} or a little more"
+
+
+def _interval(winner: Winner) -> str:
+    """Return the interval of the score on new rows, where the seeds tested folds."""
+    interval = winner.row.score.interval if winner.row.score is not None and winner.row.overlap else None
+    if interval is None:
+        return ""
+    return f" (95 % interval on new rows: {text.score(interval.low)} to {text.score(interval.high)})"
 
 
 def _write(winner: Winner, out: Path) -> None:

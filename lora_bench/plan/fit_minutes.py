@@ -2,7 +2,8 @@
 
 The plan of a first draft tells what each method costs, at the machine's speed now. From that comes the first of `DESIGNS` that
 fits: methods are compared by runs of some epochs at least, so less time leaves fewer seeds and rates before it leaves
-shorter runs. All seeds are counted, also those that a decided method will not need.
+shorter runs. All seeds are counted, also those that a decided method will not need. From `FOLDS` seeds on each tests a fold of
+its own, unless the table names its test rows.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +22,9 @@ from lora_bench.plan.machine_speed import bfloat16_gain
 from lora_bench.plan.make_plan import Plan, make_plan
 from lora_bench.records.environment import cuda_devices
 from lora_bench.stats.rates import half
-from lora_bench.suite.from_table import BATCH, MOST_RATES, TRIAL_SEEDS, Draft, rates_of, shares_of
+from lora_bench.suite.from_table import BATCH, FOLDS, MOST_RATES, TRIAL_SEEDS, Draft, may_fold, rates_of, shares_of
 from lora_bench.suite.load_suite import load_suite
+from lora_bench.tasks import load_data
 from lora_bench.tasks.look import TableFacts
 
 DEFAULT_MODEL = "minilm-l6-roberta"
@@ -64,14 +67,18 @@ class Design:
         tried = self.rates + 1  # one more, as the best may be at an edge
         return self.seeds + tried + half(tried) * (len(TRIAL_SEEDS) - 1)
 
+    def folds_of(self, seen: TableFacts) -> int | None:
+        """Return the number of folds of a table, one for each seed; None for one test split."""
+        return self.seeds if self.seeds >= FOLDS and may_fold(seen, self.seeds) else None
+
 
 # The best first.
 DESIGNS = (
     Design(10, 3, 12, plateau=True),
-    Design(6, 3, 12, plateau=True),
-    Design(6, 3, 6),
-    Design(6, 3, 4),
-    Design(5, 3, 3),
+    Design(FOLDS, 3, 12, plateau=True),
+    Design(FOLDS, 3, 6),
+    Design(FOLDS, 3, 4),
+    Design(FOLDS, 3, 3),
     Design(4, 2, 3),
     Design(3, 2, 3),
     Design(3, 1, 3),
@@ -102,7 +109,7 @@ def draft_suite(seen: TableFacts, folder: Path, *, model: str = DEFAULT_MODEL, m
     if not known:
         reasons = "; ".join(sorted({cell.fit.reason or "" for cell in plan.cells}))
         raise LoraBenchError(f"no method can train {model}: {reasons}")
-    costs = _Costs(plan, seen.rows)
+    costs = _Costs(plan, seen)
     around = TIMES_DRAFT * (time.monotonic() - begun)
     seconds = 60 * minutes - around
     found = costs.fit([tuple(known), tuple(label for label in FEWEST if label in known) or tuple(known)], seconds)
@@ -113,7 +120,7 @@ def draft_suite(seen: TableFacts, folder: Path, *, model: str = DEFAULT_MODEL, m
             f"{max(needed, 0.1):.1f} for the least that is worth reading; give them with --minutes, or a smaller --model"
         )
     labels, design, examples = found
-    return replace(
+    chosen = replace(
         draft,
         methods=labels,
         rates=design.rates,
@@ -121,16 +128,17 @@ def draft_suite(seen: TableFacts, folder: Path, *, model: str = DEFAULT_MODEL, m
         train_examples=examples,
         plateau=design.plateau,
         large=any(count.total > SMALL_MODEL for count in known.values()),
-        final_seconds=costs.final(labels, examples),
+        final_seconds=costs.final(labels, design, examples),
+        folds=design.folds_of(seen),
     )
+    return chosen if chosen.folds is None or _deals_out(chosen, folder) else replace(chosen, folds=None)
 
 
 class _Costs:
-    """Times of designs on this machine, by the plan of a draft of `PROBED_EXAMPLES`, for a table of so many rows."""
+    """Times of designs on this machine for a table, by the plan of a draft of `PROBED_EXAMPLES`."""
 
-    def __init__(self, plan: Plan, all_rows: int) -> None:
-        self._train_share = shares_of(all_rows)[0]
-        self._rows = int(all_rows * self._train_share)
+    def __init__(self, plan: Plan, seen: TableFacts) -> None:
+        self._seen = seen
         self._of_run: Mapping[str, float] = {cell.job.spec.method.label: cell.estimate.seconds for cell in plan.cells}
         # A frozen base model reads each row once, however often it comes round.
         self._frozen = {
@@ -158,30 +166,53 @@ class _Costs:
 
     def _examples(self, design: Design) -> int:
         """Return the examples of a run, in whole batches."""
-        enough = min(ENOUGH_STEPS * BATCH, MOST_EPOCHS * self._rows)
-        return -(-max(design.epochs * self._rows, enough) // BATCH) * BATCH
+        rows = int(self._seen.rows * self._train_share(design))
+        enough = min(ENOUGH_STEPS * BATCH, MOST_EPOCHS * rows)
+        return -(-max(design.epochs * rows, enough) // BATCH) * BATCH
+
+    def _train_share(self, design: Design) -> float:
+        """Return the share of the rows that a run is trained on."""
+        folds, (train, selection, _) = design.folds_of(self._seen), shares_of(self._seen.rows)
+        return train if folds is None else 1 - 1 / folds - selection
 
     def _seconds(self, labels: Sequence[str], design: Design, examples: int) -> float:
         """Return the time of all runs, and of one of the costliest method on all rows."""
         of_run = [
             self._of_run[label] * (1 if label in self._frozen else examples / PROBED_EXAMPLES) for label in labels
         ]
-        return sum(of_run) * design.runs / self._workers + self.final(labels, examples)
+        return sum(of_run) * design.runs / self._workers + self.final(labels, design, examples)
 
-    def final(self, labels: Sequence[str], examples: int) -> float:
+    def final(self, labels: Sequence[str], design: Design, examples: int) -> float:
         """Return the time of a run of the costliest method on all rows, for as many epochs."""
-        return max(self._of_run[label] for label in labels) * examples / PROBED_EXAMPLES / self._train_share
+        costliest = max(self._of_run[label] for label in labels)
+        return costliest * examples / PROBED_EXAMPLES / self._train_share(design)
 
 
 def _plan_of(draft: Draft, folder: Path) -> Plan:
     """Return the plan of a draft, as if there were no records."""
-    # The file lies where the suite will, so that paths in it lead to the same places.
+    with _written(draft, folder) as path, tempfile.TemporaryDirectory() as elsewhere:
+        return make_plan(load_suite(path), Path(elsewhere) / "runs")
+
+
+def _deals_out(draft: Draft, folder: Path) -> bool:
+    """Tell if every fold of a draft has rows: few groups may all be in others."""
+    with _written(draft, folder) as path:
+        ((task, base),) = load_suite(path).tasks
+        try:
+            load_data(task, base)
+        except BadInput:
+            return False
+        return True
+
+
+@contextmanager
+def _written(draft: Draft, folder: Path) -> Iterator[Path]:
+    """Write a draft to a file that lies where the suite will, so that paths in it lead to the same places."""
     handle, path = tempfile.mkstemp(prefix=f".{draft.name}-", suffix=".yaml", dir=folder)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(draft.text(folder))
-        with tempfile.TemporaryDirectory() as elsewhere:
-            return make_plan(load_suite(path), Path(elsewhere) / "runs")
+        yield Path(path)
     except BadInput as error:
         # The file is gone when the user reads its name.
         own = Path(path).name

@@ -26,6 +26,8 @@ BATCH = 16
 LONGEST = 256
 # Scores are first judged after so many seeds, so that a method that is worse everywhere gets no more of them.
 FIRST_LOOK = 4
+# Folds that a table is dealt into; fewer seeds have one test split.
+FOLDS = 5
 
 # Editors read YAML 1.2, where 1_000 is a text, so numbers are plain.
 _TEMPLATE = """\
@@ -102,6 +104,7 @@ class Draft:
         minutes: Time that it was made for.
         final_seconds: Time that a run on all rows is likely to take.
         bfloat16_gain: How many times as fast this machine trains in bfloat16; None to train in float32.
+        folds: Number of folds, of which each seed tests one; None for one test split.
     """
 
     seen: TableFacts
@@ -115,11 +118,14 @@ class Draft:
     minutes: float
     final_seconds: float = 0.0
     bfloat16_gain: float | None = None
+    folds: int | None = None
 
     @property
     def said(self) -> str:
         """What is compared, in words."""
         seeds = f"{'up to ' if self.seeds > FIRST_LOOK else ''}{self.seeds} seed{'s' if self.seeds > 1 else ''}"
+        if self.folds is not None:
+            seeds = f"{self.folds} folds, which test every row once"
         rates = f"{self.rates} learning rates" if self.rates > 1 else "one learning rate"
         until = "until a plateau, at most " if self.plateau else ""
         left_out = [label for label in rates_of(large=self.large) if label not in self.methods]
@@ -136,18 +142,19 @@ class Draft:
     def text(self, folder: Path) -> str:
         """Return the suite as YAML with comments, for a file in *folder*."""
         known = rates_of(large=self.large)
-        tests = self.seen.test_rows or max(1, round(self.seen.rows * shares_of(self.seen.rows)[2]))
+        share = shares_of(self.seen.rows)[2] if self.folds is None else 1.0
+        tests = self.seen.test_rows or max(1, round(self.seen.rows * share))
         return _TEMPLATE.format(
             schema=_schema(folder),
             name=self.name,
             tests=tests,
             smallest=smallest_difference(tests),
-            task="\n".join(_task_lines(self.name, self.seen, folder)),
+            task="\n".join(_task_lines(self.name, self.seen, folder, self.folds)),
             model=as_yaml(self.model),
             methods="\n".join(_method_line(label, known[label][: self.rates]) for label in self.methods),
             tuning=_TUNING[self.rates],
             of_rates=_TRIED if self.rates > 1 else _GIVEN,
-            seeds=_seeds_line(self.seeds),
+            seeds=_seeds_line(self.seeds, self.folds),
             minutes=self.minutes,
             work=_work_line(self.train_examples, plateau=self.plateau),
             batch=BATCH,
@@ -175,12 +182,19 @@ def shares_of(rows: int) -> tuple[float, float, float]:
     return round(1 - selection - test, 6), selection, test
 
 
-def _split(seen: TableFacts) -> str:
+def may_fold(seen: TableFacts, folds: int) -> bool:
+    """Tell if each seed can test a fold of a table: it names no test rows, and a fold has no more than are worth scoring."""
+    return not seen.files and not {"column", "in_order"} & seen.split.keys() and seen.rows / folds <= ENOUGH_TESTS
+
+
+def _split(seen: TableFacts, folds: int | None) -> str:
     """Return the key `split`: the shares of splits that have no file of their own, and the columns that deal rows out."""
     train, selection, test = shares_of(seen.rows)
     shares = (
         {"selection": selection, "test": test} if seen.files else {"train": train, "selection": selection, "test": test}
     )
+    if folds is not None:
+        shares = {"folds": folds, "selection": selection}
     said = [f"{part}: {share:g}" for part, share in shares.items() if part not in seen.files]
     said += [f"{key}: {as_yaml(column)}" for key, column in seen.split.items()]
     said += ["stratify: true"] if said and "in_order" not in seen.split else []
@@ -205,9 +219,9 @@ def _schema(folder: Path) -> str:
     return file.relative_to(here).as_posix() if file.is_relative_to(here) else file.as_uri()
 
 
-def _seeds_line(most: int) -> str:
+def _seeds_line(most: int, folds: int | None) -> str:
     """Return the key of the seeds: a list, or added until decided where there are more than at the first look."""
-    if most <= FIRST_LOOK:
+    if most <= FIRST_LOOK or most == folds == FOLDS:
         return f"seeds: {list(range(most))}"
     return f"seeds: {{until: decided, at_least: {FIRST_LOOK}, at_most: {most}}}  # or a list, such as [0, 1, 2]"
 
@@ -274,7 +288,7 @@ def _with_commas(label: object) -> object:
 
 def task_flow(seen: TableFacts, folder: Path) -> str:
     """Return the task of a table as YAML on one line, for a suite in *folder*."""
-    keys = _task_keys(name_of(seen.file.name), seen, folder)
+    keys = _task_keys(name_of(seen.file.name), seen, folder, None)
     # Shares alone are `try`'s; a column that deals rows out is the user's.
     own = {key: value for key, (value, _) in keys.items() if key != "split" or seen.split}
     given = ", ".join(f"{key}: {value}" for key, value in own.items())
@@ -297,7 +311,7 @@ def as_yaml(text: str) -> str:
     return text if plain else str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**6)).strip()
 
 
-def _task_keys(name: str, seen: TableFacts, folder: Path) -> dict[str, tuple[str, str]]:
+def _task_keys(name: str, seen: TableFacts, folder: Path, folds: int | None) -> dict[str, tuple[str, str]]:
     """Return the keys of a table's task, each with its value and a comment, which may be empty."""
     text = [as_yaml(column) for column in seen.text]
     uneven = ("leave_out", "rows with too few or too many values") if seen.uneven else None
@@ -309,6 +323,7 @@ def _task_keys(name: str, seen: TableFacts, folder: Path) -> dict[str, tuple[str
         label = f"{{column: {label}, start: {as_yaml(seen.start)}}}"
     if seen.columns:
         label = f"[{', '.join(map(as_yaml, seen.columns))}]"
+    dealt = "shares of the rows, and of each class" if folds is None else "seed k tests fold k; even in each class"
     given = {
         "task": (name, ""),
         "data": (_data(seen, folder), ""),
@@ -325,7 +340,7 @@ def _task_keys(name: str, seen: TableFacts, folder: Path) -> dict[str, tuple[str
         "labels": (f"[{', '.join(map(as_yaml, seen.labels))}]", "") if seen.labels else None,
         "unanswerable": ("true", "") if seen.unanswerable else None,
         "metric": (seen.metric or find_kind(seen.kind).usual_metric, ""),
-        "split": (split, "shares of the rows, and of each class") if (split := _split(seen)) else None,
+        "split": (split, dealt) if (split := _split(seen, folds)) else None,
     }
     return {key: value for key, value in given.items() if value is not None}
 
@@ -337,10 +352,10 @@ def _data(seen: TableFacts, folder: Path) -> str:
     return named["train"] if not seen.files else f"{{{', '.join(f'{name}: {path}' for name, path in named.items())}}}"
 
 
-def _task_lines(name: str, seen: TableFacts, folder: Path) -> list[str]:
+def _task_lines(name: str, seen: TableFacts, folder: Path, folds: int | None) -> list[str]:
     lines = [
         f"{key}: {value}" + (f"  # {comment}" if comment else "")
-        for key, (value, comment) in _task_keys(name, seen, folder).items()
+        for key, (value, comment) in _task_keys(name, seen, folder, folds).items()
     ]
     return [f"  - {lines[0]}", *(f"    {line}" for line in lines[1:])]
 

@@ -14,6 +14,7 @@ from lora_bench.execute.run_suite import Silent
 from lora_bench.plan.fit_minutes import Design, draft_suite
 from lora_bench.records.store import read_records
 from lora_bench.suite.load_suite import load_suite
+from lora_bench.tasks.guess_task import LookOptions
 from lora_bench.tasks.look import look
 from lora_bench.training.winner import find_winner
 from lora_bench.util.signals import Stopped
@@ -141,9 +142,57 @@ def test_more_minutes_give_more_runs_before_longer_ones(project, monkeypatch):
             more.seeds,
         )
     assert (drafts[-1].seeds, drafts[-1].rates, drafts[-1].plateau) == (10, 3, True)
-    # 390 rows to train: 12 epochs are 4,680, in whole batches 4,688; three would be fewer than 200 steps of 16.
-    assert drafts[-1].train_examples == 4_688 and {draft.train_examples for draft in drafts[:3]} == {3_200}
+    # 10 folds leave 480 rows to train: 12 epochs are 5,760; three would be fewer than 200 steps of 16.
+    assert drafts[-1].train_examples == 5_760 and {draft.train_examples for draft in drafts[:2]} == {3_200}
     assert len(drafts[-1].methods) == 4
+
+
+def test_with_time_for_five_seeds_each_tests_a_fold(project, monkeypatch):
+    monkeypatch.setattr("lora_bench.plan.fit_minutes.DESIGNS", (Design(seeds=5, rates=1, epochs=3),))
+    write_data(project / "new.csv", 50)
+    head, *rows = (project / "tickets.csv").read_text().splitlines()
+    for name, customers in (("many", 60), ("few", 8)):
+        of = [f"{row},{number % customers}" for number, row in enumerate(rows)]
+        (project / f"{name}.csv").write_text("\n".join([f"{head},customer", *of]) + "\n")
+    asked = {
+        "tickets": LookOptions(),
+        "many": LookOptions(group="customer"),
+        "few": LookOptions(group="customer", text="subject", label="queue"),
+        "own": LookOptions(test=project / "new.csv"),
+        "time": LookOptions(time="customer", text="subject", label="queue"),
+    }
+    tables = {"own": "tickets", "time": "many"}
+    found = {
+        name: draft_suite(look(project / f"{tables.get(name, name)}.csv", of), project, model="base", minutes=60)
+        for name, of in asked.items()
+    }
+    # Eight customers are enough for three splits, and leave a fold without selection rows.
+    assert {name: draft.folds for name, draft in found.items()} == {
+        "tickets": 5, "many": 5, "few": None, "own": None, "time": None,
+    }  # fmt: skip
+    (project / "tickets.yaml").write_text(found["many"].text(project))
+    suite = load_suite(project / "tickets.yaml")
+    ((task, _),) = suite.tasks
+    assert suite.content.seeds == (0, 1, 2, 3, 4) and (task.split.folds, task.split.by) == (5, "customer")
+    assert "5 folds, which test every row once" in found["many"].said
+    assert "About 600 rows of test" in found["many"].text(project) and "About 150 rows" in found["few"].text(project)
+
+
+@pytest.mark.slow
+def test_the_model_of_a_comparison_on_folds_is_trained_on_nearly_all_rows(project):
+    suite = yaml.safe_load(SUITE) | {
+        "suite": "own",
+        "keep_weights": "last",
+        "methods": ["lora"],
+        "seeds": [0, 1, 2, 3, 4],
+    }
+    suite["tasks"][0]["split"] = {"folds": 5}
+    (project / "own.yaml").write_text(yaml.safe_dump(suite))
+    assert main(["run", "own.yaml", "--quiet"]) == 0
+    train_final(project / "own.yaml", project / "runs", project / "model", Silent())
+    (final,) = read_records(project / "runs" / "own-final")
+    assert final.data.examples["train"] == pytest.approx(0.96 * 600, abs=15)
+    assert "% interval on new rows: " in (project / "model" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
