@@ -57,7 +57,9 @@ def read_bytes(raw: bytes, shown: str, layout: Layout, *, own: bool = True) -> T
     """
     format = layout.format or format_of(shown)
     if format is None:
-        raise BadInput([Fault(f"has no known suffix ({', '.join(SUFFIXES)}); say `format:`", file=shown)])
+        is_sheet = Path(shown).suffix.lower() in (".xlsx", ".xls", ".ods")
+        way = "save the sheet as CSV" if is_sheet else "rename it, or say `format:` in a suite"
+        raise BadInput([Fault(f"has no known suffix ({', '.join(SUFFIXES)}); {way}", file=shown)])
     if format == "wikisql":
         raise BadInput([Fault("WikiSQL is read from a local file with its tables beside it", file=shown)])
     if format == "parquet":
@@ -214,11 +216,12 @@ def _separated(raw: bytes, shown: str, format: Format, layout: Layout, own: bool
             Fault(f"has {given} values, but there are {len(names)} columns ({', '.join(names)}){hint}", shown, line)
             for line, given in uneven[:SHOWN_ROWS]
         )
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    # Spreadsheets end each line with empty cells.
+    repeated = sorted({name for name in names if name and names.count(name) > 1})
     if repeated:
         raise BadInput([Fault(f"has the column {name!r} twice", file=shown) for name in repeated])
     columns = columns or {name: [] for name in names if name in layout.wanted}
-    return Table(shown, tuple(names), columns, places, own=own, left_out=len(uneven))
+    return Table(shown, tuple(dict.fromkeys(names)), columns, places, own=own, left_out=len(uneven))
 
 
 def _line_of_wrong_byte(raw: bytes) -> int | None:

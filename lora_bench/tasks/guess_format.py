@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lora_bench.errors import LoraBenchError
 from lora_bench.tasks.source_tables import Format
 from lora_bench.util.regular_files import read_regular
 
@@ -20,6 +21,8 @@ def how_separated(file: Path, format: Format | None, guessed: list[str]) -> tupl
     """Return the separator and the encoding of a file; None for the usual ones."""
     raw = read_regular(file) if file.is_file() and file.suffix.lower() != ".gz" else b""
     encoding = _encoding(raw)
+    if encoding != "utf-16" and b"\0" in raw:
+        raise LoraBenchError(f"{file} has bytes of value 0, as no text in UTF-8 has: save it as CSV in UTF-8")
     if encoding is not None:
         guessed.append(f"guessed: the encoding is {encoding}, as it is not UTF-8")
     lines = raw.decode(encoding or "utf-8-sig", errors="replace").splitlines(keepends=True)[:SAMPLE_LINES]

@@ -203,12 +203,17 @@ def guess_task(view: View) -> GuessedTask:
 
 def _no_label(view: View) -> LoraBenchError:
     """Return the error of a table without a label, with what is wrong with a column that is named like one."""
-    for name in view.free:
-        known = {str(value) for value in view.table.columns[name] if has_label(value)}
-        if _LABEL_NAMES.fullmatch(name) is not None and len(known) < 2:
-            has = f"one class, {known.pop()!r}, and 2 are the least" if known else "no value"
-            return LoraBenchError(f"column {name!r} of {view.table.shown} has {has}; --label names another label")
-    columns = ", ".join(view.table.names)
+    columns, rows = ", ".join(view.table.names), len(view.table.places)
+    for name in sorted(view.free, key=lambda name: _LABEL_NAMES.fullmatch(name) is None):
+        known, named = (
+            set(map(str, filter(has_label, view.table.columns[name]))),
+            _LABEL_NAMES.fullmatch(name) is not None,
+        )
+        has = "no value" if not known else f"{len(known):,} different values in {rows:,} rows, too many for classes"
+        if len(known) == 1:
+            has = f"one class, {next(iter(known))!r}, and 2 are the least"
+        if named or len(known) == 1:
+            return LoraBenchError(f"column {name!r} of {view.table.shown} has {has}; --label names a label ({columns})")
     return LoraBenchError(f"no column of {view.table.shown} looks like a label; name it with --label ({columns})")
 
 

@@ -151,7 +151,12 @@ def look(file: Path, asked: LookOptions | None = None) -> TableFacts:
     table, _ = read_file(file, replace(layout, wanted=frozenset(names)))
     if not table.places:
         raise LoraBenchError(f"{file} has no rows")
-    found = guess_task(View(table, asked, guessed))
+    dealt = not (asked.test and asked.valid)
+    try:
+        found = guess_task(View(table, asked, guessed))
+    except LoraBenchError:
+        _check_rows(file, len(table.places), "row", dealt * FEWEST_ROWS)
+        raise
     if asked.kind is None:
         why = f", as {found.why}" if found.why else ""
         guessed.append(f"guessed: the kind is {found.kind}{why}; --kind names another")
@@ -173,12 +178,14 @@ def look(file: Path, asked: LookOptions | None = None) -> TableFacts:
     labels = task.kind_of.labels(task, labelled, texts, faults)
     kind = task.kind_of
     classes = dict(Counter(kind.each(labels)).most_common()) if isinstance(kind, WithClasses) else {}
-    _check_enough(file, found, classes, len(labels), dealt=not (asked.test and asked.valid))
+    texts_read = [normal(text) for text in texts]
+    _check_classes(file, found, classes, len(labels))
+    _check_rows(file, len(labels), "row with a label", dealt * FEWEST_ROWS)
+    _check_rows(file, len(set(texts_read)), "different text", dealt * 2)
     files = {name: path for name, path in (("selection", asked.valid), ("test", asked.test)) if path is not None}
     others = _with_files(task, files, layout)
     unseen = _only_there(task, others, classes)
     metric = _metric(found.kind, asked.metric, classes, guessed)
-    texts_read = [normal(text) for text in texts]
     one_label = found.kind in ("classification", "regression")
     return TableFacts(
         file=file,
@@ -261,17 +268,21 @@ def _words(text: Sequence[str], label: Any, *, writes: bool) -> int:
     return sum(len(part.split()) for part in (*text, *(label if writes else ())))
 
 
-def _check_enough(file: Path, found: GuessedTask, classes: Mapping[str, int], rows: int, *, dealt: bool) -> None:
-    """Refuse a table that nothing can be learned from."""
+def _check_rows(file: Path, count: int, what: str, least: int) -> None:
+    """Refuse too few rows or texts to deal out."""
+    if count < least:
+        such = what if count == 1 else what.replace("row", "rows").replace("text", "texts")
+        raise LoraBenchError(
+            f"{file} has {count} {such}, too few to train, choose and test on: some hundred are a beginning"
+        )
+
+
+def _check_classes(file: Path, found: GuessedTask, classes: Mapping[str, int], rows: int) -> None:
+    """Refuse a table of one class."""
     if len(classes) == 1:
         raise LoraBenchError(
             f"column {found.label!r} of {file} has one class, {next(iter(classes))!r}, in all {rows:,} rows; at least 2 are "
             "needed: name another column with --label"
-        )
-    if dealt and rows < FEWEST_ROWS:
-        such = "row" if rows == 1 else "rows"
-        raise LoraBenchError(
-            f"{file} has {rows} {such} with a label, too few to train, choose and test on: some hundred are a beginning"
         )
 
 
@@ -342,7 +353,7 @@ def _remarks(
         shown = ", ".join(f"{name} {count}" for name, count in list(few.items())[:6]) + (", …" if len(few) > 6 else "")
         yield f"a class of fewer than {FEW_ROWS} rows will hardly be scored: {shown}"
     for name, values in table.columns.items():
-        if table.own and name in map(str, values[:2000]):
+        if table.own and name and name in map(str, values[:2000]):
             yield f"{name!r} is the name of a column and a value in it: if the file has no header, add one"
     written: dict[str, list[str]] = {}
     for name in classes:

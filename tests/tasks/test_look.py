@@ -101,6 +101,44 @@ def test_a_table_without_a_label_says_how_to_name_one(tmp_path):
         look(written(tmp_path / "a.csv", rows))
 
 
+@pytest.mark.parametrize(
+    ("header", "rows", "said"),
+    [
+        ("text,team", ["some words,a"], "has 1 row, too few to train"),
+        (
+            "text,team",
+            [f"some words {n},a" for n in range(40)],
+            "column 'team' of .* has one class, 'a', and 2 are the least",
+        ),
+        ("text,team", [f"some words,{'ab'[n % 2]}" for n in range(40)], "has 1 different text, too few"),
+        ("text,label", [f"words {n},c{n // 2}" for n in range(60)], "'label' of .* has 30 different values in 60 rows"),
+        (
+            "text,team",
+            [f"some\0words {n},{'ab'[n % 2]}" for n in range(40)],
+            "bytes of value 0.*save it as CSV in UTF-8",
+        ),
+    ],
+)
+def test_a_table_that_gives_nothing_to_learn_says_why(tmp_path, header, rows, said):
+    (tmp_path / "a.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    with pytest.raises(LoraBenchError, match=said):
+        look(tmp_path / "a.csv")
+
+
+def test_a_spreadsheet_is_to_be_saved_as_csv(tmp_path):
+    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    with pytest.raises(LoraBenchError, match="save the sheet as CSV"):
+        look(tmp_path / "a.xlsx")
+
+
+def test_empty_cells_at_the_end_of_each_line_are_no_columns(tmp_path):
+    rows = [f"words of row {n};{'ab'[n % 2]};;" for n in range(40)]
+    (tmp_path / "a.csv").write_text("\n".join(["text;team;;", *rows]) + "\n", encoding="utf-8")
+    seen = look(tmp_path / "a.csv")
+    assert (seen.text, seen.label, seen.rows) == (("text",), "team", 40)
+    assert not any("name of a column and a value" in said for said in seen.sentences)
+
+
 def labelled(path, labels, texts=None, **columns):
     """A table with a text and a label a row, and further columns."""
     texts = texts or [f"row {index} has these words" for index in range(len(labels))]
@@ -110,7 +148,7 @@ def labelled(path, labels, texts=None, **columns):
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        (["a"] * 40, "column 'label' of .* has one class, 'a', and 2 are the least; --label names another label"),
+        (["a"] * 40, "column 'label' of .* has one class, 'a', and 2 are the least; --label names a label"),
         ([""] * 40, "column 'label' of .* has no value"),
         (["a", "b"], "has 2 rows with a label, too few to train, choose and test on"),
         ([], "has no rows"),
