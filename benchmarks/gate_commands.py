@@ -1,6 +1,6 @@
 """Nights and pull requests of which the truth is known, through the commands: stored records, `check` and `baseline accept`.
 
-    python -m benchmarks.gate_commands              the tables of docs/error-rates.md; a quarter of an hour of one CPU core
+    python -m benchmarks.gate_commands              the tables of docs/error-rates.md; half an hour of one CPU core
     python -m benchmarks.gate_commands --quick      seconds: shows that it runs
 
 `gate_simulation` and `against_simulation` try the rules in thousands of nights and checks, this what a user types. Records
@@ -38,7 +38,7 @@ SERIES = tuple((task, method) for task in TASKS for method in METHODS)
 # Standard deviation of a run, of accuracy: that of small models on SST-2.
 SD = POINTS / 100
 HUNDRED = collapsing(0.01, 20.0)
-NIGHTS, REQUESTS, QUICK = 400, 200, (12, 3)
+NIGHTS, REQUESTS, QUICK = 600, 200, (12, 3)
 # A night's own scores with a loss in one series, tried beside every so many nights and never accepted.
 TRIED, LOSSES = 6, (2.0, 3.0)
 # Margin in points, seeds: of four series.
