@@ -66,6 +66,10 @@ def _labels(split: SplitFacts) -> str:
 def _notes(facts: DataFacts) -> list[str]:
     train = facts.splits["train"]
     notes = []
+    if facts.tested is not None:
+        notes.append(
+            f"splits of the first fold; all seeds together test {facts.tested:,} examples, each a fold of its own"
+        )
     if train.classes:
         ordered = sorted(train.classes.items(), key=lambda item: -item[1])
         shown = ", ".join(f"{name} {number:,}" for name, number in ordered[:SHOWN_CLASSES])

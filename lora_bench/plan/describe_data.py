@@ -83,6 +83,7 @@ class DataFacts:
         smallest_difference: Smallest difference that the test split can show, by rule of thumb, where examples that belong
             together count once; None for other metrics than a share of right answers.
         margin: Difference that does not matter; None if there is none.
+        tested: Independent examples that all seeds test, where each tests a fold of its own; the splits are those of the first.
     """
 
     task: str
@@ -90,6 +91,7 @@ class DataFacts:
     lengths: tuple[DataLengths, ...]
     smallest_difference: float | None
     margin: float | None
+    tested: int | None = None
 
 
 def describe(suite: Suite, loaded: LoadedTask, models: Sequence[BaseModel], cells: Sequence[Cell]) -> DataFacts:
@@ -119,6 +121,7 @@ def describe(suite: Suite, loaded: LoadedTask, models: Sequence[BaseModel], cell
         lengths=_by_agreement(lengths),
         smallest_difference=_smallest(suite, loaded),
         margin=_margin(suite, loaded),
+        tested=_tests(suite, loaded) if loaded.data.folds else None,
     )
 
 

@@ -5,6 +5,7 @@ from statistics import fmean
 
 import pytest
 
+from lora_bench.cli.data_table import data_parts
 from lora_bench.errors import BadInput
 from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.item_texts import item_texts
@@ -67,6 +68,15 @@ def test_a_plan_counts_the_rows_that_all_seeds_test(tmp_path):
     for plan, least, most in ((one, 20, 60), (three, 200, 280)):
         (said,) = [said for said in plan.cautions if "test examples show" in said]
         assert least < int(said.split()[1]) < most
+
+
+def test_the_data_of_a_plan_is_that_of_the_first_fold_and_says_so(tmp_path):
+    suite = load_suite(write_project(tmp_path / "project", FIVE))
+    (facts,) = make_plan(suite, tmp_path / "runs", with_data=True).data
+    ((task, base),) = suite.tasks
+    assert facts.splits["test"].examples == len(load_data(task, base, fold=0).splits["test"].ids)
+    notes = [str(part) for part in data_parts(facts) if not hasattr(part, "columns")]
+    assert any(f"all seeds together test {facts.tested} examples" in note for note in notes)
 
 
 def test_more_seeds_than_folds_are_refused(tmp_path):
