@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +55,8 @@ def facts_of(record: Record) -> RecordFacts:
     results: dict[str, int | float] = {}
     for name, column in columns_of([record]).items():
         value = column.of(record)
-        if value is None:
-            continue
+        if value is None or name == "score_seconds":
+            continue  # in the curve
         if column.role == "tag":
             tags[name] = value if isinstance(value, str) else json.dumps(value)
         elif name in ONE_BY_ONE:
@@ -65,7 +65,8 @@ def facts_of(record: Record) -> RecordFacts:
             results[name] = value
         else:
             conditions[name] = _scalar(value)
-    curve = [(point.step, _of_point(point)) for point in record.curve]
+    clock = iter((record.speed.score_seconds or ()) if record.speed is not None else ())
+    curve = [(point.step, _of_point(point, clock)) for point in record.curve]
     spec = record.spec
     words = (spec.task.name, spec.model.shown, spec.method.label, f"seed {spec.seed}", record.run_id)
     return RecordFacts(
@@ -137,9 +138,11 @@ def not_installed(package: str) -> LoraBenchError:
     return LoraBenchError(f"{package} is not installed, and the export needs it: pip install 'lora_bench[export]'")
 
 
-def _of_point(point: CurvePoint) -> dict[str, float]:
+def _of_point(point: CurvePoint, clock: Iterator[float]) -> dict[str, float]:
     loss = {} if point.loss is None else {"loss": point.loss}
-    return loss | {f"score_{metric}": value for metric, value in (point.scores or {}).items()}
+    seconds = None if point.scores is None else next(clock, None)
+    clocked = {} if seconds is None else {"seconds": seconds}
+    return loss | {f"score_{metric}": value for metric, value in (point.scores or {}).items()} | clocked
 
 
 def _scalar(value: object) -> Value:
