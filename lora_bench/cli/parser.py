@@ -115,7 +115,7 @@ def _add_run(subcommands: Commands) -> None:
         commands.run,
         resumes=True,
     )
-    options.suite_argument(run, "suite name (see `lora-bench list suites`) or YAML file")
+    run.what.takes("suite", "SUITE", "suite name (see `lora-bench list suites`) or YAML file")
     options.seeds_option(run)
     minutes = "stop after so many minutes, seed by seed until then; the same command continues (default: no limit)"
     run.how.takes("--minutes", "N", minutes, type=options.minutes)
@@ -130,7 +130,7 @@ def _add_plan(subcommands: Commands) -> None:
         'lora-bench plan quickstart --device "H100 80GB"',
         commands.plan,
     )
-    options.suite_argument(plan, "suite name or YAML file")
+    plan.what.takes("suite", "SUITE", "suite name or YAML file")
     options.seeds_option(plan)
     options.series_option(plan)
     options.permission_options(plan.what)
@@ -171,7 +171,7 @@ def _add_probe(subcommands: Commands) -> None:
         commands.probe,
         resumes=True,
     )
-    options.suite_argument(probe, "suite, or suite of probes: a name or YAML file")
+    probe.what.takes("suite", "SUITE", "suite, or suite of probes: a name or YAML file")
     options.permission_options(probe.what)
     options.runs_option(probe)
     options.data_option(probe)

@@ -73,11 +73,6 @@ def margin(text: str) -> float:
     return value
 
 
-def suite_argument(groups: Groups, help: str) -> None:
-    """Add the suite."""
-    groups.what.takes("suite", "SUITE", help)
-
-
 def runs_argument(groups: Groups) -> None:
     """Add the folder of the runs of a suite."""
     groups.what.takes("runs", "RUNS", "folder of a suite's runs, such as runs/tickets", type=Path)

@@ -11,22 +11,24 @@ from matplotlib.lines import Line2D
 
 from lora_bench.report.figures import panels as parts
 from lora_bench.report.figures.draw import settings, to_svg
-from lora_bench.report.figures.plan import Plane, Style, stretched
+from lora_bench.report.figures.plan import Style, stretched
 from lora_bench.report.model.rows import Row
 from lora_bench.report.text import natural, plain
 
 HEIGHT = 3.0
 
 
-def draw_plane(plane: Plane, styles: Mapping[str, Style], *, title: str) -> bytes:
-    """Return the plane as SVG."""
+def draw_plane(
+    rows: Sequence[Row], styles: Mapping[str, Style], *, name: str, below: str, side: str, title: str
+) -> bytes:
+    """Return the plane of rows with a score and with what they lost as SVG; its panel has a *name* and two axes."""
     with settings():
-        figure, (panel,) = parts.make_panels([plain(plane.title, 60)], height=HEIGHT)
-        upright, across = parts.score_limits(plane.rows), _across(plane.rows)
+        figure, (panel,) = parts.make_panels([plain(name, 60)], height=HEIGHT)
+        upright, across = parts.score_limits(rows), _across(rows)
         panel.set_ylim(upright)
         panel.set_xlim(across)
         panel.axvline(0, color=parts.QUIET, linewidth=1.0, linestyle=parts.DASHES)
-        for row in plane.rows:
+        for row in rows:
             assert row.forgetting is not None and row.score is not None
             lost, look = row.forgetting.lost, styles[row.label]
             if lost.interval is not None:
@@ -39,9 +41,9 @@ def draw_plane(plane: Plane, styles: Mapping[str, Style], *, title: str) -> byte
                 )
             # Its seeds stand at their own losses.
             parts.draw_value(panel, row, look, lost.mean, upright, seeds=False)
-        parts.label_below([panel], plane.below)
-        parts.label_side(figure, plain(plane.side, 60), inches=HEIGHT)
-        labels = sorted({row.label for row in plane.rows}, key=natural)
+        parts.label_below([panel], below)
+        parts.label_side(figure, plain(side, 60), inches=HEIGHT)
+        labels = sorted({row.label for row in rows}, key=natural)
         handles = [Line2D([], [], **parts.mark(styles[label])) for label in labels]
         parts.legend_below(figure, handles, [parts.method_name(label) for label in labels])
         return to_svg(figure, title)

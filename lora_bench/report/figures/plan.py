@@ -99,23 +99,6 @@ class HeatMap:
     values: Sequence[Sequence[float | None]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plane:
-    """A plane of learning and forgetting.
-
-    Args:
-        rows: Rows with a score and with what they lost.
-        title: Name of the base model.
-        below: Name of the horizontal axis.
-        side: Name of the vertical axis.
-    """
-
-    rows: Sequence[Row]
-    title: str
-    below: str
-    side: str
-
-
 def stretched(values: Sequence[float], intervals: Iterable[Interval | None]) -> tuple[float, float]:
     """Return limits around all values, and around intervals as far as they reach half the span of the values further out."""
     ends = [end for interval in intervals if interval is not None for end in (interval.low, interval.high)]

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from lora_bench.records.analysis import Analysis
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Figure, Heading, TextTable
-from lora_bench.report.figures.plan import Plane
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections import method_tables as tables
@@ -79,10 +78,18 @@ def forgetting_figures(comparison: Comparison) -> dict[str, bytes]:
     from lora_bench.report.figures.draw import styles
     from lora_bench.report.figures.forgetting_plane import draw_plane
 
-    return {
-        _file(number): draw_plane(_plane(setting, table, rows), styles(comparison), title=_CAPTION)
-        for number, (setting, table, rows) in enumerate(_parts(comparison), start=1)
-    }
+    drawn = {}
+    for number, (setting, table, rows) in enumerate(_parts(comparison), start=1):
+        (measure,) = {row.forgetting.measure for row in rows if row.forgetting is not None}
+        drawn[_file(number)] = draw_plane(
+            rows,
+            styles(comparison),
+            name=table.model.shown,
+            below=f"lost: {'rise of the loss' if measure == 'loss' else 'fall of the correlation'}",
+            side=f"{setting.spec.task.metric} on {setting.spec.task.name}",
+            title=_CAPTION,
+        )
+    return drawn
 
 
 def _parts(comparison: Comparison) -> Iterator[tuple[Setting, ModelTable, list[Row]]]:
@@ -92,13 +99,6 @@ def _parts(comparison: Comparison) -> Iterator[tuple[Setting, ModelTable, list[R
             rows = [row for row in table.rows if row.forgetting is not None and row.score is not None]
             if rows:
                 yield setting, table, rows
-
-
-def _plane(setting: Setting, table: ModelTable, rows: list[Row]) -> Plane:
-    (measure,) = {row.forgetting.measure for row in rows if row.forgetting is not None}
-    lost = "rise of the loss" if measure == "loss" else "fall of the correlation"
-    metric = f"{setting.spec.task.metric} on {setting.spec.task.name}"
-    return Plane(rows=rows, title=table.model.shown, below=f"lost: {lost}", side=metric)
 
 
 def _cells(row: Row) -> list[str]:
