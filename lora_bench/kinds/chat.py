@@ -45,8 +45,7 @@ class Chat(Generation):
             if isinstance(one, ValueError):
                 wrong.setdefault(str(one), []).append(row)
         named = " and ".join(dict.fromkeys((*task.text, task.label.column)))
-        for said, rows in wrong.items():
-            faults.append(table.rows_fault(f"has {said} in {named}", rows))
+        faults += [table.rows_fault(f"has {said} in {named}", rows) for said, rows in wrong.items()]
         return [("",) if isinstance(one, ValueError) else (one[0],) for one in found]
 
     def texts_to_answer(self, task: Declared, table: Table, classes: Sequence[str], faults: list[Fault]) -> Texts:
@@ -59,8 +58,7 @@ class Chat(Generation):
             except ValueError as error:
                 wrong.setdefault(str(error), []).append(row)
                 texts.append(("",))
-        for said, rows in wrong.items():
-            faults.append(table.rows_fault(f"has {said} in {task.text[0]}", rows))
+        faults += [table.rows_fault(f"has {said} in {task.text[0]}", rows) for said, rows in wrong.items()]
         return texts
 
     def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:

@@ -135,7 +135,6 @@ class Generation(TaskKind):
 
 
 def _fits(table: Table, row: int, place: int, where: Mapping[str, str]) -> bool:
-    """Return True if the lists beside a list of texts have these values at its index."""
     for column, value in where.items():
         beside = table.columns[column][row]
         if not isinstance(beside, Sequence) or len(beside) <= place or beside[place] != value:

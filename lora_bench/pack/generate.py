@@ -94,7 +94,6 @@ class _Rows:
         return CausalLMOutputWithCrossAttentions(logits=logits[:, 0], **{name: cache})
 
     def _weights_of(self, of: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the weights and factors of each row."""
         if not torch.equal(of, self._of.to(of.device)):
             factors = self.stack.factors_on(of.device)
             self._of = of
@@ -121,7 +120,6 @@ class _Rows:
 
 
 def _holding(cache: Any, past: list[Tensor]) -> Any:
-    """Return a cache like this one with other keys and values."""
     own = copy.copy(cache)
     own.layers = [copy.copy(layer) for layer in cache.layers]
     for layer, keys, values in zip(own.layers, past[::2], past[1::2], strict=True):

@@ -34,12 +34,8 @@ def most_members(
 ) -> int:
     """Return the greatest number of runs in a pack. One that exhausts the memory all the same is tried at half.
 
-    Args:
-        flops: FLOPs of a step of one run.
-        memory_bytes: Memory that one run needs alone.
-        free_bytes: Memory for the pack; None if unknown, as of the GPUs of a cluster.
-        on_gpu: True if a GPU takes the steps.
-        shared_bytes: The part of *memory_bytes* that a pack needs once: its frozen base.
+    A run alone has a step of so many FLOPs, and needs *memory_bytes*, of which a pack needs *shared_bytes* once: its frozen
+    base. *free_bytes* is None if unknown, as of the GPUs of a cluster.
     """
     by_work = (FLOPS_ON_CUDA if on_gpu else FLOPS_ON_CPU) / max(flops, 1.0)
     own = max(memory_bytes - shared_bytes, 1)

@@ -93,7 +93,6 @@ class StackedAdamW:
 
     @staticmethod
     def _clip(gradients: dict[str, Tensor], max_norms: Sequence[float], device: torch.device) -> Tensor:
-        """Return the factor on each member's gradients."""
         squares = [gradient.flatten(1).square().sum(1) for gradient in gradients.values()]
         norms = torch.stack(squares).sum(0).sqrt()
         most = torch.tensor([norm or torch.inf for norm in max_norms], dtype=norms.dtype).to(device, non_blocking=True)

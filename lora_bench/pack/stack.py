@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from lora_bench.kinds.exercises.losses import Loss
+from lora_bench.kinds.exercises.predicting import evaluating
 from lora_bench.pack.precision import AutocastWithin
 from lora_bench.training.keyed_dropout import KeyedMasks
 from lora_bench.tuners.fused_lora import FusedLoraLayer
@@ -30,10 +31,8 @@ from lora_bench.tuners.fused_lora import FusedLoraLayer
 class Stack:
     """Models of one shape, except for the size of their method, with one frozen base.
 
-    Args:
-        members: Models with the same names of trained weights. The code of the first is used.
-        causal: True if a token sees only those before it; None for a model family that makes its own masks of the rows'.
-        pad: Token that fills up rows.
+    The members have the same names of trained weights, and the code of the first is used. If *causal*, a token sees only those
+    before it; None is for a model family that makes its own masks of the rows'. The token *pad* fills up rows.
     """
 
     def __init__(self, members: Sequence[nn.Module], *, causal: bool | None, pad: int) -> None:
@@ -101,7 +100,6 @@ class Stack:
         )
         return losses, logits, after
 
-    @torch.no_grad()
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return every member's logits on one batch without labels, without dropout, of shape (members, rows, ...)."""
         chassis = self.members[0]
@@ -115,11 +113,8 @@ class Stack:
                 found: Tensor = functional_call(chassis, weights, kwargs=inputs).logits
             return found
 
-        was_training = chassis.training
-        chassis.eval()
-        found: Tensor = vmap(one)(self.weights, self.factors_on(device))
-        chassis.train(was_training)
-        return found
+        with evaluating(chassis):
+            return vmap(one)(self.weights, self.factors_on(device))
 
     def part(self, which: Sequence[int]) -> Stack:
         """Return a stack of some members, by their numbers, with a copy of their present weights, for evaluation."""

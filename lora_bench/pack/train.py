@@ -277,7 +277,6 @@ def _own(member: Member, do: Callable[[], None], left: list[tuple[Member, Except
 
 
 def _introduce(members: Sequence[Member]) -> None:
-    """Record which members share a step."""
     ids = {member.ready.job.run_id for member in members}
     for member in members:
         facts = member.ready.facts
@@ -285,7 +284,6 @@ def _introduce(members: Sequence[Member]) -> None:
 
 
 def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> list[float]:
-    """Take one step of all members. Return the loss of each."""
     first = members[0].ready.job
     recipe = first.spec.training
     keys = None

@@ -55,7 +55,7 @@ def hooks_of(
     follow = FollowBudget(course, measure.seconds_so_far, rule)
     watch = WatchLoss(follow, facts.curve, setup.notify)
     selection = None
-    if job.spec.selection_every is not None and (rank is None or rank.evaluates):
+    if job.spec.selection_every is not None and (rank is None or rank.first or rank.shards):
         selection = _selection(setup, lessons, measure)
     keep = KeepCheckpoints(
         job.folder.checkpoints, watch, measure, selection, checkpoint, rank, lambda: facts.packed_with

@@ -54,7 +54,6 @@ class Job:
     """A run spec with this machine's facts about it.
 
     Args:
-        spec: What to run.
         task_base: Folder that the task's paths are relative to.
         command: Command that makes the record again.
         exclusive: True if nothing else runs on the device or machine meanwhile.

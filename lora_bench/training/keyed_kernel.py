@@ -122,7 +122,6 @@ def _shaped(keys: Tensor, shape: Sequence[int], *others: Any) -> Tensor:
 
 @keyed_masks.register_vmap
 def _of_members(info: Any, in_dims: tuple[int | None, ...], keys: Tensor, *others: Any) -> tuple[Tensor, int]:
-    """Return the masks of all members, by one kernel."""
     assert in_dims[0] is not None, "only the keys differ between members"
     keys = keys.movedim(in_dims[0], 0)
     masks = keyed_masks(keys.flatten(0, 1), *others)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +14,7 @@ from lora_bench.kinds.exercises.base_exercise import Exercise
 from lora_bench.kinds.exercises.predicting import Example
 from lora_bench.methods import Method
 from lora_bench.models.loading import reads_apart
-from lora_bench.records.budget import Batch, tokens_of
+from lora_bench.records.budget import Batch
 from lora_bench.tasks import TaskData
 from lora_bench.training.class_weights import balanced_weights
 from lora_bench.training.encoded_examples import examples_of
@@ -44,11 +43,6 @@ class Lessons:
     flops: BatchFlops | None
     class_weights: Tensor | None
 
-    @property
-    def has_rows_of_nothing(self) -> bool:
-        """Return True if an example has no tokens."""
-        return any(not tokens_of(example) for example in chain(self.course.rest(0), *self.questions.values()))
-
 
 def read_lessons(setup: Setup, tokenizer: Any) -> Lessons:
     """Read the examples of a run and plan its steps; record the numbers of examples.
@@ -75,7 +69,6 @@ def read_lessons(setup: Setup, tokenizer: Any) -> Lessons:
 
 
 def _flops(job: Job, method: Method, train: Sequence[Any]) -> BatchFlops:
-    """Return a function that counts the FLOPs of a batch of training examples."""
     recipe, labels, kind = job.spec.training, max(1, len(job.spec.task.labels)), job.task.kind_of.model_kind
     of_each = job.task.kind_of.rows_of_example(labels)
 

@@ -212,7 +212,6 @@ def loading_lines(
 
 
 def _texts(spec: RunSpec) -> Sequence[Any]:
-    """Return the columns of a run's text."""
     columns: Any = (spec.task.definition or {}).get("text")
     return columns if isinstance(columns, list | tuple) else [columns]
 
@@ -265,7 +264,6 @@ def _metadata(
     examples: int,
     intervals: Mapping[str, tuple[float, float]],
 ) -> dict[str, Any]:
-    """Return the metadata of the card, as the hub reads it."""
     pipeline = names_of(spec).pipeline
     name = _bare(spec.task.name)
     metrics = [

@@ -6,6 +6,7 @@ Methods differ only in `method.apply`. Every other line is the same for all meth
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import time
@@ -39,7 +40,7 @@ from lora_bench.training.distributed.ranks import BatchShares, WorkerRank, colla
 from lora_bench.training.hooks import Hooks, hooks_of, keeps_best
 from lora_bench.training.job import Job
 from lora_bench.training.kept_weights import keep_weights
-from lora_bench.training.lessons import BatchFlops, Lessons, read_lessons
+from lora_bench.training.lessons import Lessons, read_lessons
 from lora_bench.training.measure.measure_callback import MeasureCallback
 from lora_bench.training.process_cache import WARM
 from lora_bench.training.rate_groups import set_rates
@@ -122,7 +123,8 @@ class Ready:
         """Return True if a causal model would classify a text without tokens: its tokenizer adds none of its own."""
         if not writes_on(self.job.base_model.model_type) or self.job.task.writes:
             return False
-        return self.lessons.has_rows_of_nothing
+        examples = itertools.chain(self.lessons.course.rest(0), *self.lessons.questions.values())
+        return any(not tokens_of(example) for example in examples)
 
     @contextmanager
     def trainer(self) -> Iterator[Trainer]:
@@ -175,7 +177,10 @@ def prepare(
     """
     spec = job.spec
     torch.set_num_threads(spec.training.threads)
-    _use_deterministic(spec.training.deterministic)
+    # The run before may have had it otherwise. cuBLAS asks for its setting when a process first multiplies on a device.
+    if spec.training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(spec.training.deterministic)
     seed = spec.seed if spec.series is None else seed_for(spec.series, spec.seed)
     if rank is None:
         warm_up()
@@ -197,14 +202,6 @@ def prepare(
     return Ready(setup, adapted, lessons, hooks, checkpoint)
 
 
-def _use_deterministic(only: bool) -> None:
-    """Use only deterministic algorithms in this process from now on, or any: the run before may have had it otherwise."""
-    if only:
-        # cuBLAS asks for it, and reads it when a process first multiplies on a device.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(only)
-
-
 def _checkpoint(job: Job, facts: Facts, rank: WorkerRank | None) -> Checkpoint | None:
     """Return the checkpoint that a run resumes from, and record that it resumes."""
     find = partial(latest_checkpoint, job.folder.checkpoints, facts.warnings.append, job.run_id)
@@ -223,21 +220,6 @@ class Answered:
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """Examples, real tokens and FLOPs of a step; 0 if FLOPs are not counted."""
-
-    examples: int
-    tokens: int
-    flops: int
-
-    @classmethod
-    def of(cls, batch: Batch, flops: BatchFlops | None) -> _Seen:
-        """Return the work of a batch."""
-        tokens = sum(map(tokens_of, batch))
-        return cls(len(batch), tokens, 0 if flops is None else flops(batch))
-
-
 def score(ready: Ready, answered: Answered | None = None) -> Record:
     """Score a trained run and make its record, from the answers of its last weights if they are known."""
     job, facts, measure, model = ready.job, ready.facts, ready.hooks.measure, ready.model
@@ -248,8 +230,12 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
     assert ended_by is not None, "a run that is trained was ended by its budget"
     if ended_by != course.target:
         facts.warnings.append(course.said(step, ended_by, measure.train_seconds or 0.0))
-    # One split after the other: together their examples may exceed memory.
-    done = [_Seen.of(course.batch(before), lessons.flops) for before in range(step)]
+    # Batch after batch: together their examples may exceed memory.
+    examples, tokens, flops = [], [], 0
+    for batch in map(course.batch, range(step)):
+        examples.append(len(batch))
+        tokens.append(sum(map(tokens_of, batch)))
+        flops += 0 if lessons.flops is None else lessons.flops(batch)
     if ready.best is not None:
         step = ready.best.step
         load_trained(model, ready.best.weights)
@@ -282,9 +268,9 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
         plateau=ready.hooks.follow.plateau,
         memory=memory,
         speed=measure.speed_of_batches(
-            step_examples=[batch.examples for batch in done],
-            step_tokens=[batch.tokens for batch in done],
-            train_flops=sum(batch.flops for batch in done) if lessons.flops is not None else None,
+            step_examples=examples,
+            step_tokens=tokens,
+            train_flops=flops if lessons.flops is not None else None,
             load_seconds=ready.adapted.load_seconds,
             evaluation_seconds=answered.seconds,
         ),

@@ -23,12 +23,7 @@ from lora_bench.records.spec import PlannedSpec, PlateauRule
 
 @dataclass(frozen=True)
 class UntilNoRise:
-    """The rule of one run, over the curve that it grows.
-
-    Args:
-        spec: Spec of a run with a plateau.
-        curve: Its curve, oldest point first; scores are added to it meanwhile.
-    """
+    """The rule of one run, over the curve that it grows."""
 
     spec: PlannedSpec
     curve: Sequence[CurvePoint]

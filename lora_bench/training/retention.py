@@ -9,17 +9,17 @@ Spearman's correlation of the cosines with people's ratings. The adapter is on; 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.kinds.exercises.predicting import Example, autocast, quiet
+from lora_bench.kinds.exercises.predicting import Example, autocast, evaluating, predict_in_order, quiet
 from lora_bench.metrics.spearman import spearman
 from lora_bench.models.loading import load_model
 from lora_bench.records.record import Retained
@@ -31,7 +31,6 @@ from lora_bench.util.heartbeat import beat
 # Of a language model a row's logits are as wide as the vocabulary.
 ROWS_OF_TEXT, ROWS_OF_SENTENCES = 8, 64
 
-RowT = TypeVar("RowT")
 Score = Callable[[nn.Module], float]
 
 # Scores of base models, which many runs share.
@@ -83,7 +82,6 @@ def _fresh(job: Job, *, writes: bool) -> Any:
 
 
 def _before(job: Job, model: nn.Module, score: Score) -> float:
-    """Return the score of the base model."""
     asked = job.spec.retention
     device = next(model.parameters()).device
     recipe = job.spec.training
@@ -155,8 +153,11 @@ def text_loss(model: nn.Module, rows: Sequence[Sequence[int]], pad: int) -> floa
     """
     device = next(model.parameters()).device
     total, count = 0.0, 0
-    with _evaluating(model):
-        for batch in _batches([row for row in rows if len(row) > 1], ROWS_OF_TEXT):
+    scored = [row for row in rows if len(row) > 1]
+    with evaluating(model):
+        for start in range(0, len(scored), ROWS_OF_TEXT):
+            beat()
+            batch = scored[start : start + ROWS_OF_TEXT]
             width = max(len(row) for row in batch)
             ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in batch], device=device)
             real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=device)
@@ -176,32 +177,12 @@ def sentence_vectors(model: Any, rows: Sequence[Example], tokenizer: Any) -> Ten
     """
     device = next(model.parameters()).device
     backbone = getattr(model, model.base_model_prefix)
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
-    found: list[Tensor] = []
-    with _evaluating(model):
-        for batch in _batches(order, ROWS_OF_SENTENCES):
-            padded = tokenizer.pad([rows[index] for index in batch], return_tensors="pt").to(device)
-            states: Tensor = backbone(**padded).last_hidden_state.float()
-            mask = padded["attention_mask"].unsqueeze(-1)
-            found.append((states * mask).sum(1) / mask.sum(1))
-    joined = torch.cat(found)
-    in_order = torch.empty_like(joined)
-    in_order[torch.tensor(order, device=device)] = joined
-    return in_order
 
+    def vectors_of(batch: Mapping[str, Tensor]) -> Tensor:
+        padded = {name: tensor.to(device) for name, tensor in batch.items()}
+        states: Tensor = backbone(**padded).last_hidden_state.float()
+        mask = padded["attention_mask"].unsqueeze(-1)
+        return (states * mask).sum(1) / mask.sum(1)
 
-def _batches(rows: Sequence[RowT], size: int) -> Iterator[Sequence[RowT]]:
-    for start in range(0, len(rows), size):
-        beat()
-        yield rows[start : start + size]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Turn dropout off in this block."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
+    with evaluating(model):
+        return predict_in_order(vectors_of, rows, partial(tokenizer.pad, return_tensors="pt"), ROWS_OF_SENTENCES)

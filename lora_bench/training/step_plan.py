@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.budget import WORK, Axis, Batch, amount_of, rows_of, tokens_of
@@ -40,11 +40,7 @@ class InOrder(Sequence[Example]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(self._count))]
         if not 0 <= index < self._count:
@@ -117,7 +113,7 @@ class Course:
 
     def batch(self, step: int) -> list[Example]:
         """Return the examples of the step that follows *step* others."""
-        return self.examples[self._seen_at(step) : self._seen_at(step + 1)]
+        return list(self.examples[self._seen_at(step) : self._seen_at(step + 1)])
 
     def said(self, step: int, axis: Axis, seconds: float) -> str:
         """Return a sentence that a cap ended the run after a step."""
@@ -171,7 +167,6 @@ def plan_course(
 
 
 def _order_of(recipe: PlannedTraining, seed: int, examples: Sequence[Example]) -> Callable[[int], Sequence[int]]:
-    """Return a function that gives the order of the examples in each epoch."""
     # Two epochs are kept, because a batch may span the end of one.
     if recipe.order == "shuffled":
         return functools.lru_cache(2)(lambda epoch: epoch_order(seed, epoch, len(examples)))

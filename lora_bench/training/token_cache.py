@@ -16,7 +16,7 @@ import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +37,6 @@ class MappedExamples(Sequence[Example]):
         numbers: Content of the file, shape (examples + columns * tokens,).
         columns: Names of the columns with a value a token.
         single: Columns with one value an example, by name.
-        count: Number of examples.
     """
 
     def __init__(
@@ -50,11 +49,7 @@ class MappedExamples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
         index = range(len(self))[index]

@@ -26,7 +26,18 @@ def autocast(model: nn.Module, spec: PlannedSpec) -> contextlib.AbstractContextM
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=spec.training.precision == "bfloat16")  # type: ignore[no-any-return]
 
 
-@torch.no_grad()
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluate a model in this block, without dropout and gradients."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
 def predict(
     model: nn.Module,
     examples: Sequence[Example],
@@ -36,18 +47,14 @@ def predict(
 ) -> torch.Tensor:
     """Return what *read* returns of the logits of every example in order, shape (examples, values), in float32 on the CPU."""
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
 
     def logits_of(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         found = model(**{name: tensor.to(device) for name, tensor in batch.items()})
         # Of answers in a text a model gives the logits of their first and of their last token.
         return read(found.logits if "logits" in found else torch.stack([found.start_logits, found.end_logits], -1))
 
-    with autocast(model, spec):
-        found = predict_in_order(logits_of, examples, collate, EVALUATION_BATCH)
-    model.train(was_training)
-    return found
+    with evaluating(model), autocast(model, spec):
+        return predict_in_order(logits_of, examples, collate, EVALUATION_BATCH)
 
 
 def predict_in_order(
@@ -56,16 +63,9 @@ def predict_in_order(
     collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
     rows: int,
 ) -> torch.Tensor:
-    """Return the logits of every example in order, in float32 on the CPU.
+    """Return the logits of every example in order, shape (..., examples, labels), in float32 on the CPU.
 
-    Args:
-        logits_of: Computes the logits of a batch, shape (..., examples, labels).
-        examples: All examples.
-        collate: Makes a batch.
-        rows: Rows of a batch.
-
-    Returns:
-        Logits of shape (..., examples, labels).
+    *logits_of* computes those of a batch of *rows*.
     """
     # Batches of similar lengths contain little padding.
     by_length = sorted(range(len(examples)), key=lambda index: len(examples[index]["input_ids"]))

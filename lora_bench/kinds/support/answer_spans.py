@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import Fault, LoraBenchError
 from lora_bench.kinds.support.row_table import Table
@@ -175,11 +175,7 @@ class QuestionWindows(Sequence[list[dict[str, Any]]]):
     def __len__(self) -> int:
         return len(self._begins) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> list[dict[str, Any]]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[list[dict[str, Any]]]: ...
-    def __getitem__(self, index: int | slice) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
         index = range(len(self))[index]
@@ -199,10 +195,7 @@ def _cut(questions: list[str], tokenizer: PreTrainedTokenizerBase, most: int) ->
 def tokens_of(span: Span | None, begins: Sequence[int], ends: Sequence[int]) -> tuple[int, int]:
     """Return the first and the last token of an answer in a window; both are 0 if the window does not have all of it.
 
-    Args:
-        span: The answer, or None.
-        begins: First character of each token, or `NOWHERE`.
-        ends: The one behind its last.
+    *begins* has the first character of each token, or `NOWHERE`, and *ends* the one behind its last.
     """
     inside = [place for place, first in enumerate(begins) if first != NOWHERE]
     if span is None or not inside or begins[inside[0]] > span[0] or ends[inside[-1]] < span[1]:

@@ -82,13 +82,9 @@ def labels_of_tokens(begins: Sequence[int], labels: Sequence[int], none: int) ->
 
 
 def labels_of_words(begins: Sequence[int], words: int, said: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return the label of each word.
+    """Return the label of each word, from the number of the word that each token begins and the label said of each token.
 
-    Args:
-        begins: Number of the word that each token begins.
-        words: Number of words.
-        said: Label of each token.
-        names: All labels; `OUTSIDE` if it is among them, else the first, is that of words without a token.
+    A word without a token has the label `OUTSIDE` if it is among the names, else the first.
     """
     found = [OUTSIDE if OUTSIDE in names else names[0]] * words
     for place, word in enumerate(begins):

@@ -18,12 +18,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ModelNames:
-    """Names of the models of a kind of task elsewhere.
+    """Names of the models of a kind of task elsewhere: in transformers and PEFT, and of its pipeline on the hub.
 
     Args:
-        auto: End of the names of its automatic classes in transformers and PEFT, as in `AutoModelForCausalLM`.
+        auto: End of the names of its automatic classes, as in `AutoModelForCausalLM`.
         task_type: Its task type in PEFT; None if PEFT has none.
-        pipeline: Its pipeline on the hub.
     """
 
     auto: str
@@ -99,13 +98,9 @@ class TaskKind:
         return {"num_labels": max(1, labels), "problem_type": self.problem_type}
 
     def batch_shapes(self, rows: int, length: int, labels: int, text: int | None = None) -> dict[str, Shape]:
-        """Return the shape of each tensor of a batch, by its name.
+        """Return the shape of each tensor of a batch, by its name, for rows of *length* tokens and so many classes.
 
-        Args:
-            rows: Examples.
-            length: Tokens of each.
-            labels: Number of classes.
-            text: Tokens of the texts to write, if an encoder reads the inputs apart; *length* by default.
+        *text* is the tokens of the texts to write, if an encoder reads the inputs apart; *length* by default.
         """
         shape, sizes = (rows, length), {"rows": rows, "length": text or length, "labels": labels}
         of_labels = dict.fromkeys(self.label_tensors, tuple(sizes[axis] for axis in self.label_axes))

@@ -145,7 +145,6 @@ def _hear(server: _Server, job: Job, devices: list[str], notify: Notify | None) 
 
 
 def _end_of(server: _Server) -> str:
-    """Return how the rank server ended."""
     try:
         code = server.process.wait(10)
     except subprocess.TimeoutExpired:

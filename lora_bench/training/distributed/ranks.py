@@ -45,11 +45,6 @@ class WorkerRank:
         """Return True if this process writes the files."""
         return self.number == 0
 
-    @property
-    def evaluates(self) -> bool:
-        """Return True if this process evaluates; with sharded weights all do."""
-        return self.first or self.shards
-
     def agreed(self, stop: str | None, due: bool = False) -> tuple[str | None, bool]:
         """Return the stop signal and the due flag of the first worker rank; all must call it at the same time."""
         device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
@@ -86,11 +81,8 @@ class Share:
 class BatchShares(Sequence[Share]):
     """The shares of batches in the order of accelerate's distribution: by batch, and in it by worker rank.
 
-    Args:
-        examples: Examples in training order.
-        rows: Examples of a batch; the last may have fewer. All windows of a question are rows of its own batch.
-        processes: Number of shares of each batch.
-        predicts_next: True if a label of a token is that of the token before it, as of a text to write.
+    A batch has so many examples, whose windows are all rows of it; the last may have fewer. *predicts_next* says that a label
+    of a token is that of the token before it, as of a text to write.
     """
 
     def __init__(self, examples: Sequence[Example], rows: int, processes: int, *, predicts_next: bool = True) -> None:

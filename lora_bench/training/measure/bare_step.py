@@ -33,8 +33,6 @@ class Window:
     """Length of a repetition.
 
     Args:
-        at_least: Least number of repeats.
-        enough: Repeats after which it ends.
         both: True if it ends only after both, False if after either.
     """
 

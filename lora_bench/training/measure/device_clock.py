@@ -8,39 +8,26 @@ is synchronised.
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 
-class DeviceClock(Protocol):
-    """The clock of a device."""
+class DeviceClock:
+    """The host's clock, for a device that does its work before Python goes on, or is synchronised.
 
-    def mark(self) -> Any:
-        """Return a point in time: when the device gets here."""
-
-    def has_passed(self, mark: Any) -> bool:
-        """Return True if the device has got to a point."""
-
-    def wait(self) -> None:
-        """Wait until the device has done all that it was given."""
-
-    def seconds(self, earlier: Any, later: Any) -> float:
-        """Return the seconds between two points that have passed."""
-
-
-class HostClock:
-    """The host's clock, for a device that does its work before Python goes on, or is synchronised."""
+    A mark is a point in time: when the device gets there.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def mark(self) -> float:
+    def mark(self) -> Any:
         """Return the time now, once the device has done its work."""
         self.wait()
         return time.perf_counter()
 
-    def has_passed(self, mark: float) -> bool:
+    def has_passed(self, mark: Any) -> bool:
         """Return True: the device was waited for."""
         return True
 
@@ -49,24 +36,21 @@ class HostClock:
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
 
-    def seconds(self, earlier: float, later: float) -> float:
+    def seconds(self, earlier: Any, later: Any) -> float:
         """Return the seconds between two points."""
-        return later - earlier
+        return float(later - earlier)
 
 
-class CudaClock:
+class CudaClock(DeviceClock):
     """The clock of a CUDA device: events in its current stream."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def mark(self) -> torch.cuda.Event:
+    def mark(self) -> Any:
         """Put an event into the stream."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def has_passed(self, mark: torch.cuda.Event) -> bool:
+    def has_passed(self, mark: Any) -> bool:
         """Return True if the device has reached an event."""
         return bool(mark.query())
 
@@ -74,11 +58,11 @@ class CudaClock:
         """Wait for all streams of the device."""
         torch.cuda.synchronize(self.device)
 
-    def seconds(self, earlier: torch.cuda.Event, later: torch.cuda.Event) -> float:
+    def seconds(self, earlier: Any, later: Any) -> float:
         """Return the seconds between two events."""
         return float(earlier.elapsed_time(later)) / 1000
 
 
 def clock_of(device: torch.device) -> DeviceClock:
     """Return the clock of a device."""
-    return CudaClock(device) if device.type == "cuda" else HostClock(device)
+    return CudaClock(device) if device.type == "cuda" else DeviceClock(device)

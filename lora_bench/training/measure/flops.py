@@ -162,30 +162,19 @@ def step_flops(
     found = kept(path) if is_kept else None
     if found is not None:
         return int(found["flops"])
-    flops = _counted(base_model, method, kind, labels, rows, length, length if text is None else text)
-    if is_kept:
-        keep(path, {"flops": flops})
-    return flops
-
-
-def _counted(
-    base_model: BaseModel, method: Method, kind: KindName, labels: int, rows: int, length: int, text: int
-) -> int:
     from lora_bench.training.measure.step_bytes import predict_step
 
     # A fused kernel would hide its matrix products from the counter.
     model, head = load_model(base_model, kind=kind, labels=labels, attention="eager", on_meta=True)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = 0
+    batch, real = find_kind(kind).batch_shapes(rows, length, labels, text), find_kind(kind).real_labels
     try:
-        _, flops = predict_step(
-            method.apply(model, head=head),
-            find_kind(kind).batch_shapes(rows, length, labels, text),
-            "float32",
-            fused_attention=False,
-            real=find_kind(kind).real_labels,
-        )
+        adapted = method.apply(model, head=head)
+        _, flops = predict_step(adapted, batch, "float32", fused_attention=False, real=real)
     except RuntimeError as error:
         reason = first_line(error)
         raise UnsupportedPair(f"the FLOPs of a step cannot be counted from shapes: {reason}") from error
+    if is_kept:
+        keep(path, {"flops": flops.step})
     return flops.step

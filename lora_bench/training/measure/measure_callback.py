@@ -105,7 +105,6 @@ class MeasureCallback(TrainerCallback):
         self._start_over()
 
     def _start_over(self) -> None:
-        """Reset all measurements."""
         self.peaks: dict[Phase, int | None] = {}
         self.start_bytes: int | None = None
         self.optimizer_bytes: int | None = None

@@ -27,13 +27,7 @@ from lora_bench.records.spec import Decoding
 
 @dataclass(frozen=True)
 class BeamSearch:
-    """The function for `generate(custom_generate=...)`; transformers keeps keys, values, positions and masks.
-
-    Args:
-        decoding: Number of beams, length penalty and length.
-        end: End of a completion.
-        no_repeat: N-grams that a completion may not repeat, or None.
-    """
+    """The function for `generate(custom_generate=...)`; transformers keeps keys, values, positions and masks."""
 
     decoding: Decoding
     end: End

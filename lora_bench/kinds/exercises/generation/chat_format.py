@@ -61,11 +61,7 @@ class Turns(NamedTuple):
 
 
 class ChatFormat:
-    """The form of a tokenizer's conversations.
-
-    Args:
-        tokenizer: A fast tokenizer.
-        template: Its chat template; the tokenizer's own by default.
+    """The form of a tokenizer's conversations, by a chat template or the tokenizer's own.
 
     Raises:
         LoraBenchError: If there is no template, or the template leaves out an answer or its end.
@@ -128,7 +124,6 @@ class ChatFormat:
         return len(self.end) if piece.startswith(self.end) else first.end() if first is not None else 0
 
     def _pieces(self, messages: Sequence[Message]) -> list[str]:
-        """Return the text before, between and after the answers."""
         places = [place for place, message in enumerate(messages) if _is_answer(message)]
         marked = [
             {**message, "content": _MARK.format(place)} if place in places else message
@@ -149,19 +144,13 @@ class ChatFormat:
 def encode_conversations(
     split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, template: str | None
 ) -> tuple[list[Example], float]:
-    """Return the training examples: each conversation with the first of its answers.
-
-    Args:
-        split: The messages before the last answer as JSON, and the answers as its labels.
-        tokenizer: Tokenizer of a causal model.
-        max_length: Tokens of an example, at least 2.
-        template: Chat template; the tokenizer's own by default.
+    """Return the training examples: conversations, each of messages as JSON with the first of its answers.
 
     Returns:
         The `input_ids`, `attention_mask` and `labels` of each example, unpadded; and the share that was truncated.
 
     Raises:
-        LoraBenchError: If the tokenizer has no template, or the template does not fit the messages.
+        LoraBenchError: If the tokenizer has no template, the template does not fit the messages, or *max_length* is below 2.
     """
     if max_length < 2:
         raise LoraBenchError(f"max_length must be at least 2 for a chat, got {max_length}")

@@ -21,6 +21,7 @@ from lora_bench.kinds.exercises.generation.beams import BeamSearch
 from lora_bench.kinds.exercises.generation.chat_format import Ending
 from lora_bench.kinds.exercises.generation.encode import Example
 from lora_bench.kinds.exercises.generation.steps import Draw, End, NoRepeat, Stop, TopP
+from lora_bench.kinds.exercises.predicting import evaluating
 from lora_bench.records.spec import Decoding
 from lora_bench.util.failpoints import reach
 from lora_bench.util.heartbeat import beat
@@ -41,19 +42,10 @@ def complete(
     batch_tokens: int = BATCH_TOKENS,
     ending: Ending | None = None,
 ) -> list[str]:
-    """Complete every prompt.
+    """Return the text that completes each prompt, without its end marker and without spaces around it.
 
-    Args:
-        model: A model that writes, adapted or not. Its own generation settings are ignored.
-        prompts: Their `input_ids`, as `encode_prompts` or `encode_sources` returns them.
-        tokenizer: Tokenizer of the model, with an end-of-text token.
-        decoding: Choice of tokens and end of a completion.
-        seed: Seed of sampling.
-        batch_tokens: Greatest number of tokens in a batch, over all beams; a prompt that needs more has its own batch.
-        ending: End of a completion; the tokenizer's end-of-text token by default.
-
-    Returns:
-        The text for each prompt in order, without its end marker and without spaces around it.
+    The model's own generation settings are ignored. *ending* is the tokenizer's end-of-text token by default. A batch has at
+    most *batch_tokens*, over all beams; a prompt that needs more has its own batch.
 
     Raises:
         LoraBenchError: If the decoding both samples and searches with beams.
@@ -76,20 +68,10 @@ def complete_each(
     batch_rows: int | None,
     ending: Ending | None = None,
 ) -> list[list[str]]:
-    """Complete every prompt with several models, run as one model whose rows have the weights of one or another.
+    """Complete every prompt with several models, one for each seed, run as one model.
 
-    Args:
-        model: Takes `of`, the number of the model whose weights each row has, shape (rows,), besides a causal model's inputs.
-        prompts: As for `complete`, as are the tokenizer, the decoding, the tokens of a batch and the ending.
-        tokenizer: Tokenizer of all models.
-        decoding: Decoding of all models.
-        seeds: Seed of sampling of each model.
-        batch_tokens: Greatest number of tokens in a batch, over all models and beams.
-        batch_rows: Greatest number of rows in a batch, over all models and beams; None for a model that takes no `of`.
-        ending: Ending of all models.
-
-    Returns:
-        The result of `complete` for each model.
+    Each row has the weights of one of them: besides a causal model's inputs it takes `of`, the number of that model, shape
+    (rows,), unless *batch_rows* is None. Limits are over all models and beams; the rest, and each result, is as for `complete`.
     """
     if decoding.sample and decoding.beams > 1:
         raise LoraBenchError(f"decoding samples with {decoding.beams} beams: give beams: 1 or sample: false")
@@ -97,9 +79,7 @@ def complete_each(
     token, ends, also = ending or Ending(int(tokenizer.eos_token_id))
     end = End(tokenizer, (*decoding.end, *ends), device, token, also)
     texts: list[dict[Tokens, str]] = [{} for _ in seeds]
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), _without_own_settings(model):
+    with evaluating(model), _without_own_settings(model):
         distinct = [tuple(prompt["input_ids"]) for prompt in prompts]
         most = None if batch_rows is None else batch_rows // (decoding.beams * len(seeds))
         for batch in _batches(distinct, decoding, batch_tokens // len(seeds), most):
@@ -112,7 +92,6 @@ def complete_each(
             for index, own in enumerate(texts):
                 part = completions[index * len(batch) : (index + 1) * len(batch)]
                 own.update(zip(batch, map(end.text_of, part), strict=True))
-    model.train(was_training)
     return [[own[tuple(prompt["input_ids"])] for prompt in prompts] for own in texts]
 
 

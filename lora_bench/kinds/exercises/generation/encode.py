@@ -31,18 +31,14 @@ NO_LOSS = -100
 def encode_completions(
     split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[Example], float]:
-    """Return the training examples: each input with the first of its references.
-
-    Args:
-        split: One text an example, and the references as its labels.
-        tokenizer: Tokenizer of a causal model, with an end-of-text token.
-        max_length: Tokens of an example, at least 4: a token and an end of text for input and completion each.
+    """Return the training examples: each input with the first of its references, of *max_length* tokens at most.
 
     Returns:
         The `input_ids`, `attention_mask` and `labels` of each example, unpadded; and the share that was truncated.
 
     Raises:
-        LoraBenchError: If the tokenizer has no end-of-text token, or *max_length* is too small.
+        LoraBenchError: If the tokenizer has no end-of-text token, or *max_length* is below 4: a token and an end of text for
+            input and completion each.
     """
     end = end_of_text(tokenizer)
     if max_length < 4:

@@ -33,18 +33,13 @@ Collate = Callable[[Any], Mapping[str, Any]]
 
 
 def encode_targets(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[Pair], float]:
-    """Return the training examples: each input with the first of its references.
-
-    Args:
-        split: One text an example, and the references as its labels.
-        tokenizer: Tokenizer with an end-of-text token.
-        max_length: Tokens of an input, and of a text to write, at least 2.
+    """Return the training examples: each input with the first of its references, each of *max_length* tokens at most.
 
     Returns:
         The `input_ids`, `attention_mask` and `TARGETS` of each example, unpadded; and the share that was truncated.
 
     Raises:
-        LoraBenchError: If the tokenizer has no end-of-text token, or *max_length* is too small.
+        LoraBenchError: If the tokenizer has no end-of-text token, or *max_length* is below 2.
     """
     sources, cut = _ended(inputs_of(split), tokenizer, max_length)
     texts = [references[0].strip() for references in references_of(split)]

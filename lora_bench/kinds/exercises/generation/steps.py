@@ -18,16 +18,9 @@ from lora_bench.util.seeding import seed_for
 
 
 class End:
-    """End of a completion: the tokenizer's end-of-text token, or the first of *texts* that it contains.
+    """End of a completion: a token, the tokenizer's end-of-text token by default, or the first of *texts* that it contains.
 
-    A text may be one token, a part of one, or spread over several.
-
-    Args:
-        tokenizer: Tokenizer of the model, with an end-of-text token.
-        texts: Further texts that end a completion, none of them empty.
-        device: Device of the completions.
-        token: Token that ends a completion; the end-of-text token by default.
-        also: Further tokens that end one.
+    A text may be one token, a part of one, or spread over several. Further tokens may *also* end it.
     """
 
     def __init__(
@@ -76,12 +69,7 @@ class End:
 
 @dataclass
 class Stop(StoppingCriteria):
-    """Tells generate() which rows have ended.
-
-    Args:
-        end: End of a completion.
-        prompt_tokens: Length of the prompts before the completions, with padding.
-    """
+    """Tells generate() which rows have ended, behind prompts of *prompt_tokens* with their padding."""
 
     end: End
     prompt_tokens: int
@@ -93,13 +81,9 @@ class Stop(StoppingCriteria):
 
 @dataclass
 class NoRepeat(LogitsProcessor):
-    """Forbids every token that would repeat an n-gram of the completion.
+    """Forbids every token that would repeat an n-gram of the completion, of *size* tokens.
 
     transformers' own processor counts the prompt's n-grams too, so a completion could not repeat names of its input.
-
-    Args:
-        size: Length of the n-grams, at least 1.
-        prompt_tokens: Length of the prompts before the completions, with padding.
     """
 
     size: int
