@@ -231,7 +231,7 @@ class KeepCheckpoints(TrainerCallback):
             watch.losses = progress["losses"]
             watch.curve[:] = [CurvePoint.model_validate_json(point) for point in progress["curve"]]
             self.measure.train_seconds = self.measure.earlier_seconds = progress["train_seconds"]
-            self.measure.score_seconds = progress["score_seconds"]
+            self.measure.score_seconds = progress.get("score_seconds", [])  # none in those of runs begun before it
             watch.follow.step, watch.follow.ended_by = before.step, progress["ended_by"]
             if self.selection is not None and before.best is not None:
                 self.selection.best = Best(**progress["best"], weights=before.best)
