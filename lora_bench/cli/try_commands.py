@@ -77,9 +77,9 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
     Return its file, and the seconds that the training of the chosen method on all rows is likely to take.
     """
     from lora_bench.kinds import find_kind
+    from lora_bench.kinds.support.table_view import LookOptions
     from lora_bench.plan.fit_minutes import DEFAULT_MODEL, draft_suite
     from lora_bench.suite.from_table import name_of, refuse_another
-    from lora_bench.tasks.guess_task import LookOptions
     from lora_bench.tasks.look import look
     from lora_bench.util.atomic_files import write_atomic
 

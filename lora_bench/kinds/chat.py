@@ -10,8 +10,10 @@ from lora_bench.errors import Fault
 from lora_bench.kinds.generation import Generation
 from lora_bench.kinds.support.conversations import NoAnswer, conversation, opening
 from lora_bench.kinds.support.declared import Declared
+from lora_bench.kinds.support.label_sets import as_json_list
 from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import Split, Texts
+from lora_bench.kinds.support.table_view import GuessedTask, Stage, View
 
 
 class Chat(Generation):
@@ -20,6 +22,18 @@ class Chat(Generation):
     exercise = "conversing"
     usual_metric = "loss"
     own_keys: ClassVar[Mapping[Key, str]] = {("chat_template",): "is only for chat; the kind is {kind}"}
+
+    def seen_in(self, view: View, stage: Stage) -> GuessedTask | None:
+        if stage != "form" or view.asked.label is not None:
+            return None
+        for name in [view.asked.text] if view.asked.text else view.free:
+            lists = [as_json_list(value) if isinstance(value, str) else value for value in view.values(name)]
+            if lists and all(
+                isinstance(one, list | tuple) and all(isinstance(part, Mapping) and "role" in part for part in one)
+                for one in lists
+            ):
+                return GuessedTask(text=(name,), label=name, why=f"{name} has messages with roles")
+        return None
 
     @property
     def model_kind(self) -> str:

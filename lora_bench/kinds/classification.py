@@ -11,6 +11,7 @@ from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.label_sets import as_json_list, several_in
 from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import Examples, Texts, numbers_of
+from lora_bench.kinds.support.table_view import GuessedTask, Stage, View
 from lora_bench.kinds.support.with_classes import WithClasses
 
 SIGNS = ("negative", "positive")
@@ -27,6 +28,10 @@ class Classification(WithClasses):
     word_model = "logistic"
     python_answer = "model.config.id2label[model(**inputs).logits.argmax().item()]"
     own_keys: ClassVar[Mapping[Key, str]] = {("label", "rule"): "makes classes, but the kind is {kind}"}
+
+    def seen_in(self, view: View, stage: Stage) -> GuessedTask | None:
+        guesses = view.asked.kind is None and view.asked.label is not None
+        return view.labelled() if stage == "classes" and not (guesses and view.is_prose(view.label)) else None
 
     def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:
         """Return the class of each row; by the rule "sign" that of its number, and None for a zero."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -13,10 +14,15 @@ from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.linearise import INPUT_COLUMNS, linearise
 from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import LEAVE_OUT, Examples, Split, Texts
+from lora_bench.kinds.support.table_view import LABEL_NAMES, GuessedTask, Stage, View
 from lora_bench.kinds.support.task_kind import ModelNames, TaskKind
 from lora_bench.kinds.support.token_spelling import as_tokens
 
 _ONLY = "is only for generation; the kind is {kind}"
+
+_WRITTEN_NAMES = re.compile(
+    r"(?i)outputs?|completions?|responses?|summar(y|ies)|highlights|ref(erence)?s?|translations?|headlines?|target_text"
+)
 
 
 class Generation(TaskKind):
@@ -30,6 +36,9 @@ class Generation(TaskKind):
     writes = True
     label_axes = ("rows", "length")
     own_keys: ClassVar[Mapping[Key, str]] = {("label", "where"): _ONLY, ("linearise",): _ONLY}
+
+    def seen_in(self, view: View, stage: Stage) -> GuessedTask | None:
+        return _named_output(view) if stage == "names" else _to_write(view) if stage == "texts" else None
 
     def head_options(self, labels: int) -> dict[str, int | str]:
         """Return none: a model that writes has no head."""
@@ -140,6 +149,37 @@ def _fits(table: Table, row: int, place: int, where: Mapping[str, str]) -> bool:
         if not isinstance(beside, Sequence) or len(beside) <= place or beside[place] != value:
             return False
     return True
+
+
+def _named_output(view: View) -> GuessedTask | None:
+    """Find a text to write by its name, where no column is named like a label."""
+    if view.asked.label is not None or any(map(LABEL_NAMES.fullmatch, view.possible)):
+        return None
+    written = [name for name in view.texts() if _WRITTEN_NAMES.fullmatch(name) and view.all_differ(name)]
+    return _written(view, written[0]) if written else None
+
+
+def _to_write(view: View) -> GuessedTask | None:
+    """Find two columns of texts that are nearly all different: the input, and the text to write."""
+    asked = view.asked
+    if asked.label is not None:
+        return _written(view, asked.label)
+    texts = view.texts()
+    # The input is the longest, unless it alone is different in nearly all rows: several texts may be written for an input.
+    prose = [name for name in (texts if asked.text is not None else [*texts[1:], *texts[:1]]) if view.is_prose(name)]
+    named = [name for name in texts if _WRITTEN_NAMES.fullmatch(name) and view.all_differ(name)]
+    written = [*named, *(name for name in prose if LABEL_NAMES.fullmatch(name)), *prose]
+    if asked.kind is not None:
+        written += texts[1:] or texts
+    return _written(view, written[0]) if written and len(texts) + (asked.text is not None) > 1 else None
+
+
+def _written(view: View, label: str) -> GuessedTask | None:
+    texts = [view.asked.text] if view.asked.text is not None else view.texts(label)
+    if not texts or (view.asked.kind is None and not any(" " in str(value) for value in view.values(texts[0]))):
+        return None
+    view.say_text(texts[0])
+    return GuessedTask(text=(texts[0],), label=label, why=f"{label} has texts that nearly all differ")
 
 
 KIND = Generation()

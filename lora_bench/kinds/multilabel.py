@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
 from lora_bench.kinds.support.declared import Declared
-from lora_bench.kinds.support.label_sets import label_lists
+from lora_bench.kinds.support.label_sets import FLAGS, label_lists
 from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import LEAVE_OUT, Split, Texts, label_text
+from lora_bench.kinds.support.table_view import LABEL_NAMES, GuessedTask, Stage, View, several_labels
 from lora_bench.kinds.support.with_classes import WithClasses, most_frequent
 
 _ONLY = "is only for several labels a row, `kind: multilabel`; the kind is {kind}"
@@ -31,6 +32,9 @@ class Multilabel(WithClasses):
     real_labels = ("labels",)
     problem_type = "multi_label_classification"
     own_keys: ClassVar[Mapping[Key, str]] = {("label", "separator"): _ONLY, ("label", "columns"): _ONLY}
+
+    def seen_in(self, view: View, stage: Stage) -> GuessedTask | None:
+        return _flags(view) if stage == "names" else _several(view) if stage == "labels" else None
 
     def each(self, labels: Iterable[Any]) -> Iterable[Any]:
         return chain.from_iterable(labels)
@@ -73,6 +77,32 @@ class Multilabel(WithClasses):
 
     def constant(self, train: Split, split: Split) -> Sequence[Any] | None:
         return [[most_frequent(train)]] * len(split.ids)
+
+
+def _flags(view: View) -> GuessedTask | None:
+    """Find columns of 0 and 1 that are several labels, where no column is named like a label."""
+    asked = view.asked
+    if asked.label is not None:
+        columns = tuple(part.strip() for part in asked.label.split(","))
+        if asked.label in view.table.columns or len(columns) < 2:
+            return None
+    else:
+        flags = {name: {str(value).strip().lower() for value in view.values(name)} for name in view.free}
+        columns = tuple(name for name, values in flags.items() if len(values) == 2 and values <= FLAGS.keys())
+        others = [name for name in view.possible if name not in columns]
+        named = any(LABEL_NAMES.fullmatch(name) for name in [*columns, *others])
+        if len(columns) < 2 or (asked.kind is None and (named or (len(columns) == 2 and others))):
+            return None
+    why = f"{len(columns)} columns ({', '.join(columns[:4])}{', …' if len(columns) > 4 else ''}) say 0 or 1"
+    return GuessedTask(text=view.text_columns(*columns), label="", columns=columns, why=why)
+
+
+def _several(view: View) -> GuessedTask | None:
+    """Find a column of several labels a row."""
+    several, separator = several_labels(view.given)
+    between = "" if separator is None else f", separated by {separator!r}"
+    why = f"{view.label} has several labels a row{between}"
+    return view.labelled(why, separator) if several or view.asked.kind is not None else None
 
 
 KIND = Multilabel()

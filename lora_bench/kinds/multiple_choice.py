@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,10 +15,13 @@ from lora_bench.errors import Fault
 from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.label_sets import as_json_list
 from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import Examples, Split, Texts, faults_of_text
+from lora_bench.kinds.support.row_values import Examples, Split, Texts, faults_of_text, label_text
+from lora_bench.kinds.support.table_view import GuessedTask, Stage, View
 from lora_bench.kinds.support.task_kind import ModelNames, Shape
 from lora_bench.kinds.support.with_classes import WithClasses
 from lora_bench.metrics import find
+
+_ENDING_NAMES = re.compile(r"(?i)(ending|choice|option|answer)[ _]?([0-9a-f])")
 
 
 class MultipleChoice(WithClasses):
@@ -32,6 +36,28 @@ class MultipleChoice(WithClasses):
     usual_metric = "accuracy"
     packs = False  # a pack mixes the rows of its members, and the endings of a text stand together
     shares_rows = False
+
+    def seen_in(self, view: View, stage: Stage) -> GuessedTask | None:
+        """Find endings: columns such as ending0 to ending3, and a label that is the place of one."""
+        if stage != "form":
+            return None
+        asked = view.asked
+        named = [match for name in view.table.names if (match := _ENDING_NAMES.fullmatch(name)) is not None]
+        stems = {match[1] for match in named}
+        if len(named) < 2 or len(stems) != 1:
+            return None
+        endings = [match[0] for match in named]
+        for name in view.labels:
+            known = {label_text(value, None) for value in view.values(name)}
+            for places in ([str(place) for place in range(len(named))], [match[2] for match in named]):
+                if name not in endings and known and known <= {*places, *map(str.upper, places)}:
+                    cased = tuple(place if place in known else place.upper() for place in places)
+                    text = asked.text or next(iter(view.texts(name, *endings)), None)
+                    if text is not None:
+                        why = f"{name} is the place of one of {len(named)} {next(iter(stems))}s"
+                        labels = () if places[0] == "0" else cased
+                        return GuessedTask(text=(text, *endings), label=name, why=why, labels=labels)
+        return None
 
     def head_options(self, labels: int) -> dict[str, int | str]:
         """Return none: the head has one output for each ending, however many there are."""

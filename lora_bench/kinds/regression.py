@@ -10,6 +10,7 @@ from lora_bench.errors import Fault
 from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import Split, Texts, numbers_of
+from lora_bench.kinds.support.table_view import GuessedTask, Stage, View, is_quantity
 from lora_bench.kinds.support.task_kind import TaskKind
 
 # The squared error of a larger one is infinite in float32, summed over a batch.
@@ -28,6 +29,11 @@ class Regression(TaskKind):
     smooths = False
     real_labels = ("labels",)
     problem_type = "regression"
+
+    def seen_in(self, view: View, stage: Stage) -> GuessedTask | None:
+        if stage != "labels" or not ((numbers := is_quantity(view.given)) or view.asked.kind):
+            return None
+        return view.labelled(f"{view.label} has {numbers}")
 
     def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:
         """Return the number of each row; note every row whose number is none, or too large to learn."""

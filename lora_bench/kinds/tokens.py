@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,9 +12,12 @@ from lora_bench.errors import Fault
 from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import LEAVE_OUT, Split, Texts, label_text
+from lora_bench.kinds.support.table_view import MOST_CLASSES, SAMPLE_ROWS, GuessedTask, Stage, View
 from lora_bench.kinds.support.task_kind import ModelNames
 from lora_bench.kinds.support.with_classes import WithClasses, most_frequent
 from lora_bench.kinds.support.word_lists import listed, words_of
+
+_TAG_NAMES = re.compile(r"(?i)(ner[ _]?)?(tag|label)s?|ner")
 
 
 class Tokens(WithClasses):
@@ -24,6 +28,25 @@ class Tokens(WithClasses):
     metric_kinds = ("tokens",)
     usual_metric = "seqeval_f1"
     label_axes = ("rows", "length")
+
+    def seen_in(self, view: View, stage: Stage) -> GuessedTask | None:
+        """Find words and tags: two columns of lists, or of texts with spaces, that are equally long in nearly all rows."""
+        if stage != "form":
+            return None
+        asked = view.asked
+        words = _lists(view, [asked.text] if asked.text else view.free)
+        tags = _lists(view, view.labels)
+        vocabulary = {name: _different(lists) for name, lists in (words | tags).items()}
+        for of_words in sorted(words, key=lambda name: -len(vocabulary[name])):
+            for of_tags in sorted(tags, key=lambda name: _TAG_NAMES.fullmatch(name) is None):
+                rows = [pair for pair in zip(words[of_words], tags[of_tags], strict=True) if pair[0] and pair[1]]
+                even = sum(len(one) == len(other) for one, other in rows)
+                several = sum(len(one) > 1 for one, _ in rows)
+                few = len(vocabulary[of_tags]) <= min(MOST_CLASSES, len(vocabulary[of_words]) - 1)
+                if of_words != of_tags and few and several > len(rows) / 2 and even >= 0.95 * len(rows):
+                    why = f"{of_tags} has a tag for each word of {of_words}"
+                    return GuessedTask(text=(of_words,), label=of_tags, why=why)
+        return None
 
     def each(self, labels: Iterable[Any]) -> Iterable[Any]:
         return chain.from_iterable(labels)
@@ -73,6 +96,20 @@ class Tokens(WithClasses):
     def constant(self, train: Split, split: Split) -> Sequence[Any] | None:
         most, right = most_frequent(train), list[Any](split.labels)
         return [[most] * len(each) for each in right]
+
+
+def _lists(view: View, names: Iterable[str]) -> dict[str, list[list[Any]]]:
+    """Return the lists of the first rows of each column that has lists, or texts of several words."""
+    found = {}
+    for name in names:
+        lists = [listed(value) or [] for value in view.table.columns[name][:SAMPLE_ROWS]]
+        if any(len(one) > 1 for one in lists) and not any(isinstance(word, Mapping) for one in lists for word in one):
+            found[name] = lists
+    return found
+
+
+def _different(lists: Iterable[Iterable[Any]]) -> set[str]:
+    return set(map(str, chain.from_iterable(lists)))
 
 
 KIND = Tokens()

@@ -17,17 +17,10 @@ from typing import Any
 from lora_bench.errors import BadInput
 from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, number_of
+from lora_bench.kinds.support.table_view import SPLIT_VALUES
 from lora_bench.tasks.declaration import Task
 
 SPLITS = ("train", "selection", "test")
-
-SPLIT_VALUES = {
-    "train": "train", "training": "train",
-    "selection": "selection", "validation": "selection", "valid": "selection", "val": "selection", "dev": "selection",
-    "development": "selection", "validierung": "selection",
-    "test": "test", "testing": "test", "held_out": "test", "holdout": "test",
-}  # fmt: skip
-"""Split that a value of a column names, by the value in lower case."""
 
 # Multiples of this lie evenly in [0, 1) modulo 1, any stretch of them too: eight leave no gap of a quarter.
 _GOLDEN = (5**0.5 - 1) / 2

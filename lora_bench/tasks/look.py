@@ -17,6 +17,7 @@ from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
 from lora_bench.kinds import find_kind
 from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import Texts, has_label, normal
+from lora_bench.kinds.support.table_view import GuessedTask, LookOptions, View, same_as
 from lora_bench.kinds.support.with_classes import WithClasses
 from lora_bench.metrics import find, kind_of
 from lora_bench.metrics.support.tags import is_tag
@@ -24,7 +25,7 @@ from lora_bench.tasks.dealing import as_column_says
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.files import read_file
 from lora_bench.tasks.guess_format import how_separated
-from lora_bench.tasks.guess_task import GuessedTask, LookOptions, View, guess_task, same_as
+from lora_bench.tasks.guess_task import guess_task
 from lora_bench.tasks.row_examples import missing_columns, with_labels
 from lora_bench.tasks.source_tables import SEPARATED, Format, Layout, format_of
 from lora_bench.tasks.text_facts import contradicting, repeated, spread

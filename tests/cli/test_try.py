@@ -11,10 +11,10 @@ import yaml
 from lora_bench.cli import main
 from lora_bench.execute.final_model import train_final
 from lora_bench.execute.run_suite import Silent
+from lora_bench.kinds.support.table_view import LookOptions
 from lora_bench.plan.fit_minutes import Design, draft_suite
 from lora_bench.records.store import read_records
 from lora_bench.suite.load_suite import load_suite
-from lora_bench.tasks.guess_task import LookOptions
 from lora_bench.tasks.look import look
 from lora_bench.training.winner import find_winner
 from lora_bench.util.signals import Stopped

@@ -6,9 +6,9 @@ import pytest
 
 from lora_bench.documents import read_yaml
 from lora_bench.errors import BadInput, LoraBenchError
+from lora_bench.kinds.support.table_view import LookOptions
 from lora_bench.suite.from_table import task_flow
 from lora_bench.tasks import load_data, task_from_document
-from lora_bench.tasks.guess_task import LookOptions
 from lora_bench.tasks.look import look
 from tests.tasks.test_tasks import write_csv
 

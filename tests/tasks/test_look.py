@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.tasks.guess_task import LookOptions
+from lora_bench.kinds.support.table_view import LookOptions
 from lora_bench.tasks.look import look
 
 ROWS = [

@@ -11,6 +11,7 @@ from lora_bench.errors import Fault
 from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import LEAVE_OUT, Examples, Split, Texts, faults_of_text, has_label, label_text
+from lora_bench.kinds.support.table_view import GuessedTask, Stage, View
 from lora_bench.metrics import MetricKind
 
 Shape = tuple[int, ...]
@@ -136,6 +137,10 @@ class TaskKind:
         """Return the faults of a task's label and class names."""
         if not task.label.column and not task.label.columns:
             yield ("label", "column"), "is missing"
+
+    def seen_in(self, view: View, stage: Stage) -> GuessedTask | None:
+        """Return the task of the kind that shows in a table at a stage; None if it does not."""
+        return None
 
     def labelled(self, task: Declared, table: Table) -> list[int]:
         """Return the rows that have a label, of a table with some of the columns."""
