@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from lora_bench.kinds.exercises.base_exercise import Replies
 from lora_bench.records.record import CurvePoint
 from lora_bench.training.checkpoint import trained_weights
 from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.measure.measure_callback import MeasureCallback
-
-if TYPE_CHECKING:
-    from lora_bench.kinds.exercises.base_exercise import Replies
 
 
 @dataclass(frozen=True)

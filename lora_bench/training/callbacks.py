@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,16 +40,12 @@ CHECKPOINT_SECONDS = 60.0
 # Approximate number of points of a learning curve.
 CURVE_POINTS = 50
 
+# Receives each step of a run: its number, the number of steps, and the latest training loss.
+Notify = Callable[[int, int, float | None], None]
+
 
 class Interrupted(LoraBenchError):
     """The run was asked to stop, and wrote a checkpoint."""
-
-
-class Notify(Protocol):
-    """Receives each step of a run: its number, the number of steps, and the latest training loss."""
-
-    def __call__(self, step: int, steps: int, loss: float | None) -> None:
-        """Receive a step."""
 
 
 class SeededDropout(TrainerCallback):

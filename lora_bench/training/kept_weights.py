@@ -9,12 +9,13 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.exercises.predicting import quiet
@@ -33,9 +34,6 @@ from lora_bench.tuners.sites import module_of
 from lora_bench.tuners.trial import inside_peft
 from lora_bench.util.atomic_files import sync_tree
 from lora_bench.util.regular_files import read_object
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def keep_weights(

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import xxhash
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from lora_bench import kinds
 from lora_bench.models import sentencepiece as pieces
@@ -33,9 +34,6 @@ from lora_bench.training.token_cache import LEAST_EXAMPLES, Example, shared_exam
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.paths import cache_folder
 from lora_bench.version import __version__
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 MadeT = TypeVar("MadeT")
 Loaded = tuple[Any, list[str]]

@@ -10,16 +10,13 @@ import functools
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
+from transformers import Trainer
 
 from lora_bench.records.budget import TARGETS, rows_of
-
-if TYPE_CHECKING:
-    from transformers import Trainer
-
-    from lora_bench.training.keyed_dropout import StepMasks
+from lora_bench.training.keyed_dropout import StepMasks
 
 Example = Mapping[str, Any]
 MadeT = TypeVar("MadeT")
