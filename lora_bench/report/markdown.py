@@ -139,8 +139,8 @@ def _protocol(comparison: Comparison, records: Sequence[Record]) -> list[Block]:
     """Return the protocol card: conditions that all runs share, the size of each method, and the work that runs used."""
     shared: list[Block] = ["Equal for all runs:", budgets.recipe(comparison), *budgets.protocols(comparison)]
     shared += [
-        "Each method: *adapter parameters* are without the head, *trained* ones with it; *stored* ones are saved.",
-        *budgets.counts(comparison),
+        "Each method: *adapter parameters* are without the head, *trained* ones with each task's; *stored* ones are saved.",
+        budgets.counts(comparison),
     ]
     if any(row.exempt for setting in comparison.settings for row in setting.rows):
         shared.append(exempt_note(comparison.settings))

@@ -13,7 +13,7 @@ from lora_bench.report.blocks import Heading, to_markdown
 from lora_bench.report.probes.probe_section import probes_page
 from tests.probe.records import sample_probes
 from tests.report.hostile import hostile_records
-from tests.sample_records import BUDGET, ENVIRONMENT, METHODS, record, sample_suite
+from tests.sample_records import BUDGET, ENVIRONMENT, METHODS, PARAMETERS, record, sample_suite
 
 
 def render(records) -> str:
@@ -110,7 +110,7 @@ def test_a_line_of_the_comparison_table():
         "failed": "0",
     }  # fmt: skip
     sizes = next(line for table in tables(page) for line in table if len(line) > 2 and line[2] == "rank 4")
-    assert sizes[3:7] == ["7,680", "156,680", "156,680", "149,000"], "adapter, trained, stored and head"
+    assert sizes[3:7] == ["1e-3", "7,680", "156,680", "156,680"], "learning rates, adapter, trained and stored"
 
 
 def test_verdicts_ranks_trials_and_checkpoints_are_columns_where_there_are_any():
@@ -139,7 +139,7 @@ def test_a_target_for_stored_parameters_is_named_and_held_against_what_is_stored
     assert "target for adapter parameters" not in page and "the target for stored parameters" in page
     (line,) = (line for table in tables(page) for line in table if "of the target" in table[0] and line[1] == "`lora`")
     # 156,680 of 150,000, head included.
-    assert line[3:] == ["7,680", "156,680", "156,680", "149,000", "104.5 %"]
+    assert line[3:] == ["1e-3", "7,680", "156,680", "156,680", "104.5 %"]
 
 
 def test_verdicts_stand_in_the_table_of_scores():
@@ -227,6 +227,27 @@ def test_a_protocol_of_medians_is_shown_with_medians():
     assert "- *median*:" in page
 
 
+def sizes_in(page: str) -> list[dict[str, str]]:
+    """Return the lines of the one table of sizes."""
+    ((header, _, *lines),) = (table for table in tables(page) if "learning rates" in table[0])
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def test_learning_rates_stand_beside_the_size_in_one_line_whatever_the_heads_of_the_tasks():
+    wide = METHODS["lora"].model_copy(update={"options": {"rank": 8}, "chosen": {"rank": 8}})
+    larger = PARAMETERS["lora"].model_copy(update={"head": 149_385, "trained": 157_065, "stored": 157_065})
+    page = render(
+        [
+            record(learning_rate=5e-4),
+            record(learning_rate=2e-3, task="film_b", parameters=larger),
+            record(wide, learning_rate=1e-2, task="film_b", parameters=larger),
+        ]
+    )
+    found = [(line["size"], line["learning rates"], line["trained"], line["stored"]) for line in sizes_in(page)]
+    both = "156,680 to 157,065"
+    assert found == [("rank 4", "5e-4, 2e-3", both, both), ("rank 8", "1e-2", "157,065", "157,065")]
+
+
 def test_trials_have_a_section_of_their_own_and_lines_in_the_budget():
     trials = [record(seed=100, learning_rate=rate, spec={"score_on": "selection"}) for rate in (1e-3, 3e-3)]
     page = render([*trials, record(seed=0)])
@@ -237,8 +258,7 @@ def test_trials_have_a_section_of_their_own_and_lines_in_the_budget():
     assert recipe[0] == ["", "`vader_film`"]
     assert ["seeds", "0"] in recipe and ["seeds of the trials", "100"] in recipe
     assert ["scored on", "the test split"] in recipe and ["trials scored on", "the selection split"] in recipe
-    counts = next(table for table in tables(page) if table[0][-1] == "learning rates")
-    assert [line[-1] for line in counts[2:]] == ["1e-3"]
+    assert [line["learning rates"] for line in sizes_in(page)] == ["1e-3"]
 
 
 def test_the_card_says_what_a_protocol_means():

@@ -10,7 +10,7 @@ from lora_bench.records.budget import AXES, PARAMETER_AXES, WORK, Axis, Paramete
 from lora_bench.records.protocol import Protocol
 from lora_bench.records.record import Record
 from lora_bench.report import text
-from lora_bench.report.blocks import Block, TextList, TextTable, wide_table
+from lora_bench.report.blocks import Block, TextList, TextTable
 from lora_bench.report.model.comparison import Comparison, Setting, rows_of, work_of
 from lora_bench.report.model.rows import Row, folds_of, in_order, median_of
 from lora_bench.report.sections.method_tables import EXEMPT, each_row, method_name, model_name, setting_name, size
@@ -59,27 +59,23 @@ def _trials_of(setting: Setting, comparison: Comparison) -> list[Setting]:
     ]
 
 
-def counts(comparison: Comparison) -> list[Block]:
-    """Return each method on each base model: size, numbers of parameters, share of the target, and learning rates."""
-    rates: dict[tuple[str, ...], set[tuple[float | None, float | None]]] = {}
+def counts(comparison: Comparison) -> TextTable:
+    """Return each method on each base model: size, learning rates, numbers of parameters, and share of the target."""
+    found: dict[tuple[str, ...], list[Row]] = {}
     for setting, table, row in rows_of(comparison.results):
         if row.ok or any(failure.status != "unsupported" for failure in row.failures):
-            counted = [count(None if row.parameters is None else getattr(row.parameters, name)) for name in _COUNTS]
-            cells = (model_name(table), method_name(row), size(row), *counted, _held_to(row, setting))
-            rates.setdefault(cells, set()).add((row.learning_rate, row.head_learning_rate))
-    header = ["base model", "method", "size", "adapter parameters", *_COUNTS[1:], "of the target", "learning rates"]
-    lines = [
-        [
-            *cells,
-            ", ".join(_rate(*both) for both in sorted(of, key=lambda both: (in_order(both[0]), in_order(both[1])))),
-        ]
-        for cells, of in rates.items()
-    ]
-    return wide_table(header, lines, names=2)
-
-
-# Without the head; updated by the optimiser, with the head; to be saved.
-_COUNTS = ("adapter", "trained", "stored", "head")
+            adapter = count(None if row.parameters is None else row.parameters.adapter)
+            cells = (model_name(table), method_name(row), size(row), adapter, _held_to(row, setting))
+            found.setdefault(cells, []).append(row)
+    lines = []
+    for (*named, adapter, held), rows in found.items():
+        both = {(row.learning_rate, row.head_learning_rate) for row in rows}
+        rates = [_rate(*one) for one in sorted(both, key=lambda one: (in_order(one[0]), in_order(one[1])))]
+        counted = [row.parameters for row in rows if row.parameters is not None]
+        with_head = (text.span((of.trained for of in counted), count), text.span((of.stored for of in counted), count))
+        lines.append([*named, ", ".join(rates), adapter, *with_head, held])
+    header = ["base model", "method", "size", "learning rates", "adapter parameters", "trained", "stored"]
+    return TextTable([*header, "of the target"], lines, numbers_from=2)
 
 
 def _rate(rate: float | None, of_head: float | None) -> str:
