@@ -170,7 +170,18 @@ def _introduction(comparison: Comparison) -> str:
         f"{tables.on_split(one)}"
         for one in comparison.results
     )
-    return f"Of {plural(comparison.runs, 'run')}, {listed(statuses)}.{tuned} Scores are {listed([*metrics])}."
+    scored = {setting.spec.task.name for setting in comparison.settings if not (setting.search or setting.trials)}
+    tasks = dict.fromkeys(setting.spec.task.name for setting in comparison.settings)
+    searches = [code(task) for task in tasks if task not in scored]
+    search = (
+        f" On {listed(searches)} this is a search: its scores choose learning rates and are not results."
+        if searches
+        else ""
+    )
+    of = " of the others" if trials else ""
+    return (
+        f"Of {plural(comparison.runs, 'run')}, {listed(statuses)}.{tuned} Scores{of} are {listed([*metrics])}.{search}"
+    )
 
 
 def _failures(comparison: Comparison) -> list[Block]:

@@ -8,7 +8,7 @@ from functools import partial
 
 from lora_bench.records.budget import AXES, PARAMETER_AXES, WORK, Axis, ParameterAxis, amount_of
 from lora_bench.records.protocol import Protocol
-from lora_bench.records.record import Record
+from lora_bench.records.record import Parameters, Record
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, TextList, TextTable
 from lora_bench.report.model.comparison import Comparison, Setting, rows_of, work_of
@@ -60,20 +60,28 @@ def _trials_of(setting: Setting, comparison: Comparison) -> list[Setting]:
 
 
 def counts(comparison: Comparison) -> TextTable:
-    """Return each method on each base model: size, learning rates, numbers of parameters, and share of the target."""
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for setting, table, row in rows_of(comparison.results):
-        if row.ok or any(failure.status != "unsupported" for failure in row.failures):
-            adapter = count(None if row.parameters is None else row.parameters.adapter)
-            cells = (model_name(table), method_name(row), size(row), adapter, _held_to(row, setting))
-            found.setdefault(cells, []).append(row)
+    """Return each method on each base model: size, learning rates, numbers of parameters, and share of the target.
+
+    The learning rates are those of results; of trials where there are no others.
+    """
+    counted: dict[tuple[str, ...], list[Parameters | None]] = {}
+    rates: dict[tuple[str, ...], set[tuple[float | None, float | None]]] = {}
+    trials = [setting for setting in comparison.settings if setting not in comparison.results]
+    for settings in (comparison.results, trials):
+        known = {*rates}
+        for setting, table, row in rows_of(settings):
+            if row.ok or any(failure.status != "unsupported" for failure in row.failures):
+                adapter = count(None if row.parameters is None else row.parameters.adapter)
+                cells = (model_name(table), method_name(row), size(row), adapter, _held_to(row, setting))
+                counted.setdefault(cells, []).append(row.parameters)
+                if cells not in known:
+                    rates.setdefault(cells, set()).add((row.learning_rate, row.head_learning_rate))
     lines = []
-    for (*named, adapter, held), rows in found.items():
-        both = {(row.learning_rate, row.head_learning_rate) for row in rows}
-        rates = [_rate(*one) for one in sorted(both, key=lambda one: (in_order(one[0]), in_order(one[1])))]
-        counted = [row.parameters for row in rows if row.parameters is not None]
-        with_head = (text.span((of.trained for of in counted), count), text.span((of.stored for of in counted), count))
-        lines.append([*named, ", ".join(rates), adapter, *with_head, held])
+    for cells, of in rates.items():
+        shown = [_rate(*both) for both in sorted(of, key=lambda both: (in_order(both[0]), in_order(both[1])))]
+        all_of = [one for one in counted[cells] if one is not None]
+        with_head = [text.span((getattr(one, name) for one in all_of), count) for name in ("trained", "stored")]
+        lines.append([*cells[:3], ", ".join(shown), cells[3], *with_head, cells[4]])
     header = ["base model", "method", "size", "learning rates", "adapter parameters", "trained", "stored"]
     return TextTable([*header, "of the target"], lines, numbers_from=2)
 
