@@ -58,6 +58,12 @@ def pass_seconds(record: ProbeRecord, shape: tuple[int, int], state: State) -> f
     return next((one.seconds_median for one in same), None)
 
 
+def longer_passes(cell: Probed, shape: tuple[int, int], state: State) -> list[float]:
+    """Return by how much longer a pass took than the base model's in the same process, as a share, of each process."""
+    both = [[pass_seconds(record, shape, of) for of in ("unadapted", state)] for record in cell.records]
+    return [own / base - 1 for base, own in both if base and own is not None]
+
+
 def pass_shapes(cell: Probed) -> dict[tuple[int, int], set[State]]:
     """Return the batch sizes and lengths of a cell's forward passes, ascending, with the states that were timed."""
     latencies = [one for record in cell.records if record.inference for one in record.inference.latencies]

@@ -18,7 +18,7 @@ from lora_bench.documents import Strict, read_yaml, validate
 from lora_bench.records.probe_record import ProbeRecord, State
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Heading, TextTable
-from lora_bench.report.probes.cells import REFERENCE, STEP, Probed, Value, pass_seconds, pass_shapes, probed_cells
+from lora_bench.report.probes.cells import REFERENCE, STEP, Probed, Value, longer_passes, pass_shapes, probed_cells
 from lora_bench.report.probes.probe_tables import figures
 from lora_bench.report.text import code, inert, plural, signed_percent
 from lora_bench.util.paths import folders
@@ -97,13 +97,14 @@ def claims_section(claims: Claims, records: Sequence[ProbeRecord]) -> list[Block
     for claim in claims.claims:
         here = _MEASURED[claim.quantity]
         found = here.values(claim, cells)
-        method, shape = code(claim.method or CLAIMED), " × ".join(map(str, claim.shape or ()))
+        method, shape = code(claim.method or CLAIMED), f", {claim.shape[0]} × {claim.shape[1]}" if claim.shape else ""
+        of_one = f" on {inert(claim.model.removeprefix('shape:'))}" if claim.model is not None else ""
         rows.append(
             [
                 here.name.format(method=method, shape=shape),
                 inert(claim.printed),
                 f"{inert(claim.of)} ({inert(claim.where)})",
-                here.words.format(text.span(found, here.form)) if found else text.MISSING,
+                here.words.format(text.span(found, here.form)) + of_one if found else text.MISSING,
             ]
         )
     models = plural(len({cell.spec.model.shown for cell in cells}), "base model")
@@ -175,9 +176,8 @@ def _switches(claim: Claim, cells: Sequence[Probed]) -> list[float]:
 
 
 def _longer(cell: Probed, shape: tuple[int, int], state: State) -> list[float]:
-    """Return by how much longer a pass took than the base model's in the same process: the median share; empty without any."""
-    both = [[pass_seconds(record, shape, of) for of in ("unadapted", state)] for record in cell.records]
-    shares = [own / base - 1 for base, own in both if base and own is not None]
+    """Return the median of what the table of forward passes has; empty without any."""
+    shares = longer_passes(cell, shape, state)
     return [statistics.median(shares)] if shares else []
 
 
@@ -186,8 +186,9 @@ def _merged(claim: Claim, cells: Sequence[Probed]) -> list[float]:
 
 
 def _adapted(claim: Claim, cells: Sequence[Probed]) -> list[float]:
-    own = (cell for cell in cells if (cell.spec.model.name, cell.spec.method.label) == (claim.model, claim.method))
-    return [share for cell in own for share in _longer(cell, claim.shape or (1, 1), "adapted")]
+    own = [cell for cell in cells if (cell.spec.model.name, cell.spec.method.label) == (claim.model, claim.method)]
+    return [share for cell in own for shape in pass_shapes(cell) if claim.shape in (None, shape)
+            for share in _longer(cell, shape, "adapted")]  # fmt: skip
 
 
 _MEASURED: dict[Quantity, MeasuredClaim] = {
@@ -202,7 +203,7 @@ _MEASURED: dict[Quantity, MeasuredClaim] = {
         "speed of training", _times(STEP), lambda times: text.percent(times - 1, 0), "{} faster"
     ),
     "merged_latency": MeasuredClaim("latency when merged", _merged, signed_percent),
-    "adapted_latency": MeasuredClaim("latency of {method}, {shape}", _adapted, signed_percent),
+    "adapted_latency": MeasuredClaim("latency of {method}{shape}", _adapted, signed_percent),
     "task_switch": MeasuredClaim(
         "switches between tasks", _switches, figures, "{} times as quick as to load the base model, from memory"
     ),

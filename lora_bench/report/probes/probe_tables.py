@@ -9,10 +9,20 @@ import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from lora_bench.records.probe_record import ProbeRecord
+from lora_bench.records.probe_record import ProbeRecord, State
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, wide_table
-from lora_bench.report.probes.cells import REFERENCE, STEP, WIDE, Probed, Value, pass_seconds, pass_shapes, values
+from lora_bench.report.probes.cells import (
+    REFERENCE,
+    STEP,
+    WIDE,
+    Probed,
+    Value,
+    longer_passes,
+    pass_seconds,
+    pass_shapes,
+    values,
+)
 from lora_bench.report.text import MISSING, code
 
 # The head of a column and its text for a cell.
@@ -152,8 +162,11 @@ def mebibytes(number_of_bytes: float | None) -> str:
 
 
 def use_table(cells: Sequence[Probed]) -> list[Block]:
-    """Return a line a method and shape: how long the base model takes, and how much longer the adapted and the merged one."""
-    rows = []
+    """Return a line a method and shape: how long the base model takes, and how much longer the adapted and the merged one.
+
+    What is more is taken within processes: the median over them, with its span.
+    """
+    rows, reference = [], _reference(cells)
     for cell in cells:
         gap = tiny(cell.value("inference.merged_difference"))
         mixed = text.change(cell.value("inference.one_adapter_seconds"), cell.value("inference.mixed_batch_seconds"))
@@ -163,13 +176,22 @@ def use_table(cells: Sequence[Probed]) -> list[Block]:
                 for state in ("unadapted", "adapted", "merged")
             )
             row = [code(cell.spec.method.label), f"{shape[0]} × {shape[1]}", text.milliseconds(base)]
-            for own in (adapted, merged):
-                row += [text.milliseconds(own), text.change(base, own)]
+            operations = text.change(reference.value("flops.forward"), cell.value("flops.forward"))
+            row += [text.milliseconds(adapted), _more(cell, shape, "adapted"), operations]
+            row += [text.milliseconds(merged), _more(cell, shape, "merged")]
             rows.append([*row, gap, mixed])
             gap = mixed = MISSING  # of all shapes of a cell
-    header = ["method", "shape", "base model", "adapted", "more", "merged", "more", "merged differs by",
-              "two adapters in a batch"]  # fmt: skip
+    header = ["method", "shape", "base model", "adapted", "more", f"operations, to {code(reference.spec.method.label)}",
+              "merged", "more", "merged differs by", "two adapters in a batch"]  # fmt: skip
     return wide_table(header, rows, names=2) if rows else []
+
+
+def _more(cell: Probed, shape: tuple[int, int], state: State) -> str:
+    shares = longer_passes(cell, shape, state)
+    if not shares:
+        return MISSING
+    median, span = text.signed_percent(statistics.median(shares)), text.span(shares, text.signed_percent)
+    return median if span == median else f"{median} ({span})"
 
 
 def tiny(value: float | None) -> str:

@@ -77,11 +77,14 @@ def counts(comparison: Comparison) -> TextTable:
                 if cells not in known:
                     rates.setdefault(cells, set()).add((row.learning_rate, row.head_learning_rate))
     lines = []
-    for cells, of in rates.items():
+    for named, of in rates.items():
         shown = [_rate(*both) for both in sorted(of, key=lambda both: (in_order(both[0]), in_order(both[1])))]
-        all_of = [one for one in counted[cells] if one is not None]
-        with_head = [text.span((getattr(one, name) for one in all_of), count) for name in ("trained", "stored")]
-        lines.append([*cells[:3], ", ".join(shown), cells[3], *with_head, cells[4]])
+        all_of = [one for one in counted[named] if one is not None]
+        trained, stored = (
+            text.span((amount for amount in amounts if amount is not None), "{:,}".format)
+            for amounts in ([one.trained for one in all_of], [one.stored for one in all_of])
+        )
+        lines.append([*named[:3], ", ".join(shown), named[3], trained, stored, named[4]])
     header = ["base model", "method", "size", "learning rates", "adapter parameters", "trained", "stored"]
     return TextTable([*header, "of the target"], lines, numbers_from=2)
 

@@ -94,9 +94,34 @@ def test_latency_of_merged_models_is_paired_within_processes():
     assert here("merged_latency") == "+0.5 %"
 
 
+def test_the_table_of_forward_passes_takes_the_same_ratios_with_their_span():
+    pairs = ((0.1, 0.099), (0.2, 0.206), (0.4, 0.4))
+    records = [
+        probe_record("lora", repeat, model=MODEL, inference=passes(base, base * 1.1, merged))
+        for repeat, (base, merged) in enumerate(pairs)
+    ]
+    # The medians, 200 and 206 ms, would make it +3 %.
+    assert here("merged_latency", records) == "+0.0 %"
+    page = to_markdown(probes_page([*records, *measured()[2::3]]))
+    header, _, *lines = next(table for table in tables(page) if "adapted" in table[0])
+    own = next(line for line in lines if line[0] == "`lora`")
+    assert own[header.index("merged") + 1] == "+0.0 % (−1.0 % to +3.0 %)"
+    assert own[header.index("adapted") + 1] == "+10.0 %"
+
+
+def test_a_pass_of_an_adapter_stands_beside_its_operations():
+    page = to_markdown(probes_page(measured()))
+    header, _, *lines = next(table for table in tables(page) if "adapted" in table[0])
+    more = {line[0]: line[header.index("operations, to `full`")] for line in lines}
+    assert more["`full`"] == "+0.0 %" and more["`adapter_h`"] == "+3.0 %"
+
+
 def test_latency_of_an_adapter_is_held_against_its_own_claim():
     narrowed = {"model": MODEL, "method": "adapter_h", "shape": (1, 128)}
-    assert here("adapted_latency", **narrowed) == "+15.0 %"
+    assert here("adapted_latency", **narrowed) == "+15.0 % on gpt2-medium"
+    assert here("adapted_latency", model=MODEL, method="adapter_h") == "+15.0 % on gpt2-medium"
+    page = to_markdown(claims_section(claims("adapted_latency", model=MODEL, method="adapter_h"), measured()))
+    assert "| latency of `adapter_h` |" in page
     # What was not measured is a dash, and the claim stays.
     assert here("adapted_latency", **{**narrowed, "method": "adapter_l"}) == "–"
 
