@@ -23,12 +23,21 @@ from lora_bench.report.sections import summary
 from lora_bench.report.sections.chosen_rates import rates_table
 from lora_bench.report.sections.first_screen import picture_contrasts
 from lora_bench.report.sections.headline import headline_blocks, headline_of
-from lora_bench.report.sections.method_tables import EXEMPT, model_name, on_split, score_table, setting_name
-from lora_bench.report.text import plain, unmarked
+from lora_bench.report.sections.method_tables import (
+    EXEMPT,
+    SHARED,
+    TableColumn,
+    cost_tables,
+    model_name,
+    on_split,
+    score_table,
+    setting_name,
+)
+from lora_bench.report.text import count, plain, unmarked
 
 
 def terminal_table(records: Sequence[Record]) -> Group:
-    """Return the tables of scores of a report, for each setting and base model; failures are rows with their reason.
+    """Return the tables of scores and costs of a report, for each setting and base model; failures are rows with their reason.
 
     Raises:
         LoraBenchError: If two different records have the same run id.
@@ -40,7 +49,14 @@ def terminal_table(records: Sequence[Record]) -> Group:
         for of_model in setting.tables:
             title = f"{setting_name(setting, comparison)}, {model_name(of_model)}, {on_split(setting)}"
             parts += [_table(table, title, note) for table in score_table(of_model, setting)]
+            beside = f"{SHARED} other work ran beside" if any(row.exclusive is False for row in of_model.rows) else ""
+            parts += [_table(table, note=beside) for table in cost_tables(of_model, setting, [_ADAPTER]) if table.rows]
     return Group(*parts)
+
+
+_ADAPTER = TableColumn(
+    "adapter parameters", lambda row: count(None if row.parameters is None else row.parameters.adapter)
+)
 
 
 def _table(block: TextTable, title: str = "", note: str = "") -> Table:

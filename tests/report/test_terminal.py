@@ -21,7 +21,7 @@ def shown(records, **options) -> str:
 def test_scores_with_spread_and_number_of_seeds():
     text = shown([record(seed=seed, score=score) for seed, score in enumerate([0.70, 0.72, 0.77])])
     assert "0.7300 ± 0.0361" in text
-    assert text.splitlines()[-2].split()[-3] == "3"
+    assert next(line for line in text.splitlines() if "0.7300" in line).split()[-3] == "3"
 
 
 @pytest.mark.parametrize("records", [sample_suite(), hostile_records()], ids=["sample", "hostile"])
@@ -39,6 +39,12 @@ def test_the_reference_is_marked():
     text = shown([record("full"), record("lora")])
     assert "full†" in text
     assert "† exempt from the parameter target" in text
+
+
+def test_memory_time_and_adapter_parameters_are_shown_with_a_mark_where_other_work_ran_beside():
+    alone, beside = shown([record()]), shown([record(exclusive=False)])
+    assert alone.splitlines()[-2].split() == ["lora", "300", "50.0", "320", "7,680"] and "‡" not in alone
+    assert " ".join(beside.split()).endswith("lora 300‡ 50.0‡ 320‡ 7,680 ‡ other work ran beside")
 
 
 def test_markup_in_a_name_is_text():
