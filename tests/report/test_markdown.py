@@ -227,6 +227,11 @@ def test_a_protocol_of_medians_is_shown_with_medians():
     assert "- *median*:" in page
 
 
+def test_what_all_runs_took_is_said_of_one_run_too():
+    assert " The run took 10.0 s of training and 2.50 s of evaluation." in render([record()])
+    assert " All 2 runs took 20.0 s of training and 5.00 s of evaluation." in render([record(), record(seed=1)])
+
+
 def sizes_in(page: str) -> list[dict[str, str]]:
     """Return the lines of the one table of sizes."""
     ((header, _, *lines),) = (table for table in tables(page) if "learning rates" in table[0])

@@ -161,9 +161,10 @@ def costs(comparison: Comparison) -> tuple[TextTable, str] | None:
         )
     training = text.rate(total_of(row.train_seconds_total for *_, row in timed))
     evaluation = text.rate(total_of(row.evaluation_seconds_total for *_, row in timed) or 0.0)
-    runs = text.plural(sum(row.ok for *_, row in timed), "run")
+    number = sum(row.ok for *_, row in timed)
+    runs = "The run" if number == 1 else f"All {number:,} runs"
     header = ["task", "base model", "method", "runs", "training, s a run", "evaluation, s a run", "tokens/s"]
-    said = f"All {runs} took {training} s of training and {evaluation} s of evaluation."
+    said = f"{runs} took {training} s of training and {evaluation} s of evaluation."
     return TextTable(header, lines, numbers_from=3), said
 
 
