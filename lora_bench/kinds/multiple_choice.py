@@ -39,7 +39,7 @@ class MultipleChoice(WithClasses):
 
     def seen_in(self, view: View, stage: Stage) -> GuessedTask | None:
         """Find endings: columns such as ending0 to ending3, and a label that is the place of one."""
-        if stage != "form":
+        if stage != "endings":
             return None
         asked = view.asked
         named = [match for name in view.table.names if (match := _ENDING_NAMES.fullmatch(name)) is not None]

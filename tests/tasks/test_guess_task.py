@@ -63,6 +63,12 @@ KINDS = {
         {"context": TEXTS, "question": QUESTIONS, "answer": [words[1] for words in WORDS]}, "t.csv",
         "spans", ("question", "context"), "answer", "squad_f1",
     ),
+    "answers as texts beside options": (
+        {
+            "question": QUESTIONS, "context": TEXTS, "answer": [words[1] for words in WORDS],
+            "option_a": QUESTIONS, "option_b": QUESTIONS, "is_hard": [number % 2 for number in NUMBERS],
+        }, "t.csv", "spans", ("question", "context"), "answer", "squad_f1",
+    ),
     "an input and an output": ({"output": TEXTS, "input": LONG}, "t.csv", "generation", ("input",), "output", "bleu"),
     "two long texts": ({"de": TEXTS, "en": LONG}, "t.csv", "generation", ("en",), "de", "bleu"),
     "a summary beside a source": (

@@ -16,9 +16,9 @@ from lora_bench.kinds.support.label_sets import as_json_list
 from lora_bench.kinds.support.row_table import Table
 from lora_bench.kinds.support.row_values import as_data, has_label, number_of
 
-Stage = Literal["form", "names", "labels", "classes", "texts"]
-"""How a kind is seen in a table, as kinds are asked in turn: beyond doubt, by columns' names, by a column's labels, by its few
-values, or by texts that nearly all differ."""
+Stage = Literal["form", "endings", "names", "labels", "classes", "texts"]
+"""How a kind is seen in a table, as kinds are asked in turn: beyond doubt, by several endings of a text, by columns' names, by
+a column's labels, by its few values, or by texts that nearly all differ."""
 LABELLED: tuple[Stage, ...] = ("labels", "classes")
 """Stages at which a column may be the label."""
 
