@@ -250,6 +250,9 @@ def _check_columns(file: Path, names: Sequence[str], asked: LookOptions) -> None
     for column in (asked.text, asked.text_pair, *labels, asked.split, asked.group, asked.time):
         if column is not None and column.strip() not in names:
             raise unknown(f"column of {file}", column, names)
+    if len(labels) > 1 and asked.kind is not None and ("label", "columns") not in find_kind(asked.kind).own_keys:
+        several = f"--label {asked.label} names {len(labels)} columns, and the kind {asked.kind} has one label column"
+        raise LoraBenchError(f"{several}: name one, or leave out --kind")
 
 
 def _task(file: Path, found: GuessedTask, split: Mapping[str, str]) -> Task:

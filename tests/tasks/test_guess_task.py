@@ -166,6 +166,12 @@ def test_columns_of_0_and_1_are_named_with_commas(tmp_path):
     assert look(file, LookOptions(label="a,c")).columns == ("a", "c")
     with pytest.raises(LoraBenchError, match="'d'"):
         look(file, LookOptions(label="a,d"))
+    for kind in ("chat", "classification", "generation", "multiple_choice", "regression", "spans", "tokens"):
+        with pytest.raises(LoraBenchError, match=f"--label a,c names 2 columns, and the kind {kind} has one"):
+            look(file, LookOptions(label="a,c", kind=kind))
+    assert look(file, LookOptions(label="a,c", kind="multilabel")).columns == ("a", "c")
+    answers = {"question": QUESTIONS, "context": TEXTS, "answer": [words[1] for words in WORDS], **FLAGS}
+    assert look(table(tmp_path, answers, "answers.csv"), LookOptions(label="a,c")).columns == ("a", "c")
     # A column that is named like a label goes first.
     file = table(tmp_path, {"comment": TEXTS, **FLAGS, "queue": ["x", "y"] * 30})
     assert look(file).label == "queue"

@@ -125,9 +125,9 @@ class View:
 
     @property
     def labels(self) -> list[str]:
-        """The columns that may be the label: the one that the user names, or the free ones."""
+        """The columns that may be the label: the one that the user names, none if it names several, or the free ones."""
         label = self.asked.label
-        return self.free if label is None or label not in self.table.columns else [label]
+        return self.free if label is None else [label] if label in self.table.columns else []
 
     @cached_property
     def possible(self) -> dict[str, int]:
