@@ -108,7 +108,7 @@ def test_a_table_without_a_label_says_how_to_name_one(tmp_path):
         (
             "text,team",
             [f"some words {n},a" for n in range(40)],
-            "column 'team' of .* has one class, 'a', and 2 are the least",
+            r"no column of .* looks like a label; .* \(text, team\); column 'team' has one class, 'a', and 2 are the least",
         ),
         ("text,team", [f"some words,{'ab'[n % 2]}" for n in range(40)], "has 1 different text, too few"),
         ("text,label", [f"words {n},c{n // 2}" for n in range(60)], "'label' of .* has 30 different values in 60 rows"),
@@ -123,6 +123,18 @@ def test_a_table_that_gives_nothing_to_learn_says_why(tmp_path, header, rows, sa
     (tmp_path / "a.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     with pytest.raises(LoraBenchError, match=said):
         look(tmp_path / "a.csv")
+
+
+def test_a_value_that_is_no_number_is_named_where_numbers_are_asked_for(tmp_path):
+    scores, numbers = LookOptions(kind="regression"), [index % 15 for index in range(40)]
+    with pytest.raises(LoraBenchError, match=r"column 'label' of .* has 'n/a', which is no number; --label names"):
+        look(labelled(tmp_path / "a.csv", [*range(1, 6), "n/a"] * 50), scores)
+    assert look(labelled(tmp_path / "b.csv", numbers), scores).label == "label"
+
+
+def test_a_row_of_no_label_beside_rows_of_one_is_not_said_to_be_too_many(tmp_path):
+    with pytest.raises(LoraBenchError, match=r"column 'label' of .* has one class, 'a', and 2 are the least"):
+        look(labelled(tmp_path / "a.csv", ['"[""a""]"', "[]"] * 20))
 
 
 def test_a_spreadsheet_is_to_be_saved_as_csv(tmp_path):

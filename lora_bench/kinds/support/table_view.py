@@ -140,14 +140,25 @@ class View:
             if not named and sample and statistics.fmean(len(str(value)) for value in sample) > _LONGEST_LABEL:
                 continue  # texts, of which each stands in several rows
             values = [value for value in self.table.columns[name] if has_label(value)]
-            if self.asked.kind == "regression" and any(number_of(str(value)) is None for value in values):
+            if self._no_number(values) is not None:
                 continue
-            several = several_labels(values)[0] if named else []
-            different = len(set(chain.from_iterable(several) if several else map(str, values)))
+            different = len(self._different(name))
             most = max(2, rows // 3) if named else min(MOST_CLASSES, max(2, rows // 3))
-            if 2 <= different <= most or (named and different > 1 and is_quantity(values)):
+            are_numbers = named and (self.asked.kind == "regression" or is_quantity(values))
+            if 2 <= different <= most or (different > 1 and are_numbers):
                 possible[name] = different
         return possible
+
+    def _no_number(self, values: Iterable[Any]) -> Any:
+        """Return the first value that is no number, where numbers are asked for; else None."""
+        asked = self.asked.kind == "regression"
+        return next((value for value in values if asked and number_of(str(value)) is None), None)
+
+    def _different(self, column: str) -> set[str]:
+        """Return the different values of a column, or its labels if it is named like one and has several a row."""
+        values = [value for value in self.table.columns[column] if has_label(value)]
+        several = several_labels(values)[0] if LABEL_NAMES.fullmatch(column) is not None else []
+        return set(chain.from_iterable(several) if several else map(str, values))
 
     def texts(self, *others: str | None) -> list[str]:
         """Return the free columns with texts, but for *others*; those with words first, and of these the longest."""
@@ -231,17 +242,22 @@ class View:
 
     def no_label(self) -> LoraBenchError:
         """Return the error of a table without a label, with what is wrong with a column that is named like one."""
-        columns, rows = ", ".join(self.table.names), len(self.table.places)
-        for name in sorted(self.free, key=lambda name: LABEL_NAMES.fullmatch(name) is None):
-            known = set(map(str, filter(has_label, self.table.columns[name])))
+        columns, rows, hint = ", ".join(self.table.names), len(self.table.places), ""
+        for name in (name for name in self.free if name not in self.possible):
+            known = self._different(name)
             has = "no value" if not known else f"{len(known):,} different values in {rows:,} rows, too many for classes"
-            if len(known) == 1:
+            if (word := self._no_number(filter(has_label, self.table.columns[name]))) is not None:
+                has = f"{word!r}, which is no number"
+            elif len(known) == 1:
                 has = f"one class, {next(iter(known))!r}, and 2 are the least"
-            if len(known) == 1 or LABEL_NAMES.fullmatch(name) is not None:
+                hint = hint or f"; column {name!r} has {has}"
+            if LABEL_NAMES.fullmatch(name) is not None:
                 return LoraBenchError(
                     f"column {name!r} of {self.table.shown} has {has}; --label names a label ({columns})"
                 )
-        return LoraBenchError(f"no column of {self.table.shown} looks like a label; name it with --label ({columns})")
+        return LoraBenchError(
+            f"no column of {self.table.shown} looks like a label; name it with --label ({columns}){hint}"
+        )
 
 
 def several_labels(values: Sequence[Any]) -> tuple[list[tuple[str, ...]], str | None]:
