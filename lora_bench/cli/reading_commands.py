@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from lora_bench.cli.commands import DIFFERS, DONE, terminal
 from lora_bench.errors import LoraBenchError
+from lora_bench.util.redaction import message
 from lora_bench.util.signals import Stopped
 
 if TYPE_CHECKING:
@@ -30,28 +32,42 @@ WATCH_SECONDS = 10
 
 def report(arguments: argparse.Namespace) -> int:
     """Render records as Markdown with figures, and as one page; of several suites with an index."""
-    if not arguments.watch:
+    if not (arguments.watch and arguments.runs.exists()):
         return _write_reports(arguments)
     if arguments.check:
         raise LoraBenchError("--watch writes reports and --check writes none; leave one of the two out")
     print(f"watching {arguments.runs}: its page follows the records and reloads itself; Ctrl-C ends it", flush=True)
-    known = None
+    known, wrong = None, ""
     try:
         while True:
-            there = _versions(arguments.runs)
-            if there and there != known:
-                _write_reports(arguments, reload_seconds=WATCH_SECONDS)
-                known = there
+            try:
+                there = _versions(arguments.runs)
+                if there and there != known:
+                    _write_reports(arguments, reload_seconds=WATCH_SECONDS)
+                    known, wrong = there, ""
+            except BrokenPipeError:
+                raise
+            except (LoraBenchError, OSError) as error:
+                # What ends next may mend it.
+                if str(error) != wrong:
+                    print(message(f"lora-bench: {error}"), file=sys.stderr, flush=True)
+                wrong = str(error)
             time.sleep(WATCH_SECONDS)
     except Stopped:
         return _write_reports(arguments) if _versions(arguments.runs) else DONE
 
 
 def _versions(folder: Path) -> dict[Path, int]:
-    """Return when each file of records in a folder was written."""
+    """Return when each file of records and probes in a folder was written."""
+    from lora_bench.records.layout import PROBES_FILE, RUNS_FILE
+    from lora_bench.records.probe_store import probe_files
     from lora_bench.records.store import record_files
 
-    return {file: file.stat().st_mtime_ns for source in _suites_in(folder).values() for file in record_files(source)}
+    found: dict[Path, int] = {}
+    for source in _suites_in(folder).values():
+        whole = [file for file in (source / RUNS_FILE, source / PROBES_FILE) if file.is_file()]
+        found |= {file: file.stat().st_mtime_ns for file in (*record_files(source), *probe_files(source), *whole)}
+    return found
 
 
 def _write_reports(arguments: argparse.Namespace, reload_seconds: int = 0) -> int:

@@ -18,6 +18,7 @@ from lora_bench.cli.plan_table import plan_tables
 from lora_bench.documents import read_yaml
 from lora_bench.errors import LoraBenchError
 from lora_bench.plan.make_plan import make_plan
+from lora_bench.records.probe_store import ProbeFolder
 from lora_bench.records.sealed_records import to_json
 from lora_bench.records.store import read_records, write_atomic
 from lora_bench.suite.from_table import rates_of
@@ -25,6 +26,7 @@ from lora_bench.suite.load_suite import is_probe_suite, load_suite
 from lora_bench.util.paths import suite_files
 from lora_bench.util.signals import Stopped
 from lora_bench.version import __version__
+from tests.probe.records import sample_probes
 from tests.project import SUITE, write_project
 from tests.sample_records import sample_suite
 
@@ -218,6 +220,7 @@ def test_a_report_that_differs_from_its_records_is_exit_code_1(tmp_path, capsys)
 def test_a_watched_page_follows_the_records_and_reloads_itself_until_it_is_stopped(tmp_path, monkeypatch, capsys):
     first, *others = sample_suite()
     runs, pages = tmp_path / "runs" / "sample", []
+    runs.mkdir(parents=True)
 
     def end(record):
         write_atomic(runs / record.run_id / "record.json", to_json(record))
@@ -238,6 +241,69 @@ def test_a_watched_page_follows_the_records_and_reloads_itself_until_it_is_stopp
     assert pages[2].replace(f"{reload}\n", "") == (runs / "report.html").read_text()
     assert main(["report", "runs/sample", "--watch", "--check"]) == 2
     assert "leave one of the two out" in capsys.readouterr().err
+    assert main(["report", "runs/smaple", "--watch"]) == 2
+    assert "runs/smaple does not exist" in capsys.readouterr().err
+
+
+def watched(monkeypatch, *steps):
+    """Let *steps* happen between the looks of a watch, and then stop it."""
+    left = iter(steps)
+
+    def look_again(seconds):
+        step = next(left, None)
+        if step is None:
+            raise Stopped("SIGINT")
+        step()
+
+    monkeypatch.setattr("lora_bench.cli.reading_commands.time.sleep", look_again)
+
+
+def test_a_watch_outlives_what_hinders_a_page_and_says_it_once(tmp_path, monkeypatch, capsys):
+    runs, pages = tmp_path / "runs" / "sample", []
+    runs.mkdir(parents=True)
+    page, store = runs / "report.html", "lora_bench.records.store.record_files"
+
+    def end(method):
+        for record in sample_suite():
+            if record.spec.method.name == method:
+                write_atomic(runs / record.run_id / "record.json", to_json(record))
+
+    def gone(folder):
+        return [runs / "gone" / "record.json"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, gone)
+        watched(
+            monkeypatch,
+            lambda: (patch.undo(), end("full")),
+            lambda: pages.append(page.is_file()),
+            lambda: end("lora"),
+            lambda: pages.append(page.is_file()),
+        )
+        assert main(["report", "runs/sample", "--watch", "--reference", "lora"]) == 0
+    assert pages == [False, True]
+    vanished, reference = capsys.readouterr().err.splitlines()
+    assert "No such file" in vanished and "lora" in reference
+
+
+@pytest.mark.parametrize("what", ["probes", "runs.json"])
+def test_a_folder_of_probes_and_a_baseline_are_watched_too(tmp_path, monkeypatch, what):
+    folder, pages = tmp_path / "runs" / "costs", []
+    folder.mkdir(parents=True)
+
+    def end():
+        if what == "probes":
+            for probe in sample_probes():
+                ProbeFolder(folder / "probes").publish(probe)
+            return
+        for record in sample_suite():
+            write_atomic(tmp_path / "all" / record.run_id / "record.json", to_json(record))
+        folder.rmdir()
+        assert main(["export", "all", "--to", "baseline", "--out", str(folder)]) == 0
+
+    watched(monkeypatch, end, lambda: pages.append((folder / "report.html").is_file()))
+    assert main(["report", "runs/costs", "--watch"]) == 0
+    assert pages == [True]
 
 
 def test_runs_become_a_baseline_whose_report_is_the_same(tmp_path, capsys):
