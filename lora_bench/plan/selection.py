@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lora_bench.records.protocol import Protocol
 from lora_bench.records.record import Record
-from lora_bench.report.model.rows import least_learned, over_folds, overlap_of
+from lora_bench.report.model.rows import least_learned, overlap_of, unique
 from lora_bench.stats import Trials, trials_of
 from lora_bench.stats.rates import Search
 
@@ -21,7 +21,9 @@ def trials_among(records: Sequence[Record | None], search: Search) -> Trials | N
         rate, seed = record.spec.training.learning_rate, record.spec.seed
         assert rate is not None and seed is not None, "trials are planned"
         by_rate.setdefault(rate, {})[seed] = record.judged_score
-    floor = over_folds(map(least_learned, found), overlap_of(found))
+    leasts = [(record.spec.seed, least_learned(record)) for record in found]
+    own = {seed: least for seed, least in leasts if seed is not None and least is not None}
+    floor = own if overlap_of(found) else unique(least for _, least in leasts)
     better = bool(found[0].spec.task.higher_is_better)
     return trials_of(by_rate, floor=floor, higher_is_better=better, search=search)
 

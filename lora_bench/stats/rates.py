@@ -38,13 +38,13 @@ class Trials:
     Args:
         rates: Learning rates, in their order of trial.
         gains: Scores, higher is better, shape (rates, seeds): NaN where not tried, −infinity without a score.
-        floor: Gain of a method that learned nothing, or None if it is unknown.
+        floor: Gain of a method that learned nothing, or that of each seed; None if it is unknown.
         search: Rule of the search, as in `tuning.search` of a suite.
     """
 
     rates: tuple[float, ...]
     gains: Floats
-    floor: float | None
+    floor: float | Floats | None
     search: Search
 
     @property
@@ -75,7 +75,7 @@ class Trials:
         known = np.where(sound, self.gains, 0.0)
         means = known.sum(axis=1) / np.maximum(number, 1)
         spread = math.sqrt(float((np.where(sound, known - means[:, None], 0.0) ** 2).sum()) / freedom)
-        floor = min(known[sound]) if self.floor is None else self.floor
+        floor = np.asarray(min(known[sound]) if self.floor is None else self.floor)
         tried = (~np.isnan(self.gains)).sum(axis=1)
         share = fell.sum(axis=1) / tried
         generator = np.random.default_rng(draw_seed)
@@ -87,7 +87,7 @@ class Trials:
         if self._halved:
             drawn[~_better_half(drawn, out), 1:] = np.nan
         chosen = _best(np.array(self.rates), drawn, out, halved=self._halved).argmax(axis=1)
-        values = means * (1 - share) + floor * share
+        values = means * (1 - share) + floor.mean() * share
         return ChoiceError(sd=float(values[chosen].std()), freedom=freedom)
 
     @property
@@ -105,7 +105,7 @@ class Trials:
 def trials_of(
     scores: Mapping[float, Mapping[int, float | None]],
     *,
-    floor: float | None,
+    floor: float | Mapping[int, float] | None,
     higher_is_better: bool,
     search: Search = "all_seeds",
 ) -> Trials:
@@ -113,7 +113,7 @@ def trials_of(
 
     Args:
         scores: For each rate, in the order of trial, the score of each seed; None for a run without one.
-        floor: Score of a method that learned nothing.
+        floor: Score of a method that learned nothing, or that of each seed, where each is scored on other rows.
         higher_is_better: Direction of the metric.
         search: Rule of the search.
     """
@@ -126,8 +126,12 @@ def trials_of(
     for row, of_rate in zip(gains, scores.values(), strict=True):
         for seed, score in of_rate.items():
             row[seeds.index(seed)] = -np.inf if score is None else sign * score
-    floor = None if floor is None else sign * floor
-    return Trials(rates=tuple(scores), gains=gains, floor=floor, search=search)
+    least: float | Floats | None = None
+    if isinstance(floor, Mapping):
+        least = np.array([sign * floor.get(seed, np.mean([*floor.values()])) for seed in seeds]) if floor else None
+    elif floor is not None:
+        least = sign * floor
+    return Trials(rates=tuple(scores), gains=gains, floor=least, search=search)
 
 
 def half(rates: int) -> int:

@@ -25,7 +25,7 @@ from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, compare
 from lora_bench.report.model.given_answers import NeverFound, given_by, never_found
 from lora_bench.report.model.judged import judge_comparison
-from lora_bench.report.model.rows import Row
+from lora_bench.report.model.rows import Row, fell
 from lora_bench.report.model.searches import Searches
 from lora_bench.report.model.seed_scores import AnswersOf, Scored, items_of, no_answers, overlap_of, scored
 from lora_bench.stats import seed_from
@@ -348,9 +348,13 @@ def _drawn(of_table: Sequence[Scored], setting: Setting) -> Floats | None:
 
 def _sound(row: Row, setting: Setting) -> dict[int | str, float]:
     """Return the gains of the runs that did not collapse, by seed; of all with a score if every one did."""
-    sign, least = _sign(setting), row.least_learned
-    gains = {score.run_id if score.seed is None else score.seed: sign * score.value for score in row.scores}
-    return {name: gain for name, gain in gains.items() if least is None or gain > sign * least} or gains
+    sign, gains = _sign(setting), dict[int | str, float]()
+    sound = dict[int | str, float]()
+    for score in row.scores:
+        gain = {score.run_id if score.seed is None else score.seed: sign * score.value}
+        gains |= gain
+        sound |= {} if fell(score, row.least_learned, higher_is_better=sign > 0) else gain
+    return sound or gains
 
 
 def cheapest(whole: Sequence[int], found: Sequence[Loss], costs: Sequence[float | None], margin: float | None) -> int:

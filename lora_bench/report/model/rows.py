@@ -27,11 +27,16 @@ from lora_bench.stats import Summary, collapsed, summarise
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The score of one run."""
+    """The score of one run.
+
+    Args:
+        least: Where each seed tests a fold of its own, the `least_learned` of this one.
+    """
 
     run_id: str
     seed: int | None
     value: float
+    least: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +154,14 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
     """Return the row of *records*, at least one, which differ in their seeds only."""
     first = records[0]
     method = first.spec.method
+    overlap = overlap_of(records)
     scores = [
-        Score(run_id=record.run_id, seed=record.spec.seed, value=value)
+        Score(
+            run_id=record.run_id,
+            seed=record.spec.seed,
+            value=value,
+            least=least_learned(record) if overlap else None,
+        )
         for record in records
         if (value := record.judged_score) is not None
     ]
@@ -165,7 +176,6 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
     target = first.budget.parameter_target if first.budget is not None else None
     counted = parameters.on(target[0]) if parameters is not None and target is not None else None
     within = first.budget.within(counted) if first.budget is not None and counted is not None else None
-    overlap = overlap_of(records)
     return Row(
         label=method.label,
         method=method.name,
@@ -247,9 +257,14 @@ def _forgetting(records: Sequence[Record]) -> Forgetting | None:
 
 
 def fallen_runs(row: Row, higher_is_better: bool | None, floor: float | None) -> int:
-    """Number of a row's runs that scored no better than *floor*, the least that shows learning; none where it is not known."""
-    scores = {index: score.value for index, score in enumerate(row.scores)}
-    return 0 if floor is None else len(collapsed(scores, floor, higher_is_better=bool(higher_is_better)))
+    """Number of a row's runs that learned nothing: see `fell`."""
+    return sum(fell(score, floor, higher_is_better=bool(higher_is_better)) for score in row.scores)
+
+
+def fell(score: Score, floor: float | None, *, higher_is_better: bool) -> bool:
+    """Tell if a run scored no better than the least that shows learning: its own, else *floor*; False where none is known."""
+    least = floor if score.least is None else score.least
+    return least is not None and bool(collapsed({0: score.value}, least, higher_is_better=higher_is_better))
 
 
 def floor_of(record: Record) -> float | None:

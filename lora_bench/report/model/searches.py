@@ -20,17 +20,21 @@ def trials_in(rows: Iterable[Row], setting: Setting) -> Trials | None:
     """
     scores: dict[float, Mapping[int, float | None]] = {}
     floors = []
+    own: dict[int, float] = {}
     for row in rows:
         if row.learning_rate is not None:
             known = {score.run_id: score.value for score in row.scores}
             of_seeds = zip(row.seeds, row.run_ids, strict=True)
             scores[row.learning_rate] = {seed: known.get(run_id) for seed, run_id in of_seeds if seed is not None}
             floors.append(row.least_learned)
+            own |= {
+                score.seed: score.least for score in row.scores if score.seed is not None and score.least is not None
+            }
     better = setting.spec.task.higher_is_better
     if better is None or not any(scores.values()):
         return None
     search: Search = setting.budget.search if setting.budget is not None else "all_seeds"
-    return trials_of(scores, floor=unique(floors), higher_is_better=better, search=search)
+    return trials_of(scores, floor=own or unique(floors), higher_is_better=better, search=search)
 
 
 def best_rates(rows: Iterable[Row], setting: Setting) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lora_bench.report.model.comparison import Comparison, Setting
-from lora_bench.report.model.rows import Row
+from lora_bench.report.model.rows import Row, fallen_runs
 from lora_bench.report.sections.chosen_rates import chosen_rates, searches
 from lora_bench.report.sections.method_tables import range_words
 from lora_bench.report.text import code, inert, listed, plural, plural_span
@@ -85,6 +85,6 @@ def _at_floor(rows: Sequence[Row], setting: Setting) -> list[str]:
     """Count the runs that learned nothing."""
     better = setting.spec.task.higher_is_better is not False
     rows = [*{row.run_ids: row for row in rows}.values()]
-    scores = [(score.value, row.least_learned) for row in rows for score in row.scores if row.least_learned is not None]
-    floor = sum((value <= least) if better else (value >= least) for value, least in scores)
-    return [f"{floor} of {plural(len(scores), 'run')} did no better than a constant answer."] if floor else []
+    runs = sum(len(row.scores) for row in rows if row.least_learned is not None)
+    floor = sum(fallen_runs(row, better, row.least_learned) for row in rows)
+    return [f"{floor} of {plural(runs, 'run')} did no better than a constant answer."] if floor else []

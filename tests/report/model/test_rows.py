@@ -2,8 +2,9 @@
 
 import pytest
 
+from lora_bench.plan.selection import trials_among
 from lora_bench.report import Report, render_markdown
-from lora_bench.report.model.rows import make_row
+from lora_bench.report.model.rows import fallen_runs, make_row
 from tests.sample_records import ENVIRONMENT, MIB, record
 
 WHOLE = record("lora", seed=0, score=0.7, peak_mib=300, step_seconds=0.05)
@@ -49,6 +50,23 @@ def test_a_run_within_two_standard_errors_of_a_constant_answer_learned_nothing()
     assert learned("pearson", None, 257) == learned("matthews_correlation", 0.0, 257) == 2 / 16
     assert learned("accuracy", 0.5, 400) == pytest.approx(0.5 + 2 / 40)
     assert (learned("rmse", 1.2, 400), learned("bleu", None, 400)) == (1.2, None)
+
+
+def test_a_run_of_a_fold_is_compared_with_a_constant_answer_on_its_own_rows():
+    runs = []
+    for seed, (floor, score) in enumerate(zip((0.3, 0.9, 0.5, 0.6, 0.5), (0.6, 0.98, 0.8, 0.85, 0.8), strict=True)):
+        made = record("lora", seed=seed, score=score, majority=floor)
+        task = made.spec.task.model_copy(update={"definition": {"task": "vader_film", "split": {"folds": 5}}})
+        data = made.data.model_copy(update={"examples": {"train": 1600, "selection": 400, "test": 400}})
+        runs.append(made.model_copy(update={"spec": made.spec.model_copy(update={"task": task}), "data": data}))
+    row = make_row(runs, [ENVIRONMENT])
+    assert row.least_learned > 0.6 and fallen_runs(row, True, row.least_learned) == 0
+    # The same scores the other way round: 0.85 is less than the 0.9 of a constant answer, 0.6 is more than the 0.3.
+    low = [run.model_copy(update={"scores": {"accuracy": 0.85}}) if run.spec.seed == 1 else run for run in runs]
+    assert fallen_runs(make_row(low, [ENVIRONMENT]), True, None) == 1
+    trials = trials_among(runs, "halve_seeds")
+    assert trials.going(1) == trials.best and trials.error(0) is not None and trials.error(0).freedom == 4
+    assert trials_among(low, "halve_seeds").error(0).freedom == 3
 
 
 def test_a_run_that_gave_one_answer_counts_as_no_correlation():
