@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.plan.inputs import with_local_data
 from lora_bench.records.spec import TaskSpec
+from lora_bench.report.model.report import TextsOf
+from lora_bench.report.model.rows import folds_of
 from lora_bench.suite.load_suite import Suite
 from lora_bench.tasks import Task, TaskData, load_data
 
@@ -23,10 +25,11 @@ def may_show(task: Task) -> bool:
     return _OPEN.fullmatch(task.licence) is not None or (not task.licence and bool(task.data.files))
 
 
-def item_texts(suite: Suite) -> Callable[[TaskSpec, Sequence[int]], Sequence[tuple[str, ...]] | None]:
+def item_texts(suite: Suite) -> TextsOf:
     """Return a function that gives id and texts of each test item of a recorded task of a suite.
 
-    It returns None if they may not be shown, or the data is not at hand or has changed since the run.
+    It takes the task, the right answers and, of folds, their seeds. It returns None if the texts may not be shown, or the
+    data is not at hand or has changed since the run.
     """
     tasks = {task.task: (task, base) for task, base in suite.tasks}
 
@@ -41,18 +44,19 @@ def item_texts(suite: Suite) -> Callable[[TaskSpec, Sequence[int]], Sequence[tup
         except LoraBenchError:
             return []
 
-    def texts(spec: TaskSpec, references: Sequence[int]) -> Sequence[tuple[str, ...]] | None:
+    def texts(
+        spec: TaskSpec, references: Sequence[int], seeds: Sequence[int | None] = ()
+    ) -> Sequence[tuple[str, ...]] | None:
         if spec.name not in tasks or not may_show(tasks[spec.name][0]):
             return None
         found = data_of(spec.name)
-        if not found or found[0].sha256 != spec.data_sha256:
+        folds = tasks[spec.name][0].folds
+        if not found or found[0].sha256 != spec.data_sha256 or folds_of(spec) != folds:
             return None
-        tests = [data.splits["test"] for data in found]
-        # Of folds, those of the seeds from 0 on.
-        labels = [label for test in tests for label in test.labels][: len(references) if len(tests) > 1 else None]
-        if labels != list(references):
+        known = [seed for seed in seeds if seed is not None]
+        tests = [data.splits["test"] for data in (found if folds is None else [found[seed % folds] for seed in known])]
+        if [label for test in tests for label in test.labels] != list(references):
             return None
-        rows = [(name, *said) for test in tests for name, said in zip(test.ids, test.texts, strict=True)]
-        return rows[: len(labels)]
+        return [(name, *said) for test in tests for name, said in zip(test.ids, test.texts, strict=True)]
 
     return texts

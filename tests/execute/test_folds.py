@@ -118,7 +118,7 @@ def test_the_report_takes_folds_as_one_test_of_all_rows(tmp_path):
         )
     # Rows without a group are 400 independent items; those that the table repeats stand together.
     texts = item_texts(load_suite(path))
-    said = texts(outcome.records[0].spec.task, given.references.tolist())
+    said = texts(outcome.records[0].spec.task, given.references.tolist(), given.seeds)
     rows = list(csv.DictReader((tmp_path / "project" / "tickets.csv").open(encoding="utf-8")))
     labels = outcome.records[0].spec.task.labels
     assert len({name for name, _ in said}) == 400

@@ -49,3 +49,21 @@ def test_texts_are_those_of_the_items_that_a_run_answered(tmp_path, monkeypatch,
     assert item_texts(suite)(changed, references) is None
     (path.parent / "tickets.csv").unlink()
     assert item_texts(suite)(job.spec.task, references) is None
+
+
+def test_texts_of_folds_are_those_of_the_seeds_that_were_scored(tmp_path, monkeypatch, shared_cache):
+    """Stratified folds of a sorted table have equal labels."""
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(shared_cache))
+    text = SUITE.replace("    label: queue\n", "    label: queue\n    split: {folds: 5, stratify: true}\n")
+    path = write_project(
+        tmp_path / "project", text.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[full]")
+    )
+    rows = [f"the {number} good,{'complaint' if number < 50 else 'praise'}" for number in range(100)]
+    (path.parent / "tickets.csv").write_text("\n".join(["subject,queue", *rows]), encoding="utf-8")
+    suite = load_suite(path)
+    spec = make_plan(suite, tmp_path / "runs").cells[0].job.spec.task
+    first, second = (load_data(*suite.tasks[0], fold=fold).splits["test"] for fold in (0, 1))
+    assert first.labels == second.labels and first.ids != second.ids
+    assert [name for name, *_ in item_texts(suite)(spec, second.labels, (1,))] == second.ids
+    assert [name for name, *_ in item_texts(suite)(spec, second.labels * 2, (1, 0))] == [*second.ids, *first.ids]
+    assert item_texts(suite)(spec, second.labels) is None

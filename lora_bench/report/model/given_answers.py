@@ -8,7 +8,7 @@ Trials are left out: they choose, and are no results.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ class GivenAnswers:
         probabilities: Probabilities of each run, shape (items, classes); empty if a run kept none.
         lengths: Words of each sentence, of labels of words; else empty.
         tags: Names of the answers, where `classes` are the types of entities; else empty.
+        seeds: Seeds of the folds whose items these are, in their order; empty where all runs test the same.
     """
 
     classes: tuple[str, ...]
@@ -59,6 +60,7 @@ class GivenAnswers:
     probabilities: tuple[Floats, ...]
     lengths: tuple[int, ...] = ()
     tags: tuple[str, ...] = ()
+    seeds: tuple[int | None, ...] = ()
 
     @property
     def right_share(self) -> Floats:
@@ -147,7 +149,10 @@ def given_by(row: Row, task: TaskSpec, answers: AnswersOf) -> GivenAnswers | Non
     stored = [found for score in row.scores if (found := answers(score.run_id)) is not None]
     if len(stored) < len(row.scores):
         return None
-    return given_in([_as_one_run(stored)] if row.overlap and stored else stored, task)
+    if not row.overlap or not stored:
+        return given_in(stored, task)
+    given = given_in([_as_one_run(stored)], task)
+    return None if given is None else replace(given, seeds=tuple(score.seed for score in row.scores))
 
 
 def _as_one_run(folds: Sequence[Answers]) -> Answers:
@@ -338,7 +343,11 @@ def error_scores(given: GivenAnswers) -> ErrorScores:
 def rows_with_answers(table: ModelTable, given: GivenByRow) -> list[tuple[Row, GivenAnswers]]:
     """Return the rows of a table whose answers are stored, to the same items."""
     found = [(row, given[row.run_ids]) for row in table.rows if row.run_ids in given]
-    return [one for one in found if np.array_equal(one[1].references, found[0][1].references)]
+    return [
+        (row, own)
+        for row, own in found
+        if own.seeds == found[0][1].seeds and np.array_equal(own.references, found[0][1].references)
+    ]
 
 
 def differing_items(rows: Sequence[tuple[Row, GivenAnswers]]) -> list[int]:

@@ -24,11 +24,12 @@ from lora_bench.report.model.plateaus import SweepFindings, sweep_findings
 from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 from lora_bench.report.model.side_costs import Beside, beside
 
-# From a task and the right answers to its test items: the id and the texts of each item, or None if they may not be shown.
-TextsOf = Callable[[TaskSpec, Sequence[int]], Sequence[tuple[str, ...]] | None]
+# From a task, the right answers to its test items and the seeds of their folds, if any: the id and the texts of each item, or
+# None if they may not be shown.
+TextsOf = Callable[[TaskSpec, Sequence[int], Sequence[int | None]], Sequence[tuple[str, ...]] | None]
 
 
-def no_texts(task: TaskSpec, references: Sequence[int]) -> None:
+def no_texts(task: TaskSpec, references: Sequence[int], seeds: Sequence[int | None] = ()) -> None:
     """Give no texts."""
 
 

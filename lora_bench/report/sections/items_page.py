@@ -63,7 +63,7 @@ def _table(
 ) -> list[Block]:
     first = rows[0][1]
     references = [int(value) for value in first.references]
-    shown = texts(setting.spec.task, references)
+    shown = texts(setting.spec.task, references, first.seeds)
     header = ["item", "right class", *(method_name(row) for row, _ in rows), *(["text"] if shown is not None else [])]
     lines = []
     for place in items[:most]:

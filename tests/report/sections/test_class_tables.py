@@ -159,9 +159,23 @@ def test_the_page_lists_some_items_by_place_or_by_id_with_their_texts():
         first = int(item) % 2 == 1  # counted from 1
         assert (right, full, lora) == (("negative", "2 of 2", "0 of 2") if first else ("positive", "0 of 2", "2 of 2"))
     texts = [(f"id{place}", f"text {place}") for place in range(120)]
-    page = to_markdown(items_page(Report(records, answers=answers, texts=lambda task, references: texts)))
+    page = to_markdown(items_page(Report(records, answers=answers, texts=lambda *task: texts)))
     item, *_, said = table_below(page, "item | right class")[0]
     assert said == item.replace("id", "text ")
+
+
+def test_rows_of_other_folds_are_no_items_in_common_though_their_labels_are_equal():
+    records, answers = runs(MANY, right=[0, 1] * 60)
+    task = {"definition": {"task": "vader_film", "split": {"folds": 5}}}
+    folded = [
+        one.model_copy(update={"spec": one.spec.model_copy(update={"task": one.spec.task.model_copy(update=task)})})
+        for one in records
+    ]
+    asked = []
+    assert items_page(Report(folded, answers=answers, texts=lambda *given: asked.append(given[2])))
+    assert asked == [(0, 1)]
+    # `full` has lost its run of seed 0, `lora` that of seed 1.
+    assert items_page(Report(folded[1:3], answers=answers)) == []
 
 
 def test_the_commonest_wrong_answer_of_several_classes_is_named():
@@ -172,7 +186,7 @@ def test_the_commonest_wrong_answer_of_several_classes_is_named():
 
 def items_html(text):
     records, answers = runs(MANY, labels=(text, f"{text} again"), right=[0, 1] * 60)
-    files = render_files(Report(records, answers=answers, texts=lambda task, references: [(text, text, text)] * 120))
+    files = render_files(Report(records, answers=answers, texts=lambda *task: [(text, text, text)] * 120))
     return html5lib.parse(files["report/items.html"].decode()), files["report.html"].decode()
 
 
