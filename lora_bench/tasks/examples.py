@@ -97,6 +97,10 @@ def load_data(
     every = (None,) if task.folds is None else range(task.folds) if fold is None else (fold,)
     dealings = [deal(task, parts, tables, whole_train=whole_train, fold=one) for one in every]
     faults += dict.fromkeys(fault for dealt in dealings for fault in _faults_of_splits(task, dealt, tables, parts))
+    metric = find(task.metric)
+    if task.folds is not None and metric is not None and metric.takes_classes:
+        dealt_by_fold = zip(every, dealings, strict=True)
+        faults += (tables[part].fault(said) for fold, dealt in dealt_by_fold for said in _lacking(fold, dealt, labels))
     if faults:
         raise BadInput(faults)
     of_folds = [
@@ -235,6 +239,18 @@ def _faults_of_splits(
             count = len(parts[part].ids)
             yield tables[part].fault(f"leaves the split {split} without any example ({count:,} rows with a label)")
         yield from (tables[part].fault(message) for message in task.kind_of.faults_of_split(examples.labels, split))
+
+
+def _lacking(fold: int | None, dealt: Mapping[str, Examples], labels: Sequence[str]) -> Iterator[str]:
+    """Return a fault for each scored split of a fold without rows of a class, of which a metric by class says nothing."""
+    for split in ("selection", "test"):
+        lacking = set(labels) - set(dealt[split].labels) if split in dealt else ()
+        if lacking:
+            shown = ", ".join(repr(label) for label in labels if label in lacking)
+            yield (
+                f"leaves the split {split} of fold {fold} without the label {shown}, whose score the metric needs: take "
+                "fewer `folds`, or none"
+            )
 
 
 def _split(task: Task, examples: Examples, labels: tuple[str, ...], *, scored: bool) -> Split:

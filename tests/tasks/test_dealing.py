@@ -221,3 +221,15 @@ def test_a_split_that_is_not_stratified_keeps_its_id_and_time_deals_alone(tmp_pa
     assert "stratify" not in definition(task(tmp_path, ONE_FILE))["split"]
     (said,) = faults_of(tmp_path, ONE_FILE + "split: {in_order: at, stratify: true}\n")
     assert "split.stratify: must go: `in_order` deals rows out by their order" in said
+
+
+def test_a_fold_without_a_class_is_a_fault_where_the_metric_is_by_class(tmp_path):
+    rows = [(f"text number {number}", "good" if 11 <= number <= 16 else "bad") for number in range(400)]
+    write_csv(tmp_path / "rows.csv", rows)
+    load_data(task(tmp_path, FOLDS), tmp_path)
+    said = data_faults(tmp_path, FOLDS + "labels: [bad, good]\nmetric: f1\n")
+    assert said and all("without the label 'good'" in one for one in said)
+    assert any("the split test of fold" in one for one in said)
+    rows = [(f"text number {number}", "good" if number % 2 else "bad") for number in range(400)]
+    write_csv(tmp_path / "rows.csv", rows)
+    load_data(task(tmp_path, FOLDS + "labels: [bad, good]\nmetric: f1\n"), tmp_path)
