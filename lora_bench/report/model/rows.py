@@ -162,7 +162,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
             value=value,
             least=least_learned(record) if overlap else None,
         )
-        for record in records
+        for record in (one_of_each_fold(records) if overlap else records)
         if (value := record.judged_score) is not None
     ]
     all_speeds = [record.speed for record in records if record.speed is not None]
@@ -299,9 +299,19 @@ def overlap_of(records: Iterable[Record]) -> float:
     shares = []
     for record in records:
         if folds_of(record.spec.task) is not None and record.data is not None:
-            trained = record.spec.training.distinct_examples or record.data.examples["train"]
-            shares.append(record.data.examples["test"] / trained)
+            shares.append(record.data.examples["test"] / record.data.examples["train"])
     return statistics.fmean(shares) if shares else 0.0
+
+
+def one_of_each_fold(records: Iterable[Record]) -> list[Record]:
+    """Return those with a score, and of several that test one fold the first: another seed on the same rows is no new test."""
+    found: dict[int | str, Record] = {}
+    for record in records:
+        folds, seed = folds_of(record.spec.task), record.spec.seed
+        if record.judged_score is not None:
+            tests = folds is not None and seed is not None and record.spec.score_on in (None, "test")
+            found.setdefault((seed or 0) % (folds or 1) if tests else record.run_id, record)
+    return list(found.values())
 
 
 def over_folds(values: Iterable[float | None], overlap: float) -> float | None:

@@ -52,13 +52,29 @@ def test_a_run_within_two_standard_errors_of_a_constant_answer_learned_nothing()
     assert (learned("rmse", 1.2, 400), learned("bleu", None, 400)) == (1.2, None)
 
 
+def of_fold(seed, score, majority=0.5, **given):
+    made = record("lora", seed=seed, score=score, majority=majority, **given)
+    task = made.spec.task.model_copy(update={"definition": {"task": "vader_film", "split": {"folds": 5}}})
+    data = made.data.model_copy(update={"examples": {"train": 1600, "selection": 400, "test": 400}})
+    return made.model_copy(update={"spec": made.spec.model_copy(update={"task": task}), "data": data})
+
+
+def test_of_two_seeds_that_test_one_fold_the_first_counts():
+    """A suite whose seeds were edited tests no new rows."""
+    row = make_row([of_fold(seed, 0.7 + seed / 100) for seed in range(10)], [ENVIRONMENT])
+    assert [score.seed for score in row.scores] == [0, 1, 2, 3, 4] and row.score.n == 5 and len(row.seeds) == 10
+    trials = [of_fold(seed, 0.8, spec={"score_on": "selection"}) for seed in (100, 105)]
+    assert make_row(trials, [ENVIRONMENT]).score.n == 2
+
+
+def test_the_overlap_of_folds_is_of_the_rows_that_draws_come_from():
+    row = make_row([of_fold(seed, 0.7 + seed / 100, training={"distinct_examples": 16}) for seed in range(5)], [])
+    assert row.overlap == 400 / 1600
+
+
 def test_a_run_of_a_fold_is_compared_with_a_constant_answer_on_its_own_rows():
-    runs = []
-    for seed, (floor, score) in enumerate(zip((0.3, 0.9, 0.5, 0.6, 0.5), (0.6, 0.98, 0.8, 0.85, 0.8), strict=True)):
-        made = record("lora", seed=seed, score=score, majority=floor)
-        task = made.spec.task.model_copy(update={"definition": {"task": "vader_film", "split": {"folds": 5}}})
-        data = made.data.model_copy(update={"examples": {"train": 1600, "selection": 400, "test": 400}})
-        runs.append(made.model_copy(update={"spec": made.spec.model_copy(update={"task": task}), "data": data}))
+    floors, scores = (0.3, 0.9, 0.5, 0.6, 0.5), (0.6, 0.98, 0.8, 0.85, 0.8)
+    runs = [of_fold(seed, *of) for seed, of in enumerate(zip(scores, floors, strict=True))]
     row = make_row(runs, [ENVIRONMENT])
     assert row.least_learned > 0.6 and fallen_runs(row, True, row.least_learned) == 0
     # The same scores the other way round: 0.85 is less than the 0.9 of a constant answer, 0.6 is more than the 0.3.
