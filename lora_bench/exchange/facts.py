@@ -65,7 +65,10 @@ def facts_of(record: Record) -> RecordFacts:
             results[name] = value
         else:
             conditions[name] = _scalar(value)
-    clock = iter((record.speed.score_seconds or ()) if record.speed is not None else ())
+    clocked = (record.speed.score_seconds or ()) if record.speed is not None else ()
+    # A run that went on from a checkpoint without the clock has that of its last points alone.
+    scored = sum(point.scores is not None for point in record.curve)
+    clock = iter(clocked if len(clocked) == scored else ())
     curve = [(point.step, _of_point(point, clock)) for point in record.curve]
     spec = record.spec
     words = (spec.task.name, spec.model.shown, spec.method.label, f"seed {spec.seed}", record.run_id)

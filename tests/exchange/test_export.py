@@ -92,6 +92,14 @@ def test_every_number_of_a_record_is_told_to_a_tracker():
     assert missing == []
 
 
+@pytest.mark.parametrize(("clock", "told"), [((4.0, 20.0), [4.0, 20.0]), ((20.0,), []), (None, [])])
+def test_points_have_the_clock_of_their_run_only_where_each_has_its_own(clock, told):
+    curve = tuple(CurvePoint(step=step, scores={"accuracy": 0.5}) for step in (50, 100))
+    made = record(changes={"curve": curve})
+    made = made.model_copy(update={"speed": made.speed.model_copy(update={"score_seconds": clock})})
+    assert [values["seconds"] for _, values in facts_of(made).curve if "seconds" in values] == told
+
+
 def rows(content):
     return list(csv.reader(io.StringIO(content.decode("utf-8"))))
 
