@@ -179,7 +179,7 @@ def halves(scores: Floats, design: Design, tail: float = 0.025) -> dict[str, Flo
         found = errors(scores).halves(tail)
         return {"t": found[0], "reported": found[1]}
     t = -stdtrit(seeds - 1, tail) * np.sqrt(scores.mean(axis=-1).var(axis=-1, ddof=1))
-    alone = np.sqrt(scores.var(axis=-1).mean(axis=-1) / (seeds * items - 1))
+    alone = np.sqrt(scores.var(axis=-1, ddof=1).mean(axis=-1) / (seeds * items))
     pooled = -stdtrit(seeds * items - 1, tail) * alone
     return {
         "t": t / np.sqrt(seeds),

@@ -230,15 +230,22 @@ class FoldItems:
 
     def parts(self) -> tuple[float, float] | None:
         """Return the bootstrap's variance parts for infinitely many draws, or None for a metric that is not a mean."""
-        return fold_parts([part.parts() for part in self.of_seeds])
+        return fold_parts(self.of_seeds)
 
 
-def fold_parts(of_seeds: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
-    """Return the parts of a mean over seeds with their own items from those of each seed; None if one is unknown."""
-    known = [found[0] for found in of_seeds if found is not None]
-    if len(known) < len(of_seeds):
-        return None
-    seeds, item = len(known), sum(known) / len(known) ** 2
+def fold_parts(of_seeds: Sequence[Drawable]) -> tuple[float, float] | None:
+    """Return the parts of a mean over seeds with their own items from those of each seed; None if one is unknown.
+
+    Each seed's part is made unbiased by its own number n of items, n / (n − 1), and the factor of all N is taken out, as
+    `crossed` multiplies by that.
+    """
+    seeds, every = len(of_seeds), sum(one.independent for one in of_seeds)
+    item = 0.0
+    for one in of_seeds:
+        if (parts := one.parts()) is None:
+            return None
+        item += parts[0] * one.independent / max(one.independent - 1, 1) / seeds**2
+    item *= (every - 1) / every
     return item, (seeds - 1) / seeds * item
 
 
@@ -280,7 +287,7 @@ class ItemDifference:
             return float(item), float(both)
         if isinstance(self.first, FoldItems) and isinstance(self.second, FoldItems):
             pairs = zip(self.first.of_seeds, self.second.of_seeds, strict=True)
-            return fold_parts([ItemDifference(*pair).parts() for pair in pairs])
+            return fold_parts([ItemDifference(*pair) for pair in pairs])
         return None
 
 
