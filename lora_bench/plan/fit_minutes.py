@@ -35,6 +35,8 @@ PROBED_EXAMPLES = 1_600
 USED_SHARE, TIMES_DRAFT = 0.85, 3
 # Steps that teach even a small table, and the most that its rows come round.
 ENOUGH_STEPS, MOST_EPOCHS = 200, 20
+# Seeds of one test split in place of `FOLDS` folds: the fewest that are more than exploratory.
+UNFOLDED = 6
 # Fewer examples than these teach a method too little to be judged by.
 LEAST_EXAMPLES = 640
 # A smaller gain of bfloat16 is not worth its rounding.
@@ -69,7 +71,11 @@ class Design:
 
     def folds_of(self, seen: TableFacts) -> int | None:
         """Return the number of folds of a table, one for each seed; None for one test split."""
-        return self.seeds if self.seeds >= FOLDS and may_fold(seen, self.seeds) else None
+        return self.seeds if self.seeds >= FOLDS and self.seeds != UNFOLDED and may_fold(seen, self.seeds) else None
+
+    def on(self, seen: TableFacts) -> Design:
+        """Return the design for a table, which has a seed more where `FOLDS` seeds share one test split."""
+        return replace(self, seeds=UNFOLDED) if self.seeds == FOLDS and not may_fold(seen, FOLDS) else self
 
 
 # The best first.
@@ -151,7 +157,7 @@ class _Costs:
     def fit(self, choices: Sequence[tuple[str, ...]], seconds: float) -> tuple[tuple[str, ...], Design, int] | None:
         """Return the methods, the design and the examples of a run: the first that fits, else shorter runs, else None."""
         for labels in choices:
-            for design in DESIGNS:
+            for design in (one.on(self._seen) for one in DESIGNS):
                 if self._seconds(labels, design, self._examples(design)) <= seconds * USED_SHARE:
                     return labels, design, self._examples(design)
         labels, design = choices[-1], DESIGNS[-1]

@@ -36,7 +36,7 @@ _TEMPLATE = """\
 # Plan: lora-bench plan {name}.yaml    Run, and go on after a stop: lora-bench run {name}.yaml
 suite: {name}
 
-# About {tests:,} rows of test show differences of some {smallest:.2f} or more.
+# {about} {tests:,} rows of test show differences of some {smallest:.2f} or more.
 tasks:
 {task}
 
@@ -125,7 +125,10 @@ class Draft:
         """What is compared, in words."""
         seeds = f"{'up to ' if self.seeds > FIRST_LOOK else ''}{self.seeds} seed{'s' if self.seeds > 1 else ''}"
         if self.folds is not None:
-            seeds = f"{self.folds} folds, which test every row once"
+            some = _until_decided(self.seeds, self.folds)
+            seeds = (
+                f"{'up to ' if some else ''}{self.folds} folds, which test every row {'at most ' if some else ''}once"
+            )
         rates = f"{self.rates} learning rates" if self.rates > 1 else "one learning rate"
         until = "until a plateau, at most " if self.plateau else ""
         left_out = [label for label in rates_of(large=self.large) if label not in self.methods]
@@ -148,6 +151,7 @@ class Draft:
             schema=_schema(folder),
             name=self.name,
             tests=tests,
+            about="Up to" if self.folds is not None and _until_decided(self.seeds, self.folds) else "About",
             smallest=smallest_difference(tests),
             task="\n".join(_task_lines(self.name, self.seen, folder, self.folds)),
             model=as_yaml(self.model),
@@ -219,9 +223,13 @@ def _schema(folder: Path) -> str:
     return file.relative_to(here).as_posix() if file.is_relative_to(here) else file.as_uri()
 
 
+def _until_decided(most: int, folds: int | None) -> bool:
+    return most > FIRST_LOOK and not most == folds == FOLDS
+
+
 def _seeds_line(most: int, folds: int | None) -> str:
     """Return the key of the seeds: a list, or added until decided where there are more than at the first look."""
-    if most <= FIRST_LOOK or most == folds == FOLDS:
+    if not _until_decided(most, folds):
         return f"seeds: {list(range(most))}"
     return f"seeds: {{until: decided, at_least: {FIRST_LOOK}, at_most: {most}}}  # or a list, such as [0, 1, 2]"
 

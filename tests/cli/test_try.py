@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -174,7 +175,14 @@ def test_with_time_for_five_seeds_each_tests_a_fold(project, monkeypatch):
     suite = load_suite(project / "tickets.yaml")
     ((task, _),) = suite.tasks
     assert suite.content.seeds == (0, 1, 2, 3, 4) and (task.split.folds, task.split.by) == (5, "customer")
-    assert "5 folds, which test every row once" in found["many"].said
+    assert ", 5 folds, which test every row once" in found["many"].said
+    # One test split is that of six seeds: fewer are exploratory.
+    assert {name: draft.seeds for name, draft in found.items()} == {
+        "tickets": 5, "many": 5, "few": 5, "own": 6, "time": 6,
+    }  # fmt: skip
+    decided = replace(found["many"], seeds=10, folds=10)
+    assert ", up to 10 folds, which test every row at most once" in decided.said
+    assert "Up to 600 rows of test" in decided.text(project) and "until: decided" in decided.text(project)
     assert "About 600 rows of test" in found["many"].text(project) and "About 150 rows" in found["few"].text(project)
 
 
