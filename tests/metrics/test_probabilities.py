@@ -77,6 +77,7 @@ def test_a_run_has_the_score_of_the_probabilities_that_it_keeps(tmp_path, monkey
     right = json.loads((folder / "predictions.json").read_text())["references"]
     for name, of in OF_SCIKIT_LEARN.items():
         assert made.scores[name] == pytest.approx(of(right, np.array(shares)[:, 1]), abs=5e-3)
-    assert all("roc_auc" in point.scores for point in made.curve if point.scores)
+    scored = [point.scores for point in made.curve if point.scores is not None]
+    assert scored and all("roc_auc" in scores for scores in scored)
     # The same probability for all is right by chance, and words alone give the label away.
     assert made.data.majority_score == 0.5 and made.data.word_model_score > 0.9

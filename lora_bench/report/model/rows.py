@@ -277,11 +277,12 @@ def floor_of(record: Record) -> float | None:
 def least_learned(record: Record) -> float | None:
     """Return the score that a run must exceed to have learned: two standard errors beyond that of a constant answer.
 
-    The error of a share p of N items is √(p (1 − p) / N), that of a correlation of 0 is 1 / √(N − 1). Other metrics have none.
+    The error of a share p of N items is √(p (1 − p) / N), that of a correlation of 0 is 1 / √(N − 1). Other metrics have none:
+    that of a rank of probabilities takes the rows of each class, which records do not have.
     """
     floor, metric = floor_of(record) if record.data is not None else None, find(record.spec.task.metric or "")
     items = record.data.examples.get(record.spec.score_on or "test", 0) if record.data is not None else 0
-    if floor is None or metric is None or metric.margin is None or items < 2:
+    if floor is None or metric is None or metric.margin is None or metric.kind == "probabilities" or items < 2:
         return floor
     variance = floor * (1 - floor) / items if metric.constant is None else 1 / (items - 1)
     return floor + 2 * math.sqrt(max(0.0, variance))

@@ -50,6 +50,8 @@ def test_a_run_within_two_standard_errors_of_a_constant_answer_learned_nothing()
     assert learned("pearson", None, 257) == learned("matthews_correlation", 0.0, 257) == 2 / 16
     assert learned("accuracy", 0.5, 400) == pytest.approx(0.5 + 2 / 40)
     assert (learned("rmse", 1.2, 400), learned("bleu", None, 400)) == (1.2, None)
+    # That of ROC AUC depends on the rows of each class.
+    assert (learned("roc_auc", 0.5, 400), learned("average_precision", 0.2, 400)) == (0.5, 0.2)
 
 
 def of_fold(seed, score, majority=0.5, **given):
