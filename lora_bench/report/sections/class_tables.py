@@ -41,26 +41,26 @@ def class_blocks(table: ModelTable, report: Report) -> list[Block]:
     rows = rows_with_answers(table, report.given_answers)
     if not rows:
         return []
+    legend = (_POOLED if rows[0][1].seeds else _MEANS) + _LEGEND
     if not rows[0][1].classes:
-        return [Fold("Errors in the unit of the label", [_LEGEND, _errors(rows)])]
+        return [Fold("Errors in the unit of the label", [legend, _errors(rows)])]
     names = rows[0][1].classes
     scored = [(row, class_scores(of_row)) for row, of_row in rows]
     if rows[0][1].several:
-        blocks = [_LEGEND, *_classes(scored, names, "label"), *_agreement(rows, report.overview.reference, report.name)]
+        blocks = [legend, *_classes(scored, names, "label"), *_agreement(rows, report.overview.reference, report.name)]
         return [Fold("Labels", blocks)]
     if rows[0][1].tags:
-        return [Fold("Entities", [_LEGEND, *_classes(scored, names, "type")])]
+        return [Fold("Entities", [legend, *_classes(scored, names, "type")])]
     if rows[0][1].lengths:
-        return [Fold("Labels of words", [_LEGEND, *_classes(scored, names, "label"), *_confusions(scored, names)])]
-    blocks = [_LEGEND, *_summary(scored), *_classes(scored, names), *_confusions(scored, names)]
+        return [Fold("Labels of words", [legend, *_classes(scored, names, "label"), *_confusions(scored, names)])]
+    blocks = [legend, *_summary(scored), *_classes(scored, names), *_confusions(scored, names)]
     blocks += _agreement(rows, report.overview.reference, report.name)
     return [Fold("Classes, confusions and calibration", blocks)]
 
 
-_LEGEND = (
-    "Means over the runs with a score, with 95 % intervals over seeds from 3 on: "
-    "[how to read them](/docs/statistics.md#classes-and-calibration)."
-)
+_MEANS = "Means over the runs with a score, with 95 % intervals over seeds from 3 on: "
+_POOLED = "Pooled over folds: of the answers of all runs together, each to the rows of its fold: "
+_LEGEND = "[how to read them](/docs/statistics.md#classes-and-calibration)."
 
 
 def _errors(rows: Sequence[tuple[Row, GivenAnswers]]) -> TextTable:
@@ -68,7 +68,11 @@ def _errors(rows: Sequence[tuple[Row, GivenAnswers]]) -> TextTable:
     for row, given in rows:
         found = error_scores(given)
         lines.append(
-            [method_name(row), str(found.mae.n), *(_over_runs(one, unbounded=True) for one in (found.mae, found.rmse))]
+            [
+                method_name(row),
+                str(len(row.scores)),
+                *(_over_runs(one, unbounded=True) for one in (found.mae, found.rmse)),
+            ]
         )
     return TextTable(["method", "runs", "MAE", "RMSE"], lines)
 
@@ -78,7 +82,7 @@ def _summary(scored: Sequence[_Scored]) -> list[Block]:
     header = ["method", "runs", "macro F1"]
     lines = []
     for row, scores in scored:
-        line = [method_name(row), str(scores.macro_f1.n), _over_runs(scores.macro_f1)]
+        line = [method_name(row), str(len(row.scores)), _over_runs(scores.macro_f1)]
         if calibrated:
             line += [_over_runs(one) for one in (scores.calibration_error, scores.brier_score)]
         lines.append(line)

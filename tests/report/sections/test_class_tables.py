@@ -171,6 +171,9 @@ def test_rows_of_other_folds_are_no_items_in_common_though_their_labels_are_equa
         one.model_copy(update={"spec": one.spec.model_copy(update={"task": one.spec.task.model_copy(update=task)})})
         for one in records
     ]
+    page = render_markdown(Report(folded, answers=answers))
+    assert "Pooled over folds" in page and "Means over the runs with a score" not in page
+    assert {line[1] for line in table_below(page, "method | runs | macro F1")} == {"2"}
     asked = []
     assert items_page(Report(folded, answers=answers, texts=lambda *given: asked.append(given[2])))
     assert asked == [(0, 1)]
