@@ -57,16 +57,18 @@ def report(arguments: argparse.Namespace) -> int:
         return _write_reports(arguments) if _versions(arguments.runs) else DONE
 
 
-def _versions(folder: Path) -> dict[Path, int]:
-    """Return when each file of records and probes in a folder was written."""
+def _versions(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Return the inode and size of each file of records and probes in a folder; a file written anew has another inode."""
     from lora_bench.records.layout import PROBES_FILE, RUNS_FILE
     from lora_bench.records.probe_store import probe_files
     from lora_bench.records.store import record_files
 
-    found: dict[Path, int] = {}
+    found: dict[Path, tuple[int, int]] = {}
     for source in _suites_in(folder).values():
         whole = [file for file in (source / RUNS_FILE, source / PROBES_FILE) if file.is_file()]
-        found |= {file: file.stat().st_mtime_ns for file in (*record_files(source), *probe_files(source), *whole)}
+        for file in (*record_files(source), *probe_files(source), *whole):
+            now = file.stat()
+            found[file] = now.st_ino, now.st_size
     return found
 
 

@@ -400,10 +400,9 @@ def test_a_suite_is_halved_from_its_plan_to_its_report_and_goes_on_where_it_was_
     assert [plan.kind for plan in plan_figures(comparison, outcome.records)].count("learning_rates") == 2
     page = render_markdown(Report(outcome.records))
     assert page.count("The expected best") == 1 and "no expected best is shown" in page
-    assert "16 of them were trials" in page
+    assert "Among them are 16 trials of learning rates" in page
     assert "The best 2 of each method went on to runs with 96 examples." in page
-    assert "A run has 32 examples in rung 1 and 96 examples in rung 2." in page
-    assert "All runs of a seed have at most the work of 4 full runs." in page
+    assert "for the work of 4, halved by 3 in 2 rungs" in page
 
 
 def test_a_suite_without_halving_plans_what_it_did(tmp_path, monkeypatch):
