@@ -68,7 +68,7 @@ class OwnRun:
     earlier: Mapping[str, float | None] | None
     first_step: int
     command: str | None
-    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
     warmup: Tensor | None = None
     done: Tensor | None = None
     stopped: bool = False

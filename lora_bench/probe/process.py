@@ -68,7 +68,7 @@ def probe(job: ProbeJob, windows: Windows | None = None) -> ProbeRecord:
 
     *windows* are the lengths of the timing, by default from its spec or its device.
     """
-    facts = _ProbeFindings({"started_at": datetime.now(UTC).isoformat(timespec="seconds")})
+    facts = _ProbeFindings({"started_at": datetime.now(UTC).isoformat(timespec="milliseconds")})
     company = Company(job.card)
     status: Status = "ok"
     reason = None

@@ -47,7 +47,7 @@ class Facts:
         in_company: True if other runs use memory of this process.
     """
 
-    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
     parameters: Parameters | None = None
     data: DataSummary | None = None
     curve: list[CurvePoint] = field(default_factory=list)
