@@ -98,7 +98,7 @@ def test_a_run_sees_its_tokens_and_its_learning_rate_follows_the_share_of_them(t
     assert record.capped_by is None and [point.step for point in record.curve] == list(range(1, len(expected) + 1))
 
 
-@pytest.mark.parametrize("work", ["train_tokens: 900", "train_flops: 4e8"])
+@pytest.mark.parametrize("work", ["train_tokens: 900", pytest.param("train_flops: 4e8", marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, rates, work):
     suite = ONE.replace("train_examples: 48", work) + "selection_every: 2\nkeep_weights: best\n"
     whole = run_job(job_of(tmp_path, suite, runs="whole"))
@@ -134,7 +134,7 @@ def test_a_cap_ends_a_run_on_the_way_and_leaves_the_steps_before_it_alone(tmp_pa
     assert [point.step for point in capped.curve if point.scores] == [done]
 
 
-@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("accumulation", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_flops_are_those_of_the_steps_that_were_done(tmp_path, monkeypatch, rates, accumulation):
     """The counter of torch, around the real training, sees what was counted from shapes before the first step."""
     counter = FlopCounterMode(display=False)

@@ -127,6 +127,7 @@ def test_a_worker_that_is_killed_costs_nothing_and_its_company_is_in_the_records
     assert {record.status for record in read_records(tmp_path / "runs" / "tickets")} == {"ok"}
 
 
+@pytest.mark.slow
 def test_sigterm_to_every_process_of_a_worker_leaves_a_checkpoint_and_the_same_command_goes_on(forge, tmp_path):
     """Slurm sends it to all processes of a step: the worker hears of it twice."""
     prepared(forge, tmp_path, LONG)

@@ -72,6 +72,7 @@ def test_a_suite_runs_on_folders_like_qwen_and_distilbert(project):
     assert records["qwen", "lora"].parameters.adapter == 2 * 8 * ((32 + 32) + (32 + 16))
 
 
+@pytest.mark.slow
 def test_try_compares_methods_on_a_decoder(project, capsys, monkeypatch):
     monkeypatch.setattr("lora_bench.plan.fit_minutes.DESIGNS", (Design(seeds=1, rates=1, epochs=1),))
     assert main(["try", "tickets.csv", "--model", "qwen", "--minutes", "60", "--no-final"]) == 0

@@ -73,7 +73,7 @@ def records_of(path, runs, **options):
     [
         pytest.param("roberta", "", marks=pytest.mark.slow),
         pytest.param("deberta-v2", "", marks=pytest.mark.slow),
-        ("gpt2", ""),
+        pytest.param("gpt2", "", marks=pytest.mark.slow),
         ("roberta", ", order: grouped, last_layer: read_position"),
         pytest.param("gpt2", ", last_layer: read_position", marks=pytest.mark.slow),
     ],
@@ -209,7 +209,7 @@ def test_a_run_that_starts_from_another_keeps_company_with_those_that_do_too(tmp
     assert company_of(started) == company_of(dataclasses.replace(started))
 
 
-@pytest.mark.parametrize("where", ["train", "test"])
+@pytest.mark.parametrize("where", ["train", pytest.param("test", marks=pytest.mark.slow)])
 def test_a_gpt2_that_is_shown_a_text_without_tokens_is_as_alone(tmp_path, where):
     """By itself such a row looks at nothing, which a row of a pack cannot."""
     suite = SUITE.replace("label: queue", "label: queue\n    empty_texts: keep").replace("  - full\n", "")
@@ -282,7 +282,7 @@ def test_members_that_are_evaluated_one_by_one_say_so_once(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "family", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "gpt2")), "deberta-v2"]
+    "family", ["roberta", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "deberta-v2"))]
 )
 def test_packs_in_bfloat16_are_done_together(tmp_path, family):
     suite = SUITE.replace("masks: keyed", "masks: keyed, precision: bfloat16").replace("  - full\n", "")
@@ -493,7 +493,7 @@ def test_members_that_are_done_at_once_are_asked_together(tmp_path, monkeypatch)
     }
 
 
-@pytest.mark.parametrize("family", ["roberta", "gpt2"])
+@pytest.mark.parametrize("family", ["roberta", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_members_are_asked_together_on_the_selection_split_too(tmp_path, monkeypatch, family):
     """Two tasks, each with two runs of six steps and one of two, and scores every two steps."""
     suite = SUITE.replace(*LORA_ALONE).replace("keep_weights: last", "keep_weights: best\nselection_every: 2") + RECIPES

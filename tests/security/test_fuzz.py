@@ -180,6 +180,7 @@ def test_changed_data_are_read_or_refused(originals, name):
     one()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [file for file in RUN_FILES if file.endswith(".json")])
 def test_a_folder_of_runs_with_changed_data_is_read_or_refused(originals, file):
     number = RUN_FILES.index(file)
@@ -193,7 +194,9 @@ def test_a_folder_of_runs_with_changed_data_is_read_or_refused(originals, file):
     one()
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "runs" else name for name in TARGETS]
+)
 def test_cut_files_are_read_or_refused(originals, name):
     @fuzzed
     @given(cut(originals[1][name]))

@@ -51,7 +51,9 @@ def test_long_names_of_dots_are_redacted():
     "template",
     [
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{% for a in 'x' * 99999 %}{% for b in 'x' * 99999 %}{% endfor %}{% endfor %}",
+        pytest.param(
+            "{% for a in 'x' * 99999 %}{% for b in 'x' * 99999 %}{% endfor %}{% endfor %}", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_chat_template_of_nested_loops_ends(tmp_path, template):

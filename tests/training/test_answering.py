@@ -122,7 +122,8 @@ def test_the_likeliest_answer_is_that_of_all_pairs_in_order_and_of_bounded_lengt
     assert likeliest_span(logits[:2], {"begins": [NOWHERE] * 2, "ends": [NOWHERE] * 2}) == (-torch.inf, [])
 
 
-@pytest.mark.parametrize("family", ["roberta", pytest.param("gpt2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["roberta", "gpt2"])
 def test_four_methods_learn_to_answer_and_the_report_pairs_the_questions(tmp_path, family):
     path = write_project(tmp_path / "project", SUITE.replace("train_examples: 480", "train_examples: 1_600"), family)
     assert cli.main(["run", str(path), "--runs", str(tmp_path / "runs"), "--workers", "0", "--quiet"]) == 0

@@ -201,6 +201,7 @@ decoding: {max_new_tokens: 40}
 """
 
 
+@pytest.mark.slow
 def test_sentences_about_restaurants_are_a_chat(tmp_path):
     """E2E's first rows: what a restaurant offers is the prompt, a sentence about it the completion."""
     with shared("data", "e2e", "devset.csv").open(newline="", encoding="utf-8") as file:

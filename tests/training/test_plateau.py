@@ -96,7 +96,9 @@ def test_a_run_ends_at_its_cap_and_says_so(tmp_path):
     assert found.plateau == PlateauEnd(by="cap", decay_after=40, step=50) and found.speed.train_examples == 800
 
 
-@pytest.mark.parametrize("stop", [75, 130])  # at the constant rate, and in the decay
+@pytest.mark.parametrize(
+    "stop", [pytest.param(75, marks=pytest.mark.slow), 130]
+)  # at the constant rate, and in the decay
 def test_a_stopped_run_that_goes_on_equals_one_that_was_not(tmp_path, stop):
     whole = run_job(job(tmp_path, UNTIL, "whole"))
     assert whole.plateau.by == "plateau" and whole.plateau.decay_after < 190

@@ -300,6 +300,7 @@ def listening(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(STARTUP), prepend=os.pathsep)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("listening")
 def test_a_rank_that_is_killed_is_the_runs_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))

@@ -130,7 +130,8 @@ def test_a_type_without_a_model_for_words_is_refused_with_the_reason(tmp_path):
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["roberta", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_four_methods_learn_to_tag_and_the_report_pairs_the_sentences(tmp_path, family):
     suite = SUITE.replace("train_examples: 320", "train_examples: 1_600")
     path = write_project(tmp_path / "project", suite, family)

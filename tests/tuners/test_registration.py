@@ -214,6 +214,7 @@ def test_importing_the_tuners_registers_its_types_and_does_nothing_else():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_without_the_import_peft_names_the_type_it_does_not_know(tmp_path):
     BottleneckConfig(bottleneck_size=4).save_pretrained(tmp_path)
     done = python(f"from peft import PeftConfig; PeftConfig.from_pretrained({str(tmp_path)!r})")

@@ -234,6 +234,7 @@ def first(tmp_path_factory, roberta) -> FirstRun:
         return FirstRun(user, suite, commits, answer, list(hub.requests), hub.tokens, hub.endpoint)
 
 
+@pytest.mark.slow
 def test_a_suite_by_names_ends_in_a_record_with_its_commits(first):
     assert first.answer.code == 0, first.answer.errors
     (record, *_) = first.records()
@@ -265,10 +266,11 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(first):
     assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [
-        pytest.param({}, marks=pytest.mark.slow, id="the server is gone"),
+        pytest.param({}, id="the server is gone"),
         pytest.param({"HF_HUB_OFFLINE": "1"}, id="HF_HUB_OFFLINE"),
     ],
 )

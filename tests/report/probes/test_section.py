@@ -345,6 +345,7 @@ def run_probed_suite(folder, monkeypatch, others, *options: str) -> int:
     return main(["run", "tickets.yaml", "--workers", "0", *options])
 
 
+@pytest.mark.slow
 def test_a_run_measures_the_probes_that_its_suite_asks_for(tmp_path, monkeypatch, capsys):
     assert run_probed_suite(tmp_path, monkeypatch, [], "--no-probes") == 0
     assert "## What each method costs" not in Path("runs/tickets/report.md").read_text()
