@@ -163,7 +163,7 @@ def check_equal_trials(suite: Suite, tasks: list[LoadedTask], models: list[BaseM
 
 def check_distinct(suite: Suite, loaded: LoadedTask, distinct: int | None) -> None:
     """Check that the training split has so many different rows, and classes for an even draw."""
-    if suite.content.distinct_draw == "even" and loaded.task.kind != "classification":
+    if suite.content.distinct_draw == "even" and not loaded.task.kind_of.weighs_classes:
         message = f"draws as many rows of each class, and {loaded.task.task} has no classes"
         raise BadInput([suite.document.fault(("distinct_draw",), message)])
     rows = min([len(loaded.data.splits["train"].ids), *(sizes["train"] for sizes in loaded.data.folds)])

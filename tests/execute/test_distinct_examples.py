@@ -142,3 +142,14 @@ def test_a_mistake_is_named(tmp_path, more, said):
     with pytest.raises(BadInput) as error:
         make_plan(load_suite(written(tmp_path, more)), tmp_path / "runs")
     assert said in str(error.value)
+
+
+def test_an_even_draw_needs_classes(tmp_path):
+    rated = TWO.replace("    label: queue\n", "    label: minutes\n    kind: regression\n")
+    path = written(tmp_path, "distinct_examples: 8\ndistinct_draw: even\n", rated)
+    table = path.parent / "tickets.csv"
+    header, *rows = table.read_text().splitlines()
+    numbers = [f"{row},{number % 7}" for number, row in enumerate(rows)]
+    table.write_text("\n".join([f"{header},minutes", *numbers]) + "\n")
+    with pytest.raises(BadInput, match="draws as many rows of each class, and tickets has no classes"):
+        make_plan(load_suite(path), tmp_path / "runs")
