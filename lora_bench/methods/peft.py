@@ -214,8 +214,8 @@ class Peft(Strict):
             options.pop("init_lora_weights", None)  # some are computed from the weights, which are not there
         if "modules_to_save" in fields:
             options.setdefault("modules_to_save", list(head))  # PEFT may extend it in place
-        if issubclass(config_class, PromptLearningConfig) or "modules_to_save" not in fields:
-            # PEFT then has a model of its own for the task, which frees a head and puts prompts before the text.
+        if issubclass(config_class, PromptLearningConfig) or "modules_to_save" not in fields or self.loss_term is not None:
+            # PEFT then has a model of its own for the task, which frees a head, puts prompts before the text and adds to the loss.
             kind = kind_of_class(type(model).__name__) or find_kind("generation")
             options.setdefault("task_type", kind.names_of(apart=model.config.is_encoder_decoder).task_type)
             if kind.name == "tokens" and self.type in PROMPTS:
@@ -226,6 +226,8 @@ class Peft(Strict):
                 raise UnsupportedPair(
                     f"PEFT has no {self.type} for {kind.name}: its models put no prompt before a text"
                 )
+            if options["task_type"] is None and self.loss_term is not None:
+                raise UnsupportedPair(f"PEFT cannot add {self.loss_term} for {kind.name}: set orth_reg_weight to 0")
         try:
             return config_class(**options)
         except Exception as error:

@@ -229,6 +229,22 @@ def test_without_its_callback_adalora_keeps_every_rank(tmp_path):
     assert all((weight != 0).all() for path, weight in model.named_parameters() if "lora_E" in path)
 
 
+@pytest.mark.parametrize("family", ["roberta", "gpt2"])
+def test_adaloras_penalty_is_in_the_loss_that_is_trained(family):
+    """As Zhang et al. (2023) have it, with PEFT's mean over matrices: how far the rows of each are from orthogonal ones."""
+    model, head = tiny_models()[family]
+    batch = tiny_batch(labels=True)
+    batch["input_ids"] = batch["input_ids"].clamp(max=60)
+    plain = model.eval()(**batch).loss
+    adapted = Peft(type="ADALORA", options={"orth_reg_weight": 0.25}, targets=("query", "value")).apply(model, head=head)
+    weights = {path: weight for path, weight in adapted.named_parameters() if "lora_A" in path or "lora_B" in path}
+    products = [weight.T @ weight if "lora_B" in path else weight @ weight.T for path, weight in weights.items()]
+    distances = [(product - torch.eye(len(product))).norm() for product in products]
+    # The update is nothing at the start, so that the model's own loss is that of the base.
+    expected = plain + 0.25 * sum(distances) / len(distances)
+    assert torch.isclose(adapted.eval()(**batch).loss, expected)
+
+
 def test_a_schedule_that_does_not_fit_into_the_run_is_refused(tmp_path):
     method = Peft(type="ADALORA", options={"tinit": 5, "tfinal": 3})
     model, head = tiny_models()["roberta"]
