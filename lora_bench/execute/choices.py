@@ -9,7 +9,7 @@ change, and the folder then has runs of the earlier choice. No report reads them
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from lora_bench.errors import BadInput
 from lora_bench.plan.make_plan import Plan
@@ -20,19 +20,23 @@ from lora_bench.records.store import RunFolder, read_record
 from lora_bench.util.atomic_files import sync_folder
 
 SUPERSEDED = "superseded.json"
+# Ids of runs in one line.
+SHOWN = 3
 
 
 def settle(plan: Plan, say: Callable[[str], None]) -> bool:
     """Set aside runs of choices that do not hold, and restore those that hold again. Return True if any was restored."""
-    for record in _not_chosen(plan):
-        if _move(RunFolder(plan.runs / record.run_id), RECORD, SUPERSEDED):
-            say(
-                f"warning: {_shown(record)} is no longer chosen by the current records, and is not reported; "
-                f"its record was moved to {plan.runs / record.run_id / SUPERSEDED}"
-            )
+    aside = [record for record in _not_chosen(plan) if _move(RunFolder(plan.runs / record.run_id), RECORD, SUPERSEDED)]
+    if aside:
+        say(
+            f"warning: {_shown([record.run_id for record in aside])} no longer chosen by the current records, "
+            f"and not reported; each record was moved to {SUPERSEDED} in its folder of {plan.runs}"
+        )
     back = [cell for cell in plan.chosen if cell.record is None and _move(cell.job.folder, SUPERSEDED, RECORD)]
-    for cell in back:
-        say(f"the record of run {cell.job.run_id} was restored: the current records choose it again")
+    if back:
+        say(
+            f"{_shown([cell.job.run_id for cell in back])} chosen again by the current records: the record of each was restored"
+        )
     return bool(back)
 
 
@@ -75,8 +79,8 @@ def _move(folder: RunFolder, name: str, to: str) -> bool:
     return True
 
 
-def _shown(record: Record) -> str:
-    spec = record.spec
-    rate = spec.training.learning_rate
-    said = "" if rate is None else f", learning rate {rate:g}"
-    return f"run {record.run_id} ({spec.task.name}, {spec.model.name}, {spec.method.label}{said}, seed {spec.seed})"
+def _shown(run_ids: Sequence[str]) -> str:
+    """Return the first few of some runs and how many follow, with the verb."""
+    named = ", ".join(run_ids[:SHOWN])
+    more = f" and {len(run_ids) - SHOWN:,} more" if len(run_ids) > SHOWN else ""
+    return f"run {named} is" if len(run_ids) == 1 else f"runs {named}{more} are"

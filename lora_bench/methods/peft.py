@@ -214,8 +214,12 @@ class Peft(Strict):
             options.pop("init_lora_weights", None)  # some are computed from the weights, which are not there
         if "modules_to_save" in fields:
             options.setdefault("modules_to_save", list(head))  # PEFT may extend it in place
-        if issubclass(config_class, PromptLearningConfig) or "modules_to_save" not in fields or self.loss_term is not None:
-            # PEFT then has a model of its own for the task, which frees a head, puts prompts before the text and adds to the loss.
+        if (
+            issubclass(config_class, PromptLearningConfig)
+            or "modules_to_save" not in fields
+            or self.loss_term is not None
+        ):
+            # PEFT then has a model of its own for the task, which frees a head, puts prompts before a text, adds to the loss.
             kind = kind_of_class(type(model).__name__) or find_kind("generation")
             options.setdefault("task_type", kind.names_of(apart=model.config.is_encoder_decoder).task_type)
             if kind.name == "tokens" and self.type in PROMPTS:

@@ -236,7 +236,9 @@ def test_adaloras_penalty_is_in_the_loss_that_is_trained(family):
     batch = tiny_batch(labels=True)
     batch["input_ids"] = batch["input_ids"].clamp(max=60)
     plain = model.eval()(**batch).loss
-    adapted = Peft(type="ADALORA", options={"orth_reg_weight": 0.25}, targets=("query", "value")).apply(model, head=head)
+    adapted = Peft(type="ADALORA", options={"orth_reg_weight": 0.25}, targets=("query", "value")).apply(
+        model, head=head
+    )
     weights = {path: weight for path, weight in adapted.named_parameters() if "lora_A" in path or "lora_B" in path}
     products = [weight.T @ weight if "lora_B" in path else weight @ weight.T for path, weight in weights.items()]
     distances = [(product - torch.eye(len(product))).norm() for product in products]
