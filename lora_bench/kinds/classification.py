@@ -9,8 +9,7 @@ from lora_bench.documents import Key
 from lora_bench.errors import Fault
 from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.label_sets import as_json_list, several_in
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import Examples, Texts, numbers_of
+from lora_bench.kinds.support.row_values import Examples, Table, Texts, numbers_of
 from lora_bench.kinds.support.table_view import GuessedTask, Stage, View
 from lora_bench.kinds.support.with_classes import WithClasses
 
@@ -20,7 +19,7 @@ SIGNS = ("negative", "positive")
 class Classification(WithClasses):
     """An answer is the index of a class."""
 
-    exercise = "labelling"
+    exercise = "labelling.Labelling"
     metric_kinds = ("classification", "probabilities")
     usual_metric = "accuracy"
     reads_one_token = True

@@ -12,8 +12,7 @@ from lora_bench.documents import Key
 from lora_bench.errors import Fault
 from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.linearise import INPUT_COLUMNS, linearise
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import LEAVE_OUT, Examples, Split, Texts
+from lora_bench.kinds.support.row_values import LEAVE_OUT, Examples, Split, Table, Texts
 from lora_bench.kinds.support.table_view import LABEL_NAMES, GuessedTask, Stage, View
 from lora_bench.kinds.support.task_kind import ModelNames, TaskKind
 from lora_bench.kinds.support.token_spelling import as_tokens
@@ -30,7 +29,7 @@ class Generation(TaskKind):
 
     model_names = ModelNames("CausalLM", "CAUSAL_LM", "text-generation")
     model_names_apart = ModelNames("Seq2SeqLM", "SEQ_2_SEQ_LM", "text-generation")
-    exercise = "writing"
+    exercise = "writing.Writing"
     metric_kinds = ("generation", "likelihood")
     usual_metric = "bleu"
     writes = True

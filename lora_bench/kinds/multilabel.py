@@ -10,8 +10,7 @@ from lora_bench.documents import Key
 from lora_bench.errors import Fault
 from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.label_sets import FLAGS, label_lists
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import LEAVE_OUT, Split, Texts, label_text
+from lora_bench.kinds.support.row_values import LEAVE_OUT, Split, Table, Texts, label_text
 from lora_bench.kinds.support.table_view import LABEL_NAMES, GuessedTask, Stage, View, several_labels
 from lora_bench.kinds.support.with_classes import WithClasses, most_frequent
 
@@ -21,7 +20,7 @@ _ONLY = "is only for several labels a row, `kind: multilabel`; the kind is {kind
 class Multilabel(WithClasses):
     """An answer is the list of the indexes of its labels, rising."""
 
-    exercise = "marking"
+    exercise = "labelling.Marking"
     metric_kinds = ("multilabel",)
     usual_metric = "multilabel_micro_f1"
     class_noun = "label"

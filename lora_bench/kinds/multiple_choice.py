@@ -14,8 +14,7 @@ from lora_bench.documents import Key
 from lora_bench.errors import Fault
 from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.label_sets import as_json_list
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import Examples, Split, Texts, faults_of_text, label_text
+from lora_bench.kinds.support.row_values import Examples, Split, Table, Texts, faults_of_text, label_text
 from lora_bench.kinds.support.table_view import GuessedTask, Stage, View
 from lora_bench.kinds.support.task_kind import ModelNames, Shape
 from lora_bench.kinds.support.with_classes import WithClasses
@@ -30,7 +29,7 @@ class MultipleChoice(WithClasses):
     PEFT has no task type for it. Its plain `PeftModel` passes a batch on as it is, and the head is trained as that of any task.
     """
 
-    exercise = "choosing"
+    exercise = "choosing.Choosing"
     model_names = ModelNames("MultipleChoice", None, "multiple-choice")
     metric_kinds = ("classification",)
     usual_metric = "accuracy"

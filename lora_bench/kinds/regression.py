@@ -8,8 +8,7 @@ from typing import Any
 
 from lora_bench.errors import Fault
 from lora_bench.kinds.support.declared import Declared
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import Split, Texts, numbers_of
+from lora_bench.kinds.support.row_values import Split, Table, Texts, numbers_of
 from lora_bench.kinds.support.table_view import GuessedTask, Stage, View, is_quantity
 from lora_bench.kinds.support.task_kind import TaskKind
 
@@ -20,7 +19,7 @@ LARGEST_LABEL = 1e18
 class Regression(TaskKind):
     """An answer is a number."""
 
-    exercise = "rating"
+    exercise = "labelling.Rating"
     metric_kinds = ("regression",)
     usual_metric = "pearson"
     reads_one_token = True

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
-from lora_bench.kinds.support.answer_spans import NotInText, answers_of, spans_of
 from lora_bench.kinds.support.declared import Declared
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import Split, Texts, as_data, has_label
+from lora_bench.kinds.support.row_values import Split, Table, Texts, as_data, has_label, in_a_message
 from lora_bench.kinds.support.table_view import SAMPLE_ROWS, GuessedTask, Stage, View
 from lora_bench.kinds.support.task_kind import ModelNames, TaskKind
 
@@ -22,11 +21,15 @@ _QUESTION_NAMES = re.compile(r"(?i)(question|query|frage)s?")
 _START_NAMES = re.compile(r"(?i)((answer|span)_?)?(start|begin)")
 
 
+Span = tuple[int, int]
+"""First character of an answer in its text, and the one behind its last."""
+
+
 class Spans(TaskKind):
     """An answer is the first character in the text and the one behind its last; nothing for no answer."""
 
     model_names = ModelNames("QuestionAnswering", "QUESTION_ANS", "question-answering")
-    exercise = "answering"
+    exercise = "answering.Answering"
     metric_kinds = ("spans",)
     usual_metric = "squad_f1"
     smooths = False
@@ -75,7 +78,29 @@ class Spans(TaskKind):
             yield ("text",), f"must be two columns for spans, the question and its text; got {list(task.text)}"
 
     def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:
-        return answers_of(table, (task.label.column, task.label.start), texts, task.unanswerable, faults)
+        """Return the answers of each row; note every row whose answers do not stand in its text, or that has none."""
+        column, of_starts = task.label.column, task.label.start
+        starts = table.columns[of_starts] if of_starts is not None else [None] * len(texts)
+        found: list[tuple[Span, ...]] = []
+        wrong: dict[int, str] = {}
+        without: list[int] = []
+        for row, (value, start) in enumerate(zip(table.columns[column], starts, strict=True)):
+            spans: tuple[Span, ...] = ()
+            try:
+                spans = spans_of(value, start, texts[row][-1])
+                if not spans and not task.unanswerable:
+                    without.append(row)
+            except NotInText as error:
+                wrong[row] = str(error)
+            found.append(spans)
+        if wrong:
+            hint = "; an answer is copied from the text, and its start counts characters from 0 (or is left out)"
+            first = next(iter(wrong.values()))
+            message = f"has answers in column {column!r} that are not in their text: {first},"
+            faults.append(table.rows_fault(message, [*wrong], hint))
+        hint = "; if questions may have none, say `unanswerable: true`"
+        table.note(faults, f"has no answer in column {column!r}", without, hint)
+        return found
 
     def as_scored(self, split: Split, predictions: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         right: Sequence[Any] = split.labels
@@ -109,6 +134,56 @@ def _stand(view: View, answers: str, column: str, start: str | None = None) -> b
             continue
         stand += all(behind - first < len(text) for first, behind in spans)
     return count > 0 and stand >= 0.9 * count
+
+
+class NotInText(Exception):
+    """An answer that does not stand in its text, with what is wrong."""
+
+
+def spans_of(value: Any, start: Any, text: str) -> tuple[Span, ...]:
+    """Return the answers that a value of a table stands for; none for a question without an answer.
+
+    Args:
+        value: A text; a mapping of `text` and `answer_start`, each one or a list, as in SQuAD; a list of these; JSON text of
+            them; or nothing.
+        start: First character, if another column has it; or nothing.
+        text: The text in which they stand.
+
+    Raises:
+        NotInText: If one does not stand there.
+    """
+    data = as_data(value) if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") else None
+    if data is not None:
+        with contextlib.suppress(RecursionError):
+            return spans_of(data, start, text)
+    if isinstance(value, Mapping) and "text" not in value:
+        raise NotInText(f"a mapping needs `text` and `answer_start`, got {', '.join(map(str, value)) or 'nothing'}")
+    if isinstance(value, Mapping):
+        return spans_of(value.get("text"), value.get("answer_start", value.get("start")), text)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        starts = start if isinstance(start, Sequence) and not isinstance(start, str) else [start] * len(value)
+        if len(starts) != len(value):
+            raise NotInText(f"{len(value)} answers have {len(starts)} starts")
+        each = (spans_of(one, at, text) for one, at in zip(value, starts, strict=True))
+        return tuple(dict.fromkeys(span for spans in each for span in spans))
+    if value is None or value == "":
+        return ()
+    return (_span(str(value), start, text),)
+
+
+def _span(answer: str, start: Any, text: str) -> Span:
+    found = text.find(answer)
+    if found < 0:
+        raise NotInText(f"{in_a_message(answer)} does not stand in {in_a_message(text)}")
+    if start is None or start == "":
+        return found, found + len(answer)
+    try:
+        at = int(start)
+    except (TypeError, ValueError):
+        raise NotInText(f"the start of {in_a_message(answer)} is no number: {start!r}") from None
+    if text[max(at, 0) :][: len(answer)] != answer:
+        raise NotInText(f"{in_a_message(answer)} does not stand at {at}, but at {found}")
+    return at, at + len(answer)
 
 
 KIND = Spans()

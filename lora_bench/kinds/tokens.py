@@ -10,12 +10,10 @@ from typing import Any
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
 from lora_bench.kinds.support.declared import Declared
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import LEAVE_OUT, Split, Texts, label_text
+from lora_bench.kinds.support.row_values import LEAVE_OUT, Split, Table, Texts, as_data, label_text
 from lora_bench.kinds.support.table_view import MOST_CLASSES, SAMPLE_ROWS, GuessedTask, Stage, View
 from lora_bench.kinds.support.task_kind import ModelNames
 from lora_bench.kinds.support.with_classes import WithClasses, most_frequent
-from lora_bench.kinds.support.word_lists import listed, words_of
 
 _TAG_NAMES = re.compile(r"(?i)(ner[ _]?)?(tag|label)s?|ner")
 
@@ -24,7 +22,7 @@ class Tokens(WithClasses):
     """An answer is the list of the names of its words' labels."""
 
     model_names = ModelNames("TokenClassification", "TOKEN_CLS", "token-classification")
-    exercise = "word_labelling"
+    exercise = "word_labelling.Tagging"
     metric_kinds = ("tokens",)
     usual_metric = "seqeval_f1"
     label_axes = ("rows", "length")
@@ -56,7 +54,23 @@ class Tokens(WithClasses):
             yield ("text",), f"must be one column for {self.name}, got {len(task.text)}"
 
     def texts(self, task: Declared, table: Table, faults: list[Fault]) -> Texts:
-        return words_of(table, task.text[0], faults)
+        """Return the words of each row; note every row without a list of words."""
+        column = task.text[0]
+        found: list[tuple[str, ...]] = []
+        wrong, without = [], []
+        for row, value in enumerate(table.columns[column]):
+            words = [str(word) if type(word) in (int, float) else word for word in _listed(value) or ()]
+            if value is not None and (_listed(value) is None or not all(isinstance(word, str) for word in words)):
+                wrong.append(row)
+                words = []
+            elif not any(word.strip() for word in words):
+                without.append(row)
+                words = []
+            found.append(tuple(words))
+        hint = "; give a list, JSON text of one, or words separated by spaces"
+        table.note(faults, f"has values in column {column!r} that are no list of words", wrong, hint)
+        table.note(faults, f"has no words in column {column!r}", without)
+        return found
 
     def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:
         """Return the labels of the words of each row; note every row without one label for each word."""
@@ -65,7 +79,7 @@ class Tokens(WithClasses):
         found: list[tuple[str | None, ...]] = []
         no_list, uneven, without = [], [], []
         for row, value in enumerate(table.columns[column]):
-            given = listed(value)
+            given = _listed(value)
             tags = tuple(label_text(one, names) if not isinstance(one, list | dict) else None for one in given or ())
             tags = tuple(task.label_names.get(tag, tag) if tag is not None else None for tag in tags)
             if given is None:
@@ -102,7 +116,7 @@ def _lists(view: View, names: Iterable[str]) -> dict[str, list[list[Any]]]:
     """Return the lists of the first rows of each column that has lists, or texts of several words."""
     found = {}
     for name in names:
-        lists = [listed(value) or [] for value in view.table.columns[name][:SAMPLE_ROWS]]
+        lists = [_listed(value) or [] for value in view.table.columns[name][:SAMPLE_ROWS]]
         if any(len(one) > 1 for one in lists) and not any(isinstance(word, Mapping) for one in lists for word in one):
             found[name] = lists
     return found
@@ -110,6 +124,14 @@ def _lists(view: View, names: Iterable[str]) -> dict[str, list[list[Any]]]:
 
 def _different(lists: Iterable[Iterable[Any]]) -> set[str]:
     return set(map(str, chain.from_iterable(lists)))
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """Return the list that a value of a table stands for, or None if it stands for none."""
+    if isinstance(value, str):
+        data = as_data(value) if value.lstrip().startswith("[") else None
+        return data if isinstance(data, list) else value.split()
+    return list(value) if isinstance(value, Sequence) else None
 
 
 KIND = Tokens()

@@ -15,8 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lora_bench.errors import BadInput
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, number_of
+from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Table, number_of
 from lora_bench.kinds.support.table_view import SPLIT_VALUES
 from lora_bench.tasks.declaration import Task
 

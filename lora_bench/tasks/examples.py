@@ -18,8 +18,7 @@ from operator import add
 from pathlib import Path
 
 from lora_bench.errors import BadInput, Fault
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Split, normal
+from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Split, Table, normal
 from lora_bench.metrics import find
 from lora_bench.metrics.support.tags import is_tag
 from lora_bench.tasks.dealing import SPLITS, as_column_says, deal

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_bench.errors import BadInput, Fault, did_you_mean, first_line
-from lora_bench.kinds.support.row_table import SHOWN_ROWS, Table
+from lora_bench.kinds.support.row_values import SHOWN_ROWS, Table
 from lora_bench.tasks import releases
 from lora_bench.tasks.source_tables import SEPARATED, SUFFIXES, Format, Layout, format_of, from_datasets, inside
 from lora_bench.util.regular_files import MIB, read_regular

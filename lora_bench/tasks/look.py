@@ -15,8 +15,7 @@ from typing import Any
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
 from lora_bench.kinds import find_kind
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import Texts, has_label, normal
+from lora_bench.kinds.support.row_values import Table, Texts, has_label, normal
 from lora_bench.kinds.support.table_view import GuessedTask, LookOptions, View, same_as
 from lora_bench.kinds.support.with_classes import WithClasses
 from lora_bench.metrics import find, kind_of

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import Texts
+from lora_bench.kinds.support.row_values import Table, Texts
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.files import read_file
 from lora_bench.tasks.guess_format import how_separated

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from lora_bench.errors import Fault, did_you_mean
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, normal
+from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Table, normal
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.text_facts import longest_with
 

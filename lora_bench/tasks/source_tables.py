@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lora_bench.errors import LoraBenchError, unknown
-from lora_bench.kinds.support.row_table import Table
+from lora_bench.kinds.support.row_values import Table
 
 Progress = Callable[[str], None]
 Format = Literal["csv", "tsv", "json", "jsonl", "parquet", "webnlg", "dart", "wikisql", "conll", "squad", "orange"]

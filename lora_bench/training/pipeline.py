@@ -21,7 +21,7 @@ from torch import nn
 from transformers import PrinterCallback, Trainer
 
 from lora_bench.kinds.exercises.base_exercise import Replies
-from lora_bench.kinds.exercises.generation.encode_pairs import with_decoder_inputs
+from lora_bench.kinds.exercises.generation.encode import with_decoder_inputs
 from lora_bench.kinds.exercises.predicting import quiet
 from lora_bench.methods import known_methods, trains_base
 from lora_bench.models.find_family import use_family

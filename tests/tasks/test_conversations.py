@@ -8,7 +8,7 @@ import pytest
 
 from lora_bench.documents import Document
 from lora_bench.errors import BadInput
-from lora_bench.kinds.support.conversations import NoAnswer, conversation, messages_of
+from lora_bench.kinds.chat import NoAnswer, conversation, messages_of
 from lora_bench.tasks import definition, load_data, task_from_definition, task_from_document
 
 

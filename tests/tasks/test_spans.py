@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 
 from lora_bench.documents import Document, read_yaml
 from lora_bench.errors import BadInput, LoraBenchError
-from lora_bench.kinds.support.answer_spans import NOWHERE, QuestionWindows, encode_windows, tokens_of
+from lora_bench.kinds.exercises.answering import NOWHERE, encode_windows, tokens_of
+from lora_bench.kinds.exercises.base_exercise import QuestionWindows
 from lora_bench.tasks import Split, load_data, majority_score, split_scores, task_from_document
 from lora_bench.tasks.task_scores import item_scores
 from tests.project import write_tokenizer

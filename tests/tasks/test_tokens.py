@@ -9,7 +9,7 @@ import pytest
 
 from lora_bench.documents import Document, read_yaml
 from lora_bench.errors import BadInput, LoraBenchError
-from lora_bench.kinds.support.tagging import NO_WORD, encode_words, labels_of_tokens, labels_of_words
+from lora_bench.kinds.exercises.word_labelling import NO_WORD, encode_words, labels_of_tokens, labels_of_words
 from lora_bench.tasks import Split, load_data, majority_score, split_scores, task_from_document
 from lora_bench.tasks.source_tables import from_datasets
 from tests.project import write_tokenizer

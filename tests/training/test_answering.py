@@ -11,8 +11,7 @@ import torch
 
 from lora_bench import cli
 from lora_bench.execute.run_suite import run_suite
-from lora_bench.kinds.exercises.answering import LONGEST_ANSWER, likeliest_span
-from lora_bench.kinds.support.answer_spans import NOWHERE, encode_windows
+from lora_bench.kinds.exercises.answering import LONGEST_ANSWER, NOWHERE, encode_windows, likeliest_span
 from lora_bench.methods import known_methods
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import find_model

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.kinds.chat import conversation
 from lora_bench.kinds.exercises.generation.chat_format import ChatFormat, Ending, encode_conversations, encode_openings
 from lora_bench.kinds.exercises.generation.decode import complete
 from lora_bench.kinds.exercises.generation.encode import CompletionCollator
-from lora_bench.kinds.exercises.generation.likelihood import likelihoods
-from lora_bench.kinds.support.conversations import conversation
+from lora_bench.kinds.exercises.writing import likelihoods
 from lora_bench.models.loading import load_tokenizer
 from lora_bench.models.registry import find_model
 from lora_bench.records.spec import Decoding

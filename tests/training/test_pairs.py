@@ -11,13 +11,13 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, Trainer, Training
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.exercises.generation.decode import complete
-from lora_bench.kinds.exercises.generation.encode_pairs import (
+from lora_bench.kinds.exercises.generation.encode import (
     PairCollator,
     encode_sources,
     encode_targets,
     with_decoder_inputs,
 )
-from lora_bench.kinds.exercises.generation.likelihood import likelihoods
+from lora_bench.kinds.exercises.writing import likelihoods
 from lora_bench.methods import known_methods
 from lora_bench.models.registry import find_model
 from lora_bench.records.budget import TARGETS, tokens_of

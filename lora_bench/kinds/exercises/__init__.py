@@ -1,7 +1,6 @@
 """The half of a kind of task that works with a model: how examples are encoded, batched, learned and answered.
 
-Each kind names its module here, which has a class as `EXERCISE`. Kinds that are alike share one. Importing this package
-loads no torch; the modules of exercises do.
+Each kind names a class of a module here. Importing this package loads no torch; the modules of exercises do.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
 
 def exercise_class(kind: str) -> type[Exercise]:
     """Return the class of a kind's exercises."""
-    found: type[Exercise] = importlib.import_module(f"{__name__}.{find_kind(kind).exercise}").EXERCISE
+    module, name = find_kind(kind).exercise.split(".")
+    found: type[Exercise] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
     return found
 
 

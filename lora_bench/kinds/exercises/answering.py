@@ -1,21 +1,34 @@
-"""Answers that stand in a text: an answer is where it begins and ends."""
+"""Answers that stand in a text: an answer is where it begins and ends.
+
+A window is the question and as much of the text as `max_length` leaves room for. Windows of a text overlap by a third of
+`max_length` (128 of 384 tokens, as is usual for SQuAD), so that an answer cut by one is whole in the next. A window without the
+answer points at its first token.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
-from lora_bench.errors import Diverged
-from lora_bench.kinds.exercises.base_exercise import Replies
+from lora_bench.errors import Diverged, LoraBenchError
+from lora_bench.kinds.exercises.base_exercise import QuestionWindows, Replies, check_tells_characters
 from lora_bench.kinds.exercises.generation.encode import CompletionCollator
 from lora_bench.kinds.exercises.labelling import Labelling
 from lora_bench.kinds.exercises.predicting import Example
-from lora_bench.kinds.support.answer_spans import NOWHERE, QuestionWindows, encode_windows, tokens_of
+from lora_bench.kinds.spans import Span
 from lora_bench.kinds.support.task_kind import Shape
 from lora_bench.tasks import Split
+
+NOWHERE = -1
+"""Character of a token outside of the text."""
+
+# Special tokens around question and text, at most.
+AROUND = 4
 
 
 class WindowCollator(CompletionCollator):
@@ -102,4 +115,70 @@ def likeliest_span(logits: Tensor, window: Example) -> tuple[float, list[int]]:
     return float(sums[first, last]), characters
 
 
-EXERCISE = Answering
+def encode_windows(
+    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[dict[str, Any]], float]:
+    """Encode question and text of each example as windows, not padded.
+
+    Returns:
+        For each window its `input_ids`, `attention_mask` and the tokenizer's other values; `begins` and `ends`, the
+        characters of the text that each token stands for, or `NOWHERE`; `example`, the number of its example; and `windows`,
+        how many windows that has. And the share of examples whose question was cut, to half of *max_length*.
+
+    Raises:
+        LoraBenchError: If the tokenizer does not tell which characters a token stands for, or *max_length* is too small.
+    """
+    check_tells_characters(tokenizer, "answers cannot be found")
+    if max_length < 4 * AROUND:
+        raise LoraBenchError(f"max_length must be at least {4 * AROUND} for a question and its text, got {max_length}")
+    if not split.texts:
+        return [], 0.0
+    questions, cut = _cut([question for question, _ in split.texts], tokenizer, max_length // 2 - AROUND)
+    batch = tokenizer(
+        questions,
+        [text for _, text in split.texts],
+        truncation="only_second",
+        max_length=max_length,
+        stride=max_length // 3,
+        padding=False,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    columns = {name: list(values) for name, values in batch.items()}
+    spans, numbers = columns.pop("offset_mapping"), columns.pop("overflow_to_sample_mapping")
+    of_each = Counter(numbers)
+    windows: list[dict[str, Any]] = []
+    for place, row in enumerate(zip(*columns.values(), strict=True)):
+        of_text = [sequence == 1 for sequence in batch.sequence_ids(place)]
+        windows.append(
+            {
+                **dict(zip(columns, row, strict=True)),
+                "begins": [span[0] if inside else NOWHERE for span, inside in zip(spans[place], of_text, strict=True)],
+                "ends": [span[1] if inside else NOWHERE for span, inside in zip(spans[place], of_text, strict=True)],
+                "example": numbers[place],
+                "windows": of_each[numbers[place]],
+            }
+        )
+    return windows, cut / len(split.texts)
+
+
+def _cut(questions: list[str], tokenizer: PreTrainedTokenizerBase, most: int) -> tuple[list[str], int]:
+    """Return questions of at most so many tokens, and the number of those that were cut."""
+    spans = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    whole = [
+        question[: of[most - 1][1]] if len(of) > most else question
+        for question, of in zip(questions, spans, strict=True)
+    ]
+    return whole, sum(len(of) > most for of in spans)
+
+
+def tokens_of(span: Span | None, begins: Sequence[int], ends: Sequence[int]) -> tuple[int, int]:
+    """Return the first and the last token of an answer in a window; both are 0 if the window does not have all of it.
+
+    *begins* has the first character of each token, or `NOWHERE`, and *ends* the one behind its last.
+    """
+    inside = [place for place, first in enumerate(begins) if first != NOWHERE]
+    if span is None or not inside or begins[inside[0]] > span[0] or ends[inside[-1]] < span[1]:
+        return 0, 0
+    within = [place for place in inside if ends[place] > span[0] and begins[place] < span[1]]
+    return (within[0], within[-1]) if within else (0, 0)

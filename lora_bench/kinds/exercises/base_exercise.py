@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.exercises.losses import Loss, cross_entropy
 from lora_bench.kinds.exercises.predicting import Example
 from lora_bench.kinds.support.row_values import Texts
@@ -140,3 +141,35 @@ class Exercise:
     def probabilities(logits: Tensor) -> Tensor:
         """Return the probability of each class, shape (questions, classes)."""
         return logits.softmax(-1)
+
+
+def check_tells_characters(tokenizer: PreTrainedTokenizerBase, without: str) -> None:
+    """Refuse a tokenizer that does not tell which characters a token stands for, without which *without* is the case.
+
+    Raises:
+        LoraBenchError: With what to do.
+    """
+    if not tokenizer.is_fast:
+        raise LoraBenchError(
+            f"the tokenizer ({type(tokenizer).__name__}) does not tell which characters a token stands for, so {without}: "
+            "take a base model with a tokenizer.json"
+        )
+
+
+class QuestionWindows(Sequence[list[dict[str, Any]]]):
+    """The windows of each question as a list, made of those of all questions, one question's after the other."""
+
+    def __init__(self, windows: Sequence[dict[str, Any]]) -> None:
+        self._windows = windows
+        self._begins = [0]
+        while self._begins[-1] < len(windows):
+            self._begins.append(self._begins[-1] + windows[self._begins[-1]]["windows"])
+
+    def __len__(self) -> int:
+        return len(self._begins) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        return [self._windows[place] for place in range(self._begins[index], self._begins[index + 1])]

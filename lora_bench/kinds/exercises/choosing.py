@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from lora_bench.kinds.exercises.base_exercise import UNCUT, Replies
+from lora_bench.kinds.exercises.base_exercise import UNCUT, QuestionWindows, Replies
 from lora_bench.kinds.exercises.generation.encode import CompletionCollator
 from lora_bench.kinds.exercises.labelling import Labelling
 from lora_bench.kinds.exercises.predicting import Example
-from lora_bench.kinds.support.answer_spans import QuestionWindows
 from lora_bench.kinds.support.row_values import Texts
 from lora_bench.tasks import Split, encode
 
@@ -61,6 +60,3 @@ class Choosing(Labelling):
     def answers_in(self, logits: torch.Tensor, questions: Sequence[Example]) -> Replies:
         """Return the likeliest ending of each text from the logit of each, shape (rows, 1)."""
         return super().answers_in(logits.reshape(-1, questions[0]["windows"]), questions)
-
-
-EXERCISE = Choosing

@@ -1,4 +1,8 @@
-"""Labels of words: an answer is the label of each word."""
+"""Labels of words: an answer is the label of each word.
+
+The words are joined by spaces and encoded as a text, as a model saw texts in its pretraining. The first token of a word has its
+label and the others none. A word that is cut off, or of which a tokenizer makes nothing, is answered as outside of entities.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from lora_bench.errors import Diverged, LoraBenchError
-from lora_bench.kinds.exercises.base_exercise import UNCUT, Replies
+from lora_bench.kinds.exercises.base_exercise import UNCUT, Replies, check_tells_characters
 from lora_bench.kinds.exercises.generation.encode import NO_LOSS, CompletionCollator
 from lora_bench.kinds.exercises.labelling import Labelling
 from lora_bench.kinds.exercises.predicting import Example
-from lora_bench.kinds.support.tagging import encode_words, labels_of_tokens, labels_of_words
 from lora_bench.tasks import Split
+
+NO_WORD = -1
+"""Number at a token that begins no word."""
+
+OUTSIDE = "O"
 
 
 class Tagging(Labelling):
@@ -64,4 +73,60 @@ class Tagging(Labelling):
         return encode_words(split, self._tokenizer, UNCUT)[0]
 
 
-EXERCISE = Tagging
+def encode_words(
+    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[dict[str, Any]], float]:
+    """Encode the words of each example, cut to *max_length* tokens and not padded.
+
+    Returns:
+        For each example its `input_ids`, `attention_mask` and the tokenizer's other values; `begins`, the number of the word
+        that each token begins, or `NO_WORD`; and `words`, their number. And the share of examples that were cut.
+
+    Raises:
+        LoraBenchError: If the tokenizer does not tell which characters a token stands for.
+    """
+    check_tells_characters(tokenizer, "words cannot be labelled")
+    texts = [" ".join(words) for words in split.texts]
+    if not texts:
+        return [], 0.0
+    batch = tokenizer(texts, truncation=True, max_length=max_length, padding=False, return_offsets_mapping=True)
+    columns = {name: list(values) for name, values in batch.items()}
+    spans = columns.pop("offset_mapping")
+    examples: list[dict[str, Any]] = []
+    for words, of_tokens, row in zip(split.texts, spans, zip(*columns.values(), strict=True), strict=True):
+        values = dict(zip(columns, row, strict=True))
+        examples.append({**values, "begins": _begins(words, of_tokens), "words": len(words)})
+    return examples, sum(bool(encoding.overflowing) for encoding in batch.encodings) / len(examples)
+
+
+def _begins(words: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the number of the word that each token begins, or `NO_WORD`.
+
+    *spans* has the first character of each token in the joined text, and the one behind its last; empty for special tokens.
+    """
+    word_at = [at for number, word in enumerate(words) for at in (*[number] * len(word), NO_WORD)]
+    begun = NO_WORD
+    found = []
+    for first, behind in spans:
+        # A token may begin with the space before its word.
+        word = next((word_at[place] for place in range(first, behind) if word_at[place] != NO_WORD), NO_WORD)
+        found.append(word if word > begun else NO_WORD)
+        begun = max(begun, word)
+    return found
+
+
+def labels_of_tokens(begins: Sequence[int], labels: Sequence[int], none: int) -> list[int]:
+    """Return the label of each token: that of the word it begins, else *none*."""
+    return [labels[word] if word != NO_WORD else none for word in begins]
+
+
+def labels_of_words(begins: Sequence[int], words: int, said: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the label of each word, from the number of the word that each token begins and the label said of each token.
+
+    A word without a token has the label `OUTSIDE` if it is among the names, else the first.
+    """
+    found = [OUTSIDE if OUTSIDE in names else names[0]] * words
+    for place, word in enumerate(begins):
+        if word != NO_WORD:
+            found[word] = said[place]
+    return found

@@ -1,23 +1,33 @@
-"""Generation: an answer is a text that a model writes."""
+"""Generation and chat: an answer is a text that a model writes."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from lora_bench.errors import Diverged
 from lora_bench.kinds.exercises.base_exercise import UNCUT, Exercise, Pack, Replies, unlabelled
-from lora_bench.kinds.exercises.generation.chat_format import Ending
-from lora_bench.kinds.exercises.generation.encode import NO_LOSS, CompletionCollator, encode_completions, encode_prompts
-from lora_bench.kinds.exercises.generation.encode_pairs import PairCollator, encode_sources, encode_targets
+from lora_bench.kinds.exercises.generation.chat_format import ChatFormat, Ending, encode_conversations, encode_openings
+from lora_bench.kinds.exercises.generation.decode import complete, complete_each
+from lora_bench.kinds.exercises.generation.encode import (
+    NO_LOSS,
+    CompletionCollator,
+    PairCollator,
+    encode_completions,
+    encode_prompts,
+    encode_sources,
+    encode_targets,
+    with_decoder_inputs,
+)
 from lora_bench.kinds.exercises.losses import Loss, cross_entropy
-from lora_bench.kinds.exercises.predicting import Example, autocast, quiet
+from lora_bench.kinds.exercises.predicting import Example, autocast, evaluating, quiet
 from lora_bench.kinds.support.row_values import Texts
 from lora_bench.kinds.support.task_kind import Shape
 from lora_bench.models.loading import reads_apart
@@ -25,6 +35,8 @@ from lora_bench.records.budget import TARGETS
 from lora_bench.records.spec import Decoding, PlannedSpec
 from lora_bench.tasks import Split, Task
 from lora_bench.tasks.task_scores import Likelihood
+from lora_bench.util.failpoints import reach
+from lora_bench.util.heartbeat import beat
 
 # Place among the questions of what a text is right for; a prompt has none.
 ITEM = "item"
@@ -103,8 +115,6 @@ class Writing(Exercise):
 
     def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
         """Return the text that the model writes for each input, and how likely the right ones are."""
-        from lora_bench.kinds.exercises.generation.decode import complete
-
         prompts = [one for one in questions if one.get(ITEM, -1) < 0]
         texts: list[str] = []
         if prompts:
@@ -114,8 +124,6 @@ class Writing(Exercise):
 
     def _weighed(self, model: nn.Module, right: Sequence[Example]) -> list[Likelihood]:
         """Return how likely the right texts of each item are."""
-        from lora_bench.kinds.exercises.generation.likelihood import likelihoods
-
         if not right:
             return []
         recipe = self._spec.training
@@ -136,8 +144,6 @@ class Writing(Exercise):
 
     def answers_of_each(self, pack: Pack, questions: Sequence[Example]) -> Sequence[Replies | None]:
         """Return the texts of each member of a pack; see `complete_each`."""
-        from lora_bench.kinds.exercises.generation.decode import complete_each
-
         model, rows = pack.writer(), pack.written_rows()
         with self._writing(model) as decoding:
             each = complete_each(
@@ -153,4 +159,52 @@ class Writing(Exercise):
             yield self._spec.decoding
 
 
-EXERCISE = Writing
+class Conversing(Writing):
+    """Writes the answers of a conversation, in the form of a chat template."""
+
+    def texts(self, split: Split, longest: int) -> tuple[list[Example], float]:
+        return encode_conversations(split, self._tokenizer, longest, self._task.chat_template)
+
+    def inputs(self, split: Split, longest: int, new: int) -> tuple[list[Example], float]:
+        return encode_openings(split, self._tokenizer, longest, new, self._task.chat_template)
+
+    @classmethod
+    def check_tokenizer(cls, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+        ChatFormat(tokenizer, task.chat_template)
+
+    def _ending(self) -> Ending | None:
+        return ChatFormat(self._tokenizer, self._task.chat_template).ending
+
+
+def likelihoods(
+    model: nn.Module,
+    rows: Sequence[Example],
+    collate: Callable[[list[Example]], Mapping[str, Tensor]],
+    *,
+    batch_rows: int,
+) -> list[Likelihood]:
+    """Return how likely the labelled tokens of each row are to a model.
+
+    It gives the logits of the next token at each token; one with an encoder gives those of each label. *collate* makes a batch
+    of *batch_rows* rows, with labels.
+    """
+    device = next(model.parameters()).device
+    collate = with_decoder_inputs(collate, model)
+    found: dict[int, Likelihood] = {}
+    by_length = sorted(range(len(rows)), key=lambda row: -len(rows[row]["input_ids"]))
+    with evaluating(model):
+        for start in range(0, len(rows), batch_rows):
+            reach("run.evaluation")
+            beat()
+            places = by_length[start : start + batch_rows]
+            batch = {name: tensor.to(device) for name, tensor in collate([rows[place] for place in places]).items()}
+            labels = batch.pop("labels")
+            predicted, last = (labels, None) if "decoder_input_ids" in batch else (labels[:, 1:], -1)
+            counts = predicted != NO_LOSS
+            # Virtual tokens stand in front. Over a large vocabulary, float32 is for the tokens of answers alone.
+            logits = model(**batch).logits[:, -labels.shape[1] : last][counts].float()
+            losses = F.cross_entropy(logits, predicted[counts], reduction="none").cpu().double()
+            sums = losses.new_zeros(len(places)).index_add_(0, counts.nonzero()[:, 0].cpu(), losses)
+            for place, nats, tokens in zip(places, sums.tolist(), counts.sum(1).tolist(), strict=True):
+                found[place] = Likelihood(nats, tokens)
+    return [found[row] for row in range(len(rows))]

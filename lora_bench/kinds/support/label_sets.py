@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_bench.errors import Fault
 from lora_bench.kinds.support.declared import Declared
-from lora_bench.kinds.support.row_table import Table
+from lora_bench.kinds.support.row_values import Table
 
 Labels = list[Any]
 

@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.support.label_sets import as_json_list
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import as_data, has_label, number_of
+from lora_bench.kinds.support.row_values import Table, as_data, has_label, number_of
 
 Stage = Literal["form", "endings", "names", "labels", "classes", "texts"]
 """How a kind is seen in a table, as kinds are asked in turn: beyond doubt, by several endings of a text, by columns' names, by

@@ -9,8 +9,16 @@ from typing import Any, ClassVar, Literal
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
 from lora_bench.kinds.support.declared import Declared
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import LEAVE_OUT, Examples, Split, Texts, faults_of_text, has_label, label_text
+from lora_bench.kinds.support.row_values import (
+    LEAVE_OUT,
+    Examples,
+    Split,
+    Table,
+    Texts,
+    faults_of_text,
+    has_label,
+    label_text,
+)
 from lora_bench.kinds.support.table_view import GuessedTask, Stage, View
 from lora_bench.metrics import MetricKind
 
@@ -35,7 +43,7 @@ class TaskKind:
     """A kind of task. Its module gives its name, and its module's docstring is its card.
 
     Args:
-        exercise: Module of `lora_bench.kinds.exercises` with its work with a model.
+        exercise: Module and class of `lora_bench.kinds.exercises` with its work with a model, as "labelling.Rating".
         model_names: Names of its models.
         model_names_apart: Names of models whose encoder reads the input of what their decoder writes, for texts to write.
         metric_kinds: Kinds of metric that read its answers.

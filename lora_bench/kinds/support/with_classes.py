@@ -11,8 +11,7 @@ from lora_bench.documents import Key
 from lora_bench.errors import Fault, did_you_mean
 from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.label_sets import guessed_separator
-from lora_bench.kinds.support.row_table import Table
-from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Split, number_of
+from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Split, Table, number_of
 from lora_bench.kinds.support.task_kind import TaskKind
 from lora_bench.metrics import find
 

@@ -1,6 +1,5 @@
-"""Generation: training examples, texts for inputs, and losses on right texts.
+"""Generation: training examples and texts for inputs.
 
-`encode` makes examples of inputs and completions for a causal model, `encode_pairs` those for a model with an encoder and a
-decoder, and `chat_format` those of conversations. `decode` writes texts, `beams` has the search that it uses, and `likelihood`
-the losses. Importing this package, or what makes examples, loads no torch; the others do.
+`encode` makes examples of inputs and texts to write, and `chat_format` those of conversations. `decode` writes texts, and
+`beams` has the search that it uses. Importing this package, or what makes examples, loads no torch; the others do.
 """

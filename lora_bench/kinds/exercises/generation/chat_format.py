@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.kinds.chat import ANSWERS, Message, messages_of
 from lora_bench.kinds.exercises.generation.encode import NO_LOSS, Example, as_example
-from lora_bench.kinds.support.conversations import ANSWERS, Message, messages_of
 from lora_bench.kinds.support.row_values import Split
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.util.endless_work import processor_seconds
