@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,6 +19,7 @@ from lora_bench.kinds import find_kind
 from lora_bench.methods import rates_to_try
 from lora_bench.records.analysis import REFERENCES
 from lora_bench.tasks.look import TableFacts
+from lora_bench.tasks.source_tables import format_of
 from lora_bench.util.paths import PACKAGE
 from lora_bench.util.regular_files import read_regular
 
@@ -191,18 +193,17 @@ def may_fold(seen: TableFacts, folds: int) -> bool:
     return not seen.files and not {"column", "in_order"} & seen.split.keys() and seen.rows / folds <= ENOUGH_TESTS
 
 
-def _split(seen: TableFacts, folds: int | None) -> str:
+def _split(seen: TableFacts, folds: int | None) -> dict[str, str | float]:
     """Return the key `split`: the shares of splits that have no file of their own, and the columns that deal rows out."""
     train, selection, test = shares_of(seen.rows)
     shares = (
-        {"selection": selection, "test": test} if seen.files else {"train": train, "selection": selection, "test": test}
+        {"train": train, "selection": selection, "test": test}
+        if folds is None
+        else {"folds": folds, "selection": selection}
     )
-    if folds is not None:
-        shares = {"folds": folds, "selection": selection}
-    said = [f"{part}: {share:g}" for part, share in shares.items() if part not in seen.files]
-    said += [f"{key}: {as_yaml(column)}" for key, column in seen.split.items()]
-    said += ["stratify: true"] if said and "in_order" not in seen.split else []
-    return f"{{{', '.join(said)}}}" if said else ""
+    own_files = {*seen.files, *(["train"] if seen.files else [])}
+    split = {part: share for part, share in shares.items() if part not in own_files} | dict(seen.split)
+    return split | ({"stratify": True} if split and "in_order" not in seen.split else {})
 
 
 def _method_line(label: str, rates: tuple[str, ...]) -> str:
@@ -298,9 +299,7 @@ def task_flow(seen: TableFacts, folder: Path) -> str:
     """Return the task of a table as YAML on one line, for a suite in *folder*."""
     keys = _task_keys(name_of(seen.file.name), seen, folder, None)
     # Shares alone are `try`'s; a column that deals rows out is the user's.
-    own = {key: value for key, (value, _) in keys.items() if key != "split" or seen.split}
-    given = ", ".join(f"{key}: {value}" for key, value in own.items())
-    return f"{{{given}}}"
+    return _flow({key: value for key, value in keys.items() if key != "split" or seen.split})
 
 
 def smallest_difference(tests: int) -> float:
@@ -319,51 +318,57 @@ def as_yaml(text: str) -> str:
     return text if plain else str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**6)).strip()
 
 
-def _task_keys(name: str, seen: TableFacts, folder: Path, folds: int | None) -> dict[str, tuple[str, str]]:
-    """Return the keys of a table's task, each with its value and a comment, which may be empty."""
-    text = [as_yaml(column) for column in seen.text]
-    uneven = ("leave_out", "rows with too few or too many values") if seen.uneven else None
-    unlabelled = ("leave_out", "rows without a label") if seen.unlabelled else None
-    label = as_yaml(seen.label)
-    if seen.separator is not None:
-        label = f"{{column: {label}, separator: {as_yaml(seen.separator)}}}"
-    if seen.start is not None:
-        label = f"{{column: {label}, start: {as_yaml(seen.start)}}}"
-    if seen.columns:
-        label = f"[{', '.join(map(as_yaml, seen.columns))}]"
-    dealt = "shares of the rows, and of each class" if folds is None else "seed k tests fold k; even in each class"
+def _flow(value: Any) -> str:
+    """Return a text, a number, or a list or mapping of such as YAML on one line."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_flow(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_flow, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return as_yaml(value) if isinstance(value, str) else f"{value:g}"
+
+
+def _task_keys(name: str, seen: TableFacts, folder: Path, folds: int | None) -> dict[str, Any]:
+    """Return the keys of a table's task that differ from their defaults."""
+    layout, files = seen.layout, {"train": seen.file, **seen.files}
+    data = {split: os.path.relpath(path, folder) for split, path in files.items()}
+    of_label = {"column": seen.label, "separator": seen.separator, "start": seen.start}
+    label = {key: column for key, column in of_label.items() if column is not None}
     given = {
-        "task": (name, ""),
-        "data": (_data(seen, folder), ""),
-        "format": (seen.format, "") if seen.format is not None else None,
-        "quoting": None if seen.quoting else ("false", "quotation marks belong to the text"),
-        "delimiter": (as_yaml(seen.delimiter), "") if seen.delimiter is not None else None,
-        "encoding": (seen.encoding, "") if seen.encoding is not None else None,
-        "uneven_rows": uneven,
-        "unlabelled_rows": unlabelled,
-        "kind": (seen.kind, "") if seen.kind != "classification" else None,
-        "empty_texts": ("keep", "rows with an empty text") if seen.empty else None,
-        "text": (text[0] if len(text) == 1 else f"[{', '.join(text)}]", ""),
-        "label": (label, "") if seen.columns or (seen.label,) != seen.text else None,
-        "labels": (f"[{', '.join(map(as_yaml, seen.labels))}]", "") if seen.labels else None,
-        "unanswerable": ("true", "") if seen.unanswerable else None,
-        "metric": (seen.metric or find_kind(seen.kind).usual_metric, ""),
-        "split": (split, dealt) if (split := _split(seen, folds)) else None,
+        "task": name,
+        "data": data if seen.files else data["train"],
+        "format": layout.format if layout.format != format_of(seen.file.name) else None,
+        "quoting": None if layout.quoting else False,
+        "delimiter": layout.delimiter,
+        "encoding": layout.encoding,
+        "uneven_rows": "leave_out" if seen.uneven else None,
+        "unlabelled_rows": "leave_out" if seen.unlabelled else None,
+        "kind": seen.kind if seen.kind != "classification" else None,
+        "empty_texts": "keep" if seen.empty else None,
+        "text": seen.text[0] if len(seen.text) == 1 else seen.text,
+        "label": seen.columns or (label if len(label) > 1 else seen.label if (seen.label,) != seen.text else None),
+        "labels": seen.labels or None,
+        "unanswerable": seen.unanswerable or None,
+        "metric": seen.metric or find_kind(seen.kind).usual_metric,
+        "split": _split(seen, folds) or None,
     }
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _data(seen: TableFacts, folder: Path) -> str:
-    """Return the key `data`: the table, or the file of each split where some have their own."""
-    files = {"train": seen.file, **seen.files}
-    named = {name: as_yaml(os.path.relpath(path, folder)) for name, path in files.items()}
-    return named["train"] if not seen.files else f"{{{', '.join(f'{name}: {path}' for name, path in named.items())}}}"
-
-
 def _task_lines(name: str, seen: TableFacts, folder: Path, folds: int | None) -> list[str]:
+    comments = {
+        "quoting": "quotation marks belong to the text",
+        "uneven_rows": "rows with too few or too many values",
+        "unlabelled_rows": "rows without a label",
+        "empty_texts": "rows with an empty text",
+        "split": "shares of the rows, and of each class"
+        if folds is None
+        else "seed k tests fold k; even in each class",
+    }
     lines = [
-        f"{key}: {value}" + (f"  # {comment}" if comment else "")
-        for key, (value, comment) in _task_keys(name, seen, folder, folds).items()
+        f"{key}: {_flow(value)}" + (f"  # {comments[key]}" if key in comments else "")
+        for key, value in _task_keys(name, seen, folder, folds).items()
     ]
     return [f"  - {lines[0]}", *(f"    {line}" for line in lines[1:])]
 

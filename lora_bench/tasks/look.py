@@ -26,7 +26,7 @@ from lora_bench.tasks.files import read_file
 from lora_bench.tasks.guess_format import how_separated
 from lora_bench.tasks.guess_task import guess_task
 from lora_bench.tasks.row_examples import missing_columns, with_labels
-from lora_bench.tasks.source_tables import SEPARATED, Format, Layout, format_of
+from lora_bench.tasks.source_tables import SEPARATED, Layout, format_of
 from lora_bench.tasks.text_facts import contradicting, repeated, spread
 from lora_bench.util.regular_files import read_regular
 
@@ -40,33 +40,21 @@ _MISSING = re.compile(r"(?i)n/?a|nan|null|none|-+|\?+|unknown|missing|k\.? ?a\.?
 TELLING_SHARE = 0.9
 
 
-@dataclass(frozen=True)
-class TableFacts:
+@dataclass(frozen=True, kw_only=True)
+class TableFacts(GuessedTask):
     """Facts about a table, for the task to be made of it.
 
     Args:
-        file: The table.
-        delimiter: Character between values, if it is not the format's own.
-        encoding: Text encoding, if it is not UTF-8.
-        format: Format, if the file's suffix does not give it.
-        quoting: False if quotation marks belong to the text.
+        layout: How the file is written.
         uneven: Rows with too few or too many values.
         unlabelled: Rows without a label.
         rows: Number of the other rows: those that are used.
-        text: Columns of the text.
-        label: Column of the label; empty if *columns* has it.
-        kind: Kind of the task.
         classes: Rows of each class or label, the largest first; empty for kinds without classes.
         words: Words of a text: median, 95th percentile and maximum.
         repeated: Rows whose text stands in an earlier row.
         contradicting: Texts that stand in several rows with different labels.
         guessed: Sentences on settings that were guessed.
-        separator: What stands between several labels of a row, if they are no lists.
-        columns: Columns of 0 and 1, one for each label.
-        start: Column of the first character of an answer.
-        unanswerable: True if a question may have no answer.
         metric: Metric of the task; None for the kind's usual one.
-        labels: Class names, where their order matters.
         empty: Rows without a text.
         split: Keys of the task's split, such as `by`, with their columns.
         files: Files of the splits that have their own: selection or test.
@@ -75,27 +63,16 @@ class TableFacts:
     """
 
     file: Path
-    delimiter: str | None
-    encoding: str | None
+    layout: Layout
     uneven: int
     unlabelled: int
     rows: int
-    text: tuple[str, ...]
-    label: str
-    kind: str
     classes: dict[str, int]
     words: tuple[int, int, int]
     repeated: int
     contradicting: int
     guessed: tuple[str, ...]
-    format: Format | None = None
-    quoting: bool = True
-    separator: str | None = None
-    columns: tuple[str, ...] = ()
-    start: str | None = None
-    unanswerable: bool = False
     metric: str | None = None
-    labels: tuple[str, ...] = ()
     empty: int = 0
     split: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -187,29 +164,20 @@ def look(file: Path, asked: LookOptions | None = None) -> TableFacts:
     unseen = _only_there(task, others, classes)
     metric = _metric(found.kind, asked.metric, classes, guessed)
     one_label = found.kind in ("classification", "regression")
+    named = found.labels or _order(metric, [*classes, *unseen], found.kind, said=bool(unseen))
     return TableFacts(
+        **{**vars(found), "labels": named},
         file=file,
-        delimiter=layout.delimiter,
-        encoding=layout.encoding,
-        format=layout.format if layout.format != format_of(file.name) else None,
-        quoting=layout.quoting,
+        layout=layout,
         uneven=table.left_out,
         unlabelled=len(table.places) - len(labels),
         rows=len(labels),
-        text=found.text,
-        label=found.label,
-        kind=found.kind,
         classes=classes,
         words=spread(_words(text, label, writes=kind.writes) for text, label in zip(texts, labels, strict=True)),
         repeated=repeated(texts_read),
         contradicting=contradicting(texts_read, labels) if one_label else 0,
         guessed=tuple(guessed),
-        separator=found.separator,
-        columns=found.columns,
-        start=found.start,
-        unanswerable=found.unanswerable,
         metric=metric,
-        labels=found.labels or _order(metric, [*classes, *unseen], found.kind, said=bool(unseen)),
         empty=sum(not any(part.strip() for part in text) for text in texts) if one_label else 0,
         split=split,
         files=files,

@@ -18,9 +18,10 @@ from lora_bench.suite.from_table import Draft, as_yaml, name_of, rates_of, share
 from lora_bench.suite.halving import rungs_of
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import TableFacts
+from lora_bench.tasks.source_tables import Layout
 
 SEEN = TableFacts(
-    file=None, delimiter=None, encoding=None, uneven=0, unlabelled=0, rows=1_200, text=("subject",), label="queue",
+    file=None, layout=Layout(), uneven=0, unlabelled=0, rows=1_200, text=("subject",), label="queue",
     kind="classification", classes={"a": 700, "b": 500}, words=(10, 20, 40), repeated=0, contradicting=0, guessed=(),
 )  # fmt: skip
 
@@ -119,8 +120,7 @@ def test_an_editor_finds_the_schema_and_no_fault_by_it(tmp_path, monkeypatch):
 def test_what_the_table_needs_is_declared(tmp_path):
     suite, _ = loaded(
         tmp_path,
-        delimiter="\t",
-        encoding="cp1252",
+        layout=Layout(delimiter="\t", encoding="cp1252"),
         uneven=3,
         unlabelled=2,
         text=("a: b", "c, d"),

@@ -255,11 +255,11 @@ def test_quotation_marks_that_enclose_nothing_belong_to_the_text(tmp_path):
     rows = "".join(f'"{text}" he said,{"ab"[number % 2]}\n' for number, text in enumerate(TEXTS))
     (tmp_path / "table.csv").write_text("text,label\n" + rows)
     seen = look(tmp_path / "table.csv")
-    assert not seen.quoting and any("quotation marks belong to the text" in said for said in seen.guessed)
+    assert not seen.layout.quoting and any("quotation marks belong to the text" in said for said in seen.guessed)
     _, data = task_of(seen, tmp_path)
     assert all(text.endswith('" he said') for split in data.splits.values() for (text,) in split.texts)
     # A quotation mark that is never closed is no reason to read the others as text.
-    assert look(table(tmp_path, {"text": [f'{text}, "so"' for text in TEXTS], "label": ["a", "b"] * 30})).quoting
+    assert look(table(tmp_path, {"text": [f'{text}, "so"' for text in TEXTS], "label": ["a", "b"] * 30})).layout.quoting
 
 
 def test_a_json_list_is_read_as_one(tmp_path):

@@ -24,7 +24,7 @@ def written(path, rows=ROWS, separator=",", encoding="utf-8", header=("id", "bod
 def test_the_separator_is_that_by_which_rows_are_even(tmp_path, separator):
     rows = [(index, f"a, b; c {text}".replace(separator, " "), label) for index, text, label in ROWS]
     seen = look(written(tmp_path / "a.csv", rows, separator))
-    assert seen.delimiter == (None if separator == "," else separator)
+    assert seen.layout.delimiter == (None if separator == "," else separator)
     assert (seen.text, seen.label, seen.rows) == (("body",), "answer", 40)
 
 
@@ -34,7 +34,7 @@ def test_the_separator_is_that_by_which_rows_are_even(tmp_path, separator):
 def test_the_encoding_is_told_from_the_bytes(tmp_path, encoding, found):
     rows = [(index, f"schön {text}", label) for index, text, label in ROWS]
     seen = look(written(tmp_path / "a.csv", rows, encoding=encoding))
-    assert (seen.encoding, seen.rows) == (found, 40)
+    assert (seen.layout.encoding, seen.rows) == (found, 40)
     assert any("encoding" in said for said in seen.guessed) == (found is not None)
 
 
@@ -87,7 +87,7 @@ def test_lines_of_json_need_no_separator(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"body": text, "answer": label}) + "\n" for _, text, label in ROWS))
     seen = look(path)
-    assert (seen.delimiter, seen.encoding, seen.text, seen.label) == (None, None, ("body",), "answer")
+    assert (seen.layout.delimiter, seen.layout.encoding, seen.text, seen.label) == (None, None, ("body",), "answer")
 
 
 def test_an_unknown_column_is_answered_with_the_nearest(tmp_path):
