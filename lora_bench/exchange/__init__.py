@@ -18,16 +18,11 @@ FILES, TRACKERS = ("csv", "parquet", "json"), ("mlflow", "trackio")
 
 
 def export(records: Sequence[Record], to: str, *, beside: Path, out: str | None = None) -> str:
-    """Write *records* in the format *to*. Return a sentence about what was written and where.
+    """Write *records* in the format *to*, one of `FILES` and `TRACKERS`. Return a sentence about what was written and where.
 
-    Args:
-        records: Records to write.
-        to: "csv", "parquet", "json", "mlflow" or "trackio".
-        beside: Folder of the file if *out* is not given.
-        out: A file for "csv", "parquet" and "json"; a folder for "trackio"; a folder or tracking URI for "mlflow".
+    *out* is a file, by default *beside*; for "trackio" a folder; for "mlflow" a folder or tracking URI.
 
-    Raises:
-        LoraBenchError: If the format is unknown, its package is not installed, or a tracker refuses.
+    Raise LoraBenchError if the format is unknown, its package is not installed, or a tracker refuses.
     """
     if to in TRACKERS:
         return str(pkgutil.resolve_name(f"lora_bench.exchange.to_{to}:to_{to}")(records, out))

@@ -22,14 +22,9 @@ ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 
 
 def to_trackio(records: Sequence[Record], out: str | None = None) -> str:
-    """Write *records* to Trackio's local store. Return a sentence about what was done.
+    """Write *records* to Trackio's local store, in the folder *out*, `TRACKIO_DIR` or Trackio's own. Return a sentence.
 
-    Args:
-        records: Records to write.
-        out: Folder of the store; by default `TRACKIO_DIR`, then Trackio's own default.
-
-    Raises:
-        LoraBenchError: If Trackio is not installed, is set to log elsewhere, or lost a run.
+    Raise LoraBenchError if Trackio is not installed, is set to log elsewhere, or lost a run.
     """
     for name in ELSEWHERE:
         if os.environ.get(name):

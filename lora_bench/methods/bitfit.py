@@ -33,11 +33,7 @@ class BitFit(Strict):
     packed_options: ClassVar[tuple[str, ...]] = ()
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the biases and the head trainable.
-
-        Raises:
-            UnsupportedPair: If the model has no biases outside its head.
-        """
+        """Return *model* with only the biases and the head trainable; refuse one without biases outside its head."""
         from peft import get_peft_model
 
         from lora_bench.tuners import SelectedConfig

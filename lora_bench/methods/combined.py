@@ -47,11 +47,7 @@ Part = dict[str, JsonValue]
 
 
 def method_of(part: Part) -> Method:
-    """Return the method that a part names.
-
-    Raises:
-        ValueError: If it cannot be a part, or its options are wrong.
-    """
+    """Return the method that a part names. Raise ValueError if it cannot be a part, or its options are wrong."""
     name, options = part.get("method"), {key: value for key, value in part.items() if key != "method"}
     if name not in KINDS:
         raise ValueError(f"a part's method is one of {', '.join(KINDS)}, got {name!r}")
@@ -122,11 +118,7 @@ class Combined(Strict):
         return math.prod(float(part.rate_factor(weight)) for part in self.methods if hasattr(part, "rate_factor"))
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the parts and the head trainable.
-
-        Raises:
-            UnsupportedPair: If the model cannot have one of the parts.
-        """
+        """Return *model* with only the parts and the head trainable; refuse one that a part refuses."""
         from peft import get_peft_model
 
         from lora_bench.tuners import CombinedConfig

@@ -37,11 +37,7 @@ class LinearProbe(Strict):
     first_rates: ClassVar[FirstRates] = ("1e-2", "3e-3", "3e-2"), ("3e-3", "1e-3", "1e-2")
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the head trainable.
-
-        Raises:
-            UnsupportedPair: If the model has no head, or one inside its base model.
-        """
+        """Return *model* with only the head trainable; refuse one without a head, or with one inside its base."""
         from peft import get_peft_model
 
         from lora_bench.tuners import SelectedConfig

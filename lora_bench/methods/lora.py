@@ -163,11 +163,7 @@ class Lora(Strict):
         return adapted
 
     def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
-        """Return the config for *model*, with the modules of *head* trained whole.
-
-        Raises:
-            UnsupportedPair: See `apply`.
-        """
+        """Return the config for *model*, with the modules of *head* trained whole; refuse as `apply` does."""
         from peft import LoraConfig
         from transformers.pytorch_utils import Conv1D
 
@@ -223,11 +219,7 @@ class Lora(Strict):
 
 
 def rows_of(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]]:
-    """Return the rows of *tokens* by the path of their module: the embeddings, and an output with weights of its own.
-
-    Raises:
-        UnsupportedPair: If the embeddings lack one.
-    """
+    """Return the rows of *tokens* by module: the embeddings, and an output of its own. Refuse tokens that are not there."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     if max(tokens) >= len(inputs.weight):
         raise UnsupportedPair(
@@ -239,11 +231,7 @@ def rows_of(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int
 
 
 def norms_of(model: nn.Module, family: Family) -> list[str]:
-    """Return the paths of the norms in every layer of a model.
-
-    Raises:
-        UnsupportedPair: If there is none.
-    """
+    """Return the paths of the norms in every layer of a model; refuse one without any."""
     inside = re.compile(rf"{family.layer}\..+")
     norms = [
         path

@@ -137,11 +137,7 @@ class Peft(Strict):
         return self.put_on(model, head)
 
     def put_on(self, model: PreTrainedModel, head: list[str]) -> nn.Module:
-        """Return *model* with the method on it, without a trial.
-
-        Raises:
-            UnsupportedPair: If PEFT raises anything.
-        """
+        """Return *model* with the method on it, without a trial. Raise UnsupportedPair if PEFT raises anything."""
         from peft import get_peft_model
 
         config = self._config(model, head)

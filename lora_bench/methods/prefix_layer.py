@@ -47,11 +47,7 @@ class PreLayer(Strict):
     init_std: float = Field(default=0.02, ge=0)
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the activations and the head trainable.
-
-        Raises:
-            UnsupportedPair: If no prefix is written for the model's attention.
-        """
+        """Return *model* with only the activations and the head trainable; refuse attention that no prefix is written for."""
         from peft import get_peft_model
 
         return get_peft_model(model, self.config(model, head))

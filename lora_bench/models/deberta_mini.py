@@ -32,11 +32,7 @@ CONFIG: dict[str, Any] = {
 
 
 def deberta_mini_folder(progress: Progress | None = None) -> Path:
-    """Return the folder of deberta-mini, made on first use.
-
-    Raises:
-        AssetUnavailable: If MiniLM-L6 or, in a package without them, its own weights are neither cached nor downloadable.
-    """
+    """Return the folder of deberta-mini, made on first use. Raise AssetUnavailable if its files cannot be had."""
     return made_folder(f"{DEBERTA_MINI}-{VERSION}", DEBERTA_MINI, lambda folder: _write(folder, progress), progress)
 
 

@@ -58,11 +58,7 @@ def _check_given(family: Family, base: BaseModel, known: Family | None) -> None:
 
 
 def infer(base: BaseModel) -> Family:
-    """Work out the family of a base model from its structure.
-
-    Raises:
-        UnsupportedPair: If it cannot be told.
-    """
+    """Work out the family of a base model from its structure. Raise UnsupportedPair if it cannot be told."""
     from lora_bench.tuners.inferred_family import infer_family
 
     try:
@@ -73,11 +69,7 @@ def infer(base: BaseModel) -> Family:
 
 
 def skeleton(base: BaseModel) -> PreTrainedModel:
-    """Return a base model without a head and without weights, on the meta device.
-
-    Raises:
-        LoraBenchError: If it cannot be built.
-    """
+    """Return a base model on the meta device, without head and weights. Raise LoraBenchError if it cannot be built."""
     import torch
     from transformers import AutoConfig, AutoModel
 

@@ -18,11 +18,7 @@ _FILES = (
 
 
 def gpt2_mini_folder(progress: Progress | None = None) -> Path:
-    """Return the folder of gpt2-mini: the package's, or one in the cache that is made on first use.
-
-    Raises:
-        AssetUnavailable: If the package leaves it out, and it is neither cached nor downloadable.
-    """
+    """Return the folder of gpt2-mini, the package's or one made on first use. Raise AssetUnavailable as `members` does."""
     shipped = shipped_folder(NAME)
     return shipped or made_folder(f"{NAME}-{VERSION}", NAME, lambda folder: _write(folder, progress), progress)
 

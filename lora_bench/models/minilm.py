@@ -68,11 +68,7 @@ DEBERTA: dict[str, Any] = {
 
 
 def roberta_folder(progress: Progress | None = None) -> Path:
-    """Return the folder of MiniLM-L6 in the RoBERTa class, made on first use.
-
-    Raises:
-        AssetUnavailable: If the weights are neither cached nor downloadable.
-    """
+    """Return the folder of MiniLM-L6 in the RoBERTa class, made on first use. Raise AssetUnavailable as `members` does."""
     config = {
         **SHARED,
         "architectures": ["RobertaModel"],

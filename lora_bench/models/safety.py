@@ -44,11 +44,7 @@ def pickles(folder: Path) -> list[str]:
 
 
 def read_config(name: str, folder: Path) -> dict[str, Any]:
-    """Return a model's configuration.
-
-    Raises:
-        LoraBenchError: If it is unreadable, or would load an adapter or code from elsewhere.
-    """
+    """Return a model's configuration. Raise LoraBenchError if it is unreadable, or loads an adapter or code from elsewhere."""
     config = read_object(folder / "config.json", f"model {name!r}: its config.json")
     if (folder / "adapter_config.json").exists():
         # transformers would load the base model that it names, from anywhere, and a pickled adapter on top.
@@ -154,11 +150,7 @@ def _code(config: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def check_type(name: str, config: dict[str, Any], *, trusted: bool) -> str:
-    """Return the `model_type` of a configuration; code that is *trusted* may define one that transformers lacks.
-
-    Raises:
-        LoraBenchError: If transformers has no such type, with those that every method adapts.
-    """
+    """Return the `model_type` of a configuration. Raise LoraBenchError if neither transformers nor *trusted* code has it."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         raise LoraBenchError(f"model {name!r}: its config.json has no model_type")

@@ -15,11 +15,7 @@ from lora_bench.util.regular_files import read_regular
 
 
 def check_readable(owner: str, folder: Path) -> None:
-    """Check that the tokenizer of *owner* can be read, if it has only a SentencePiece file.
-
-    Raises:
-        LoraBenchError: If the packages that read such files are not installed.
-    """
+    """Raise LoraBenchError if the tokenizer of *owner* has only a SentencePiece file, and its readers are not installed."""
     pieces = sorted(folder.glob("*.model"))
     if not pieces or (folder / "tokenizer.json").is_file():
         return

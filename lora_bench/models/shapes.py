@@ -29,11 +29,7 @@ def shape_of_hub(name: str) -> str | None:
 
 
 def shape_folder(name: str) -> Path:
-    """Return the folder of the configuration of a shape, such as `shape:roberta-base`.
-
-    Raises:
-        LoraBenchError: If the name is unknown.
-    """
+    """Return the folder of a shape such as `shape:roberta-base`. Raise LoraBenchError if the name is unknown."""
     known = {f"{PREFIX}{shape}": folder for shape, folder in known_shapes().items()}
     if name not in known:
         raise unknown("shape", name, known)

@@ -31,11 +31,7 @@ def needed_assets(model: str) -> tuple[str, ...]:
 
 
 def shipped_files(model: str, names: Iterable[str], progress: Progress | None = None) -> dict[str, bytes]:
-    """Return files of a model by name, from the package or from the file of the release.
-
-    Raises:
-        AssetUnavailable: If the package leaves them out, and the file is neither cached nor downloadable.
-    """
+    """Return files of a model by name, from the package or the release. Raise AssetUnavailable as `members` does."""
     folder = shipped_folder(model)
     if folder is not None:
         return {name: (folder / name).read_bytes() for name in names}

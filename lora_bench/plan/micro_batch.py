@@ -54,11 +54,7 @@ def micro_batch(
 
 
 def peak_of(step: StepBytes, *, parts: int) -> int:
-    """Return the peak memory of tensors for a batch split into *parts* parts.
-
-    Raises:
-        UnsupportedPair: If the peak of a part is unknown.
-    """
+    """Return the peak memory of a batch split into so many parts. Raise UnsupportedPair if it is unknown."""
     if step.peak_bytes is None:
         raise UnsupportedPair("what a step holds cannot be predicted from shapes")
     return step.peak_bytes + (step.gradient_bytes if parts > 1 else 0)

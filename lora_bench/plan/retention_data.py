@@ -27,11 +27,7 @@ Retentions = Mapping[str, tuple[Retention, RetentionData]]
 def retention_data(
     suite: Suite, models: Sequence[BaseModel], data_dir: Path | None, progress: Progress | None
 ) -> Retentions:
-    """Return the data for the retention of each base model; empty if the suite does not ask for it.
-
-    Raises:
-        BadInput: If the data cannot be had.
-    """
+    """Return the data for `retention` by base model; none if it is not asked for. Raise BadInput if it cannot be had."""
     asked = suite.content.retention
     if not asked:
         return {}

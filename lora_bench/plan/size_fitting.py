@@ -132,11 +132,7 @@ def _versions() -> tuple[str, ...]:
 
 
 def check_fits(adapter: Path, method: Method, base_model: BaseModel, kind: KindName, labels: int) -> None:
-    """Check that an adapter in a folder fits a method on a base model; only its shapes are read.
-
-    Raises:
-        LoraBenchError: If it does not fit.
-    """
+    """Check by shapes that an adapter in a folder fits a method on a base model. Raise LoraBenchError if not."""
     from lora_bench.training.warm_start import check_adapter
 
     model, head = load_model(base_model, kind=kind, labels=labels, on_meta=True)

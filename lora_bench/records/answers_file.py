@@ -35,11 +35,7 @@ class Kept(NamedTuple):
 
 
 def write_answers(path: Path, answers: Iterable[Kept]) -> None:
-    """Write the answers of runs, by run id.
-
-    Raises:
-        LoraBenchError: If one has more than one line.
-    """
+    """Write the answers of runs, by run id. Raise LoraBenchError if one has more than one line."""
     lines = []
     for run_id, file, content in sorted(set(answers)):
         if content[-1:] != b"\n" or b"\n" in content[:-1]:
@@ -49,11 +45,7 @@ def write_answers(path: Path, answers: Iterable[Kept]) -> None:
 
 
 def read_answers(path: Path) -> dict[str, Kept]:
-    """Return each file of answers by its SHA-256.
-
-    Raises:
-        BadInput: If the file is missing, damaged or too large.
-    """
+    """Return each file of answers by its SHA-256. Raise BadInput if the file is missing, damaged or too large."""
 
     def refused(message: str) -> BadInput:
         return BadInput([Fault(message, file=str(path))])

@@ -52,11 +52,7 @@ class StoredRuns:
 
     @cached_property
     def answers(self) -> list[Kept]:
-        """The answers of all runs.
-
-        Raises:
-            LoraBenchError: If some are missing, or do not match their record.
-        """
+        """The answers of all runs. Raise LoraBenchError if some are missing, or do not match their record."""
         return [answers for record in self.records.values() for answers in self._answers_of(record)]
 
     def copy(self, run_id: str, to: RunFolder) -> bool:
@@ -119,11 +115,7 @@ def accept_probes(source: Path, baseline: Path) -> list[ProbeRecord]:
 
 
 def keep_baseline(source: Path, baseline: Path) -> list[str]:
-    """Keep all records of a runs folder or a baseline as a baseline. Return a sentence about each file.
-
-    Raises:
-        LoraBenchError: If there are none, or answers are missing.
-    """
+    """Keep all records of a folder, with their answers, which must be there, as a baseline. Return a sentence a file."""
     said = []
     if has_records(source) or not has_probes(source):
         said.append(f"{len(accept(source, baseline))} records in {baseline / RUNS_FILE}")

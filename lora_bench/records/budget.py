@@ -270,14 +270,9 @@ def fit_size(
 ) -> Fit:
     """Return the size whose count is nearest to *target*; the smaller of two equally near ones.
 
-    Args:
-        count: Parameters for a size of at least 1; must grow with the size.
-        target: Number of parameters wanted.
-        tolerance: Share of the target by which the nearest count may miss it.
-        axis: Parameter axis, for the message.
+    *count* gives the parameters of a size of at least 1, and must grow with it. *axis* is for the message.
 
-    Raises:
-        BudgetUnreachable: If the nearest count misses the target by more than the tolerance.
+    Raise BudgetUnreachable if the nearest count misses the target by more than *tolerance*, a share of it.
     """
     high = 1
     while count(high) < target and high < MAX_SIZE:

@@ -36,11 +36,7 @@ DRIVERS = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
 
 
 def describe_environment(device_type: str) -> Environment:
-    """Describe this machine and its packages.
-
-    Args:
-        device_type: Device that trains, "cuda" or "cpu".
-    """
+    """Describe this machine and its packages; *device_type* trains, "cuda" or "cpu"."""
     device, count = _device(device_type)
     return Environment(
         device=device,
@@ -103,11 +99,7 @@ def cuda_devices() -> list[str]:
 
 
 def described_devices() -> tuple[CudaDevice, ...]:
-    """Return the CUDA devices that torch can use in processes started from here.
-
-    Raises:
-        LoraBenchError: If torch cannot be asked.
-    """
+    """Return the CUDA devices that torch can use in processes started from here. Raise LoraBenchError if torch fails."""
     return _asked(os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 

@@ -53,11 +53,7 @@ class KeptAdapter:
 
 
 def find_adapter(folder: Path) -> KeptAdapter:
-    """Return the adapter in a folder.
-
-    Raises:
-        LoraBenchError: If the folder has none in safetensors.
-    """
+    """Return the adapter in a folder. Raise LoraBenchError if it has none in safetensors."""
     hashes = {}
     for name in (WEIGHTS, CONFIG):
         try:
@@ -72,11 +68,7 @@ def find_adapter(folder: Path) -> KeptAdapter:
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of an adapter.
-
-    Raises:
-        LoraBenchError: If it is not a JSON object, or would have PEFT read other files or take for ever.
-    """
+    """Return the configuration of an adapter. Raise LoraBenchError for one that is no JSON object or a `harmful_option`."""
     config = read_object(folder / CONFIG, f"{folder}: its {CONFIG}")
     fault = harmful_option(config)
     if fault is not None:
@@ -94,8 +86,7 @@ def harmful_option(options: Mapping[str, Any]) -> str | None:
 def checked_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, TensorHeader]]:
     """Return the configuration of an adapter and the headers of its weights, which libraries may read then.
 
-    Raises:
-        LoraBenchError: If a file is missing, incomplete or no regular one, or a size exceeds the weights.
+    Raise LoraBenchError if a file is missing, incomplete or no regular one, or a size exceeds the weights.
     """
     check_regular(folder, str(folder))
     if not (folder / WEIGHTS).is_file():

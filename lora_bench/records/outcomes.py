@@ -55,14 +55,8 @@ def is_disk_full(error: BaseException) -> bool:
 def at_work(began: Callable[[], bool] = lambda: True, did: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Re-raise an `OSError` in this block as `WorkBroken`: it is no fault of the input, and finished work is kept.
 
-    A full disk and a closed output pipe keep their errors.
-
-    Args:
-        began: Returns True if the work had begun when the error came.
-        did: Returns True if any work was done when the error came; then an error in the input breaks the work off.
-
-    Raises:
-        WorkBroken: In place of another `OSError`, and of a `LoraBenchError` in the middle of the work.
+    A full disk and a closed output pipe keep their errors, and so do all before the work *began*. Once it *did* any, a
+    `LoraBenchError` breaks it off too.
     """
     try:
         yield

@@ -77,9 +77,5 @@ def read_probes(folder: Path) -> list[ProbeRecord]:
 
 
 def read_probe(file: Path) -> ProbeRecord:
-    """Read one probe record.
-
-    Raises:
-        BadInput: If it is unreadable or from a newer lora_bench; `DamagedRecord` if it is damaged.
-    """
+    """Read one probe record. Raise BadInput as `read_sealed` does."""
     return read_sealed(file, ProbeRecord, SCHEMA, "probe record")

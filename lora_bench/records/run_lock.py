@@ -120,12 +120,9 @@ class RunLock:
 
 
 def try_lock(folder: Path, reaped: int | None = None) -> RunLock | None:
-    """Lock a run without waiting. Return None if another process has it.
+    """Lock a run, in its folder, made if missing, without waiting. Return None if another process has it.
 
-    Args:
-        folder: Folder of the run, made if missing.
-        reaped: Number of a process of this machine that is known to have ended. Its lock no longer counts, even if the
-            system does not tell of its end.
+    The lock of *reaped*, a process of this machine known to have ended, counts no longer, even if the system is silent on it.
     """
     make_folder(folder)
     lock = _locked(folder)

@@ -45,17 +45,10 @@ class MissingRecord(BadInput):
 
 
 def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> ModelT:
-    """Read a record of any kind, with or without a seal.
+    """Read a record of any kind, with or without a seal; *newest* is the newest known schema, *kind* its name in messages.
 
-    Args:
-        path: Its file.
-        model: Its class.
-        newest: Newest known schema.
-        kind: Its name in messages.
-
-    Raises:
-        BadInput: If it is unreadable or from a newer lora_bench; `DamagedRecord` if it is damaged, `MissingRecord` if it does
-            not exist.
+    Raise BadInput if it is unreadable or from a newer lora_bench; `DamagedRecord` if it is damaged, `MissingRecord` if it does
+    not exist.
     """
     try:
         data, has_seal = unseal(read_regular(path, MAX_RECORD_BYTES))
@@ -91,11 +84,7 @@ def read_many(path: Path, model: type[ModelT], newest: int, kind: str) -> list[M
 
 
 def read_each(files: Iterable[Path], read: Callable[[Path], ModelT]) -> list[ModelT]:
-    """Read the files of single records, without those that another process moved away.
-
-    Raises:
-        BadInput: With every record that cannot be read.
-    """
+    """Read single records, without those that another process moved away. Raise BadInput with all that cannot be read."""
     records: list[ModelT] = []
     faults: list[Fault] = []
     for file in files:
@@ -169,11 +158,7 @@ def _is_hash_of(content: Any, sha256: Any) -> bool:
 
 
 def _checked(data: dict[str, Any], has_seal: bool, file: str, model: type[ModelT], newest: int, kind: str) -> ModelT:
-    """Return plain data as a record.
-
-    Raises:
-        BadInput: As `read_sealed` does.
-    """
+    """Return plain data as a record. Raise BadInput as `read_sealed` does."""
 
     def fault(message: str) -> list[Fault]:
         return [Fault(message, file=file)]

@@ -72,10 +72,7 @@ class RunFolder:
     def try_lock(self, reaped: int | None = None) -> RunLock | None:
         """Lock this run for this process without waiting. Return None if another process has it.
 
-        Half-written files of a killed process are removed.
-
-        Args:
-            reaped: Number of a process of this machine that is known to have ended.
+        Half-written files of a killed process are removed; *reaped* is the number of one known to have ended.
         """
         lock = try_lock(self.path, reaped)
         if lock is not None:
@@ -126,11 +123,7 @@ class RunFolder:
         return record
 
     def damage(self, known: Record | None = None) -> str | None:
-        """Describe the damage of the record, or of the predictions it names, in a line; None without damage.
-
-        Args:
-            known: The record, if it was just read and is whole.
-        """
+        """Describe the damage of the record, or of its predictions; None without any. *known* is the whole record, if read."""
         try:
             if known is None and not (self.path / RECORD).is_file():
                 return None
@@ -157,11 +150,7 @@ class RunFolder:
     def put_damage_aside(self, known: Record | None = None) -> str | None:
         """Move a damaged record, or damaged predictions, to the quarantine, so that the run is repeated.
 
-        Args:
-            known: The record, if it was just read and is whole.
-
-        Returns:
-            The damage and its new place, or None without damage, or if another process has the run.
+        Return the damage and its new place; None without damage, or if another process has the run. See `damage` for *known*.
         """
         lock = self.try_lock() if self.damage(known) is not None else None
         if lock is None:
@@ -271,11 +260,7 @@ def record_files(folder: Path) -> list[Path]:
 
 
 def is_baseline(folder: Path) -> bool:
-    """Return True if one file of the folder has the records of all runs.
-
-    Raises:
-        LoraBenchError: If runs lie beside that file.
-    """
+    """Return True if one file has the records of all runs. Raise LoraBenchError if runs lie beside that file."""
     if not (folder / RUNS_FILE).is_file():
         return False
     if record_files(folder):
@@ -406,10 +391,5 @@ def _form(value: Any) -> str | None:
 
 
 def read_record(path: Path) -> Record:
-    """Read one record.
-
-    Raises:
-        BadInput: If it is unreadable or from a newer lora_bench; `DamagedRecord` if it is damaged, `MissingRecord` if it does
-            not exist.
-    """
+    """Read one record. Raise BadInput as `read_sealed` does."""
     return read_sealed(path, Record, SCHEMA, "record")

@@ -140,11 +140,7 @@ def write_analysis(analysis: WeightAnalysis, folder: Path) -> Path:
 
 
 def read_analysis(folder: Path) -> WeightAnalysis | None:
-    """Return the analysis in a folder of runs or a baseline, or None if there is none.
-
-    Raises:
-        BadInput: If it is damaged, or from a newer lora_bench.
-    """
+    """Return the analysis in a folder, or None if there is none. Raise BadInput if it is damaged or too new."""
     if not (folder / FILE).is_file():
         return None
     return read_sealed(folder / FILE, WeightAnalysis, SCHEMA, "analysis of weights")

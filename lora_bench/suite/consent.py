@@ -47,11 +47,7 @@ class Code:
 
 
 def suite_code(suite: Suite | ProbeSuite) -> list[Code]:
-    """Return the code that a suite would run, each once; none of it is run or downloaded.
-
-    Raises:
-        BadInput: If a script does not exist, or cannot be pinned by a hash.
-    """
+    """Return the code that a suite would run, each once. Raise BadInput if a script is missing or cannot be pinned."""
     found: dict[str, Code] = {}
     faults = []
     for index, (task, _) in enumerate(suite.tasks if isinstance(suite, Suite) else ()):
@@ -76,11 +72,7 @@ def suite_code(suite: Suite | ProbeSuite) -> list[Code]:
 
 
 def check_permissions(given: Iterable[str], suite: Suite | ProbeSuite) -> frozenset[str]:
-    """Return the user's permissions for a suite.
-
-    Raises:
-        LoraBenchError: If the suite would run no such code, or the code has changed since the permission.
-    """
+    """Return the user's permissions for a suite; refuse one for other code, or for code that has changed since."""
     permissions = frozenset(given)
     if not permissions:
         return permissions
@@ -100,11 +92,7 @@ def check_permissions(given: Iterable[str], suite: Suite | ProbeSuite) -> frozen
 
 
 def require_permission(suite: Suite | ProbeSuite, *, kind: str | None = None) -> None:
-    """Refuse a suite that would run code without the user's permission; with *kind* only for code of that kind.
-
-    Raises:
-        BadInput: With every such piece of code and the option that allows it.
-    """
+    """Refuse a suite that would run code, of this *kind* if given, without permission. Raise BadInput with every option."""
     missing = [code for code in suite_code(suite) if code.permission not in suite.code]
     if any(kind in (None, code.kind) for code in missing):
         raise BadInput(

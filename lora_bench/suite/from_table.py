@@ -242,11 +242,7 @@ def name_of(file: str) -> str:
 
 
 def refuse_another(file: Path, table: Path, given: Mapping[str, str | None]) -> None:
-    """Refuse to take a suite that is there for another table, or for other options than those *given* by name.
-
-    Raises:
-        LoraBenchError: With the table or value of the suite, and the one given.
-    """
+    """Refuse to take a suite that is there for another table, or for other options than those *given* by name."""
     document = read_yaml(file)
     tasks = document.data.get("tasks")
     own = [task for task in (tasks if isinstance(tasks, list) else []) if isinstance(task, dict)]

@@ -239,11 +239,7 @@ def is_probe_suite(document: Document) -> bool:
 
 
 def check_pickles(names: Iterable[str], models: Iterable[ModelEntry]) -> frozenset[str]:
-    """Return the base models of a suite whose pickled weights the user allows.
-
-    Raises:
-        LoraBenchError: If the suite has no such model, with its nearest one.
-    """
+    """Return the base models whose pickles the user allows. Raise LoraBenchError if the suite has no such model."""
     known = [entry.model for entry in models]
     for name in names:
         if name not in known:

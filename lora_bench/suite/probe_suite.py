@@ -148,11 +148,7 @@ def load_probe_suite(name_or_file: str | Path) -> Suite | ProbeSuite:
 
 
 def read_probe_suite(file: Path, document: Document, argument: str) -> ProbeSuite:
-    """Resolve a suite of probes, which the user gave as *argument*.
-
-    Raises:
-        BadInput: With every fault of the file.
-    """
+    """Resolve a suite of probes, which the user gave as *argument*. Raise BadInput with every fault of the file."""
     faults: list[Fault] = []
     # Parts are read even if the whole is invalid, so that all faults are reported at once.
     models = read_each(document, "models", faults, lambda key, entry: read_model(document, key, entry))

@@ -354,11 +354,7 @@ class SuiteFile(Strict):
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
-        """The rungs of the halving; empty if every trial has all of the work.
-
-        Raises:
-            LoraBenchError: If the halving is impossible.
-        """
+        """The rungs of the halving; none if every trial has all of the work. Raise LoraBenchError for an impossible one."""
         if self.tuning is None or self.tuning.halving is None or self.budget.trials is None:
             return ()
         return rungs_of(self.budget.trials, self.tuning.halving, self.tuning.rungs)

@@ -50,11 +50,7 @@ def read_file(path: Path, layout: Layout) -> tuple[Table, str]:
 
 
 def read_bytes(raw: bytes, shown: str, layout: Layout, *, own: bool = True) -> Table:
-    """Return the rows of a file with the content *raw*.
-
-    Raises:
-        BadInput: If the content does not fit its format.
-    """
+    """Return the rows of a file with the content *raw*. Raise BadInput if it does not fit its format."""
     format = layout.format or format_of(shown)
     if format is None:
         is_sheet = Path(shown).suffix.lower() in (".xlsx", ".xls", ".ods")

@@ -77,11 +77,7 @@ def as_laid_out(task: Task) -> Task:
 
 
 def unlabelled_file(task: Task, folder: Path, name: str) -> Part:
-    """Return the file of a split with secret labels.
-
-    Raises:
-        LoraBenchError: If the task's layout has no such split, or the folder no such file.
-    """
+    """Return the file of a split with secret labels. Raise LoraBenchError if layout or folder lacks it."""
     local = _local(task)
     if name not in local.unlabelled:
         known = ", ".join(local.unlabelled) or "none"

@@ -14,11 +14,7 @@ from lora_bench.kinds.support.table_view import LABELLED, SPLIT_VALUES, GuessedT
 
 
 def guess_task(view: View) -> GuessedTask:
-    """Return the kind of a table and its columns; what the user names is kept.
-
-    Raises:
-        LoraBenchError: If no column can be the text or the label.
-    """
+    """Return the kind of a table and its columns, those that the user names kept. Raise LoraBenchError if none fit."""
     asked = view.asked
     for name in view.table.names:
         if name != asked.split and name not in (asked.label, asked.text, asked.group) and view.splits(name):

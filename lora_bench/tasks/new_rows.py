@@ -79,11 +79,7 @@ def read_new_rows(task: Task, path: Path, classes: Sequence[str]) -> NewRows:
 
 
 def _read(path: Path, layout: Layout, text: Sequence[str]) -> tuple[tuple[str, ...], Table]:
-    """Return the names of all columns of a file, and its rows.
-
-    Raises:
-        BadInput: If it cannot be read, or lacks a column of the text.
-    """
+    """Return the names of all columns of a file, and its rows. Raise BadInput if it lacks a column of the text."""
     names = read_file(path, layout)[0].names
     table, _ = read_file(path, replace(layout, wanted=frozenset({*names, *text})))
     missing = list(missing_columns(table, frozenset(text)))

@@ -66,9 +66,7 @@ def wikisql(raw: bytes, tables: bytes) -> Rows:
 def conll(text: str, columns: tuple[str, ...] | None) -> Rows:
     """Return a row for each sentence: a line for each word with its columns, and an empty line behind the sentence.
 
-    Args:
-        text: Content of the file.
-        columns: Names of all columns; by default the first is `words` and the last `tags`.
+    *columns* names all of them; by default the first is `words` and the last `tags`.
     """
     names = columns or WORD_COLUMNS
     sentences: list[list[Any]] = []

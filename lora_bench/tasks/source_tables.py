@@ -58,11 +58,7 @@ def format_of(name: str) -> Format | None:
 
 
 def read_hub(name: str, config: str | None, split: str, commit: str, wanted: Collection[str]) -> Table:
-    """Return one split of a hub data set at a commit.
-
-    Raises:
-        LoraBenchError: If the hub does not have it, or cannot be reached and the cache does not have it.
-    """
+    """Return one split of a hub data set at a commit. Raise LoraBenchError if it cannot be had."""
     from lora_bench.util.hub import data_set
 
     builder = data_set(name, config, commit)
@@ -74,11 +70,7 @@ def read_hub(name: str, config: str | None, split: str, commit: str, wanted: Col
 
 
 def hub_commit(name: str, revision: str) -> str:
-    """Return the commit of a revision of a hub data set; a full commit is its own.
-
-    Raises:
-        LoraBenchError: If the hub does not have it, or cannot be reached and the cache does not know it.
-    """
+    """Return the commit of a hub data set's revision, a full one as it is. Raise LoraBenchError if it cannot be had."""
     if len(revision) == 40 and set(revision) <= set("0123456789abcdef"):
         return revision
     from lora_bench.util.hub import snapshot

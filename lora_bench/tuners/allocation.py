@@ -36,11 +36,7 @@ class AllocateRanks(TrainerCallback):
         self.needs_steps = sets_total
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """End the schedule with the run; a run that resumes behind its end keeps the ranks of its weights.
-
-        Raises:
-            LoraBenchError: If `tinit` and `tfinal` leave no step for reducing ranks.
-        """
+        """End the schedule with the run, which must leave steps to reduce ranks; one resumed behind its end keeps its ranks."""
         model = inside["model"]
         for config in model.peft_config.values():
             if self.sets_total:

@@ -244,11 +244,7 @@ def arguments_of(forward: Callable[..., Any]) -> tuple[tuple[str, ...], str]:
 
 
 def refuse_kernel(name: str | None) -> None:
-    """Refuse an attention kernel that a prefix cannot enter; None stands for the default kernel.
-
-    Raises:
-        UnsupportedPair: If the kernel takes no four-dimensional mask.
-    """
+    """Raise UnsupportedPair for an attention kernel without a four-dimensional mask; None stands for the default."""
     if name is not None and name not in MASKED_ATTENTION:
         raise UnsupportedPair(
             f"a prefix needs attn_implementation {' or '.join(MASKED_ATTENTION)}, the model has {name!r}"

@@ -29,14 +29,9 @@ def is_installed() -> bool:
 
 
 def pack_layers(model: PreTrainedModel, keep: Collection[str] = ()) -> None:
-    """Replace every linear module in a model's layers by one with its weight in four bits.
+    """Replace every linear module in a model's layers, but those named in *keep*, by one with its weight in four bits.
 
-    Args:
-        model: The base model.
-        keep: Names of modules that stay as they are, the head's for example.
-
-    Raises:
-        UnsupportedPair: If bitsandbytes is not installed, or a weight has rows that it cannot read on every CPU.
+    Raise UnsupportedPair if bitsandbytes is not installed, or a weight has rows that it cannot read on every CPU.
     """
     if not is_installed():
         raise UnsupportedPair("a base in four bits needs bitsandbytes: pip install 'lora_bench[qlora]'")

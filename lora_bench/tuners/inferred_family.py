@@ -32,11 +32,7 @@ _FOUND: dict[tuple[type, str], Family | str] = {}
 
 
 def family_of_model(model: nn.Module) -> Family:
-    """Return the family of a model: the declared one of its type, or else the one that its structure shows.
-
-    Raises:
-        UnsupportedPair: If no family is declared, and its structure does not show all sites.
-    """
+    """Return the declared family of a model's type, or that of its structure. Raise UnsupportedPair if neither is known."""
     config: Any = model.config
     known = declared_family(config.model_type)
     # One that was worked out from another model of this type may have other sites.
@@ -49,11 +45,7 @@ def _is_found(family: Family | None) -> bool:
 
 
 def infer_family(model: nn.Module) -> Family:
-    """Work out a model's family from its structure, and declare it in this process.
-
-    Raises:
-        UnsupportedPair: If sites cannot be told, with the names of these.
-    """
+    """Work out a model's family, and declare it in this process. Raise UnsupportedPair with the sites that cannot be told."""
     base: Any = getattr(model, getattr(model, "base_model_prefix", ""), model)
     config: Any = model.config
     key = (type(base), json.dumps(config.to_dict(), sort_keys=True, default=str))

@@ -106,11 +106,7 @@ class LayerProbe:
 
 
 def probe_layer(model_class: type[PreTrainedModel], config: Any) -> LayerProbe:
-    """Build a small model, and see what depends on what in it.
-
-    Raises:
-        UnsupportedPair: If it cannot be built and run.
-    """
+    """Build a small model, and see what depends on what in it. Raise UnsupportedPair if it cannot be run."""
     fault = ""
     # Some types allow no other widths.
     for shrink in (_narrow_config, small_config) if getattr(config, "hidden_size", 0) <= WIDEST else (_narrow_config,):

@@ -319,11 +319,7 @@ POSITION_TABLES = ("wpe", "position_embeddings")
 
 
 def position_table(model: nn.Module) -> nn.Module:
-    """Return the table of learned positions of a model.
-
-    Raises:
-        UnsupportedPair: If it has none, because its positions are relative or rotated.
-    """
+    """Return the table of learned positions. Raise UnsupportedPair for a model with relative or rotated positions."""
     named = model.named_modules()
     tables = [module for path, module in named if path.rpartition(".")[2] in POSITION_TABLES]
     if len(tables) != 1 or not isinstance(tables[0], nn.Embedding):
@@ -335,11 +331,7 @@ def position_table(model: nn.Module) -> nn.Module:
 
 
 def shift_positions(model: nn.Module) -> None:
-    """Let a model's learned positions begin where its active prefix says. Without a prefix they stay as they are.
-
-    Raises:
-        UnsupportedPair: If the model has no table of them.
-    """
+    """Let learned positions begin where the active prefix says, or as they are. Raise as `position_table` does."""
     table = position_table(model)
     if not any(isinstance(hook, partial) and hook.func is _shifted for hook in table._forward_pre_hooks.values()):
         table.register_forward_pre_hook(partial(_shifted, model))
@@ -371,11 +363,7 @@ def fold(model: nn.Module, adapter_name: str = "default") -> None:
 
 
 def prefix_kind(family: Family) -> PrefixKind:
-    """Return the way of a prefix into the attention of a family.
-
-    Raises:
-        UnsupportedPair: If none is written for this family.
-    """
+    """Return the way of a prefix into the attention of a family. Raise UnsupportedPair if none is written for it."""
     if family.prefix_kind is None:
         raise UnsupportedPair(f"no key/value prefix is written for the attention of {family.name}")
     return family.prefix_kind

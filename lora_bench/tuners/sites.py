@@ -146,11 +146,7 @@ class OnlyTuner(_Replacing):
         raise NotImplementedError
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Put the adapter on the model, with the modules to save.
-
-        Raises:
-            UnsupportedPair: If the model has an adapter already, or the method cannot act on it.
-        """
+        """Put the adapter on the model, with the modules to save. Raise UnsupportedPair if it has one already."""
         config = self.peft_config[adapter_name]
         if len(self.peft_config) > 1:
             raise UnsupportedPair(f"{self.alone} one adapter of a model: load another base for the next")
@@ -256,11 +252,7 @@ def drawing_device(device: torch.device) -> torch.device:
 
 
 def check_rows(adapter_names: Sequence[str], x: Tensor) -> None:
-    """Refuse a list of adapter names that does not match the rows of *x*, shape (batch, ...).
-
-    Raises:
-        LoraBenchError: If the numbers of names and rows differ.
-    """
+    """Raise LoraBenchError unless there is an adapter name for each row of *x*, shape (batch, ...)."""
     if len(adapter_names) != len(x):
         raise LoraBenchError(f"adapter_names has {len(adapter_names)} names for a batch of {len(x)} rows")
 

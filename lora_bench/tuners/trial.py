@@ -36,12 +36,7 @@ def inside_peft(model: nn.Module) -> Any:
 
 
 def small_config(config: PreTrainedConfig, layers: int | None = LAYERS) -> PreTrainedConfig:
-    """Return a config that differs from *config* only in the number of layers and the vocabulary, without dropout.
-
-    Args:
-        config: The base model's config.
-        layers: Number of layers; None for the base model's.
-    """
+    """Return a config that differs only in the number of *layers*, if given, and the vocabulary, without dropout."""
     small = copy.deepcopy(config)
     try:
         family = family_of(config.model_type)
@@ -70,10 +65,7 @@ def small_model(model_class: type[PreTrainedModel], config: PreTrainedConfig) ->
 
 
 def deep_model(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
-    """Return a small model of the base model's depth in the memory of two layers.
-
-    Layers above the second share its weights.
-    """
+    """Return a small model of the base model's depth, whose layers above the second share its weights."""
     shallow = small_model(model_class, config)
     own = {**dict(shallow.named_parameters()), **dict(shallow.named_buffers())}
     with torch.device("meta"):
@@ -91,12 +83,9 @@ def deep_model(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> 
 
 
 def fault_of(model: nn.Module, title: str, head: Sequence[str]) -> str | None:
-    """Return what is wrong with an adapted small model, or None.
+    """Return what is wrong with an adapted model of `small_config`, which is trained for a few steps; None if nothing.
 
-    Args:
-        model: A model of `small_config` with a method on it; it is trained for a few steps.
-        title: Name of the method.
-        head: Names of the head's modules in the base model.
+    *title* names the method, *head* the head's modules in the base model.
     """
     freed = {path: weight for path, weight in model.named_parameters() if weight.requires_grad}
     adapter = {path: weight for path, weight in freed.items() if not is_in(path, head)}

@@ -38,11 +38,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def write_once(path: Path, content: bytes) -> bool:
-    """Write *content* to *path* atomically, unless *path* exists. Return True if it was written.
-
-    Raises:
-        LoraBenchError: If the file system has no hard links.
-    """
+    """Write *content* to *path* atomically, as `link_once` does. Return True if it was written."""
     for _ in range(_TRIES):
         temporary = None
         try:
@@ -154,11 +150,7 @@ def let_all_read(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, and flush them to the disk.
-
-    Raises:
-        LoraBenchError: If it, or one above it, is a dangling link.
-    """
+    """Make a folder and those above it, flushed to the disk. Raise LoraBenchError if one is a dangling link."""
     for one in reversed(_missing(folder)):
         one.mkdir(exist_ok=True)
         sync_folder(one.parent)

@@ -20,11 +20,7 @@ _SHOWN_CHARACTERS = 100
 
 
 def file_name(name: str) -> str:
-    """Return *name* if it is safe as a file name.
-
-    Raises:
-        ValueError: If it could lead elsewhere, or some system cannot store it.
-    """
+    """Return *name* if it is safe as a file name. Raise ValueError if it leads elsewhere, or some system cannot store it."""
     if not re.fullmatch(NAME, name):
         raise ValueError(f"a name must have {EXPECTED}, got {name[:_SHOWN_CHARACTERS]!r}")
     return _on_every_system(name)

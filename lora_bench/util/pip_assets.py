@@ -134,11 +134,7 @@ def known_assets() -> dict[str, Asset]:
 
 
 def find_asset(name: str) -> Asset:
-    """Return the asset called *name*.
-
-    Raises:
-        LoraBenchError: If it is unknown, with the nearest name.
-    """
+    """Return the asset called *name*. Raise LoraBenchError if it is unknown, with the nearest name."""
     known = known_assets()
     if name not in known:
         raise unknown("asset", name, known)

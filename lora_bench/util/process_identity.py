@@ -56,11 +56,7 @@ def this_process() -> Process:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return the start of a process of this machine, or None if it does not exist or has ended.
-
-    Raises:
-        PermissionError: If this user may not see it.
-    """
+    """Return the start of a process of this machine, None if it has ended. Raise PermissionError if it may not be seen."""
     stat = _text(_PROC / str(pid) / "stat")
     if stat is None:
         return None if sys.platform == "linux" or _has_proc() else _ticks_without_proc(pid)

@@ -45,21 +45,13 @@ def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
 
 
 def read_start(path: Path, size_bytes: int) -> bytes:
-    """Return the first bytes of a regular file.
-
-    Raises:
-        OSError: If it cannot be read, or is a pipe, a device or a folder.
-    """
+    """Return the first bytes of a regular file. Raise OSError as `read_regular` does."""
     with _regular(path) as file:
         return file.read(size_bytes)
 
 
 def sha256_of(path: Path) -> str:
-    """Return the hash of a regular file.
-
-    Raises:
-        OSError: If it cannot be read, or is a pipe, a device or a folder.
-    """
+    """Return the hash of a regular file. Raise OSError as `read_regular` does."""
     with _regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -111,11 +103,7 @@ def tensor_headers(path: Path, what: str) -> dict[str, TensorHeader]:
 
 
 def check_regular(folder: Path, what: str) -> None:
-    """Refuse a folder with a pipe or a device, which a library would wait for or read without end.
-
-    Raises:
-        LoraBenchError: With the name of such a file.
-    """
+    """Raise LoraBenchError for a folder with a pipe or a device, which a library would read without end."""
     for path in sorted(folder.iterdir()):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise LoraBenchError(f"{what}: {path.name} is not a regular file")

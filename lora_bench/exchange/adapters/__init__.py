@@ -23,17 +23,10 @@ if TYPE_CHECKING:
 def import_adapter(
     folder: Path, out: Path, *, base: str | None = None, allow_pickle: bool = False, progress: Progress | None = None
 ) -> PortableAdapter:
-    """Write an adapter of AdapterHub, or a prefix of PEFT, as a folder that `PeftModel.from_pretrained` loads with our tuners.
+    """Write an adapter of AdapterHub, or a prefix of PEFT, to *out*, as `PeftModel.from_pretrained` loads it with our tuners.
 
-    Args:
-        folder: Folder of the adapter, as its library saved it.
-        out: Folder to write.
-        base: Name or folder of its base model; None for the name in *folder*.
-        allow_pickle: Read weights that exist only in a pickle, by torch's restricted reader.
-        progress: Called with a sentence before slow work.
-
-    Returns:
-        The adapter, which knows the Python lines that load it.
+    *base* is the name or folder of its base model, by default the name in *folder*. Weights only in a pickle are read by
+    torch's restricted reader, with *allow_pickle*. Return the adapter, which knows the Python lines that load it.
 
     Raises:
         UnsupportedPair: If its library computes something else than our tuner.
@@ -66,14 +59,9 @@ def import_adapter(
 def export_adapter(
     folder: Path, to: str, out: Path, *, base: str | None = None, progress: Progress | None = None
 ) -> None:
-    """Write an adapter of one of our tuners as another library saves it.
+    """Write an adapter of ours, as PEFT saved it, as another library saves it: *to* "adapterhub", or "peft" for its prefixes.
 
-    Args:
-        folder: Folder of the adapter, as PEFT saved it.
-        to: "adapterhub", or "peft" for its own prefix tuning.
-        out: Folder to write.
-        base: Name or folder of its base model; None for the name in *folder*.
-        progress: Called with a sentence before slow work.
+    *base* is the name or folder of its base model, by default the name in *folder*.
 
     Raises:
         UnsupportedPair: If the library computes something else than our tuner.

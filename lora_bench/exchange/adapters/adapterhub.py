@@ -168,11 +168,7 @@ def _write(path: Path, settings: dict[str, Any]) -> None:
 
 
 def refuse_other_mathematics(kind: str, model: PreTrainedModel) -> None:
-    """Refuse a kind of adapter that the two libraries compute differently on this type of model.
-
-    Raises:
-        UnsupportedPair: With what differs.
-    """
+    """Raise UnsupportedPair for a kind of adapter that the two libraries compute differently on this type of model."""
     model_type = model.config.model_type
     if kind in EQUAL.get(model_type, ()):
         return

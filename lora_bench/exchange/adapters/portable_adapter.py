@@ -84,11 +84,7 @@ class PortableAdapter:
 
 
 def read_settings(folder: Path, name: str = ADAPTER_CONFIG) -> dict[str, Any]:
-    """Return a JSON object of an adapter's folder.
-
-    Raises:
-        LoraBenchError: If it is missing or is none.
-    """
+    """Return a JSON object of an adapter's folder. Raise LoraBenchError if it is missing, none, or harmful."""
     settings = read_object(folder / name, f"{folder}: its {name}", MIB)
     if (fault := harmful_option(settings)) is not None:
         raise LoraBenchError(f"{folder}: its {name} {fault}")
@@ -117,11 +113,7 @@ def read_weights(
 
 
 def read_adapter(folder: Path, model: PreTrainedModel) -> PortableAdapter:
-    """Return the adapter that PEFT saved in a folder, for the skeleton of its base model.
-
-    Raises:
-        LoraBenchError: If its files cannot be read, or another method wrote it.
-    """
+    """Return the adapter that PEFT saved, for its base model's skeleton. Raise LoraBenchError if it is not one of ours."""
     checked_adapter(folder)
     with in_a_sentence(f"{folder}: its {ADAPTER_CONFIG} is not one of PEFT"):
         config = PeftConfig.from_pretrained(str(folder))

@@ -101,11 +101,7 @@ def import_results(folder: Path, target: Path, *, history: bool = False) -> Impo
 
 
 def versions(folder: Path) -> list[FileVersion]:
-    """Return all versions of result files, those of git and of snapshots from the oldest.
-
-    Raises:
-        LoraBenchError: If the folder does not exist, or has none.
-    """
+    """Return all versions of result files, those of git and of snapshots from the oldest. Raise LoraBenchError for none."""
     files = [FileVersion("", file) for file in result_files(folder)]
     return list(_in_git(folder)) or list(_in_snapshots(folder)) or files
 
@@ -146,11 +142,7 @@ def _content(folder: Path, version: FileVersion) -> bytes:
 
 
 def result_files(folder: Path) -> list[Path]:
-    """Return the result files in or below *folder*, sorted.
-
-    Raises:
-        LoraBenchError: If the folder does not exist, or has no result file.
-    """
+    """Return the result files in or below *folder*, sorted. Raise LoraBenchError if there are none."""
     if not folder.is_dir():
         raise LoraBenchError(
             f"{folder} is not a folder; give the method_comparison folder of a copy of huggingface/peft"
@@ -163,11 +155,7 @@ def result_files(folder: Path) -> list[Path]:
 
 
 def record_in(content: bytes, path: PurePath, *, command: str | None, series: str | None = None) -> Record:
-    """Return the record of a result file's content; the folders of *path* name the task.
-
-    Raises:
-        BadInput: If it is not a result file.
-    """
+    """Return the record of a result file; folders of *path* name the task. Raise BadInput if it is no result file."""
     try:
         data, complete = plain_data(content)
         record = record_of(
