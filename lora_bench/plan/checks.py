@@ -61,7 +61,7 @@ def untuned(suite: Suite, tasks: list[LoadedTask], models: list[BaseModel]) -> l
         loaded.task.task
         for loaded in tasks
         if len(suite.methods) > 1
-        and all(max(_tried(suite, loaded.task.task, base_model).values(), default=1) == 1 for base_model in models)
+        and all(len(rates) == 1 for model in models for rates in _tried(suite, loaded.task.task, model).values())
         and not all(_likely(suite, loaded.task.task, base_model) for base_model in models)
     ]
     if not names:
@@ -100,11 +100,7 @@ def suggested_rates(suite: Suite, cells: Iterable[Cell]) -> list[str]:
 def _likely(suite: Suite, task: str, base_model: BaseModel) -> bool:
     """Return True if all methods run at the rates that our searches found likely, as in a suite of `try` for few minutes."""
     likely = {label: {float(of_size[0]) for of_size in rates} for label, rates in rates_to_try().items()}
-    return all(
-        set(suite.recipe(task, base_model.name, entry, suite.budgets(entry)[0]).rates) <= likely.get(entry.label, set())
-        for entry in suite.methods
-        if entry.is_for(task, base_model.name)
-    )
+    return all(set(rates) <= likely.get(label, set()) for label, rates in _tried(suite, task, base_model).items())
 
 
 def coarse_tuning(suite: Suite) -> list[str]:
@@ -125,9 +121,10 @@ def coarse_tuning(suite: Suite) -> list[str]:
     return cautions
 
 
-def _tried(suite: Suite, task: str, base_model: BaseModel) -> dict[str, int]:
+def _tried(suite: Suite, task: str, base_model: BaseModel) -> dict[str, tuple[float, ...]]:
+    """Return the learning rates of each method on a task and base model, by label."""
     return {
-        entry.label: len(suite.recipe(task, base_model.name, entry, suite.budgets(entry)[0]).rates)
+        entry.label: suite.recipe(task, base_model.name, entry).rates
         for entry in suite.methods
         if entry.is_for(task, base_model.name)
     }
@@ -144,7 +141,7 @@ def check_equal_trials(suite: Suite, tasks: list[LoadedTask], models: list[BaseM
     faults: dict[Fault, None] = {}
     warnings = []
     for task, base_model in itertools.product((loaded.task for loaded in tasks), models):
-        tried = _tried(suite, task.task, base_model)
+        tried = {label: len(rates) for label, rates in _tried(suite, task.task, base_model).items()}
         tuned = {label: count for label, count in tried.items() if count > 1}
         if len(set(tuned.values())) > 1:
             shown = ", ".join(f"{label} has {count}" for label, count in tuned.items())

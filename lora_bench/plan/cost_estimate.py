@@ -1,16 +1,21 @@
-"""Estimate the cost of a run: from arithmetic and the machine's speed, until it has a record of the same cell."""
+"""Estimate the cost of a run: from arithmetic and the machine's speed, until it has a record of the same cell.
+
+The speed is that of now, beside whatever else runs: of layers of a small encoder, forward and backward.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from statistics import median
 
-from lora_bench.plan.machine_speed import bfloat16_gain, flops_per_thread
 from lora_bench.plan.size_fitting import MethodFit
 from lora_bench.records.budget import WORK, OneExample
 from lora_bench.records.environment import cuda_devices, usable_cores
-from lora_bench.records.spec import PlannedSpec, PlannedTraining
+from lora_bench.records.spec import PlannedSpec, PlannedTraining, Precision
 from lora_bench.tasks import TaskData
 from lora_bench.training.model_card import writes
 
@@ -31,6 +36,10 @@ WORDS_TO_TOKENS = 1.3
 DECODED_TOKEN = 3
 # Memory of the libraries and the data of one worker.
 WORKER_BYTES = 700_000_000
+# A run reaches this share of the layer's speed: its batches are short, and it updates weights and scores too.
+SPEED_SHARE = 0.5
+SPEED_SECONDS = 0.3
+_WIDTH, _HEADS, _LENGTH, _ROWS = 384, 12, 48, 16
 
 
 @dataclass(frozen=True)
@@ -124,3 +133,50 @@ def default_workers(costs: Sequence[CostEstimate], threads: int, *, timed: bool 
     largest = max((cost.memory_bytes for cost in costs), default=0)
     by_memory = int(psutil.virtual_memory().available) // (processes * (largest + WORKER_BYTES))
     return max(1, min(usable_cores() // (threads * processes), by_memory, len(costs)))
+
+
+@cache
+def flops_per_thread() -> float:
+    """Return the FLOPs a second that a run in float32 on one CPU thread is likely to do, as measured once."""
+    # Attention's four products and the feed-forward's two of four times the width, six operations a weight and token.
+    flops = 6 * 12 * _WIDTH**2 * _ROWS * _LENGTH
+    return SPEED_SHARE * flops / median(seconds for (seconds,) in _measured(time.perf_counter, "float32"))
+
+
+@cache
+def bfloat16_gain() -> float:
+    """Return how many times as fast a step in bfloat16 is on a CPU, as measured once; below 1 if it is slower."""
+    # The processor's own seconds, so that other work changes nothing.
+    return median(float32 / bfloat16 for float32, bfloat16 in _measured(time.process_time, "float32", "bfloat16"))
+
+
+def _measured(clock: Callable[[], float], *precisions: Precision) -> list[tuple[float, ...]]:
+    """Return the seconds of steps in each precision by a clock, in turns for some tenths of a second."""
+    import torch
+    from torch import nn
+
+    # One thread alone: several would wait for the slowest core, which other work may have.
+    threads = torch.get_num_threads()
+    # Its own random state, as a run's must not depend on it.
+    with torch.random.fork_rng(devices=[]):
+        layer = nn.TransformerEncoderLayer(_WIDTH, _HEADS, 4 * _WIDTH, dropout=0.0, batch_first=True)
+        rows = torch.ones(_ROWS, _LENGTH, _WIDTH)
+
+    def step(precision: Precision) -> float:
+        begun = clock()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = layer(rows).sum()
+        loss.backward()
+        return clock() - begun
+
+    taken: list[tuple[float, ...]] = []
+    try:
+        torch.set_num_threads(1)
+        for precision in precisions:
+            step(precision)  # the first one also prepares
+        end = time.perf_counter() + SPEED_SECONDS * len(precisions)
+        while not taken or time.perf_counter() < end:
+            taken.append(tuple(map(step, precisions)))
+    finally:
+        torch.set_num_threads(threads)
+    return taken

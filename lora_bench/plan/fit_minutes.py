@@ -17,8 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_bench.errors import BadInput, LoraBenchError
-from lora_bench.plan.cost_estimate import default_workers
-from lora_bench.plan.machine_speed import bfloat16_gain
+from lora_bench.plan.cost_estimate import bfloat16_gain, default_workers
 from lora_bench.plan.make_plan import Plan, make_plan
 from lora_bench.records.environment import cuda_devices
 from lora_bench.stats.rates import half

@@ -20,10 +20,9 @@ from lora_bench.training.job import Job, RetentionData
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupCells:
-    """Makes the cells of a group."""
+class GroupCells(RunGroup):
+    """A group that makes its cells."""
 
-    group: RunGroup
     budget: Budget
     fit: MethodFit
     runs: Path
@@ -33,7 +32,7 @@ class GroupCells:
 
     def at_rate(self, rate: float) -> list[Cell]:
         """Return the reported runs with a learning rate, one for each seed."""
-        return [self.cell(rate, seed) for seed in self.group.suite.content.every_seed]
+        return [self.cell(rate, seed) for seed in self.suite.content.every_seed]
 
     def cell(
         self,
@@ -50,11 +49,11 @@ class GroupCells:
         *rung* is that of a trial, and None for a reported run; a rate may be *extended* beyond those of the suite. *blocked* is
         the reason why the run cannot be done although the pair works.
         """
-        suite, loaded, fit = self.group.suite, self.group.loaded, self.fit
+        suite, loaded, fit = self.suite, self.loaded, self.fit
         spec, estimate = self._spec(rate, rung)
         spec = spec.model_copy(update={"seed": seed, "start": start})
         if fit.reason is not None or blocked is not None:
-            several = len(suite.budgets(self.group.entry)) > 1
+            several = len(suite.budgets(self.entry)) > 1
             spec = _not_to_be_run(spec, fit.reason or blocked or "", self.budget if several else None)
         run_id = spec.run_id
         folder = RunFolder(self.runs / run_id)
@@ -62,12 +61,12 @@ class GroupCells:
         job = Job(
             spec=spec,
             suite=suite.name,
-            budget=self.group.recipe.budget,
+            budget=self.recipe.budget,
             task=loaded.task,
             task_base=loaded.base,
-            base_model=self.group.base_model,
+            base_model=self.base_model,
             folder=folder,
-            command=_command(suite, spec.model.name, run_id, self.group.series, self.data_dir),
+            command=_command(suite, spec.model.name, run_id, self.series, self.data_dir),
             trial=rung is not None,
             analysis=suite.analysis,
             rung=rung.number if rung is not None and suite.content.rungs else None,
@@ -80,8 +79,8 @@ class GroupCells:
     def _spec(self, rate: float, rung: Rung | None) -> tuple[PlannedSpec, CostEstimate]:
         """Return the spec of any seed and its cost: runs that differ only in their seed share both."""
         if (rate, rung) not in self._of_any_seed:
-            spec = run_spec(self.group, rate, 0, trial=rung is not None, part=1 if rung is None else rung.part)
-            self._of_any_seed[rate, rung] = spec, estimate_run(spec, self.fit, self.group.loaded.data)
+            spec = run_spec(self, rate, 0, trial=rung is not None, part=1 if rung is None else rung.part)
+            self._of_any_seed[rate, rung] = spec, estimate_run(spec, self.fit, self.loaded.data)
         return self._of_any_seed[rate, rung]
 
 

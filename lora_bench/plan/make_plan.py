@@ -13,25 +13,12 @@ from pathlib import Path
 
 from lora_bench.models.label_order import label_order_warnings
 from lora_bench.models.registry import BaseModel
+from lora_bench.plan import checks
 from lora_bench.plan.cell import Cell, Waiting
 from lora_bench.plan.check_lengths import check_lengths
-from lora_bench.plan.checks import (
-    beyond_memory,
-    check_distinct,
-    check_equal_trials,
-    check_folds,
-    check_recipe,
-    coarse_tuning,
-    refuse_twins,
-    refuse_unreachable,
-    suggested_rates,
-    unseen_rows,
-    untuned,
-)
 from lora_bench.plan.describe_data import DataFacts, describe, odd_classes, too_small
-from lora_bench.plan.inputs import LoadedTask, Progress, obtain
+from lora_bench.plan.inputs import LoadedTask, Progress, obtain, retention_data
 from lora_bench.plan.planner import Planner
-from lora_bench.plan.retention_data import retention_data
 from lora_bench.plan.rounds import rounds_of
 from lora_bench.records.outcomes import is_untried
 from lora_bench.records.record import Record
@@ -99,27 +86,27 @@ def make_plan(
         BadInput: With every fault of the data and the base models, or if only `full` can meet the budget.
     """
     tasks, models = obtain(suite, data_dir, progress, download=download)
-    unequal = check_equal_trials(suite, tasks, models)
+    unequal = checks.check_equal_trials(suite, tasks, models)
     retention = retention_data(suite, models, data_dir, progress)
     planner = Planner(suite, runs, series, data_dir, only, progress, untried, retention)
     # A run that starts from another task's run needs that task's runs to be known.
     started = {name for recipe in suite.content.recipes if recipe.start is not None for name in recipe.tasks}
     for loaded in sorted(tasks, key=lambda loaded: loaded.task.task in started):
-        check_folds(suite, loaded)
+        checks.check_folds(suite, loaded)
         for base_model in models:
             for entry in suite.methods:
                 if entry.is_for(loaded.task.task, base_model.name):
                     for distinct in suite.content.distinct_examples or (None,):
-                        check_distinct(suite, loaded, distinct)
+                        checks.check_distinct(suite, loaded, distinct)
                         for budget in suite.budgets(entry):
                             planner.add(loaded, base_model, entry, budget, distinct)
     rounds = rounds_of(suite, runs, planner.cells, known=not planner.waiting, untried=untried)
     order = {loaded.task.task: index for index, loaded in enumerate(tasks)}
     cells = sorted(_estimated_from_records([*rounds.cells]), key=lambda cell: order[cell.job.spec.task.name])
-    refuse_twins(suite, cells)
-    refuse_unreachable(suite, cells)
+    checks.refuse_twins(suite, cells)
+    checks.refuse_unreachable(suite, cells)
     if any(cell.record is None for cell in cells):
-        check_recipe(suite, cells, models)
+        checks.check_recipe(suite, cells, models)
         check_lengths(suite, cells, {loaded.task.task: loaded.data for loaded in tasks})
     warnings = [warning for model in models for warning in model.warnings]
     warnings += [f"{loaded.task.task}: {warning}" for loaded in tasks for warning in loaded.data.warnings]
@@ -134,14 +121,14 @@ def make_plan(
         runs,
         tuple(warnings),
         cautions=(
-            *untuned(suite, tasks, models),
-            *suggested_rates(suite, cells),
+            *checks.untuned(suite, tasks, models),
+            *checks.suggested_rates(suite, cells),
             *unequal,
-            *coarse_tuning(suite),
-            *unseen_rows(cells),
+            *checks.coarse_tuning(suite),
+            *checks.unseen_rows(cells),
             *too_small(suite, at_hand),
             *odd_classes(at_hand),
-            *beyond_memory(cells),
+            *checks.beyond_memory(cells),
         ),
         data=tuple(describe(suite, loaded, readable, known) for loaded in at_hand) if with_data else (),
         waiting=(*planner.waiting, *rounds.waiting),

@@ -15,10 +15,8 @@ from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell, Waiting
 from lora_bench.plan.checks import check_cell, check_first_rung, check_loss
 from lora_bench.plan.group_cells import GroupCells
-from lora_bench.plan.inputs import LoadedTask, Progress
+from lora_bench.plan.inputs import LoadedTask, Progress, Retentions
 from lora_bench.plan.micro_batch import micro_batch
-from lora_bench.plan.resolve import RunGroup
-from lora_bench.plan.retention_data import Retentions
 from lora_bench.plan.selection import rate_beyond, start_records, trials_among
 from lora_bench.plan.size_fitting import MethodFit, check_fits, fit_method
 from lora_bench.records.budget import Budget
@@ -59,8 +57,7 @@ class Planner:
         *distinct* is the number of different training rows; None for all.
         """
         cells = self._cells(loaded, base_model, entry, budget, distinct)
-        recipe = cells.group.recipe
-        rates = recipe.rates
+        recipe, rates = cells.recipe, cells.recipe.rates
         reported = cells.at_rate(rates[0])
         tuned = self.suite.content.tuning is not None and len(rates) > 1
         if cells.fit.reason is not None:
@@ -99,7 +96,7 @@ class Planner:
         method = with_size(entry.method, fit.size) if fit.size is not None else entry.method
         if fit.reason is None:
             fit, recipe = _fitted_to_steps(fit, loaded, base_model, method, recipe)
-        group = RunGroup(
+        return GroupCells(
             suite=suite,
             loaded=loaded,
             base_model=base_model,
@@ -109,14 +106,16 @@ class Planner:
             series=self.series,
             distinct=distinct,
             retention=retention,
-        )
-        return GroupCells(
-            group=group, budget=budget, fit=fit, runs=self.runs, data_dir=self.data_dir, retained=retained
+            budget=budget,
+            fit=fit,
+            runs=self.runs,
+            data_dir=self.data_dir,
+            retained=retained,
         )
 
     def _await_rate(self, cells: GroupCells, reported: Sequence[Cell]) -> None:
         """Note the reported runs, which wait for the trials; add those with another rate that are asked for by id."""
-        recipe = cells.group.recipe
+        recipe = cells.recipe
         among = (*recipe.rates, *_beyond(self.suite, recipe.rates))
         self._add_requested(cell for rate in among for cell in cells.at_rate(rate))
         reason = "the trials that choose their learning rate"
@@ -124,16 +123,14 @@ class Planner:
 
     def _start_from_adapter(self, cells: GroupCells, rate: float, task: str, adapter: KeptAdapter) -> None:
         """Add the runs that start from an adapter in place of the runs of a task."""
-        group = cells.group
-        labels = max(1, len(group.loaded.data.labels))
-        check_fits(adapter.folder, group.method, group.base_model, group.loaded.task.kind_of.model_kind, labels)
+        labels = max(1, len(cells.loaded.data.labels))
+        check_fits(adapter.folder, cells.method, cells.base_model, cells.loaded.task.kind_of.model_kind, labels)
         start = Start(task=task, run_id=None, adapter_sha256=adapter.sha256)
         self.cells += [cells.cell(rate, seed, start=start) for seed in self.suite.content.every_seed]
 
     def _start_from_runs(self, cells: GroupCells, rate: float, task: str, reported: Sequence[Cell]) -> None:
         """Add the runs that start from the runs of a task, or note that they wait for these."""
-        group = cells.group
-        place = (task, group.base_model.name, group.entry.label, cells.budget.parameter_target, group.distinct)
+        place = (task, cells.base_model.name, cells.entry.label, cells.budget.parameter_target, cells.distinct)
         sources = [cell for cell in self.cells if not cell.trial and cell.place == place]
         seeds = self.suite.content.every_seed
         started = start_records(self._at_hand(sources), self.suite.rules, seeds)
@@ -172,7 +169,7 @@ class Planner:
         """
         tuning = self.suite.content.tuning
         assert tuning is not None, "several rates without tuning are a search"
-        rates = cells.group.recipe.rates
+        rates = cells.recipe.rates
         stages = self._stages(tuning, len(rates))
         going, trials = tuple(rates), list[Cell]()
         for index, (rung, seeds) in enumerate(stages):
@@ -218,7 +215,7 @@ class Planner:
 
     def _await_extension(self, cells: GroupCells, last: Rung, tuning: Tuning) -> None:
         """Note the trials beyond the smallest or the greatest rate, which follow if that rate is the best."""
-        beyond = _beyond(self.suite, cells.group.recipe.rates)
+        beyond = _beyond(self.suite, cells.recipe.rates)
         possible = [cells.cell(rate, seed, rung=last, extended=True) for rate in beyond for seed in tuning.seeds]
         self._add_requested(possible)
         if possible:

@@ -1,7 +1,7 @@
 """Tasks: declared in YAML, loaded as examples in splits, encoded for a model, and scored.
 
-`declaration` and `sources` declare the YAML, `validate_task` checks its keys together, and `load_task` reads a task. `folders`
-finds its files below a data directory. `files` (with `releases`) and `source_tables` read rows of files, assets and the hub.
+`declaration` and `sources` declare the YAML, and `load_task` reads a task and checks its keys together. `folders` finds its
+files below a data directory. `files` (with `releases`) and `source_tables` read rows of files, assets and the hub.
 `row_examples` makes examples of them, as the task's kind says, and `examples` the splits. `task_scores` scores predictions.
 """
 

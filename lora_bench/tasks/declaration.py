@@ -1,7 +1,7 @@
 """The declaration of a task: a data set at a pinned revision, its columns, and the metric.
 
 A task is one YAML file in `tasks/`, or a few lines in a suite. The type of each key is checked here, keys against each other
-in `validate`, and every fault has its line. `sources` declares where the rows come from.
+in `load_task`, and every fault has its line. `sources` declares where the rows come from.
 """
 
 from __future__ import annotations

@@ -23,8 +23,7 @@ from lora_bench.metrics.support.tags import is_tag
 from lora_bench.tasks.dealing import as_column_says
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.files import read_file
-from lora_bench.tasks.guess_format import how_separated
-from lora_bench.tasks.guess_task import guess_task
+from lora_bench.tasks.guess_task import guess_task, how_separated
 from lora_bench.tasks.row_examples import missing_columns, with_labels
 from lora_bench.tasks.source_tables import SEPARATED, Layout, format_of
 from lora_bench.tasks.text_facts import contradicting, repeated, spread

@@ -11,7 +11,7 @@ from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.kinds.support.row_values import Table, Texts
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.files import read_file
-from lora_bench.tasks.guess_format import how_separated
+from lora_bench.tasks.guess_task import how_separated
 from lora_bench.tasks.row_examples import missing_columns
 from lora_bench.tasks.source_tables import SEPARATED, Layout, format_of
 

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from lora_bench.plan.machine_speed import bfloat16_gain, flops_per_thread
+from lora_bench.plan.cost_estimate import bfloat16_gain, flops_per_thread
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite
 from tests.project import write_model
