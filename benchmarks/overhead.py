@@ -123,34 +123,35 @@ def watch_parts(watch: Stopwatch) -> None:
     from lora_bench import methods
     from lora_bench.kinds.exercises import labelling
     from lora_bench.records import run_lock, store
-    from lora_bench.training import adapted_model, lessons, pipeline
+    from lora_bench.training import lessons, prepare, run
     from lora_bench.training import process_cache as warm
 
     watch.around(store.RunFolder, "try_lock", "lock")
     watch.around(run_lock.RunLock, "release", "lock")
-    watch.around(pipeline, "others_at_work", "company")
-    watch.around(pipeline.MeasureCallback, "begin", "freed memory returned")
-    watch.around(type(pipeline.WARM), "base", "base model")
-    watch.around(adapted_model, "load_for", "base model")
+    watch.around(prepare, "others_at_work", "company")
+    watch.around(run, "others_at_work", "company")
+    watch.around(prepare.MeasureCallback, "begin", "freed memory returned")
+    watch.around(type(prepare.WARM), "base", "base model")
+    watch.around(prepare, "load_for", "base model")
     watch.around(warm, "load_tokenizer", "tokenizer")
     for method in set(methods.known_methods().values()):
         watch.around(method, "apply", "method")
-    watch.around(adapted_model, "draw_head", "head")
-    watch.around(adapted_model, "count_parameters", "counting")
-    watch.around(type(pipeline.WARM), "data", "data")
+    watch.around(prepare, "draw_head", "head")
+    watch.around(prepare, "count_parameters", "counting")
+    watch.around(type(prepare.WARM), "data", "data")
     watch.around(lessons, "examples_of", "data")
     watch.around(lessons, "plan_course", "course")
-    watch.around(pipeline, "latest_checkpoint", "checkpoint")
-    watch.around(pipeline, "training_arguments", "Trainer")
-    watch.around(pipeline.Trainer, "__init__", "Trainer")
-    watch.around(pipeline, "scores_of", "scores")
-    watch.around(pipeline, "keep_answers", "predictions")
-    watch.around(pipeline, "keep_weights", "weights")
+    watch.around(prepare, "latest_checkpoint", "checkpoint")
+    watch.around(prepare, "training_arguments", "Trainer")
+    watch.around(prepare.Trainer, "__init__", "Trainer")
+    watch.around(run, "scores_of", "scores")
+    watch.around(run, "keep_answers", "predictions")
+    watch.around(run, "keep_weights", "weights")
     watch.around(store.RunFolder, "publish", "record")
     watch.around(labelling.Labelling, "answers", "evaluation")
 
     began = used = 0.0
-    start, end = pipeline.MeasureCallback.on_train_begin, pipeline.MeasureCallback.on_train_end
+    start, end = prepare.MeasureCallback.on_train_begin, prepare.MeasureCallback.on_train_end
 
     def on_train_begin(*given: Any, **named: Any) -> None:
         nonlocal began, used
@@ -161,9 +162,9 @@ def watch_parts(watch: Stopwatch) -> None:
         watch.add("training", time.perf_counter() - began, time.process_time() - used)
         end(*given, **named)
 
-    watch.replace(pipeline.MeasureCallback, "on_train_begin", on_train_begin)
-    watch.replace(pipeline.MeasureCallback, "on_train_end", on_train_end)
-    train = pipeline.Trainer.train
+    watch.replace(prepare.MeasureCallback, "on_train_begin", on_train_begin)
+    watch.replace(prepare.MeasureCallback, "on_train_end", on_train_end)
+    train = prepare.Trainer.train
 
     def trained(*given: Any, **named: Any) -> Any:
         before = watch.clock["training"], watch.cpu["training"]
@@ -174,7 +175,7 @@ def watch_parts(watch: Stopwatch) -> None:
         watch.add("around the steps", clock - steps[0], cpu - steps[1])
         return done
 
-    watch.replace(pipeline.Trainer, "train", trained)
+    watch.replace(prepare.Trainer, "train", trained)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

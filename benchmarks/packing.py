@@ -364,7 +364,7 @@ def main() -> None:
 def needed_flops(base: Any, records: list[dict[str, Any]]) -> float:
     """Floating-point operations of all steps and evaluations, on real tokens."""
     from lora_bench.methods import known_methods
-    from lora_bench.training.measure.flops import step_flops
+    from lora_bench.training.measure.step_costs import step_flops
 
     method = known_methods()["lora"](rank=8)
     needed = 0.0

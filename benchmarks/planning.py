@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     sizes = (10, 20) if given.quick else sorted(given.sizes)
 
-    import lora_bench.training.pipeline  # noqa: F401  # what planning imports on its way, and more
+    import lora_bench.training.run  # noqa: F401  # what planning imports on its way, and more
     from lora_bench.plan import size_fitting as fitting
     from lora_bench.plan.make_plan import make_plan
     from lora_bench.suite.load_suite import load_suite

@@ -138,7 +138,7 @@ def padding_of(jobs: list[Any]) -> float:
 def needed_flops(jobs: list[Any], records: dict[str, Any]) -> dict[str, float]:
     """Floating-point operations of each run on real tokens, by its id."""
     from lora_bench.methods import known_methods
-    from lora_bench.training.measure.flops import step_flops
+    from lora_bench.training.measure.step_costs import step_flops
 
     needed = {}
     for job in jobs:

@@ -27,7 +27,7 @@ from lora_bench.records.record import Record
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.records.store import RunFolder, read_records
 from lora_bench.records.weight_analysis import ModelChanges, Of, Overlap, RunChanges, WeightAnalysis, WeightChange
-from lora_bench.training.winner import base_of
+from lora_bench.training.winner import base_for
 
 # Numbers of directions at which φ is kept, beside all of them.
 STEPS = (1, 2, 4, 8, 16, 32, 64)
@@ -121,10 +121,10 @@ def _base(record: Record, bases: Sequence[Path]) -> BaseModel:
     """Return a record's base model: one of the given folders, or what its name leads to."""
     for folder in bases:
         try:
-            return base_of(record, folder)
+            return base_for(record.spec, folder)
         except LoraBenchError:
             continue
-    return base_of(record)
+    return base_for(record.spec)
 
 
 def _groups(records: Sequence[Record]) -> list[str]:

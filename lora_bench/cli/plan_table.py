@@ -22,7 +22,7 @@ from lora_bench.records.budget import amount_of
 from lora_bench.records.spec import PlannedSpec, PlannedTraining
 from lora_bench.report.text import learning_rate, plural
 from lora_bench.suite.consent import suite_code
-from lora_bench.training.measure.memory_model import card_bytes, needed_bytes, predicted_step
+from lora_bench.training.measure.step_costs import card_bytes, needed_bytes, predicted_step
 
 # Columns that narrow terminals go without.
 WIDE_ONLY = ("head", "trained", "stored")

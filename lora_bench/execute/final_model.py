@@ -21,7 +21,6 @@ from lora_bench.execute.options import RunOptions
 from lora_bench.execute.progress import Display
 from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.records.spec import PlannedSpec
 from lora_bench.report import text
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.declaration import Task, task_from_definition
@@ -113,7 +112,7 @@ def _final(suite: Mapping[str, Any], winner: Winner, name: str, keys: Collection
 
     The *keys* of its split stay.
     """
-    spec = PlannedSpec.model_validate(winner.record.spec.model_dump())
+    spec = winner.spec
     examples, done = _examples(winner), winner.record.speed
     assert done is not None and done.train_examples is not None, "its work is in examples"
     entries = [entry for entry in suite["tasks"] if isinstance(entry, dict) and entry.get("task") == spec.task.name]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.execute.executors.choice import in_this_process
 from lora_bench.util.filenames import file_name
 
 
@@ -66,3 +66,8 @@ class RunOptions:
                 file_name(self.series)
             except ValueError as error:
                 raise LoraBenchError(f"--series needs the name of a folder: {error}") from None
+
+
+def in_this_process(workers: int | None) -> bool:
+    """Return True if runs are done in this process, because Windows cannot fork or the user asked for it."""
+    return workers == 0 or sys.platform == "win32"

@@ -10,11 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
-from lora_bench.execute.executors.executor import Event
 from lora_bench.execute.progress import Bars, Lines, QuietOnBrokenPipe
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.make_plan import Plan
 from lora_bench.records.record import Record
+from lora_bench.training.job import Event
 from lora_bench.util.redaction import visible, without_secrets
 
 
@@ -31,23 +31,19 @@ class NotebookOutput(Lines):
         self.shown = 0.0
 
     def say(self, message: str) -> None:
-        """Show a line."""
         self.said = [*self.said, visible(without_secrets(message))][-self.LINES :]
         self._show()
 
     def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
-        """Show the work ahead."""
         self.now.clear()
         super().planned(plan, cells, workers)
 
     def event(self, event: Event) -> None:
-        """Show the step of a run."""
         self.now[event.run_id] = event
         if time.monotonic() - self.shown >= self.SECONDS:
             self._show()
 
     def finished(self, record: Record) -> None:
-        """Show the result of a run."""
         self.now.pop(record.run_id, None)
         super().finished(record)
 

@@ -16,12 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.segment import Segment
 from rich.table import Column
 
-from lora_bench.execute.executors.executor import Event
 from lora_bench.plan.cell import Cell, Waiting
 from lora_bench.plan.make_plan import Plan
 from lora_bench.records.record import Record
 from lora_bench.records.spec import RunSpec
 from lora_bench.report.text import learning_rate
+from lora_bench.training.job import Event
 from lora_bench.util.redaction import visible, without_secrets
 
 # At 80 columns a bar leaves room for the name of its run.
@@ -131,19 +131,16 @@ class Lines(Display):
         self.count = 0
 
     def say(self, message: str) -> None:
-        """Print a line."""
         if not self.quiet:
             self.console.print(without_secrets(message), markup=False, highlight=False, soft_wrap=True)
 
     def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
-        """Print the work ahead."""
         self.names |= run_names(cells)
         self.left = {cell.job.run_id for cell in cells}
         self.later = sum(waiting.runs for waiting in waiting_for(plan, cells))
         self.say(announcement(plan, cells, workers))
 
     def finished(self, record: Record) -> None:
-        """Print the result of a run."""
         line = result_line(record, self.names.get(record.run_id))
         # A run that cannot be trained was never among those to do.
         if record.run_id in self.left and record.status != "interrupted":
@@ -178,7 +175,6 @@ class OwnLines(Lines):
             self.say(f"began {event.run_id} {self.names[event.run_id]}")
 
     def finished(self, record: Record) -> None:
-        """Print the result of a run."""
         if record.run_id not in self.own and record.status == "ok":
             return
         line = f"ended {record.run_id} {result_line(record, self.names.get(record.run_id))}"
@@ -216,7 +212,6 @@ class Bars(Display):
         self.later_seconds = 0.0
 
     def say(self, message: str) -> None:
-        """Print a line above the bars."""
         self.console.print(without_secrets(message), markup=False, highlight=False, style="dim")
 
     def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
@@ -242,7 +237,6 @@ class Bars(Display):
             self.progress.update(self.whole, total=total, note="starting workers")
 
     def event(self, event: Event) -> None:
-        """Move the bar of a run."""
         cell = self.cells.get(event.run_id)
         if cell is None:
             return
@@ -260,7 +254,6 @@ class Bars(Display):
         self._remaining()
 
     def finished(self, record: Record) -> None:
-        """Replace the bar of a run by a line."""
         if record.run_id in self.bars:
             self.progress.remove_task(self.bars.pop(record.run_id))
         line = result_line(record, self.names.get(record.run_id))

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.execute.executors.executor import Lost, Note, Word
+from lora_bench.execute.executors.executor import Lost
 from lora_bench.execute.executors.local import LocalWorkers
 from lora_bench.plan.probe_plan import ProbePlan
 from lora_bench.probe.device import company, used_bytes
@@ -20,6 +20,7 @@ from lora_bench.records.environment import CudaDevice
 from lora_bench.records.outcomes import DISK_FULL
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.probe_store import ProbeFolder
+from lora_bench.training.job import Note, Word
 from lora_bench.util.signals import stopping_on_signals
 
 # A process of a probe takes minutes, and sends nothing meanwhile.

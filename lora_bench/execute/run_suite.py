@@ -16,12 +16,12 @@ from typing import Any
 
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.execute.choices import settle
-from lora_bench.execute.executors.choice import SuiteExecutor, choose
-from lora_bench.execute.executors.ray_connection import connected
-from lora_bench.execute.options import RunOptions
+from lora_bench.execute.executors.local import LocalWorkers, worker_environments
+from lora_bench.execute.executors.ray import RayWorkers, connected
+from lora_bench.execute.options import RunOptions, in_this_process
 from lora_bench.execute.outcome import Outcome
 from lora_bench.execute.progress import Display
-from lora_bench.execute.scheduler import Scheduler
+from lora_bench.execute.scheduler import Scheduler, SuiteExecutor
 from lora_bench.methods import broken_plug_ins
 from lora_bench.pack.group_runs import most_members, packs
 from lora_bench.plan.cell import Cell
@@ -38,7 +38,7 @@ from lora_bench.suite.consent import check_permissions, require_permission
 from lora_bench.suite.load_suite import Suite, load_suite
 from lora_bench.suite.probe_suite import ProbeSuite
 from lora_bench.training.job import Job
-from lora_bench.training.measure.memory_model import CONTEXT_BYTES, GAPS
+from lora_bench.training.measure.step_costs import CONTEXT_BYTES, GAPS
 from lora_bench.util.atomic_files import check_writable, remove_orphans
 from lora_bench.util.failpoints import reach
 
@@ -342,8 +342,6 @@ def _executor(cells: list[Cell], folder: Path, options: RunOptions, cluster: Any
                 f"--ray cannot train one run over {processes} processes; leave --ray out, or set training.processes to 1"
             )
         needed = max(cost.memory_bytes for cost in costs) + WORKER_BYTES
-        from lora_bench.execute.executors.ray import RayWorkers
-
         asked = 1 if timed else options.workers
         pool = RayWorkers(cluster, asked, threads=threads, memory_bytes=needed, log=log, patience=patience)
         pool.workers = min(pool.workers, len(cells))
@@ -354,7 +352,12 @@ def _executor(cells: list[Cell], folder: Path, options: RunOptions, cluster: Any
     workers = options.workers
     if workers is None:
         workers = default_workers(costs, threads, timed=timed, processes=processes)
-    return choose(min(workers, len(cells)), patience=patience, log=log, processes=processes)
+    if in_this_process(workers):
+        from lora_bench.execute.executors.inline import ThisProcess
+
+        return ThisProcess()
+    workers = min(workers, len(cells))
+    return LocalWorkers(workers, log, worker_environments(workers, processes), patience=patience)
 
 
 def _most_members(cells: Mapping[str, Cell], workers: int, job: Job, *, on_gpu: bool) -> int:

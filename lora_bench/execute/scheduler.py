@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
-from lora_bench.execute.executors.executor import Executor, Lost, Note, Word
+from lora_bench.execute.executors.executor import Executor, Lost
 from lora_bench.execute.progress import Display
 from lora_bench.records.outcomes import DISK_FULL, OUT_OF_TIME, is_attempt
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import LOOK_SECONDS, Elsewhere, Watch
-from lora_bench.training.job import Job
+from lora_bench.training.job import Job, Note, Word
 from lora_bench.util.failpoints import reach
 from lora_bench.util.signals import stopping_on_signals
+
+SuiteExecutor = Executor[Job, Record | Elsewhere]
 
 
 @dataclass(eq=False)
@@ -27,7 +29,7 @@ class Scheduler:
     """
 
     jobs: Sequence[Job]
-    executor: Executor[Job, Record | Elsewhere]
+    executor: SuiteExecutor
     display: Display
     units: Callable[[Sequence[Job]], Sequence[Sequence[Job]]] = field(kw_only=True)
     publish_lost: Callable[[Lost[Job]], Record] = field(kw_only=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
@@ -14,6 +14,7 @@ from lora_bench.kinds.support.label_sets import as_json_list
 from lora_bench.kinds.support.row_values import Split, Table, Texts
 from lora_bench.kinds.support.table_view import GuessedTask, Stage, View
 
+ReadT = TypeVar("ReadT")
 Message = dict[str, Any]
 
 ANSWERS = "assistant"
@@ -61,27 +62,13 @@ class Chat(Generation):
 
     def texts(self, task: Declared, table: Table, faults: list[Fault]) -> Texts:
         """Return the messages before the answer of each row; note every fault of them."""
-        found = list(_conversations(task, table))
-        wrong: dict[str, list[int]] = {}
-        for row, one in enumerate(found):
-            if isinstance(one, ValueError):
-                wrong.setdefault(str(one), []).append(row)
-        named = " and ".join(dict.fromkeys((*task.text, task.label.column)))
-        faults += [table.rows_fault(f"has {said} in {named}", rows) for said, rows in wrong.items()]
-        return [("",) if isinstance(one, ValueError) else (one[0],) for one in found]
+        found = (one if isinstance(one, ValueError) else one[0] for one in _conversations(task, table))
+        return _noted(found, dict.fromkeys((*task.text, task.label.column)), table, faults)
 
     def texts_to_answer(self, task: Declared, table: Table, classes: Sequence[str], faults: list[Fault]) -> Texts:
         """Return the messages of each row up to the answer, if it has one; note every row without messages."""
-        texts: Texts = []
-        wrong: dict[str, list[int]] = {}
-        for row, value in enumerate(table.columns[task.text[0]]):
-            try:
-                texts.append((opening(value),))
-            except ValueError as error:
-                wrong.setdefault(str(error), []).append(row)
-                texts.append(("",))
-        faults += [table.rows_fault(f"has {said} in {task.text[0]}", rows) for said, rows in wrong.items()]
-        return texts
+        found = (_or_error(opening, value) for value in table.columns[task.text[0]])
+        return _noted(found, task.text[:1], table, faults)
 
     def labels(self, task: Declared, table: Table, texts: Texts, faults: list[Fault]) -> list[Any]:
         return [("",) if isinstance(one, ValueError) else (one[1],) for one in _conversations(task, table)]
@@ -90,11 +77,26 @@ class Chat(Generation):
 def _conversations(task: Declared, table: Table) -> Iterator[tuple[str, str] | ValueError]:
     """Return the input and the answer of each row of a chat, or what is wrong with it."""
     columns = [table.columns[name] for name in dict.fromkeys((*task.text, task.label.column))]
-    for values in zip(*columns, strict=True):
-        try:
-            yield conversation(*values)
-        except ValueError as error:
-            yield error
+    return (_or_error(conversation, *values) for values in zip(*columns, strict=True))
+
+
+def _or_error(read: Callable[..., ReadT], *values: Any) -> ReadT | ValueError:
+    try:
+        return read(*values)
+    except ValueError as error:
+        return error
+
+
+def _noted(found: Iterable[str | ValueError], columns: Iterable[str], table: Table, faults: list[Fault]) -> Texts:
+    """Return the texts of rows, empty for one with an error; note every row of each error of these columns."""
+    texts: Texts = []
+    wrong: dict[str, list[int]] = {}
+    for row, one in enumerate(found):
+        if isinstance(one, ValueError):
+            wrong.setdefault(str(one), []).append(row)
+        texts.append(("" if isinstance(one, ValueError) else one,))
+    faults += [table.rows_fault(f"has {said} in {' and '.join(columns)}", rows) for said, rows in wrong.items()]
+    return texts
 
 
 def conversation(prompt: Any, *completion: Any) -> tuple[str, str]:

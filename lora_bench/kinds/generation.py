@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
 from lora_bench.kinds.support.declared import Declared
-from lora_bench.kinds.support.linearise import INPUT_COLUMNS, linearise
+from lora_bench.kinds.support.linearise import INPUT_COLUMNS, as_tokens, linearise
 from lora_bench.kinds.support.row_values import LEAVE_OUT, Examples, Split, Table, Texts
 from lora_bench.kinds.support.table_view import LABEL_NAMES, GuessedTask, Stage, View
 from lora_bench.kinds.support.task_kind import ModelNames, TaskKind
-from lora_bench.kinds.support.token_spelling import as_tokens
 
 _ONLY = "is only for generation; the kind is {kind}"
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 from lora_bench.families import FAMILIES
 from lora_bench.methods import known_methods, packed_options
 from lora_bench.records.spec import PlannedSpec
-from lora_bench.training.in_common import MAY_DIFFER, in_common
-from lora_bench.training.job import Job
+from lora_bench.training.job import MAY_DIFFER, Job, in_common
 
 ARGUMENTS = frozenset(
     {"adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "optim", "gradient_accumulation_steps"}

@@ -24,16 +24,15 @@ from lora_bench.pack.stack import Stack
 from lora_bench.records.outcomes import is_out_of_memory
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import Elsewhere, RunLock
-from lora_bench.training.adapted_model import device_of_runs
 from lora_bench.training.attempt import Apart, Facts, ended
-from lora_bench.training.callbacks import Interrupted, Notify, stop_requested
+from lora_bench.training.callbacks import Interrupted, stop_requested
 from lora_bench.training.checkpoint import load_trained
-from lora_bench.training.job import Job
+from lora_bench.training.job import Event, Job, Note, Word, telling_of
 from lora_bench.training.keyed_dropout import key_of
 from lora_bench.training.measure.counters import return_freed_memory
-from lora_bench.training.pipeline import Answered, Ready, prepare, score
-from lora_bench.training.run import lock_run, publish, run_job
-from lora_bench.training.trainer_arguments import products_of
+from lora_bench.training.prepare import Ready, device_of_runs, prepare
+from lora_bench.training.run import Answered, lock_run, publish, run_job, score
+from lora_bench.training.trainer import products_of
 from lora_bench.util.heartbeat import heard
 
 
@@ -113,26 +112,25 @@ class Member:
         trainer.control = getattr(trainer.callback_handler, what)(trainer.args, trainer.state, trainer.control, *more)
 
 
-def take_together(
-    jobs: Sequence[Job],
-    notify: Callable[[Job], Notify | None],
-    begun: Callable[[Job], None],
-    say: Say = lambda text: None,
-) -> Iterator[Record | Elsewhere]:
+def take_together(jobs: Sequence[Job], tell: Callable[[Word], None]) -> Iterator[Record | Elsewhere]:
     """Do the runs of a unit as a pack, and yield the result of each as soon as it is known.
 
     After a stop request, runs that have not begun yield nothing. If the memory runs out, half as many are tried at once, from
-    their checkpoints; *say* gets a sentence on it. When a run ends, the next takes its slot. *begun* is called each time that a
-    job begins, and *notify* returns the function to call with each of its steps.
+    their checkpoints. When a run ends, the next takes its slot. *tell* gets each step of each run, step 0 each time that it
+    begins, and sentences on the pack.
 
     Raises:
         Apart: If a failure belongs to no single member, and no smaller pack is left to try.
     """
+
+    def say(text: str) -> None:
+        tell(Note(jobs[0].run_id, text))
+
     waiting, most = deque(jobs), jobs[0].at_once or len(jobs)
     while True:
         at_work: dict[str, Job] = {}
         try:
-            yield from _taken(waiting, most, at_work, notify, begun, say)
+            yield from _taken(waiting, most, at_work, tell, say)
             return
         except Apart as error:
             cause, most = error.__cause__, len(at_work) // 2
@@ -145,12 +143,7 @@ def take_together(
 
 
 def _taken(
-    waiting: deque[Job],
-    most: int,
-    at_work: dict[str, Job],
-    notify: Callable[[Job], Notify | None],
-    begun: Callable[[Job], None],
-    say: Say,
+    waiting: deque[Job], most: int, at_work: dict[str, Job], tell: Callable[[Word], None], say: Say
 ) -> Iterator[Record | Elsewhere]:
     """Do waiting runs, at most so many at once, and yield the result of each; *at_work* has those without a result yet."""
     members: list[Member] = []
@@ -162,8 +155,7 @@ def _taken(
                 job = waiting.popleft()
                 at_work[job.run_id] = job
                 with ExitStack() as own:
-                    beside = members[0].ready.model if members else None
-                    begins = _begin(job, own, beside, notify(job), begun)
+                    begins = _begin(job, own, members[0].ready.model if members else None, tell)
                     if isinstance(begins, Member):
                         members.append(begins)
                         begins.held = stack.enter_context(own.pop_all())
@@ -183,15 +175,15 @@ def _taken(
 
 
 def _begin(
-    job: Job, held: ExitStack, beside: nn.Module | None, notify: Notify | None, begun: Callable[[Job], None]
+    job: Job, held: ExitStack, beside: nn.Module | None, tell: Callable[[Word], None]
 ) -> Member | Record | Elsewhere:
     """Prepare a run beside a model that already runs, or return its result if it takes no step; *held* gets its resources."""
     lock = lock_run(job)
     if not isinstance(lock, RunLock):
         return lock
     held.enter_context(lock)
-    begun(job)
-    facts = Facts(in_company=True)
+    tell(Event(job.run_id, 0, job.steps))
+    facts, notify = Facts(in_company=True), telling_of(job.run_id, tell)
     try:
         ready = prepare(job, facts, notify, packed=True)
         trained = ready.is_trained()
@@ -288,7 +280,7 @@ def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> l
     recipe = first.spec.training
     keys = None
     if recipe.masks == "keyed":
-        own = [key_of(member.ready.setup.seed, member.step) for member in members]
+        own = [key_of(member.ready.seed, member.step) for member in members]
         keys = torch.tensor(own, dtype=torch.int32).to(device_of_runs(), non_blocking=True)
     with autocast(members[0].ready.model, first.spec):
         losses, _, _ = stack(

@@ -230,7 +230,7 @@ def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> No
     from transformers import TrainingArguments
 
     from lora_bench.models.loading import load_tokenizer
-    from lora_bench.training.trainer_arguments import training_arguments
+    from lora_bench.training.trainer import training_arguments
 
     faults: list[Fault] = []
     known = {field.name: field for field in dataclasses.fields(TrainingArguments) if field.init}

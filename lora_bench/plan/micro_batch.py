@@ -1,7 +1,7 @@
 """The micro-batch of a run: the largest part of a batch whose step stays within a peak of memory.
 
 The batch of a step stays the same and is split into equal parts, whose gradients add up. The memory of a part is predicted from
-shapes alone (see `lora_bench.training.measure.memory_model`). From the second part on, the gradients of the first are in memory
+shapes alone (see `lora_bench.training.measure.step_costs`). From the second part on, the gradients of the first are in memory
 too. So a split batch needs room for all gradients beside the peak of a part.
 """
 
@@ -17,7 +17,7 @@ from lora_bench.models.registry import BaseModel
 from lora_bench.records.environment import cuda_devices
 from lora_bench.records.probe_record import StepBytes
 from lora_bench.suite.schema import Training
-from lora_bench.training.measure.memory_model import predicted_step
+from lora_bench.training.measure.step_costs import predicted_step
 
 
 def micro_batch(

@@ -28,7 +28,7 @@ from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.halving import Rung
 from lora_bench.suite.load_suite import CellRecipe, Suite
 from lora_bench.suite.schema import Tuning
-from lora_bench.training.measure.flops import step_flops
+from lora_bench.training.measure.step_costs import step_flops
 
 
 @dataclass(eq=False)

@@ -1,1 +1,1 @@
-"""One run on transformers.Trainer: pipeline, callbacks, checkpoints, exercises, scoring."""
+"""One run on transformers.Trainer: preparation, callbacks, checkpoints, scoring."""

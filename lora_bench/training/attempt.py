@@ -13,14 +13,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from lora_bench.errors import Diverged, LoraBenchError, UnsupportedPair, first_line, typed_line
+from lora_bench.methods import Method
 from lora_bench.records.environment import describe_environment
 from lora_bench.records.outcomes import DISK_FULL, is_disk_full, is_out_of_memory
 from lora_bench.records.record import CurvePoint, DataSummary, Parameters, Record, Status
 from lora_bench.training.callbacks import Interrupted
-from lora_bench.training.job import Job
+from lora_bench.training.distributed.ranks import WorkerRank
+from lora_bench.training.job import Job, Notify
 from lora_bench.util.failpoints import reach
 from lora_bench.util.heartbeat import beat
 from lora_bench.util.redaction import without_secrets
@@ -57,6 +58,7 @@ class Facts:
     batch: tuple[int, int] | None = None
     packed_with: tuple[str, ...] = ()
     in_company: bool = False
+    stepped: bool = False
 
     def known(self) -> dict[str, Any]:
         """Return the facts as fields of a record."""
@@ -84,6 +86,12 @@ class Facts:
         yield
         self.enter(before)
 
+    def begin(self, step: int) -> None:
+        """Record the step after so many others; the first of a process is named apart: the optimiser takes its memory in it."""
+        self.phase = f"step {step + 1}" if self.stepped else "the first step"
+        self.stepped = True
+        reach("run.step")
+
     def watch(self, model: nn.Module) -> None:
         """Record the shape of each batch that *model* sees."""
 
@@ -102,18 +110,20 @@ class Facts:
         return f"in {self.phase}{shape}"
 
 
-class NoteSteps(TrainerCallback):
-    """Records the current step of a run."""
+@dataclass(frozen=True)
+class Setup:
+    """A run that is being prepared: *facts* receives what is found, and *seed* is that of everything random.
 
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
-        self.first = True
+    A pack draws the masks of its members and evaluates them on the selection split.
+    """
 
-    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Record the step. The first of a process is named apart, because the optimiser allocates its memory in it."""
-        self.facts.phase = "the first step" if self.first else f"step {state.global_step + 1}"
-        self.first = False
-        reach("run.step")
+    job: Job
+    facts: Facts
+    method: Method
+    seed: int
+    notify: Notify | None
+    packed: bool
+    rank: WorkerRank | None
 
 
 def ended(job: Job, facts: Facts, error: Exception) -> Record:
@@ -124,13 +134,12 @@ def ended(job: Job, facts: Facts, error: Exception) -> Record:
     """
     if facts.in_company and is_out_of_memory(error):
         raise Apart(typed_line(error)) from error
-    status: Status = "failed"
-    if isinstance(error, Interrupted):
-        status, reason = "interrupted", str(error)
-    elif isinstance(error, Diverged):
-        status, reason = "diverged", str(error)
-    elif isinstance(error, UnsupportedPair):
-        status, reason = "unsupported", str(error)
+    named: dict[type[Exception], Status] = {
+        Interrupted: "interrupted", Diverged: "diverged", UnsupportedPair: "unsupported",
+    }  # fmt: skip
+    status: Status = next((named[kind] for kind in named if isinstance(error, kind)), "failed")
+    if status != "failed":
+        reason = str(error)
     elif is_disk_full(error):
         reason = DISK_FULL
     elif is_out_of_memory(error):

@@ -46,7 +46,6 @@ class SelectionScores(TrainerCallback):
     best: Best | None = None
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Score the run if a score is due."""
         if self.is_due(state.global_step, last=control.should_training_stop):
             self.take(state.global_step, inside["model"])
 

@@ -26,11 +26,10 @@ from lora_bench.records.record import CurvePoint, PlateauEnd
 from lora_bench.training.best_weights import Best, SelectionScores
 from lora_bench.training.checkpoint import Checkpoint, save_checkpoint
 from lora_bench.training.distributed.ranks import WorkerRank
-from lora_bench.training.keyed_dropout import StepMasks
+from lora_bench.training.job import Notify
 from lora_bench.training.measure.measure_callback import MeasureCallback
-from lora_bench.training.plateau import UntilNoRise
-from lora_bench.training.step_plan import Course
-from lora_bench.training.trainer_arguments import rate_factor
+from lora_bench.training.step_plan import Course, UntilNoRise
+from lora_bench.training.trainer import rate_factor
 from lora_bench.util.failpoints import reach
 from lora_bench.util.seeding import seed_for
 
@@ -40,38 +39,27 @@ CHECKPOINT_SECONDS = 60.0
 # Approximate number of points of a learning curve.
 CURVE_POINTS = 50
 
-# Receives each step of a run: its number, the number of steps, and the latest training loss.
-Notify = Callable[[int, int, float | None], None]
-
 
 class Interrupted(LoraBenchError):
     """The run was asked to stop, and wrote a checkpoint."""
 
 
-class SeededDropout(TrainerCallback):
-    """Seeds torch's generators at each step by (seed, step), so that a resumed run draws the same dropout masks.
+class AtEachStep(TrainerCallback):
+    """Calls a function at the begin of each step, with the number of steps before it."""
+
+    def __init__(self, begin: Callable[[int], None]) -> None:
+        self.begin = begin
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
+        self.begin(state.global_step)
+
+
+def seed_dropout(seed: int, rank: int, step: int) -> None:
+    """Seed torch's generators by (seed, step), so that a resumed run draws the same dropout masks.
 
     Worker ranks share each batch, and each draws masks of its own.
     """
-
-    def __init__(self, seed: int, rank: int = 0) -> None:
-        self.seed = seed
-        self.rank = (rank,) if rank else ()
-
-    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Seed the generators for the step."""
-        torch.manual_seed(seed_for("dropout", self.seed, state.global_step, *self.rank))
-
-
-class KeyedDropout(TrainerCallback):
-    """Passes the number of each step to keyed masks."""
-
-    def __init__(self, masks: StepMasks) -> None:
-        self.masks = masks
-
-    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Pass on the number of the step."""
-        self.masks.begin(state.global_step)
+    torch.manual_seed(seed_for("dropout", seed, step, *([rank] if rank else [])))
 
 
 @dataclass(eq=False)
@@ -139,7 +127,6 @@ class FollowBudget(TrainerCallback):
         return min(1.0, self.clock() / self.course.recipe.target[1]) if step else 0.0
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """End the run if its budget is used up."""
         if self.end_after(state.global_step, self.clock()):
             control.should_training_stop = True
 
@@ -162,7 +149,6 @@ class WatchLoss(TrainerCallback):
     _points: int = 0
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Find the position of the run in the curve."""
         self._points = int(CURVE_POINTS * self.follow.course.progress(self.resumed_at, self.follow.clock()))
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
@@ -193,7 +179,6 @@ class WatchLoss(TrainerCallback):
         return self._points > points
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Report the step."""
         if self.notify is None:
             return
         steps = self.follow.last_step
@@ -233,7 +218,6 @@ class KeepCheckpoints(TrainerCallback):
                 self.selection.best = Best(**progress["best"], weights=before.best)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Restore the state of the checkpoint."""
         self._last = time.monotonic()
         if self.resume_from is not None:
             self.resume_from.restore(inside["model"], inside["optimizer"], inside["lr_scheduler"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,36 @@ class RetentionData:
 
 # The longest text for retention; only its first paragraphs are scored.
 MAX_TEXT_BYTES = 64 * MIB
+
+
+@dataclass(frozen=True)
+class Event:
+    """Progress of a run: it began (step 0), or finished a step."""
+
+    run_id: str
+    step: int
+    steps: int | None
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence for the user on a unit of work, with the id of one of its jobs, or on the workers, with an empty one."""
+
+    run_id: str
+    text: str
+
+
+Word = Event | Note
+"""What is told of runs while they are done."""
+
+# Receives each step of a run: its number, the number of steps, and the latest training loss.
+Notify = Callable[[int, int, float | None], None]
+
+
+def telling_of(run_id: str, tell: Callable[[Event], None]) -> Notify:
+    """Return a function that tells of each step of a run."""
+    return lambda step, steps, loss: tell(Event(run_id, step, steps, loss))
 
 
 @dataclass(frozen=True)
@@ -117,3 +149,28 @@ class Job:
             warnings=warnings,
             **found,
         )
+
+
+Fields = Mapping[str, Any]
+"""Fields of a spec as pydantic's `exclude` takes them: a name to True, or to the fields inside it."""
+
+
+MAY_DIFFER: Fields = {
+    # The number of labels and the kind of task decide the head: `in_common` adds them.
+    "task": {"name": True, "definition": True, "data_sha256": True, "labels": True, "metric": True, "higher_is_better": True},
+    "method": {"label": True, "chosen": True},  # `chosen` repeats a part of `options`
+    "training": {
+        "train_examples": True, "train_tokens": True, "train_flops": True, "caps": True, "steps": True,
+        "learning_rate": True, "schedule": True, "warmup": True, "warmup_steps": True, "weight_decay": True,
+        "max_grad_norm": True, "distinct_examples": True, "distinct_seed": True, "distinct_draw": True,
+    },
+    "seed": True, "series": True, "protocol": True, "rules": True, "score_on": True, "selection_every": True,
+    "keep_weights": True, "decoding": True, "start": True, "retention": True,
+}  # fmt: skip
+"""Fields free to differ everywhere: neither the base model nor the shape of a training step depends on them."""
+
+
+def in_common(job: Job, may_differ: Fields) -> str:
+    """Return every field of a run that *may_differ* does not name, as JSON; runs may share if it is equal."""
+    spec = job.spec.model_dump(mode="json", exclude=dict(may_differ))
+    return json.dumps([spec, job.task.kind, len(job.spec.task.labels), job.cut], sort_keys=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lora_bench.errors import LoraBenchError
@@ -13,17 +15,21 @@ from lora_bench.kinds.exercises import exercise
 from lora_bench.kinds.exercises.base_exercise import Exercise
 from lora_bench.kinds.exercises.predicting import Example
 from lora_bench.methods import Method
+from lora_bench.models.label_order import label_order_warnings
 from lora_bench.models.loading import reads_apart
 from lora_bench.records.budget import Batch
-from lora_bench.tasks import TaskData
-from lora_bench.training.class_weights import balanced_weights
-from lora_bench.training.encoded_examples import examples_of
+from lora_bench.records.record import DataSummary
+from lora_bench.records.spec import PlannedSpec
+from lora_bench.tasks import TaskData, majority_score, unavailable_metrics
+from lora_bench.tasks.word_model import word_model_score
+from lora_bench.training.attempt import Facts, Setup
 from lora_bench.training.job import Job
-from lora_bench.training.measure.flops import batch_flops, batch_flops_apart, step_flops
+from lora_bench.training.measure.step_costs import batch_flops, step_flops
 from lora_bench.training.process_cache import WARM
-from lora_bench.training.setup import Setup
+from lora_bench.training.scoring import answered_splits
 from lora_bench.training.step_plan import Course, plan_course
 from lora_bench.util.failpoints import reach
+from lora_bench.util.seeding import distinct_rows
 
 BatchFlops = Callable[[Batch], int]
 
@@ -77,6 +83,70 @@ def _flops(job: Job, method: Method, train: Sequence[Any]) -> BatchFlops:
             job.base_model, method, kind=kind, labels=labels, rows=rows // of_each, length=length, text=text
         )
 
-    if job.task.writes and reads_apart(job.base_model.model_type):
-        return batch_flops_apart(count, train, recipe.batch_size, recipe.accumulation)
-    return batch_flops(count, train, recipe.batch_size, recipe.accumulation)
+    apart = job.task.writes and reads_apart(job.base_model.model_type)
+    return batch_flops(count, train, recipe.batch_size, recipe.accumulation, apart=apart)
+
+
+def examples_of(
+    job: Job, data: TaskData, at_hand: Exercise, facts: Facts
+) -> tuple[Sequence[Any], dict[str, Sequence[Example]]]:
+    """Return the training examples and, by split, the examples to answer; record the facts about them.
+
+    A question about a text is one training example: the list of its windows.
+    """
+    spec = job.spec
+    asked = dict.fromkeys(answered_splits(job.task, spec, data))
+    if spec.selection_every is not None:
+        asked[spec.rules.choose_on] = None
+    truncated: dict[str, float] = {}
+    train: Sequence[Any]
+    train, truncated["train"] = WARM.shared(job, "train", "train", lambda: at_hand.lessons(data.splits["train"]))
+    train = at_hand.units(train)
+    rows = _distinct(spec, data, len(train))
+    if rows is not None:
+        train = [train[row] for row in rows]
+    questions: dict[str, Sequence[Example]] = {}
+    for name in asked:
+        asked_of = partial(at_hand.questions, data.splits[name])
+        questions[name], truncated[name] = WARM.shared(job, name, f"{name} to be answered", asked_of)
+    facts.warnings += [*data.warnings, *unavailable_metrics(job.task)]
+    for name, share in sorted(truncated.items()):
+        if share > 0:
+            facts.warnings.append(
+                f"{_share(share)} of the {name} inputs are longer than {spec.training.max_length} tokens and were truncated"
+            )
+    facts.warnings += label_order_warnings(job.base_model, data.labels)
+    facts.data = DataSummary(
+        examples={name: len(split.labels) for name, split in data.splits.items()},
+        truncated_share=truncated,
+        majority_score=majority_score(job.task, data, spec.score_on),
+        word_model_score=_word_model_score(job, data, rows) if spec.score_on == "test" else None,
+    )
+    return train, questions
+
+
+def _distinct(spec: PlannedSpec, data: TaskData, number: int) -> list[int] | None:
+    """Return the indexes of a run's training examples, of so many; None for all."""
+    recipe = spec.training
+    if recipe.distinct_examples is None:
+        return None
+    seed = spec.seed if recipe.distinct_seed is None else recipe.distinct_seed
+    labels = data.splits["train"].labels if recipe.distinct_draw == "even" else None
+    return distinct_rows(seed, number, recipe.distinct_examples, labels)
+
+
+def _word_model_score(job: Job, data: TaskData, rows: Sequence[int] | None) -> float | None:
+    what = f"words of {'all rows' if rows is None else rows}, {job.task.metric}"
+    return WARM.encoded(job, what, lambda: word_model_score(job.task, data, "test", rows))
+
+
+def _share(share: float) -> str:
+    """Return a share above 0 in per cent, never rounded to zero."""
+    return f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
+
+
+def balanced_weights(labels: Sequence[int], classes: int) -> Tensor:
+    """Return rows / (classes with a row * rows of the class) for each class, shape (classes,); 0 for one without a row."""
+    counts = torch.bincount(torch.tensor(labels), minlength=classes).double()
+    weights = len(labels) / ((counts > 0).sum() * counts)
+    return torch.where(counts > 0, weights, 0.0).float()

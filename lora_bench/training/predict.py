@@ -21,18 +21,18 @@ from torch import nn
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.kinds.exercises import exercise, exercise_class
 from lora_bench.kinds.exercises.base_exercise import Exercise
+from lora_bench.kinds.exercises.labelling import USUAL, labels_above
 from lora_bench.kinds.exercises.predicting import quiet
-from lora_bench.kinds.exercises.thresholds import USUAL, labels_above
 from lora_bench.models.loading import load_model, load_tokenizer, open_tokenizer
 from lora_bench.models.read_position import read_alone
 from lora_bench.models.registry import find_model
 from lora_bench.records.spec import Decoding, PlannedSpec
 from lora_bench.tasks.new_rows import NewRows, read_new_rows
 from lora_bench.tasks.source_tables import SEPARATED, Layout, format_of
-from lora_bench.training.adapted_model import device_of_runs
 from lora_bench.training.kept_task import KeptModel
 from lora_bench.training.kept_weights import open_adapter, open_whole
 from lora_bench.training.model_card import kind_of_run
+from lora_bench.training.prepare import device_of_runs
 from lora_bench.training.scoring import PROBABILITY_DECIMALS
 from lora_bench.training.winner import base_for
 from lora_bench.util.atomic_files import TEMPORARY, check_writable, let_all_read, make_folder

@@ -27,8 +27,7 @@ from lora_bench.models.registry import BaseModel
 from lora_bench.models.shared_copy import copy_sharing
 from lora_bench.tasks import TaskData, definition, load_data
 from lora_bench.tasks import task_scores as scoring
-from lora_bench.training.in_common import MAY_DIFFER, Fields, in_common
-from lora_bench.training.job import Job
+from lora_bench.training.job import MAY_DIFFER, Fields, Job, in_common
 from lora_bench.training.measure.counters import bytes_of
 from lora_bench.training.token_cache import LEAST_EXAMPLES, Example, shared_examples
 from lora_bench.util.hashing import content_hash

@@ -6,19 +6,33 @@ module for everything else. A run that does not end `ok` leaves a record too, wi
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 
+from lora_bench.kinds.exercises.base_exercise import Replies
+from lora_bench.records.budget import tokens_of
 from lora_bench.records.outcomes import DISK_FULL, is_disk_full
 from lora_bench.records.record import Record
-from lora_bench.records.run_lock import Elsewhere, RunLock
+from lora_bench.records.run_lock import Elsewhere, RunLock, others_at_work
 from lora_bench.training.attempt import Facts, ended
-from lora_bench.training.callbacks import Notify
+from lora_bench.training.checkpoint import load_trained
+from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.distributed.launch import over_ranks
 from lora_bench.training.distributed.ranks import WorkerRank
-from lora_bench.training.job import Job
-from lora_bench.training.pipeline import Ready, prepare, score, take_part
-from lora_bench.training.trainer_arguments import products_of
+from lora_bench.training.job import Job, Notify
+from lora_bench.training.kept_weights import keep_weights
+from lora_bench.training.prepare import Ready, prepare
+from lora_bench.training.retention import retained
+from lora_bench.training.scoring import (
+    keep_answers,
+    keep_probabilities,
+    scores_of,
+)
+from lora_bench.training.trainer import products_of
 from lora_bench.util.failpoints import reach
+from lora_bench.util.heartbeat import heard
 
 
 def run_job(job: Job, notify: Notify | None = None, *, in_company: bool = False) -> Record | Elsewhere:
@@ -76,12 +90,99 @@ def lock_run(job: Job) -> RunLock | Record | Elsewhere:
 
 def train(ready: Ready) -> None:
     """Take the remaining steps."""
-    if ready.done and ready.setup.notify is not None:
+    if ready.done and ready.notify is not None:
         # Resume even without a step left, if only the evaluation was stopped.
-        ready.setup.notify(ready.done, ready.lessons.course.steps or ready.done, None)
+        ready.notify(ready.done, ready.lessons.course.steps or ready.done, None)
     if not ready.is_trained():
         with ready.trainer() as trainer:
             trainer.train()
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Answers of a trained model to each split of `Ready.answered`, and the seconds that they took."""
+
+    answers: Mapping[str, Replies]
+    seconds: float
+
+
+def score(ready: Ready, answered: Answered | None = None) -> Record:
+    """Score a trained run and make its record, from the answers of its last weights if they are known."""
+    job, facts, measure, model = ready.job, ready.facts, ready.hooks.measure, ready.model
+    spec, lessons = job.spec, ready.lessons
+    course = lessons.course
+    reach("run.trained")
+    step, ended_by = ready.hooks.follow.step, ready.hooks.follow.ended_by
+    assert ended_by is not None, "a run that is trained was ended by its budget"
+    if ended_by != course.target:
+        facts.warnings.append(course.said(step, ended_by, measure.train_seconds or 0.0))
+    # Batch after batch: together their examples may exceed memory.
+    examples, tokens, flops = [], [], 0
+    for batch in map(course.batch, range(step)):
+        examples.append(len(batch))
+        tokens.append(sum(map(tokens_of, batch)))
+        flops += 0 if lessons.flops is None else lessons.flops(batch)
+    if ready.best is not None:
+        step = ready.best.step
+        load_trained(model, ready.best.weights)
+    began = time.perf_counter()
+    facts.enter("the evaluation")
+    if answered is None:
+        answered = Answered(_answers(ready), time.perf_counter() - began)
+    measure.take("evaluation")
+    if measure.exclusive and others_at_work(job.folder.path.parent):
+        measure.exclusive = False
+    if not measure.exclusive and spec.training.uses("train_seconds"):
+        facts.warnings.append("another process ran on this machine and used up some of its train_seconds")
+    answers, threshold = lessons.exercise.decided(job.task, lessons.data, answered.answers)
+    scores = scores_of(job.task, lessons.data, {name: answers[name] for name in ready.scored})
+    facts.enter("scoring what the base model could do")
+    kept = retained(job, model, ready.adapted.tokenizer, facts.warnings.append)
+    there = job.folder.record()
+    if there is not None:  # the process that took the run over published first; its files must not be overwritten
+        return there
+    facts.enter("writing predictions and weights")
+    reach("run.keep")
+    replies = answers[spec.score_on]
+    memory = measure.memory(model)
+    facts.warnings += measure.unmeasured
+    predictions = keep_answers(job, lessons.data.splits[spec.score_on], replies)
+    return job.record(
+        "ok",
+        **facts.known(),
+        capped_by=ended_by if ended_by != course.target else None,
+        plateau=ready.hooks.follow.plateau,
+        memory=memory,
+        speed=measure.speed_of_batches(
+            step_examples=examples,
+            step_tokens=tokens,
+            train_flops=flops if lessons.flops is not None else None,
+            load_seconds=ready.adapted.load_seconds,
+            evaluation_seconds=answered.seconds,
+        ),
+        scores=scores,
+        predictions=predictions,
+        probabilities=keep_probabilities(job, replies) if spec.score_on == "test" else None,
+        retention=kept,
+        threshold=threshold,
+        weights=keep_weights(job, model, ready.adapted.tokenizer, step, scores, predictions, threshold),
+    )
+
+
+def take_part(ready: Ready) -> None:
+    """Take part in scoring a sharded model in the other worker ranks, while the first one scores it."""
+    if ready.best is not None:
+        load_trained(ready.model, ready.best.weights)
+    _answers(ready)
+    if ready.job.spec.keep_weights != "none":
+        whole_state(ready.model)
+
+
+def _answers(ready: Ready) -> dict[str, Replies]:
+    """Return the model's answers to each split that it answers, unless a stop is requested."""
+    lessons = ready.lessons
+    with heard(lambda: ready.hooks.keep.stop_evaluation(ready.model)):
+        return {name: lessons.exercise.answers(ready.model, lessons.questions[name]) for name in ready.answered}
 
 
 def publish(job: Job, lock: RunLock, facts: Facts, record: Record) -> Record | Elsewhere:

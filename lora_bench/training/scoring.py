@@ -10,7 +10,7 @@ from typing import Any
 from lora_bench.errors import Diverged
 from lora_bench.kinds.exercises import exercise_class
 from lora_bench.kinds.exercises.base_exercise import Replies
-from lora_bench.kinds.exercises.thresholds import CHOSEN_ON
+from lora_bench.kinds.exercises.labelling import CHOSEN_ON
 from lora_bench.metrics import kind_of
 from lora_bench.records.layout import COMPLETIONS, PREDICTIONS, PROBABILITIES
 from lora_bench.records.record import MOST_SCORE, Predictions, Probabilities

@@ -56,6 +56,11 @@ class Winner:
     others: str | None = None
 
     @property
+    def spec(self) -> PlannedSpec:
+        """Spec of its run."""
+        return PlannedSpec.model_validate(self.record.spec.model_dump())
+
+    @property
     def tuner(self) -> str | None:
         """Module to import before the weights load; "" for PEFT alone, None for a whole model."""
         if not (self.folder / CONFIG).is_file():
@@ -132,7 +137,7 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
         with whole_folder(out) as made:
             merged.save_pretrained(made)
             tokenizer.save_pretrained(made)
-            write_task(made, *_task(winner))
+            write_task(made, winner.spec, winner.record.threshold)
             write_card(made, _card(winner, None))
 
 
@@ -157,7 +162,7 @@ def share_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
         shutil.copyfile(winner.folder / WEIGHTS, made / ADAPTER / WEIGHTS)
         config = adapter_config(winner.folder) | {"base_model_name_or_path": f"./{BASE}", "revision": None}
         (made / ADAPTER / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        write_task(made, *_task(winner))
+        write_task(made, winner.spec, winner.record.threshold)
         (made / "README.md").write_text(_card(winner, winner.tuner, f"{PLACE}/{BASE}"), encoding="utf-8")
         for path in made.rglob("*.*"):
             let_all_read(path)
@@ -187,8 +192,8 @@ def _base_for(winner: Winner, out: Path, base: Path | None) -> Any:
         raise LoraBenchError(f"{out} is there already; name a new folder")
     if winner.tuner is None:
         raise LoraBenchError(f"{winner.row.label} is a whole model already, and loads from {winner.folder}")
-    spec = PlannedSpec.model_validate(winner.record.spec.model_dump())
-    found = base_of(winner.record, base)
+    spec = winner.spec
+    found = base_for(spec, base)
     model, _ = load_model(found, kind=kind_of_run(spec).model_kind, labels=len(spec.task.labels))
     model.config.pad_token_id = load_tokenizer(found).pad_token_id
     if spec.task.labels:
@@ -201,7 +206,7 @@ def _card(winner: Winner, tuner: str | None, base: str | None = None) -> str:
     """Return the card of a winner's weights; *tuner* and *base* are as for `loading_lines`."""
     record = winner.record
     assert record.weights is not None
-    spec = PlannedSpec.model_validate(record.spec.model_dump())
+    spec = winner.spec
     step, threshold = record.weights.step, record.threshold
     if winner.note is not None:
         return model_card(spec, step, tuner, threshold=threshold, base=base, note=winner.note)
@@ -209,15 +214,6 @@ def _card(winner: Winner, tuner: str | None, base: str | None = None) -> str:
     examples, groups = (named.count, named.groups) if named is not None else (0, None)
     items = item_facts(winner.folder.parent / PREDICTIONS, spec, record.scores or {}, groups)
     return model_card(spec, step, tuner, record.scores, examples, items, threshold, base)
-
-
-def _task(winner: Winner) -> tuple[PlannedSpec, float | None]:
-    return PlannedSpec.model_validate(winner.record.spec.model_dump()), winner.record.threshold
-
-
-def base_of(record: Record, base: Path | None = None) -> BaseModel:
-    """Return the base model of a record on this machine; see `base_for`."""
-    return base_for(record.spec, base)
 
 
 def base_for(spec: RunSpec, base: Path | None = None) -> BaseModel:

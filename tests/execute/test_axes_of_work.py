@@ -17,12 +17,12 @@ from lora_bench.report import Report, render_markdown
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import encode, load_data
 from lora_bench.training import callbacks as loop
-from lora_bench.training import hooks
+from lora_bench.training import prepare
 from lora_bench.training import process_cache as warm
 from lora_bench.training.checkpoint import latest_checkpoint
 from lora_bench.training.measure.measure_callback import MeasureCallback
 from lora_bench.training.run import run_job
-from lora_bench.training.warm_up import warm_up
+from lora_bench.training.trainer import warm_up
 from tests.project import SUITE, write_project
 
 ONE = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]")
@@ -72,7 +72,7 @@ class Rates(TrainerCallback):
 @pytest.fixture
 def rates(monkeypatch):
     noted = Rates()
-    monkeypatch.setattr("lora_bench.training.hooks.own_callbacks", lambda method: [noted])
+    monkeypatch.setattr("lora_bench.training.prepare.own_callbacks", lambda method: [noted])
     return noted.rates
 
 
@@ -236,8 +236,8 @@ def test_what_ended_a_run_is_still_known_after_stops_in_its_evaluation(tmp_path,
 
 
 def test_a_real_clock_leaves_evaluations_out(tmp_path, monkeypatch):
-    plain, clock, evaluations = hooks.scores_of, time.perf_counter, []
-    monkeypatch.setattr(hooks, "scores_of", lambda *of: evaluations.append(1) or plain(*of))
+    plain, clock, evaluations = prepare.scores_of, time.perf_counter, []
+    monkeypatch.setattr(prepare, "scores_of", lambda *of: evaluations.append(1) or plain(*of))
     # Each evaluation takes ten hours by the clock, which no step does.
     monkeypatch.setattr(time, "perf_counter", lambda: clock() + 36_000.0 * len(evaluations))
     record = run_job(job_of(tmp_path, ONE.replace("train_examples: 48", "train_seconds: 1.0") + "selection_every: 1\n"))

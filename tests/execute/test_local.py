@@ -76,7 +76,7 @@ def test_a_worker_keeps_its_place_in_whatever_order_workers_report(tmp_path, mon
 def test_of_a_pack_that_a_worker_dies_of_those_at_work_are_done_alone_and_those_that_wait_together(
     tmp_path, monkeypatch
 ):
-    from lora_bench.execute.executors.executor import Event, Note
+    from lora_bench.training.job import Event, Note
 
     importlib.import_module("lora_bench.training.callbacks")
     units, because, notes = tmp_path / "units", tmp_path / "because", []
@@ -116,15 +116,16 @@ def test_of_a_pack_that_a_worker_dies_of_those_at_work_are_done_alone_and_those_
 
 
 def test_why_a_pack_failed_is_said_by_its_worker(tmp_path, monkeypatch):
-    from lora_bench.execute.executors.executor import Note, PackFailed
+    from lora_bench.execute.executors.executor import PackFailed
+    from lora_bench.training.job import Event, Note
 
     importlib.import_module("lora_bench.training.callbacks")
     together, because, notes = importlib.import_module("lora_bench.pack.train"), tmp_path / "because", []
 
-    def fails(jobs, told, begun, say):
+    def fails(jobs, tell):
         for job in jobs:
-            begun(job)
-        say("the members are unlike")
+            tell(Event(job.run_id, 0, None))
+        tell(Note(jobs[0].run_id, "the members are unlike"))
         raise Apart("RuntimeError: no rule for this")
         yield
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from lora_bench.execute.executors.executor import Event
 from lora_bench.execute.progress import Bars, Lines, OwnLines
 from lora_bench.execute.scheduler import Scheduler
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite
+from lora_bench.training.job import Event
 from tests.project import SUITE, write_project
 
 TWO = "[{method: lora, learning_rate: [0.001, 0.01]}, {method: bitfit, learning_rate: 0.002}]"

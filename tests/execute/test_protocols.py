@@ -17,8 +17,7 @@ from lora_bench.plan.selection import start_records, trials_among
 from lora_bench.records.protocol import PROTOCOLS, STRICT
 from lora_bench.records.store import RunFolder
 from lora_bench.suite.load_suite import load_suite
-from lora_bench.training import encoded_examples as run_examples
-from lora_bench.training import pipeline
+from lora_bench.training import lessons, prepare
 from lora_bench.training import process_cache as warm
 from tests.project import SUITE, write_project
 from tests.sample_records import record
@@ -249,7 +248,7 @@ def test_starting_from_another_run_leaves_the_base_that_is_kept_as_it_was(tmp_pa
     methods = "methods: [{method: lora, learning_rate: 1e-2}, {method: full, learning_rate: 1e-3}]"
     path = with_two_tasks(tmp_path, TWO_TASKS.replace(methods, "methods: [{method: bitfit, learning_rate: 1e-1}]"))
     kept = warm.Warm()
-    for module in (pipeline, run_examples):
+    for module in (prepare, lessons):
         monkeypatch.setattr(module, "WARM", kept)
     loads, load_for = [], warm.load_for
     monkeypatch.setattr(warm, "load_for", lambda job: loads.append(job.spec.task.name) or load_for(job))

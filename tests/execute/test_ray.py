@@ -15,8 +15,7 @@ import pytest
 from lora_bench import cli
 from lora_bench.execute.executors import ray_actor as actor
 from lora_bench.execute.executors.executor import Lost
-from lora_bench.execute.executors.ray import RayWorkers, places
-from lora_bench.execute.executors.ray_connection import connected
+from lora_bench.execute.executors.ray import RayWorkers, connected, places
 from lora_bench.execute.run_suite import Silent, run_suite
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite

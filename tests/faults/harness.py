@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from lora_bench.execute.executors.executor import Event, Lost
+from lora_bench.execute.executors.executor import Lost
 from lora_bench.execute.scheduler import Scheduler
 from lora_bench.records import run_lock as claims
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import Elsewhere
 from lora_bench.records.store import RunFolder
+from lora_bench.training.job import Event
 from tests.sample_records import record as made
 
 BEAT_SECONDS = 0.05

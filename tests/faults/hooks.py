@@ -46,17 +46,16 @@ def impatient() -> None:
 
 def stands_still_until_told_to_end() -> None:
     """The run with a learning rate of 0.01 stands still in its second step, wherever it is done, until it is told to end."""
-    from lora_bench.training import attempt
     from lora_bench.training import callbacks as loop
 
-    begin = attempt.NoteSteps.on_step_begin
+    begin = loop.AtEachStep.on_step_begin
 
     def stand_still(self, args, state, control, **inside):
         while args.learning_rate == 0.01 and state.global_step == 1 and not loop.stop_requested():
             time.sleep(0.05)
         begin(self, args, state, control, **inside)
 
-    attempt.NoteSteps.on_step_begin = stand_still
+    loop.AtEachStep.on_step_begin = stand_still
 
 
 def small_files_only() -> None:

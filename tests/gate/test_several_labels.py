@@ -34,7 +34,7 @@ def test_nights_of_a_multilabel_suite_are_judged(tmp_path, monkeypatch, capsys):
     status, said = check("same")
     assert (status, said.startswith("pass: same of topics against 8 accepted nights of gate")) == (0, True), said
     # A threshold that nearly no probability is above: most labels are not answered any more.
-    monkeypatch.setattr("lora_bench.kinds.exercises.thresholds.best_threshold", lambda *_: 0.99)
+    monkeypatch.setattr("lora_bench.kinds.exercises.labelling.best_threshold", lambda *_: 0.99)
     night("broken")
     night("broken-confirm")
     night("broken-confirm-confirm")

@@ -12,7 +12,7 @@ from lora_bench.kinds.exercises.generation.decode import complete, complete_each
 from lora_bench.methods import known_methods
 from lora_bench.models.shared_copy import copy_sharing, own_trained
 from lora_bench.pack import evaluate as asking
-from lora_bench.pack.generate import writer
+from lora_bench.pack.evaluate import writer
 from lora_bench.pack.stack import Stack
 from lora_bench.records.spec import Decoding
 from lora_bench.tuners.attention import CACHE_ARGUMENTS

@@ -21,7 +21,7 @@ from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
 from lora_bench.testing import LABELS, PAD, VOCABULARY, tiny_model
 from lora_bench.training.keyed_dropout import StepMasks, key_of, with_keyed_masks
-from lora_bench.training.rate_groups import split_by_rate
+from lora_bench.training.trainer import split_by_rate
 from tests.pairs import pairs
 
 FAMILIES = {"roberta": False, "deberta-v2": None, "gpt2": True}

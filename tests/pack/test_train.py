@@ -21,7 +21,7 @@ from lora_bench.records.store import RunFolder
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training import callbacks as loop
 from lora_bench.training import process_cache
-from lora_bench.training.in_common import MAY_DIFFER
+from lora_bench.training.job import MAY_DIFFER
 from lora_bench.training.process_cache import BASE_MAY_DIFFER, WARM, Warm, load_for
 from tests.project import write_data, write_project
 

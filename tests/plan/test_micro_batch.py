@@ -13,8 +13,8 @@ from lora_bench.plan.micro_batch import largest_part, peak_of
 from lora_bench.report.model.comparison import compare
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training.measure.bare_step import TrainingStep
-from lora_bench.training.measure.memory_model import predicted_step
 from lora_bench.training.measure.step_bytes import Allocations, static_bytes
+from lora_bench.training.measure.step_costs import predicted_step
 from tests.project import SUITE, write_model, write_project
 from tests.tiny import HEAD_MODULES, tiny_batch, tiny_roberta
 

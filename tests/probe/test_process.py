@@ -12,9 +12,9 @@ import torch
 from lora_bench.models.loading import longest_input
 from lora_bench.models.registry import find_model
 from lora_bench.probe import process
+from lora_bench.probe.inference import is_out_of_memory, reason_of
 from lora_bench.probe.probe_job import ProbeJob
 from lora_bench.probe.process import make_model, probe, random_batch
-from lora_bench.probe.reasons import is_out_of_memory, reason_of
 from lora_bench.records.baseline_folder import accept_probes
 from lora_bench.records.environment import CudaDevice
 from lora_bench.records.probe_record import ProbeRecord
@@ -305,8 +305,8 @@ def test_a_part_that_fails_takes_nothing_from_the_others(jobs, monkeypatch):
 
 @pytest.mark.parametrize(("seen", "exclusive"), [([], True), (["make (process 7)"], False), (None, None)])
 def test_company_is_noted_and_not_known_is_not_none(jobs, monkeypatch, seen, exclusive):
-    monkeypatch.setattr(process, "_measure", lambda job, found, windows: None)
-    monkeypatch.setattr(process, "_predict", lambda job, found: None)
+    monkeypatch.setattr(process.ProbeAtWork, "measure", lambda self: None)
+    monkeypatch.setattr(process.ProbeAtWork, "predict", lambda self: None)
     monkeypatch.setattr(process, "Company", lambda device: type("Alone", (), {"seen": lambda self: seen})())
     assert probe(jobs()[0]).exclusive is exclusive
 

@@ -9,7 +9,7 @@ import torch
 
 from lora_bench.methods import known_methods
 from lora_bench.training.measure import bare_step as steps
-from lora_bench.training.measure import device_clock
+from lora_bench.training.measure import counters
 from lora_bench.training.measure.bare_step import (
     CPU_WINDOWS,
     CUDA_WINDOWS,
@@ -131,7 +131,7 @@ def test_the_parts_of_a_step_add_up_to_it(monkeypatch):
     # The warm-up's clock twice, the window's begin; then each look of the window and three marks a step; then the last mark.
     clock = Clock(0, 0, 0, 0, 10, 11, 13, 0, 16, 18, 22, 0, 28)
     monkeypatch.setattr(steps, "time", clock)
-    monkeypatch.setattr(device_clock, "time", clock)
+    monkeypatch.setattr(counters, "time", clock)
     found = steps.step_speed(training_step(), CPU, windows)
     assert (found.warmup_steps, found.timed_steps, found.batch_size) == (0, 2, 2)
     assert found.forward_seconds == statistics.median([1, 2])

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.execute.executors.choice import choose
 from lora_bench.execute.executors.inline import ThisProcess
+from lora_bench.execute.executors.local import LocalWorkers, worker_environments
 from lora_bench.plan.cost_estimate import CostEstimate, default_workers
 from lora_bench.records import environment
 from lora_bench.records.environment import cuda_devices, described_devices
@@ -42,7 +42,7 @@ def test_cards_without_a_folder_of_nvidia_are_planned_for(monkeypatch, tmp_path)
     log = pretend(monkeypatch, tmp_path, 2)
     assert cuda_devices() == ["0", "1"]
     assert ThisProcess().on_gpu
-    workers = choose(3, patience=lambda job: None, log=tmp_path / "log")
+    workers = LocalWorkers(3, tmp_path / "log", worker_environments(3, 1))
     assert workers.on_gpu
     assert [one["CUDA_VISIBLE_DEVICES"] for one in workers.environments] == ["0", "1", "0"]
     assert default_workers([CostEstimate(1.0, 2**40, 0, measured=False)] * 5, threads=1) == 2

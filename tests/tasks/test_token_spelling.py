@@ -5,7 +5,7 @@ import gzip
 
 import pytest
 
-from lora_bench.kinds.support.token_spelling import as_tokens
+from lora_bench.kinds.support.linearise import as_tokens
 from lora_bench.tasks import load_data, load_task
 from lora_bench.tasks.folders import find_folder, in_folder
 from tests.shared import shared

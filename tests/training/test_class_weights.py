@@ -7,11 +7,11 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
 from lora_bench.errors import BadInput
-from lora_bench.kinds.exercises.losses import cross_entropy
+from lora_bench.kinds.exercises.base_exercise import cross_entropy
 from lora_bench.pack.group_runs import company_of
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite
-from lora_bench.training.class_weights import balanced_weights
+from lora_bench.training.lessons import balanced_weights
 from lora_bench.training.run import run_job
 from tests.project import SUITE, WORDS, write_project
 

@@ -7,8 +7,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from lora_bench.training.measure import measure_callback
-from lora_bench.training.measure.counters import PeakMemory, allocated_beside, bytes_of
-from lora_bench.training.measure.device_clock import clock_of
+from lora_bench.training.measure.counters import DeviceClock, PeakMemory, allocated_beside, bytes_of
 from lora_bench.training.measure.measure_callback import MeasureCallback, StepClock, WorkDone
 from tests.tiny import tiny_batch, tiny_roberta
 
@@ -149,7 +148,7 @@ def test_a_steady_step_that_needs_more_is_the_peak_of_training(tmp_path):
 
 
 def test_a_clock_of_a_cpu_takes_the_time_between_both_ends():
-    clock = StepClock(clock_of(torch.device("cpu")))
+    clock = StepClock(DeviceClock(torch.device("cpu")))
     around = []
     for pause in (0.02, 0.05):
         began = time.perf_counter()
@@ -199,7 +198,7 @@ def test_a_clock_of_a_card_reads_what_has_passed_and_waits_at_the_end_alone():
 def test_a_clock_of_a_cuda_device_takes_the_devices_time_and_not_that_of_launching():
     device = torch.device("cuda")
     matrix = torch.randn(4096, 4096, device=device)
-    clock = StepClock(clock_of(device))
+    clock = StepClock(DeviceClock(device))
     launched = []
     for _ in range(600):  # more than the events that are kept
         clock.begin()

@@ -7,7 +7,7 @@ import pytest
 
 from lora_bench.methods import known_methods
 from lora_bench.models.registry import find_model
-from lora_bench.training.measure.flops import at_lengths, batch_flops, step_flops
+from lora_bench.training.measure.step_costs import at_lengths, batch_flops, step_flops
 from tests.project import write_model, write_tokenizer
 from tests.tiny import tiny_deberta
 
@@ -117,5 +117,7 @@ def test_what_is_interpolated_is_what_would_be_counted(tmp_path, family, method)
 
 def test_a_count_is_kept(tmp_path, monkeypatch):
     first = flops_of(tmp_path, "gpt2", "lora", 2, 5)
-    monkeypatch.setattr("lora_bench.training.measure.flops.load_model", lambda *_, **__: pytest.fail("counted again"))
+    monkeypatch.setattr(
+        "lora_bench.training.measure.step_costs.load_model", lambda *_, **__: pytest.fail("counted again")
+    )
     assert flops_of(tmp_path, "gpt2", "lora", 2, 5) == first

@@ -9,7 +9,7 @@ from lora_bench.cli import main
 from lora_bench.errors import LoraBenchError
 from lora_bench.methods import known_methods
 from lora_bench.models.registry import find_model
-from lora_bench.training.measure.memory_model import CARDS, CONTEXT_BYTES, card_bytes, needed_bytes, predicted_step
+from lora_bench.training.measure.step_costs import CARDS, CONTEXT_BYTES, card_bytes, needed_bytes, predicted_step
 
 GIB = 2**30
 

@@ -25,8 +25,8 @@ from lora_bench.records.spec import Decoding
 from lora_bench.tasks import Split
 from lora_bench.training.distributed.ranks import BatchShares
 from lora_bench.training.measure.bare_step import TrainingStep
-from lora_bench.training.measure.flops import at_two_lengths, batch_flops_apart, step_flops
 from lora_bench.training.measure.step_bytes import predict_step, step_bytes
+from lora_bench.training.measure.step_costs import at_two_lengths, batch_flops, step_flops
 from lora_bench.training.token_cache import shared_examples
 from tests.project import GOOD, WORDS, write_model, write_tokenizer
 from tests.tiny import HEADS, VOCABULARY, WRITERS
@@ -344,7 +344,7 @@ def test_flops_of_any_two_lengths_are_those_that_torch_counts_in_a_step(family, 
         return {"input_ids": [4] * source, "attention_mask": [1] * source, TARGETS: (4,) * target}
 
     examples = [example(source, target) for source, target in zip(range(3, 13), range(12, 2, -1), strict=True)]
-    of_batch = batch_flops_apart(count, examples, batch_size=2, accumulation=1)
+    of_batch = batch_flops(count, examples, batch_size=2, accumulation=1, apart=True)
     model = chosen.apply(WRITERS[family](attn="eager"), head=[])
     collate = PairCollator(AutoTokenizer.from_pretrained(base.folder))
     for batch in ([examples[0], examples[9]], [examples[4], examples[7]], [examples[2], examples[5]]):

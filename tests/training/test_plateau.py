@@ -13,8 +13,8 @@ from lora_bench.report import Report, render_markdown
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training import callbacks as loop
 from lora_bench.training.checkpoint import latest_checkpoint
-from lora_bench.training.plateau import UntilNoRise
 from lora_bench.training.run import run_job
+from lora_bench.training.step_plan import UntilNoRise
 from tests.project import SUITE, write_project
 from tests.sample_records import METHODS, record
 

@@ -6,7 +6,7 @@ from transformers import Trainer, TrainingArguments
 
 from lora_bench.methods import known_methods
 from lora_bench.testing import tiny_model
-from lora_bench.training.rate_groups import set_rates
+from lora_bench.training.trainer import set_rates
 
 
 def trainer_of(tmp_path, name="lora", head_rate=None, **options):

@@ -21,7 +21,7 @@ from lora_bench.records.store import RunFolder
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import load_data
 from lora_bench.training import callbacks as loop
-from lora_bench.training import pipeline, scoring
+from lora_bench.training import prepare, run, scoring
 from lora_bench.training import process_cache as warm
 from lora_bench.training.checkpoint import latest_checkpoint
 from lora_bench.training.measure.counters import PeakMemory
@@ -321,8 +321,8 @@ def test_a_run_that_somebody_else_ended_meanwhile_writes_over_nothing(tmp_path, 
         (job.folder.path / "predictions.json").write_text("the other one's")
         return scores_of(*arguments)
 
-    scores_of = pipeline.scores_of
-    monkeypatch.setattr(pipeline, "scores_of", scored)
+    scores_of = run.scores_of
+    monkeypatch.setattr(run, "scores_of", scored)
     assert [run_job(job)] == theirs == [job.folder.record()]
     assert (job.folder.path / "predictions.json").read_text() == "the other one's"
     assert not job.folder.weights.exists()
@@ -342,7 +342,7 @@ def switches() -> dict[str, object]:
 @pytest.fixture
 def a_card_with_tf32(monkeypatch):
     """Stand-in for a card: transformers and our code take this machine's device for one that has tf32."""
-    for module in ("transformers.training_args", "lora_bench.training.trainer_arguments"):
+    for module in ("transformers.training_args", "lora_bench.training.trainer"):
         monkeypatch.setattr(f"{module}.is_torch_tf32_available", lambda: True)
 
 
@@ -359,14 +359,14 @@ def a_card_with_tf32(monkeypatch):
 )
 def test_each_run_has_the_precision_of_products_that_it_asks_for_and_leaves_none(tmp_path, monkeypatch, asked):
     before, seen = switches(), []
-    forward = pipeline.Ready.trainer
+    forward = prepare.Ready.trainer
 
     def watched(ready):
         seen.append(switches())
         torch.backends.cuda.matmul.allow_tf32 = True  # as accelerate does for compiled models on a card
         return forward(ready)
 
-    monkeypatch.setattr(pipeline.Ready, "trainer", watched)
+    monkeypatch.setattr(prepare.Ready, "trainer", watched)
     suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora, bitfit, prefix_tuning]")
     for job in jobs(tmp_path, f"{suite}training_arguments: {{{asked}}}\n" if asked else suite).values():
         assert run_job(job).status == "ok"
@@ -379,7 +379,7 @@ def test_each_run_has_the_precision_of_products_that_it_asks_for_and_leaves_none
 @pytest.mark.gpu
 def test_on_a_card_the_second_run_of_a_process_has_tf32_as_the_first_does(tmp_path, monkeypatch):
     seen = []
-    scored = pipeline.score
+    scored = run.score
 
     def error(*_):
         """Mean error of a product in float32, some 5e-4 of its size with tf32 and 1e-7 without."""
@@ -462,7 +462,7 @@ def test_ways_to_make_a_step_faster_take_the_plain_step(tmp_path, masks, faster)
 
 
 def test_training_arguments_reach_the_trainer(tmp_path):
-    from lora_bench.training.trainer_arguments import training_arguments
+    from lora_bench.training.trainer import training_arguments
 
     suite = SUITE + "training_arguments: {adam_beta2: 0.95, gradient_accumulation_steps: 4}\n"
     for job in jobs(tmp_path, suite).values():

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.spec import PlannedTraining
 from lora_bench.training.step_plan import plan_course
-from lora_bench.training.trainer_arguments import rate_factor
+from lora_bench.training.trainer import rate_factor
 from lora_bench.util import seeding
 from lora_bench.util.seeding import epoch_order
 

@@ -6,7 +6,7 @@ import torch
 from lora_bench.documents import Document
 from lora_bench.kinds.exercises import exercise_class
 from lora_bench.kinds.exercises.base_exercise import Replies
-from lora_bench.kinds.exercises.thresholds import best_threshold, decided, labels_above
+from lora_bench.kinds.exercises.labelling import Marking, best_threshold, labels_above
 from lora_bench.tasks import Split, TaskData, task_from_document
 
 # Probabilities of two labels for four texts.
@@ -50,13 +50,13 @@ def data(labels):
 def test_answers_to_all_splits_are_at_the_threshold_of_the_selection_split():
     of_test = torch.tensor([[0.28, 0.33]]).logit()
     answers = {"test": Replies([], of_test), "selection": Replies([], LOGITS)}
-    found, threshold = decided(task(), data([(0,), (0, 1), (1,), ()]), answers)
+    found, threshold = Marking.decided(task(), data([(0,), (0, 1), (1,), ()]), answers)
     assert threshold == 0.3 and found["test"].answers == [[1]] and found["test"].logits is of_test
     assert found["selection"].answers == [[0], [0, 1], [1], []]
 
 
 def test_without_a_selection_split_it_is_a_half():
-    found, threshold = decided(task(), data([(0,), (0, 1), (1,), ()]), {"test": Replies([], LOGITS)})
+    found, threshold = Marking.decided(task(), data([(0,), (0, 1), (1,), ()]), {"test": Replies([], LOGITS)})
     assert threshold == 0.5 and found["test"].answers == [[0], [], [], []]
 
 

@@ -8,9 +8,8 @@ import pytest
 from lora_bench.kinds.exercises import labelling
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite
-from lora_bench.training import adapted_model, lessons, pipeline
 from lora_bench.training import callbacks as loop
-from lora_bench.training import encoded_examples as run_examples
+from lora_bench.training import lessons, prepare
 from lora_bench.training import process_cache as warm
 from lora_bench.training import token_cache as kept_tokens
 from lora_bench.training.run import run_job
@@ -106,7 +105,7 @@ def test_a_run_over_shared_tokens_has_the_record_of_one_without(tmp_path, monkey
 
     def record_of(runs):
         begun = warm.Warm()  # of a worker that has just begun
-        for module in (pipeline, run_examples, lessons, adapted_model):
+        for module in (prepare, lessons):
             monkeypatch.setattr(module, "WARM", begun)
         (cell,) = make_plan(load_suite(path), tmp_path / runs).cells
         return run_job(cell.job)

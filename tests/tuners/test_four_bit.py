@@ -20,8 +20,8 @@ from lora_bench.plan.size_fitting import count_method
 from lora_bench.records.budget import Budget
 from lora_bench.records.store import read_records
 from lora_bench.training.measure.bare_step import TrainingStep
-from lora_bench.training.measure.memory_model import predicted_step
 from lora_bench.training.measure.step_bytes import step_bytes
+from lora_bench.training.measure.step_costs import predicted_step
 from tests.project import SUITE, write_project
 from tests.tiny import CLASSIFIERS, HEAD_MODULES, tiny_batch, tiny_roberta
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Literal, Protocol, TypeVar
 
+from lora_bench.training.job import Note, Word
+
 
 class AnyJob(Protocol):
     """A job: of a run, or of one process of a probe."""
@@ -49,16 +51,6 @@ def patience_with(each: Sequence[float | None]) -> float | None:
 
 
 @dataclass(frozen=True)
-class Event:
-    """Progress of a run: it began (step 0), or finished a step."""
-
-    run_id: str
-    step: int
-    steps: int | None
-    loss: float | None = None
-
-
-@dataclass(frozen=True)
 class Alive:
     """Heartbeat of a run in work without steps, such as an evaluation."""
 
@@ -66,20 +58,8 @@ class Alive:
 
 
 @dataclass(frozen=True)
-class Note:
-    """A sentence for the user on a unit of work, with the id of one of its jobs, or on the workers, with an empty one."""
-
-    run_id: str
-    text: str
-
-
-@dataclass(frozen=True)
 class PackFailed(Note):
     """A note that the runs of a pack will be done alone."""
-
-
-Word = Event | Note
-"""Passed on by an executor beside results."""
 
 
 def pack_failed(reason: str) -> str:

@@ -34,18 +34,15 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
-from lora_bench.execute.executors.executor import Alive, Event, Note, PackFailed, Word, pack_failed
+from lora_bench.execute.executors.executor import Alive, PackFailed, pack_failed
 from lora_bench.execute.executors.processes import end_with_parent, forks_can_use_cuda
 from lora_bench.records.outcomes import DISK_FULL, is_disk_full
+from lora_bench.training.job import Event, Word
 from lora_bench.util.child_process import our_command
 from lora_bench.util.failpoints import reach
 from lora_bench.util.redaction import without_secrets
-
-if TYPE_CHECKING:
-    from lora_bench.training.callbacks import Notify
-
 
 SPAWNS = "spawns"
 
@@ -223,6 +220,7 @@ def _do(job: Any, connection: Told) -> Any:
     """Return the record of a job, and send its progress."""
     from lora_bench.probe.probe_job import ProbeJob
     from lora_bench.probe.process import probe
+    from lora_bench.training.job import telling_of
     from lora_bench.training.run import run_job
     from lora_bench.util.heartbeat import at_intervals, heard
 
@@ -234,7 +232,7 @@ def _do(job: Any, connection: Told) -> Any:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return probe(job)
     with heard(at_intervals(lambda: _say_to(connection, Alive(job.run_id)), time.monotonic())):
-        return run_job(job, lambda step, steps, loss: _say_to(connection, Event(job.run_id, step, steps, loss)))
+        return run_job(job, telling_of(job.run_id, lambda word: _say_to(connection, word)))
 
 
 def _do_together(jobs: list[Any], connection: Told) -> None:
@@ -245,16 +243,10 @@ def _do_together(jobs: list[Any], connection: Told) -> None:
 
     reach("worker.job")
 
-    def begun(job: Any) -> None:
-        _say_to(connection, Event(job.run_id, 0, job.steps))
-
-    def told(job: Any) -> Notify:
-        return lambda step, steps, loss: _say_to(connection, Event(job.run_id, step, steps, loss))
-
     first = jobs[0].run_id
     with heard(at_intervals(lambda: _say_to(connection, Alive(first)), time.monotonic())):
         try:
-            for record in take_together(jobs, told, begun, lambda text: _say_to(connection, Note(first, text))):
+            for record in take_together(jobs, lambda word: _say_to(connection, word)):
                 connection.send(record)
         except Apart as failed:
             _say_to(connection, PackFailed(first, pack_failed(str(failed))))

@@ -6,14 +6,14 @@ import gc
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 
-from lora_bench.execute.executors.executor import Event, Lost, Note, Word, done_alone, pack_failed
+from lora_bench.execute.executors.executor import Lost, done_alone, pack_failed
 from lora_bench.records.environment import cuda_devices
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import Elsewhere
 from lora_bench.training.attempt import Apart
-from lora_bench.training.callbacks import Notify, request_stop, stop_requested
+from lora_bench.training.callbacks import request_stop, stop_requested
 from lora_bench.training.distributed.launch import end_ranks
-from lora_bench.training.job import Job
+from lora_bench.training.job import Event, Job, Note, Word, telling_of
 from lora_bench.training.run import run_job
 
 Result = Record | Elsewhere | Lost[Job]
@@ -30,7 +30,6 @@ class ThisProcess:
         self._waiting: deque[list[Job]] = deque()
 
     def submit(self, units: Sequence[Sequence[Job]]) -> None:
-        """Add units of work."""
         self._waiting = deque([*unit] for unit in units)
 
     def results(self, tell: Callable[[Word], None]) -> Generator[Result, None, None]:
@@ -45,44 +44,38 @@ class ThisProcess:
                     continue
                 for job in unit:
                     tell(Event(job.run_id, 0, job.steps))
-                    yield run_job(job, _notify(job, tell))
+                    yield run_job(job, telling_of(job.run_id, tell))
         finally:
             gc.unfreeze()
             end_ranks()
 
     def stop(self, name: str) -> None:
-        """Ask the run to write a checkpoint and end."""
         request_stop(name)
 
     def _together(self, unit: list[Job], tell: Callable[[Word], None]) -> Generator[Result, None, None]:
         """Yield the result of each job of a pack; unfinished jobs wait again."""
         from lora_bench.pack.train import take_together
 
-        waiting = {job.run_id: job for job in unit}
+        jobs = {job.run_id: job for job in unit}
+        waiting = dict(jobs)
         at_work: dict[str, Job] = {}
         alone: list[list[Job]] = []
 
-        def begun(job: Job) -> None:
-            waiting.pop(job.run_id, None)  # a smaller pack begins it again
-            at_work[job.run_id] = job
-            tell(Event(job.run_id, 0, job.steps))
-
-        def say(text: str) -> None:
-            tell(Note(unit[0].run_id, text))
+        def told(word: Word) -> None:
+            if isinstance(word, Event) and word.step == 0:
+                waiting.pop(word.run_id, None)  # a smaller pack begins it again
+                at_work[word.run_id] = jobs[word.run_id]
+            tell(word)
 
         try:
-            for record in take_together(unit, lambda job: _notify(job, tell), begun, say):
+            for record in take_together(unit, told):
                 waiting.pop(record.run_id, None)
                 at_work.pop(record.run_id, None)
                 yield record
         except Apart as failed:
             text = pack_failed(str(failed))
-            say(text)
+            tell(Note(unit[0].run_id, text))
             alone = done_alone([*at_work.values()], text)
         if waiting:
             self._waiting.appendleft([*waiting.values()])
         self._waiting.extendleft(reversed(alone or [[job] for job in at_work.values()]))
-
-
-def _notify(job: Job, tell: Callable[[Word], None]) -> Notify:
-    return lambda step, steps, loss: tell(Event(job.run_id, step, steps, loss))

@@ -8,6 +8,7 @@ to end, and is then killed with all its children.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import selectors
@@ -25,17 +26,16 @@ from lora_bench.errors import WorkersLost
 from lora_bench.execute.executors.executor import (
     Alive,
     DoneT,
-    Event,
     JobT,
     Lost,
-    Note,
     PackFailed,
-    Word,
     done_alone,
     pack_failed,
     patience_with,
 )
 from lora_bench.execute.executors.processes import cause, ended_within, kill_session, memory_kills
+from lora_bench.records.environment import RANK_DEVICES, cuda_devices
+from lora_bench.training.job import Event, Note, Word
 from lora_bench.util.child_process import our_command
 from lora_bench.util.failpoints import reach
 
@@ -100,68 +100,6 @@ class _Worker(Generic[JobT]):
         return self.pressed > 1
 
 
-@dataclass
-class _Pool(Generic[JobT]):
-    """The workers that do some units, and the units that wait for them.
-
-    `free` has the environments of workers to be forked, and `unreported` those of forked workers whose first message is not
-    read. `dead` has the reason for the end of each worker that is still to be removed. `unseen` counts looks at such workers.
-    """
-
-    listener: socket.socket
-    selector: selectors.BaseSelector
-    waiting: list[list[JobT]]
-    free: list[dict[str, str]]
-    unreported: list[dict[str, str]] = field(default_factory=list)
-    workers: dict[int, _Worker[JobT]] = field(default_factory=dict)
-    dead: dict[int, str] = field(default_factory=dict)
-    unseen: int = 0
-
-    @property
-    def busy(self) -> bool:
-        """Return True if any worker has work."""
-        return any(worker.at for worker in self.workers.values())
-
-    @property
-    def lacks_worker(self) -> bool:
-        """Return True if a unit waits for which no worker is idle or on its way."""
-        idle = sum(not worker.at for worker in self.workers.values())
-        return len(self.unreported) + idle < len(self.waiting)
-
-    def welcome(self) -> None:
-        """Accept a worker that reports."""
-        link, _ = self.listener.accept()
-        connection: Connection[Any, Any] = Connection(link.detach())
-        try:
-            # Workers forked together report in any order.
-            pid, environment = connection.recv()
-        except (EOFError, OSError):  # it ended before its first message; the server reports it
-            connection.close()
-            return
-        self.unreported.remove(environment)
-        self.workers[pid] = _Worker(pid, connection, environment)
-        self.selector.register(connection, selectors.EVENT_READ, self.workers[pid])
-
-    def close(self, worker: _Worker[JobT]) -> None:
-        """Hear no more of a worker."""
-        if not worker.connection.closed:
-            self.selector.unregister(worker.connection)
-            worker.connection.close()
-
-    def take_back(self, worker: _Worker[JobT], reason: str) -> Note | None:
-        """Let the work of a dead worker wait again, unless a job of it is at fault; return a sentence for the user."""
-        if reason == cause(0) and not worker.begun and worker.at:
-            # It was asked to end after its previous unit, and never received this one.
-            self.waiting.insert(0, worker.at)
-            worker.at = []
-        if not worker.together:
-            return None
-        units, note = worker.given_back(reason)
-        self.waiting[:0] = units
-        worker.at = []
-        return note
-
-
 class LocalWorkers(Generic[JobT, DoneT]):
     """Runs units of work in worker processes on this machine.
 
@@ -170,6 +108,11 @@ class LocalWorkers(Generic[JobT, DoneT]):
         fresh: Give every unit a process that has done nothing else.
         patience: Returns the seconds that a job may be silent before its worker is ended; None for no limit.
     """
+
+    _server: subprocess.Popen[bytes] | None = None
+    _listener: socket.socket
+    _selector: selectors.BaseSelector
+    _tell: Callable[[Word], None]
 
     def __init__(
         self,
@@ -187,95 +130,129 @@ class LocalWorkers(Generic[JobT, DoneT]):
         self.workers = len(self.environments)
         self.on_gpu = any("CUDA_VISIBLE_DEVICES" in environment for environment in self.environments)
         self.stopping = False
-        self._units: list[list[JobT]] = []
-        self._server: subprocess.Popen[bytes] | None = None
+        # Units that wait, environments of workers to be forked, and those of forked workers whose first message is not read.
+        self._waiting: list[list[JobT]] = []
+        self._free: list[dict[str, str]] = []
+        self._unreported: list[dict[str, str]] = []
+        # The workers by their numbers, and the reason for the end of each that is still to be removed.
+        self._at_work: dict[int, _Worker[JobT]] = {}
+        self._dead: dict[int, str] = {}
 
     def stop(self, name: str) -> None:
-        """Ask every worker, by the signal of this name, to write a checkpoint and end."""
         self.stopping = True
         if self._server is not None:
             with contextlib.suppress(WorkersLost):
                 self._tell_server(f"stop {name}")
 
     def submit(self, units: Sequence[Sequence[JobT]]) -> None:
-        """Add units of work."""
-        self._units = [list(unit) for unit in units]
+        self._waiting = [list(unit) for unit in units]
 
     def results(self, tell: Callable[[Word], None]) -> Generator[DoneT | Lost[JobT], None, None]:
-        """Yield the record of each job as it is done."""
-        waiting, self._units = self._units, []
-        self._kills = memory_kills()
-        with _short_folder() as folder, selectors.DefaultSelector() as selector:
+        self._tell, self._kills, self._unseen = tell, memory_kills(), 0
+        self._free, self._unreported = self.environments[: len(self._waiting)], []
+        self._at_work, self._dead = {}, {}
+        with _short_folder() as folder, selectors.DefaultSelector() as self._selector:
             address = str(Path(folder) / "workers")
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(address)
-            listener.listen()
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(address)
+            self._listener.listen()
             reach("workers.start")
             self._start_server(address)
             assert self._server is not None and self._server.stdout is not None
-            selector.register(listener, selectors.EVENT_READ, "report")
-            selector.register(self._server.stdout, selectors.EVENT_READ, "server")
-            pool: _Pool[JobT] = _Pool(listener, selector, waiting, self.environments[: len(waiting)])
+            self._selector.register(self._listener, selectors.EVENT_READ, "report")
+            self._selector.register(self._server.stdout, selectors.EVENT_READ, "server")
             try:
-                while pool.waiting or pool.unreported or pool.busy:
-                    if self.stopping and not pool.busy:
+                while self._waiting or self._unreported or self._is_busy:
+                    if self.stopping and not self._is_busy:
                         return
-                    self._fork(pool)
-                    yield from self._listen(pool, tell)
-                    for pid, reason in list(pool.dead.items()):
-                        yield from self._remove(pool, pid, reason, tell)
-                    self._press(pool.workers)
-                    self._send(pool)
+                    self._fork()
+                    yield from self._listen()
+                    for pid, reason in list(self._dead.items()):
+                        yield from self._remove(pid, reason)
+                    self._press()
+                    self._send()
             finally:
-                listener.close()
-                self._end_server(at_once=not pool.workers)
+                self._listener.close()
+                self._end_server(at_once=not self._at_work)
+                self._waiting = []
                 reach("workers.end")
 
-    def _fork(self, pool: _Pool[JobT]) -> None:
-        """Ask for the workers that are lacking."""
-        while pool.free and pool.lacks_worker:
+    @property
+    def _is_busy(self) -> bool:
+        return any(worker.at for worker in self._at_work.values())
+
+    def _fork(self) -> None:
+        """Ask for the workers that are lacking: units wait for which none is idle or on its way."""
+        while self._free:
+            idle = sum(not worker.at for worker in self._at_work.values())
+            if len(self._unreported) + idle >= len(self._waiting):
+                return
             reach("workers.fork")
-            pool.unreported.append(pool.free.pop(0))
-            self._tell_server(f"fork {json.dumps(pool.unreported[-1])}")
+            self._unreported.append(self._free.pop(0))
+            self._tell_server(f"fork {json.dumps(self._unreported[-1])}")
 
-    def _listen(self, pool: _Pool[JobT], tell: Callable[[Word], None]) -> Iterator[DoneT | Lost[JobT]]:
+    def _listen(self) -> Iterator[DoneT | Lost[JobT]]:
         """Read what workers and their server have to say, or wait a second for it."""
-        for key, _ in pool.selector.select(timeout=1.0):
+        for key, _ in self._selector.select(timeout=1.0):
             if key.data == "report":
-                pool.welcome()
+                self._welcome()
             elif key.data == "server":
-                pool.dead |= self._ended(tell)
+                self._dead |= self._ended(self._tell)
             else:
-                yield from self._hear(key.data, pool, tell)
+                yield from self._hear(key.data)
 
-    def _remove(
-        self, pool: _Pool[JobT], pid: int, reason: str, tell: Callable[[Word], None]
-    ) -> Iterator[DoneT | Lost[JobT]]:
+    def _welcome(self) -> None:
+        """Accept a worker that reports."""
+        link, _ = self._listener.accept()
+        connection: Connection[Any, Any] = Connection(link.detach())
+        try:
+            # Workers forked together report in any order.
+            pid, environment = connection.recv()
+        except (EOFError, OSError):  # it ended before its first message; the server reports it
+            connection.close()
+            return
+        self._unreported.remove(environment)
+        self._at_work[pid] = _Worker(pid, connection, environment)
+        self._selector.register(connection, selectors.EVENT_READ, self._at_work[pid])
+
+    def _remove(self, pid: int, reason: str) -> Iterator[DoneT | Lost[JobT]]:
         """Remove a dead worker once its messages are read; its jobs wait again or are lost."""
-        worker = pool.workers.get(pid)
+        worker = self._at_work.get(pid)
         if worker is None:
-            pool.unseen += 1
-            if pool.unseen > MOST_UNSEEN:
+            self._unseen += 1
+            if self._unseen > MOST_UNSEEN:
                 raise WorkersLost(f"a worker ended before its first run: {reason}; see {self.log}")
             return
         # Its messages from before its end are read first.
         if not worker.connection.closed:
-            yield from self._hear(worker, pool, tell)
+            yield from self._hear(worker)
         if not worker.connection.closed:
             return
-        note = pool.take_back(worker, reason)
-        if note is not None and not self.stopping:
-            tell(note)
+        self._take_back(worker, reason)
         yield from (self._lost(worker, job, reason, pid) for job in worker.at)
-        pool.free.append(pool.workers.pop(pid).environment)
-        del pool.dead[pid]
+        self._free.append(self._at_work.pop(pid).environment)
+        del self._dead[pid]
 
-    def _send(self, pool: _Pool[JobT]) -> None:
-        for worker in pool.workers.values():
-            if worker.at or worker.spent or not pool.waiting or self.stopping:
+    def _take_back(self, worker: _Worker[JobT], reason: str) -> None:
+        """Let the work of a dead worker wait again, unless a job of it is at fault."""
+        if reason == cause(0) and not worker.begun and worker.at:
+            # It was asked to end after its previous unit, and never received this one.
+            self._waiting.insert(0, worker.at)
+            worker.at = []
+        if not worker.together:
+            return
+        units, note = worker.given_back(reason)
+        self._waiting[:0] = units
+        worker.at = []
+        if note is not None and not self.stopping:
+            self._tell(note)
+
+    def _send(self) -> None:
+        for worker in self._at_work.values():
+            if worker.at or worker.spent or not self._waiting or self.stopping:
                 continue
             reach("workers.send")
-            worker.at = list(pool.waiting.pop(0))
+            worker.at = list(self._waiting.pop(0))
             worker.heard = time.monotonic()
             worker.begun.clear()
             worker.note = None
@@ -284,9 +261,9 @@ class LocalWorkers(Generic[JobT, DoneT]):
             with contextlib.suppress(OSError):
                 worker.connection.send(worker.at)
 
-    def _press(self, workers: dict[int, _Worker[JobT]]) -> None:
+    def _press(self) -> None:
         """Use the next means on each worker that has been silent too long."""
-        for pid, worker in workers.items():
+        for pid, worker in self._at_work.items():
             patience = patience_with([self.patience(job) for job in worker.at_once])
             if patience is None:
                 continue
@@ -307,14 +284,12 @@ class LocalWorkers(Generic[JobT, DoneT]):
         patience = self.patience(job)
         return Lost(job, f"no progress for {patience:.0f} s; {self.log.name} has its stack", "timeout", pid)
 
-    def _hear(
-        self, worker: _Worker[JobT], pool: _Pool[JobT], tell: Callable[[Word], None]
-    ) -> Iterator[DoneT | Lost[JobT]]:
+    def _hear(self, worker: _Worker[JobT]) -> Iterator[DoneT | Lost[JobT]]:
         """Pass on a worker's message; close its connection if it has ended, or must end."""
         try:
             message = worker.connection.recv()
         except (EOFError, OSError):
-            pool.close(worker)
+            self._close(worker)
             return
         if not isinstance(message, Note):
             worker.begun.add(message.run_id)
@@ -323,7 +298,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
         if isinstance(message, PackFailed):
             worker.note = message.text
         if isinstance(message, Event | Note):
-            tell(message)
+            self._tell(message)
         if isinstance(message, Event | Note | Alive):
             return
         (job,) = [job for job in worker.at if job.run_id == message.run_id]
@@ -334,9 +309,15 @@ class LocalWorkers(Generic[JobT, DoneT]):
         worker.failed |= message.status not in CLEAN
         if not worker.at and (self.fresh or worker.overdue or worker.failed):
             worker.spent = True
-            pool.close(worker)
+            self._close(worker)
         # It made progress after all, and wrote a checkpoint when it was told to end.
         yield self._lost(worker, job, "") if got_on_late else message
+
+    def _close(self, worker: _Worker[JobT]) -> None:
+        """Hear no more of a worker."""
+        if not worker.connection.closed:
+            self._selector.unregister(worker.connection)
+            worker.connection.close()
 
     def _start_server(self, address: str) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -396,3 +377,13 @@ def _short_folder() -> tempfile.TemporaryDirectory[str]:
     """Return a folder for the socket, whose path may be little over 100 bytes long."""
     usual = tempfile.gettempdir()
     return tempfile.TemporaryDirectory(prefix="lora_bench-", dir=usual if len(os.fsencode(usual)) < 60 else "/tmp")
+
+
+def worker_environments(workers: int, processes: int) -> list[dict[str, str]]:
+    """Return the environment of each worker: on CUDA each sees one device, in turn, and knows those of its worker ranks."""
+    devices = cuda_devices()
+    each = [{"CUDA_VISIBLE_DEVICES": device} for device in devices]
+    if processes > 1 and devices:
+        groups = [devices[at : at + processes] for at in range(0, len(devices) - processes + 1, processes)] or [devices]
+        each = [{"CUDA_VISIBLE_DEVICES": group[0], RANK_DEVICES: ",".join(group)} for group in groups]
+    return list(itertools.islice(itertools.cycle(each or [{}]), workers))

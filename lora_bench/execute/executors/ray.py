@@ -10,28 +10,24 @@ no work before it has reported.
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError, WorkersLost
-from lora_bench.execute.executors.executor import (
-    Alive,
-    Event,
-    Lost,
-    Note,
-    PackFailed,
-    Word,
-    done_alone,
-    pack_failed,
-    patience_with,
-)
+from lora_bench.execute.executors.executor import Alive, Lost, PackFailed, done_alone, pack_failed, patience_with
 from lora_bench.execute.executors.local import CLEAN
 from lora_bench.execute.executors.ray_actor import Said, Worker
+from lora_bench.training.job import Event, Note, Word
 from lora_bench.util.atomic_files import TEMPORARY, make_folder
 from lora_bench.util.process_identity import this_process
 from lora_bench.version import __version__
@@ -129,7 +125,6 @@ class RayWorkers:
         self._stopping = name
 
     def submit(self, units: Sequence[Sequence[Job]]) -> None:
-        """Add units of work."""
         self._units = [list(unit) for unit in units]
 
     def results(self, tell: Callable[[Word], None]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
@@ -319,3 +314,68 @@ def _anywhere(job: Job) -> Job:
         base_model=replace(job.base_model, folder=job.base_model.folder.absolute()),
         folder=replace(job.folder, path=job.folder.path.absolute()),
     )
+
+
+# If the listener is no head of a cluster, Ray tries 20 times for 40 s each; with these settings it takes 16 s in all.
+IMPATIENT = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "5"}
+
+
+CONNECT_SECONDS = 5.0
+
+
+# Ray runs its workers at a niceness of 15, behind all else on the machine; here they are the main work.
+OF_ITS_OWN = {"RAY_worker_niceness": "0"}
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """Connect Ray to a cluster, and disconnect afterwards; None without an address.
+
+    Args:
+        address: HOST:PORT; "auto" for the cluster of this machine or of `RAY_ADDRESS`; "local" to start one on this machine,
+            which ends with the work.
+
+    Raises:
+        LoraBenchError: If Ray is not installed, or no cluster answers there.
+    """
+    if address is None:
+        yield None
+        return
+    wanted = OF_ITS_OWN if address == "local" else IMPATIENT
+    settings = {name: text for name, text in wanted.items() if name not in os.environ}
+    term = signal.getsignal(signal.SIGTERM)
+    os.environ.update(settings)
+    try:
+        import ray
+
+        own = not ray.is_initialized()
+        if own:
+            _knock(address)
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except ImportError:
+        raise LoraBenchError("--ray needs Ray: pip install 'lora_bench[ray]'") from None
+    except Exception as error:  # Ray raises bare exceptions too, if a cluster starts too slowly
+        said = " ".join(str(error).split())
+        raise LoraBenchError(
+            f"cannot use a Ray cluster at {address!r}; give auto, local, or HOST:PORT: {said}"
+        ) from None
+    finally:
+        for name in settings:
+            del os.environ[name]
+        if term is not None and threading.current_thread() is threading.main_thread():
+            # Ray ends the process at SIGTERM, but the caller may have to finish its work first.
+            signal.signal(signal.SIGTERM, term)
+    try:
+        yield ray
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Check that a process listens at a HOST:PORT, which is no client address: these errors come earlier than Ray's."""
+    if "://" in address:
+        raise ValueError("run the command on a node of the cluster; Ray's client addresses are not supported")
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.execute.executors.executor import Alive, Event
+from lora_bench.execute.executors.executor import Alive
+from lora_bench.training.job import Event
 from lora_bench.version import __version__
 
 if TYPE_CHECKING:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding
 
 from lora_bench.errors import Diverged
-from lora_bench.kinds.exercises.base_exercise import Exercise, Pack, Replies
-from lora_bench.kinds.exercises.losses import Loss, binary_cross_entropy, squared_error
+from lora_bench.kinds.exercises.base_exercise import Exercise, Loss, Pack, Replies, binary_cross_entropy, squared_error
 from lora_bench.kinds.exercises.predicting import Example, autocast, predict, predict_in_order
-from lora_bench.kinds.exercises.thresholds import USUAL, decided, labels_above
 from lora_bench.kinds.support.task_kind import Shape
-from lora_bench.tasks import Split, encode
+from lora_bench.metrics import find
+from lora_bench.metrics.support.label_arrays import label_arrays
+from lora_bench.tasks import Split, Task, TaskData, encode
+
+USUAL = 0.5
+
+
+TRIED = tuple(number / 100 for number in range(1, 100))
+
+
+CHOSEN_ON = "selection"
 
 
 class Labelling(Exercise):
@@ -76,7 +86,12 @@ class Rating(Labelling):
 
 
 class Marking(Labelling):
-    """Marks each text with the labels that are likelier than a threshold."""
+    """Marks each text with the labels that are likelier than a threshold.
+
+    One threshold serves all labels: a selection split of some hundred examples has too few of a rare label to choose its own.
+    It is the hundredth with the best value of the task's metric on the selection split; of equal ones the nearest to a half.
+    Without a selection split it is a half.
+    """
 
     def lessons(self, split: Split) -> tuple[list[Example], float]:
         """Return token ids with a 1 for each label."""
@@ -98,8 +113,50 @@ class Marking(Labelling):
     def random_labels(input_ids: Tensor, shape: Shape, labels: int, drawn: torch.Generator) -> Tensor:
         return torch.randint(2, shape, generator=drawn).float()
 
-    decided = staticmethod(decided)
+    @staticmethod
+    def decided(task: Task, data: TaskData, answers: Mapping[str, Replies]) -> tuple[dict[str, Replies], float | None]:
+        """Return the answers to each split at the threshold that those to the selection split choose, and the threshold."""
+        threshold = USUAL
+        if CHOSEN_ON in answers:
+            logits, references = (
+                answers[CHOSEN_ON].logits,
+                cast("Sequence[Sequence[int]]", data.splits[CHOSEN_ON].labels),
+            )
+            assert logits is not None
+            threshold = best_threshold(task.metric, references, logits)
+        found = {}
+        for name, given in answers.items():
+            assert given.logits is not None
+            found[name] = replace(given, answers=labels_above(given.logits, threshold))
+        return found, threshold
 
     @staticmethod
     def probabilities(logits: Tensor) -> Tensor:
         return logits.sigmoid()
+
+
+def labels_above(logits: Tensor, threshold: float) -> list[list[int]]:
+    """Return the labels of each row of logits, shape (rows, labels), with a probability above a threshold."""
+    return [np.flatnonzero(row).tolist() for row in _probabilities(logits) > threshold]
+
+
+def best_threshold(metric: str, references: Sequence[Sequence[int]], logits: Tensor) -> float:
+    """Return the threshold with the best value of a metric of several labels; micro F1 takes the place of one from the hub.
+
+    *references* are the label indexes of each example, and *logits* have the shape (examples, labels).
+    """
+    declared = find(metric) or find("multilabel_micro_f1")
+    assert declared is not None and declared.weighted is not None
+    probabilities, everything = _probabilities(logits), np.ones((1, len(references)))
+    right, _ = label_arrays(references, [], probabilities.shape[1])
+    scores = {}
+    for threshold in TRIED:
+        given = (probabilities > threshold).astype(np.float64)[None]
+        score = float(declared.weighted(references=right, predictions=given)(everything)[0, 0])
+        scores[threshold] = -1.0 if np.isnan(score) else score
+    return max(TRIED, key=lambda threshold: (scores[threshold], -abs(threshold - USUAL)))
+
+
+def _probabilities(logits: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    found: np.ndarray[tuple[int, int], np.dtype[np.float64]] = logits.double().sigmoid().numpy()
+    return found

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from lora_bench.errors import Diverged
-from lora_bench.kinds.exercises.base_exercise import UNCUT, Exercise, Pack, Replies, unlabelled
+from lora_bench.kinds.exercises.base_exercise import UNCUT, Exercise, Loss, Pack, Replies, cross_entropy, unlabelled
 from lora_bench.kinds.exercises.generation.chat_format import ChatFormat, Ending, encode_conversations, encode_openings
 from lora_bench.kinds.exercises.generation.decode import complete, complete_each
 from lora_bench.kinds.exercises.generation.encode import (
@@ -26,7 +26,6 @@ from lora_bench.kinds.exercises.generation.encode import (
     encode_targets,
     with_decoder_inputs,
 )
-from lora_bench.kinds.exercises.losses import Loss, cross_entropy
 from lora_bench.kinds.exercises.predicting import Example, autocast, evaluating, quiet
 from lora_bench.kinds.support.row_values import Texts
 from lora_bench.kinds.support.task_kind import Shape

@@ -20,8 +20,8 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.records.environment import RANK_DEVICES, cuda_devices, too_few_devices
 from lora_bench.records.outcomes import SIGNAL
 from lora_bench.records.record import Record
-from lora_bench.training.callbacks import Notify, stop_requested
-from lora_bench.training.job import Job
+from lora_bench.training.callbacks import stop_requested
+from lora_bench.training.job import Job, Notify
 from lora_bench.util.child_process import our_command
 from lora_bench.util.heartbeat import beat
 

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from lora_bench.records.probe_record import StepSpeed
 from lora_bench.records.spec import Precision
-from lora_bench.training.measure.counters import quantile
-from lora_bench.training.measure.device_clock import clock_of
+from lora_bench.training.measure.counters import DeviceClock, quantile
 
 LEARNING_RATE = 1e-5
 MAX_GRAD_NORM = 1.0
@@ -117,7 +116,7 @@ def repeat(do: Callable[[], None], window: Window) -> int:
 
 def time_passes(do: Callable[[], object], device: torch.device) -> float:
     """Return the seconds of one call, its work on the device included."""
-    clock = clock_of(device)
+    clock = DeviceClock(device)
     clock.wait()
     began = time.perf_counter()
     do()
@@ -137,7 +136,7 @@ def step_speed(
     is entered when the first timed step begins, and left when the device has finished the last.
     """
     warmup = repeat(step.whole, windows.warmup)
-    clock, marks = clock_of(device), []
+    clock, marks = DeviceClock(device), []
     clock.wait()
 
     def marked() -> None:

@@ -1,4 +1,4 @@
-"""Count the weights of a model, and measure peaks of memory.
+"""Count the weights of a model, read the clock of a device, and measure peaks of memory.
 
 On a CUDA device memory is the peak of the allocator, on a CPU the peak resident set of the process. A value that the system
 does not tell is None.
@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import gc
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +63,43 @@ class _LeaveOnMeta(TorchFunctionMode):
         if func is torch.Tensor.cpu and args[0].is_meta:
             return args[0]
         return func(*args, **(kwargs or {}))
+
+
+class DeviceClock:
+    """Points in time on a device.
+
+    A CUDA device records them itself, in its stream of work, and Python goes on. Synchronising there would keep the host from
+    running ahead, which in short steps costs more than the measurement may. On a CPU the host's clock suffices; any other
+    device is synchronised.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.is_cuda = device.type == "cuda"
+
+    def mark(self) -> Any:
+        """Return a point in time: when the device has done the work before it."""
+        if not self.is_cuda:
+            self.wait()
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def has_passed(self, mark: Any) -> bool:
+        """Return True if the device has reached a point."""
+        return not self.is_cuda or bool(mark.query())
+
+    def wait(self) -> None:
+        """Wait for all work of any device but the CPU."""
+        if self.is_cuda:
+            torch.cuda.synchronize(self.device)
+        elif self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+
+    def seconds(self, earlier: Any, later: Any) -> float:
+        """Return the seconds between two points."""
+        return float(earlier.elapsed_time(later)) / 1000 if self.is_cuda else float(later - earlier)
 
 
 class PeakMemory:

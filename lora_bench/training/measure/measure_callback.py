@@ -22,8 +22,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from lora_bench.errors import typed_line
 from lora_bench.records.record import Memory, Speed
-from lora_bench.training.measure.counters import PeakMemory, bytes_of, quantile, return_freed_memory, state_bytes
-from lora_bench.training.measure.device_clock import DeviceClock, clock_of
+from lora_bench.training.measure.counters import (
+    DeviceClock,
+    PeakMemory,
+    bytes_of,
+    quantile,
+    return_freed_memory,
+    state_bytes,
+)
 
 FoundT = TypeVar("FoundT")
 Phase = Literal["load", "first_step", "steady", "evaluation", "save"]
@@ -109,7 +115,7 @@ class MeasureCallback(TrainerCallback):
         self.start_bytes: int | None = None
         self.optimizer_bytes: int | None = None
         self.unmeasured: list[str] = []
-        self.clock = StepClock(clock_of(torch.device("cpu")))
+        self.clock = StepClock(DeviceClock(torch.device("cpu")))
         self.first_step: int | None = None
         self._memory: PeakMemory | None = None
         self._in_training = False
@@ -165,15 +171,13 @@ class MeasureCallback(TrainerCallback):
         return self.earlier_seconds + time.perf_counter() - self._train_began
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Start the clock of training."""
         if self._memory is None:
             self.begin(args.device)
         self.take("load")
-        self.clock = StepClock(clock_of(args.device))
+        self.clock = StepClock(DeviceClock(args.device))
         self._train_began = self._last_step_ended = time.perf_counter()
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Start the clock of a step."""
         if not self._in_training:
             self._peak()
             self._in_training = True
@@ -192,7 +196,6 @@ class MeasureCallback(TrainerCallback):
         self._pause(control)
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Stop the clock of training if an evaluation or a checkpoint follows."""
         self._pause(control)
 
     def _pause(self, control: TrainerControl) -> None:
@@ -202,11 +205,9 @@ class MeasureCallback(TrainerCallback):
             self._in_training = False
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Exclude an evaluation that has ended."""
         self._left("evaluation")
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Exclude a checkpoint that has been written."""
         self._left("save")
 
     def _left(self, phase: Phase) -> None:
@@ -222,7 +223,6 @@ class MeasureCallback(TrainerCallback):
         self._last_step_ended = now
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Stop the clock of training."""
         self.train_seconds = self.seconds_so_far()
         self.take("steady")
 

@@ -1,0 +1,273 @@
+"""Predict the FLOPs and the memory of training steps, and if a step fits a card, before any weight is loaded.
+
+A step is done on fake tensors of each padded shape, which have no numbers, so its peak memory is counted and not estimated (see
+`lora_bench.training.measure.step_bytes`). A process also needs room for the CUDA context and for the allocator's gaps. The
+operations of its matrix products are added up, forward and backward. Attention is counted as its matrix products, whatever
+kernel computes it.
+
+A run has as many shapes as its batches have lengths. In between, a count is interpolated if five counts lie on one parabola: at
+a given batch size some parts of a step do not depend on the length, some grow with it, and attention grows with its square.
+Where an encoder reads the input and a decoder writes, a batch has two lengths, and attention from one to the other grows with
+their product: then counts are taken from a surface of the second degree, if eight of them lie on it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from importlib.metadata import version
+from typing import Any
+
+from lora_bench.documents import Strict
+from lora_bench.errors import LoraBenchError, UnsupportedPair, did_you_mean, first_line
+from lora_bench.kinds import KindName, find_kind
+from lora_bench.methods import Method
+from lora_bench.models.loading import load_model
+from lora_bench.models.registry import BaseModel
+from lora_bench.records.budget import TARGETS, rows_of
+from lora_bench.records.probe_record import Flops, StepBytes
+from lora_bench.records.spec import Precision
+from lora_bench.util.hashing import content_hash
+from lora_bench.util.paths import cache_folder
+from lora_bench.util.sealed_json import keep, kept_as
+from lora_bench.version import __version__
+
+Example = Any
+
+# Memory of well-known cards in GiB, as torch tells it (`total_memory`): less than in their names, because of the driver and of
+# error correction. Where drivers differ, the least that users' logs show.
+CARDS = {
+    "T4 16GB": 14.56,
+    "V100 16GB": 15.77,
+    "V100 32GB": 31.73,
+    "RTX 3090 24GB": 23.56,
+    "RTX 4090 24GB": 23.51,
+    "RTX 5090 32GB": 31.33,
+    "RTX 8000 48GB": 44.47,
+    "L4 24GB": 21.95,
+    "A10 24GB": 22.03,
+    "L40S 48GB": 44.39,
+    "A100 40GB": 39.38,
+    "A100 80GB": 79.14,
+    "H100 80GB": 79.09,
+    "H200 141GB": 139.71,
+    "B200 180GB": 178.34,
+}
+
+# Context of a process with its kernels loaded, and share of the allocator's memory lost in gaps.
+CONTEXT_BYTES = 700 * 2**20
+GAPS = 0.05
+
+
+def card_bytes(name: str) -> int:
+    """Return the memory of a card: a known one such as "T4" or "A100 80GB", or any with its size, such as "24GB" (24e9 bytes).
+
+    A size may also be in GiB, as in "my card 22.5 GiB".
+
+    Raises:
+        LoraBenchError: If the name is unknown, or stands for cards of different sizes, and gives no size.
+    """
+    words = set(name.lower().split())
+    found = {card: size for card, size in CARDS.items() if words and words <= set(card.lower().split())}
+    given = re.search(r"(\d+(?:\.\d+)?)\s*G(i?)B\b", name, re.IGNORECASE)
+    # A size alone is what it says; with other words it names a known card.
+    if len(found) == 1 and (given is None or given[0].lower() not in words or len(words) > 1):
+        return int(next(iter(found.values())) * 2**30)
+    if given is not None:
+        return int(float(given[1]) * (2**30 if given[2] else 10**9))
+    if found:
+        raise LoraBenchError(f"device {name!r} could be any of {', '.join(found)}: name one")
+    raise LoraBenchError(
+        f"unknown device {name!r}{did_you_mean(name, CARDS)}: use one of {', '.join(CARDS)}, or a size such as 24GB"
+    )
+
+
+def needed_bytes(step: StepBytes) -> int | None:
+    """Return the memory that a process needs on a card for a step, or None if its peak is unknown."""
+    return None if step.peak_bytes is None else int(step.peak_bytes * (1 + GAPS)) + CONTEXT_BYTES
+
+
+def predicted_step(
+    base_model: BaseModel,
+    method: Method,
+    *,
+    kind: KindName,
+    labels: int,
+    batch_size: int,
+    length: int,
+    precision: Precision,
+    attention: str | None = None,
+    cuda: bool = True,
+) -> StepBytes:
+    """Return the predicted peak memory of a training step of a method, from shapes alone; cached.
+
+    Of the base model only the configuration is read. Attention is by the kernel path of that name, or the model's own choice;
+    *cuda* says that it is one fused kernel where the choice allows it.
+
+    Raises:
+        UnsupportedPair: If the method cannot adapt the base model.
+    """
+    fused = cuda and attention != "eager"
+    costs = predicted_costs(
+        base_model, method, kind, labels, batch_size, length, precision=precision, attention=attention, fused=fused
+    )
+    return costs.memory
+
+
+def batch_flops(
+    count: Callable[..., int], examples: Sequence[Example], batch_size: int, accumulation: int, *, apart: bool = False
+) -> Callable[[Sequence[Example]], int]:
+    """Return a function that counts the FLOPs of a batch of examples, by *count* for rows of a padded length.
+
+    *examples* are all of the batches, unpadded. A batch is split into *accumulation* parts, each padded to its own longest
+    example. With texts to write *apart* from the inputs, *count* takes the padded length of these too.
+    """
+    part, count = batch_size // accumulation, functools.cache(count)
+
+    def longest(examples: Sequence[Example]) -> tuple[int, ...]:
+        names = ("input_ids", TARGETS) if apart else ("input_ids",)
+        return tuple(max(len(row[name]) for row in rows_of(examples)) for name in names)
+
+    lengths = [sorted(set(each)) for each in zip(*(longest([example]) for example in examples), strict=True)]
+    of_full = functools.partial(count, part)
+    full: Callable[..., int] = at_two_lengths(of_full, *lengths) if apart else at_lengths(of_full, *lengths).__getitem__
+
+    def of_part(examples: Sequence[Example]) -> int:
+        rows = len(rows_of(examples))
+        return full(*longest(examples)) if rows == part else count(rows, *longest(examples))
+
+    return lambda batch: sum(of_part(batch[start : start + part]) for start in range(0, len(batch), part))
+
+
+def at_two_lengths(
+    count: Callable[[int, int], int], inputs: Sequence[int], texts: Sequence[int]
+) -> Callable[[int, int], int]:
+    """Return a count at any two of these lengths, in rising order; on a surface of the second degree if eight counts lie on it.
+
+    The surface is a parabola along each length and a share of their product. Six counts give it, and two others test it.
+    """
+    count = functools.cache(count)
+    if len(inputs) < 4 or len(texts) < 4:
+        return count
+    x, y = ([lengths[third * (len(lengths) - 1) // 3] for third in range(4)] for lengths in (inputs, texts))
+    along = _parabola([(own, count(own, y[0])) for own in x[:3]])
+    across = _parabola([(other, count(x[0], other)) for other in y[:3]])
+
+    def apart(own: int, other: int) -> Fraction:
+        return along(own) + across(other) - count(x[0], y[0])
+
+    share = (count(x[1], y[1]) - apart(x[1], y[1])) / ((x[1] - x[0]) * (y[1] - y[0]))
+
+    def surface(own: int, other: int) -> Fraction:
+        return apart(own, other) + share * (own - x[0]) * (other - y[0])
+
+    if any(surface(*pair) != count(*pair) for pair in ((x[3], y[3]), (x[2], y[1]))):
+        return count
+    return lambda own, other: int(surface(own, other))
+
+
+def at_lengths(count: Callable[[int], int], lengths: Sequence[int]) -> dict[int, int]:
+    """Return a count at each of *lengths*, in rising order; interpolated if five counts lie on one parabola.
+
+    Where a part of a model stops growing (DeBERTa's relative positions), two parabolas meet. A parabola through three counts on
+    both sides misses the other two, and each half is examined on its own.
+    """
+    count = functools.cache(count)
+    last = len(lengths) - 1
+    if last < 5:
+        return {length: count(length) for length in lengths}
+    seen = [lengths[quarter * last // 4] for quarter in range(5)]
+    parabola = _parabola([(length, count(length)) for length in seen[::2]])
+    if all(parabola(length) == count(length) for length in seen[1::2]):
+        values = {length: parabola(length) for length in lengths}
+        if all(value.denominator == 1 for value in values.values()):
+            return {length: int(value) for length, value in values.items()}
+    middle = last // 2
+    return {**at_lengths(count, lengths[: middle + 1]), **at_lengths(count, lengths[middle:])}
+
+
+def _parabola(points: Sequence[tuple[int, int]]) -> Callable[[int], Fraction]:
+    """Return the parabola through three points, in exact arithmetic."""
+
+    def at(x: int) -> Fraction:
+        total = Fraction(0)
+        for index, (own, value) in enumerate(points):
+            others = [other for place, (other, _) in enumerate(points) if place != index]
+            total += value * Fraction((x - others[0]) * (x - others[1]), (own - others[0]) * (own - others[1]))
+        return total
+
+    return at
+
+
+def step_flops(
+    base_model: BaseModel,
+    method: Method,
+    *,
+    kind: KindName,
+    labels: int,
+    rows: int,
+    length: int,
+    text: int | None = None,
+) -> int:
+    """Return the FLOPs of the forward and backward passes of a batch, from its shape alone; cached.
+
+    Of the base model only the configuration is read. *text* is the padded length of texts to write that are apart from the
+    inputs.
+
+    Raises:
+        UnsupportedPair: If the method cannot adapt the base model, or its computation depends on values.
+    """
+    try:
+        # A fused kernel would hide its matrix products from the counter.
+        return predicted_costs(base_model, method, kind, labels, rows, length, text).flops.step
+    except RuntimeError as error:
+        reason = first_line(error)
+        raise UnsupportedPair(f"the FLOPs of a step cannot be counted from shapes: {reason}") from error
+
+
+class StepCosts(Strict):
+    """Memory and FLOPs of a training step."""
+
+    memory: StepBytes
+    flops: Flops
+
+
+def predicted_costs(
+    base_model: BaseModel,
+    method: Method,
+    kind: KindName,
+    labels: int,
+    rows: int,
+    length: int,
+    text: int | None = None,
+    *,
+    precision: Precision = "float32",
+    attention: str | None = "eager",
+    fused: bool = False,
+) -> StepCosts:
+    """Return memory and FLOPs of a training step from shapes alone; cached. FLOPs of *fused* attention are not counted."""
+    asked = {
+        "model": base_model.sha256, "method": method.name, "options": method.model_dump(), "kind": kind, "labels": labels,
+        "rows": rows, "length": length, "text": text, "precision": precision, "attention": attention, "fused": fused,
+        "versions": [__version__, version("transformers"), version("peft"), version("torch")],
+    }  # fmt: skip
+    path = cache_folder("steps") / f"{content_hash(asked)}.json"
+    # A third-party method may change under the same versions, so its counts are not cached.
+    is_kept = type(method).__module__.startswith("lora_bench.")
+    before = kept_as(path, StepCosts) if is_kept else None
+    if before is not None:
+        return before
+    # Imported only here, so that reading a cached prediction loads no torch.
+    from lora_bench.training.measure.step_bytes import predict_step
+
+    model, head = load_model(base_model, kind=kind, labels=labels, attention=attention, on_meta=True)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = 0
+    batch, real = find_kind(kind).batch_shapes(rows, length, labels, text), find_kind(kind).real_labels
+    memory, flops = predict_step(method.apply(model, head=head), batch, precision, fused_attention=fused, real=real)
+    found = StepCosts(memory=memory, flops=flops)
+    if is_kept:
+        keep(path, found.model_dump(mode="json"))
+    return found
