@@ -41,11 +41,9 @@ ENDLESS = 1_000_000
 def train_final(file: Path, runs: Path, out: Path, display: Display) -> str:
     """Train the chosen method of a suite of one table on nearly all rows, write the model to *out*, and say so in a sentence.
 
-    `NAME-final.yaml` is written beside the suite's file. *runs* is the folder of the runs of all suites.
-
-    Raises:
-        LoraBenchError: If the runs have no winner, *out* exists, or the run failed.
-        Stopped: If a signal stopped the run; the same call goes on with it.
+    `NAME-final.yaml` is written beside the suite's file. *runs* is the folder of the runs of all suites. Raise LoraBenchError
+    if the runs have no winner, *out* exists, or the run failed. Raise Stopped if a signal stopped the run; the same call goes
+    on with it.
     """
     suite = load_suite(file)
     # An edited suite has left other runs beside its own.
@@ -108,10 +106,7 @@ def _write(winner: Winner, out: Path) -> None:
 
 
 def _final(suite: Mapping[str, Any], winner: Winner, name: str, keys: Collection[str]) -> dict[str, Any]:
-    """Return the suite of a winner's method alone, on nearly all rows, for as many epochs as it was compared with.
-
-    The *keys* of its split stay.
-    """
+    """Return the suite of a winner's method alone, on nearly all rows, for as many epochs. The *keys* of its split stay."""
     spec = winner.spec
     examples, done = _examples(winner), winner.record.speed
     assert done is not None and done.train_examples is not None, "its work is in examples"
@@ -146,10 +141,7 @@ def _examples(winner: Winner) -> dict[str, int]:
 def _on_nearly_all_rows(
     entry: Mapping[str, Any], task: Task, examples: Mapping[str, int], keys: Collection[str]
 ) -> tuple[dict[str, Any], int]:
-    """Return a task whose rows are nearly all to train, and their number.
-
-    Splits in files of their own stay, and so do the *keys* of its split.
-    """
+    """Return a task with nearly all rows to train, and their number. Splits in own files and the *keys* of its split stay."""
     own = {part for part in ("selection", "test") if getattr(task.data, part) is not None}
     dealt = {part: number for part, number in examples.items() if part not in own}
     rows = sum(dealt.values())

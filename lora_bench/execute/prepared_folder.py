@@ -96,10 +96,8 @@ def prepare(
 ) -> Path:
     """Write the file that workers need into the runs folder of a suite. Return its path.
 
-    *asked* is the suite as the user named it, or the arguments for a published table.
-
-    Raises:
-        LoraBenchError: If the folder cannot be written.
+    *asked* is the suite as the user named it, or the arguments for a published table. Raise LoraBenchError if the folder cannot
+    be written.
     """
     check_writable(folder, "--runs")
     # A suite by name is a file too if it is the user's own: workers may have another working folder.
@@ -128,9 +126,8 @@ def prepare(
 def read_prepared(folder: Path, allow_pickle: Collection[str] = (), allow_code: Collection[str] = ()) -> PreparedWork:
     """Return the work of a prepared folder, for which the user allows pickled weights and code (as `NAME@HASH`).
 
-    Raises:
-        LoraBenchError: If it is not prepared, or its suite is missing or has changed.
-        BadInput: With every fault of its content, or of its suite.
+    Raise LoraBenchError if it is not prepared, or its suite is missing or has changed. Raise BadInput with every fault of its
+    content, or of its suite.
     """
     path = folder / FILE
     if not path.is_file():

@@ -58,10 +58,7 @@ def _size(spec: RunSpec) -> str:
 
 
 def run_names(cells: Sequence[Cell], *, short: bool = False) -> dict[str, str]:
-    """Return names that tell runs apart, by run id: trials, and runs of a search, with their learning rates.
-
-    *short* leaves out the task and the base model where all runs have the same one.
-    """
+    """Return names that tell runs apart, by run id; *short* leaves out a task and base model that all of them have."""
     specs = [cell.job.spec for cell in cells]
     rates: dict[tuple[str, str, str], set[float]] = {}
     for spec in specs:

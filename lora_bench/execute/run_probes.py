@@ -46,11 +46,8 @@ def run_probes(
     """Measure the cells without a record.
 
     *share* measures although other work uses the device, and the records then say so. *retry* measures again those that did not
-    end `ok`. *tell* gets each record, and its number among those to do, such as `[2/12]`.
-
-    Raises:
-        LoraBenchError: If other work uses the device, with its name.
-        WorkersLost: If no process can be started.
+    end `ok`. *tell* gets each record, and its number among those to do, such as `[2/12]`. Raise LoraBenchError if other work
+    uses the device, with its name. Raise WorkersLost if no process can be started.
     """
     folder = ProbeFolder(plan.folder)
     for refused in plan.refused:

@@ -207,10 +207,7 @@ def _held(plan: Plan, taken: Collection[str]) -> set[str]:
 def _begun(
     plan: Plan, wanted: list[Cell], folder: Path, screen: Display, options: RunOptions, cluster: Any, end: float | None
 ) -> Scheduler | None:
-    """Publish the records of runs that cannot be done; return the work on the others, or None if there are none.
-
-    *end* is the time at which the work is stopped.
-    """
+    """Publish records of runs that cannot be done; return the work on the others, if any, which stops at the time *end*."""
     if wanted:
         check_writable(folder, "--runs")
     _check_disk(wanted, folder)
@@ -281,10 +278,7 @@ def _check_company(cells: list[Cell], folder: Path) -> None:
 
 
 def _wanted(plan: Plan, options: RunOptions, taken: Collection[str]) -> list[Cell]:
-    """Return the cells to do that this command has not taken up.
-
-    They have no record, or one of a run that was ended from outside; with *retry* also a record of a failure.
-    """
+    """Return the cells to do not taken up so far: without a record, ended from outside, or with *retry* failed."""
     known, only = dict.fromkeys(cell.job.run_id for cell in plan.cells), options.only
     for run_id in only:
         # A finished run may have become unknown, now that another learning rate is chosen.

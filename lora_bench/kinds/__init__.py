@@ -23,11 +23,7 @@ def known_kinds() -> dict[str, TaskKind]:
 
 
 def find_kind(name: str) -> TaskKind:
-    """Return the kind of a name.
-
-    Raises:
-        LoraBenchError: If no kind has this name, with the nearest one.
-    """
+    """Return the kind of a name. Raise LoraBenchError if no kind has this name, with the nearest one."""
     if name not in known_kinds():
         raise unknown("kind of task", name, known_kinds())
     return known_kinds()[name]

@@ -102,13 +102,8 @@ def _noted(found: Iterable[str | ValueError], columns: Iterable[str], table: Tab
 def conversation(prompt: Any, *completion: Any) -> tuple[str, str]:
     """Return the messages before the last answer as JSON, and the answer; messages after it are left out.
 
-    Args:
-        prompt: A list of messages, or JSON of one; beside a completion also the text of a user's message.
-        completion: The text of an answer, or further messages in either form; nothing if *prompt* has the answer.
-
-    Raises:
-        NoAnswer: If there is no answer.
-        ValueError: If a value is no conversation.
+    *prompt* is a list of messages, or JSON of one; beside a completion also the text of a user's message. *completion* is the
+    text of an answer, or further messages. Raise NoAnswer if there is no answer, ValueError if a value is no conversation.
     """
     messages = _messages(prompt, "user" if completion else None)
     for answer in completion:
@@ -128,11 +123,7 @@ def conversation(prompt: Any, *completion: Any) -> tuple[str, str]:
 
 
 def opening(prompt: Any) -> str:
-    """Return the messages to answer as JSON: those of *prompt*, a list, JSON of one or a text, without a last answer.
-
-    Raises:
-        ValueError: If it is no conversation, or empty.
-    """
+    """Return the messages of *prompt*, up to its last answer, as JSON. Raise ValueError if it is no conversation, or empty."""
     messages = _messages(prompt, "user")
     if messages and messages[-1]["role"] == ANSWERS:
         del messages[-1]

@@ -141,16 +141,10 @@ class NotInText(Exception):
 
 
 def spans_of(value: Any, start: Any, text: str) -> tuple[Span, ...]:
-    """Return the answers that a value of a table stands for; none for a question without an answer.
+    """Return the answers in *text* that a value of a table stands for; none for a question without an answer.
 
-    Args:
-        value: A text; a mapping of `text` and `answer_start`, each one or a list, as in SQuAD; a list of these; JSON text of
-            them; or nothing.
-        start: First character, if another column has it; or nothing.
-        text: The text in which they stand.
-
-    Raises:
-        NotInText: If one does not stand there.
+    It is a text; a mapping of `text` and `answer_start`, each one or a list, as in SQuAD; a list of these; JSON text of them;
+    or nothing. *start* is the first character, if another column has it. Raise NotInText if one does not stand there.
     """
     data = as_data(value) if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") else None
     if data is not None:

@@ -64,16 +64,10 @@ class Stack:
     def __call__(
         self, batches: Sequence[Mapping[str, Tensor]], keys: Tensor | None, loss: Loss, sites: int = 0
     ) -> tuple[Tensor, Tensor, int]:
-        """Return the loss of every member on its own batch.
+        """Return the loss of every member on its own batch, shape (members,).
 
-        Args:
-            batches: Batch of each member, from its collator.
-            keys: Keys of the masks, shape (members, 2), int32; None for no dropout at all.
-            loss: Loss of one member.
-            sites: Number of the first dropout.
-
-        Returns:
-            Losses, shape (members,); logits, shape (members, rows, ...); and number of the next dropout.
+        *keys* are those of the masks, shape (members, 2), int32; None for no dropout at all. The first dropout has the number
+        *sites*. With the losses come logits, shape (members, rows, ...), and the number of the next dropout.
         """
         inputs, labels = self.joined(batches)
         chassis = self.members[0]

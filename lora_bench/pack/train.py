@@ -117,10 +117,7 @@ def take_together(jobs: Sequence[Job], tell: Callable[[Word], None]) -> Iterator
 
     After a stop request, runs that have not begun yield nothing. If the memory runs out, half as many are tried at once, from
     their checkpoints. When a run ends, the next takes its slot. *tell* gets each step of each run, step 0 each time that it
-    begins, and sentences on the pack.
-
-    Raises:
-        Apart: If a failure belongs to no single member, and no smaller pack is left to try.
+    begins, and sentences on the pack. Raise Apart if a failure belongs to no single member, and no smaller pack is left to try.
     """
 
     def say(text: str) -> None:
@@ -219,10 +216,8 @@ def steps_together(
 ) -> Iterator[list[tuple[Member, Exception | None]]]:
     """Take the steps of all members; yield those that leave, with the error that ended each, or None for its budget.
 
-    Those that leave are removed from *members*; those added meanwhile take part from the next step on.
-
-    Raises:
-        Apart: If a joint step fails.
+    Those that leave are removed from *members*; those added meanwhile take part from the next step on. Raise Apart if a joint
+    step fails.
     """
     stack: Stack | None = None
     while members:

@@ -83,15 +83,7 @@ def used_bytes(card: CudaDevice) -> int | None:
 
 
 class EnergyMeter:
-    """Measures the energy that a device uses in this block.
-
-    Args:
-        card: A CUDA device, or None for a CPU.
-
-    Attributes:
-        joules: Energy used, or None.
-        reason: Reason why it is unknown, or None.
-    """
+    """Measures the joules that a CUDA device uses in this block; None, with the *reason*, where it does not tell."""
 
     def __init__(self, card: CudaDevice | None) -> None:
         self.joules: float | None = None

@@ -15,18 +15,10 @@ from lora_bench.records.record import Status
 
 @dataclass(frozen=True)
 class ProbeJob:
-    """One process of a probe.
+    """One process of a probe: the one number *repeat* of its cell, or of the *twin* that is measured a second time unchanged.
 
-    Args:
-        spec: The cell to measure.
-        suite: Name of the suite, for the record.
-        base_model: The base model on this machine.
-        repeat: Number of the process among those of its cell.
-        twin: True if the cell is the one measured a second time unchanged.
-        folder: Folder of the suite's probe records.
-        command: Command that makes the record again.
-        card: The CUDA device to measure on, or None for the CPU.
-        idle_bytes: Memory used on the device before any work, or None if its driver does not tell.
+    *folder* has the suite's probe records. *card* is the CUDA device, None for the CPU, and *idle_bytes* its memory used before
+    any work, None if its driver does not tell.
     """
 
     spec: ProbeSpec

@@ -196,10 +196,7 @@ class ProbeAtWork:
 
 
 def probe(job: ProbeJob, windows: Windows | None = None) -> ProbeRecord:
-    """Measure one cell in this process, and publish its record. Return the record in place afterwards, whatever its status.
-
-    *windows* are the lengths of the timing, by default from its spec or its device.
-    """
+    """Measure one cell in this process, for *windows* or as its spec says; publish its record, and return the one in place."""
     measuring = ProbeAtWork(job, windows)
     fields = measuring.fields
     company = Company(job.card)
@@ -224,11 +221,7 @@ def probe(job: ProbeJob, windows: Windows | None = None) -> ProbeRecord:
 
 
 def make_model(job: ProbeJob, *, on_meta: bool = False, eager: bool = False) -> tuple[nn.Module, list[str]]:
-    """Return the base model of a probe with its head, on the CPU or the meta device, and the names of the head's modules.
-
-    Raises:
-        UnsupportedPair: If it cannot be made as requested, for example with a missing kernel path of attention.
-    """
+    """Return the base model with its head, on the CPU or meta device, and its head's modules, or raise UnsupportedPair."""
     spec = job.spec
     attention = "eager" if eager else spec.attention
     try:
@@ -250,11 +243,7 @@ def method_of(spec: ProbeSpec) -> Method:
 
 
 def random_batch(model: nn.Module, spec: ProbeSpec, rows: int, length: int, device: torch.device) -> dict[str, Tensor]:
-    """Return a batch of random tokens without padding, with labels.
-
-    Returns:
-        `input_ids`, `attention_mask` and the labels, each of the shape that `TaskKind.batch_shapes` gives it.
-    """
+    """Return random tokens without padding, their mask and labels, of the shapes that `TaskKind.batch_shapes` gives them."""
     config: Any = model.config
     drawn = torch.Generator().manual_seed(SEED)
     shapes = find_kind(spec.kind).batch_shapes(rows, length, spec.labels)

@@ -42,10 +42,8 @@ class Apart(BaseException):
 class Facts:
     """The known facts of a run; a run that fails leaves those it had.
 
-    Args:
-        phase: Current phase, such as "loading the base model" or "step 12".
-        batch: Rows and tokens of the last batch that its model saw.
-        in_company: True if other runs use memory of this process.
+    *phase* is such as "step 12", *batch* the rows and tokens of the last that its model saw. *in_company* says that other runs
+    use memory of this process.
     """
 
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
@@ -127,11 +125,7 @@ class Setup:
 
 
 def ended(job: Job, facts: Facts, error: Exception) -> Record:
-    """Return the record of an attempt that ended with an error.
-
-    Raises:
-        Apart: If memory ran out while other runs used some of it.
-    """
+    """Return the record of an attempt that failed. Raise Apart if memory ran out while other runs used some of it."""
     if facts.in_company and is_out_of_memory(error):
         raise Apart(typed_line(error)) from error
     named: dict[type[Exception], Status] = {

@@ -55,10 +55,7 @@ class AtEachStep(TrainerCallback):
 
 
 def seed_dropout(seed: int, rank: int, step: int) -> None:
-    """Seed torch's generators by (seed, step), so that a resumed run draws the same dropout masks.
-
-    Worker ranks share each batch, and each draws masks of its own.
-    """
+    """Seed torch's generators by (seed, step), so that a resumed run draws the same masks, and each worker rank its own."""
     torch.manual_seed(seed_for("dropout", seed, step, *([rank] if rank else [])))
 
 
@@ -240,11 +237,7 @@ class KeepCheckpoints(TrainerCallback):
             self._save(state.global_step, self.measure.seconds_so_far(), **inside)
 
     def stop_evaluation(self, model: nn.Module) -> None:
-        """End the evaluation of a trained model after a stop request; its weights are kept.
-
-        Raises:
-            Interrupted: After a stop request.
-        """
+        """End the evaluation of a trained model, whose weights are kept: raise Interrupted after a stop request."""
         stop = stop_requested()
         if self.rank is not None and self.rank.shards:
             stop, _ = self.rank.agreed(stop)

@@ -121,10 +121,7 @@ def save_checkpoint(
 def latest_checkpoint(
     folder: Path, say: Callable[[str], None] = lambda message: None, run_id: str | None = None
 ) -> Checkpoint | None:
-    """Return the newest undamaged checkpoint of the run *run_id*, or of any run, or None.
-
-    *say* gets a sentence for each damaged or foreign checkpoint, and for one that a newer lora_bench wrote.
-    """
+    """Return the newest undamaged checkpoint of a run, or any; *say* gets a sentence for each damaged, foreign or newer one."""
 
     def foreign(files: Mapping[str, bytes]) -> str | None:
         theirs = json.loads(files[STATE]).get("run_id")

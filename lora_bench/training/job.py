@@ -29,11 +29,7 @@ class RetentionData:
     sentences: tuple[Task, Path] | None = None
 
     def paragraphs(self) -> tuple[list[str], str]:
-        """Return the paragraphs of its text, one a line, and the hash of its file.
-
-        Raises:
-            LoraBenchError: If the file cannot be read, is empty, or is not in UTF-8.
-        """
+        """Return the paragraphs of its text, one a line, and its hash. Raise LoraBenchError if it is empty or no text."""
         assert self.text is not None
         try:
             content = read_regular(self.text, MAX_TEXT_BYTES)

@@ -25,14 +25,10 @@ BASE, ADAPTER = "base", "adapter"
 
 @dataclass(frozen=True)
 class KeptModel:
-    """Weights that can answer new rows.
+    """Weights in a folder that can answer new rows, with the spec of their run and its task.
 
-    Args:
-        spec: The run that trained them.
-        task: Its task.
-        threshold: Probability above which a label is answered, of several labels a text.
-        folder: Folder of the weights.
-        beside: Folder of the base model of an adapter, if it was written with it.
+    *threshold* is the probability above which a label is answered, of several labels a text. *beside* is the folder of the base
+    model of an adapter, if it was written with it.
     """
 
     spec: PlannedSpec
@@ -49,11 +45,7 @@ class KeptModel:
 
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any], source: str, folder: Path, beside: Path | None = None) -> KeptModel:
-        """Return the weights in a folder with the content of `FILE`.
-
-        Raises:
-            LoraBenchError: If it is no spec of a planned run; *source* names it.
-        """
+        """Return the weights beside the content of `FILE`. Raise LoraBenchError, with *source*, if it is no planned run's."""
         try:
             spec = PlannedSpec.model_validate_json(json.dumps(facts.get("spec")))
             task = task_from_definition(spec.task.definition)
@@ -83,11 +75,7 @@ def write_task(folder: Path, spec: PlannedSpec, threshold: float | None) -> None
 
 
 def kept_model(folder: Path) -> KeptModel | None:
-    """Return the weights in a folder: of a run, a copy of them, or written by `use`; None if it is no folder of weights.
-
-    Raises:
-        LoraBenchError: If nothing beside the weights says of which task they are.
-    """
+    """Return the weights in a folder, None if it has none. Raise LoraBenchError if nothing says of which task they are."""
     run = folder / RECORD
     if run.is_file() and RunFolder(folder).weights.is_dir():
         return KeptModel.of_run(read_record(run), RunFolder(folder).weights)

@@ -83,11 +83,7 @@ def keep_weights(
 
 
 def open_adapter(model: nn.Module, folder: Path) -> PeftModel:
-    """Return a base model with a kept adapter, which may be a stranger's, for use.
-
-    Raises:
-        LoraBenchError: If its files are not those of an adapter on this model, or would have other code or files read.
-    """
+    """Return a base model with a kept adapter, maybe a stranger's. Raise LoraBenchError if it is of another, or has code."""
     import_tuners()
     _, headers = checked_adapter(folder)
     with in_a_sentence(f"{folder} cannot be loaded"):
@@ -99,11 +95,7 @@ def open_adapter(model: nn.Module, folder: Path) -> PeftModel:
 
 
 def open_whole(base: nn.Module, folder: Path) -> nn.Module:
-    """Return the whole model that a run kept, of the class and configuration of its base model.
-
-    Raises:
-        LoraBenchError: If its weights are not in safetensors, or not those of such a model.
-    """
+    """Return the whole model that a run kept, of its base's class. Raise LoraBenchError for other weights, or a pickle."""
     check_folder(str(folder), folder)
     loaded: Any = type(base)
     with in_a_sentence(f"{folder} cannot be loaded"):

@@ -46,12 +46,8 @@ def key_of(seed: int, step: int) -> tuple[int, int]:
 def keep_mask(key: Tensor, site: int, shape: torch.Size, probability: float, first_row: int = 0) -> Tensor:
     """Return the mask of the elements that a dropout keeps, of a *shape* of at most six dimensions, bool.
 
-    Args:
-        key: Key from `key_of`, shape (2,), int32.
-        site: Number of the dropout in its step.
-        shape: Shape of the tensor.
-        probability: Probability of dropping an element, in [0, 1).
-        first_row: Index of the first row along the first dimension.
+    *key* is one of `key_of`, shape (2,), int32; *site* the number of the dropout in its step; *probability* that of dropping an
+    element, in [0, 1); and *first_row* the index of the first row along the first dimension.
     """
     place = torch.zeros((), dtype=torch.int32, device=key.device)
     for back, length in enumerate(reversed(shape)):
@@ -67,10 +63,7 @@ def keep_mask(key: Tensor, site: int, shape: torch.Size, probability: float, fir
 def scaled_mask(
     key: Tensor, site: int, shape: torch.Size, probability: float, first_row: int = 0, *, dtype: torch.dtype
 ) -> Tensor:
-    """Return the mask of `keep_mask` as factors of *dtype*, whose expectation is 1.
-
-    On CUDA one kernel makes it, where Triton works.
-    """
+    """Return the mask of `keep_mask` as factors whose expectation is 1, on CUDA by one kernel, where Triton works."""
     # A compiler fuses the plain code itself.
     plain = not key.is_cuda or dtype == torch.float64 or torch.compiler.is_compiling()
     if not plain and shape and shape.numel() < _OF_KERNEL and has_kernel():
@@ -136,13 +129,10 @@ def _signed(number: int) -> int:
 
 
 class KeyedMasks(TorchFunctionMode):
-    """Within it, every dropout of a model in training takes its mask from the key.
+    """Within it, every dropout of a model in training takes its mask from the *key*, shape (2,), int32.
 
-    Args:
-        key: Shape (2,), int32.
-        site: Number of the first dropout; the parts of an accumulated batch continue the numbering.
-        share: First row and number of rows, if the model has a share of a batch. A tensor with another first dimension has
-            no rows.
+    *site* is the number of the first; the parts of an accumulated batch go on from it. *share* has the first row and number of
+    rows of a share of a batch, which a tensor with another first dimension has not.
     """
 
     def __init__(self, key: Tensor, site: int = 0, share: tuple[int, int] = (0, 0)) -> None:

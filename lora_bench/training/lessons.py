@@ -51,11 +51,7 @@ class Lessons:
 
 
 def read_lessons(setup: Setup, tokenizer: Any) -> Lessons:
-    """Read the examples of a run and plan its steps; record the numbers of examples.
-
-    Raises:
-        LoraBenchError: If the data has changed since the plan.
-    """
+    """Read the examples of a run, and plan its steps. Raise LoraBenchError if the data has changed since the plan."""
     job, facts, seed = setup.job, setup.facts, setup.seed
     facts.enter("reading the data")
     reach("run.data")
@@ -90,10 +86,7 @@ def _flops(job: Job, method: Method, train: Sequence[Any]) -> BatchFlops:
 def examples_of(
     job: Job, data: TaskData, at_hand: Exercise, facts: Facts
 ) -> tuple[Sequence[Any], dict[str, Sequence[Example]]]:
-    """Return the training examples and, by split, the examples to answer; record the facts about them.
-
-    A question about a text is one training example: the list of its windows.
-    """
+    """Return the training examples, a question's windows as one, and those to answer by split; record facts about them."""
     spec = job.spec
     asked = dict.fromkeys(answered_splits(job.task, spec, data))
     if spec.selection_every is not None:

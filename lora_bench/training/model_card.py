@@ -117,12 +117,7 @@ _DRAWS, _BLOCK = 2_000, 2**22
 
 @dataclass(frozen=True)
 class ItemFacts:
-    """Facts of a run's scored items.
-
-    Args:
-        intervals: 95 % intervals of its scores, by metric; none of metrics that are not of single items.
-        never_found: Classes that it never answers rightly.
-    """
+    """95 % intervals of a run's scores by metric, where that is of single items, and the classes it never answers rightly."""
 
     intervals: Mapping[str, tuple[float, float]]
     never_found: NeverFound | None
@@ -131,10 +126,7 @@ class ItemFacts:
 def item_facts(
     answers: Path, spec: PlannedSpec, scores: Mapping[str, float], groups: str | None = None
 ) -> ItemFacts | None:
-    """Return the facts of a run's test items, with intervals from resampled items; None where predictions are not kept.
-
-    *answers* is the file of its predictions, with the *groups* that its record names.
-    """
+    """Return facts of a run's test items, with intervals from resampled items or *groups*; None without the file *answers*."""
     if not answers.is_file():
         return None
     found: dict[str, tuple[float, float]] = {}

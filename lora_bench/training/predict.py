@@ -68,10 +68,8 @@ def predict_table(
     """Write a table with its columns and the answers to its rows.
 
     *base* is the base model's folder, if its name does not lead there from here. *say* takes lines about the form of the table,
-    rows without an answer, and progress.
-
-    Raises:
-        LoraBenchError: If the table cannot be read, *out* exists or has another suffix, or the weights cannot be loaded.
+    rows without an answer, and progress. Raise LoraBenchError if the table cannot be read, *out* exists or has another suffix,
+    or the weights cannot be loaded.
     """
     format = _format_to_write(out)
     task, labels = kept.task, kept.spec.task.labels
@@ -111,11 +109,7 @@ def _share_column(label: str) -> str:
 
 @dataclass
 class Predictor:
-    """A model with its weights, and what makes questions of texts.
-
-    Args:
-        unread: Rows so far whose text has no tokens for a model that needs one.
-    """
+    """A model with its weights, and what makes questions of texts; *unread* counts texts without a token that it needs."""
 
     model: nn.Module
     made: Exercise
@@ -124,11 +118,7 @@ class Predictor:
 
     @classmethod
     def opened(cls, kept: KeptModel, base: Path | None) -> Predictor:
-        """Load the weights onto the device of runs.
-
-        Raises:
-            LoraBenchError: If they cannot be loaded, or the base model is not here.
-        """
+        """Load the weights onto the device of runs. Raise LoraBenchError if that fails, or the base model is not here."""
         spec, kind = kept.spec, kind_of_run(kept.spec)
         torch.set_num_threads(spec.training.threads)  # another number adds floats in another order
         whole = kept.beside or (None if kept.is_adapter else kept.folder)
@@ -219,10 +209,7 @@ def _encoding(own: Layout | None, table: Path) -> str:
 
 @contextmanager
 def _whole_file(path: Path, encoding: str, say: Callable[[str], None]) -> Iterator[TextIO]:
-    """Give a new file to write, which takes its name after the block; nothing stays if the block raises.
-
-    It has another *encoding* than UTF-8 only where that has all its characters.
-    """
+    """Give a new file to write, named only after the block, in an *encoding* that has all its characters, else in UTF-8."""
     make_folder(path.absolute().parent)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.absolute().parent) as folder:
         made = Path(folder, path.name)

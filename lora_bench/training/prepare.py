@@ -57,10 +57,7 @@ from lora_bench.util.seeding import adapters_drawn_from, draw_head, seed_for
 
 @dataclass(frozen=True)
 class AdaptedModel:
-    """A base model made trainable by a method, with its head's modules by name.
-
-    *masks* has the keys of its dropout, if a pack draws none.
-    """
+    """A base model made trainable by a method, with its head's modules; *masks* if it draws its own dropout by keys."""
 
     network: nn.Module
     tokenizer: Any
@@ -276,11 +273,7 @@ def keeps_best(job: Job) -> bool:
 def hooks_of(
     setup: Setup, adapted: AdaptedModel, lessons: Lessons, measure: MeasureCallback, checkpoint: Checkpoint | None
 ) -> Hooks:
-    """Make the callbacks of a run; *measure* has run since before the model was loaded.
-
-    Raises:
-        UnsupportedPair: If its method cannot work under its budget.
-    """
+    """Make the callbacks of a run. Raise UnsupportedPair if its method cannot work under its budget."""
     job, facts, rank = setup.job, setup.facts, setup.rank
     course, masks = lessons.course, adapted.masks
     rule = UntilNoRise(job.spec, facts.curve) if job.spec.training.plateau is not None else None
@@ -326,10 +319,7 @@ def _selection(setup: Setup, lessons: Lessons, measure: MeasureCallback) -> Sele
 
 
 def _own_callbacks(method: Method, course: Course | None) -> list[Any]:
-    """Return the callbacks of a method; refuse one that needs the number of steps if a clock ends the run.
-
-    Without a course a plateau does.
-    """
+    """Return a method's callbacks; refuse one that needs the number of steps under a clock, or a plateau, without a course."""
     found = own_callbacks(method)
     if (course is None or course.steps is None) and any(getattr(one, "needs_steps", False) for one in found):
         under = "until a plateau" if course is None else "under a budget of train_seconds"

@@ -38,11 +38,7 @@ _BEFORE: dict[tuple[object, ...], float] = {}
 
 
 def retained(job: Job, model: nn.Module, tokenizer: Any, warn: Callable[[str], None]) -> Retained | None:
-    """Return the score of a run's retention before and after training; None if the spec asks for none, or *warn* got a reason.
-
-    Raises:
-        LoraBenchError: If the data has changed since the plan.
-    """
+    """Return a run's retention, or None if it has none or *warn* got a reason. Raise LoraBenchError if its data changed."""
     asked = job.spec.retention
     if asked is None:
         return None
@@ -146,10 +142,7 @@ def _check(job: Job, sha256: str) -> None:
 def text_loss(model: nn.Module, rows: Sequence[Sequence[int]], pad: int) -> float:
     """Return a causal model's mean loss over the tokens of some rows, the first of each row apart, in nats.
 
-    Args:
-        model: It takes `input_ids` and `attention_mask`, and gives `logits`.
-        rows: Token ids of each row, without padding.
-        pad: Token that fills rows of a batch to one length; its predictions are not counted.
+    *rows* are token ids without padding. The token *pad* fills rows of a batch to one length; its predictions are not counted.
     """
     device = next(model.parameters()).device
     total, count = 0.0, 0
@@ -171,10 +164,7 @@ def text_loss(model: nn.Module, rows: Sequence[Sequence[int]], pad: int) -> floa
 
 
 def sentence_vectors(model: Any, rows: Sequence[Example], tokenizer: Any) -> Tensor:
-    """Return the mean of an encoder's last hidden states over the real tokens of each row, shape (rows, width).
-
-    The head of *model* is not used.
-    """
+    """Return the mean of an encoder's last hidden states, without head, over each row's real tokens, shape (rows, width)."""
     device = next(model.parameters()).device
     backbone = getattr(model, model.base_model_prefix)
 

@@ -38,13 +38,9 @@ from lora_bench.util.heartbeat import heard
 def run_job(job: Job, notify: Notify | None = None, *, in_company: bool = False) -> Record | Elsewhere:
     """Train and score one cell of a suite and publish its record, unless another process has the run.
 
-    *notify* is called with each step. *in_company* says that other runs use memory of this process meanwhile.
-
-    Returns:
-        The record in place in the run's folder afterwards, or that of an attempt (`outcomes.is_attempt`).
-
-    Raises:
-        Apart: If memory runs out while other runs use some of it.
+    *notify* is called with each step. *in_company* says that other runs use memory of this process meanwhile. Return the record
+    in place in the run's folder afterwards, or that of an attempt (`outcomes.is_attempt`). Raise Apart if memory runs out while
+    other runs use some of it.
     """
     lock = lock_run(job)
     if not isinstance(lock, RunLock):

@@ -29,10 +29,7 @@ ENDLESS = 2**40
 
 
 class InOrder(Sequence[Example]):
-    """Examples in the order in which they are seen, epoch after epoch: *count* of them after the first *start*.
-
-    *order* returns the indexes of the examples in the order of an epoch.
-    """
+    """Examples epoch after epoch, *count* of them after the first *start*; *order* returns the indexes of an epoch."""
 
     def __init__(
         self, examples: Sequence[Example], order: Callable[[int], Sequence[int]], start: int = 0, count: int = ENDLESS
@@ -141,10 +138,8 @@ def plan_course(
 ) -> Course:
     """Plan the steps of a run over its encoded training examples.
 
-    *flops* counts the FLOPs of a batch; it is needed if the recipe's work or a cap is in FLOPs.
-
-    Raises:
-        LoraBenchError: If the examples have no tokens, so that no number of steps reaches an amount of tokens.
+    *flops* counts the FLOPs of a batch; it is needed if the recipe's work or a cap is in FLOPs. Raise LoraBenchError if the
+    examples have no tokens, so that no number of steps reaches an amount of tokens.
     """
     if recipe.train_examples is None and not any(map(tokens_of, examples)):
         raise LoraBenchError(
@@ -177,10 +172,7 @@ def _order_of(recipe: PlannedTraining, seed: int, examples: Sequence[Example]) -
 
 
 def _used(course: Course, axis: Axis, amount: float, at_most: int | None = None) -> list[int] | None:
-    """Return the work used after each number of steps, from 0 on, up to an amount or to *at_most* steps.
-
-    Return None if only a clock tells.
-    """
+    """Return the work used after each number of steps, from 0 to an amount or *at_most* steps; None if only a clock tells."""
     of_batch = WORK[axis].of_batch
     if of_batch is None:
         return None

@@ -31,12 +31,9 @@ LEAST_EXAMPLES = 20_000
 
 
 class MappedExamples(Sequence[Example]):
-    """Examples whose tokens are in a file; each example is made on access.
+    """Examples whose tokens are in a file, *numbers* of shape (examples + columns * tokens,); each is made on access.
 
-    Args:
-        numbers: Content of the file, shape (examples + columns * tokens,).
-        columns: Names of the columns with a value a token.
-        single: Columns with one value an example, by name.
+    *columns* have a value a token, and *single* has those with one value an example.
     """
 
     def __init__(

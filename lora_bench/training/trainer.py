@@ -43,11 +43,7 @@ _BEFORE_ANY_RUN = [getattr(place, name) for place, name in _SWITCHES]
 
 
 def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> TrainingArguments:
-    """Return the arguments of a run; *steps* are those up to the target of the budget, if the spec does not give them.
-
-    Raises:
-        ValueError: If transformers refuses arguments that the suite passes through.
-    """
+    """Return a run's arguments; *steps* if the spec gives none. Raise ValueError if transformers refuses the suite's own."""
     recipe = spec.training
     ours: dict[str, Any] = {
         "output_dir": output_dir,
@@ -112,10 +108,7 @@ def _tf32(arguments: Mapping[str, JsonValue]) -> bool | None:
 
 
 def rate_factor(recipe: PlannedTraining, arguments: TrainingArguments) -> Callable[[float], float]:
-    """Return the factor on the learning rate by the used share of the budget, from 0 to 1 and a step beyond.
-
-    It is transformers' own schedule of that name, over the share instead of the steps.
-    """
+    """Return the factor on the learning rate by the used share of the budget: transformers' schedule, over shares for steps."""
     assert recipe.warmup is not None, "a recipe whose work is no number of examples says its warm-up as a share"
     # Some schedules need the learning rate itself.
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=recipe.learning_rate)

@@ -24,11 +24,7 @@ HIDDEN = {"lora_alpha": None, "use_rslora": False, "use_dora": False, "fan_in_fa
 
 
 def start_from(model: nn.Module, source: RunFolder, head: list[str]) -> None:
-    """Load the trained weights of a run, which must have kept them, into a model of the same method; the head stays as drawn.
-
-    Raises:
-        LoraBenchError: If the run left no weights, or weights of another shape.
-    """
+    """Load a run's kept weights into a model of the same method, but for the head. Raise LoraBenchError if they do not fit."""
     from peft import PeftModel
     from safetensors.torch import load_file
 
@@ -49,21 +45,13 @@ def start_from(model: nn.Module, source: RunFolder, head: list[str]) -> None:
 
 
 def start_from_adapter(model: nn.Module, folder: Path, head: list[str]) -> None:
-    """Load an adapter in a folder into a model of the same method; the head stays as drawn.
-
-    Raises:
-        LoraBenchError: As `check_adapter` does.
-    """
+    """Load an adapter in a folder into a model of the same method, but for the head. Raise as `check_adapter` does."""
     check_adapter(model, folder, head)
     _load_adapter(model, folder, head, _named(folder))
 
 
 def check_adapter(model: nn.Module, folder: Path, head: list[str]) -> None:
-    """Check that an adapter in a folder fits a model with a method applied, which may have shapes alone.
-
-    Raises:
-        LoraBenchError: If the adapter is of another method, shape or strength, or covers a part of the model only.
-    """
+    """Raise LoraBenchError for an adapter of another method, shape or strength than a model's, or of a part of it only."""
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
 

@@ -37,15 +37,10 @@ MERGED_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Winner:
-    """The best seed of a method, with the weights that it kept.
+    """The best seed of a method, with the folder of the weights that it kept, and the row of its method over all seeds.
 
-    Args:
-        record: Its record.
-        folder: Folder of its weights.
-        row: Its method, over all seeds.
-        choice: The choice that named the method; None if the user did.
-        others: A sentence on settings of the same task and base model that were not taken; None if there are none.
-        note: A sentence of its card on where its weights come from, in place of the record's scores.
+    *choice* named the method; None if the user did. *others* is a sentence on settings of the same task and base model that
+    were not taken, and *note* one of its card on where its weights come from, in place of the record's scores.
     """
 
     record: Record
@@ -84,10 +79,8 @@ def find_winner(
     """Return the best seed of the recommended method, or of *method*, for a task and a base model.
 
     *among* names the runs that count, all by default. Of several settings of a suite, such as before and after an edit, that
-    with the newest runs is taken.
-
-    Raises:
-        LoraBenchError: If several tasks or base models are left, there is no such method, or it kept no weights.
+    with the newest runs is taken. Raise LoraBenchError if several tasks or base models are left, there is no such method, or it
+    kept no weights.
     """
     records = [record for record in read_records(runs) if among is None or record.run_id in among]
     choices = choose_among(records, answers_in(runs, records), task=task, model=model, named=method is not None)
@@ -113,10 +106,8 @@ def find_winner(
 def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
     """Write a plain transformers folder of the base model with the adapter merged into its weights.
 
-    *base* is the base model's folder, if its name does not lead there from here.
-
-    Raises:
-        LoraBenchError: If *out* exists, the base model is not the one of the record, or the method cannot be merged.
+    *base* is the base model's folder, if its name does not lead there from here. Raise LoraBenchError if *out* exists, the base
+    model is not the one of the record, or the method cannot be merged.
     """
     import torch
 
@@ -144,10 +135,8 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
 def share_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
     """Write the base model and the adapter beside each other, with a card whose lines load both on any machine.
 
-    *base* is as for `merge_winner`.
-
-    Raises:
-        LoraBenchError: If *out* exists, the base model is not the one of the record, or the adapter is not of it.
+    *base* is as for `merge_winner`. Raise LoraBenchError if *out* exists, the base model is not the one of the record, or the
+    adapter is not of it.
     """
     from lora_bench.kinds.exercises.predicting import quiet
     from lora_bench.models.loading import open_tokenizer
@@ -169,11 +158,7 @@ def share_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
 
 
 def copy_winner(winner: Winner, out: Path) -> None:
-    """Write a plain transformers folder of a winner that is a whole model.
-
-    Raises:
-        LoraBenchError: If *out* exists.
-    """
+    """Write a plain transformers folder of a winner that is a whole model. Raise LoraBenchError if *out* exists."""
     with whole_folder(out) as made:
         for path in sorted(winner.folder.iterdir()):
             shutil.copyfile(path, made / path.name)
@@ -181,11 +166,7 @@ def copy_winner(winner: Winner, out: Path) -> None:
 
 
 def _base_for(winner: Winner, out: Path, base: Path | None) -> Any:
-    """Return the base model of a winner with its head untrained and its labels, to write with the adapter to *out*.
-
-    Raises:
-        LoraBenchError: If *out* exists, the winner is a whole model, or its base model is not here.
-    """
+    """Return a winner's base model with its labels, to write to *out*. Raise LoraBenchError if that or no adapter is there."""
     from lora_bench.models.loading import load_model, load_tokenizer
 
     if out.exists():
@@ -217,11 +198,7 @@ def _card(winner: Winner, tuner: str | None, base: str | None = None) -> str:
 
 
 def base_for(spec: RunSpec, base: Path | None = None) -> BaseModel:
-    """Return a run's base model on this machine: in the folder *base*, if its name does not lead there from here.
-
-    Raises:
-        LoraBenchError: If it is not there, or another one is.
-    """
+    """Return a run's base model here, by name or in the folder *base*. Raise LoraBenchError if that is missing or another."""
     from pydantic import TypeAdapter
 
     from lora_bench.families import Family

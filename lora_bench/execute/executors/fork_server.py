@@ -48,10 +48,7 @@ SPAWNS = "spawns"
 
 
 def serve(address: str, *, spawns: bool = False) -> None:
-    """Fork workers on request until standard input closes; they report for work at the Unix socket *address*.
-
-    With *spawns* it imports nothing, because each worker does its own imports.
-    """
+    """Fork workers for the Unix socket *address* until standard input closes; with *spawns* each does its own imports."""
     # The process that started it handles Ctrl-C and other signals, and sends commands.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

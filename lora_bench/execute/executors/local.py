@@ -83,10 +83,7 @@ class _Worker(Generic[JobT]):
         return begun + [job for job in self.at if job.run_id not in self.begun][:1]
 
     def given_back(self, reason: str) -> tuple[list[list[JobT]], Note | None]:
-        """Return units of the rest of a pack whose worker died, and a sentence for the user if the worker sent none.
-
-        The member at fault is unknown, so each is done alone.
-        """
+        """Return units of the rest of a dead worker's pack, each at work alone, and a sentence if the worker sent none."""
         waits = [job for job in self.at if self.begun and job.run_id not in self.begun]
         apart = [job for job in self.at if job not in waits]
         note = self.note or pack_failed("it made no progress" if self.overdue else reason)
@@ -101,12 +98,10 @@ class _Worker(Generic[JobT]):
 
 
 class LocalWorkers(Generic[JobT, DoneT]):
-    """Runs units of work in worker processes on this machine.
+    """Runs units of work in worker processes on this machine, each with its environment, such as the CUDA device to see.
 
-    Args:
-        environments: Environment of each worker, such as the CUDA device that it may see.
-        fresh: Give every unit a process that has done nothing else.
-        patience: Returns the seconds that a job may be silent before its worker is ended; None for no limit.
+    With *fresh* every unit has a process that has done nothing else. *patience* gives the seconds that a job may be silent
+    before its worker is ended; None for no limit.
     """
 
     _server: subprocess.Popen[bytes] | None = None

@@ -18,10 +18,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def cause(code: int, *, out_of_memory: bool = False, who: str | None = None) -> str:
-    """Return the reason why a worker ended, from its exit code, which is negative for a signal.
-
-    *out_of_memory* says that the kernel ended a process for lack of memory meanwhile.
-    """
+    """Return why a worker ended, by its exit code, negative for a signal, and if the kernel lacked memory meanwhile."""
     if code >= 0:
         return f"{who or 'its worker'} ended with exit code {code}"
     name, who = signal.Signals(-code).name, who or "the worker"

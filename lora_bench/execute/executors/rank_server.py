@@ -72,10 +72,7 @@ class _Child:
 
 
 def serve(connection: Connection[Any, Any], *, spawns: bool = False) -> None:
-    """Do runs until the connection closes. The process that starts this one blocks SIGINT and SIGTERM.
-
-    With *spawns* it imports nothing, because each worker rank does its own imports.
-    """
+    """Do runs until the connection closes. The starter blocks SIGINT and SIGTERM; with *spawns* ranks do their imports."""
     end_with_parent()
     # Ignored until worker ranks can write their stacks, because the signal would kill the process.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -76,16 +76,11 @@ class _Actor:
 
 
 class RayWorkers:
-    """The executor of actors on a Ray cluster.
+    """The executor of actors on a Ray cluster. Raise LoraBenchError if the cluster has no place for any actor.
 
-    Args:
-        workers: Number of actors, including those without a place on the cluster yet; None for as many as fit.
-        memory_bytes: Memory that each needs on a CPU.
-        log: File for errors of lost actors, in the folder of the runs.
-        patience: Returns the seconds that a job may be silent before its actor is ended; None for no limit.
-
-    Raises:
-        LoraBenchError: If the cluster has no place for any actor.
+    *workers* counts those without a place yet too; None for as many as fit. Each needs *memory_bytes* on a CPU. *log* is the
+    file for errors of lost actors, beside the runs. *patience* gives the seconds that a job may be silent before its actor is
+    ended.
     """
 
     def __init__(
@@ -130,9 +125,8 @@ class RayWorkers:
     def results(self, tell: Callable[[Word], None]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
         """Yield the record of each job as it is done.
 
-        Raises:
-            WorkersLost: If actors cannot start, the node of this process dies, or nodes do not see the folders of the runs,
-                base models and data.
+        Raise WorkersLost if actors cannot start, the node of this process dies, or nodes do not see the folders of the runs,
+        base models and data.
         """
         units, self._units = self._units, []
         # A run that was given up returns once its counter shows that its owner is dead.
@@ -331,12 +325,8 @@ OF_ITS_OWN = {"RAY_worker_niceness": "0"}
 def connected(address: str | None) -> Iterator[Any]:
     """Connect Ray to a cluster, and disconnect afterwards; None without an address.
 
-    Args:
-        address: HOST:PORT; "auto" for the cluster of this machine or of `RAY_ADDRESS`; "local" to start one on this machine,
-            which ends with the work.
-
-    Raises:
-        LoraBenchError: If Ray is not installed, or no cluster answers there.
+    It is HOST:PORT; "auto" for the cluster of this machine or of `RAY_ADDRESS`; or "local" to start one on this machine, which
+    ends with the work. Raise LoraBenchError if Ray is not installed, or no cluster answers there.
     """
     if address is None:
         yield None

@@ -100,10 +100,7 @@ LONGEST_ANSWER = 30
 
 
 def likeliest_span(logits: Tensor, window: Example) -> tuple[float, list[int]]:
-    """Return the sum of the logits of a window's likeliest answer, and its characters; nothing without a text.
-
-    *logits* are those of first and last tokens, shape (tokens, 2).
-    """
+    """Return the sum of logits, shape (tokens, 2), of a window's likeliest answer, and its characters; none without a text."""
     inside = torch.tensor([place for place, first in enumerate(window["begins"]) if first != NOWHERE])
     if not len(inside):
         return -torch.inf, []
@@ -120,13 +117,10 @@ def encode_windows(
 ) -> tuple[list[dict[str, Any]], float]:
     """Encode question and text of each example as windows, not padded.
 
-    Returns:
-        For each window its `input_ids`, `attention_mask` and the tokenizer's other values; `begins` and `ends`, the
-        characters of the text that each token stands for, or `NOWHERE`; `example`, the number of its example; and `windows`,
-        how many windows that has. And the share of examples whose question was cut, to half of *max_length*.
-
-    Raises:
-        LoraBenchError: If the tokenizer does not tell which characters a token stands for, or *max_length* is too small.
+    For each window return its `input_ids`, `attention_mask` and the tokenizer's other values; `begins` and `ends`, the
+    characters of the text that each token stands for, or `NOWHERE`; `example`, the number of its example; and `windows`, how
+    many windows that has; and the share of examples whose question was cut, to half of *max_length*. Raise LoraBenchError if
+    the tokenizer does not tell which characters a token stands for, or *max_length* is too small.
     """
     check_tells_characters(tokenizer, "answers cannot be found")
     if max_length < 4 * AROUND:

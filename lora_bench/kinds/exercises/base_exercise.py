@@ -44,15 +44,10 @@ class Replies:
 
 @dataclass(frozen=True)
 class Pack:
-    """Models that answer together.
+    """Models that answer together, with the seed of each; *first* is one of them.
 
-    Args:
-        first: One of them.
-        logits: Computes the logits of all of them on a batch, shape (members, rows, ...).
-        rows: Rows of such a batch.
-        writer: Makes all of them one model that writes, whose rows have the weights of one or another.
-        written_rows: Greatest number of rows of a batch of it.
-        seeds: Seed of each.
+    *logits* computes those of all on a batch of so many *rows*, shape (members, rows, ...). *writer* makes them one model that
+    writes, whose rows have the weights of one or another, and are at most *written_rows*.
     """
 
     first: nn.Module
@@ -98,11 +93,7 @@ class Exercise:
         return self.questions(unlabelled(texts))[0]
 
     def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
-        """Return the model's answer to each question.
-
-        Raises:
-            Diverged: If the model's outputs are not finite.
-        """
+        """Return the model's answer to each question. Raise Diverged if the model's outputs are not finite."""
         raise NotImplementedError
 
     def answers_of_each(self, pack: Pack, questions: Sequence[Example]) -> Sequence[Replies | None]:
@@ -119,11 +110,7 @@ class Exercise:
 
     @classmethod
     def check_tokenizer(cls, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Refuse a tokenizer that cannot make examples of a task.
-
-        Raises:
-            LoraBenchError: With what it lacks.
-        """
+        """Refuse a tokenizer that cannot make examples of a task. Raise LoraBenchError with what it lacks."""
 
     @staticmethod
     def loss(label_smoothing: float = 0.0) -> Loss:
@@ -147,11 +134,7 @@ class Exercise:
 
 
 def check_tells_characters(tokenizer: PreTrainedTokenizerBase, without: str) -> None:
-    """Refuse a tokenizer that does not tell which characters a token stands for, without which *without* is the case.
-
-    Raises:
-        LoraBenchError: With what to do.
-    """
+    """Raise LoraBenchError for a tokenizer that does not tell the characters of its tokens, so that *without* is the case."""
     if not tokenizer.is_fast:
         raise LoraBenchError(
             f"the tokenizer ({type(tokenizer).__name__}) does not tell which characters a token stands for, so {without}: "

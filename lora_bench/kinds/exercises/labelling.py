@@ -54,11 +54,7 @@ class Labelling(Exercise):
         return logits
 
     def answers_in(self, logits: Tensor, questions: Sequence[Example]) -> Replies:
-        """Return the answers from what was read, of shape (examples, values).
-
-        Raises:
-            Diverged: If they are not finite.
-        """
+        """Return the answers from what was read, of shape (examples, values). Raise Diverged if they are not finite."""
         if not torch.isfinite(logits).all():
             raise Diverged("the trained model's outputs are not finite")
         return self.replies(logits)
@@ -141,10 +137,7 @@ def labels_above(logits: Tensor, threshold: float) -> list[list[int]]:
 
 
 def best_threshold(metric: str, references: Sequence[Sequence[int]], logits: Tensor) -> float:
-    """Return the threshold with the best value of a metric of several labels; micro F1 takes the place of one from the hub.
-
-    *references* are the label indexes of each example, and *logits* have the shape (examples, labels).
-    """
+    """Return the best threshold by a metric of several labels, micro F1 for one of the hub; *logits* are (examples, labels)."""
     declared = find(metric) or find("multilabel_micro_f1")
     assert declared is not None and declared.weighted is not None
     probabilities, everything = _probabilities(logits), np.ones((1, len(references)))

@@ -63,10 +63,7 @@ def predict_in_order(
     collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
     rows: int,
 ) -> torch.Tensor:
-    """Return the logits of every example in order, shape (..., examples, labels), in float32 on the CPU.
-
-    *logits_of* computes those of a batch of *rows*.
-    """
+    """Return the logits of every example in order, shape (..., examples, labels), float32 on the CPU, by batches of *rows*."""
     # Batches of similar lengths contain little padding.
     by_length = sorted(range(len(examples)), key=lambda index: len(examples[index]["input_ids"]))
     found: list[torch.Tensor] = []

@@ -35,11 +35,7 @@ class Tagging(Labelling):
     collator = CompletionCollator
 
     def lessons(self, split: Split) -> tuple[list[Example], float]:
-        """Return token ids with a label for the first token of each word.
-
-        Raises:
-            LoraBenchError: If no word of an example has a token, so that its loss would be undefined.
-        """
+        """Return tokens with a label for each word's first. Raise LoraBenchError for an example without a token of a word."""
         examples, truncated = self.questions(split)
         index = {name: number for number, name in enumerate(self._spec.task.labels)}
         found = []
@@ -78,12 +74,9 @@ def encode_words(
 ) -> tuple[list[dict[str, Any]], float]:
     """Encode the words of each example, cut to *max_length* tokens and not padded.
 
-    Returns:
-        For each example its `input_ids`, `attention_mask` and the tokenizer's other values; `begins`, the number of the word
-        that each token begins, or `NO_WORD`; and `words`, their number. And the share of examples that were cut.
-
-    Raises:
-        LoraBenchError: If the tokenizer does not tell which characters a token stands for.
+    For each example return its `input_ids`, `attention_mask` and the tokenizer's other values; `begins`, the number of the word
+    that each token begins, or `NO_WORD`; and `words`, their number; and the share of examples that were cut. Raise
+    LoraBenchError if the tokenizer does not tell which characters a token stands for.
     """
     check_tells_characters(tokenizer, "words cannot be labelled")
     texts = [" ".join(words) for words in split.texts]
@@ -100,10 +93,7 @@ def encode_words(
 
 
 def _begins(words: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[int]:
-    """Return the number of the word that each token begins, or `NO_WORD`.
-
-    *spans* has the first character of each token in the joined text, and the one behind its last; empty for special tokens.
-    """
+    """Return the word that each token begins, or `NO_WORD`; *spans* are characters of the joined text, empty if special."""
     word_at = [at for number, word in enumerate(words) for at in (*[number] * len(word), NO_WORD)]
     begun = NO_WORD
     found = []
@@ -121,10 +111,7 @@ def labels_of_tokens(begins: Sequence[int], labels: Sequence[int], none: int) ->
 
 
 def labels_of_words(begins: Sequence[int], words: int, said: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return the label of each word, from the number of the word that each token begins and the label said of each token.
-
-    A word without a token has the label `OUTSIDE` if it is among the names, else the first.
-    """
+    """Return each word's label, said of its first token; without one `OUTSIDE` if it is among the names, else the first."""
     found = [OUTSIDE if OUTSIDE in names else names[0]] * words
     for place, word in enumerate(begins):
         if word != NO_WORD:

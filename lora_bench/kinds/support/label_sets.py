@@ -17,10 +17,7 @@ FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true
 
 
 def label_lists(task: Declared, table: Table, faults: list[Fault]) -> list[Labels | None]:
-    """Return the labels of each row as written, or None for a row without a value; note every fault of their columns.
-
-    An empty list and an empty text say that a row has none of the labels.
-    """
+    """Return each row's labels as written, [] for an empty text, None without a value; note every fault of their columns."""
     if task.label.columns:
         return _of_flags(task.label.columns, table, faults)
     column = task.label.column

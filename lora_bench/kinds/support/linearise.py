@@ -28,11 +28,7 @@ _E2E_NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "famil
 
 
 def linearise(kind: Linearise, values: Sequence[Any]) -> str:
-    """Return the input text of a row.
-
-    Raises:
-        ValueError: If the values do not have the shape of *kind*, with what was expected.
-    """
+    """Return the input text of a row. Raise ValueError, with what was expected, for values of another shape."""
     return _FUNCTIONS[kind](*values)
 
 

@@ -102,10 +102,7 @@ class GuessedTask:
 
 @dataclass(frozen=True)
 class View:
-    """A table with what is said of it.
-
-    *said* receives a sentence on each guess.
-    """
+    """A table with what is said of it; *said* receives a sentence on each guess."""
 
     table: Table
     asked: LookOptions

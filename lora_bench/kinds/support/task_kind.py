@@ -29,9 +29,7 @@ Shape = tuple[int, ...]
 class ModelNames:
     """Names of the models of a kind of task elsewhere: in transformers and PEFT, and of its pipeline on the hub.
 
-    Args:
-        auto: End of the names of its automatic classes, as in `AutoModelForCausalLM`.
-        task_type: Its task type in PEFT; None if PEFT has none.
+    *auto* ends the names of its automatic classes, as in `AutoModelForCausalLM`; *task_type* is None if PEFT has none.
     """
 
     auto: str
@@ -124,10 +122,7 @@ class TaskKind:
         return f', num_labels=1, problem_type="{self.problem_type}"'
 
     def refusal(self, model_type: str, *, apart: bool, processes: int) -> str | None:
-        """Return why a run cannot learn the kind; None if it can.
-
-        *apart* says that the base model's encoder reads the input of what its decoder writes.
-        """
+        """Return why a run cannot learn the kind, or None; *apart*: an encoder reads what the decoder writes for."""
         if processes > 1 and not self.shares_rows:
             return f"worker ranks share the rows of a batch, and {self.name} needs those of an example in one: use processes: 1"
         return None
@@ -192,10 +187,7 @@ class TaskKind:
         return values
 
     def inputs(self, split: Split, *, apart: bool) -> Iterable[tuple[str, ...]] | None:
-        """Return the texts of each input that a model reads at once; None if only its encoding tells.
-
-        *apart* says that an encoder reads the input of what the model writes.
-        """
+        """Return the texts of each input that a model reads at once, an encoder *apart*; None if only its encoding tells."""
         return split.texts
 
     def makes_example(self, label: Any) -> bool:

@@ -18,10 +18,7 @@ from lora_bench.families import family_of
 
 
 def shard(model: nn.Module, model_type: str, device: torch.device, *, bfloat16: bool) -> None:
-    """Shard a model in place, over all processes; every process must call it, with equal weights.
-
-    *bfloat16* says that it trains under autocast.
-    """
+    """Shard a model in place, over all processes; each must call it, with equal weights. *bfloat16*: under autocast."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 

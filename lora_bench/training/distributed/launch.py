@@ -71,12 +71,7 @@ _server: _Server | None = None
 
 
 def over_ranks(job: Job, notify: Notify | None) -> Record:
-    """Return the record of a run, locked by this process, over as many processes as its spec asks for.
-
-    Raises:
-        RankLost: If a worker rank ended.
-        LoraBenchError: If there are too few devices.
-    """
+    """Return the record of a run over its processes. Raise RankLost if one ended, LoraBenchError for too few devices."""
     global _server
     devices = _devices(job.spec.training.processes)
     if _server is None or _server.process.poll() is not None:

@@ -27,11 +27,7 @@ _NO_LOSS = -100
 
 @dataclass(frozen=True)
 class WorkerRank:
-    """One process of a run, numbered from 0; the first one writes the files.
-
-    Args:
-        shards: True if each has a shard of every weight, so that all must take part in every forward pass.
-    """
+    """One process of a run, numbered from 0; with *shards* each has a shard of every weight and joins every forward pass."""
 
     number: int
     processes: int
@@ -62,12 +58,10 @@ class WorkerRank:
 
 @dataclass(frozen=True)
 class Share:
-    """The share of a batch that one worker rank takes.
+    """The share of a batch that one worker rank takes: its rows, and the index of the first in the batch.
 
-    Args:
-        examples: Its rows; with fewer rows than worker ranks, one row of weight 0.
-        first_row: Index of its first row in the batch.
-        weight: Factor on the mean loss of its rows, so that the mean over worker ranks is that over the batch.
+    With fewer rows than worker ranks it is one row of weight 0. The weight is a factor on the mean loss of its rows, so that
+    the mean over worker ranks is that over the batch.
     """
 
     examples: Sequence[Example]

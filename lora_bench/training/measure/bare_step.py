@@ -29,11 +29,7 @@ PROFILED_STEPS = 5
 
 @dataclass(frozen=True)
 class Window:
-    """Length of a repetition.
-
-    Args:
-        both: True if it ends only after both, False if after either.
-    """
+    """Length of a repetition: until *enough* repeats or so many seconds, or *both*, but *at_least* some repeats."""
 
     at_least: int
     enough: int
@@ -62,10 +58,7 @@ CUDA_WINDOWS = Windows(warmup=Window(5, 5, 3.0, both=True), timed=Window(5, 100,
 
 
 def windows_for(device: torch.device, seconds: float | None = None) -> Windows:
-    """Return the lengths of measurement on a device.
-
-    *seconds* limits the timing, in place of the device's own; forward passes never get more time than steps.
-    """
+    """Return the lengths of measurement on a device, of at most *seconds*; forward passes get no more time than steps."""
     windows = CUDA_WINDOWS if device.type == "cuda" else CPU_WINDOWS
     if seconds is None:
         return windows
@@ -74,10 +67,7 @@ def windows_for(device: torch.device, seconds: float | None = None) -> Windows:
 
 
 class TrainingStep:
-    """The parts of one optimiser step of a model, in training mode from here on, on one batch with labels.
-
-    The precision is "float32", or "bfloat16" by autocast.
-    """
+    """The parts of one optimiser step of a model in training mode, on a batch with labels; "bfloat16" is by autocast."""
 
     def __init__(self, model: nn.Module, batch: dict[str, Tensor], precision: Precision) -> None:
         self.model = model.train()

@@ -192,11 +192,7 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def allocated_beside(model: nn.Module) -> int:
-    """Return the bytes that the allocators of this process's CUDA devices have handed out for anything but *model*.
-
-    Raises:
-        RuntimeError: If the allocator does not tell, or a weight of the model has no address.
-    """
+    """Return the bytes on CUDA devices handed out for anything but *model*. Raise RuntimeError if torch does not tell."""
     weights = (*model.parameters(), *model.buffers())
     storages = {one.untyped_storage().data_ptr() for weight in weights for one in plain_tensors(weight)}
     # Counted by allocated blocks, because a block may be up to a MiB larger than the tensor in it.

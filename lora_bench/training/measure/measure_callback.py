@@ -44,10 +44,7 @@ MARKS_KEPT = 256
 
 
 class StepClock:
-    """Seconds of steps, measured without making a CUDA device wait: a step lasts from one point on the device to another.
-
-    The span includes the device's waiting for the host.
-    """
+    """Seconds of steps, waiting for the host included, from one point on a device to another, without making it wait."""
 
     def __init__(self, clock: DeviceClock) -> None:
         self._clock = clock

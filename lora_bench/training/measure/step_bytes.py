@@ -28,10 +28,7 @@ from lora_bench.tuners.four_bit import scales_of
 
 
 class Allocations(TorchDispatchMode):
-    """Counts the bytes of every live storage that operations in this mode have made.
-
-    Temporary memory inside a kernel is not seen.
-    """
+    """Counts the bytes of every live storage that operations in this mode have made, but not those inside a kernel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,10 +148,8 @@ def predict_step(
 
     The tensors of the model, on the meta device, are replaced by fake ones. On fake numbers it cannot be told that a mask hides
     nothing, so the mask is kept even for a model that would drop it. FLOPs of *fused_attention* are not counted. *real* names
-    the floating-point inputs, such as the labels of a regression.
-
-    Raises:
-        RuntimeError: If the computation depends on values, which fake tensors lack.
+    the floating-point inputs, such as the labels of a regression. Raise RuntimeError if the computation depends on values,
+    which fake tensors lack.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         _to_fake(model)

@@ -64,10 +64,8 @@ GAPS = 0.05
 def card_bytes(name: str) -> int:
     """Return the memory of a card: a known one such as "T4" or "A100 80GB", or any with its size, such as "24GB" (24e9 bytes).
 
-    A size may also be in GiB, as in "my card 22.5 GiB".
-
-    Raises:
-        LoraBenchError: If the name is unknown, or stands for cards of different sizes, and gives no size.
+    A size may also be in GiB, as in "my card 22.5 GiB". Raise LoraBenchError if the name is unknown, or stands for cards of
+    different sizes, and gives no size.
     """
     words = set(name.lower().split())
     found = {card: size for card, size in CARDS.items() if words and words <= set(card.lower().split())}
@@ -104,10 +102,8 @@ def predicted_step(
     """Return the predicted peak memory of a training step of a method, from shapes alone; cached.
 
     Of the base model only the configuration is read. Attention is by the kernel path of that name, or the model's own choice;
-    *cuda* says that it is one fused kernel where the choice allows it.
-
-    Raises:
-        UnsupportedPair: If the method cannot adapt the base model.
+    *cuda* says that it is one fused kernel where the choice allows it. Raise UnsupportedPair if the method cannot adapt the
+    base model.
     """
     fused = cuda and attention != "eager"
     costs = predicted_costs(
@@ -214,10 +210,7 @@ def step_flops(
     """Return the FLOPs of the forward and backward passes of a batch, from its shape alone; cached.
 
     Of the base model only the configuration is read. *text* is the padded length of texts to write that are apart from the
-    inputs.
-
-    Raises:
-        UnsupportedPair: If the method cannot adapt the base model, or its computation depends on values.
+    inputs. Raise UnsupportedPair if the method cannot adapt the base model, or its computation depends on values.
     """
     try:
         # A fused kernel would hide its matrix products from the counter.

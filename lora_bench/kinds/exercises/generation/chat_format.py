@@ -35,13 +35,7 @@ _NOW, _ONE_DAY = "strftime_now", "{% macro strftime_now(format) %}26 Jul 2024{% 
 
 
 class Ending(NamedTuple):
-    """How an answer ends.
-
-    Args:
-        token: Token after which nothing is written.
-        texts: Texts that end it, if no token of its own does.
-        also: Further tokens that end it.
-    """
+    """How an answer ends: with a token, with one that *also* ends it, or with one of *texts* where no token of its own does."""
 
     token: int
     texts: tuple[str, ...] = ()
@@ -49,12 +43,7 @@ class Ending(NamedTuple):
 
 
 class Turns(NamedTuple):
-    """A conversation as text.
-
-    Args:
-        text: All of it, to the end of its last answer.
-        answers: First character of each answer, and the one after its last, its end included.
-    """
+    """A conversation as text up to the end of its last answer; *answers* are first and behind last characters, end included."""
 
     text: str
     answers: list[tuple[int, int]]
@@ -63,8 +52,7 @@ class Turns(NamedTuple):
 class ChatFormat:
     """The form of a tokenizer's conversations, by a chat template or the tokenizer's own.
 
-    Raises:
-        LoraBenchError: If there is no template, or the template leaves out an answer or its end.
+    Raise LoraBenchError if there is no template, or the template leaves out an answer or its end.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
@@ -97,11 +85,7 @@ class ChatFormat:
         return Ending(self.tokenizer.eos_token_id, (self.end,))
 
     def turns(self, messages: Sequence[Message]) -> Turns:
-        """Return a conversation that ends with an answer as text.
-
-        Raises:
-            LoraBenchError: If the template refuses the messages, or changes an answer.
-        """
+        """Return a conversation as text. Raise LoraBenchError if the template refuses the messages, or changes an answer."""
         pieces = self._pieces(messages)
         contents = [message["content"] for message in messages if _is_answer(message)]
         text, answers = pieces[0], []
@@ -146,11 +130,8 @@ def encode_conversations(
 ) -> tuple[list[Example], float]:
     """Return the training examples: conversations, each of messages as JSON with the first of its answers.
 
-    Returns:
-        The `input_ids`, `attention_mask` and `labels` of each example, unpadded; and the share that was truncated.
-
-    Raises:
-        LoraBenchError: If the tokenizer has no template, the template does not fit the messages, or *max_length* is below 2.
+    Return the `input_ids`, `attention_mask` and `labels` of each example, unpadded; and the share that was truncated. Raise
+    LoraBenchError if the tokenizer has no template, the template does not fit the messages, or *max_length* is below 2.
     """
     if max_length < 2:
         raise LoraBenchError(f"max_length must be at least 2 for a chat, got {max_length}")
@@ -170,12 +151,8 @@ def encode_openings(
     """Return the prompts to answer: each conversation up to its last answer.
 
     A prompt and *max_new_tokens* of its answer have *max_length* tokens together; the rest is as in `encode_conversations`.
-
-    Returns:
-        The `input_ids` and `attention_mask` of each example, unpadded; and the share that was truncated.
-
-    Raises:
-        LoraBenchError: As for `encode_conversations`, or if no room is left for a prompt.
+    Return the `input_ids` and `attention_mask` of each example, unpadded; and the share that was truncated. Raise
+    LoraBenchError as for `encode_conversations`, or if no room is left for a prompt.
     """
     room = max_length - max_new_tokens
     if room < 1:

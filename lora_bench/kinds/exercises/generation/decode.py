@@ -46,11 +46,8 @@ def complete(
     """Return the text that completes each prompt, without its end marker and without spaces around it.
 
     The model's own generation settings are ignored. *ending* is the tokenizer's end-of-text token by default. A batch has at
-    most *batch_tokens*, over all beams; a prompt that needs more has its own batch.
-
-    Raises:
-        LoraBenchError: If the decoding both samples and searches with beams.
-        UnsupportedPair: See `check_completes`.
+    most *batch_tokens*, over all beams; a prompt that needs more has its own batch. Raise LoraBenchError if the decoding both
+    samples and searches with beams. Raise UnsupportedPair, see `check_completes`.
     """
     check_completes(model)
     return complete_each(
@@ -97,11 +94,7 @@ def complete_each(
 
 
 def check_completes(model: Any) -> None:
-    """Refuse a model that cannot write texts, before it is trained.
-
-    Raises:
-        UnsupportedPair: If it is no language model, or has virtual tokens of PEFT's own.
-    """
+    """Raise UnsupportedPair for a model that is no language model, or has virtual tokens of PEFT's own."""
     base = _base_of(model)
     if not getattr(base, "can_generate", lambda: False)():
         raise UnsupportedPair(f"{type(base).__name__} does not write texts: generation needs a causal language model")
@@ -216,11 +209,8 @@ class BeamSearch:
     def __call__(self, model: Any, input_ids: Tensor, generation_config: Any, **state: Any) -> list[list[int]]:
         """Return the tokens of the best completion of each prompt, without reading the settings of `generate`.
 
-        Args:
-            model: The model.
-            input_ids: Prompts, shape (prompts, tokens), padded on the left; of a decoder behind an encoder its first token.
-            generation_config: Settings of `generate`.
-            state: Mask and cache, and the encoder's outputs.
+        *input_ids* are the prompts, shape (prompts, tokens), padded on the left; of a decoder behind an encoder its first
+        token. *state* has the mask, the cache, and the encoder's outputs.
         """
         for name in _OF_OTHER_LOOPS & set(state):
             del state[name]

@@ -40,12 +40,9 @@ def encode_completions(
 ) -> tuple[list[Example], float]:
     """Return the training examples: each input with the first of its references, of *max_length* tokens at most.
 
-    Returns:
-        The `input_ids`, `attention_mask` and `labels` of each example, unpadded; and the share that was truncated.
-
-    Raises:
-        LoraBenchError: If the tokenizer has no end-of-text token, or *max_length* is below 4: a token and an end of text for
-            input and completion each.
+    Return the `input_ids`, `attention_mask` and `labels` of each example, unpadded; and the share that was truncated. Raise
+    LoraBenchError if the tokenizer has no end-of-text token, or *max_length* is below 4: a token and an end of text for input
+    and completion each.
     """
     end = end_of_text(tokenizer)
     if max_length < 4:
@@ -67,11 +64,8 @@ def encode_prompts(
 ) -> tuple[list[Example], float]:
     """Return the prompts to complete; a prompt and *max_new_tokens* of its completion have *max_length* tokens together.
 
-    Returns:
-        The `input_ids` and `attention_mask` of each example, unpadded; and the share that was truncated.
-
-    Raises:
-        LoraBenchError: If the tokenizer has no end-of-text token, or no room is left for a prompt.
+    Return the `input_ids` and `attention_mask` of each example, unpadded; and the share that was truncated. Raise
+    LoraBenchError if the tokenizer has no end-of-text token, or no room is left for a prompt.
     """
     end = end_of_text(tokenizer)
     room = max_length - max_new_tokens - 1
@@ -145,11 +139,7 @@ def _last(tokens: list[int], count: int) -> list[int]:
 
 
 def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the end-of-text token.
-
-    Raises:
-        LoraBenchError: If the tokenizer has none.
-    """
+    """Return the end-of-text token. Raise LoraBenchError if the tokenizer has none."""
     if tokenizer.eos_token_id is None:
         raise LoraBenchError("the tokenizer has no end-of-text token, so no completion would end: is the model causal?")
     return int(tokenizer.eos_token_id)
@@ -158,11 +148,8 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
 def encode_targets(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[Pair], float]:
     """Return the training examples: each input with the first of its references, each of *max_length* tokens at most.
 
-    Returns:
-        The `input_ids`, `attention_mask` and `TARGETS` of each example, unpadded; and the share that was truncated.
-
-    Raises:
-        LoraBenchError: If the tokenizer has no end-of-text token, or *max_length* is below 2.
+    Return the `input_ids`, `attention_mask` and `TARGETS` of each example, unpadded; and the share that was truncated. Raise
+    LoraBenchError if the tokenizer has no end-of-text token, or *max_length* is below 2.
     """
     sources, cut = _ended(inputs_of(split), tokenizer, max_length)
     texts = [references[0].strip() for references in references_of(split)]

@@ -112,12 +112,8 @@ class NoRepeat(LogitsProcessor):
 class Draw(LogitsProcessor):
     """Draws the next token of each row by (its seed, its prompt, its step), and gives only that token a finite score.
 
-    So the likeliest token of its result is a sample, the same in any batch.
-
-    Args:
-        seeds: Seed of each row's run.
-        prompts: Tokens of each row's prompt, without padding.
-        prompt_tokens: Length of the longest prompt.
+    So the likeliest token of its result is a sample, the same in any batch. *prompts* are without padding, and the longest has
+    *prompt_tokens*.
     """
 
     def __init__(self, seeds: Sequence[int], prompts: Sequence[Sequence[int]], prompt_tokens: int) -> None:
