@@ -7,7 +7,7 @@ choice. Faults of a file carry its name, line and key, and are reported all at o
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 SHOWN_CHARACTERS = 200
@@ -92,3 +92,12 @@ def typed_line(error: BaseException) -> str:
     """Return the type of an error with the first line of its message, such as "KeyError: 'rank'"."""
     line = first_line(error, "")
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes, in order."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -28,7 +28,6 @@ class RecordFacts:
         tags: Identity and end of the record; `run_id`, `suite`, `status` and `reason` among them.
         conditions: Settings of the run. Options of the method, arguments and versions are separate, as `option_<name>`,
             `argument_<name>` and `package_<name>`.
-        results: Results of the run, as numbers.
         curve: Step and metrics of each point of the learning curve.
         last_step: Number of steps of the run, if known, else the curve's last.
     """

@@ -31,10 +31,7 @@ _FORMULA = re.compile(r"(?:\A|(?<=[;\t\r\n]))(?=[\s\x00-\x1f\u200b\ufeff]{0,20}[
 def write_tables(records: Sequence[Record], path: Path, to: str) -> str:
     """Write the runs to *path* and their learning curves beside it (`x.csv` and `x.curves.csv`), replacing older files.
 
-    The format *to* is one of `ENCODERS`.
-
-    Raises:
-        OSError: If a file cannot be written.
+    The format *to* is one of `ENCODERS`. Raise OSError if a file cannot be written.
     """
     runs, curves = to_frame(records), to_curves(records)
     beside = path.with_name(f"{path.stem}.curves{path.suffix}")

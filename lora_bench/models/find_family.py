@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 def with_family(model: BaseModel, given: Family | None = None, progress: Progress | None = None) -> BaseModel:
     """Return a base model with its family, the user's or another, if no installed package names one for its type.
 
-    A family that cannot be worked out stays None: methods that need one then refuse the model, and say why.
-
-    Raises:
-        LoraBenchError: If *given* does not fit the model, or its type has a family already.
+    A family that cannot be worked out stays None: methods that need one then refuse the model, and say why. Raise
+    LoraBenchError if *given* does not fit the model, or its type has a family already.
     """
     known = installed_family(model.model_type)
     if given is not None:

@@ -8,12 +8,10 @@ hashes at every use (0.2 s for MiniLM), because a changed byte would make anothe
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from lora_bench.util.atomic_files import QUARANTINE, quarantine, sync_folder, sync_tree
+from lora_bench.util.atomic_files import QUARANTINE, quarantine, sync_folder, sync_tree, whole_folder
 from lora_bench.util.paths import cache_folder
 from lora_bench.util.regular_files import sha256_of
 from lora_bench.util.sealed_json import as_json
@@ -37,28 +35,21 @@ def made_folder(name: str, shown: str, write: Callable[[Path], None], progress: 
         place = quarantine(folder, damage, folder.parent / QUARANTINE)
         say(f"{folder}: {damage}; it was moved to {place}, and is written again")
     say(f"writing {shown} to {folder}")
-    part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
-        write(part)
-        (part / MANIFEST).write_bytes(as_json(_hashes(part)))
-        part.chmod(0o755)  # mkdtemp's folders are private
-        sync_tree(part)
-        part.rename(folder)
+        with whole_folder(folder) as part:
+            write(part)
+            (part / MANIFEST).write_bytes(as_json(_hashes(part)))
+            sync_tree(part)
         sync_folder(folder.parent)
     except OSError:
         if not folder.is_dir():  # otherwise another process was first, with the same content
             raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    hashes = {}
-    for path in folder.iterdir():
-        if path.name != MANIFEST and not path.name.startswith("."):
-            hashes[path.name] = sha256_of(path)
-    return hashes
+    files = (path for path in folder.iterdir() if path.name != MANIFEST and not path.name.startswith("."))
+    return {path.name: sha256_of(path) for path in files}
 
 
 def _damage(folder: Path) -> str | None:

@@ -87,10 +87,8 @@ def roberta_folder(progress: Progress | None = None) -> Path:
 def deberta_folder(progress: Progress | None = None, *, position_buckets: int = POSITION_BUCKETS) -> Path:
     """Return the folder of MiniLM-L6 in the DeBERTa-v2 class, made on first use.
 
-    *position_buckets* relative distances are told apart on each side; greater ones share logarithmic buckets.
-
-    Raises:
-        AssetUnavailable: If the weights are neither cached nor downloadable.
+    *position_buckets* relative distances are told apart on each side; greater ones share logarithmic buckets. Raise
+    AssetUnavailable if the weights are neither cached nor downloadable.
     """
     config = {
         **DEBERTA,

@@ -15,21 +15,12 @@ from pathlib import Path
 
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.families import Family
+from lora_bench.models import safety
 from lora_bench.models.deberta_mini import deberta_mini_folder
 from lora_bench.models.gpt2_mini import gpt2_mini_folder
 from lora_bench.models.made_folder import Progress
 from lora_bench.models.minilm import deberta_folder, roberta_folder
 from lora_bench.models.mpnet import mpnet_folder
-from lora_bench.models.safety import (
-    PICKLED_INDEX,
-    PICKLED_WEIGHTS,
-    as_safetensors,
-    check_code,
-    check_type,
-    check_weights,
-    pickles,
-    read_config,
-)
 from lora_bench.models.shapes import PREFIX, shape_folder
 from lora_bench.models.shipped import needed_assets
 from lora_bench.util.hashing import content_hash
@@ -51,15 +42,11 @@ class BaseModel:
     """A base model on this machine.
 
     Args:
-        name: Its name in the suite.
         shown: Its name for readers.
-        folder: Folder of its files.
         sha256: Hash of its content.
         revision: Commit on the hub, if it came from there.
-        model_type: transformers' name of its model family, such as "roberta".
         has_weights: True if its folder has weights; those of a shape are drawn at random.
         remote_code: True if code that comes with it runs.
-        warnings: Warnings for records of it.
         family: Its family, if no installed package names one for its type.
         inferred: True if that family was worked out from its structure.
     """
@@ -209,10 +196,10 @@ def check_folder(name: str, folder: Path, *, trusted: bool = False) -> str:
     check_regular(folder, f"model {name!r}")
     if not (folder / "config.json").is_file():
         raise LoraBenchError(f"model {name!r}: the folder has no config.json, so it is not a Hugging Face model")
-    config = read_config(name, folder)
-    check_code(name, folder, config, trusted=trusted)
-    model_type = check_type(name, config, trusted=trusted)
-    check_weights(name, folder, config)
+    config = safety.read_config(name, folder)
+    safety.check_code(name, folder, config, trusted=trusted)
+    model_type = safety.check_type(name, config, trusted=trusted)
+    safety.check_weights(name, folder, config)
     return model_type
 
 
@@ -230,14 +217,14 @@ def _base_model(
     model_type = check_folder(name, folder, trusted=trusted)
     warnings = [f"{name} ran code of its repository at commit {revision}, allowed by --allow-code"] if trusted else []
     if not any(folder.glob("*.safetensors")):
-        pickled = pickles(folder)
+        pickled = safety.pickles(folder)
         if not allow_pickle:
             danger = f" ({', '.join(pickled)} can run code when read)" if pickled else ""
             raise LoraBenchError(
                 f"model {name!r} has no weights in safetensors{danger}; name a revision that has them, or, if you trust "
                 f"its author, add --allow-pickle {shlex.quote(name)}"
             )
-        folder = as_safetensors(name, folder)
+        folder = safety.as_safetensors(name, folder)
         warnings.append(f"the weights of {name} were read from a pickle, allowed by --allow-pickle")
     return BaseModel(
         name=name,
@@ -282,7 +269,9 @@ def _from_hub(
     copy = snapshot("model", name, revision, files, leave=("*/*",), hint=hint)
     if (copy.folder / "config.json").is_file() and not any(copy.folder.glob("*.safetensors")):
         if pickled:
-            copy = snapshot("model", name, copy.commit, (*files, PICKLED_WEIGHTS, PICKLED_INDEX), leave=("*/*",))
+            copy = snapshot(
+                "model", name, copy.commit, (*files, safety.PICKLED_WEIGHTS, safety.PICKLED_INDEX), leave=("*/*",)
+            )
             return copy.folder, copy.commit
         raise LoraBenchError(
             f"model {name!r} has no weights in safetensors on the hub at revision {revision or 'main'}, and others can run "

@@ -11,7 +11,6 @@ import hashlib
 import math
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from lora_bench.errors import SHOWN_CHARACTERS, LoraBenchError, did_you_mean, first_line
 from lora_bench.families import FAMILIES
+from lora_bench.util.atomic_files import whole_folder
 from lora_bench.util.paths import cache_folder
 from lora_bench.util.regular_files import read_object, sha256_of, tensor_headers
 
@@ -120,10 +120,8 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def check_code(name: str, folder: Path, config: dict[str, Any], *, trusted: bool) -> None:
     """Refuse a model that needs code which its suite does not name.
 
-    *trusted* says that its suite names it with a commit and sets `trust_remote_code: true`.
-
-    Raises:
-        LoraBenchError: If it cannot be loaded without code of its own, or if the code is in another repository.
+    *trusted* says that its suite names it with a commit and sets `trust_remote_code: true`. Raise LoraBenchError if it cannot
+    be loaded without code of its own, or if the code is in another repository.
     """
     named = [value for key, value in _code(config)]
     if not trusted:
@@ -195,28 +193,23 @@ def as_safetensors(name: str, folder: Path) -> Path:
     weights: dict[str, torch.Tensor] = {}
     for path in parts:
         weights |= pickled_tensors(f"model {name!r}", path)
-    with tempfile.TemporaryDirectory(prefix=".unpickled-", dir=made.parent) as temporary:
-        target = Path(temporary, "model")
-        target.mkdir()
-        for path in beside:
-            if path.name != PICKLED_INDEX:
-                shutil.copyfile(path, target / path.name)
-        save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
-        try:
-            target.rename(made)
-        except OSError:
-            if not made.is_dir():  # another process was faster
-                raise
+    try:
+        with whole_folder(made) as target:
+            for path in beside:
+                if path.name != PICKLED_INDEX:
+                    shutil.copyfile(path, target / path.name)
+            save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    except OSError:
+        if not made.is_dir():  # another process was faster
+            raise
     return made
 
 
 def pickled_tensors(owner: str, path: Path) -> dict[str, Any]:
     """Return the tensors of a pickle, each with memory of its own, by torch's restricted reader.
 
-    *owner* is what the pickle belongs to, for messages.
-
-    Raises:
-        LoraBenchError: If the pickle has anything but tensors, or torch is too old to read one safely.
+    *owner* is what the pickle belongs to, for messages. Raise LoraBenchError if the pickle has anything but tensors, or torch
+    is too old to read one safely.
     """
     import torch
 

@@ -13,11 +13,7 @@ from lora_bench.training.job import Job
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a plan.
-
-    Args:
-        blocked: Reason why it cannot be done although the pair works: the run it starts from gave no score.
-    """
+    """One run of a plan; *blocked* says why it cannot be done although the pair works: what it starts from gave no score."""
 
     job: Job
     fit: MethodFit

@@ -46,13 +46,9 @@ FEWEST = ("full", "lora_all", "linear_probe")
 
 @dataclass(frozen=True)
 class Design:
-    """How much is compared.
+    """How much is compared: seeds of each method, at most, learning rates that each tries, and epochs of a run.
 
-    Args:
-        seeds: Seeds of each method, at most.
-        rates: Learning rates that each tries.
-        epochs: Epochs of a run.
-        plateau: True if these are the most, as a run ends when its score stops rising.
+    With a *plateau*, epochs are the most, as a run ends when its score stops rising.
     """
 
     seeds: int
@@ -95,11 +91,8 @@ DESIGNS = (
 def draft_suite(seen: TableFacts, folder: Path, *, model: str = DEFAULT_MODEL, minutes: float = 10.0) -> Draft:
     """Return a suite of a table that takes about some minutes on this machine, with the training of the chosen method.
 
-    *folder* is that of its file.
-
-    Raises:
-        BadInput: With every fault of the data or the base model.
-        LoraBenchError: If no method fits the base model, or the minutes are too few for any comparison.
+    *folder* is that of its file. Raise BadInput with every fault of the data or the base model; LoraBenchError if no method
+    fits the base model, or the minutes are too few for any comparison.
     """
     begun = time.monotonic()
     methods = tuple(rates_of(large=False))

@@ -64,10 +64,7 @@ def largest_part(peak: Callable[[int], int], batch_size: int, peak_memory_bytes:
     """Return the largest divisor of a batch whose peak stays within a limit.
 
     *peak* gives the bytes for a part of so many examples. It grows with them, except for the whole batch, which has no earlier
-    gradients.
-
-    Raises:
-        BudgetUnreachable: If a single example needs more, with its need.
+    gradients. Raise BudgetUnreachable if a single example needs more, with its need.
     """
     if peak(batch_size) <= peak_memory_bytes:
         return batch_size

@@ -77,10 +77,8 @@ def plan_probes(
 ) -> ProbePlan:
     """Resolve a suite of probes, or the cells of a suite of runs, to its probes; nothing is written to *runs*.
 
-    *processes* is the number for each cell, by default the suite's or the device's.
-
-    Raises:
-        BadInput: With every fault of models and data.
+    *processes* is the number for each cell, by default the suite's or the device's. Raise BadInput with every fault of models
+    and data.
     """
     card = next(iter(described_devices()), None)
     device: DeviceType = "cpu" if card is None else "cuda"

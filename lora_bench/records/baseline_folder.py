@@ -85,10 +85,7 @@ def accept(source: Path, baseline: Path) -> list[Record]:
     """Keep the records of a runs folder or a baseline, with their answers, as a baseline, replacing those in it.
 
     Interrupted at any moment, the baseline has whole records with their answers, the old or the new ones; the same command
-    completes it.
-
-    Raises:
-        LoraBenchError: If there are no records, or predictions are missing or do not match their record.
+    completes it. Raise LoraBenchError if there are no records, or predictions are missing or do not match their record.
     """
     stored, file = StoredRuns(source), baseline / ANSWERS_FILE
     plain, answers = stored.plain, stored.answers
@@ -129,10 +126,7 @@ def keep_baseline(source: Path, baseline: Path) -> list[str]:
 def make_runs_folder(source: Path, runs: Path) -> list[str]:
     """Write the records of a baseline as a runs folder, in which `run` continues. Return a sentence about each kind.
 
-    Records that are in the folder stay as they are.
-
-    Raises:
-        LoraBenchError: If there are none, or the folder is a baseline itself.
+    Records that are in the folder stay as they are. Raise LoraBenchError if there are none, or the folder is a baseline itself.
     """
     if (runs / RUNS_FILE).exists() or (runs / PROBES_FILE).exists():
         raise LoraBenchError(f"{runs} is a baseline; name another folder for the runs with --out")

@@ -80,11 +80,7 @@ def usable_cores() -> int:
 class CudaDevice:
     """A CUDA device, by torch's account.
 
-    Args:
-        visible: Its entry in `CUDA_VISIBLE_DEVICES`.
-        name: Name of the card.
-        memory_bytes: Its memory.
-        uuid: Its UUID, without the prefix that NVIDIA's tools write before it.
+    *visible* is its entry in `CUDA_VISIBLE_DEVICES`, and *uuid* is without the prefix that NVIDIA's tools write before it.
     """
 
     visible: str

@@ -15,13 +15,7 @@ from typing import Any
 from lora_bench.errors import LoraBenchError
 from lora_bench.util.endless_work import slow_part
 from lora_bench.util.hashing import content_hash
-from lora_bench.util.regular_files import (
-    TensorHeader,
-    check_regular,
-    read_object,
-    sha256_of,
-    tensor_headers,
-)
+from lora_bench.util.regular_files import TensorHeader, check_regular, read_object, sha256_of, tensor_headers
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -41,12 +35,7 @@ _SMALL, _NO_SIZE = 1_000_000, {"total_step"}
 
 @dataclass(frozen=True)
 class KeptAdapter:
-    """An adapter in a folder.
-
-    Args:
-        folder: Its folder.
-        sha256: Hash of its weights and its configuration.
-    """
+    """An adapter in a folder, with the hash of its weights and its configuration."""
 
     folder: Path
     sha256: str

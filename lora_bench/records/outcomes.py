@@ -19,7 +19,7 @@ import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
+from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost, causes
 from lora_bench.records.record import Record
 
 DISK_FULL = "disk_full"
@@ -47,7 +47,7 @@ def is_disk_full(error: BaseException) -> bool:
     """Return True if an error, or a cause of it, is a full disk or an exhausted quota."""
     return any(
         one.errno in _FULL if isinstance(one, OSError) else any(words in str(one) for words in _SAID_FULL)
-        for one in _chain(error)
+        for one in causes(error)
     )
 
 
@@ -78,16 +78,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID_NO_MEMORY)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and its causes, in order."""
-    seen: set[int] = set()
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        yield one
-        one = one.__cause__ or one.__context__
 
 
 def is_attempt(record: Record) -> bool:

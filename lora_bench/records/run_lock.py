@@ -61,11 +61,7 @@ class Elsewhere:
 class RunLock:
     """The lock of this process on a run, until `release` or its end.
 
-    Args:
-        folder: Folder of the run.
-        number: Number of the lock file.
-        descriptor: Its open file. Writes go there even after another process has taken the run over, never into its file.
-        lock: File with the lock of the file system.
+    Writes go to the open lock file, *descriptor*, even after another process has taken the run over, never into its file.
     """
 
     def __init__(self, folder: Path, number: int, descriptor: int, lock: IO[bytes]) -> None:

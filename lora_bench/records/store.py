@@ -109,9 +109,7 @@ class RunFolder:
     def _own_record(self) -> Record:
         """Read the record, which must be of this run: its id names the folder, and is the hash of its spec.
 
-        Raises:
-            BadInput: As `read_record` does.
-            DamagedRecord: Also if it is another run's, however whole.
+        Raise BadInput as `read_record` does; DamagedRecord also if it is another run's, however whole.
         """
         path = self.path / RECORD
         record = read_record(path)
@@ -238,9 +236,7 @@ def _content(path: Path) -> bytes | None:
 def read_records(path: Path) -> list[Record]:
     """Read every record at *path*, in the order of their run ids: a runs folder, a baseline or its `runs.json`, or one record.
 
-    Raises:
-        LoraBenchError: If the path does not exist or has no record.
-        BadInput: With every unreadable record.
+    Raise LoraBenchError if the path does not exist or has no record; BadInput with every unreadable record.
     """
     if not path.exists():
         raise LoraBenchError(f"{path} does not exist; `lora-bench run SUITE` writes records to runs/SUITE")

@@ -95,15 +95,12 @@ class Draft:
     """The facts in the suite file of a table.
 
     Args:
-        seen: The table.
-        model: Base model.
-        methods: Labels of the methods.
+        methods: Their labels.
         rates: Number of learning rates that each tries, 1 to `MOST_RATES`.
         seeds: Number of seeds, at most.
         train_examples: Examples that each run sees, at most.
         plateau: True if a run ends when its score stops rising.
         large: True for a base model of more weights than `plan.fit_minutes.SMALL_MODEL`, which needs smaller learning rates.
-        minutes: Time that it was made for.
         final_seconds: Time that a run on all rows is likely to take.
         bfloat16_gain: How many times as fast this machine trains in bfloat16; None to train in float32.
         folds: Number of folds, of which each seed tests one; None for one test split.

@@ -18,11 +18,7 @@ from lora_bench.errors import LoraBenchError
 
 @dataclass(frozen=True)
 class Rung:
-    """The trials of a halving with the same work.
-
-    Args:
-        part: Divisor of the work of a reported run.
-    """
+    """The trials of a halving with the same work: that of a reported run divided by *part*."""
 
     number: int
     trials: int
@@ -33,10 +29,8 @@ def rungs_of(trials: int, factor: int, number: int) -> tuple[Rung, ...]:
     """Return the rungs of a halving, the shortest runs first.
 
     All rungs together may spend the work of *trials* runs with all of the work. The *factor*, at least 2, is the ratio of the
-    work of one rung's runs to the last one's, and of trials to those that go on; the *number* of rungs is at least 2.
-
-    Raises:
-        LoraBenchError: If the last rung has nothing to choose from, or halving tries no more rates.
+    work of one rung's runs to the last one's, and of trials to those that go on; the *number* of rungs is at least 2. Raise
+    LoraBenchError if the last rung has nothing to choose from, or halving tries no more rates.
     """
     if trials < 2 * number:
         fewer = f"rungs: {trials // 2}, or " if trials >= 4 else ""

@@ -143,9 +143,7 @@ def _changed(cell: CellRecipe, recipe: Recipe) -> CellRecipe:
 def load_suite(name_or_file: str | Path) -> Suite:
     """Read a suite by name or from a file, and check everything that needs no data or weights.
 
-    Raises:
-        LoraBenchError: If no suite has the name.
-        BadInput: With every fault of the file.
+    Raise LoraBenchError if no suite has the name; BadInput with every fault of the file.
     """
     file, document, argument = find_suite(name_or_file)
     if is_probe_suite(document):
@@ -196,10 +194,7 @@ def with_seeds(suite: Suite, number: int) -> Suite:
     """Return a suite with so many seeds of every method.
 
     They are its own and the next whole numbers. Where seeds are added until decided, each method has so many before the first
-    look.
-
-    Raises:
-        LoraBenchError: If seeds are added until decided, and these are too few for a look.
+    look. Raise LoraBenchError if seeds are added until decided, and these are too few for a look.
     """
     content = suite.content
     trials = set(content.tuning.seeds) if content.tuning is not None else set()
@@ -224,9 +219,7 @@ def with_seeds(suite: Suite, number: int) -> Suite:
 def find_suite(name_or_file: str | Path) -> tuple[Path, Document, str]:
     """Return a suite's file, its content, and its name on the command line: an absolute path without its folders.
 
-    Raises:
-        LoraBenchError: If no suite has the name.
-        BadInput: If the file is unreadable.
+    Raise LoraBenchError if no suite has the name; BadInput if the file is unreadable.
     """
     file = _find(str(name_or_file))
     document = read_yaml(file, shown=str(name_or_file) if file == Path(name_or_file) else None)

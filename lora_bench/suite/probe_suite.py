@@ -136,9 +136,7 @@ class ProbeSuite:
 def load_probe_suite(name_or_file: str | Path) -> Suite | ProbeSuite:
     """Read a suite of probes, or a suite of runs to probe, by name or from a file.
 
-    Raises:
-        LoraBenchError: If no suite has this name.
-        BadInput: With every fault of the file.
+    Raise LoraBenchError if no suite has this name; BadInput with every fault of the file.
     """
     file, document, argument = find_suite(name_or_file)
     # A suite of probes may leave `cell` out; a file with any key of training is a suite of runs.

@@ -61,10 +61,8 @@ def deal(
 ) -> dict[str, Examples]:
     """Return the examples in three splits (two, if train is whole), and the further ones.
 
-    A split that the data does not have is taken from the training rows. With folds, *fold* is the one to test.
-
-    Raises:
-        BadInput: If rows cannot be put into the order of the task.
+    A split that the data does not have is taken from the training rows. With folds, *fold* is the one to test. Raise BadInput
+    if rows cannot be put into the order of the task.
     """
     shares = task.shares
     if shares is None:

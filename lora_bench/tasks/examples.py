@@ -43,7 +43,6 @@ class TaskData:
         splits: Splits by name: train, selection (unless train is whole), test, and the task's further splits.
         labels: Class names in the order of their indexes; empty for regression and generation.
         sha256: Hash of the content that they were made from.
-        warnings: Warnings for readers of the scores.
         folds: Number of independent examples of each split by fold; empty without folds, and where one was asked for.
     """
 

@@ -33,10 +33,8 @@ MAX_UNPACKED_BYTES, MAX_PARQUET_ROWS = 1024 * MIB, 10_000_000
 def read_file(path: Path, layout: Layout) -> tuple[Table, str]:
     """Return the rows of a local file, and the sha256 of its content (unpacked if it is gzipped).
 
-    WebNLG's rows may come from a folder, whose files are read in the order of their paths.
-
-    Raises:
-        BadInput: If the file is missing or does not fit its format.
+    WebNLG's rows may come from a folder, whose files are read in the order of their paths. Raise BadInput if the file is
+    missing or does not fit its format.
     """
     shown = _from_here(path)
     if layout.format == "webnlg" and path.is_dir():

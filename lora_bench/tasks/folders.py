@@ -115,10 +115,7 @@ def _first_there(folder: Path, names: Files) -> str | None:
     """Return the first name that the folder has, plain or gzipped, as the plain name: both are read alike.
 
     A name that begins with `../` belongs to a set beside this one in the data directory, as GLUE's diagnostic set is beside
-    MNLI.
-
-    Raises:
-        LoraBenchError: If it leads out of the folder: a download must not make other files readable.
+    MNLI. Raise LoraBenchError if it leads out of the folder: a download must not make other files readable.
     """
     for name in names:
         within = folder.resolve().parent if name.startswith("../") else folder.resolve()

@@ -22,9 +22,7 @@ class NewRows:
 
     Args:
         columns: All its columns, in order.
-        layout: How its file was read.
-        readable: Indexes of the rows that can be answered.
-        texts: Their texts.
+        readable: Indexes of the rows that can be answered, whose *texts* these are.
         notes: Sentences on what was guessed of its form, and on what is wrong with the other rows.
     """
 

@@ -46,13 +46,7 @@ class PrefixActivationConfig(TunerConfig):
 class PrefixActivationLayer(PrefixLayer):
     """An attention module with the activations that its queries see through its own projections.
 
-    Args:
-        base_layer: The attention module.
-        kind: Way of keys and values into the module.
-        width: Width of the hidden states.
-        family: Family of the model, which names the projections.
-        config: Config of the model.
-        norm: LayerNorm before the module, or None; it stays a part of its layer.
+    The model's *family* names the projections. A *norm* before the module stays a part of its layer.
     """
 
     adapter_layer_names: tuple[str, ...] = ("activation_prefix",)

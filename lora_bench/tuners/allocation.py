@@ -26,8 +26,7 @@ def ranks_from_weights(model: Any, *_: Any) -> None:
 class AllocateRanks(TrainerCallback):
     """AdaLoRA's schedule: allocate ranks after each optimiser step, before gradients are dropped.
 
-    Args:
-        sets_total: End the schedule with the run, not where the suite says.
+    With *sets_total* it ends with the run, not where the suite says.
     """
 
     def __init__(self, *, sets_total: bool) -> None:

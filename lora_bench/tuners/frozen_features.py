@@ -49,12 +49,7 @@ class ComputeOnce:
 
 
 class _Features:
-    """The features of each row that the base model has seen.
-
-    Args:
-        base: The frozen base model.
-        first: True to keep the vector of the first token alone.
-    """
+    """The features of each row that the frozen base model has seen; with *first* the vector of the first token alone."""
 
     def __init__(self, base: Any, first: bool) -> None:
         self.base, self.first = base, first

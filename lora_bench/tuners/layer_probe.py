@@ -40,7 +40,6 @@ class SeenModule:
 
     Args:
         path: Path of the module, relative to its layer.
-        module: The module.
         given: Its input, shape (tokens, in_features).
         carries: Channels through which an earlier token reaches the last one, shape (out_features,), bool.
         alone: Channels that act where there is one token.
@@ -67,9 +66,7 @@ class LayerProbe:
     """A small model and its last layer: in all before it, every module carries the state of other tokens on.
 
     Args:
-        model: The small model.
-        stack: Path of its list of layers.
-        layer: The last layer.
+        stack: Path of the list of layers.
         seen: Linear modules of that layer, in the order of their calls.
         norms: Outputs of the norms of that layer, by path.
         given: Input of that layer, or None if it is no plain tensor.

@@ -22,10 +22,8 @@ _ITERATIONS, _MOST_ITERATIONS = re.compile(r".*_niter_(\d+)"), 1_000
 def processor_seconds(limit: float, fault: str) -> Iterator[None]:
     """End the work of this block, such as a stranger's template, after so many seconds of the processor.
 
-    Only the main thread of a POSIX system can be interrupted; elsewhere nothing is limited.
-
-    Raises:
-        LoraBenchError: With *fault*, if it takes longer or more memory than there is.
+    Only the main thread of a POSIX system can be interrupted; elsewhere nothing is limited. Raise LoraBenchError with *fault*,
+    if it takes longer or more memory than there is.
     """
 
     def end(*_: object) -> None:

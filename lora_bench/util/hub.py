@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_bench.errors import LoraBenchError, first_line, typed_line, unknown
+from lora_bench.errors import LoraBenchError, causes, first_line, typed_line, unknown
 from lora_bench.util.redaction import without_secrets
 
 Kind = Literal["model", "data set", "metric"]
@@ -96,10 +96,7 @@ def snapshot(
     """Return some files of a repository, downloaded if the cache lacks them.
 
     *files* and *leave* are patterns of files to take, and to leave out although they match. *hint* is added to the error if
-    there is no such repository.
-
-    Raises:
-        LoraBenchError: If they are unavailable, with the reason and what to do.
+    there is no such repository. Raise LoraBenchError if they are unavailable, with the reason and what to do.
     """
     from huggingface_hub import snapshot_download
 
@@ -174,7 +171,7 @@ def data_set(name: str, config: str | None, commit: str) -> Any:
         try:
             builder.download_and_prepare()
         except Exception as error:  # readers of csv, json and parquet have no base class of errors
-            reason = without_secrets(first_line(list(_chain(error))[-1]))
+            reason = without_secrets(first_line(list(causes(error))[-1]))
             raise LoraBenchError(f"data set {name!r} cannot be read: {reason}") from None
     return builder
 
@@ -184,7 +181,7 @@ def why_not(kind: Kind, name: str, revision: str | None, error: BaseException, h
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx
 
-    chain = list(_chain(error))
+    chain = list(causes(error))
 
     def first(*classes: type[BaseException]) -> Any:
         return next((link for link in chain if isinstance(link, classes)), None)
@@ -218,7 +215,7 @@ def _is_unreachable(error: BaseException) -> bool:
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx
 
-    chain = list(_chain(error))
+    chain = list(causes(error))
     said = (errors.HFValidationError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled)
     if any(isinstance(link, said) for link in chain):
         return False  # the hub, or its settings, had an answer
@@ -318,11 +315,3 @@ def _is_damaged(path: Path) -> bool:
         digest.update(b"blob %d\0" % path.stat().st_size)
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: digest).hexdigest() != said
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

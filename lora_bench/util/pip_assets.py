@@ -187,11 +187,8 @@ def obtain(name: str, progress: Progress | None = None) -> Path:
 def members(name: str, inner: Iterable[str], progress: Progress | None = None) -> dict[str, bytes]:
     """Return files inside an asset by their paths, read without unpacking it.
 
-    A path may go on through an archive, as in `data.tar.gz/data/texts.txt`.
-
-    Raises:
-        LoraBenchError: If the asset has no such file.
-        AssetUnavailable: If the asset is neither cached nor downloadable.
+    A path may go on through an archive, as in `data.tar.gz/data/texts.txt`. Raise LoraBenchError if the asset has no such file;
+    AssetUnavailable if the asset is neither cached nor downloadable.
     """
     archive = obtain(name, progress)
     return {path: _member(archive.name, archive, path) for path in inner}

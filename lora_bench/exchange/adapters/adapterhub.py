@@ -24,18 +24,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.exchange.adapters.portable_adapter import (
-    ADAPTER_CONFIG,
-    PortableAdapter,
-    head_class,
-    inside_of,
-    known_classes,
-    prefix_table,
-    prefix_weights,
-    read_settings,
-    read_weights,
-    settings_of,
-)
+from lora_bench.exchange.adapters import portable_adapter as portable
+from lora_bench.exchange.adapters.portable_adapter import PortableAdapter
 from lora_bench.families import family_of
 from lora_bench.tuners import BottleneckConfig, PrefixConfig
 from lora_bench.tuners.sites import TunerConfig
@@ -112,10 +102,10 @@ def from_adapterhub(
         name = method.get("architecture") if isinstance(method, dict) else method
         raise LoraBenchError(f"{folder} holds {name} of AdapterHub; bottleneck adapters and prefixes are converted")
     head, model_class = _read_head(folder, model, allow_pickle)
-    tensors = read_weights(folder, SAFE_WEIGHTS, PICKLED_WEIGHTS, allow_pickle=allow_pickle)
-    inside = inside_of(tensors, model)
+    tensors = portable.read_weights(folder, SAFE_WEIGHTS, PICKLED_WEIGHTS, allow_pickle=allow_pickle)
+    inside = portable.inside_of(tensors, model)
     if model_class is None:
-        model_class = settings["model_class"] if settings.get("model_class") in known_classes(model) else None
+        model_class = settings["model_class"] if settings.get("model_class") in portable.known_classes(model) else None
     convert: Callable[..., tuple[TunerConfig, dict[str, Tensor]]]
     convert = _bottlenecks if method.get("architecture") is None else _prefix
     config, weights = convert(
@@ -123,7 +113,7 @@ def from_adapterhub(
         method,
         {name.removeprefix(inside): tensor for name, tensor in tensors.items()},
         model,
-        settings_of(head, base, model, model_class),
+        portable.settings_of(head, base, model, model_class),
     )
     return PortableAdapter(config=config, weights=weights, inside=inside, head=head, model_class=model_class)
 
@@ -153,7 +143,7 @@ def to_adapterhub(adapter: PortableAdapter, model: PreTrainedModel, out: Path) -
         "model_type": model.config.model_type,
         "version": VERSION,
     }
-    _write(out / ADAPTER_CONFIG, {**about, "config": method, "name": name})
+    _write(out / portable.ADAPTER_CONFIG, {**about, "config": method, "name": name})
     save_file({f"{adapter.inside}{path}": tensor.contiguous() for path, tensor in tensors.items()}, out / SAFE_WEIGHTS)
     if adapter.head:
         labels = {f"LABEL_{number}": number for number in range(adapter.labels or 0)}
@@ -294,7 +284,7 @@ def _prefix(
     if tokens < 1 or table.numel() % tokens:
         raise LoraBenchError(f"{folder}: {table.numel():,} numbers are no prefix of {tokens} tokens")
     config = PrefixConfig(num_virtual_tokens=tokens, **common)
-    return config, prefix_weights(table.reshape(tokens, -1), model)
+    return config, portable.prefix_weights(table.reshape(tokens, -1), model)
 
 
 def _their_prefix(
@@ -305,7 +295,7 @@ def _their_prefix(
         raise UnsupportedPair(
             f"a text behind AdapterHub's prefix starts at position 0, behind this one at {config.first_position}"
         )
-    table = prefix_table(adapter, model).flatten()
+    table = portable.prefix_table(adapter, model).flatten()
     method = {"architecture": "prefix_tuning", "flat": True, "prefix_length": config.num_virtual_tokens}
     return method, {f"prefix_tuning.prefix_tunings.{name}.self_prefix.control_trans": table}
 
@@ -314,8 +304,8 @@ def _read_head(folder: Path, model: PreTrainedModel, allow_pickle: bool) -> tupl
     """Return the weights of the head under transformers' names, and the class of the model with it."""
     if not (folder / HEAD_CONFIG).is_file():
         return {}, None
-    settings = read_settings(folder, HEAD_CONFIG)
-    tensors = read_weights(folder, SAFE_HEAD, PICKLED_HEAD, allow_pickle=allow_pickle)
+    settings = portable.read_settings(folder, HEAD_CONFIG)
+    tensors = portable.read_weights(folder, SAFE_HEAD, PICKLED_HEAD, allow_pickle=allow_pickle)
     flexible, model_class = settings.get("config"), settings.get("model_class")
     if isinstance(flexible, dict):
         kind = HEAD_KINDS.get(str(flexible.get("head_type")))
@@ -326,14 +316,14 @@ def _read_head(folder: Path, model: PreTrainedModel, allow_pickle: bool) -> tupl
             for name, tensor in own.items()
             if (place := places.get(name.rpartition(".")[0])) is not None
         }
-        head = head_class(model.config, kind) if kind else None
+        head = portable.head_class(model.config, kind) if kind else None
         if head is not None and len(moved) == len(own):
             return moved, head
     else:
-        if model_class in {head_class(model.config, kind) for kind in HEAD_KINDS.values()} - {None}:
+        if model_class in {portable.head_class(model.config, kind) for kind in HEAD_KINDS.values()} - {None}:
             return tensors, str(model_class)
         # The output layer of GPT-2 is its table of embeddings, which no adapter trains.
-        if model_class == head_class(model.config, "CausalLM") and tensors.keys() == {"lm_head.weight"}:
+        if model_class == portable.head_class(model.config, "CausalLM") and tensors.keys() == {"lm_head.weight"}:
             return {}, str(model_class)
     head_type = flexible.get("head_type") if isinstance(flexible, dict) else model_class
     raise LoraBenchError(

@@ -16,14 +16,8 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.exchange.adapters.portable_adapter import (
-    PortableAdapter,
-    class_name,
-    prefix_table,
-    prefix_weights,
-    read_weights,
-    settings_of,
-)
+from lora_bench.exchange.adapters import portable_adapter as portable
+from lora_bench.exchange.adapters.portable_adapter import PortableAdapter
 from lora_bench.tuners import PrefixConfig
 from lora_bench.tuners.prefix import position_table
 
@@ -50,7 +44,7 @@ def from_peft_prefix(
         raise UnsupportedPair(
             f"behind PEFT's prefix a text starts at the position of its length, not at 0: {error}"
         ) from error
-    tensors = read_weights(folder, SAFETENSORS_WEIGHTS_NAME, "adapter_model.bin", allow_pickle=allow_pickle)
+    tensors = portable.read_weights(folder, SAFETENSORS_WEIGHTS_NAME, "adapter_model.bin", allow_pickle=allow_pickle)
     if "prompt_embeddings" not in tensors:
         raise LoraBenchError(f"{folder} has no prompt_embeddings among its weights, as PEFT's prefix tuning saves")
     table = tensors.pop("prompt_embeddings")
@@ -61,23 +55,21 @@ def from_peft_prefix(
         type(model).__name__,
     )
     inside = "" if bare else f"{model.base_model_prefix}."
-    model_class = class_name(model, inside, mapping, task_type)
+    model_class = portable.class_name(model, inside, mapping, task_type)
     config = PrefixConfig(
         num_virtual_tokens=len(table),
         first_position=len(table),
         task_type=task_type,
-        **settings_of(head, base, model, model_class),
+        **portable.settings_of(head, base, model, model_class),
     )
-    weights = prefix_weights(table, model)
+    weights = portable.prefix_weights(table, model)
     return PortableAdapter(config=config, weights=weights, inside=inside, head=head, model_class=model_class)
 
 
 def to_peft_prefix(adapter: PortableAdapter, model: PreTrainedModel, out: Path) -> None:
     """Write a prefix of our tuner as PEFT's prefix tuning does, into a folder that is there.
 
-    Raises:
-        UnsupportedPair: If PEFT computes something else with it.
-        LoraBenchError: If it is no prefix.
+    Raise UnsupportedPair if PEFT computes something else with it; LoraBenchError if it is no prefix.
     """
     config = adapter.config
     if not isinstance(config, PrefixConfig):
@@ -87,7 +79,7 @@ def to_peft_prefix(adapter: PortableAdapter, model: PreTrainedModel, out: Path) 
             f"a text behind PEFT's prefix starts at position {config.num_virtual_tokens}, behind this one at "
             f"{config.first_position} (first_position)"
         )
-    table = prefix_table(adapter, model)
+    table = portable.prefix_table(adapter, model)
     heads = model.config.num_attention_heads
     PrefixTuningConfig(
         num_virtual_tokens=config.num_virtual_tokens,

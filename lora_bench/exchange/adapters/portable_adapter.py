@@ -50,7 +50,6 @@ class PortableAdapter:
     """An adapter of one of our tuners, apart from any file.
 
     Args:
-        config: Config of the tuner.
         weights: Its weights, by their names in the base model without a head.
         inside: Path of that base model in the model that loads the adapter, with a dot at its end; empty if they are one.
         head: Weights of the head, by their names in the model with the head.
@@ -143,9 +142,7 @@ def write_adapter(adapter: PortableAdapter, out: Path) -> None:
 def check_fits(adapter: PortableAdapter, model: PreTrainedModel) -> None:
     """Refuse weights that differ in name or shape from those of the tuner on this base model, given as a skeleton.
 
-    Raises:
-        UnsupportedPair: If the tuner refuses the model.
-        LoraBenchError: If the weights are others.
+    Raise UnsupportedPair if the tuner refuses the model; LoraBenchError if the weights are others.
     """
     plain: dict[str, Any] = {
         "task_type": None, "modules_to_save": None, "base_model_name_or_path": None, "inference_mode": False,
