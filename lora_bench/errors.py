@@ -70,6 +70,12 @@ class BadInput(LoraBenchError):
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 
+def refuse(faults: Iterable[Fault]) -> None:
+    """Raise BadInput with all faults, if there are any."""
+    if found := list(faults):
+        raise BadInput(found)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a hint with the nearest known name, or an empty string if none is near."""
     close = difflib.get_close_matches(name, list(known), n=1)

@@ -131,27 +131,21 @@ GPT_NEOX = Family(
 
 # No module has both projections of the feed-forward block, so nothing can stand beside it. The 350M model alone normalises
 # behind attention, where `prefix_layer` then has a norm too many.
-OPT = Family(
+OPT = replace(
+    LLAMA,
     name="opt",
     model_types=("opt",),
-    layer=r"(?:.*\.)?layers\.\d+",
-    query="self_attn.q_proj",
-    key="self_attn.k_proj",
-    value="self_attn.v_proj",
     attention_output="self_attn.out_proj",
     feed_forward_in="fc1",
+    feed_forward_gate=None,
     feed_forward_out="fc2",
-    self_attention="self_attn",
     attention_norm="self_attn_layer_norm",
-    prefix_kind="cache",
     bottleneck_sites={
         "houlsby": Site(modules=("self_attn.out_proj", "fc2"), placement="after"),
         "pfeiffer": Site(modules=("fc2",), placement="after"),
         "lin": Site(modules=("",), placement="after"),
     },
-    heads=("score", "qa_outputs"),
     shown="OPT",
-    causal=True,
     classes="OPT",
     tiny={"ffn_dim": 48, "max_position_embeddings": 40, "word_embed_proj_dim": 32, "dropout": 0.0, **TINY_ENDS},
 )

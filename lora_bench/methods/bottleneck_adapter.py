@@ -32,12 +32,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from lora_bench.documents import Strict
-from lora_bench.methods.contract import Preset, SearchedRates, register
+from lora_bench.methods.contract import OfConfig, Preset, SearchedRates, register
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -50,7 +48,7 @@ def _in_order(layers: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @register
-class BottleneckAdapter(Strict):
+class BottleneckAdapter(OfConfig):
     """Bottleneck adapters in every block.
 
     Args:
@@ -93,16 +91,6 @@ class BottleneckAdapter(Strict):
     initialisation: Literal["identity", "paper"] = "identity"
     # Not strict: a record's JSON gives a list.
     skip_layers: Annotated[tuple[Layer, ...], AfterValidator(_in_order)] = Field(default=(), strict=False)
-
-    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the adapters and the head trainable.
-
-        Raises:
-            UnsupportedPair: If the model's family has no such variant, or *skip_layers* leaves no layer or names one too many.
-        """
-        from peft import get_peft_model
-
-        return get_peft_model(model, self.config(model, head))
 
     def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
         """Return the config for *model*, with the modules of *head* trained whole."""

@@ -20,14 +20,16 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, typed_line, unknown
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import nn
     from transformers import PreTrainedModel, TrainerCallback
 
@@ -76,6 +78,20 @@ class Method(Protocol):
 
     def model_dump(self, *, mode: str = "python") -> dict[str, Any]:
         """Return the options as plain data."""
+
+
+class OfConfig(Strict):
+    """A method that one PEFT config puts on a model."""
+
+    def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
+        """Return the config for *model*, with the modules of *head* trained whole."""
+        raise NotImplementedError
+
+    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
+        """Return *model* with only the weights of the config and the head trainable; refuse one that its tuner refuses."""
+        from peft import get_peft_model
+
+        return get_peft_model(model, self.config(model, head))
 
 
 def own_callbacks(method: Method) -> list[TrainerCallback]:

@@ -21,17 +21,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from lora_bench.documents import Strict
-from lora_bench.methods.contract import register
+from lora_bench.methods.contract import OfConfig, register
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from torch import nn
     from transformers import PreTrainedModel
 
 
 @register
-class PrefixEmbedding(Strict):
+class PrefixEmbedding(OfConfig):
     """Trained embeddings of virtual tokens in front of the text.
 
     Args:
@@ -48,17 +46,6 @@ class PrefixEmbedding(Strict):
     num_virtual_tokens: int = Field(default=16, ge=1)
     init_std: float = Field(default=0.02, ge=0)
     num_infix_tokens: int = Field(default=0, ge=0)
-
-    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the embeddings and the head trainable.
-
-        Raises:
-            UnsupportedPair: If the model writes text, its layers are not called as one module, or an encoder is to have infix
-                tokens.
-        """
-        from peft import get_peft_model
-
-        return get_peft_model(model, self.config(model, head))
 
     def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
         """Return the config for *model*, with the modules of *head* trained whole."""

@@ -20,17 +20,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from lora_bench.documents import Strict
-from lora_bench.methods.contract import register
+from lora_bench.methods.contract import OfConfig, register
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from torch import nn
     from transformers import PreTrainedModel
 
 
 @register
-class PreLayer(Strict):
+class PreLayer(OfConfig):
     """Trained activations of virtual tokens in every layer.
 
     Args:
@@ -45,12 +43,6 @@ class PreLayer(Strict):
 
     num_virtual_tokens: int = Field(default=16, ge=1)
     init_std: float = Field(default=0.02, ge=0)
-
-    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the activations and the head trainable; refuse attention that no prefix is written for."""
-        from peft import get_peft_model
-
-        return get_peft_model(model, self.config(model, head))
 
     def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
         """Return the config for *model*, with the modules of *head* trained whole."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.errors import Fault, LoraBenchError, refuse
 from lora_bench.kinds.exercises import exercise
 from lora_bench.models.loading import load_tokenizer, reads_apart
 from lora_bench.plan.cell import Cell
@@ -67,8 +67,7 @@ def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData])
                     f"has {longest:,}: take max_length: {shape.positions}"
                 )
                 faults[suite.document.fault(("training", "max_length"), message)] = None
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
 
 
 def _beyond(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, first_line
+from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, first_line, refuse
 from lora_bench.kinds import known_kinds
 from lora_bench.methods import loss_term, rates_to_try
 from lora_bench.models.registry import BaseModel
@@ -153,8 +153,7 @@ def check_equal_trials(suite: Suite, tasks: list[LoadedTask], models: list[BaseM
                 f"{task.task}: {alone} runs on {base_model.name} at the one learning rate given, beside methods that choose "
                 f"among {max(tuned.values())}"
             )
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     return warnings
 
 
@@ -260,8 +259,7 @@ def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> No
             load_tokenizer(base_model)
         except LoraBenchError as error:
             faults.append(suite.document.fault(("models", index), str(error)))
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
 
 
 def _try_optimizer(arguments: TrainingArguments) -> None:
@@ -315,8 +313,7 @@ def refuse_twins(suite: Suite, cells: list[Cell]) -> None:
         else:
             message = f"{_named(other)} and {_named(cell)} are the same runs under two names"
             faults[suite.document.fault(("methods",), message)] = None
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
 
 
 def _named(cell: Cell) -> str:
@@ -339,5 +336,4 @@ def refuse_unreachable(suite: Suite, cells: list[Cell]) -> None:
         if all(cell.reason is not None for cell in sized)
         for cell in sized
     }
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)

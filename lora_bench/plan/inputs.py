@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.errors import BadInput, Fault, LoraBenchError, refuse
 from lora_bench.models.find_family import with_family
 from lora_bench.models.loading import writes_on
 from lora_bench.models.made_folder import Progress as Progress
@@ -81,8 +81,7 @@ def _obtained(
             a_table = isinstance(error, HubUnreachable) and suite.command[:1] == ("reproduce",)
             way = "; --model FOLDER runs a copy of it" if a_table else ""
             faults.append(suite.document.fault(("models", index), f"{error}{way}"))
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     return tasks, models
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.errors import BadInput, Fault, LoraBenchError, refuse
 from lora_bench.kinds import find_kind
 from lora_bench.methods import with_size
 from lora_bench.models.registry import BaseModel
@@ -154,8 +154,7 @@ def _of_probes(suite: ProbeSuite, progress: Progress | None) -> Iterator[Found]:
             models.append(model_of_entry(one, suite.file.parent, suite.pickles, progress))
         except LoraBenchError as error:
             faults.append(suite.document.fault(("models", index), str(error)))
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     size = suite.content.budget
     budget = Budget(
         adapter_parameters=size.adapter_parameters if size is not None else None,

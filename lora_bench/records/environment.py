@@ -106,7 +106,7 @@ def _asked(visible: str | None) -> tuple[CudaDevice, ...]:
     if visible == "" or (sys.platform == "linux" and not any(any(DEVICE_FILES.glob(one)) for one in DRIVERS)):
         return ()
     asked = subprocess.run(
-        our_command("lora_bench.records.ask_torch"),
+        our_command("lora_bench.records.environment"),
         capture_output=True, text=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if asked.returncode:
@@ -155,3 +155,17 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return NOT_INSTALLED
+
+
+def main() -> None:
+    """Print the facts of each CUDA device that torch can use as JSON, in torch's order: see `described_devices`."""
+    import torch
+
+    # In a process of its own: one that has started CUDA can fork no other process that uses it.
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = [torch.cuda.get_device_properties(index) for index in range(count)]
+    print(json.dumps([{"name": one.name, "memory_bytes": one.total_memory, "uuid": str(one.uuid)} for one in found]))
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from lora_bench.documents import dotted
-from lora_bench.errors import BadInput, Fault
+from lora_bench.errors import BadInput, Fault, refuse
 from lora_bench.util.atomic_files import write_atomic
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.regular_files import MIB, load_json, read_regular
@@ -78,8 +78,7 @@ def read_many(path: Path, model: type[ModelT], newest: int, kind: str) -> list[M
             records.append(_checked(content, True, shown, model, newest, kind))
         except BadInput as error:
             faults += error.faults
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     return records
 
 
@@ -94,8 +93,7 @@ def read_each(files: Iterable[Path], read: Callable[[Path], ModelT]) -> list[Mod
             continue
         except BadInput as error:
             faults += error.faults
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     return records
 
 

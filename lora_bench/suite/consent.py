@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lora_bench.documents import Key
-from lora_bench.errors import BadInput, LoraBenchError, did_you_mean
+from lora_bench.errors import BadInput, LoraBenchError, did_you_mean, refuse
 from lora_bench.metrics import HUB
 from lora_bench.suite.load_suite import Suite
 from lora_bench.suite.probe_suite import ProbeSuite
@@ -66,8 +66,7 @@ def suite_code(suite: Suite | ProbeSuite) -> list[Code]:
         if entry.trust_remote_code and entry.revision is not None:
             code = Code("model", entry.model, entry.revision, ("models", index, "trust_remote_code"))
             found.setdefault(code.permission, code)
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     return list(found.values())
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from lora_bench.documents import Document, Key, Strict, validate
-from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.errors import BadInput, Fault, LoraBenchError, refuse
 from lora_bench.methods import Method, Preset, known_methods, known_presets, unknown_method
 from lora_bench.suite.from_table import as_yaml, name_of, task_flow
 from lora_bench.suite.halving import rungs_of
@@ -228,8 +228,7 @@ def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
         method = validate(known[name], document, key, without=("method", "label", "learning_rate", "tasks", "models"))  # type: ignore[type-var]
     except BadInput as error:
         raise BadInput([*error.faults, *faults]) from None
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     found = MethodEntry(label, method, rates, **only, ranges=tuple(ranges))
     return found if name not in presets else _of_preset(presets[name][1], found)
 

@@ -48,12 +48,10 @@ def contradictions(
         *_faults_of_rates(methods, names),
         *_faults_of_trials(content, tried),
         *_faults_of_search(content, tried),
-        *_faults_of_tuning(content),
         *_faults_of_kept_weights(content),
         *_faults_of_retention(content),
         *_faults_of_budget(content, rules),
         *_faults_of_rows(content),
-        *_faults_of_draws(content),
         *_faults_of_recipe(content),
         *_own_arguments(("training_arguments",), content.training_arguments),
         *_faults_of_accumulation(content),
@@ -113,9 +111,6 @@ def _faults_of_search(content: SuiteFile, tried: dict[str, int]) -> Faults:
             "several learning rates make a search, which scores on 'selection', not on 'test'; to run the best of them, "
             "give `tuning: {seeds: [...]}`",
         )
-
-
-def _faults_of_tuning(content: SuiteFile) -> Faults:
     if content.tuning is None:
         return
     shared = sorted(set(content.tuning.seeds) & set(content.every_seed))
@@ -123,6 +118,10 @@ def _faults_of_tuning(content: SuiteFile) -> Faults:
         yield ("tuning", "seeds"), f"must not be among the reported seeds, as {shared[0]} is"
     if content.score_on == "selection":
         yield ("tuning",), "is for a suite that scores on 'test'"
+    trials = content.budget.trials if content.tuning.halving is None else None
+    takes_seed = trials is None or draws_of(content.tuning.draws, trials) == "random"
+    if "search_seed" in content.tuning.model_fields_set and not takes_seed:
+        yield ("tuning", "search_seed"), "is for random draws: give `draws: random` too"
 
 
 def _faults_of_kept_weights(content: SuiteFile) -> Faults:
@@ -167,15 +166,6 @@ def _faults_of_rows(content: SuiteFile) -> Faults:
     for key in ("distinct_seed", "distinct_draw"):
         if not distinct and key in content.model_fields_set:
             yield (key,), "draws the rows of `distinct_examples`: give their number"
-
-
-def _faults_of_draws(content: SuiteFile) -> Faults:
-    """Yield a fault if a suite gives the seed of random draws, and takes its learning rates evenly."""
-    tuning, trials = content.tuning, content.budget.trials
-    if tuning is None or tuning.halving is not None or trials is None or "search_seed" not in tuning.model_fields_set:
-        return
-    if draws_of(tuning.draws, trials) == "even":
-        yield ("tuning", "search_seed"), "is for random draws: give `draws: random` too"
 
 
 def _faults_of_recipe(content: SuiteFile) -> Faults:

@@ -17,7 +17,7 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 
-from lora_bench.errors import BadInput, Fault
+from lora_bench.errors import BadInput, Fault, refuse
 from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Split, Table, normal
 from lora_bench.metrics import find
 from lora_bench.metrics.support.tags import is_tag
@@ -79,8 +79,7 @@ def load_data(
     tables = as_column_says(task, {part: with_labels(task.of_part(part), table) for part, table in found.items()})
     faults: list[Fault] = []
     parts = {part: examples_of(task.of_part(part), table, faults, part) for part, table in tables.items()}
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     kind, part = task.kind_of, "all" if "all" in parts else "train"
     known = parts[part]
     if task.split is not None and task.split.column is not None:  # one table, whose classes are those of all its rows
@@ -90,8 +89,7 @@ def load_data(
         faults += kind.faults_of_classes(task.of_part(name), tables[name], examples, labels)
     if not faults:
         faults += _no_entities(task, labels, next(iter(tables.values())))
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     every = (None,) if task.folds is None else range(task.folds) if fold is None else (fold,)
     dealings = [deal(task, parts, tables, whole_train=whole_train, fold=one) for one in every]
     faults += dict.fromkeys(fault for dealt in dealings for fault in _faults_of_splits(task, dealt, tables, parts))
@@ -99,8 +97,7 @@ def load_data(
     if task.folds is not None and metric is not None and metric.takes_classes:
         dealt_by_fold = zip(every, dealings, strict=True)
         faults += (tables[part].fault(said) for fold, dealt in dealt_by_fold for said in _lacking(fold, dealt, labels))
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     of_folds = [
         {
             name: _split(task, kind.dealt(examples, name), labels, scored=name != "train")
@@ -157,11 +154,9 @@ def load_unlabelled(task: Task, folder: Path, name: str) -> Split:
     wanted = frozenset({*mine.text, *([mine.id] if mine.id is not None else [])})
     table, _ = read_file(folder / part.file, replace(_layout(mine), wanted=wanted))
     faults: list[Fault] = list(missing_columns(table, wanted))
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     texts, ids = task.kind_of.texts(mine, table, faults), ids_of(mine, table, faults)
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     return Split(ids, texts, [])
 
 
@@ -197,8 +192,7 @@ def _tables(task: Task, base: Path, progress: Progress | None) -> tuple[dict[str
             tables[part], hashes[part] = read_file(base / Path(file).expanduser(), layout)
         except BadInput as error:
             faults += error.faults
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     return tables, content_hash(hashes)
 
 

@@ -9,7 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from lora_bench.documents import Document, Key, read_yaml, validate
-from lora_bench.errors import BadInput, LoraBenchError, did_you_mean, first_line, unknown
+from lora_bench.errors import BadInput, LoraBenchError, did_you_mean, first_line, refuse, unknown
 from lora_bench.kinds import known_kinds
 from lora_bench.metrics import kind_of, known_metrics, unpinned
 from lora_bench.tasks.declaration import Task, with_part
@@ -52,8 +52,7 @@ def task_from_document(document: Document, key: Key = (), *, base: Path = Path()
     """
     task = validate(Task, document, key)
     faults = [document.fault((*key, *at), message) for at, message in contradictions(task)]
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     try:
         return _with_template(task, base)
     except (OSError, RuntimeError, ValueError) as error:  # no such file, no such user in `~user`, no path at all

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
+from lora_bench.errors import BadInput, Fault, LoraBenchError, refuse, unknown
 from lora_bench.kinds import find_kind
 from lora_bench.kinds.support.row_values import Table, Texts, has_label, normal
 from lora_bench.kinds.support.table_view import GuessedTask, LookOptions, View, same_as
@@ -287,8 +287,7 @@ def _with_files(task: Task, files: Mapping[str, Path], layout: Layout) -> dict[s
     tables = {}
     for split, path in files.items():
         table, _ = read_file(path, replace(layout, wanted=task.wanted))
-        if faults := list(missing_columns(table, task.wanted)):
-            raise BadInput(faults)
+        refuse(missing_columns(table, task.wanted))
         tables[split] = with_labels(task, table)
     return tables
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.errors import BadInput, Fault, LoraBenchError, refuse
 from lora_bench.kinds.support.row_values import Table, Texts
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.files import read_file
@@ -80,9 +80,7 @@ def _read(path: Path, layout: Layout, text: Sequence[str]) -> tuple[tuple[str, .
     """Return the names of all columns of a file, and its rows. Raise BadInput if it lacks a column of the text."""
     names = read_file(path, layout)[0].names
     table, _ = read_file(path, replace(layout, wanted=frozenset({*names, *text})))
-    missing = list(missing_columns(table, frozenset(text)))
-    if missing:
-        raise BadInput(missing)
+    refuse(missing_columns(table, frozenset(text)))
     return names, table
 
 

@@ -6,7 +6,6 @@ inside it make of its site. The inner parts are put on first (weights, then bloc
 because a wrapped module has another path. A reparameterised prefix is folded when saving, as alone.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,9 +16,9 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from torch import nn
 
 from lora_bench.errors import LoraBenchError, unknown
-from lora_bench.tuners.prefix import FoldingTuner
+from lora_bench.tuners.prefix import FoldingConfig, FoldingTuner
 from lora_bench.tuners.registration import register
-from lora_bench.tuners.sites import OnlyTuner, TunerConfig
+from lora_bench.tuners.sites import OnlyTuner
 
 ORDER = (
     ("LORA", "LORA_BENCH_FUSED_LORA"),
@@ -31,7 +30,7 @@ ORDER = (
 
 
 @dataclass(kw_only=True)
-class CombinedConfig(TunerConfig):
+class CombinedConfig(FoldingConfig):
     """Config of several adapters that act together.
 
     Args:
@@ -60,13 +59,6 @@ class CombinedConfig(TunerConfig):
     def fold_on_save(self) -> bool:
         """True if saving folds a reparameterised prefix among the parts."""
         return all(part.get("fold_on_save", True) for part in self.parts)
-
-    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """Write the config that fits the saved weights."""
-        saved = copy.copy(self)
-        if self.fold_on_save:
-            saved.mark_folded()
-        super(CombinedConfig, saved).save_pretrained(save_directory, **kwargs)
 
     def mark_folded(self) -> None:
         """Record that a prefix among the parts is plain."""

@@ -59,8 +59,23 @@ def reparameterised_prefix(
     return key, value
 
 
+class FoldingConfig(TunerConfig):
+    """Settings with reparameterised prefixes, of which `fold_on_save` says whether saving folds them."""
+
+    def mark_folded(self) -> None:
+        """Record that the prefixes are plain."""
+        raise NotImplementedError
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write the config that fits the saved weights."""
+        saved: Any = copy.copy(self)
+        if saved.fold_on_save:
+            saved.mark_folded()
+        super(FoldingConfig, saved).save_pretrained(save_directory, **kwargs)
+
+
 @dataclass(kw_only=True)
-class PrefixConfig(TunerConfig):
+class PrefixConfig(FoldingConfig):
     """Config of a key/value prefix in every layer.
 
     Args:
@@ -87,13 +102,6 @@ class PrefixConfig(TunerConfig):
         self.peft_type = LORA_BENCH_PREFIX
         self.refuse_below(1, "num_virtual_tokens", "reparameterisation_width")
         self.refuse_below(0, "first_position")
-
-    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """Write the config that fits the saved weights."""
-        saved = copy.copy(self)
-        if self.fold_on_save:
-            saved.mark_folded()
-        super(PrefixConfig, saved).save_pretrained(save_directory, **kwargs)
 
     def mark_folded(self) -> None:
         """Record that the prefix is plain."""
@@ -201,10 +209,7 @@ class PrefixLayer(TunerLayer):
 
 
 class FoldingTuner(BaseTuner):
-    """A tuner that saves a reparameterised prefix as plain keys and values, and loads these.
-
-    A config with reparameterised prefixes has `fold_on_save` and `mark_folded`.
-    """
+    """A tuner of a `FoldingConfig`, which saves a reparameterised prefix as plain keys and values, and loads these."""
 
     @classmethod
     def _get_adapter_state_dict(
