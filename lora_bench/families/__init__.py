@@ -13,13 +13,13 @@ from lora_bench.errors import UnsupportedPair, typed_line, unknown
 from lora_bench.families.decoders import DECODERS
 from lora_bench.families.encoder_decoders import ENCODER_DECODERS
 from lora_bench.families.encoders import ENCODERS
-from lora_bench.families.model_family import Family, FusedLayout, Placement, PrefixKind, Site, given_keys
+from lora_bench.families.model_family import Family, FusedLayout, Placement, PrefixKind, Site, given_keys, sites_after
 from lora_bench.families.roles import ROLES, Part, Role, parts_of, roles_in_order
 
 __all__ = [
     "FAMILIES", "ROLES", "Family", "FusedLayout", "Part", "Placement", "PrefixKind", "Role", "Site", "declare",
     "declared_family", "family_of", "forget", "given_keys", "hub_name", "installed_family", "parts_of",
-    "roles_in_order",
+    "roles_in_order", "sites_after",
 ]  # fmt: skip
 
 FAMILIES: tuple[Family, ...] = (*ENCODERS, *DECODERS, *ENCODER_DECODERS)

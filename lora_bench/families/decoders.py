@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lora_bench.families.model_family import TINY_ENDS, TINY_SIZES, Family, Site
+from lora_bench.families.model_family import TINY_ENDS, TINY_SIZES, Family, sites_after
 
 # GPT-2's layers are pre-norm: x + attn(ln_1(x)), then x + mlp(ln_2(x)). Pfeiffer's adapter has no LayerNorm to sit
 # between here, so it is the feed-forward half of Houlsby's.
@@ -21,12 +21,7 @@ GPT2 = Family(
     attention_norm="ln_1",
     positions="wpe",
     prefix_kind="cache",
-    bottleneck_sites={
-        "houlsby": Site(modules=("attn.resid_dropout", "mlp.dropout"), placement="after"),
-        "pfeiffer": Site(modules=("mlp.dropout",), placement="after"),
-        "parallel": Site(modules=("mlp",), placement="beside"),
-        "lin": Site(modules=("",), placement="after"),
-    },
+    bottleneck_sites=sites_after("attn.resid_dropout", ("mlp.dropout",), ("mlp",)),
     heads=("score", "classifier", "qa_outputs"),
     hidden_size_key="n_embd",
     num_heads_key="n_head",
@@ -59,12 +54,7 @@ LLAMA = Family(
     self_attention="self_attn",
     attention_norm="input_layernorm",
     prefix_kind="cache",
-    bottleneck_sites={
-        "houlsby": Site(modules=("self_attn.o_proj", "mlp.down_proj"), placement="after"),
-        "pfeiffer": Site(modules=("mlp.down_proj",), placement="after"),
-        "parallel": Site(modules=("mlp",), placement="beside"),
-        "lin": Site(modules=("",), placement="after"),
-    },
+    bottleneck_sites=sites_after("self_attn.o_proj", ("mlp.down_proj",), ("mlp",)),
     heads=("score", "qa_outputs"),
     shown="Llama",
     causal=True,
@@ -116,12 +106,7 @@ GPT_NEOX = Family(
     fused_layout="heads",
     attention_norm="input_layernorm",
     prefix_kind="cache",
-    bottleneck_sites={
-        "houlsby": Site(modules=("post_attention_dropout", "post_mlp_dropout"), placement="after"),
-        "pfeiffer": Site(modules=("post_mlp_dropout",), placement="after"),
-        "parallel": Site(modules=("mlp",), placement="beside"),
-        "lin": Site(modules=("",), placement="after"),
-    },
+    bottleneck_sites=sites_after("post_attention_dropout", ("post_mlp_dropout",), ("mlp",)),
     heads=("score", "classifier", "qa_outputs"),
     shown="GPT-NeoX",
     causal=True,
@@ -140,11 +125,7 @@ OPT = replace(
     feed_forward_gate=None,
     feed_forward_out="fc2",
     attention_norm="self_attn_layer_norm",
-    bottleneck_sites={
-        "houlsby": Site(modules=("self_attn.out_proj", "fc2"), placement="after"),
-        "pfeiffer": Site(modules=("fc2",), placement="after"),
-        "lin": Site(modules=("",), placement="after"),
-    },
+    bottleneck_sites=sites_after("self_attn.out_proj", ("fc2",)),
     shown="OPT",
     classes="OPT",
     tiny={"ffn_dim": 48, "max_position_embeddings": 40, "word_embed_proj_dim": 32, "dropout": 0.0, **TINY_ENDS},

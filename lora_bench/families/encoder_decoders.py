@@ -1,6 +1,6 @@
 """Families of models with an encoder and a decoder."""
 
-from lora_bench.families.model_family import Family, Site
+from lora_bench.families.model_family import Family, Site, sites_after
 
 # All layers of encoder and decoder are adapted, where a model has both. LoRA and prefixes act on attention to the encoder too;
 # bottleneck adapters do not, as in AdapterHub's defaults.
@@ -23,12 +23,7 @@ T5 = Family(
     cross_attention="layer.1.EncDecAttention",
     attention_norm="layer.0.layer_norm",
     prefix_kind="t5",
-    bottleneck_sites={
-        "houlsby": Site(modules=("layer.0.SelfAttention.o", *_T5_BLOCKS), placement="after"),
-        "pfeiffer": Site(modules=_T5_BLOCKS, placement="after"),
-        "parallel": Site(modules=_T5_BLOCKS, placement="beside"),
-        "lin": Site(modules=("",), placement="after"),
-    },
+    bottleneck_sites=sites_after("layer.0.SelfAttention.o", _T5_BLOCKS, _T5_BLOCKS),
     heads=("classification_head", "classifier", "qa_outputs"),
     hidden_size_key="d_model",
     num_heads_key="num_heads",

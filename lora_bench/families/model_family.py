@@ -41,6 +41,20 @@ class Site:
     placement: Placement
 
 
+def sites_after(output: str, ends: tuple[str, ...], blocks: tuple[str, ...] = ()) -> dict[str, Site]:
+    """Return the sites of bottlenecks in a layer with its norms before attention and the feed-forward block.
+
+    They act on the *output* of attention and the *ends* of the block, beside the whole *blocks*, if any, or on the layer.
+    """
+    sites = {
+        "houlsby": Site(modules=(output, *ends), placement="after"),
+        "pfeiffer": Site(modules=ends, placement="after"),
+        "parallel": Site(modules=blocks, placement="beside"),
+        "lin": Site(modules=("",), placement="after"),
+    }
+    return {variant: site for variant, site in sites.items() if site.modules}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """One way of building a transformer, as far as a fine-tuning method needs it.

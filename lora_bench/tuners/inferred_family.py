@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, typed_line
-from lora_bench.families import ROLES, Family, FusedLayout, Site, declare, declared_family, forget
+from lora_bench.families import ROLES, Family, FusedLayout, Site, declare, declared_family, forget, sites_after
 from lora_bench.tuners.attention import CACHE_ARGUMENTS
 from lora_bench.tuners.layer_probe import TOKENS, LayerProbe, SeenModule, hooked, probe_layer, states_of, untold
 from lora_bench.tuners.trial import small_config
@@ -204,19 +204,12 @@ def _sites(parts: Mapping[str, Any], norm: str | None) -> dict[str, Site]:
 
     Pfeiffer's adapter needs a norm before the halves of a layer. Behind them it stands between two norms, which differ.
     """
-    whole = {"lin": Site(modules=("",), placement="after")}
-    if not parts.get("feed_forward_out"):
-        return whole
-    output, end = parts["attention_output"], parts["feed_forward_out"]
+    end = parts.get("feed_forward_out")
+    if not end:
+        return {"lin": Site(modules=("",), placement="after")}
     block = _common(parts["feed_forward_in"], end)
-    sites = {
-        "houlsby": Site(modules=(output, end), placement="after"),
-        "pfeiffer": Site(modules=(end,), placement="after"),
-        "parallel": Site(modules=(block,), placement="beside"),
-        **whole,
-    }
-    left_out = {"parallel": not block, "pfeiffer": norm is None}
-    return {name: site for name, site in sites.items() if not left_out.get(name)}
+    sites = sites_after(parts["attention_output"], (end,), (block,) if block else ())
+    return {name: site for name, site in sites.items() if name != "pfeiffer" or norm is not None}
 
 
 def _takes_cache(attention: nn.Module) -> bool:
