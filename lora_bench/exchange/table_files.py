@@ -72,7 +72,6 @@ ENCODERS: dict[str, Callable[[pandas.DataFrame], bytes]] = {"csv": to_csv, "parq
 
 
 def _nested() -> set[str]:
-    """Return the names of the columns that hold JSON."""
     return {name for name, column in {**COLUMNS, **probe_columns()}.items() if column.dtype == "json"}
 
 

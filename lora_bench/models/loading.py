@@ -99,7 +99,6 @@ def _automatic(kind: TaskKind, model_type: str) -> Any:
 def _drawn(
     base_model: BaseModel, config: PretrainedConfig, kind: TaskKind, on_meta: bool, options: dict[str, Any]
 ) -> Any:
-    """Return a model of a shape, whose weights are drawn at random."""
     import torch
 
     with torch.device("meta") if on_meta else contextlib.nullcontext():
@@ -141,10 +140,7 @@ def _refuse_incomplete(
     lacking: set[str],
     other_shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
 ) -> None:
-    """Refuse a folder whose weights are not all of the base model: what lacks would be drawn at random, as a head is.
-
-    A pooler may lack. Some heads read it, and a model that was pretrained without it has none.
-    """
+    """Refuse weights that lack some of the base model, which would be drawn at random; a pooler may lack, as some have none."""
     base: tuple[str, ...] = (f"{model.base_model_prefix}.",)
     if kind.writes and not hasattr(model, model.base_model_prefix):
         base = ("shared.", "encoder.", "decoder.")  # of T5, which has them beside its output

@@ -153,7 +153,6 @@ def _folder(
     inputs: list[str],
     progress: Progress | None,
 ) -> Path:
-    """Return the folder of a rewritten model."""
     card = _CARD.format(family=family, card=_CARDS[family])
     return made_folder(
         name,

@@ -230,10 +230,7 @@ def _checkpointed(layer: Any, narrow: Callable[[Tensor], Any], hidden: Tensor) -
 
 
 def _by_cache(layer: Any, attention: Any, family: Family, heads: int, reading: Reading | None) -> Callable[..., Any]:
-    """Return the forward of a layer whose attention takes a cache: it gets keys and values of all tokens as one.
-
-    The head reads the first token, or what *reading* says.
-    """
+    """Return the forward of a layer whose attention gets keys and values of all tokens as a cache, for what *reading* says."""
     whole, (names, cache_name) = layer.forward, arguments_of(type(layer).forward)
 
     def at_read_position(given: dict[str, Any], at: Tensor | None, hidden: Tensor) -> Any:
@@ -266,10 +263,7 @@ def _by_cache(layer: Any, attention: Any, family: Family, heads: int, reading: R
 
 
 def _without_queries(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return keys and values from a module that computes queries, keys and values, one after the other.
-
-    The queries are left out where the module is the base model's own, or has plain LoRA; an unknown adapter computes all.
-    """
+    """Return keys and values of a fused module, without its queries if it is the base model's own or has plain LoRA."""
     if type(module) is Conv1D:
         width = module.nf // 3
         key, value = F.linear(x, module.weight[:, width:].T, module.bias[width:]).chunk(2, dim=-1)

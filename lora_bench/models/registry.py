@@ -255,10 +255,7 @@ def _hash_of_files(folder: Path) -> str:
 def _from_hub(
     name: str, revision: str | None, progress: Progress | None, *, code: bool, pickled: bool
 ) -> tuple[Path, str]:
-    """Return the folder and the commit of a model on the hub, with its code if asked for.
-
-    Of its weights only safetensors are downloaded, or pickled ones if it has no others and they are allowed.
-    """
+    """Return folder and commit of a model on the hub, code and pickles only if asked for, the latter where alone."""
     from lora_bench.util.hub import snapshot
 
     if progress is not None:

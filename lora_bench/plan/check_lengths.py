@@ -73,10 +73,7 @@ def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData])
 def _beyond(
     made: Exercise, task: Task, data: TaskData, tokenizer: PreTrainedTokenizerBase, positions: int, *, apart: bool
 ) -> int | None:
-    """Return the tokens of an input that is longer than *positions*, or None.
-
-    *apart* says that the input and the text to write are apart.
-    """
+    """Return the tokens of an input longer than *positions*, or None; see `TaskKind.inputs` for *apart*."""
     texts: list[tuple[str, ...]] = []
     encoded: list[int] = []
     for split in data.splits.values():

@@ -85,10 +85,7 @@ class GroupCells(RunGroup):
 
 
 def _not_to_be_run(spec: PlannedSpec, reason: str, budget: Budget | None) -> PlannedSpec:
-    """Return a spec whose id contains the reason why it cannot run. If the reason changes, the old record is not reused.
-
-    With *budget* it also contains the target, because a suite may have several with the same reason.
-    """
+    """Return a spec whose id has the reason why it cannot run, so that no old record is reused, and the target of *budget*."""
     chosen = {**spec.method.chosen, "unsupported": reason}
     if budget is not None and budget.parameter_target is not None:
         axis, target = budget.parameter_target
@@ -97,7 +94,6 @@ def _not_to_be_run(spec: PlannedSpec, reason: str, budget: Budget | None) -> Pla
 
 
 def _command(suite: Suite, model: str, run_id: str, series: str | None, data_dir: Path | None) -> str:
-    """Return the command that makes the record again."""
     options = ["--series", series] if series is not None else []
     pickled = ["--allow-pickle", model] if model in suite.pickles else []
     return shlex.join(

@@ -162,11 +162,7 @@ class Planner:
         return [None if cell.job.run_id in self.undecided else cell.record for cell in cells]
 
     def _tune(self, cells: GroupCells) -> float | None:
-        """Add the trials of a method as far as they are known, rung after rung, and the runs that wait for them.
-
-        Returns:
-            The chosen learning rate, or None while a record is missing.
-        """
+        """Add the known trials of a method, rung after rung, and what waits for them. Return the chosen rate, None so far."""
         tuning = self.suite.content.tuning
         assert tuning is not None, "several rates without tuning are a search"
         rates = cells.recipe.rates
@@ -233,10 +229,7 @@ def _beyond(suite: Suite, rates: Sequence[float]) -> tuple[float, ...]:
 def _fitted_to_steps(
     fit: MethodFit, loaded: LoadedTask, base_model: BaseModel, method: Method, recipe: CellRecipe
 ) -> tuple[MethodFit, CellRecipe]:
-    """Return the fit and the recipe with the step limits of the budget: a peak of memory, and FLOPs that can be counted.
-
-    If a limit cannot be met, the fit has the reason.
-    """
+    """Return fit and recipe within the budget's limits of a step, memory and countable FLOPs; else the fit has the reason."""
     budget, training = recipe.budget, recipe.training
     kind, labels = loaded.task.kind_of.model_kind, max(1, len(loaded.data.labels))
     try:

@@ -145,7 +145,6 @@ Found = tuple[BaseModel, MethodEntry, MethodFit, CellShape, Probe]
 
 
 def _of_probes(suite: ProbeSuite, progress: Progress | None) -> Iterator[Found]:
-    """Yield the cells of a suite of probes."""
     require_permission(suite)
     models: list[BaseModel] = []
     faults: list[Fault] = []
@@ -170,7 +169,6 @@ def _of_probes(suite: ProbeSuite, progress: Progress | None) -> Iterator[Found]:
 
 
 def _of_suite(suite: Suite, runs: Path, data_dir: Path | None, progress: Progress | None) -> Iterator[Found]:
-    """Yield the cells of a suite of runs."""
     plan = make_plan(suite, runs, data_dir=data_dir, progress=progress)
     entries = {entry.label: entry for entry in suite.methods}
     known = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]

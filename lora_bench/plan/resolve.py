@@ -183,10 +183,7 @@ def _plateau(rule: UntilPlateau, metric: str) -> PlateauRule:
 
 
 def _amounts(work: Budget | Caps | None, in_split: int, part: int) -> dict[Axis, Any]:
-    """Return the given amounts of work, by axis, divided by *part*; epochs become examples.
-
-    Whole numbers are rounded down, so that all parts together never exceed the whole.
-    """
+    """Return the given amounts of work by axis, divided by *part*: epochs as examples, whole numbers rounded down."""
     if work is None:
         return {}
     given = {axis: amount for axis in AXES if (amount := getattr(work, axis)) is not None}

@@ -89,7 +89,6 @@ def rounds_of(
 
 
 def _minutes(records: Iterable[Record]) -> float:
-    """Return the time of runs, one after the other."""
     return sum(record.speed.seconds for record in records if record.speed is not None) / 60
 
 
@@ -102,10 +101,7 @@ def _next_minutes(groups: Mapping[_Key, Sequence[Cell]], going: Sequence[_Key], 
 def _verdicts(
     records: Sequence[Record], analysis: Analysis, runs: Path, going: Mapping[_Key, Sequence[Cell]]
 ) -> tuple[set[_Key], list[Held]]:
-    """Return the methods that go on, the references of open comparisons among them, and the comparisons that end here.
-
-    A method without a comparison, since none of its runs or of the reference's has a score, does not go on.
-    """
+    """Return the methods that go on, with the references of open comparisons, and the comparisons that end here."""
     judged = judge_comparison(compare(records), records, answers_in(runs, records), analysis)
     of_run = {cell.job.run_id: key for key, group in going.items() for cell in group}
     open_ones: set[_Key] = set()

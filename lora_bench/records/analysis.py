@@ -94,10 +94,7 @@ class Analysis(AnalysisSettings):
         return paid
 
     def margin_of(self, task: str, metric: str | None) -> float | None:
-        """Return the margin for a task and metric, or None.
-
-        A metric `subset/name` is *name* on a subset of the examples.
-        """
+        """Return the margin for a task and metric, or None. A metric `subset/name` is *name* on a subset of the examples."""
         if isinstance(self.margin, dict):
             given = self.margin.get(task)
             if given is not None:

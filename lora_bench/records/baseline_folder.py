@@ -145,7 +145,6 @@ def make_runs_folder(source: Path, runs: Path) -> list[str]:
 
 
 def _plain(file: Path) -> dict[str, Any]:
-    """Return a whole record as plain data without its seal."""
     return unseal(read_regular(file, MAX_RECORD_BYTES))[0]
 
 

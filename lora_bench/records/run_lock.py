@@ -185,7 +185,6 @@ def _locked(folder: Path) -> IO[bytes] | None:
 
 
 def _highest(folder: Path) -> int:
-    """Return the number of the lock file that counts, or 0."""
     return max((int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))), default=0)
 
 

@@ -107,10 +107,7 @@ class RunFolder:
             return None
 
     def _own_record(self) -> Record:
-        """Read the record, which must be of this run: its id names the folder, and is the hash of its spec.
-
-        Raise BadInput as `read_record` does; DamagedRecord also if it is another run's, however whole.
-        """
+        """Read the record, which must be of this run. Raise BadInput as `read_record` does, DamagedRecord for another run's."""
         path = self.path / RECORD
         record = read_record(path)
         if record.run_id != self.path.name:

@@ -137,11 +137,7 @@ def read_task(document: Document, key: Key, entry: Any, base: Path) -> tuple[Tas
 
 
 def _with_rest(document: Document, key: Key, entry: Mapping[str, Any]) -> Document:
-    """Return a document in which a task written as `like` another has the keys of that one which it does not give.
-
-    Raises:
-        BadInput: If there is no such task, or the entry gives no name or version of its own.
-    """
+    """Return a document in which a task `like` another has its other keys; it must have a name or version of its own."""
     given = {name: value for name, value in entry.items() if name != "like"}
     try:
         known = load_task(str(entry["like"]))
@@ -244,10 +240,7 @@ def _of_preset(preset: Preset, entry: MethodEntry) -> MethodEntry:
 
 
 def _rates(document: Document, key: Key, value: Any, ranges: list[Range]) -> dict[str | None, tuple[float, ...]]:
-    """Return learning rates from a number, a list, a range, or a mapping from base models to one of these.
-
-    Ranges that rates were drawn from are added to *ranges*.
-    """
+    """Return rates by base model from a number, list, range, or mapping to these; its ranges are added to *ranges*."""
     if isinstance(value, dict) and not value.keys() & Range.model_fields.keys():
         rates: dict[str | None, tuple[float, ...]] = {}
         for model, rate in value.items():

@@ -169,10 +169,7 @@ class Draft:
 
 
 def rates_of(*, large: bool) -> dict[str, tuple[str, ...]]:
-    """Return the learning rates that each method chooses from, the likely ones first; see `Draft` for *large*.
-
-    The usual references come first.
-    """
+    """Return the rates that each method chooses from, likely ones and usual references first; see `Draft` for *large*."""
     rates = rates_to_try()
     first = [name for name in (*REFERENCES, "lora_all") if name in rates]
     return {name: rates[name][large] for name in dict.fromkeys([*first, *rates])}
@@ -209,7 +206,6 @@ def _method_line(label: str, rates: tuple[str, ...]) -> str:
 
 
 def _work_line(examples: int, *, plateau: bool) -> str:
-    """Return the key of the work of a run."""
     if plateau:
         return f"train_examples: {{until: plateau, at_most: {examples}}}  # until the score on selection stops rising"
     return f"train_examples: {examples}  # that each run sees, counted again when they come round"

@@ -53,7 +53,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _listed(value: Any) -> Any:
-    """Return a single value as a tuple of one."""
     values = value if isinstance(value, list) else [value]
     return tuple(values)
 
@@ -114,7 +113,6 @@ class Training(SuiteSettings):
 
 
 def _targets(value: Any) -> Any:
-    """Return a single target as a tuple of one, and None as None."""
     return None if value is None else _listed(value)
 
 

@@ -130,7 +130,6 @@ def _first_there(folder: Path, names: Files) -> str | None:
 
 
 def _missing(local: Local, folder: Path) -> list[Files]:
-    """Return the files that a folder needs and lacks."""
     wanted = [local.train, *([local.selection] if local.selection is not None else []), local.test]
     wanted += [_names(part) for part in local.also.values() if isinstance(part, str) or not part.optional]
     return [names for names in wanted if _first_there(folder, names) is None]

@@ -189,7 +189,6 @@ def look(file: Path, asked: LookOptions | None = None) -> TableFacts:
 
 
 def _layout(file: Path, guessed: list[str]) -> tuple[Layout, tuple[str, ...]]:
-    """Return how a file is written, and its columns."""
     format = format_of(file.name)
     if format == "jsonl" and file.suffix == ".json" and file.is_file() and read_regular(file).lstrip()[:1] == b"[":
         guessed.append("guessed: the file is one JSON list")
@@ -211,7 +210,6 @@ def _layout(file: Path, guessed: list[str]) -> tuple[Layout, tuple[str, ...]]:
 
 
 def _check_columns(file: Path, names: Sequence[str], asked: LookOptions) -> None:
-    """Refuse a column that the table does not have."""
     labels = [asked.label] if asked.label is None or asked.label in names else asked.label.split(",")
     for column in (asked.text, asked.text_pair, *labels, asked.split, asked.group, asked.time):
         if column is not None and column.strip() not in names:
@@ -248,7 +246,6 @@ def _check_rows(file: Path, count: int, what: str, least: int) -> None:
 
 
 def _check_classes(file: Path, found: GuessedTask, classes: Mapping[str, int], rows: int) -> None:
-    """Refuse a table of one class."""
     if len(classes) == 1:
         raise LoraBenchError(
             f"column {found.label!r} of {file} has one class, {next(iter(classes))!r}, in all {rows:,} rows; at least 2 are "
@@ -283,7 +280,6 @@ def _order(metric: str, classes: Sequence[str], kind: str, *, said: bool) -> tup
 
 
 def _with_files(task: Task, files: Mapping[str, Path], layout: Layout) -> dict[str, Table]:
-    """Return the tables of the splits that have files of their own, with the task's columns."""
     tables = {}
     for split, path in files.items():
         table, _ = read_file(path, replace(layout, wanted=task.wanted))

@@ -6,9 +6,7 @@ attention, as keys and values from the layer's frozen projections. This is a key
 model's projections in front, and it is computed as one. Nothing is inserted; positions, masks, caches and generation are those
 of the base model.
 
-The paper's infix tokens, between prompt and completion, are left out. In an encoder they would be prefix tokens, since neither
-has a position. In a causal classifier no token that is read could see them. A model that writes is not told where its prompt
-ends. `tuners.embeddings` has them for causal classifiers.
+The paper's infix tokens are left out: see `lora_bench.methods.prefix_layer`. `tuners.embeddings` has them for classifiers.
 """
 
 from collections.abc import Mapping

@@ -66,15 +66,7 @@ def prefix_heads(prefix: Tensor, states: Tensor) -> Tensor:
 
 
 def join_prefix(prefix: Tensor, states: Tensor) -> Tensor:
-    """Return keys or values with the prefix in front.
-
-    Args:
-        prefix: See `prefix_heads`.
-        states: See `prefix_heads`.
-
-    Returns:
-        Shape (..., heads, prefix_tokens + tokens, head_width).
-    """
+    """Return keys or values behind a prefix, shape (..., heads, prefix_tokens + tokens, head_width); see `prefix_heads`."""
     return torch.cat([prefix_heads(prefix, states), states], dim=-2)
 
 

@@ -1,27 +1,12 @@
 """Bottleneck adapters: a narrow two-layer network added to the output of a block of a frozen model.
 
 f(x) = scaling * (W_up activation(W_down x + b_down) + b_up), with W_down of shape (bottleneck_size, width) and W_up of shape
-(width, bottleneck_size). W_up and b_up start at zero, so training starts exactly from the base model. With
-`initialisation="paper"` both weights are drawn as in the variant's paper.
+(width, bottleneck_size). `lora_bench.methods.bottleneck_adapter` tells the four variants with their papers and numbers of
+weights, and `lora_bench.families.Placement` how a variant joins its module. In BERT-like layers `houlsby` acts before the
+residual sum and LayerNorm. On GPT-2 `lin` wraps the layer, so `output_hidden_states` shows each layer without its adapter.
 
-Four placements, by `variant`:
-
-* `houlsby`: y + f(y) after attention and after the feed-forward block, each before the residual sum and, in BERT-like layers,
-  before LayerNorm. 2 L (2 width size + size + width) weights in L layers. Houlsby et al. 2019,
-  https://arxiv.org/abs/1902.00751. They train LayerNorms too; here none is trained, as in the comparisons of Hu et al.
-* `pfeiffer`: after the feed-forward block only. In BERT-like layers and BART LayerNorm(h + f(z) + r), with r the block's
-  residual input, h its output and z = LayerNorm(h + r). GPT-2 has no LayerNorm there, so y + f(y). Pfeiffer et al. 2020,
-  https://arxiv.org/abs/2005.00052.
-* `parallel`: f reads the feed-forward block's input and is added to its output. He et al. 2021,
-  https://arxiv.org/abs/2110.04366, with relu and a scaling of 4 or less.
-  Where LayerNorm comes before the block, as in GPT-2, Llama and T5, that input is LayerNorm(h), as for the weights beside f.
-  He et al.'s code and AdapterHub's `adapters` read the residual stream h.
-* `lin`: y + f(LayerNorm(y)) after the whole layer, with a trained LayerNorm of its own. Lin et al. 2020,
-  https://arxiv.org/abs/2004.03829, with relu; AdapterL of Hu et al. 2021. On GPT-2 it wraps the layer, so
-  `output_hidden_states` shows each layer without its adapter.
-
-The last three have L (2 width size + size + width) weights, `lin` 2 L width more. No variant can be merged into the base
-weights. One adapter acts at a time: two in a row and two side by side would both be fair readings of two active adapters.
+No variant can be merged into the base weights. One adapter acts at a time: two in a row and two side by side would both be
+fair readings of two active adapters.
 """
 
 import math

@@ -31,14 +31,9 @@ from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer, check_rows
 
 
 def insert_tokens(tokens: Tensor, states: Tensor) -> Tensor:
-    """Return hidden states with virtual tokens in front.
+    """Return hidden states with virtual tokens in front, shape (batch, prefix_tokens + tokens, width), of the type of *states*.
 
-    Args:
-        tokens: Shape (prefix_tokens, width), or (batch, prefix_tokens, width) with others for each row.
-        states: Shape (batch, tokens, width).
-
-    Returns:
-        Shape (batch, prefix_tokens + tokens, width), of the type of *states*.
+    *tokens* has the shape (prefix_tokens, width), or a batch of them; *states* has (batch, tokens, width).
     """
     return torch.cat([tokens.to(states.dtype).expand(len(states), -1, -1), states], dim=1)
 

@@ -86,10 +86,7 @@ def keep(path: Path, content: dict[str, Any]) -> None:
 
 
 def kept(path: Path) -> dict[str, Any] | None:
-    """Return cached data, or None if it is missing or damaged and must be computed again.
-
-    A damaged file is moved to `quarantine/` beside it.
-    """
+    """Return cached data, or None to compute it again if it is missing or damaged; a damaged file is quarantined beside it."""
     try:
         content, sealed = unseal(read_regular(path))
     except FileNotFoundError:

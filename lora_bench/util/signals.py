@@ -49,10 +49,7 @@ def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[list[str]]:
 
 @contextmanager
 def _answering(answer: Callable[[str, list[str]], None]) -> Iterator[list[str]]:
-    """In this block call *answer* with each SIGINT or SIGTERM and the list of those so far; yield the list.
-
-    After it has raised, the next signal ends the process.
-    """
+    """Call *answer* with each SIGINT or SIGTERM and the yielded list of those; once it raised, the next ends the process."""
     came: list[str] = []
     if threading.current_thread() is not threading.main_thread():
         yield came  # only the main thread may handle signals; elsewhere the caller decides

@@ -91,7 +91,6 @@ def _check_empty(out: Path) -> None:
 
 
 def _skeleton(folder: Path, name: Any, progress: Progress | None) -> tuple[PreTrainedModel, str]:
-    """Return the base model without weights, and its name."""
     from lora_bench.models.find_family import skeleton
     from lora_bench.models.registry import find_model
 
