@@ -291,7 +291,7 @@ def _run(cell: Cell) -> dict[str, Any]:
         "learning_rate": spec.training.learning_rate,
         "distinct_examples": spec.training.distinct_examples,
         "seed": spec.seed,
-        "trial": cell.trial,
+        "trial": cell.job.trial,
         "status": cell.record.status if cell.record is not None else None,
         "unsupported": cell.reason,
         "parameters": counts.model_dump(mode="json") if counts is not None else None,

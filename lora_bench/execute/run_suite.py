@@ -191,7 +191,7 @@ def _say_lost(plan: Plan, options: RunOptions, screen: Display) -> None:
 
 def _lost(cell: Cell) -> Path | None:
     """Return the predictions of a reported run that are gone; those of a trial have had their use."""
-    if cell.record is None or cell.trial:
+    if cell.record is None or cell.job.trial:
         return None
     return cell.job.folder.lost_predictions(cell.record)
 

@@ -39,11 +39,6 @@ class Cell:
         )
 
     @property
-    def trial(self) -> bool:
-        """Return True if it chooses a learning rate, and is no result."""
-        return self.job.trial
-
-    @property
     def short(self) -> bool:
         """Return True if it is a trial with a part of the work: of any rung of a halving but the last."""
         return self.job.rung is not None and self.job.rung != self.job.budget.rungs

@@ -15,7 +15,7 @@ from statistics import median
 from lora_bench.plan.size_fitting import MethodFit
 from lora_bench.records.budget import WORK, OneExample
 from lora_bench.records.environment import cuda_devices, usable_cores
-from lora_bench.records.spec import PlannedSpec, PlannedTraining, Precision
+from lora_bench.records.spec import PlannedSpec, Precision
 from lora_bench.tasks import TaskData
 from lora_bench.training.model_card import writes
 
@@ -78,7 +78,10 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
     rate /= READ_POSITION if recipe.last_layer == "read_position" else 1.0
     of_example = (6 if is_full else 4) * shape.multiplied * tokens
     padded = PADDED_GROUPED if recipe.order == "grouped" and recipe.batch_size > 1 else 1.0
-    examples = _examples(recipe, OneExample(tokens=tokens, flops=of_example, seconds=padded * of_example / rate))
+    example = OneExample(tokens=tokens, flops=of_example, seconds=padded * of_example / rate)
+    # Those that a run sees before its target or a cap ends it.
+    amounts = (recipe.target, *recipe.caps.items())
+    examples = min(amount / WORK[axis].of_example(example) for axis, amount in amounts)
     train_flops = padded * of_example * examples
     if parameters.adapter == 0 and parameters.head < parameters.total:
         # Features of a frozen base model are computed once, in a forward pass of each row.
@@ -110,12 +113,6 @@ def _mean_tokens(texts: Sequence[tuple[str, ...]]) -> float:
     texts = texts[:1000]
     words = sum(len(part.split()) for text in texts for part in text)
     return words / max(1, len(texts)) * WORDS_TO_TOKENS
-
-
-def _examples(recipe: PlannedTraining, example: OneExample) -> float:
-    """Return the expected number of examples that a run sees before its target or a cap ends it."""
-    amounts = [recipe.target, *recipe.caps.items()]
-    return min(amount / WORK[axis].of_example(example) for axis, amount in amounts)
 
 
 def default_workers(costs: Sequence[CostEstimate], threads: int, *, timed: bool = False, processes: int = 1) -> int:

@@ -131,7 +131,7 @@ class Planner:
     def _start_from_runs(self, cells: GroupCells, rate: float, task: str, reported: Sequence[Cell]) -> None:
         """Add the runs that start from the runs of a task, or note that they wait for these."""
         place = (task, cells.base_model.name, cells.entry.label, cells.budget.parameter_target, cells.distinct)
-        sources = [cell for cell in self.cells if not cell.trial and cell.place == place]
+        sources = [cell for cell in self.cells if not cell.job.trial and cell.place == place]
         seeds = self.suite.content.every_seed
         started = start_records(self._at_hand(sources), self.suite.rules, seeds)
         if started is None or not sources:

@@ -52,7 +52,7 @@ def rounds_of(
         return Rounds(cells=tuple(cells))
     groups: dict[_Key, list[Cell]] = {}
     for cell in cells:
-        if not cell.trial:
+        if not cell.job.trial:
             groups.setdefault(cell.place, []).append(cell)
     reached = dict.fromkeys(groups, seeds.at_least)
     # A method that cannot run has a row, and nothing to decide.
@@ -80,7 +80,7 @@ def rounds_of(
         cell
         for cell in cells
         # A record that is there is reported, however it came about.
-        if cell.trial or cell.record is not None or by_seed[id(cell)] < reached[cell.place]
+        if cell.job.trial or cell.record is not None or by_seed[id(cell)] < reached[cell.place]
     ]
     later = tuple(cell for key in going for cell in groups[key][reached[key] :] if cell.record is None)
     reason = "the verdicts on the seeds before them, and are left out where these decide"

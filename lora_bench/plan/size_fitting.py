@@ -148,7 +148,7 @@ def count_method(method: Method, base_model: BaseModel, kind: KindName, labels: 
             axis, target = budget.parameter_target
             size = fit_size(
                 lambda candidate: counting.of(with_size(method, candidate)).on(axis), target, budget.tolerance, axis
-            ).size
+            )
             method = with_size(method, size)
         found = counting.of(method)
         return MethodFit(

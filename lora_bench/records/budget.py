@@ -257,17 +257,9 @@ class Budget(HeldEqual):
         return goal is None or abs(count - goal[1]) <= self.tolerance * goal[1]
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A size, and the number of parameters that it gives."""
-
-    size: int
-    count: int
-
-
 def fit_size(
     count: Callable[[int], int], target: int, tolerance: float, axis: ParameterAxis = "adapter_parameters"
-) -> Fit:
+) -> int:
     """Return the size whose count is nearest to *target*; the smaller of two equally near ones.
 
     *count* gives the parameters of a size of at least 1, and must grow with it. *axis* is for the message.
@@ -285,11 +277,11 @@ def fit_size(
         else:
             high = middle
     # `low` is the first size at or above the target: the nearest is it or the one below.
-    fits = [Fit(size, count(size)) for size in (low - 1, low) if size >= 1]
-    nearest = min(fits, key=lambda fit: abs(fit.count - target))
-    if abs(nearest.count - target) > tolerance * target:
+    counts = {size: count(size) for size in (low - 1, low) if size >= 1}
+    nearest = min(counts, key=lambda size: abs(counts[size] - target))
+    if abs(counts[nearest] - target) > tolerance * target:
         raise BudgetUnreachable(
             f"no size meets {target:,} {axis.replace('_', ' ')} within {tolerance:.0%}: "
-            f"the nearest is size {nearest.size} with {nearest.count:,}"
+            f"the nearest is size {nearest} with {counts[nearest]:,}"
         )
     return nearest

@@ -113,7 +113,7 @@ def test_trials_choose_a_rate_for_each_number_of_rows(tmp_path):
     )
     plan = make_plan(load_suite(path), tmp_path / "runs")
     assert [cell.job.spec.training.distinct_examples for cell in plan.cells] == 4 * [8] + 4 * [24]
-    assert all(cell.trial for cell in plan.cells) and [waiting.runs for waiting in plan.waiting] == [1, 1]
+    assert all(cell.job.trial for cell in plan.cells) and [waiting.runs for waiting in plan.waiting] == [1, 1]
 
 
 def test_a_plan_warns_of_rows_that_no_run_sees(tmp_path):

@@ -193,7 +193,7 @@ def test_trials_choose_the_rate_that_is_run(tmp_path):
     suite = suite.replace("train_examples: 48", "train_examples: 640")
     path = write_project(tmp_path / "project", suite)
     plan = make_plan(load_suite(path), tmp_path / "runs" / "tickets")
-    assert len(plan.cells) == 4 and all(cell.trial for cell in plan.cells)
+    assert len(plan.cells) == 4 and all(cell.job.trial for cell in plan.cells)
     (waiting,) = plan.waiting
     assert waiting.runs == 1 and "trials" in waiting.reason
     outcome = run_suite(path, runs=tmp_path / "runs", workers=0)

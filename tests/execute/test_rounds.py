@@ -47,7 +47,7 @@ def test_a_round_waits_for_the_one_before_it(tmp_path, command):  # noqa: F811
     suite = load_suite(path)
     plan = make_plan(suite, runs_folder(suite, runs))
     # A method whose learning rate is not chosen yet keeps the first round open.
-    known = Counter(cell.job.spec.method.label for cell in plan.cells if not cell.trial)
+    known = Counter(cell.job.spec.method.label for cell in plan.cells if not cell.job.trial)
     assert known == {"full": 4, "bottleneck_adapter": 4, "prefix_tuning": 4}
     began = []
     command(path, runs, lambda job: began.append((job.spec.seed, job.spec.method.label)))

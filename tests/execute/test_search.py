@@ -253,7 +253,7 @@ def test_seeds_are_halved_from_the_plan_to_the_choice(tmp_path, monkeypatch):
     loaded = suite(tmp_path / "project", monkeypatch, tuning=halves)
     plan = make_plan(loaded, runs_folder(loaded, tmp_path / "runs"))
     assert [cell.job.spec.seed for cell in plan.cells] == [100] * 8
-    assert [(waiting.runs, waiting.cells[0].trial) for waiting in plan.waiting] == [(4, True), (1, False)] * 2
+    assert [(waiting.runs, waiting.cells[0].job.trial) for waiting in plan.waiting] == [(4, True), (1, False)] * 2
     outcome = run_suite("tickets.yaml", runs=tmp_path / "runs", workers=0)
     trials = [one for one in outcome.records if one.spec.score_on == "selection"]
     settings = [one for one in compare(outcome.records).settings if one.trials]
@@ -345,7 +345,7 @@ def test_a_suite_is_halved_from_its_plan_to_its_report_and_goes_on_where_it_was_
     file.write_text(file.read_text().replace("label: queue", "label: queue\n    kind: regression"))
     plan = make_plan(load_suite(file), runs_folder(load_suite(file), tmp_path / "runs"))
     # Two methods, 6 rates each; then 2 rates each, and one reported seed each.
-    assert [(cell.job.rung, cell.trial, cell.short) for cell in plan.cells] == [(1, True, True)] * 12
+    assert [(cell.job.rung, cell.job.trial, cell.short) for cell in plan.cells] == [(1, True, True)] * 12
     assert [waiting.runs for waiting in plan.waiting] == [2, 1, 2, 1]
     said = "\n".join(part.plain for part in plan_tables(plan) if hasattr(part, "plain"))
     assert "4 runs wait for the shorter trials that choose which learning rates go on" in said

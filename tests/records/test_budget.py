@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lora_bench.errors import BudgetUnreachable
-from lora_bench.records.budget import AXES, PARAMETER_AXES, WORK, Axis, Budget, Fit, Work, fit_size
+from lora_bench.records.budget import AXES, PARAMETER_AXES, WORK, Axis, Budget, Work, fit_size
 from lora_bench.records.record import CountedParameters, Speed
 from lora_bench.records.spec import TrainingSpec
 from lora_bench.suite.schema import SuiteBudget
@@ -20,12 +20,12 @@ from lora_bench.suite.schema import SuiteBudget
 
 def test_lora_on_minilm_meets_the_target_exactly():
     # 6 layers, query and value, A (r x 384) and B (384 x r): 9,216 weights a rank.
-    assert fit_size(lambda rank: 6 * 2 * 2 * 384 * rank, 147_456, 0.05) == Fit(16, 147_456)
+    assert fit_size(lambda rank: 6 * 2 * 2 * 384 * rank, 147_456, 0.05) == 16
 
 
 def test_houlsby_on_minilm_takes_the_nearer_of_two_widths():
     # 2 adapters in 6 layers, each 2 * 384 * b + b + 384: b = 15 gives 143,028 (3.0 % under), b = 16 gives 152,256 (3.3 % over).
-    assert fit_size(lambda width: 12 * (769 * width + 384), 147_456, 0.05) == Fit(15, 143_028)
+    assert fit_size(lambda width: 12 * (769 * width + 384), 147_456, 0.05) == 15
 
 
 def test_a_target_between_two_sizes_is_out_of_reach_with_the_nearest_count():
@@ -35,11 +35,10 @@ def test_a_target_between_two_sizes_is_out_of_reach_with_the_nearest_count():
 
 @given(slope=st.integers(1, 10_000), offset=st.integers(0, 10_000), target=st.integers(1, 1_000_000))
 def test_no_other_size_is_nearer(slope, offset, target):
-    fit = fit_size(lambda size: slope * size + offset, target, 1e9)
-    assert fit.count == slope * fit.size + offset
-    for other in (fit.size - 1, fit.size + 1):
+    size = fit_size(lambda size: slope * size + offset, target, 1e9)
+    for other in (size - 1, size + 1):
         if other >= 1:
-            assert abs(fit.count - target) <= abs(slope * other + offset - target)
+            assert abs(slope * size + offset - target) <= abs(slope * other + offset - target)
 
 
 def test_a_budget_has_exactly_one_measure_of_work():
