@@ -16,6 +16,8 @@ from lora_bench.util.redaction import without_secrets, without_secrets_in
 
 Value = str | int | float | bool
 NUMBERS = ("Int64", "Float64")
+COMPLETE = "record_sha256"
+"""Tag of a run in a tracker that shows which content of its record is exported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,19 +106,22 @@ class Count:
     def renew(
         self,
         facts: Iterable[RecordFacts],
-        there: Mapping[str, Sequence[Any]],
+        there: Iterable[Any],
         *,
-        is_complete: Callable[[Any, RecordFacts], bool],
+        tag: Callable[[Any, str], Any],
         delete: Callable[[Any], object],
         write: Callable[[RecordFacts], object],
     ) -> None:
         """Write the records whose run in a tracker is missing, incomplete or of another content, and delete such runs.
 
-        *there* are the runs in the tracker, by the record's run id.
+        *there* are the runs in the tracker, of which *tag* gives a tag by its name.
         """
+        of_record: dict[Any, list[Any]] = {}
+        for run in there:
+            of_record.setdefault(tag(run, "run_id"), []).append(run)
         for fact in facts:
-            runs = there.get(fact.run_id, [])
-            kept = [run for run in runs if is_complete(run, fact)][:1]
+            runs = of_record.get(fact.run_id, [])
+            kept = [run for run in runs if tag(run, COMPLETE) == fact.sha256][:1]
             for run in runs:
                 if run not in kept:
                     delete(run)

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.exchange.facts import Count, RecordFacts, by_suite, not_installed
+from lora_bench.exchange.facts import COMPLETE, Count, RecordFacts, by_suite, not_installed
 from lora_bench.records.record import Record
 
 # Limits of MLflow's API on one call of log_batch, and on the length of a value.
 BATCH_METRICS, BATCH_PARAMS, BATCH_TAGS = 1000, 100, 100
 MAX_PARAM, MAX_TAG = 6000, 5000
 PAGE = 1000
-COMPLETE = "record_sha256"
 
 _NOT_IN_NAMES = re.compile(r"[^\w. :/-]", re.ASCII)
 
@@ -74,24 +73,19 @@ def _export_suite(client: Any, suite: str, facts: Sequence[RecordFacts], count: 
     count.renew(
         facts,
         _runs(client, experiment_id),
-        is_complete=lambda run, fact: bool(run.data.tags.get(COMPLETE) == fact.sha256),
+        tag=lambda run, name: run.data.tags.get(name),
         delete=lambda run: client.delete_run(run.info.run_id),
         write=lambda fact: _write(client, experiment_id, fact),
     )
 
 
-def _runs(client: Any, experiment_id: str) -> dict[str, list[Any]]:
-    """Return the runs of an experiment that come from records, by the record's run id."""
-    found: dict[str, list[Any]] = {}
-    token = None
-    while True:
+def _runs(client: Any, experiment_id: str) -> list[Any]:
+    found, token = [], None
+    while token != "":
         page = client.search_runs([experiment_id], max_results=PAGE, page_token=token)
-        for run in page:
-            if "run_id" in run.data.tags:
-                found.setdefault(run.data.tags["run_id"], []).append(run)
-        token = page.token
-        if not token:
-            return found
+        found += page
+        token = page.token or ""
+    return found
 
 
 def _write(client: Any, experiment_id: str, fact: RecordFacts) -> None:
@@ -122,7 +116,6 @@ def _parts(items: list[Any], size: int) -> list[list[Any]]:
 
 
 def _name(name: str) -> str:
-    """Return *name* without characters that MLflow refuses."""
     return _NOT_IN_NAMES.sub("_", name)
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.exchange.facts import Count, RecordFacts, by_suite, not_installed
+from lora_bench.exchange.facts import COMPLETE, Count, RecordFacts, by_suite, not_installed
 from lora_bench.records.record import Record
 
-COMPLETE = "record_sha256"
 ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 
 
@@ -52,18 +51,11 @@ def to_trackio(records: Sequence[Record], out: str | None = None) -> str:
     return count.sentence(str(TRACKIO_DIR))
 
 
-def _runs(trackio: Any, project: str) -> dict[str, list[Any]]:
-    """Return the runs of a project that come from records, by the record's run id."""
-    found: dict[str, list[Any]] = {}
+def _runs(trackio: Any, project: str) -> list[Any]:
     try:
-        runs = list(trackio.Api().runs(project))
+        return list(trackio.Api().runs(project))
     except ValueError:  # no such project yet
-        return found
-    for run in runs:
-        run_id = (run.config or {}).get("run_id")
-        if run_id is not None:
-            found.setdefault(str(run_id), []).append(run)
-    return found
+        return []
 
 
 def _export_suite(trackio: Any, project: str, facts: Sequence[RecordFacts], count: Count) -> None:
@@ -72,18 +64,18 @@ def _export_suite(trackio: Any, project: str, facts: Sequence[RecordFacts], coun
         count.renew(
             facts,
             _runs(trackio, project),
-            is_complete=_complete,
+            tag=_tag,
             delete=lambda run: run.delete(),
             write=lambda fact: _write(trackio, project, fact),
         )
-    now = _runs(trackio, project)
-    lost = [fact.run_id for fact in facts if not any(_complete(run, fact) for run in now.get(fact.run_id, []))]
+    kept = {_tag(run, COMPLETE) for run in _runs(trackio, project)}
+    lost = [fact.run_id for fact in facts if fact.sha256 not in kept]
     if lost:
         raise LoraBenchError(f"Trackio did not keep {', '.join(lost)}; it said: {said.getvalue().strip()}")
 
 
-def _complete(run: Any, fact: RecordFacts) -> bool:
-    return bool((run.config or {}).get(COMPLETE) == fact.sha256)
+def _tag(run: Any, name: str) -> Any:
+    return (run.config or {}).get(name)
 
 
 def _write(trackio: Any, project: str, fact: RecordFacts) -> None:

@@ -70,17 +70,12 @@ def method_of(part: Part) -> Method:
 
 def _in_one_way(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     """Return the parts without options equal to their defaults, so that two spellings are one method."""
-    methods = [method_of(part) for part in parts]
+    methods: list[Any] = [method_of(part) for part in parts]
     kinds = [KINDS[method.name] for method in methods]
     twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
     if twice is not None:
         raise ValueError(f"has {twice} twice")
-    return tuple({"method": method.name, **_own(method)} for method in methods)
-
-
-def _own(method: Any) -> dict[str, Any]:
-    options: dict[str, Any] = method.model_dump(mode="json", exclude_defaults=True)
-    return options
+    return tuple({"method": method.name, **method.model_dump(mode="json", exclude_defaults=True)} for method in methods)
 
 
 class _SizeIfGiven:

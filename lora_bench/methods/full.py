@@ -54,8 +54,7 @@ class Full(Strict):
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> PreTrainedModel | nn.Module:
         """Return *model* with every weight trainable, or only those of the top layers and the head.
 
-        Raises:
-            UnsupportedPair: If a weight is quantised, or the model has fewer layers than *top_layers*.
+        Raise UnsupportedPair if a weight is quantised, or the model has fewer layers than *top_layers*.
         """
         if self.top_layers is not None:
             return _top_layers(model, head, self.top_layers)

@@ -123,9 +123,8 @@ class Peft(Strict):
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with only the method's weights and the head trainable.
 
-        Raises:
-            LoraBenchError: If PEFT has no such type, or the type no such option.
-            UnsupportedPair: If the trial on a small model fails, or PEFT refuses this one.
+        Raise LoraBenchError if PEFT has no such type, or the type no such option; UnsupportedPair if the trial on a small model
+        fails, or PEFT refuses this one.
         """
         # Sizes share a trial: a budget is met by trying many of them.
         tried = self.model_copy(update={"size_value": self.size_value and min(self.size_value, TRIAL_SIZE)})

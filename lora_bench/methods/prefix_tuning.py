@@ -83,9 +83,8 @@ class PrefixTuning(Strict):
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with only the prefix and the head trainable.
 
-        Raises:
-            UnsupportedPair: If no prefix is written for the model's attention, or *words* are given and no tokenizer is found.
-            LoraBenchError: If *words* hold no token.
+        Raise UnsupportedPair if no prefix is written for the model's attention, or *words* are given and no tokenizer is found;
+        LoraBenchError if *words* hold no token.
         """
         from peft import get_peft_model
 

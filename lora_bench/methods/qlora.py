@@ -59,8 +59,7 @@ class QLora(Strict):
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with its layers in four bits, and only the LoRA weights and the head trainable.
 
-        Raises:
-            UnsupportedPair: If bitsandbytes is not installed or does not fit the model, or `lora` does not.
+        Raise UnsupportedPair if bitsandbytes is not installed or does not fit the model, or `lora` does not.
         """
         from lora_bench.tuners.four_bit import pack_layers
 

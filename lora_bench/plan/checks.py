@@ -208,7 +208,8 @@ def check_loss(suite: Suite, recipe: CellRecipe, task: Task, base_model: BaseMod
     """Refuse class weights for a kind without classes, and a loss in place of the model's own with a method that adds to it."""
     term, cell = loss_term(entry.method), f"{entry.label} on {base_model.name} for {task.task}"
     if recipe.training.class_weights is not None and not task.kind_of.weighs_classes:
-        message = f"class_weights is for {' and '.join(_weighing())}, and the kind of {task.task} is {task.kind}"
+        weighing = " and ".join(name for name, kind in known_kinds().items() if kind.weighs_classes)
+        message = f"class_weights is for {weighing}, and the kind of {task.task} is {task.kind}"
         raise BadInput([suite.document.fault(("training", "class_weights"), message)])
     given = {
         f"label_smoothing {recipe.training.label_smoothing:g}": recipe.training.label_smoothing
@@ -218,10 +219,6 @@ def check_loss(suite: Suite, recipe: CellRecipe, task: Task, base_model: BaseMod
     for name in [name for name, is_given in given.items() if is_given and term is not None]:
         message = f"{cell}: {name} takes the place of the model's own loss, to which {term} is added: leave one of the two out"
         raise BadInput([suite.document.fault(("recipes",), message)])
-
-
-def _weighing() -> list[str]:
-    return [name for name, kind in known_kinds().items() if kind.weighs_classes]
 
 
 def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> None:
@@ -251,7 +248,11 @@ def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> No
                     _try_optimizer(training_arguments(cell.job.spec, "nowhere"))
                 except (ValueError, TypeError, ImportError) as error:
                     faults.append(suite.document.fault(("training_arguments",), first_line(error)))
-    faults += _endless(suite, cells)
+    most = max((cell.job.spec.training.train_examples or 0 for cell in cells), default=0)
+    if most > ENDLESS:  # more than can be counted
+        axis = "epochs" if suite.content.budget.epochs is not None else "train_examples"
+        message = f"comes to {most:.3g} examples; at most {ENDLESS:.3g} are seen"
+        faults.append(suite.document.fault(("budget", axis), message))
     for index, base_model in enumerate(models):
         if not base_model.has_weights:
             continue  # a shape has no tokenizer
@@ -270,17 +271,6 @@ def _try_optimizer(arguments: TrainingArguments) -> None:
     if arguments.optim_target_modules is None:  # else it looks for parts of the model
         optimizer, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
         optimizer([torch.nn.Parameter(torch.zeros(1))], **options)
-
-
-def _endless(suite: Suite, cells: list[Cell]) -> list[Fault]:
-    """Return a fault if a run would see more examples than can be counted."""
-    counts = [cell.job.spec.training.train_examples or 0 for cell in cells]
-    if max(counts, default=0) <= ENDLESS:
-        return []
-    axis = "epochs" if suite.content.budget.epochs is not None else "train_examples"
-    return [
-        suite.document.fault(("budget", axis), f"comes to {max(counts):.3g} examples; at most {ENDLESS:.3g} are seen")
-    ]
 
 
 def beyond_memory(cells: list[Cell]) -> list[str]:

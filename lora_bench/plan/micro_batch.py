@@ -25,9 +25,8 @@ def micro_batch(
 ) -> int:
     """Return the number of examples in the largest part of a batch that stays within a peak, at inputs of full length.
 
-    Raises:
-        BudgetUnreachable: If a single example needs more, with its need.
-        UnsupportedPair: If the memory of a step cannot be predicted.
+    Raise BudgetUnreachable if a single example needs more, with its need; UnsupportedPair if the memory of a step cannot be
+    predicted.
     """
 
     def step(rows: int) -> StepBytes:

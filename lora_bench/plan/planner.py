@@ -152,7 +152,6 @@ class Planner:
             self.cells += [cell for cell in possible if cell.job.run_id in self.only]
 
     def _choose(self, cells: Sequence[Cell]) -> None:
-        """Add runs that depend on the records of others."""
         self.cells += cells
         self.chosen += cells
 
@@ -162,7 +161,7 @@ class Planner:
         return [None if cell.job.run_id in self.undecided else cell.record for cell in cells]
 
     def _tune(self, cells: GroupCells) -> float | None:
-        """Add the known trials of a method, rung after rung, and what waits for them. Return the chosen rate, None so far."""
+        """Add the known trials of a method, rung after rung, and what waits for them. Return the chosen rate, or None yet."""
         tuning = self.suite.content.tuning
         assert tuning is not None, "several rates without tuning are a search"
         rates = cells.recipe.rates

@@ -12,13 +12,22 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from lora_bench.util.atomic_files import QUARANTINE, make_folder, quarantine, remove_tree, sync_folder, write_atomic
+from lora_bench.util.atomic_files import (
+    QUARANTINE,
+    first_new,
+    make_folder,
+    quarantine,
+    remove_tree,
+    sync_folder,
+    write_atomic,
+)
 from lora_bench.util.failpoints import reach
 from lora_bench.util.regular_files import MIB, read_regular
 
@@ -31,7 +40,8 @@ def write_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> Pat
     """Write the files of a checkpoint after *step*, and remove all but the newest two; return its folder, on the disk."""
     reach("checkpoint.begin")
     make_folder(folder)
-    target = _new_folder(folder, step)
+    further = (folder / f"step-{step:08d}-{number}" for number in itertools.count(2))
+    target = first_new(itertools.chain([folder / f"step-{step:08d}"], further))
     try:
         for name, content in files.items():
             with (target / name).open("xb") as file:
@@ -94,18 +104,6 @@ def remove_checkpoints(folder: Path) -> None:
     for path in _newest_first(folder):
         _remove(path)
     remove_tree(folder)
-
-
-def _new_folder(folder: Path, step: int) -> Path:
-    """Make a folder for a checkpoint, numbered above all others of the same step."""
-    number = 1
-    while True:
-        target = folder / (f"step-{step:08d}" if number == 1 else f"step-{step:08d}-{number}")
-        try:
-            target.mkdir()
-            return target
-        except FileExistsError:
-            number += 1
 
 
 def _newest_first(folder: Path) -> list[Path]:

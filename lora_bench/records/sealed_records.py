@@ -63,8 +63,7 @@ def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> Mode
 def read_many(path: Path, model: type[ModelT], newest: int, kind: str) -> list[ModelT]:
     """Read a file of many records, in its order; the arguments are those of `read_sealed`.
 
-    Raises:
-        BadInput: With every record that is unreadable, changed or from a newer lora_bench.
+    Raise BadInput with every record that is unreadable, changed or from a newer lora_bench.
     """
     records: list[ModelT] = []
     faults: list[Fault] = []
@@ -100,8 +99,7 @@ def read_each(files: Iterable[Path], read: Callable[[Path], ModelT]) -> list[Mod
 def contents(path: Path) -> list[dict[str, Any]]:
     """Return the records of a file of many as plain data, each with its seal, which the caller checks.
 
-    Raises:
-        BadInput: If the file is unreadable or from a newer lora_bench, or a record was added or removed by hand.
+    Raise BadInput if the file is unreadable or from a newer lora_bench, or a record was added or removed by hand.
     """
 
     def refused(message: str) -> DamagedRecord:

@@ -92,9 +92,8 @@ class RunFolder:
     def record(self) -> Record | None:
         """Return the record, or None if it is missing or damaged and the run must be done.
 
-        Raises:
-            BadInput: If it is unreadable or from a newer lora_bench.
-            LoraBenchError: If a link is in its place, through which files elsewhere would be written or removed.
+        Raise BadInput if it is unreadable or from a newer lora_bench; LoraBenchError if a link is in its place, through which
+        files elsewhere would be written or removed.
         """
         path = self.path / RECORD
         if self.path.is_symlink():

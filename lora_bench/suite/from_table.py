@@ -250,6 +250,8 @@ def refuse_another(file: Path, table: Path, given: Mapping[str, str | None]) -> 
         )
     task, files = own[same[0]], data[same[0]]
     text, label = task.get("text"), task.get("label")
+    if several := isinstance(label, list):  # columns of 0 and 1, which the command line names with commas
+        label = ",".join(map(str, label))
     texts = [*(text if isinstance(text, list) else [text]), None]
     split = task["split"] if isinstance(task.get("split"), dict) else {}
     kind = str(task.get("kind", "classification"))
@@ -257,7 +259,7 @@ def refuse_another(file: Path, table: Path, given: Mapping[str, str | None]) -> 
     has = {
         "--text": [texts[0]],
         "--text-pair": [column for column in texts[1:2] if column is not None],
-        "--label": [label.get("column") if isinstance(label, dict) else _with_commas(label)],
+        "--label": [label.get("column") if isinstance(label, dict) else label],
         "--kind": [kind],
         "--metric": [task.get("metric", find_kind(kind).usual_metric)],
         "--split": [split.get("column")],
@@ -269,7 +271,7 @@ def refuse_another(file: Path, table: Path, given: Mapping[str, str | None]) -> 
         "--minutes": [made[1]] if made is not None else [],
     }
     for option, value in given.items():
-        if option == "--label" and value is not None and isinstance(label, list):
+        if option == "--label" and value is not None and several:
             value = ",".join(part.strip() for part in value.split(","))
         if value is not None and has[option] != [value]:
             shown = ", ".join(str(one) for one in has[option] or [] if one is not None) or "none"
@@ -277,11 +279,6 @@ def refuse_another(file: Path, table: Path, given: Mapping[str, str | None]) -> 
                 f"{file} is there already with {shown} for {option}, and the command gives {value}: change it there, or delete "
                 "the file to begin anew"
             )
-
-
-def _with_commas(label: object) -> object:
-    """Return columns of 0 and 1 as the command line names them, and any other label as it is."""
-    return ",".join(map(str, label)) if isinstance(label, list) else label
 
 
 def task_flow(seen: TableFacts, folder: Path) -> str:

@@ -23,6 +23,12 @@ Faults = Iterator[tuple[Key, str]]
 SPLIT_NAMES = ("train", "selection", "validation", "test")
 _ACCUMULATION = "gradient_accumulation_steps"
 _CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
+_OWN_KEYS = {
+    "per_device_train_batch_size": "training.batch_size", "lr_scheduler_type": "training.schedule",
+    "learning_rate": "methods[].learning_rate", "warmup_steps": "training.warmup", "bf16": "training.precision",
+    "max_steps": "budget.train_examples", "num_train_epochs": "budget.epochs", "seed": "seeds",
+    "weight_decay": "training.weight_decay", "max_grad_norm": "training.max_grad_norm",
+}  # fmt: skip
 
 
 def repeated(document: Document, name: str, names: list[str]) -> list[Fault]:
@@ -330,14 +336,5 @@ def _faults_of_recipes(content: SuiteFile) -> Faults:
 
 def _own_arguments(key: Key, arguments: dict[str, JsonValue]) -> Faults:
     for name in sorted(OWN_ARGUMENTS.intersection(arguments)):
-        yield (*key, name), f"is decided by the suite's own keys{_own_key(name)}"
-
-
-def _own_key(argument: str) -> str:
-    keys = {
-        "per_device_train_batch_size": "training.batch_size", "lr_scheduler_type": "training.schedule",
-        "learning_rate": "methods[].learning_rate", "warmup_steps": "training.warmup", "bf16": "training.precision",
-        "max_steps": "budget.train_examples", "num_train_epochs": "budget.epochs", "seed": "seeds",
-        "weight_decay": "training.weight_decay", "max_grad_norm": "training.max_grad_norm",
-    }  # fmt: skip
-    return f": use {keys[argument]}" if argument in keys else ""
+        use = f": use {_OWN_KEYS[name]}" if name in _OWN_KEYS else ""
+        yield (*key, name), f"is decided by the suite's own keys{use}"

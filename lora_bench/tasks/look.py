@@ -114,9 +114,8 @@ class TableFacts(GuessedTask):
 def look(file: Path, asked: LookOptions | None = None) -> TableFacts:
     """Look at a table; what the user does not say is guessed.
 
-    Raises:
-        BadInput: If the file cannot be read.
-        LoraBenchError: If it has no such column, none that could be the text or the label, or too few rows or classes.
+    Raise BadInput if the file cannot be read; LoraBenchError if it has no such column, none that could be the text or the
+    label, or too few rows or classes.
     """
     asked = asked or LookOptions()
     if asked.kind is not None:
@@ -237,7 +236,6 @@ def _words(text: Sequence[str], label: Any, *, writes: bool) -> int:
 
 
 def _check_rows(file: Path, count: int, what: str, least: int) -> None:
-    """Refuse too few rows or texts to deal out."""
     if count < least:
         such = what if count == 1 else what.replace("row", "rows").replace("text", "texts")
         raise LoraBenchError(

@@ -52,8 +52,7 @@ class _Noting(Table):
 def read_new_rows(task: Task, path: Path, classes: Sequence[str]) -> NewRows:
     """Read a table whose rows are to be answered with one of *classes*, or as the kind of task does.
 
-    Raises:
-        BadInput: If the file cannot be read, lacks a column of the text, or has no row that can be answered.
+    Raise BadInput if the file cannot be read, lacks a column of the text, or has no row that can be answered.
     """
     layout, guessed = _layout(task, path), list[str]()
     try:

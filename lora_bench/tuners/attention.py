@@ -165,8 +165,7 @@ class CrossPrefixCache(EncoderDecoderCache):
 def attend_through_cache(attention: Any, prefix: Prefix, *args: Any, **kwargs: Any) -> Any:
     """Call an attention module that takes a cache, with a prefix.
 
-    Raises:
-        UnsupportedPair: If the attention kernel takes no four-dimensional mask, or the module no cache.
+    Raise UnsupportedPair if the attention kernel takes no four-dimensional mask, or the module no cache.
     """
     refuse_kernel(attention.config._attn_implementation)
     names, cache_name = arguments_of(type(attention).forward)

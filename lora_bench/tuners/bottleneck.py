@@ -110,7 +110,6 @@ class BottleneckLayer(TunerLayer):
     Args:
         base_layer: The module; *placement* says how its inputs and output are used.
         placement: See `lora_bench.families.Placement`.
-        width: Width of the hidden states.
     """
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up", "bottleneck_norm")
@@ -247,29 +246,17 @@ def _after(base: nn.Module, update: Update, x: Tensor, *args: Any, **kwargs: Any
     return (y[0] + update(y[0]), *y[1:]) if isinstance(y, tuple) else y + update(y)
 
 
-def _beside(base: nn.Module, update: Update, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    return base(x, *args, **kwargs) + update(x)
-
-
-def _beside_residual(base: nn.Module, update: Update, x: Tensor, residual: Tensor) -> Any:
-    return base(x, residual + update(residual))
-
-
 def _between_norms(base: Any, update: Update, x: Tensor, residual: Tensor) -> Any:
     h = base.dropout(base.dense(x))
     return base.LayerNorm(h + update(base.LayerNorm(h + residual)) + residual)
 
 
-def _around_norm(base: Any, update: Update, x: Tensor) -> Any:
-    return base(x + update(base(x)))
-
-
 PLACEMENTS: dict[Placement, Callable[..., Any]] = {
     "after": _after,
-    "beside": _beside,
-    "beside_residual": _beside_residual,
+    "beside": lambda base, update, x, *args, **kwargs: base(x, *args, **kwargs) + update(x),
+    "beside_residual": lambda base, update, x, residual: base(x, residual + update(residual)),
     "between_norms": _between_norms,
-    "around_norm": _around_norm,
+    "around_norm": lambda base, update, x: base(x + update(base(x))),
 }
 
 BOTTLENECK_ADAPTER = register("BOTTLENECK_ADAPTER", BottleneckConfig, BottleneckModel)

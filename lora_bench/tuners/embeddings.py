@@ -30,14 +30,6 @@ from lora_bench.tuners.registration import register
 from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer, check_rows
 
 
-def insert_tokens(tokens: Tensor, states: Tensor) -> Tensor:
-    """Return hidden states with virtual tokens in front, shape (batch, prefix_tokens + tokens, width), of the type of *states*.
-
-    *tokens* has the shape (prefix_tokens, width), or a batch of them; *states* has (batch, tokens, width).
-    """
-    return torch.cat([tokens.to(states.dtype).expand(len(states), -1, -1), states], dim=1)
-
-
 def insert_in_mask(mask: Tensor | None, visible: Tensor) -> Tensor | None:
     """Return an encoder's mask with virtual tokens in front; None if all is visible.
 
@@ -88,7 +80,6 @@ class PrefixEmbeddingLayer(TunerLayer):
 
     Args:
         base_layer: The stack, from hidden states and a mask to an output with hidden states.
-        width: Width of the hidden states.
     """
 
     adapter_layer_names: tuple[str, ...] = ("virtual_embedding",)
@@ -125,9 +116,9 @@ class PrefixEmbeddingLayer(TunerLayer):
                 return self.base_layer(hidden_states, attention_mask, *args, **kwargs)
             tokens = torch.cat([self.virtual_embedding[name] for name in live])
             visible = torch.ones(len(hidden_states), len(tokens), dtype=torch.bool, device=tokens.device)
-        output = self.base_layer(
-            insert_tokens(tokens, hidden_states), insert_in_mask(attention_mask, visible), *args, **kwargs
-        )
+        virtual = tokens.to(hidden_states.dtype).expand(len(hidden_states), -1, -1)
+        whole = torch.cat([virtual, hidden_states], dim=1)
+        output = self.base_layer(whole, insert_in_mask(attention_mask, visible), *args, **kwargs)
         return _of_text(output, tokens.shape[-2], hidden_states.shape[1])
 
     def mixed(self, weights: nn.ParameterDict, adapter_names: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -147,7 +138,6 @@ class DecoderEmbeddingLayer(PrefixEmbeddingLayer):
 
     Args:
         base_layer: The decoder, from token ids or embeddings and a mask to an output with hidden states.
-        width: Width of the hidden states.
         positions: Name of its table of learned positions.
     """
 
@@ -185,8 +175,7 @@ class DecoderEmbeddingLayer(PrefixEmbeddingLayer):
     ) -> Any:
         """Return the decoder's output for the text between the active virtual tokens, or between each row's own.
 
-        Raises:
-            LoraBenchError: If the text is a part of one, or has types of tokens or a mask of pairs of tokens.
+        Raise LoraBenchError if the text is a part of one, or has types of tokens or a mask of pairs of tokens.
         """
         decoder: Any = self.base_layer
         given = input_ids if input_ids is not None else inputs_embeds

@@ -135,7 +135,6 @@ class FusedLoraLayer(TunerLayer):
         base_layer: A linear layer, or GPT-2's `Conv1D`, which keeps its weight transposed.
         parts: Part of each slice of its output; see `Family.slices_at`.
         groups: See `slices_of`.
-        path: Its path in the model.
     """
 
     adapter_layer_names = ("fused_lora_A", "fused_lora_B", "fused_lora_magnitude")

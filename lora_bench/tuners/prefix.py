@@ -8,9 +8,8 @@ shared by all layers, and each layer projects these to its keys and values. Here
 Saving folds everything into plain keys and values; loading gives those, even in a model that was itself reparameterised. A
 folded prefix cannot be trained on as before. For resumable checkpoints use `fold_on_save=False`, and `fold` after training.
 
-A model with an encoder and a decoder has three prefixes, as the paper's BART: every layer of the encoder has one in its
-self-attention, and every layer of the decoder one in its self-attention and one in its attention to the encoder, in front of
-the encoder's keys. Each of the three has a reparameterisation of its own.
+A model with an encoder and a decoder has three prefixes, as the paper's BART, each with a reparameterisation of its own: see
+`lora_bench.methods.prefix_tuning`.
 
 PEFT has the method for models with a cache, and puts the prefix into the cache. Real tokens then start at position P, and
 DeBERTa, which has no cache, is out of reach. Here the prefix meets the keys inside attention (`tuners.attention`), so

@@ -209,7 +209,9 @@ class Tuner(_Replacing):
             model_config = self.get_model_config(self.model)
             layer = self.new_layer(target, peft_config, self._family(), model_config, current_key)
             self._replace_module(parent, target_name, layer, target)
-        layer.update_layer(adapter_name, peft_config, drawing_device(device))
+        # On the CPU the numbers are the same whatever device trains them. On the meta device nothing is drawn: sizing a method
+        # would otherwise fill millions of weights to count them.
+        layer.update_layer(adapter_name, peft_config, device if device.type == "meta" else torch.device("cpu"))
         layer.place(adapter_name, device, dtype)
         layer.set_adapter(self.active_adapters)
 
@@ -240,15 +242,6 @@ class Tuner(_Replacing):
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def drawing_device(device: torch.device) -> torch.device:
-    """Return the device on which to draw initial weights for a base model on *device*.
-
-    On the CPU, the numbers are the same whatever device trains them. On the meta device nothing is drawn: sizing a method would
-    otherwise fill millions of weights to count them.
-    """
-    return device if device.type == "meta" else torch.device("cpu")
 
 
 def check_rows(adapter_names: Sequence[str], x: Tensor) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lora_bench.errors import LoraBenchError
@@ -59,8 +60,7 @@ def write_once(path: Path, content: bytes) -> bool:
 def link_once(file: Path, path: Path) -> bool:
     """Give a file the second name *path*, unless that exists. Return True if it was given.
 
-    Raises:
-        LoraBenchError: If the file system has no hard links; two writers might then both believe to be first.
+    Raise LoraBenchError if the file system has no hard links; two writers might then both believe to be first.
     """
     try:
         os.link(file, path)
@@ -201,6 +201,15 @@ def sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
+def first_new(folders: Iterable[Path]) -> Path:
+    """Make the first of endlessly many folders that does not exist, and return it."""
+    for folder in folders:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError("the folders have an end")
+
+
 def quarantine(path: Path, reason: str, folder: Path) -> Path | None:
     """Move a damaged file or folder into *folder*, under a number of its own, with the reason beside it.
 
@@ -208,14 +217,7 @@ def quarantine(path: Path, reason: str, folder: Path) -> Path | None:
         The new path, or None if another process moved it first.
     """
     make_folder(folder)
-    number = len(list(folder.iterdir())) + 1
-    while True:
-        place = folder / str(number)
-        try:
-            place.mkdir()
-            break
-        except FileExistsError:
-            number += 1
+    place = first_new(folder / str(number) for number in itertools.count(len(list(folder.iterdir())) + 1))
     write_atomic(place / REASON, f"{reason}\n".encode())
     try:
         path.rename(place / path.name)
@@ -254,8 +256,7 @@ def remove_orphans(folder: Path) -> int:
 def check_writable(folder: Path, option: str) -> None:
     """Refuse a folder that cannot be written or made, before any work. The check leaves nothing behind.
 
-    Raises:
-        LoraBenchError: With the reason, and the option that chooses another folder.
+    Raise LoraBenchError with the reason, and the option that chooses another folder.
     """
     try:
         _missing(folder)  # raises for a dangling link

@@ -22,8 +22,7 @@ def groups_as_text(groups: Sequence[int]) -> str | None:
 def groups_of_text(text: str, count: int) -> list[int]:
     """Return the number of each of *count* items' group, which is its first item.
 
-    Raises:
-        ValueError: If an item is beyond the last one, or in two groups.
+    Raise ValueError if an item is beyond the last one, or in two groups.
     """
     groups = [*range(count)]
     seen: set[int] = set()

@@ -235,7 +235,6 @@ def _arrived_bytes(asset: Asset, folder: Path) -> int:
 
 
 def _reason(output: str, source: str) -> str:
-    """Return why pip failed, from its output."""
     if "DO NOT MATCH THE HASHES" in output:
         return f"the file from {source} does not have the pinned sha256"
     if "Retrying (" in output:

@@ -34,8 +34,7 @@ class TensorHeader(NamedTuple):
 def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
     """Return the content of a regular file of at most *limit_bytes*, or of the one that a link leads to.
 
-    Raises:
-        OSError: If it cannot be read, is a pipe, a device or a folder, or is larger.
+    Raise OSError if it cannot be read, is a pipe, a device or a folder, or is larger.
     """
     with _regular(path) as file:
         content = file.read(-1 if limit_bytes is None else limit_bytes + 1)
@@ -59,8 +58,7 @@ def sha256_of(path: Path) -> str:
 def read_object(path: Path, what: str, limit_bytes: int = 16 * MIB) -> dict[str, Any]:
     """Return the JSON object in a file; *what* names the file in errors.
 
-    Raises:
-        LoraBenchError: If it cannot be read, is no JSON object, or has a number or character that no JSON file can have.
+    Raise LoraBenchError if it cannot be read, is no JSON object, or has a number or character that no JSON file can have.
     """
     try:
         found = load_json(read_regular(path, limit_bytes))
@@ -77,9 +75,8 @@ def read_object(path: Path, what: str, limit_bytes: int = 16 * MIB) -> dict[str,
 def load_json(raw: bytes) -> Any:
     """Return the data of a JSON file that other people may have written.
 
-    Raises:
-        ValueError: If it is no JSON, or has a number that is infinite as a float: sums and means take no such number.
-        RecursionError: If it is nested too deeply.
+    Raise ValueError if it is no JSON, or has a number that is infinite as a float: sums and means take no such number;
+    RecursionError if it is nested too deeply.
     """
     return json.loads(raw, parse_constant=_refuse, parse_int=_integer, parse_float=_float)
 
@@ -87,8 +84,7 @@ def load_json(raw: bytes) -> Any:
 def tensor_headers(path: Path, what: str) -> dict[str, TensorHeader]:
     """Return the tensors of a file of safetensors by name; only its header is read, and compared with its size.
 
-    Raises:
-        LoraBenchError: If it is no complete file of safetensors.
+    Raise LoraBenchError if it is no complete file of safetensors.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -48,8 +48,7 @@ def as_json(content: dict[str, Any]) -> bytes:
 def unseal(raw: bytes) -> tuple[dict[str, Any], bool]:
     """Return the data of a JSON object without its seal, and True if it had one.
 
-    Raises:
-        DamagedContent: If it is no JSON object, or its seal does not match.
+    Raise DamagedContent if it is no JSON object, or its seal does not match.
     """
     try:
         data = load_json(raw)

@@ -89,9 +89,8 @@ def from_adapterhub(
 ) -> PortableAdapter:
     """Return an adapter that AdapterHub's `save_adapter` wrote, for the skeleton of its base model, named *base*.
 
-    Raises:
-        UnsupportedPair: If it computes something else than ours on this type of model.
-        LoraBenchError: If it is of another method, has an option that ours lack, or cannot be read.
+    Raise UnsupportedPair if it computes something else than ours on this type of model; LoraBenchError if it is of another
+    method, has an option that ours lack, or cannot be read.
     """
     if not str(settings.get("version")).startswith("adapters."):
         raise LoraBenchError(
@@ -121,9 +120,8 @@ def from_adapterhub(
 def to_adapterhub(adapter: PortableAdapter, model: PreTrainedModel, out: Path) -> None:
     """Write an adapter of one of our tuners as AdapterHub's `save_adapter` does, named as *out*, a folder that is there.
 
-    Raises:
-        UnsupportedPair: If AdapterHub computes something else with it.
-        LoraBenchError: If AdapterHub has no such adapter, or the head's class is unknown.
+    Raise UnsupportedPair if AdapterHub computes something else with it; LoraBenchError if AdapterHub has no such adapter, or
+    the head's class is unknown.
     """
     if adapter.head and adapter.model_class is None:
         raise LoraBenchError(

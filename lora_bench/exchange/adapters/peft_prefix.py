@@ -30,9 +30,8 @@ def from_peft_prefix(
 ) -> PortableAdapter:
     """Return a prefix that PEFT's prefix tuning saved; the arguments are those of `from_adapterhub`.
 
-    Raises:
-        UnsupportedPair: If the model has an encoder and a decoder, or no table of positions to shift.
-        LoraBenchError: If it cannot be read, or has other layers than the model.
+    Raise UnsupportedPair if the model has an encoder and a decoder, or no table of positions to shift; LoraBenchError if it
+    cannot be read, or has other layers than the model.
     """
     if model.config.is_encoder_decoder:
         raise UnsupportedPair(

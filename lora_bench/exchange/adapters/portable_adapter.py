@@ -95,8 +95,7 @@ def read_weights(
 ) -> dict[str, Tensor]:
     """Return the tensors of an adapter's file of safetensors; else those of *pickle*, by torch's restricted reader.
 
-    Raises:
-        LoraBenchError: If there is neither, or only a pickle that is not allowed.
+    Raise LoraBenchError if there is neither, or only a pickle that is not allowed.
     """
     if (folder / name).is_file():
         with in_a_sentence(f"{folder}: its {name} cannot be read"):
@@ -236,8 +235,7 @@ def prefix_weights(table: Tensor, model: PreTrainedModel) -> dict[str, Tensor]:
 def prefix_table(adapter: PortableAdapter, model: PreTrainedModel) -> Tensor:
     """Return keys and values of a prefix, shape (prefix_tokens, 2 * layers, width); see `prefix_weights`.
 
-    Raises:
-        LoraBenchError: If it was saved with its reparameterisation.
+    Raise LoraBenchError if it was saved with its reparameterisation.
     """
     paths = attention_paths(model)
     names = [f"{path}.prefix_{part}" for path in paths for part in ("key", "value")]

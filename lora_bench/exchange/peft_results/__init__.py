@@ -64,15 +64,9 @@ def import_results(folder: Path, target: Path, *, history: bool = False) -> Impo
     its commit or snapshot, else that of the run. Later versions of a file may say more about the same run, such as its card:
     these are one record, of the newest content at the first date.
 
-    Args:
-        folder: `method_comparison`, a folder below it or of the same layout, or any folder of result files; with *history*
-            also a folder of snapshots, whose names begin with a date. Cancelled runs are read too, as failures; those of
-            `temporary_results` only if *folder* is that one.
-        target: Folder of the records.
-        history: Whether to read results of all dates.
-
-    Raises:
-        LoraBenchError: If the folder does not exist, or has no result file.
+    *folder* is `method_comparison`, a folder below it or of the same layout, or any folder of result files; with *history*
+    also one of snapshots, whose names begin with a date. Cancelled runs are read too, as failures; those of
+    `temporary_results` only if *folder* is that one. Raise LoraBenchError if it does not exist, or has no result file.
     """
     command = shlex.join(
         ["lora-bench", "import", "peft-results", folder.resolve().name, *(["--history"] if history else [])]

@@ -131,11 +131,12 @@ def _pair(found: Sequence[Configuration], dates: Sequence[str], items: int) -> l
         versions = [_version(one.by_date[date], name) for name in ("torch", "transformers", "peft")]
         rows.append([date, *cells, _signed(gap), *versions])
     shared = _newest(one)
+    card = shared.environment.device if shared.environment is not None else None
     states = {one.by_date[date].spec.task.data_sha256 for date in dates}  # of the data sets, by their commits
     return [
         *([Lead(_TURNS)] if turns else []),
         f"{code(one.label)} against {code(other.label)}: {said}. One run each, with the same configuration, "
-        f"seed ({shared.spec.seed}) and card ({inert(_device(shared))}) at all dates.",
+        f"seed ({shared.spec.seed}) and card ({inert(card or MISSING)}) at all dates.",
         TextTable(["date", code(one.label), code(other.label), "difference", "torch", "transformers", "peft"], rows),
         TextList(
             [
@@ -202,10 +203,6 @@ def _everywhere(found: Sequence[Configuration], dates: Sequence[str]) -> list[Co
 
 def _newest(one: Configuration) -> Record:
     return one.by_date[max(one.by_date)]
-
-
-def _device(record: Record) -> str:
-    return (record.environment and record.environment.device) or MISSING
 
 
 def _version(record: Record, package: str) -> str:

@@ -175,13 +175,13 @@ def _method(run: RunInfo, train: TrainInfo) -> tuple[MethodSpec, list[str]]:
         return MethodSpec(name=name, label=label, size=None, options={}, chosen={}), []
     settings = {key: value for key, value in sorted(config.items()) if value is not None and key not in NOT_OPTIONS}
     left_out = [key for key, value in settings.items() if len(json.dumps(value)) > MAX_OPTION]
-    kept = {key: _in_one_order(key, value) for key, value in settings.items() if key not in left_out}
+    kept: dict[str, JsonValue] = {
+        key: sorted(value, key=str) if key in SETS and isinstance(value, list) else value
+        for key, value in settings.items()
+        if key not in left_out
+    }
     options: dict[str, JsonValue] = {"type": config.get("peft_type"), "options": kept}
     return MethodSpec(name="peft", label=label, size=None, options=options, chosen=options), left_out
-
-
-def _in_one_order(key: str, value: JsonValue) -> JsonValue:
-    return sorted(value, key=str) if key in SETS and isinstance(value, list) else value
 
 
 def _training(config: TrainConfig, metrics: Sequence[Metrics]) -> TrainingSpec:

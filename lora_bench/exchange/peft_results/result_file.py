@@ -82,8 +82,7 @@ class Result(ResultPart):
 def plain_data(content: bytes) -> tuple[Any, bool]:
     """Return the data of a file, and True if all its numbers are finite; NaN, which is not JSON, becomes None.
 
-    Raises:
-        ValueError: If it is not JSON.
+    Raise ValueError if it is not JSON.
     """
     left_out: list[str] = []
 
