@@ -144,10 +144,7 @@ class Lines(Display):
             self.left.remove(record.run_id)
             self.count += 1
             line = f"[{self.count}/{self.count + len(self.left) + self.later}] {line}"
-        if record.status == "interrupted":
-            self.say(line)
-            return
-        if self.quiet and record.status != "ok":
+        if self.quiet and record.status not in ("ok", "interrupted"):
             self.console.print(line, markup=False, highlight=False)
         self.say(line)
 

@@ -43,11 +43,7 @@ from lora_bench.training.lessons import Lessons, read_lessons
 from lora_bench.training.measure.counters import count_parameters
 from lora_bench.training.measure.measure_callback import MeasureCallback
 from lora_bench.training.process_cache import WARM, load_for
-from lora_bench.training.scoring import (
-    answered_splits,
-    scored_splits,
-    scores_of,
-)
+from lora_bench.training.scoring import answered_splits, scored_splits, scores_of
 from lora_bench.training.step_plan import ENDLESS, Course, UntilNoRise
 from lora_bench.training.trainer import set_rates, training_arguments, warm_up, weigh_classes
 from lora_bench.training.warm_start import start_from, start_from_adapter

@@ -25,11 +25,7 @@ from lora_bench.training.job import Job, Notify
 from lora_bench.training.kept_weights import keep_weights
 from lora_bench.training.prepare import Ready, prepare
 from lora_bench.training.retention import retained
-from lora_bench.training.scoring import (
-    keep_answers,
-    keep_probabilities,
-    scores_of,
-)
+from lora_bench.training.scoring import keep_answers, keep_probabilities, scores_of
 from lora_bench.training.trainer import products_of
 from lora_bench.util.failpoints import reach
 from lora_bench.util.heartbeat import heard
