@@ -20,7 +20,7 @@ from task_counts import COUNTS
 
 from lora_bench.docstrings import arguments
 from lora_bench.kinds import known_kinds
-from lora_bench.kinds.support.declared import Label
+from lora_bench.kinds.support.row_values import Label
 from lora_bench.tasks import Task, load_task
 from lora_bench.tasks.declaration import Shares, Subsets
 from lora_bench.tasks.sources import Data, Local, Part, Release

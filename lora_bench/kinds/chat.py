@@ -9,9 +9,8 @@ from typing import Any, ClassVar, TypeVar
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
 from lora_bench.kinds.generation import Generation
-from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.label_sets import as_json_list
-from lora_bench.kinds.support.row_values import Split, Table, Texts
+from lora_bench.kinds.support.row_values import Declared, Split, Table, Texts
 from lora_bench.kinds.support.table_view import GuessedTask, Stage, View
 
 ReadT = TypeVar("ReadT")

@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
-from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.label_sets import as_json_list, several_in
-from lora_bench.kinds.support.row_values import Examples, Table, Texts, numbers_of
+from lora_bench.kinds.support.row_values import Declared, Examples, Table, Texts, numbers_of
 from lora_bench.kinds.support.table_view import GuessedTask, Stage, View
 from lora_bench.kinds.support.with_classes import WithClasses
 

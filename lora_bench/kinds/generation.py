@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
-from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.linearise import INPUT_COLUMNS, as_tokens, linearise
-from lora_bench.kinds.support.row_values import LEAVE_OUT, Examples, Split, Table, Texts
+from lora_bench.kinds.support.row_values import LEAVE_OUT, Declared, Examples, Split, Table, Texts
 from lora_bench.kinds.support.table_view import LABEL_NAMES, GuessedTask, Stage, View
 from lora_bench.kinds.support.task_kind import ModelNames, TaskKind
 

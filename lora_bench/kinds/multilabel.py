@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
-from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.label_sets import FLAGS, label_lists
-from lora_bench.kinds.support.row_values import LEAVE_OUT, Split, Table, Texts, label_text
+from lora_bench.kinds.support.row_values import LEAVE_OUT, Declared, Split, Table, Texts, label_text
 from lora_bench.kinds.support.table_view import LABEL_NAMES, GuessedTask, Stage, View, several_labels
 from lora_bench.kinds.support.with_classes import WithClasses, most_frequent
 

@@ -12,9 +12,8 @@ from typing import Any
 
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
-from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.label_sets import as_json_list
-from lora_bench.kinds.support.row_values import Examples, Split, Table, Texts, faults_of_text, label_text
+from lora_bench.kinds.support.row_values import Declared, Examples, Split, Table, Texts, faults_of_text, label_text
 from lora_bench.kinds.support.table_view import GuessedTask, Stage, View
 from lora_bench.kinds.support.task_kind import ModelNames, Shape
 from lora_bench.kinds.support.with_classes import WithClasses

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lora_bench.errors import Fault
-from lora_bench.kinds.support.declared import Declared
-from lora_bench.kinds.support.row_values import Split, Table, Texts, numbers_of
+from lora_bench.kinds.support.row_values import Declared, Split, Table, Texts, numbers_of
 from lora_bench.kinds.support.table_view import GuessedTask, Stage, View, is_quantity
 from lora_bench.kinds.support.task_kind import TaskKind
 

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
-from lora_bench.kinds.support.declared import Declared
-from lora_bench.kinds.support.row_values import Split, Table, Texts, as_data, has_label, in_a_message
+from lora_bench.kinds.support.row_values import Declared, Split, Table, Texts, as_data, has_label, in_a_message
 from lora_bench.kinds.support.table_view import SAMPLE_ROWS, GuessedTask, Stage, View
 from lora_bench.kinds.support.task_kind import ModelNames, TaskKind
 

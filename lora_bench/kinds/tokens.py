@@ -9,8 +9,7 @@ from typing import Any
 
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
-from lora_bench.kinds.support.declared import Declared
-from lora_bench.kinds.support.row_values import LEAVE_OUT, Split, Table, Texts, as_data, label_text
+from lora_bench.kinds.support.row_values import LEAVE_OUT, Declared, Split, Table, Texts, as_data, label_text
 from lora_bench.kinds.support.table_view import MOST_CLASSES, SAMPLE_ROWS, GuessedTask, Stage, View
 from lora_bench.kinds.support.task_kind import ModelNames
 from lora_bench.kinds.support.with_classes import WithClasses, most_frequent

@@ -15,8 +15,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PrivateAttr,
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds import KindName, find_kind, known_kinds
-from lora_bench.kinds.support.declared import Columns
 from lora_bench.kinds.support.linearise import Linearise
+from lora_bench.kinds.support.row_values import Columns
 from lora_bench.kinds.support.task_kind import TaskKind
 from lora_bench.metrics import higher_is_better, kind_of
 from lora_bench.tasks.source_tables import Format

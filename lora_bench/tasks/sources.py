@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from lora_bench.documents import Strict
-from lora_bench.kinds.support.declared import Columns, Label, one_or_more
+from lora_bench.kinds.support.row_values import Columns, Label, one_or_more
 from lora_bench.tasks.source_tables import Format
 
 UnevenRows = Literal["refuse", "leave_out"]

@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from lora_bench.errors import Fault
-from lora_bench.kinds.support.declared import Declared
-from lora_bench.kinds.support.row_values import Table
+from lora_bench.kinds.support.row_values import Declared, Table
 
 Labels = list[Any]
 

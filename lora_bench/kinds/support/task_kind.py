@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
-from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.row_values import (
     LEAVE_OUT,
+    Declared,
     Examples,
     Split,
     Table,

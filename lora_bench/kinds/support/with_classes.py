@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 
 from lora_bench.documents import Key
 from lora_bench.errors import Fault, did_you_mean
-from lora_bench.kinds.support.declared import Declared
 from lora_bench.kinds.support.label_sets import guessed_separator
-from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Split, Table, number_of
+from lora_bench.kinds.support.row_values import SHOWN_VALUES, Declared, Examples, Split, Table, number_of
 from lora_bench.kinds.support.task_kind import TaskKind
 from lora_bench.metrics import find
 
