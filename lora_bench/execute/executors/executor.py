@@ -10,27 +10,21 @@ from lora_bench.training.job import Note, Word
 
 
 class AnyJob(Protocol):
-    """A job: of a run, or of one process of a probe."""
+    """A job, of a run or of one process of a probe: its unique name, and the number of steps to display, if known before."""
 
     @property
-    def run_id(self) -> str:
-        """Unique name."""
-
+    def run_id(self) -> str: ...
     @property
-    def steps(self) -> int | None:
-        """Number of steps to display, if known before it begins."""
+    def steps(self) -> int | None: ...
 
 
 class Done(Protocol):
-    """The record of a job."""
+    """The record of a job: its name, and how it ended."""
 
     @property
-    def run_id(self) -> str:
-        """Id of the job."""
-
+    def run_id(self) -> str: ...
     @property
-    def status(self) -> str:
-        """End of the job."""
+    def status(self) -> str: ...
 
 
 JobT = TypeVar("JobT", bound=AnyJob)
