@@ -16,6 +16,7 @@ from lora_bench.stats.gate import Confirmation, History, JudgedSeries, Shift, co
 from lora_bench.stats.groups import Ranking, rank
 from lora_bench.stats.items import ItemMetric, Items, ItemScores, by_index, in_groups, item_difference, one_at_a_time
 from lora_bench.stats.paired import (
+    Difference,
     PairedDifference,
     SignFlip,
     Superiority,
@@ -31,12 +32,12 @@ from lora_bench.stats.trials import expected_best
 from lora_bench.stats.verdict import UNDECLARED, FixedSeeds, JudgeSettings, Verdict, grade, judge
 
 __all__ = [
-    "UNDECLARED", "Adjusted", "Cancelling", "ChoiceError", "Confirmation", "Crossed", "Estimate", "FixedSeeds", "History",
-    "InterquartileMean", "Interval", "ItemMetric", "ItemScores", "Items", "JudgeSettings", "JudgedSeries",
-    "MacroDifference", "MarginClaims", "Needed", "PairedDifference", "Ranking", "Rate", "Risk", "Shift", "SignFlip",
-    "Summary", "Superiority", "Trials", "Uncertainty", "Unpaired", "Verdict", "by_index", "clopper_pearson", "collapsed",
-    "confirm", "crossed_bootstrap", "expected_best", "grade", "holm", "in_groups", "interquartile_mean", "item_difference",
-    "judge", "judge_night", "macro_difference", "margin_claims", "minimum_detectable_effect", "one_at_a_time",
-    "paired_difference", "rank", "rate", "seed_from", "seeds_needed", "sign_flip", "summarise", "superiority", "trials_of",
-    "unpaired", "with_failures_at_floor",
+    "UNDECLARED", "Adjusted", "Cancelling", "ChoiceError", "Confirmation", "Crossed", "Difference", "Estimate",
+    "FixedSeeds", "History", "InterquartileMean", "Interval", "ItemMetric", "ItemScores", "Items", "JudgeSettings",
+    "JudgedSeries", "MacroDifference", "MarginClaims", "Needed", "PairedDifference", "Ranking", "Rate", "Risk", "Shift",
+    "SignFlip", "Summary", "Superiority", "Trials", "Uncertainty", "Unpaired", "Verdict", "by_index", "clopper_pearson",
+    "collapsed", "confirm", "crossed_bootstrap", "expected_best", "grade", "holm", "in_groups", "interquartile_mean",
+    "item_difference", "judge", "judge_night", "macro_difference", "margin_claims", "minimum_detectable_effect",
+    "one_at_a_time", "paired_difference", "rank", "rate", "seed_from", "seeds_needed", "sign_flip", "summarise",
+    "superiority", "trials_of", "unpaired", "with_failures_at_floor",
 ]  # fmt: skip

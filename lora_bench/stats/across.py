@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.stats.crossed import DRAWS, Crossed, crossed_bootstrap, with_items
-from lora_bench.stats.estimate import CONFIDENCE, ChoiceError, Estimate, Interval, seeds_in_order, student_quantile
-from lora_bench.stats.items import Floats, ItemDifference, Items, item_difference
-from lora_bench.stats.paired import SignFlip, Superiority, check_items, sign_flip, superiority
+from lora_bench.stats.crossed import DRAWS, crossed_bootstrap, with_items
+from lora_bench.stats.estimate import CONFIDENCE, ChoiceError, Interval, seeds_in_order, student_quantile
+from lora_bench.stats.items import Floats, ItemDifference, Items
+from lora_bench.stats.paired import Difference, scored_difference, sign_flip, superiority
 
 # With fewer values the middle half is a handful, no better than a mean.
 FEWEST_FOR_IQM = 20
@@ -45,43 +45,24 @@ class InterquartileMean:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MacroDifference:
-    """First method less second, over tasks. Positive: the first is better, whatever the direction of the metrics.
+class MacroDifference(Difference):
+    """The difference over tasks, for seeds that every task has for both methods; scores are means over tasks.
+
+    All numbers are in declared units. Positive: the first is better, whatever the direction of the metrics.
 
     Args:
-        seeds: Seeds that every task has for both methods, ascending.
         left_out: Seeds that only some tasks or methods have.
         tasks: Mean difference of each task in its declared unit, positive if the first method is better.
-        scores: Mean over tasks for each seed, of the first method and of the second, in declared units.
-        differences: Mean difference over tasks for each seed.
-        sd: Sample standard deviation of the differences; None for one seed.
-        estimate: The macro mean with its errors.
         wins: Number of tasks on which the first method's mean is better; descriptive, without an interval.
-        crossed: Crossed bootstrap; None if no task has items.
         without_items: Tasks without items; the errors do not cover their test items.
         interquartile_mean: None for fewer than 20 differences.
-        reason: Why `estimate` has no error, or None.
     """
 
-    seeds: tuple[int, ...]
     left_out: tuple[int, ...]
     tasks: dict[str, float]
-    scores: tuple[tuple[float, ...], tuple[float, ...]]
-    differences: tuple[float, ...]
-    sd: float | None
-    estimate: Estimate
-    sign_flip: SignFlip | None
-    superiority: Superiority
     wins: int
-    crossed: Crossed | None
     without_items: tuple[str, ...]
     interquartile_mean: InterquartileMean | None
-    reason: str | None
-
-    @property
-    def pairs(self) -> int:
-        """Number of seeds."""
-        return len(self.seeds)
 
 
 def macro_difference(
@@ -126,12 +107,11 @@ def macro_difference(
     values = np.array([[factors[task] * (first[task][s] - second[task][s]) for s in seeds] for task in tasks])
     size = max(abs(factors[task] * method[task][s]) for task in tasks for method in (first, second) for s in seeds)
     differences = values.mean(axis=0)
-    parts = []
-    for task in tasks:
-        if task in items:
-            for method, scores in zip(items[task], (first[task], second[task]), strict=True):
-                check_items(method, scores, seeds)
-            parts.append((factors[task] / len(tasks), item_difference(*items[task], seeds)))
+    parts = [
+        (factors[task] / len(tasks), scored_difference(items[task], (first[task], second[task]), seeds))
+        for task in tasks
+        if task in items
+    ]
     rest = sum((values[row] for row, task in enumerate(tasks) if task not in items), np.zeros(len(seeds)))
     scored = _OverTasks(tuple(parts), rest / len(tasks))
     crossed = crossed_bootstrap(scored, draw_seed=draw_seed, draws=draws) if parts else None

@@ -96,32 +96,25 @@ class ItemScores:
 
     @property
     def items(self) -> int:
-        """Number of test items."""
         return int(self.values.shape[1])
 
     @property
     def independent(self) -> int:
-        """Number of independent test items."""
         return _independent(self.items, self.groups)
 
     def select(self, seeds: Sequence[int]) -> ItemScores:
-        """Return a copy with these seeds, in this order."""
         return ItemScores(tuple(seeds), self.values[[self.seeds.index(seed) for seed in seeds]], self.groups)
 
     def scores(self) -> Floats:
-        """Return the mean over items, shape (seeds,)."""
         return np.asarray(self.values.mean(axis=1))
 
     def on(self, weights: Floats) -> Floats:
-        """Return the weighted means, shape (draws, seeds)."""
         return np.asarray(weights @ self.values.T / weights.sum(axis=1, keepdims=True))
 
     def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
-        """Return the means on *draws* resamples, shape (draws, seeds)."""
         return self.on(draw_weights(generator, draws, self.items, self.groups))
 
     def parts(self) -> tuple[float, float]:
-        """Return the bootstrap's variance parts for infinitely many draws."""
         item, both = mean_parts(self.values, self.groups)
         return float(item), float(both)
 
@@ -146,27 +139,22 @@ class ItemMetric:
 
     @property
     def independent(self) -> int:
-        """Number of independent test items."""
         return _independent(self.items, self.groups)
 
     def __post_init__(self) -> None:
         _refuse_repetition(self.seeds)
 
     def select(self, seeds: Sequence[int]) -> ItemMetric:
-        """Return a copy with these seeds, in this order."""
         columns = [self.seeds.index(seed) for seed in seeds]
         return ItemMetric(tuple(seeds), self.items, lambda weights: self.metric(weights)[:, columns], self.groups)
 
     def scores(self) -> Floats:
-        """Return the metric on all items, shape (seeds,)."""
         return np.asarray(self.metric(np.ones((1, self.items)))[0])
 
     def on(self, weights: Floats) -> Floats:
-        """Return the metric on weighted items, shape (draws, seeds)."""
         return self.metric(weights)
 
     def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
-        """Return the metric on *draws* resamples, shape (draws, seeds)."""
         return self.on(draw_weights(generator, draws, self.items, self.groups))
 
     def parts(self) -> None:
@@ -188,12 +176,10 @@ class FoldItems:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seed of each score."""
         return tuple(seed for part in self.of_seeds for seed in part.seeds)
 
     @property
     def items(self) -> int:
-        """Number of test items of all seeds."""
         return sum(part.items for part in self.of_seeds)
 
     @property
@@ -207,29 +193,23 @@ class FoldItems:
 
     @property
     def independent(self) -> int:
-        """Number of independent test items."""
         return sum(part.independent for part in self.of_seeds)
 
     def select(self, seeds: Sequence[int]) -> FoldItems:
-        """Return a copy with these seeds, in this order."""
         return FoldItems(tuple(self.of_seeds[self.seeds.index(seed)] for seed in seeds))
 
     def scores(self) -> Floats:
-        """Return the score of each seed on its items, shape (seeds,)."""
         return np.concatenate([part.scores() for part in self.of_seeds])
 
     def on(self, weights: Floats) -> Floats:
-        """Return the scores, shape (draws, seeds), each on its part of *weights*."""
         ends = np.cumsum([part.items for part in self.of_seeds])[:-1]
         own = zip(self.of_seeds, np.split(weights, ends, axis=1), strict=True)
         return np.concatenate([part.on(of_part) for part, of_part in own], axis=1)
 
     def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
-        """Return the scores on *draws* resamples of each seed's items, shape (draws, seeds)."""
         return np.concatenate([part.drawn(generator, draws) for part in self.of_seeds], axis=1)
 
     def parts(self) -> tuple[float, float] | None:
-        """Return the bootstrap's variance parts for infinitely many draws, or None for a metric that is not a mean."""
         return fold_parts(self.of_seeds)
 
 
@@ -258,7 +238,6 @@ class ItemDifference:
 
     @property
     def items(self) -> int:
-        """Number of test items."""
         return self.first.items
 
     @property
@@ -268,20 +247,16 @@ class ItemDifference:
 
     @property
     def independent(self) -> int:
-        """Number of independent test items."""
         return _independent(self.items, self.groups)
 
     def scores(self) -> Floats:
-        """Return the difference of each seed, shape (seeds,)."""
         return self.first.scores() - self.second.scores()
 
     def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
-        """Return the differences on *draws* resamples, shape (draws, seeds)."""
         weights = draw_weights(generator, draws, self.items, self.groups)
         return self.first.on(weights) - self.second.on(weights)
 
     def parts(self) -> tuple[float, float] | None:
-        """Return the parts if both metrics are means over items, else None."""
         if isinstance(self.first, ItemScores) and isinstance(self.second, ItemScores):
             item, both = mean_parts(self.first.values - self.second.values, self.groups)
             return float(item), float(both)

@@ -27,7 +27,7 @@ from lora_bench.stats.estimate import (
     clopper_pearson,
     seeds_in_order,
 )
-from lora_bench.stats.items import Floats, Items, item_difference
+from lora_bench.stats.items import Floats, ItemDifference, Items, item_difference
 
 # With five pairs the least two-sided p of a sign-flip test is 2 / 2^5 = .0625: it could never be significant.
 FEWEST_FLIPS = 6
@@ -95,44 +95,53 @@ class Unpaired:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairedDifference:
-    """First method minus second, over the seeds of both. Positive: the first scores higher.
+class Difference:
+    """First method minus second, over the seeds of both.
 
     Args:
-        seeds: Seeds of both, ascending: the pairs.
-        only_first: Seeds of the first method only; they enter `unpaired` alone.
-        only_second: Seeds of the second method only, likewise.
-        scores: Scores of the first method and of the second, in the order of the pairs.
-        differences: One for each pair.
-        sd: Sample standard deviation of the differences; None for one pair.
+        seeds: Seeds that are compared, ascending.
+        scores: Scores of the first method and of the second, by seed.
+        differences: One for each seed.
+        sd: Sample standard deviation of the differences; None for one seed.
         estimate: Mean of the differences with its errors.
-        correlation: Correlation of the two methods' scores over pairs; None for fewer than 3 pairs or constant scores. Near
-            0, pairing gains nothing and costs degrees of freedom: see `unpaired` too.
-        sign_flip: None for fewer than 6 pairs.
-        unpaired: Sensitivity analysis. None if either method has one run, or the runs of each score the same.
+        sign_flip: None for fewer than 6 seeds.
         crossed: Crossed bootstrap with test items; None without items.
         reason: Why `estimate` has no error, or None.
     """
 
     seeds: tuple[int, ...]
-    only_first: tuple[int, ...]
-    only_second: tuple[int, ...]
     scores: tuple[tuple[float, ...], tuple[float, ...]]
     differences: tuple[float, ...]
-    median: float
     sd: float | None
     estimate: Estimate
-    correlation: float | None
     sign_flip: SignFlip | None
     superiority: Superiority
-    unpaired: Unpaired | None
     crossed: Crossed | None
     reason: str | None
 
     @property
     def pairs(self) -> int:
-        """Number of pairs, which sets a verdict's grade."""
+        """Number of seeds, which sets a verdict's grade."""
         return len(self.seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference(Difference):
+    """The difference on one task. Positive: the first scores higher.
+
+    Args:
+        only_first: Seeds of the first method only; they enter `unpaired` alone.
+        only_second: Seeds of the second method only, likewise.
+        correlation: Correlation of the two methods' scores over pairs; None for fewer than 3 pairs or constant scores. Near
+            0, pairing gains nothing and costs degrees of freedom: see `unpaired` too.
+        unpaired: Sensitivity analysis. None if either method has one run, or the runs of each score the same.
+    """
+
+    only_first: tuple[int, ...]
+    only_second: tuple[int, ...]
+    median: float
+    correlation: float | None
+    unpaired: Unpaired | None
 
 
 def paired_difference(
@@ -171,9 +180,7 @@ def paired_difference(
     size = max(map(abs, left + right))
     crossed = None
     if items is not None:
-        for method, scores in zip(items, (first, second), strict=True):
-            check_items(method, scores, seeds)
-        crossed = crossed_bootstrap(item_difference(*items, seeds), draw_seed=draw_seed, draws=draws)
+        crossed = crossed_bootstrap(scored_difference(items, (first, second), seeds), draw_seed=draw_seed, draws=draws)
     estimate = with_items(np.array(differences), crossed, size, overlap).widened(choices)
     return PairedDifference(
         seeds=seeds,
@@ -246,14 +253,16 @@ def unpaired(first: Sequence[float], second: Sequence[float], confidence: float 
     return Unpaired(first=len(first), second=len(second), difference=estimate.value, interval=interval, p_value=p_value)
 
 
-def check_items(items: Items, scores: Mapping[int, float], seeds: Sequence[int]) -> None:
-    """Raise LoraBenchError if *items* do not give *scores*."""
-    missing = sorted(set(seeds) - set(items.seeds))
-    if missing:
-        raise LoraBenchError(f"there are no items of seed {missing[0]}; known: {sorted(items.seeds)}")
-    for seed, value in zip(seeds, items.select(seeds).scores().tolist(), strict=True):
-        if not math.isclose(value, scores[seed], rel_tol=AGREEMENT, abs_tol=AGREEMENT):
-            raise LoraBenchError(f"the items of seed {seed} give {value:.6g} and its score is {scores[seed]:.6g}")
+def scored_difference(
+    items: tuple[Items, Items], scores: tuple[Mapping[int, float], Mapping[int, float]], seeds: Sequence[int]
+) -> ItemDifference:
+    """Return the difference on *seeds* by test items; raise LoraBenchError if these do not give *scores*."""
+    found = item_difference(*items, seeds)
+    for of_method, known in zip((found.first, found.second), scores, strict=True):
+        for seed, value in zip(seeds, of_method.scores().tolist(), strict=True):
+            if not math.isclose(value, known[seed], rel_tol=AGREEMENT, abs_tol=AGREEMENT):
+                raise LoraBenchError(f"the items of seed {seed} give {value:.6g} and its score is {known[seed]:.6g}")
+    return found
 
 
 def _correlation(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -24,9 +24,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from lora_bench.stats.estimate import Estimate, Uncertainty, all_the_same, student_quantile, student_tail
-from lora_bench.stats.paired import PairedDifference
+from lora_bench.stats.paired import Difference, PairedDifference
 from lora_bench.stats.power import MOST_SEEDS, POWER, fewest_enough, spread_quantiles
-from lora_bench.stats.verdict import Difference
 
 # At .05 the tests cost a check of ten seeds half a point of power; wider spreads are missed a little less often.
 LEVEL = 0.02

@@ -25,11 +25,11 @@ from typing import Literal, Protocol, TypeVar
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.stats.apart import fewest_apart, fewest_unseen, least_p, stand_apart, unseen
-from lora_bench.stats.crossed import Crossed
 from lora_bench.stats.estimate import Estimate, Interval
 from lora_bench.stats.failures import Cancelling, Risk, cancelling
 from lora_bench.stats.family import Adjusted, MarginClaims, holm, margin_claims
 from lora_bench.stats.looks import STOPPED
+from lora_bench.stats.paired import Difference
 from lora_bench.stats.power import ALPHA, POWER, Needed, items_needed, seeds_needed
 
 # Three runs hide that runs stand apart where seeds move all methods alike: of twelve like comparisons with two kinds of runs
@@ -44,34 +44,6 @@ VerdictName = Literal["better", "worse", "equivalent", "non-inferior", "inconclu
 Direction = Literal["better", "worse"]
 Grade = Literal["exploratory", "indicative", "recommendation"]
 WithinMargin = Literal["equivalent", "non-inferior"]
-
-
-class Difference(Protocol):
-    """Input of a verdict: a `PairedDifference`, or a `MacroDifference` over tasks."""
-
-    @property
-    def estimate(self) -> Estimate:
-        """First method minus second."""
-
-    @property
-    def pairs(self) -> int:
-        """Number of seeds that both have."""
-
-    @property
-    def scores(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Scores of the first method and of the second, by pair."""
-
-    @property
-    def sd(self) -> float | None:
-        """Standard deviation of the differences over seeds."""
-
-    @property
-    def crossed(self) -> Crossed | None:
-        """Crossed bootstrap with test items."""
-
-    @property
-    def reason(self) -> str | None:
-        """Why the estimate has no error."""
 
 
 class JudgeSettings(Protocol):
@@ -329,7 +301,7 @@ def _verdict(
     simultaneous = asked.shown.interval(1 - alpha / family)
     clear = simultaneous is not None and margin is not None and max(simultaneous.low, -simultaneous.high) > margin
     unless = unless if unless != within and (unless == "equivalent" or direction is None) else None
-    needed = _needed(asked, adjusted, claims, power) if name == "inconclusive" else None
+    needed, needed_items = _needed(asked, adjusted, claims, power) if name == "inconclusive" else (None, None)
     return Verdict(
         verdict=name,
         small_but_real=direction if name == "equivalent" else None,
@@ -354,7 +326,7 @@ def _verdict(
         alpha=alpha,
         family=family,
         needed=needed,
-        needed_items=_needed_items(asked, adjusted, claims, power, needed) if name == "inconclusive" else None,
+        needed_items=needed_items,
         reason=_reason(asked),
     )
 
@@ -368,57 +340,50 @@ def _rooms(claim: str | None, gain: float, margin: float | None) -> tuple[float 
     return gain + margin, margin - gain if claim == "equivalent" else None
 
 
-def _needed(asked: _Asked, adjusted: Adjusted, claims: MarginClaims | None, power: float | None) -> Needed | None:
-    difference = asked.difference
-    items = _item_variance(difference) + (difference.estimate.choice_sd or 0.0) ** 2  # no seed reduces it
-    if power is None or not asked.enough or not difference.estimate.uncertainties or not difference.sd:
-        return None
-    if difference.estimate.overlap:
-        return None  # there are no more seeds than folds
+def _needed(
+    asked: _Asked, adjusted: Adjusted, claims: MarginClaims | None, power: float | None
+) -> tuple[Needed | None, int | None]:
+    """Return the seeds that would decide, and the test items if they must grow by a smaller factor."""
+    pairs, sd, crossed, estimate = asked.difference.pairs, asked.difference.sd, asked.difference.crossed, asked.estimate
+    if power is None or not asked.enough or not sd or estimate.overlap:  # there are no more seeds than folds
+        return None, None
+    fixed = (estimate.choice_sd or 0.0) ** 2  # neither seeds nor items reduce it
+    of_items = max(0.0, crossed.item_variance - crossed.shared_variance) if crossed is not None else 0.0
     margin_level = claims.level if claims is not None else adjusted.level
-    return seeds_needed(
-        difference.estimate.value,
-        difference.sd,
-        margin=None if asked.apart else asked.margin,
-        item_variance=items,
-        alpha=adjusted.level * asked.share,
-        margin_alpha=margin_level * asked.share,
-        power=power,
-        fewest=fewest_apart(adjusted.level) if asked.apart else 2,
-        fewest_within=fewest_unseen(margin_level),
-    )
-
-
-def _needed_items(
-    asked: _Asked, adjusted: Adjusted, claims: MarginClaims | None, power: float | None, needed: Needed | None
-) -> int | None:
-    difference, crossed = asked.difference, asked.difference.crossed
-    unknown = power is None or not asked.enough or not difference.sd or difference.estimate.overlap > 0
-    if unknown or crossed is None or (asked.apart and difference.pairs < fewest_apart(adjusted.level)):
-        return None
-    margin_level = claims.level if claims is not None else adjusted.level
-    few = asked.apart or difference.pairs < fewest_unseen(margin_level)
-    found = items_needed(
-        difference.estimate.value,
-        difference.sd or 0.0,
-        difference.pairs,
+    alpha, margin_alpha = adjusted.level * asked.share, margin_level * asked.share
+    enough_apart, enough_within = fewest_apart(adjusted.level) if asked.apart else 2, fewest_unseen(margin_level)
+    needed = None
+    if estimate.uncertainties:
+        margin = None if asked.apart else asked.margin
+        needed = seeds_needed(
+            estimate.value,
+            sd,
+            margin=margin,
+            item_variance=of_items + fixed,
+            fewest=enough_apart,
+            fewest_within=enough_within,
+            alpha=alpha,
+            margin_alpha=margin_alpha,
+            power=power,
+        )
+    if crossed is None or pairs < enough_apart:
+        return needed, None
+    margin = None if asked.apart or pairs < enough_within else asked.margin
+    items = items_needed(
+        estimate.value,
+        sd,
+        pairs,
         crossed.items,
-        item_variance=_item_variance(difference),
-        fixed_variance=(difference.estimate.choice_sd or 0.0) ** 2,
-        margin=None if few else asked.margin,
-        alpha=adjusted.level * asked.share,
-        margin_alpha=margin_level * asked.share,
-        power=power or POWER,
+        item_variance=of_items,
+        fixed_variance=fixed,
+        margin=margin,
+        alpha=alpha,
+        margin_alpha=margin_alpha,
+        power=power,
     )
-    if found is None or (needed is not None and found / crossed.items >= needed.seeds / difference.pairs):
-        return None
-    return found
-
-
-def _item_variance(difference: Difference) -> float:
-    """Return the part of the mean difference's variance that more test items reduce and more seeds do not."""
-    crossed = difference.crossed
-    return max(0.0, crossed.item_variance - crossed.shared_variance) if crossed is not None else 0.0
+    if items is not None and needed is not None and items / crossed.items >= needed.seeds / pairs:
+        items = None
+    return needed, items
 
 
 def _reason(asked: _Asked) -> str | None:
