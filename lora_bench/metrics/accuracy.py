@@ -1,7 +1,5 @@
 """Accuracy: the share of right predictions, in [0, 1]. Undefined without examples."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Floats, Metric

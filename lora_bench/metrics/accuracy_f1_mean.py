@@ -1,7 +1,5 @@
 """Mean of accuracy and F1, for tables with one number for MRPC or QQP. Undefined where F1 is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lora_bench.metrics.accuracy import accuracy, right_items

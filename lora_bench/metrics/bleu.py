@@ -4,8 +4,6 @@ Words of mteval-v13a, which puts A to Z in lower case and no other letter, count
 smoothing: 0 if no 4-gram is right. On texts without other capitals sacrebleu's `-lc -tok 13a -s none`.
 """
 
-from __future__ import annotations
-
 from lora_bench.metrics.support.metric_facts import Metric
 from lora_bench.metrics.support.texts import columns, mteval_words
 

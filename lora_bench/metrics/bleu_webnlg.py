@@ -5,8 +5,6 @@ by Moses' multi-bleu-detok.perl: words of mteval-v13a, no smoothing, the first s
 `bleu` where letters meet punctuation: "don't" is three words here and one there.
 """
 
-from __future__ import annotations
-
 import re
 
 from lora_bench.metrics.support.metric_facts import Metric

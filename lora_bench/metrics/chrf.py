@@ -4,8 +4,6 @@ sacrebleu's chrF2 with its defaults (case counts, white space does not). The bes
 first.
 """
 
-from __future__ import annotations
-
 from lora_bench.metrics.support.metric_facts import Metric
 from lora_bench.metrics.support.texts import columns
 

@@ -4,8 +4,6 @@ An n-gram weighs more if fewer inputs have it in a reference (CIDEr-D times 10, 
 fewer than two inputs, or without a word in any reference. Words of `rouge_l`.
 """
 
-from __future__ import annotations
-
 from lora_bench.metrics.support.java import split_all
 from lora_bench.metrics.support.metric_facts import Metric
 

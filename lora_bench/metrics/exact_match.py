@@ -3,8 +3,6 @@
 White space at both ends is ignored; case counts.
 """
 
-from __future__ import annotations
-
 from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
 
 

@@ -4,11 +4,10 @@ With two classes, of the second, as in GLUE. With more, the unweighted mean over
 anywhere. Undefined if none is.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
+from lora_bench.metrics.support.by_class import weighted_mean_f1
 from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Floats, Metric, Weighted
 
 
@@ -25,8 +24,6 @@ def f1(predictions: Sequence[int], references: Sequence[int], classes: int = 2) 
 
 def weighted_f1(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
     """Return F1 as a function of item weights, with the shapes of `Metric.weighted`."""
-    from lora_bench.metrics.support.class_f1 import weighted_mean_f1
-
     return weighted_mean_f1(references, predictions, [1] if classes == 2 else range(classes))
 
 

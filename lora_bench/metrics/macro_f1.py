@@ -3,10 +3,9 @@
 Small classes count as much as large ones. With more than two classes the same as `f1`. Undefined without examples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
+from lora_bench.metrics.support.by_class import weighted_mean_f1
 from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Floats, Metric, Weighted
 
 
@@ -19,8 +18,6 @@ def macro_f1(predictions: Sequence[int], references: Sequence[int]) -> float:
 
 def weighted_macro_f1(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
     """Return macro F1 as a function of item weights, with the shapes of `Metric.weighted`."""
-    from lora_bench.metrics.support.class_f1 import weighted_mean_f1
-
     return weighted_mean_f1(references, predictions, range(classes))
 
 

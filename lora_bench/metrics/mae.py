@@ -3,8 +3,6 @@
 Undefined without examples, or if a prediction is not finite.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 A constant prediction gives 0, as in scikit-learn and GLUE's tables. Undefined without examples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Floats, Metric, Weighted

@@ -5,8 +5,6 @@ seconds to read paraphrases. E2E's official scorer has the same jar, byte for by
 Treebank tokenizer. LoRA's WebNLG and DART tables have nltk's words: numbers are near theirs, not equal.
 """
 
-from __future__ import annotations
-
 from lora_bench.metrics.support import java
 from lora_bench.metrics.support.metric_facts import Metric
 

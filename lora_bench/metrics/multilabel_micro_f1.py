@@ -3,22 +3,11 @@
 Frequent labels count more than rare ones. Undefined if no text has a label and none is predicted.
 """
 
-from __future__ import annotations
-
-from lora_bench.metrics.support.label_arrays import LabelSets, label_arrays
 from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Floats, Metric, Weighted
 
 
-def multilabel_micro_f1(predictions: LabelSets, references: LabelSets) -> float:
-    """Return F1 of all pairs of a text and a label, in [0, 1]; NaN if there is none."""
-    import numpy as np
-
-    right, given = label_arrays(references, [predictions])
-    return float(weighted_micro_f1(references=right, predictions=given)(np.ones((1, len(right))))[0, 0])
-
-
 def weighted_micro_f1(*, references: Floats, predictions: Floats) -> Weighted:
-    """Return micro F1 as a function of item weights, with the shapes of `Metric.weighted`."""
+    """Return micro F1, in [0, 1] or NaN, as a function of item weights, with the shapes of `Metric.weighted`."""
     import numpy as np
 
     hits = (predictions * references).sum(axis=-1).T
@@ -32,4 +21,4 @@ def weighted_micro_f1(*, references: Floats, predictions: Floats) -> Weighted:
     return metric
 
 
-METRIC = Metric(multilabel_micro_f1, kind="multilabel", margin=HALF_A_POINT, weighted=weighted_micro_f1)
+METRIC = Metric(kind="multilabel", margin=HALF_A_POINT, weighted=weighted_micro_f1)

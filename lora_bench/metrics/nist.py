@@ -5,8 +5,6 @@ averages reference lengths by input, and subtracts n - 1 n-grams even from short
 references, numbers differ in the second digit. Doddington 2002, https://dl.acm.org/doi/10.5555/1289189.1289273
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from functools import reduce

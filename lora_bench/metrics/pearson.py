@@ -3,8 +3,6 @@
 Undefined if either is constant, with fewer than two examples, or if a prediction is not finite.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Mean of Pearson and Spearman correlation, for tables with one number for STS-B. Undefined where they are."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lora_bench.metrics.pearson import pearson, weighted_pearson

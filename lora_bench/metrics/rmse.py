@@ -3,8 +3,6 @@
 Large errors count more than in `mae`. Undefined without examples, or if a prediction is not finite.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -25,11 +23,7 @@ def weighted_rmse(*, references: Floats, predictions: Floats, classes: int = 2) 
     import numpy as np
 
     squares = ((predictions - references) ** 2).T
-
-    def metric(weights: Floats) -> Floats:
-        return np.asarray(np.sqrt(weights @ squares / weights.sum(axis=1, keepdims=True)))
-
-    return metric
+    return lambda weights: np.sqrt(weights @ squares / weights.sum(axis=1, keepdims=True))
 
 
 METRIC = Metric(rmse, kind="regression", higher_is_better=False, points=False, weighted=weighted_rmse)

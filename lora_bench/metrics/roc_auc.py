@@ -4,11 +4,9 @@ With two classes, of the second. With more, the unweighted mean over classes, ea
 not all of them. Equal probabilities count half. Undefined if no class is such.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
-from lora_bench.metrics.support.class_ranks import mean_over_classes
+from lora_bench.metrics.support.by_class import mean_over_classes
 from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
 
 

@@ -3,8 +3,6 @@
 Words are letters and digits only, in lower case and stemmed, as in rouge-score.
 """
 
-from __future__ import annotations
-
 from lora_bench.metrics.support.metric_facts import Metric
 from lora_bench.metrics.support.texts import mean_rouge
 

@@ -1,7 +1,5 @@
 """ROUGE-2: like `rouge_1`, on pairs of neighbouring words."""
 
-from __future__ import annotations
-
 from lora_bench.metrics.support.metric_facts import Metric
 from lora_bench.metrics.support.texts import mean_rouge
 

@@ -4,8 +4,6 @@ Joins the best precision and the best recall over an input's references, recall 
 over inputs. Words of the Penn Treebank tokenizer, in lower case, without punctuation.
 """
 
-from __future__ import annotations
-
 from lora_bench.metrics.support.java import split_all
 from lora_bench.metrics.support.metric_facts import Metric
 

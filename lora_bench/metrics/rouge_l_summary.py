@@ -3,8 +3,6 @@
 Each line is a sentence (rouge-score's rougeLsum). `rouge_l` differs.
 """
 
-from __future__ import annotations
-
 from lora_bench.metrics.support.metric_facts import Metric
 from lora_bench.metrics.support.texts import mean_rouge
 

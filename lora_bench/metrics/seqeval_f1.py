@@ -4,23 +4,16 @@ An entity is right if its type, its first and its last word are. Counts are over
 must be tags such as B-PER, I-PER and O (IOB1, IOB2 or IOBES). Where neither side has an entity it is 0, as in seqeval.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
-from lora_bench.metrics.support.tags import entities, over_items
+from lora_bench.metrics.support.tags import entities
 
 
-def seqeval_f1(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> float:
-    """Return the F1 of the entities of all sentences, in [0, 1]."""
-    return over_items(entity_parts, predictions, references)
-
-
-def entity_parts(reference: Sequence[str], prediction: Sequence[str]) -> tuple[float, float]:
+def seqeval_f1(reference: Sequence[str], prediction: Sequence[str]) -> tuple[float, float]:
     """Return twice the number of right entities of a sentence, and the number of predicted and of real ones together."""
     real, given = entities(reference), entities(prediction)
     return 2 * len(real & given), len(real) + len(given)
 
 
-METRIC = Metric(seqeval_f1, kind="tokens", margin=HALF_A_POINT, item_parts=entity_parts, entities=True)
+METRIC = Metric(kind="tokens", margin=HALF_A_POINT, item_parts=seqeval_f1, entities=True)

@@ -3,8 +3,6 @@
 Ties get their mean rank.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -4,23 +4,15 @@ The mean over questions of the best F1 among their references, of words without 
 without an answer has the reference "", and counts 1 for the prediction "", else 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lora_bench.metrics.support.answers import best_of, shared_words
 from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
 
 
-def squad_f1(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Return the mean F1 of the answers, in [0, 1]."""
-    pairs = zip(references, predictions, strict=True)
-    return sum(answer_f1(right, given) for right, given in pairs) / len(predictions)
-
-
-def answer_f1(references: Sequence[str], prediction: str) -> float:
-    """Return the F1 of the answer to a question."""
+def squad_f1(references: Sequence[str], prediction: str) -> float:
+    """Return the F1 of the answer to a question, in [0, 1]."""
     return best_of(shared_words, references, prediction)
 
 
-METRIC = Metric(squad_f1, kind="spans", margin=HALF_A_POINT, of_item=answer_f1)
+METRIC = Metric(kind="spans", margin=HALF_A_POINT, of_item=squad_f1)

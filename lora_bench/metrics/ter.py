@@ -4,8 +4,6 @@ An edit inserts, deletes or replaces a word, or moves a run of words; values can
 words between white space. LoRA's tables average pyter on nltk's words over inputs: another number.
 """
 
-from __future__ import annotations
-
 from lora_bench.metrics.support.metric_facts import Metric
 from lora_bench.metrics.support.texts import columns
 

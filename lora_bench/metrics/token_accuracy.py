@@ -3,22 +3,14 @@
 Words outside of entities count too, so prefer `seqeval_f1` for named entities. Undefined without words.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
-from lora_bench.metrics.support.tags import over_items
 
 
-def token_accuracy(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> float:
-    """Return the share of right labels, in [0, 1]."""
-    return over_items(right_words, predictions, references)
-
-
-def right_words(reference: Sequence[str], prediction: Sequence[str]) -> tuple[float, float]:
+def token_accuracy(reference: Sequence[str], prediction: Sequence[str]) -> tuple[float, float]:
     """Return the number of words of a sentence with the right label, and of all its words."""
     return sum(right == given for right, given in zip(reference, prediction, strict=True)), len(reference)
 
 
-METRIC = Metric(token_accuracy, kind="tokens", margin=HALF_A_POINT, item_parts=right_words)
+METRIC = Metric(kind="tokens", margin=HALF_A_POINT, item_parts=token_accuracy)

@@ -7,8 +7,6 @@ which is also right if tasks are linked by the seed (RTE starts from the MNLI ru
 by task.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -203,7 +201,6 @@ def _over_tasks(
 
 
 def _factor(task: str, units: Mapping[str, float] | None, higher_is_better: Mapping[str, bool] | None) -> float:
-    """Return the factor for differences of *task*."""
     for kind, declared in (("unit", units), ("direction", higher_is_better)):
         if declared is not None and task not in declared:
             raise LoraBenchError(f"there is no {kind} for task {task!r}; known: {', '.join(sorted(declared))}")

@@ -13,8 +13,6 @@ split at its widest gap; g² (n − 2) / W relates the gap g, less the least one
 rows of log(1 + g² (n − 2) / W) is compared with the sums for normal scores. It has no unit, so rows may differ in spread.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections import Counter
@@ -114,6 +112,5 @@ def bound(sizes: tuple[tuple[int, int], ...], level: float) -> float:
 
 @functools.lru_cache(maxsize=64)
 def _null(runs: int) -> Floats:
-    """Draw rows of normal scores and return their `gaps`."""
     rows = max(1_000, min(ROWS, 2_000_000 // runs))
     return gaps(np.random.default_rng(runs).standard_normal((rows, runs)))

@@ -1,7 +1,5 @@
 """Scores of classes and of probabilities, in closed form: confusion, precision, recall, F1 and calibration."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

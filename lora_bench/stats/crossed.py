@@ -14,8 +14,6 @@ add no variance this is the t-interval over seeds; if all seeds agree it is the 
 sums over groups take their place, and N in the factors is the number of groups.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from dataclasses import dataclass, replace

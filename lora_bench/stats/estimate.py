@@ -5,13 +5,11 @@ crossed bootstrap). Reports use the wider interval and the larger p-value. These
 1 − a leaves a number out exactly if both p-values against that number are below a.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 from lora_bench.errors import LoraBenchError
 
@@ -116,7 +114,7 @@ class Estimate:
         """Return the largest one-sided p-value for the claim that the true value is below *threshold*."""
         return self._largest_tail(threshold - self.value)
 
-    def widened(self, choices: Sequence[ChoiceError | None]) -> Estimate:
+    def widened(self, choices: Sequence[ChoiceError | None]) -> Self:
         """Return the estimate with the errors of independent choices, unless one is unknown.
 
         Freedom is Satterthwaite's, and no more than without them: a further error makes nothing surer.
@@ -133,7 +131,7 @@ class Estimate:
             wider.append(replace(one, standard_error=math.sqrt(total), freedom=freedom))
         return replace(self, uncertainties=tuple(wider), choice_sd=math.sqrt(variance))
 
-    def negated(self) -> Estimate:
+    def negated(self) -> Self:
         """Return the estimate with the opposite sign, for a metric where lower is better."""
         return replace(self, value=-self.value)
 

@@ -14,8 +14,6 @@ The loss of a method in a draw is that of its score to the best one. The mean ov
 and in `SURE` of them it loses at most the bound. `benchmarks/expected_loss.py` measures how often that is so.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ If one run in ten collapses, no formula gives an interval of the mean with its s
 separately, and the comparison is repeated with failures at the score of a method that learned nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

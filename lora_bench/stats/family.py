@@ -9,8 +9,6 @@ kinds of claims, and each kind has an error of at most alpha over the whole fami
   https://doi.org/10.1080/01621459.1986.10478341). A comparison leaves the count once both are rejected.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

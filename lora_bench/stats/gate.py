@@ -22,13 +22,11 @@ where one run of a hundred collapses, three of a hundred nights would have a col
 docs/gate.md explains the answers, and gives the rates of false alarms and of detected losses in simulations.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.stats.estimate import refuse_no_numbers, student_quantile, student_tail
@@ -52,6 +50,7 @@ DRIFT_ALPHA = 0.0001
 Direction = Literal["worse", "better"]
 LevelAnswer = Literal["pass", "suspect", "improved", "insufficient_history"]
 ConfirmedAnswer = Literal["regression", "improved", "flaky"]
+ANSWERS: dict[Direction | None, LevelAnswer] = {None: "pass", "worse": "suspect", "better": "improved"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,13 +203,16 @@ def judge_night(
     levels = {key: _Means.of_level(histories[key], mean, found.get(key)) for key, mean in tonight.items()}
     drifts = {key: _Means.of_drift(histories[key], mean) for key, mean in tonight.items()}
     shifts, drifted = _shifts(levels, _level(alpha, "alpha")), _shifts(drifts, _level(drift_alpha, "drift_alpha"))
+    untested, undrifted = (
+        {key: means for key, means in family.items() if isinstance(means, str)} for family in (levels, drifts)
+    )
     return {
         key: JudgedSeries(
-            answer=_answer(shifts.get(key)),
+            answer=ANSWERS[shifts[key].direction] if key in shifts else "insufficient_history",
             level=shifts.get(key),
             drift=drifted.get(key),
-            reason=_reason(levels[key]),
-            drift_reason=_reason(drifts[key]),
+            reason=untested.get(key),
+            drift_reason=undrifted.get(key),
         )
         for key in tonight
     }
@@ -251,7 +253,6 @@ def confirm(
 
 
 def _beyond(first: Shift, second: float, direction: Direction) -> bool:
-    """Test if *second* lies beyond the first mean's bound on the same side."""
     bound = first.worst if direction == "worse" else first.best
     return (second - bound) * (bound - first.expected) > 0
 
@@ -266,11 +267,7 @@ def _told(history: History) -> SeriesNights | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Means:
-    """A mean over *over* nights to compare with *nights*.
-
-    Args:
-        known: Standard deviation of a night mean and its degrees of freedom; None to use those of *nights*.
-    """
+    """A mean over *over* nights, to compare with *nights*, whose spread and freedom are those *known*, or else their own."""
 
     history: History
     observed: float
@@ -279,14 +276,14 @@ class _Means:
     known: tuple[float, float] | None = None
 
     @classmethod
-    def of_level(cls, history: History, tonight: float, known: tuple[float, float] | None = None) -> _Means | str:
+    def of_level(cls, history: History, tonight: float, known: tuple[float, float] | None = None) -> Self | str:
         """Make tonight's mean, or return the reason why there is no level test."""
         if len(history.nights) < FEWEST_NIGHTS:
             return f"{_nights(len(history.nights))} of history, and the level test takes at least {FEWEST_NIGHTS}"
         return cls(history=history, observed=tonight, nights=history.nights[-MOST_NIGHTS:], over=1, known=known)
 
     @classmethod
-    def of_drift(cls, history: History, tonight: float) -> _Means | str:
+    def of_drift(cls, history: History, tonight: float) -> Self | str:
         """Make the mean of the last nights with tonight, or return the reason why there is no drift test."""
         trailing = (*history.nights[-(TRAILING_NIGHTS - 1) :], tonight)
         if len(trailing) < TRAILING_NIGHTS and history.anchor is not None and len(history.anchor) >= FEWEST_NIGHTS:
@@ -294,7 +291,7 @@ class _Means:
         return cls.of_anchor(history, trailing)
 
     @classmethod
-    def of_anchor(cls, history: History, means: Sequence[float]) -> _Means | str:
+    def of_anchor(cls, history: History, means: Sequence[float]) -> Self | str:
         """Make the mean of *means* to compare with the anchored release, or return the reason why that is not possible."""
         if history.anchor is None:
             return "no release is anchored"
@@ -333,7 +330,6 @@ class _Means:
 
 
 def _shifts(family: Mapping[KeyT, _Means | str], alpha: float) -> dict[KeyT, Shift]:
-    """Return the shift of every series that can be judged."""
     judged = {key: means for key, means in family.items() if not isinstance(means, str)}
     worse = holm([means.p_value(1) for means in judged.values()], alpha)
     better = holm([means.p_value(-1) for means in judged.values()], alpha)
@@ -363,18 +359,6 @@ def _shifts(family: Mapping[KeyT, _Means | str], alpha: float) -> dict[KeyT, Shi
             best=means.expected - bad * means.reach(up.level),
         )
     return shifts
-
-
-def _answer(shift: Shift | None) -> LevelAnswer:
-    if shift is None:
-        return "insufficient_history"
-    if shift.direction is None:
-        return "pass"
-    return "suspect" if shift.direction == "worse" else "improved"
-
-
-def _reason(means: _Means | str) -> str | None:
-    return means if isinstance(means, str) else None
 
 
 def _nights(count: int) -> str:

@@ -6,8 +6,6 @@ them is shown (compact letter display, Piepho 2004, https://doi.org/10.1198/1061
 It also gets the range of ranks that the shown differences allow.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass

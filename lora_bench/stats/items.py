@@ -9,11 +9,9 @@ are drawn in place of items, and sums over groups enter every variance (cluster-
 https://doi.org/10.1093/biomet/73.1.13).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +55,7 @@ class Items(Drawable, Protocol):
     def groups(self) -> Integers | None:
         """The group of each item, from 0; None if all items are independent."""
 
-    def select(self, seeds: Sequence[int]) -> Items:
+    def select(self, seeds: Sequence[int]) -> Self:
         """Return a copy with these seeds, in this order."""
 
     def on(self, weights: Floats) -> Floats:
@@ -102,8 +100,8 @@ class ItemScores:
     def independent(self) -> int:
         return _independent(self.items, self.groups)
 
-    def select(self, seeds: Sequence[int]) -> ItemScores:
-        return ItemScores(tuple(seeds), self.values[[self.seeds.index(seed) for seed in seeds]], self.groups)
+    def select(self, seeds: Sequence[int]) -> Self:
+        return replace(self, seeds=tuple(seeds), values=self.values[[self.seeds.index(seed) for seed in seeds]])
 
     def scores(self) -> Floats:
         return np.asarray(self.values.mean(axis=1))
@@ -144,9 +142,9 @@ class ItemMetric:
     def __post_init__(self) -> None:
         _refuse_repetition(self.seeds)
 
-    def select(self, seeds: Sequence[int]) -> ItemMetric:
+    def select(self, seeds: Sequence[int]) -> Self:
         columns = [self.seeds.index(seed) for seed in seeds]
-        return ItemMetric(tuple(seeds), self.items, lambda weights: self.metric(weights)[:, columns], self.groups)
+        return replace(self, seeds=tuple(seeds), metric=lambda weights: self.metric(weights)[:, columns])
 
     def scores(self) -> Floats:
         return np.asarray(self.metric(np.ones((1, self.items)))[0])
@@ -195,8 +193,8 @@ class FoldItems:
     def independent(self) -> int:
         return sum(part.independent for part in self.of_seeds)
 
-    def select(self, seeds: Sequence[int]) -> FoldItems:
-        return FoldItems(tuple(self.of_seeds[self.seeds.index(seed)] for seed in seeds))
+    def select(self, seeds: Sequence[int]) -> Self:
+        return replace(self, of_seeds=tuple(self.of_seeds[self.seeds.index(seed)] for seed in seeds))
 
     def scores(self) -> Floats:
         return np.concatenate([part.scores() for part in self.of_seeds])
@@ -386,7 +384,6 @@ def mean_parts(values: Floats, groups: Integers | None = None) -> tuple[Floats, 
 
 
 def _sums(values: Floats, groups: Integers | None) -> Floats:
-    """Return the sums of groups over the last axis."""
     if groups is None:
         return values
     order = np.argsort(groups, kind="stable")

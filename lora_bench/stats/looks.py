@@ -10,8 +10,6 @@ https://doi.org/10.1093/biomet/70.3.659) and with a test that may stop anywhere 
 e-process, https://doi.org/10.3758/PBR.16.2.225).
 """
 
-from __future__ import annotations
-
 import math
 
 # Share of alpha at the last look; the others have equal parts of the rest.

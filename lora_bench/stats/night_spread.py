@@ -16,8 +16,6 @@ three seeds have 23 degrees of freedom. If not, the seeds count for less. The fr
 A series alone uses its own b and d.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar

@@ -5,8 +5,6 @@ seed by seed. Three results supplement that difference: a test that assumes no n
 pairing, and the rate at which one method beats the other.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import statistics
@@ -182,6 +180,10 @@ def paired_difference(
     if items is not None:
         crossed = crossed_bootstrap(scored_difference(items, (first, second), seeds), draw_seed=draw_seed, draws=draws)
     estimate = with_items(np.array(differences), crossed, size, overlap).widened(choices)
+    without_error = "one pair of seeds has no spread"
+    if len(seeds) > 1:
+        without_error = f"all {len(seeds)} differences are the same, which tells nothing of how far others would lie"
+    correlated = len(seeds) > 2 and not (all_the_same(left) or all_the_same(right))
     return PairedDifference(
         seeds=seeds,
         only_first=tuple(seed for seed in mine if seed not in second),
@@ -191,12 +193,12 @@ def paired_difference(
         median=statistics.median(differences),
         sd=statistics.stdev(differences) if len(seeds) > 1 else None,
         estimate=estimate,
-        correlation=_correlation(left, right),
+        correlation=statistics.correlation(left, right) if correlated else None,
         sign_flip=sign_flip(differences, draw_seed=draw_seed),
         superiority=superiority(differences, size),
         unpaired=unpaired([float(first[seed]) for seed in mine], [float(second[seed]) for seed in theirs]),
         crossed=crossed,
-        reason=None if estimate.uncertainties else _why_without_error(differences),
+        reason=None if estimate.uncertainties else without_error,
     )
 
 
@@ -263,15 +265,3 @@ def scored_difference(
             if not math.isclose(value, known[seed], rel_tol=AGREEMENT, abs_tol=AGREEMENT):
                 raise LoraBenchError(f"the items of seed {seed} give {value:.6g} and its score is {known[seed]:.6g}")
     return found
-
-
-def _correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    if len(first) < 3 or all_the_same(first) or all_the_same(second):
-        return None
-    return statistics.correlation(first, second)
-
-
-def _why_without_error(differences: Sequence[float]) -> str:
-    if len(differences) == 1:
-        return "one pair of seeds has no spread"
-    return f"all {len(differences)} differences are the same, which tells nothing of how far others would lie"

@@ -16,8 +16,6 @@ where three tasks need Student's 4.3 and not 1.96, and it would bring pandas and
 measures ours.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping

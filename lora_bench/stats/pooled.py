@@ -13,8 +13,6 @@ correction: an intersection of claims (Berger 1982, https://doi.org/10.1080/0040
 against_simulation.py` measures how often changes pass.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence

@@ -12,8 +12,6 @@ More seeds reduce only the seeds' part of σ² = s²/n + v and not the test item
 any number of seeds, only by more test items.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable

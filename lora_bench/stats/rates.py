@@ -11,8 +11,6 @@ s is the spread of trials within a rate, pooled over rates, and 1/n the error of
 often two copies are then called different.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

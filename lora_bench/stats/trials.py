@@ -6,8 +6,6 @@ all choices of k different trials, which has no bias. Dodge's estimate, with tri
 al. 2020, https://arxiv.org/abs/2004.13705).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -16,8 +16,6 @@ is below 2 / 4ⁿ, and no claim of a margin is made. Otherwise a claim of a marg
 tenth of its runs. That takes 29 pairs without a collapse, and more in a family (see `apart`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, replace
@@ -260,14 +258,12 @@ class _Asked:
 
 
 def _margins(asked: Mapping[KeyT, _Asked], alpha: float, *, strictly: bool) -> dict[KeyT, MarginClaims]:
-    """Return the margin claims of the comparisons that have a margin."""
     p_values = {key: pair.within(strictly=strictly) for key, pair in asked.items() if pair.margin is not None}
     above, below = ([of_pair[side] for of_pair in p_values.values()] for side in (0, 1))
     return dict(zip(p_values, margin_claims(above, below, alpha), strict=True))
 
 
 def _claimed(claims: MarginClaims | None, alpha: float) -> WithinMargin | None:
-    """Return the claim of the margin at *alpha*, or None."""
     if claims is None:
         return None
     if claims.within is not None and claims.within <= alpha:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lora_bench.metrics import find, metric
+from lora_bench.metrics.support.as_evaluate import value_of
 from lora_bench.metrics.support.item_weights import item_metric
 from lora_bench.metrics.support.tags import entities, is_tag
 from lora_bench.stats.items import draw_weights
@@ -81,7 +82,7 @@ def test_as_a_function_of_items_it_is_the_metric_of_the_resampled_sentences(name
     for row, found in zip(weights.astype(int), scored.on(weights), strict=True):
         chosen = np.repeat(np.arange(len(right)), row)
         expected = [
-            find(name).value([answers[place] for place in chosen], [right[place] for place in chosen])
+            value_of(find(name), [answers[place] for place in chosen], [right[place] for place in chosen])
             for answers in given.values()
         ]
         assert found == pytest.approx(expected, abs=1e-12)

@@ -4,8 +4,6 @@ A question without an answer has the reference "". References without a word, su
 For answers with a word in them these are the rules of version 1.1 too.
 """
 
-from __future__ import annotations
-
 import re
 import string
 from collections import Counter

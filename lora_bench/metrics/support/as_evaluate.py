@@ -1,27 +1,20 @@
 """A metric of the package in the form of `evaluate`."""
 
-from __future__ import annotations
-
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import evaluate
+import numpy as np
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.metrics.support.label_arrays import label_arrays
 from lora_bench.metrics.support.lookup import declared, unavailable
+from lora_bench.metrics.support.metric_facts import Metric
 
-_VALUES = {
-    "classification": "int64",
-    "probabilities": "float64",
-    "regression": "float64",
-    "generation": "string",
-    "tokens": "string",
-    "multilabel": "int64",
-    "likelihood": "float64",
-    "spans": "string",
-}
+_TEXTS, _INDEXES = ("generation", "tokens", "spans"), ("classification", "multilabel")
 _INPUTS = {
     "classification": "predictions, references: class indexes",
     "probabilities": "predictions: lists of the probabilities of all classes; references: class indexes",
@@ -46,14 +39,14 @@ class PackageMetric(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         kind = self.declared.kind
-        value = datasets.Value(_VALUES[kind])
+        value = datasets.Value("string" if kind in _TEXTS else "int64" if kind in _INDEXES else "float64")
         listed = datasets.Sequence(value)
         predictions = listed if kind in ("probabilities", "tokens", "multilabel") else value
         references = listed if kind in ("generation", "tokens", "multilabel", "spans") else value
         if kind == "probabilities":
             references = datasets.Value("int64")
         return evaluate.MetricInfo(
-            description=self.declared.value.__doc__ or "",
+            description=sys.modules[f"lora_bench.metrics.{self.called}"].__doc__ or "",
             citation="",
             inputs_description=_INPUTS[kind],
             features=datasets.Features({"predictions": predictions, "references": references}),
@@ -72,5 +65,20 @@ class PackageMetric(evaluate.Metric):
                 raise LoraBenchError(
                     f"metric {self.called!r} needs a reference for every prediction; number {without} has none"
                 )
-        value = self.declared.value(list(predictions), right, **options) if right else None
+        value = value_of(self.declared, list(predictions), right, **options) if right else None
         return {self.called: value if value is not None and math.isfinite(value) else None}
+
+
+def value_of(metric: Metric, predictions: Sequence[Any], references: Sequence[Any], **options: Any) -> float | None:
+    """Return a metric's value of at least one prediction and reference each; None or NaN if it is undefined."""
+    if metric.value is not None:
+        return metric.value(predictions, references, **options)
+    pairs = zip(references, predictions, strict=True)
+    if metric.of_item is not None:
+        return sum(metric.of_item(*pair) for pair in pairs) / len(references)
+    if metric.item_parts is not None:
+        above, below = (sum(parts) for parts in zip(*(metric.item_parts(*pair) for pair in pairs), strict=True))
+        return above / below if below else 0.0
+    assert metric.weighted is not None
+    right, given = label_arrays(references, [predictions])
+    return float(metric.weighted(references=right, predictions=given)(np.ones((1, len(right))))[0, 0])

@@ -9,8 +9,6 @@ metric's own value, also kept under its full name, is its only number or the one
 ``hub:NAME:NUMBER`` picks one.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import math

@@ -4,8 +4,6 @@ A resample of N items from N leaves some out and repeats others. A metric needs 
 weights, thousands of resamples are a few matrix products. Each metric agrees with scikit-learn or scipy on the resampled data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -63,15 +61,12 @@ def item_metric(
     if classes is None:
         classes = int(max(right.max(initial=0), values.max(initial=0))) + 1
     weighted = facts.weighted(references=right, predictions=values, classes=max(classes, 2))
-    if facts.constant is not None:
-        weighted = _with_constants(weighted, values, facts.constant)
-    return ItemMetric(seeds, len(right), weighted)
-
-
-def _with_constants(metric: Weighted, predictions: Floats, constant: float) -> Weighted:
-    """Return *metric* with the value *constant* for the seeds that give every item one answer."""
-    one_answer = (predictions == predictions[:, :1]).all(axis=1)
-    return lambda weights: np.where(one_answer, constant, metric(weights))
+    if (constant := facts.constant) is None:
+        return ItemMetric(seeds, len(right), weighted)
+    one_answer = (values == values[:, :1]).all(
+        axis=1
+    )  # of seeds that give every item one answer the metric is undefined
+    return ItemMetric(seeds, len(right), lambda weights: np.where(one_answer, constant, weighted(weights)))
 
 
 def _of_each(

@@ -4,8 +4,6 @@ pycocoevalcap ships both jars. Its wrappers are not used: they write into the in
 encoding, and wait without end for a Java process that died.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Sets of labels as arrays of 0 and 1, from which metrics of several labels are counted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Facts of metrics by name, without a library of metrics."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import pkgutil

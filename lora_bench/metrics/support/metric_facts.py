@@ -1,7 +1,5 @@
 """The facts of a metric, stated once in its module as `METRIC`. Reading them imports no library of metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -29,7 +27,8 @@ class Metric:
 
     Args:
         value: Function from predictions and references, at least one of each, to the value; None or NaN if it is undefined.
-            Its docstring says in a line what it returns, and in which range.
+            Its docstring says in a line what it returns, and in which range. Metrics with `item_parts` or `of_item`, and of
+            several labels, need none.
         kind: Form of the answers that it reads. Predictions are class indexes, numbers, texts, lists of the words' labels or
             lists of label indexes; references of a text are a list of texts. For "probabilities" a prediction has that of each
             class, and a reference is the index of the right one. For "likelihood", of tasks that write texts, a
@@ -53,7 +52,7 @@ class Metric:
         entities: True if it counts entities, so that labels must be tags such as B-PER, I-PER and O.
     """
 
-    value: Callable[..., float | None]
+    value: Callable[..., float | None] | None = None
     kind: MetricKind = field(kw_only=True)
     higher_is_better: bool = field(default=True, kw_only=True)
     takes_classes: bool = field(default=False, kw_only=True)

@@ -1,13 +1,11 @@
-"""Shared parts of metrics of tagged words: entities by the rules of conlleval, and sums over sentences.
+"""Shared parts of metrics of tagged words: entities by the rules of conlleval.
 
 Labels are tags of entities in the form IOB1, IOB2 or IOBES: O outside of entities, else a prefix and a type, as in B-PER. An
 entity begins at B and S, behind O, E and S, and where the type changes.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 TAG = re.compile(r"O|([BIES])(?:-(.+))?", re.DOTALL)
 
@@ -40,14 +38,3 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
             first = place
         before, of_type = prefix, type_
     return found
-
-
-def over_items(
-    parts: Callable[[Sequence[str], Sequence[str]], tuple[float, float]],
-    predictions: Sequence[Sequence[str]],
-    references: Sequence[Sequence[str]],
-) -> float:
-    """Return the sum of the first parts of all items divided by that of the second; 0 if that is 0."""
-    each = [parts(right, given) for given, right in zip(predictions, references, strict=True)]
-    below = sum(second for _, second in each)
-    return sum(first for first, _ in each) / below if below else 0.0

@@ -1,7 +1,5 @@
 """Shared parts of text metrics: mteval's words, references in sacrebleu's layout, and rouge-score's mean."""
 
-from __future__ import annotations
-
 import math
 import string
 from collections.abc import Callable
