@@ -83,7 +83,10 @@ class Switched(TrainerCallback):
 
     def _switch(self, *, on: bool) -> None:
         if self._counter is not None:
-            (self._counter.start if on else self._counter.stop)()
+            if on:
+                self._counter.start(self.callback._run.model())
+            else:
+                self._counter.stop()
         self._in_turn = self.callback if on else None
 
     def ratios(self) -> list[float]:

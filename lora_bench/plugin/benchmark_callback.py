@@ -10,11 +10,10 @@ adds scores. If the same script runs again with the same arguments, its record r
 attempt. Training that an exception, Ctrl-C or SIGTERM ends leaves an attempt and no record.
 """
 
-from __future__ import annotations
-
 import atexit
 import sys
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,11 +24,12 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
 from lora_bench.plugin.infer_spec import parameters_of, script_command, spec_of
-from lora_bench.plugin.script_run import OwnRun, ScriptOutcome, said, why_training_ended
+from lora_bench.plugin.script_run import OwnRun, said, why_training_ended
 from lora_bench.plugin.token_counter import TokenCounter
 from lora_bench.plugin.trainer_log import curve_of, evaluated_set, evaluation_of
 from lora_bench.records.environment import describe_environment
 from lora_bench.records.record import DataSummary, Parameters, Record, Speed
+from lora_bench.records.spec import RunSpec
 from lora_bench.training.measure.counters import PeakMemory, a_model_is_there, allocated_beside, plain_tensors
 from lora_bench.training.measure.measure_callback import WARMUP_STEPS, MeasureCallback
 from lora_bench.util.signals import BeforeTermination
@@ -211,15 +211,9 @@ class BenchmarkCallback(MeasureCallback):
         if not run.writes:
             return
         why = said(error) if error is not None else reason or "the process ended before training did"
-        outcome = ScriptOutcome(
-            status="out_of_memory" if isinstance(error, torch.OutOfMemoryError | MemoryError) else "interrupted",
-            reason=f"{why} (after step {self._last_step(run)} of {run.spec.training.steps})",
-            spec=run.spec,
-            scores=None,
-            evaluation_seconds=None,
-            warnings=tuple(run.warnings),
-        )
-        run.write(self.folder, self._record(run, outcome))
+        status = "out_of_memory" if isinstance(error, torch.OutOfMemoryError | MemoryError) else "interrupted"
+        reason = f"{why} (after step {self._last_step(run)} of {run.spec.training.steps})"
+        run.write(self.folder, self._record(run, spec=run.spec, status=status, reason=reason, warnings=run.warnings))
 
     def _no_longer_watch(self) -> None:
         atexit.unregister(self.close)
@@ -276,24 +270,32 @@ class BenchmarkCallback(MeasureCallback):
         """Write the record of a finished training, or rewrite it with facts learnt since."""
         if run.writes:
             outcome = run.outcome(args, self._last_step(run), self.metric, self.higher_is_better)
-            run.write(self.folder, self._record(run, outcome))
+            run.write(self.folder, self._record(run, **outcome))
 
-    def _record(self, run: OwnRun, outcome: ScriptOutcome) -> Record:
+    def _record(
+        self,
+        run: OwnRun,
+        *,
+        spec: RunSpec,
+        warnings: Sequence[str],
+        evaluation_seconds: float | None = None,
+        scores: dict[str, float] | None = None,
+        **ended: Any,
+    ) -> Record:
         memory = self.memory(run.model())  # it may add to what is unmeasured
         return Record(
-            run_id=outcome.spec.run_id,
+            **ended,
+            run_id=spec.run_id,
             suite=self.suite,
-            status=outcome.status,
-            reason=outcome.reason,
-            spec=outcome.spec,
+            spec=spec,
             budget=None,
             parameters=run.parameters,
             memory=memory,
-            speed=self._speed(run, outcome.evaluation_seconds),
-            scores=outcome.scores,
+            speed=self._speed(run, evaluation_seconds),
+            scores=scores,
             curve=curve_of(run.history[: run.ended_at]),
             data=DataSummary(examples=dict(run.examples), truncated_share=None, majority_score=None),
-            warnings=(*outcome.warnings, *self.unmeasured),
+            warnings=(*warnings, *self.unmeasured),
             resumed=run.first_step > 1,
             command=run.command,
             started_at=run.started_at,

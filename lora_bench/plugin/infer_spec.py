@@ -4,8 +4,6 @@ A model, its PEFT config and `TrainingArguments` tell much but not all. Unknown 
 scores, and their rules.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -247,7 +245,6 @@ def parameters_of(model: nn.Module, warnings: list[str]) -> Parameters:
 
 
 def _total(model: nn.Module) -> int:
-    """Return the weights of the base model with its head, without those that PEFT added."""
     added = ["prompt_encoder.", "modules_to_save."]
     if isinstance(model, PeftModel):
         prefix = getattr(model.base_model, "prefix", None)

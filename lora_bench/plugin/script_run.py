@@ -1,7 +1,5 @@
 """One training of a user's own script: its known facts, and its outcome."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import weakref
@@ -20,24 +18,12 @@ from lora_bench.metrics import higher_is_better as known_direction
 from lora_bench.metrics import known_metrics
 from lora_bench.plugin.token_counter import TokenCounter
 from lora_bench.plugin.trainer_log import Evaluation, evaluations, why_diverged
-from lora_bench.records.record import Parameters, Record, Status
+from lora_bench.records.record import Parameters, Record
 from lora_bench.records.spec import RunSpec, TrainingSpec
 from lora_bench.records.store import RunFolder
 from lora_bench.training.measure.measure_callback import WorkDone
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScriptOutcome:
-    """The outcome of a finished training."""
-
-    status: Status
-    reason: str | None
-    spec: RunSpec
-    scores: dict[str, float] | None
-    evaluation_seconds: float | None
-    warnings: tuple[str, ...]
 
 
 @dataclass(kw_only=True)
@@ -86,7 +72,7 @@ class OwnRun:
     def end_warmup(self) -> None:
         """End the warm-up: steps are timed from now on."""
         if self.counter is not None:
-            self.warmup = self.counter.now().numbers()
+            self.warmup = self.counter.now()
 
     def stop(self) -> None:
         """Stop counting."""
@@ -95,7 +81,7 @@ class OwnRun:
             self.counter.stop()
             if self.counter.fault is not None:
                 self.warnings.append(f"examples and tokens cannot be counted: {self.counter.fault}")
-            self.done = self.counter.now().numbers()
+            self.done = self.counter.now()
             self.warmup = self.done if self.warmup is None else self.warmup
 
     def add_up(self) -> None:
@@ -107,7 +93,7 @@ class OwnRun:
 
     def work_so_far(self) -> WorkDone:
         """Return the examples and tokens so far; unknown if several processes train."""
-        counted = self.counter.now().numbers() if self.counter is not None and self.processes == 1 else None
+        counted = self.counter.now() if self.counter is not None and self.processes == 1 else None
         return self._with_earlier(counted)
 
     def work_done(self) -> WorkDone:
@@ -139,8 +125,8 @@ class OwnRun:
 
     def outcome(
         self, args: TrainingArguments, last_step: int, metric: str | None, higher_is_better: bool | None
-    ) -> ScriptOutcome:
-        """Return the outcome of training up to its last step.
+    ) -> dict[str, Any]:
+        """Return the outcome of training up to its last step: fields of its record, and the seconds of its evaluation.
 
         The scores are those of the last evaluation in training, or of the best weights' evaluation if these are loaded at the
         end, and of every evaluation and prediction after training. *metric* is the main one by the script's author, or None.
@@ -164,14 +150,14 @@ class OwnRun:
         diverged = why_diverged(self.history[: self.ended_at], scaled=bool(args.fp16))
         if diverged is None and self.finite is False:
             diverged = f"trained weights are not finite after step {last_step}"
-        return ScriptOutcome(
-            status="ok" if diverged is None else "diverged",
-            reason=diverged,
-            spec=self.spec.model_copy(update={"task": task, "training": self._training()}),
-            scores=scores if scores and diverged is None else None,
-            evaluation_seconds=chosen[-1].seconds if chosen else None,
-            warnings=tuple(warnings),
-        )
+        return {
+            "status": "ok" if diverged is None else "diverged",
+            "reason": diverged,
+            "spec": self.spec.model_copy(update={"task": task, "training": self._training()}),
+            "scores": scores if scores and diverged is None else None,
+            "evaluation_seconds": chosen[-1].seconds if chosen else None,
+            "warnings": warnings,
+        }
 
     def _training(self) -> TrainingSpec:
         """Return the recipe; where the data tell no length, with the number of examples seen."""

@@ -6,40 +6,12 @@ never waits. The Trainer's own count (`include_num_input_tokens_seen`) gathers o
 step.
 """
 
-from __future__ import annotations
-
-import weakref
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lora_bench.errors import typed_line
-
-
-@dataclass(frozen=True)
-class TokenCount:
-    """Counts so far.
-
-    Args:
-        masked: Ones of masks, a number on the device.
-        has_tokens: True if every batch had tokens to count.
-        has_rows: True if every example was a row, and none were flattened into one.
-    """
-
-    examples: int
-    unmasked: int
-    masked: Tensor
-    has_tokens: bool
-    has_rows: bool
-
-    def numbers(self) -> Tensor:
-        """Return examples, tokens, and for each 0 if its count is complete, as 64-bit integers of shape (4,) on the device."""
-        whole = torch.tensor([self.examples, self.unmasked, not self.has_rows, not self.has_tokens], dtype=torch.int64)
-        whole = whole.to(self.masked.device)
-        whole[1] += self.masked.to(torch.int64)
-        return whole
 
 
 class TokenCounter:
@@ -63,13 +35,10 @@ class TokenCounter:
         self._masked = torch.zeros((), dtype=torch.int64, device=device)
         self._has_tokens = self._has_rows = True
         self.fault: str | None = None
-        self._model = weakref.ref(model)
-        self.start()
+        self.start(model)
 
-    def start(self) -> None:
+    def start(self, model: nn.Module) -> None:
         """Add the hook to the model."""
-        model = self._model()
-        assert model is not None, "the caller of start() must keep the model alive"
         self._handle = model.register_forward_pre_hook(self._add, with_kwargs=True)
 
     @torch.compiler.disable  # a compiled model calls it uncompiled, outside of its graph
@@ -96,9 +65,13 @@ class TokenCounter:
             self._unmasked += ids.numel()
             self._has_rows &= not (len(ids) == 1 and kwargs.get("position_ids") is not None)
 
-    def now(self) -> TokenCount:
-        """Return the counts so far."""
-        return TokenCount(self._examples, self._unmasked, self._masked, self._has_tokens, self._has_rows)
+    def now(self) -> Tensor:
+        """Return the counts so far: examples, tokens, and for each 0 if it is complete; 64-bit integers of shape (4,)."""
+        incomplete = not self._has_rows, not self._has_tokens
+        counts = torch.tensor([self._examples, self._unmasked, *incomplete], dtype=torch.int64)
+        counts = counts.to(self._masked.device)
+        counts[1] += self._masked.to(torch.int64)
+        return counts
 
     def stop(self) -> None:
         """Remove the hook."""

@@ -1,7 +1,5 @@
 """Read the Trainer's log history of a run: its learning curve, evaluations and scores."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +77,7 @@ def curve_of(history: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
     losses = [
         (int(entry["step"]), float(entry["loss"]))
         for entry in history
-        if _is_number(entry.get("loss")) and not _is_nan(entry.get("grad_norm"))
+        if _is_number(entry.get("loss")) and not math.isnan(entry.get("grad_norm") or 0.0)
     ]
     window = max(1, -(-len(losses) // CURVE_POINTS))
     groups = [losses[start : start + window] for start in range(0, len(losses), window)]
@@ -109,10 +107,6 @@ def why_diverged(history: Sequence[Mapping[str, Any]], *, scaled: bool) -> str |
         if isinstance(norm, int | float) and not math.isfinite(norm) and not scaled:
             return f"the gradients are {norm} at step {entry.get('step')}"
     return None
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
 
 
 def _is_number(value: Any) -> bool:
