@@ -17,10 +17,9 @@ from pathlib import Path
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.gate.baseline import read_nights
-from lora_bench.gate.judge import judge_indexed
+from lora_bench.gate.judge import judge
 from lora_bench.gate.night_answer import Answer, SeriesAnswer
-from lora_bench.gate.past import Indexed, indexed, mean_of, past_of
-from lora_bench.gate.rules import under_rules
+from lora_bench.gate.past import declared, indexed, mean_of, past_of
 from lora_bench.gate.series import CellName, Night
 from lora_bench.report.text import plain, plural, score
 from lora_bench.stats.gate import judge_night
@@ -48,13 +47,19 @@ class Replay:
 def replay(nights: Sequence[Night], baseline: str, margin: float | None = None) -> Replay:
     """Compare every accepted night with those before it."""
     answers = []
-    known = indexed(nights)
-    for index, one in enumerate(known):
-        ruled = Indexed(one.night, under_rules(one.cells, nights[:index]).cells)
-        answer = judge_indexed(ruled, known[:index], baseline, margin=margin)
+    nights = with_margin(nights, margin)
+    for index, night in enumerate(nights):
+        answer = judge(night, nights[:index], baseline)
         if any(one.expected is not None for one in answer.series):
             answers.append(answer)
     return Replay(tuple(answers), {night.label: frozenset(night.acknowledged) for night in nights})
+
+
+def with_margin(nights: Sequence[Night], margin: float | None) -> list[Night]:
+    """Return nights that declare *margin* for scores, or as they are without one."""
+    return [
+        night.model_copy(update={"cells": tuple(declared(cell, margin) for cell in night.cells)}) for night in nights
+    ]
 
 
 def replay_lines(found: Replay) -> list[str]:
@@ -111,11 +116,11 @@ def inject(nights: Sequence[Night], loss: float, *, relative: bool, margin: floa
         raise LoraBenchError(f"a loss to inject is above 0, such as 5%, got {loss:g}")
     tries: dict[str, list[tuple[bool, float]]] = {}
     cells = {}
-    known = indexed(nights)
+    known = indexed(with_margin(nights, margin))
     for index, night in enumerate(known):
         of_night = night.cells
         means = {series: mean for series, cell in of_night.items() if (mean := mean_of(cell)) is not None}
-        pasts = {series: past_of(series, of_night[series], known[:index], margin).history for series in means}
+        pasts = {series: past_of(series, of_night[series], known[:index]).history for series in means}
         for series, mean in means.items():
             cell = of_night[series]
             shifted = _shifted(mean, loss, relative, cell.scale, cell.higher_is_better)

@@ -28,7 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from lora_bench.cli.commands import BAD_INPUT, DONE, SOME_FAILED
+from lora_bench.cli.help import BAD_INPUT, DONE, SOME_FAILED
 from lora_bench.records.environment import described_devices, driver_version
 from lora_bench.util.redaction import without_secrets
 from lora_bench.util.signals import CODES, Stopped, ending_on_signals

@@ -1,49 +1,54 @@
-"""The commands that plan, run and measure, one function each: one library call, what is shown, and the exit code.
-
-Nothing heavy is imported before a command needs it.
-"""
-
-from __future__ import annotations
+"""The commands that plan, run and measure, one function each: one library call, what is shown, and the exit code."""
 
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
+from rich.console import Console
+
+from lora_bench.cli.help import DONE, FULL, GOES_ON, SOME_FAILED
+from lora_bench.cli.plan_table import plan_json, plan_tables
 from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
+from lora_bench.execute.options import RunOptions
+from lora_bench.execute.outcome import Outcome
+from lora_bench.execute.prepared_folder import Asked, prepare, read_prepared
+from lora_bench.execute.progress import OwnLines, QuietOnBrokenPipe, display
+from lora_bench.execute.run_probes import ProbeOutcome, run_probes, shown
+from lora_bench.execute.run_suite import run_suite, runs_folder
+from lora_bench.plan.item_texts import item_texts
+from lora_bench.plan.make_plan import make_plan
+from lora_bench.plan.probe_plan import plan_probes
+from lora_bench.published import PublishedTable, load_table
+from lora_bench.published.reproduce import published_blocks, reproduction
+from lora_bench.published.table_terminal import choices_listing
+from lora_bench.records.outcomes import OUT_OF_TIME, at_work
+from lora_bench.records.probe_record import ProbeRecord
+from lora_bench.records.probe_store import read_probes
+from lora_bench.records.record import Record
+from lora_bench.records.store import answers_in, read_records, record_files
+from lora_bench.records.weight_analysis import read_analysis
+from lora_bench.report import Report, terminal_answer, terminal_table, write_report
+from lora_bench.report.blocks import Block
+from lora_bench.report.index_page import write_index
+from lora_bench.report.text import plural
+from lora_bench.suite.consent import check_permissions
+from lora_bench.suite.load_suite import Suite, check_pickles, load_suite, with_seeds
+from lora_bench.suite.probe_suite import ProbeSuite, load_probe_suite
 from lora_bench.util.failpoints import reach
 from lora_bench.util.redaction import message, without_secrets
 from lora_bench.util.signals import CODES
 
-if TYPE_CHECKING:
-    from rich.console import Console
+SuiteT = TypeVar("SuiteT", Suite, ProbeSuite, Suite | ProbeSuite)
 
-    from lora_bench.execute.options import RunOptions
-    from lora_bench.execute.outcome import Outcome
-    from lora_bench.execute.prepared_folder import Asked
-    from lora_bench.execute.run_probes import ProbeOutcome
-    from lora_bench.published import PublishedTable
-    from lora_bench.records.probe_record import ProbeRecord
-    from lora_bench.records.record import Record
-    from lora_bench.report.blocks import Block
-    from lora_bench.suite.load_suite import Suite
-    from lora_bench.suite.probe_suite import ProbeSuite
-
-SuiteT = TypeVar("SuiteT", "Suite", "ProbeSuite", "Suite | ProbeSuite")
-
-DONE, DIFFERS, BAD_INPUT, SOME_FAILED = 0, 1, 2, 3
-GOES_ON = "stopped; run the same command again to continue"
-FULL = "stopped because the disk is full; make room, then run the same command again to continue"
 PLAIN_WIDTH = 120
 
 
 def terminal() -> Console:
     """Return a console for standard output; a pipe has a fixed width."""
-    from lora_bench.execute.progress import QuietOnBrokenPipe
-
     return QuietOnBrokenPipe() if sys.stdout.isatty() else QuietOnBrokenPipe(width=PLAIN_WIDTH)
 
 
@@ -53,9 +58,6 @@ def _say(console: Console, line: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train every missing run of a suite, and write its report."""
-    from lora_bench.execute.progress import display
-    from lora_bench.execute.run_suite import run_suite
-
     suite, console = _suite(arguments), terminal()
     with display(console, quiet=arguments.quiet) as screen:
         outcome = run_suite(suite, _options(arguments), display=screen)
@@ -63,26 +65,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _suite(arguments: argparse.Namespace) -> Suite:
-    """Return the suite that the command line names, with its permissions and number of seeds."""
-    from lora_bench.suite.load_suite import load_suite, with_seeds
-
     suite = _allowed(load_suite(arguments.suite), arguments)
     return suite if arguments.seeds is None else with_seeds(suite, arguments.seeds)
 
 
 def _options(arguments: argparse.Namespace) -> RunOptions:
-    """Return the run options that the command line sets."""
-    from lora_bench.execute.options import RunOptions
-
     values = vars(arguments)
     return RunOptions(**{field.name: values[field.name] for field in fields(RunOptions) if field.name in values})
 
 
 def _allowed(suite: SuiteT, arguments: argparse.Namespace) -> SuiteT:
     """Return a suite with the command line's permissions: base models with pickled weights, and code."""
-    from lora_bench.suite.consent import check_permissions
-    from lora_bench.suite.load_suite import check_pickles
-
     pickles, code = check_pickles(arguments.allow_pickle, suite.models), check_permissions(arguments.allow_code, suite)
     return replace(suite, pickles=pickles, code=code)
 
@@ -95,15 +88,6 @@ def _report(
     sections: Callable[[Sequence[Record]], list[list[Block]]],
 ) -> int:
     """Write the report of a suite, with further sections made of its records, and say how the work ended."""
-    from lora_bench.execute.run_suite import runs_folder
-    from lora_bench.plan.item_texts import item_texts
-    from lora_bench.records.outcomes import OUT_OF_TIME, at_work
-    from lora_bench.records.probe_store import read_probes
-    from lora_bench.records.store import answers_in
-    from lora_bench.records.weight_analysis import read_analysis
-    from lora_bench.report import Report, terminal_answer, write_report
-    from lora_bench.report.index_page import write_index
-
     folder = runs_folder(suite, arguments.runs, arguments.series)
     interrupted = outcome.interrupted
     with at_work(did=lambda: outcome.done > 0):
@@ -133,8 +117,6 @@ def _report(
 
 def _ended(console: Console, outcome: Outcome, only: Sequence[str] = ()) -> int:
     """Return the exit code of work that was not stopped; *only* these runs were asked for by name."""
-    from lora_bench.report.text import plural
-
     if outcome.undone:
         are = "is" if outcome.undone == 1 else "are"
         left = f"{plural(outcome.undone, 'run')} {are} not done; run the same command again to continue with them"
@@ -157,7 +139,7 @@ def _stopped(console: Console, by: str) -> int:
 def _probe_after_runs(suite: Suite, folder: Path, arguments: argparse.Namespace, console: Console) -> str | None:
     """Measure the suite's probes after its runs, on an idle machine; return the signal that ended it, or None."""
     try:
-        return _measure(suite, folder, arguments, console, processes=None, share=False).interrupted
+        return _measure(suite, folder, arguments, console).interrupted
     except (WorkersLost, WorkBroken):
         raise
     except LoraBenchError as error:
@@ -167,8 +149,6 @@ def _probe_after_runs(suite: Suite, folder: Path, arguments: argparse.Namespace,
 
 
 def _show(console: Console, records: Sequence[Record]) -> None:
-    from lora_bench.report import terminal_table
-
     console.print(terminal_table(records))
     for warning in dict.fromkeys(warning for record in records for warning in record.warnings):
         _say(console, f"warning: {warning}")
@@ -192,9 +172,6 @@ def _make_and_show_plan(
 
     Where the suite repeats a published table, show its methods' options and what the source does not say too.
     """
-    from lora_bench.execute.run_suite import runs_folder
-    from lora_bench.plan.make_plan import make_plan
-
     console = terminal()
     folder = runs_folder(suite, arguments.runs, arguments.series)
     plan = make_plan(
@@ -209,22 +186,14 @@ def _make_and_show_plan(
     )
     as_json = getattr(arguments, "json", False)
     if as_json:
-        from lora_bench.cli.plan_table import plan_json
-
         print(plan_json(plan))
     else:
-        from lora_bench.cli.plan_table import plan_tables
-
         parts = plan_tables(plan, arguments.device, narrow=console.width < PLAIN_WIDTH)
         if table is not None:
-            from lora_bench.published.table_terminal import choices_listing
-
             parts[-1:-1] = choices_listing(table, plan)  # before the totals
         for part in parts:
             console.print(part, highlight=False)
     if asked is not None:
-        from lora_bench.execute.prepared_folder import prepare
-
         prepare(folder, suite, asked, series=arguments.series, data_dir=arguments.data_dir)
         line = f"prepared; start as many workers as you like with: lora-bench work {shlex.quote(str(folder))}"
         if as_json:
@@ -236,10 +205,6 @@ def _make_and_show_plan(
 
 def work(arguments: argparse.Namespace) -> int:
     """Train unclaimed runs of a prepared folder until none is left."""
-    from lora_bench.execute.prepared_folder import read_prepared
-    from lora_bench.execute.progress import OwnLines
-    from lora_bench.execute.run_suite import run_suite
-
     folder: Path = arguments.runs
     prepared = read_prepared(folder, arguments.allow_pickle, arguments.allow_code)
     console = terminal()
@@ -256,20 +221,18 @@ def work(arguments: argparse.Namespace) -> int:
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """Run a published table again, and compare its numbers with ours."""
-    from lora_bench.execute.prepared_folder import Asked
-    from lora_bench.execute.progress import display
-    from lora_bench.execute.run_suite import run_suite
-    from lora_bench.published.reproduce import published_blocks, reproduction
-
     options = {name: getattr(arguments, name) for name in Asked.model_fields if name != "name"}
-    made = reproduction(arguments.table, **options)
-    suite = _allowed(made.suite, arguments)
+    suite = _allowed(reproduction(arguments.table, **options), arguments)
     if arguments.plan or arguments.prepare:
-        asked = _asked(arguments.table, options) if arguments.prepare else None
-        return _make_and_show_plan(suite, arguments, asked, made.table)
+        try:
+            asked = Asked(name=arguments.table, **options) if arguments.prepare else None
+        except ValueError as error:
+            table = arguments.table
+            raise LoraBenchError(f"--prepare cannot hand these options of {table} to workers: {error}") from None
+        return _make_and_show_plan(suite, arguments, asked, load_table(arguments.table))
 
     def sections(records: Sequence[Record]) -> list[list[Block]]:
-        return [published_blocks(made.table.name, records, arguments.role)]
+        return [published_blocks(arguments.table, records, arguments.role)]
 
     console = terminal()
     with display(console, quiet=arguments.quiet) as screen:
@@ -277,29 +240,12 @@ def reproduce(arguments: argparse.Namespace) -> int:
     return _report(suite, outcome, arguments, console, sections)
 
 
-def _asked(table: str, options: Mapping[str, Any]) -> Asked:
-    from lora_bench.execute.prepared_folder import Asked
-
-    try:
-        return Asked(name=table, **options)
-    except ValueError as error:
-        raise LoraBenchError(f"--prepare cannot hand these options of {table} to workers: {error}") from None
-
-
 def probe(arguments: argparse.Namespace) -> int:
     """Measure speed, memory, latency and storage of a suite's methods."""
-    from lora_bench.execute.run_suite import runs_folder
-    from lora_bench.records.outcomes import at_work
-    from lora_bench.records.store import answers_in, read_records, record_files
-    from lora_bench.records.weight_analysis import read_analysis
-    from lora_bench.report import Report, write_report
-    from lora_bench.report.index_page import write_index
-    from lora_bench.suite.probe_suite import load_probe_suite
-
     suite = _allowed(load_probe_suite(arguments.suite), arguments)
     folder = runs_folder(suite, arguments.runs)
     console = terminal()
-    outcome = _measure(suite, folder, arguments, console, processes=arguments.processes, share=arguments.share)
+    outcome = _measure(suite, folder, arguments, console)
     if outcome.records:
         with at_work():
             records = read_records(folder) if record_files(folder) else []
@@ -313,19 +259,8 @@ def probe(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if any(record.status not in ("ok", "unsupported") for record in outcome.records) else DONE
 
 
-def _measure(
-    suite: Suite | ProbeSuite,
-    folder: Path,
-    arguments: argparse.Namespace,
-    console: Console,
-    *,
-    processes: int | None,
-    share: bool,
-) -> ProbeOutcome:
+def _measure(suite: Suite | ProbeSuite, folder: Path, arguments: argparse.Namespace, console: Console) -> ProbeOutcome:
     """Measure the probes of a suite that have no record yet, and say how each ends."""
-    from lora_bench.execute.run_probes import run_probes, shown
-    from lora_bench.plan.probe_plan import plan_probes
-    from lora_bench.records.outcomes import at_work
 
     def say(line: str) -> None:
         if not arguments.quiet:
@@ -335,6 +270,8 @@ def _measure(
         if not arguments.quiet or record.status != "ok":
             _say(console, f"{place} {shown(record)}".lstrip())
 
+    # `run`, which measures after its runs, has neither of these two options.
+    processes, share = getattr(arguments, "processes", None), getattr(arguments, "share", False)
     plan = plan_probes(suite, folder, processes=processes, data_dir=arguments.data_dir, progress=say)
     missing = len(plan.missing(retry=arguments.retry))
     refused = f", {len(plan.refused)} cells cannot be measured" if plan.refused else ""

@@ -4,8 +4,6 @@ That code runs `lora-bench` at each completion, with the line so far in the envi
 Names of suites, tables, tasks, methods, models and baselines are looked up only then.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import pkgutil
@@ -25,7 +23,7 @@ def add_completion(commands: Commands) -> None:
         "completion SHELL",
         "print the code by which a shell completes commands, options and names",
         "lora-bench completion bash",
-        _print_code,
+        "completion:print_code",
         more='In ~/.bashrc:                   eval "$(lora-bench completion bash)"\n'
         'In ~/.zshrc, after compinit:    eval "$(lora-bench completion zsh)"\n'
         "In ~/.config/fish/config.fish:  lora-bench completion fish | source",
@@ -33,7 +31,8 @@ def add_completion(commands: Commands) -> None:
     completion.what.takes("shell", "SHELL", ", ".join(SHELLS), choices=SHELLS)
 
 
-def _print_code(arguments: argparse.Namespace) -> int:
+def print_code(arguments: argparse.Namespace) -> int:
+    """Print the code for a shell."""
     from argcomplete.shell_integration import shellcode
 
     print(shellcode(["lora-bench"], shell=arguments.shell))
@@ -76,7 +75,7 @@ def _completer(names: str) -> Callable[..., list[str]]:
 
 # By the name of the argument that takes them, a function that gives them; its module is imported only when it is called.
 _SUITES, _TABLES = "lora_bench.util.paths:suite_files", "lora_bench.published.reading:known_tables"
-_BASELINES = "lora_bench.cli.baseline_commands:known_baselines"
+_BASELINES = "lora_bench.cli.shared_options:known_baselines"
 NAMES = {
     "suite": _SUITES,
     "texts": _SUITES,

@@ -1,133 +1,60 @@
-"""The command `check`: a night held against accepted nights, the gate's tests of itself, and the search for a change."""
-
-from __future__ import annotations
+"""The commands of the gate: `check`, of a night or of runs against others, and the verbs of `baseline`."""
 
 import argparse
+import contextlib
+import os
 import shlex
-import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lora_bench.cli.against_command import check_against, way_of
-from lora_bench.cli.baseline_commands import baseline_folder, night_options
-from lora_bench.cli.gate_output import BROKE_OFF, DONE, print_lines, warn, write_answer
-from lora_bench.cli.help import Commands, Group, add_command
-from lora_bench.cli.shared_options import permission_options, records_at
+from lora_bench.cli.help import CANNOT_DECIDE, DONE, SOME_FAILED, warn
+from lora_bench.cli.shared_options import baseline_folder, records_at
 from lora_bench.errors import LoraBenchError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from lora_bench.gate import Answer, Night
-    from lora_bench.gate.rerun import Way
-
-# To `git bisect run`, 2 would be a bad commit, and so would Python's 1 of a commit whose code is broken.
-ENDS_GIT_BISECT, SKIPPED_BY_GIT_BISECT = 128, 125
-
-
-def add_check(commands: Commands) -> None:
-    """Add the command `check`."""
-    check = add_command(
-        commands,
-        "check RUNS --against WHAT | --baseline NAME",
-        "say whether runs regressed: against other runs or a commit, or tonight's against accepted nights",
-        "lora-bench check runs/tickets --against main --suite tickets.yaml",
-        _check,
-        more="Exit codes: 0 pass, 1 regression, 2 bad input, 3 runs failed or are missing,\n"
-        "4 cannot decide, as with too few seeds, or fewer than eight accepted nights.",
-        resumes=True,
-    )
-    what, where, how, output = check.what, check.where, check.how, check.output
-    what.takes("runs", "RUNS", "runs/SUITE that `run --series` wrote, or one night in it", type=records_at, nargs="?")
-    other = Group(what.of.add_mutually_exclusive_group(required=True))
-    other.takes(
-        "--against",
-        "WHAT",
-        "hold RUNS against other runs of the suite: a folder, a baseline (its records, else its last night), or a git "
-        "reference, whose runs are done in an environment of their own and kept in RUNS-against",
-    )
-    other.takes("--baseline", "NAME", "baseline with accepted nights: of ./baselines, of the package, or a path")
-    night_options(what)
-    differ = "why settings of the suite differ from those of the other runs (--against; without it the answer is 4)"
-    what.takes("--change", "WHY", differ)
-    suite = "suite to run suspect series again with (default: the baseline's), or to run at the git reference"
-    what.takes("--suite", "SUITE", suite)
-    permission_options(
-        what,
-        "read this base model's pickled weights in those runs, as `run` does; may be repeated",
-        "run this code of the suite in those runs, as `run` does; may be repeated",
-    )
-    where.takes("--data-dir", "FOLDER", "folder of data sets for those runs, as in `run`", type=Path)
-    how.flag("--no-confirm", "run nothing again; suspect series then stay undecided")
-    how.takes("--workers", "N", "runs at once when series are run again (default: as `run`)", type=int)
-    output.takes("--markdown", "FILE", "write a comment for a pull request (--against)", type=Path)
-    output.takes("--json", "FILE", "write the whole answer", type=Path)
-    output.takes("--junit", "FILE", "write JUnit XML, one test case per series", type=Path)
-    output.flag("--github", "write annotations and a step summary of a GitHub workflow")
-    output.takes("--badge", "FILE", "write JSON for the badge endpoint of shields.io", type=Path)
-    output.takes("--plot", "FOLDER", "draw one SVG per series: its nights, bounds and tonight", type=Path)
-    search = Group(check.parser.add_argument_group("search for the change that made a series fail"))
-    search.takes(
-        "--bisect", "WHAT", "PACKAGE=OLD,...,NEW for versions, or GOOD..BAD for commits; prints the cost first"
-    )
-    search.flag("--yes", "do the search (default: only print its cost)")
-    search.takes("--cell", "SERIES", "the failing series (default: the worst)")
-    search.flag(
-        "--step",
-        "try the series in this environment, for `git bisect run`: exit with 0 good, 1 bad, 125 neither",
-    )
+from lora_bench.gate import Answer, Night, bisect, judge, outputs, read_night, read_nights, tonight_in, write_night
+from lora_bench.gate.accepting import (
+    accepted_night,
+    diff_lines,
+    open_findings,
+    series_or_why,
+    show_lines,
+    two_nights,
+)
+from lora_bench.gate.against import Against, judge_against, plan_of, runs_of_night
+from lora_bench.gate.against_text import comment_lines
+from lora_bench.gate.baseline import before
+from lora_bench.gate.gate_summary import summary_lines, terminal_lines
+from lora_bench.gate.other_environments import Tries, commit_of, runs_of_commit
+from lora_bench.gate.plot import plots
+from lora_bench.gate.read_night import night_of
+from lora_bench.gate.rerun import Way, confirm, read_confirmations
+from lora_bench.records.baseline_folder import keep_baseline
+from lora_bench.records.record import Record
+from lora_bench.records.store import answers_in, has_records, read_records, write_atomic
+from lora_bench.report.sections.compare_runs import RunSet
+from lora_bench.stats.gate import CONFIRMATIONS
+from lora_bench.util.filenames import file_name
+from lora_bench.util.redaction import message
 
 
-def _check(arguments: argparse.Namespace) -> int:
-    try:
-        return _checked(arguments)
-    except (LoraBenchError, OSError) as error:
-        if not arguments.step:
-            raise
-        warn(str(error))
-        return ENDS_GIT_BISECT
-    except Exception:
-        if not arguments.step:
-            raise
-        traceback.print_exc()
-        return SKIPPED_BY_GIT_BISECT
-
-
-def mistaken_code(argv: Sequence[str], code: int) -> int:
-    """The exit code of a command line that is none: `check --step` says nothing of a commit."""
-    # As argparse has it, an option may be cut short, and no other of `check` begins like this one.
-    asks = "check" in argv[:1] and any(argument.startswith("--st") for argument in argv)
-    return ENDS_GIT_BISECT if asks and code else code
-
-
-def _checked(arguments: argparse.Namespace) -> int:
-    from lora_bench.gate.baseline import read_nights
-
+def checked(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks for, and return the exit code."""
+    if arguments.runs is None:
+        raise LoraBenchError("check takes RUNS, the folder of the suite's runs")
     if arguments.against is not None:
-        return check_against(arguments)
+        return _check_against(arguments)
     if arguments.markdown is not None:
         raise LoraBenchError("--markdown goes with --against; a night has --github and --json")
     if arguments.change is not None:
         raise LoraBenchError("--change goes with --against here; `baseline accept` takes it for a night")
     folder = baseline_folder(arguments.baseline, may_begin=True)
     accepted = read_nights(folder)
-    if arguments.runs is None:
-        raise LoraBenchError("check takes RUNS, the folder of the suite's runs")
     if arguments.step or arguments.bisect is not None:
         return _search(arguments, folder, accepted)
     answer = _answer(arguments, folder, accepted, may_confirm=not arguments.no_confirm)
-    whole = write_answer(answer, arguments, _next(answer, arguments.runs))
-    # An answer that is known stays what it is; only a pass without all that was asked for is none.
-    return answer.exit_code if whole or answer.exit_code != DONE else BROKE_OFF
+    return _write_answer(answer, arguments, _next(answer, arguments.runs))
 
 
 def _answer(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Night], *, may_confirm: bool) -> Answer:
-    """Judge tonight's run, and run suspect series again if allowed."""
-    from lora_bench.gate import judge, read_night, tonight_in
-    from lora_bench.gate.baseline import before
-    from lora_bench.gate.rerun import confirm, read_confirmations
-    from lora_bench.stats.gate import CONFIRMATIONS
-
     label, place = tonight_in(arguments.runs, accepted, arguments.series)
     tonight = read_night(place, label)
     earlier = before(accepted, tonight.label)
@@ -162,13 +89,11 @@ def _answer(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Nigh
 def _way(arguments: argparse.Namespace, folder: Path) -> Way | None:
     """Return a way to run series again, or None without a known suite; a record's own command is not trusted."""
     suite = arguments.suite or (str(folder / "suite.yaml") if (folder / "suite.yaml").is_file() else None)
-    return None if suite is None else way_of(arguments, suite)
+    return None if suite is None else _way_of(arguments, suite)
 
 
 def _next(answer: Answer, runs: Path) -> list[str]:
     """The two commands that a user may need after an answer other than a pass."""
-    from lora_bench.gate.accepting import open_findings
-
     place, suite = shlex.quote(str(runs)), shlex.quote(answer.suite)
     here = f"lora-bench check {place} --baseline {answer.baseline}"
     accept = f"lora-bench baseline accept {place} --name {answer.baseline} --reason"
@@ -187,9 +112,6 @@ def _next(answer: Answer, runs: Path) -> list[str]:
 
 def _search(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Night]) -> int:
     """Search versions or commits for the change that made a cell fail, or try the cell in this environment."""
-    from lora_bench.gate import bisect
-    from lora_bench.gate.bisect_runs import Tries
-
     answer = _answer(arguments, folder, accepted, may_confirm=False)
     one = bisect.failing_cell(answer, arguments.cell)
     way = _way(arguments, folder)
@@ -197,24 +119,188 @@ def _search(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Nigh
         raise LoraBenchError(
             f"the suite to run is not known: {folder / 'suite.yaml'} is not there; name it with --suite"
         )
-    tries = Tries(one, answer, accepted, way, _tries_folder(arguments, accepted), arguments.margin)
+    place = tonight_in(arguments.runs, accepted, arguments.series)[1].resolve()
+    # Beside the night: the same command run again does only the missing runs.
+    tries = Tries(one, answer, accepted, way, place.parent / f"{place.name}-bisect", arguments.margin)
     if arguments.step:
         result = tries.here()
         print(bisect.SAID[result])
         return bisect.EXIT_CODES[result]
     found = bisect.candidates(arguments.bisect, Path())
-    print_lines(bisect.cost_lines(found, one))
+    _print_lines(bisect.cost_lines(found, one))
     if not arguments.yes:
         print("the same with --yes does it")
         return DONE
     ended = bisect.search(len(found.names), lambda index: tries.at(found, index))
-    print_lines(bisect.found_lines(ended, found))
+    _print_lines(bisect.found_lines(ended, found))
     return DONE
 
 
-def _tries_folder(arguments: argparse.Namespace, accepted: Sequence[Night]) -> Path:
-    """The folder of a search's runs, beside the night: the same command run again does only the missing ones."""
-    from lora_bench.gate import tonight_in
+def _check_against(arguments: argparse.Namespace) -> int:
+    """Judge the runs of a folder against others, write what is asked for, and return the exit code."""
+    for option in ("bisect", "step", "cell", "plot", "series"):
+        if getattr(arguments, option):
+            raise LoraBenchError(f"--{option} is for nights: it goes with --baseline, and not with --against")
+    now = _runs_in(arguments.runs, arguments.runs.resolve().name)
+    other, place, night = _other(arguments, now.records)
+    found = judge_against(other, now, night=night, margin=arguments.margin, change=arguments.change)
+    commands = _next_of_two(found, arguments, None if night is not None else place)
+    return _write_answer(found.answer, arguments, commands, comment_lines(found, commands))
 
-    _, place = tonight_in(arguments.runs, accepted, arguments.series)
-    return place.resolve().parent / f"{place.resolve().name}-bisect"
+
+def _runs_in(folder: Path, name: str) -> RunSet:
+    records = read_records(folder)
+    return RunSet(name, records, answers_in(folder, records))
+
+
+def _other(arguments: argparse.Namespace, records: Sequence[Record]) -> tuple[RunSet, Path, Night | None]:
+    """The runs to hold against, and the accepted night that they are: a folder, then a baseline, then a git reference."""
+    given: str = arguments.against
+    folder = records_at(given)
+    if folder.is_dir():
+        return _runs_in(folder, given), folder, None
+    try:
+        baseline = baseline_folder(given)
+    except LoraBenchError as none_of_that_name:
+        try:
+            commit = commit_of(given)
+        except LoraBenchError:
+            raise LoraBenchError(
+                f"--against {given}: there is no such folder, baseline or git reference"
+            ) from none_of_that_name
+    else:
+        if has_records(baseline):
+            return _runs_in(baseline, given), baseline, None
+        if not (nights := read_nights(baseline)):
+            raise LoraBenchError(f"baseline {given} has neither records nor accepted nights")
+        return runs_of_night(nights[-1], given, records), baseline, nights[-1]
+    suite = records[0].suite
+    series = records[0].spec.series
+    way = _way_of(arguments, arguments.suite or (f"{suite}.yaml" if Path(f"{suite}.yaml").is_file() else suite))
+    # Said before the other half of the runs is done.
+    warn(
+        f"{commit[:12]}: {plan_of(night_of(records, 'now').cells, arguments.margin).text}, by the runs of {arguments.runs}"
+    )
+    folder = runs_of_commit(commit, arguments.runs, suite, series, way)
+    return _runs_in(folder, f"{given} at {commit[:12]}"), folder, None
+
+
+def _next_of_two(found: Against, arguments: argparse.Namespace, place: Path | None) -> list[str]:
+    """The two commands that a reader may need next; *place* has the records of the runs held against."""
+    suite = shlex.quote(arguments.suite or found.answer.suite)
+    show = ["baseline", "show", found.answer.baseline]
+    runs = os.path.relpath(arguments.runs)
+    compare = shlex.join(["lora-bench", *(show if place is None else ["compare", os.path.relpath(place), runs])])
+    if found.answer.verdict == "undecided":
+        more = "with more seeds" if found.seeds is None else f"with {found.seeds} seeds"
+        return [f"lora-bench run {suite}  # {more} in the suite, before and after the change", compare]
+    if found.answer.verdict == "failed":
+        return [f"lora-bench run {suite} --retry", compare]
+    return [compare, shlex.join(["lora-bench", "report", os.path.relpath(arguments.runs)])]
+
+
+def _way_of(arguments: argparse.Namespace, suite: str) -> Way:
+    """Return the way to run a suite with the options of `check`."""
+    options = [option for model in arguments.allow_pickle for option in ("--allow-pickle", model)]
+    options += [option for permission in arguments.allow_code for option in ("--allow-code", permission)]
+    if arguments.data_dir is not None:
+        options += ["--data-dir", str(arguments.data_dir)]
+    return Way(suite, tuple(options), workers=arguments.workers)
+
+
+def accept(arguments: argparse.Namespace) -> int:
+    """Keep the records of runs as a baseline, or a night among the accepted ones."""
+    if arguments.reason is not None:
+        return _accept_night(arguments)
+    folder: Path = arguments.runs
+    for option in ("series", "margin", "change"):
+        if getattr(arguments, option):
+            raise LoraBenchError(f"--{option} is for a night, which is accepted with a --reason")
+    target = Path("baselines") / (arguments.name or folder.resolve().name)
+    print(*keep_baseline(folder, target), sep="\n")
+    return DONE
+
+
+def _accept_night(arguments: argparse.Namespace) -> int:
+    # RUNS is named like its suite, or is a night in such a folder; the baseline tells which of its nights is new.
+    guess = Path("baselines") / (arguments.name or arguments.runs.resolve().name)
+    label, place = tonight_in(arguments.runs, read_nights(guess), arguments.series)
+    tonight = read_night(place, label)
+    try:
+        target = Path("baselines") / (arguments.name or file_name(tonight.suite))
+    except ValueError as error:
+        raise LoraBenchError(f"name the baseline with --name, as its suite is no name of a folder: {error}") from None
+    nights = read_nights(target)
+    answer = judge(tonight, nights, target.name, read_confirmations(place, tonight.label), margin=arguments.margin)
+    series, why = series_or_why(arguments.change) if arguments.change else ((), None)
+    night = accepted_night(tonight, nights, answer, arguments.reason, series, why=why, margin=arguments.margin)
+    print(f"night {night.number} in {write_night(night, target)}")
+    return DONE
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """List the accepted nights."""
+    nights = read_nights(baseline_folder(arguments.name))
+    _print_lines(show_lines(nights))
+    return DONE if nights else CANNOT_DECIDE
+
+
+def diff(arguments: argparse.Namespace) -> int:
+    """Show how two accepted nights differ."""
+    _print_lines(diff_lines(*two_nights(read_nights(baseline_folder(arguments.name)), arguments.nights)))
+    return DONE
+
+
+def _write_answer(
+    answer: Answer, arguments: argparse.Namespace, commands: Sequence[str], comment: Sequence[str] = ()
+) -> int:
+    """Write every requested output, the terminal's last, and return the exit code; a pass whose output failed is none.
+
+    *commands* come next for a user. *comment* is what `--markdown` writes, and the summary of a GitHub step too.
+    """
+    broken = []
+
+    @contextlib.contextmanager
+    def output(what: object) -> Iterator[None]:
+        """Limit an error to the output that caused it."""
+        try:
+            yield
+        except (OSError, LoraBenchError) as error:
+            broken.append(what)
+            warn(f"{what} could not be written: {error}")
+
+    files = (
+        (arguments.json, outputs.to_answer_json),
+        (arguments.junit, outputs.to_junit),
+        (arguments.badge, outputs.to_badge),
+        (arguments.markdown, lambda _: ("\n".join(comment) + "\n").encode("utf-8")),
+    )
+    for file, make in files:
+        if file is not None:
+            with output(file):
+                write_atomic(file, make(answer))
+    if arguments.plot is not None:
+        with output(arguments.plot):
+            for name, content in plots(answer).items():
+                write_atomic(arguments.plot / name, content)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY") if arguments.github else None
+    if summary:
+        with output("the step summary"), Path(summary).open("a", encoding="utf-8") as opened:
+            opened.write("\n".join(comment or summary_lines(answer)) + "\n")
+    # A reader such as `| head` may close the pipe early; the exit code stays the answer's.
+    with output("standard output"), contextlib.suppress(BrokenPipeError):
+        _tell(answer, commands, github=arguments.github)
+    return SOME_FAILED if broken and answer.exit_code == DONE else answer.exit_code
+
+
+def _tell(answer: Answer, commands: Sequence[str], *, github: bool) -> None:
+    if github:
+        print(*outputs.annotation_lines(answer), sep="\n")
+    *lines, headline = terminal_lines(answer)
+    _print_lines([*lines, *(f"next: {command}" for command in commands if answer.verdict != "pass"), headline])
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    # Their strings may come from records.
+    for line in lines:
+        print(message(line))

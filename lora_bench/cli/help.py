@@ -3,21 +3,23 @@
 A mistyped command or choice is answered with the nearest one, and a command that needs another word shows its help.
 """
 
-from __future__ import annotations
-
 import argparse
+import contextlib
+import pkgutil
+import sys
 import textwrap
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 from lora_bench.errors import did_you_mean
+from lora_bench.util.redaction import message
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
-USAGE_ERROR = 2
-
-Run = Callable[[argparse.Namespace], int]
-
+# Exit codes, and what is said of work that stopped.
+DONE, DIFFERS, BAD_INPUT, SOME_FAILED, CANNOT_DECIDE = 0, 1, 2, 3, 4
+GOES_ON = "stopped; run the same command again to continue"
+FULL = "stopped because the disk is full; make room, then run the same command again to continue"
 
 # What a user asks, above the first command that answers it.
 QUESTIONS = {
@@ -57,12 +59,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error and the command for help, and exit with 2."""
-        self.exit(USAGE_ERROR, f"{self.prog}: {message}\nsee: {self.prog} --help\n")
+        self.exit(BAD_INPUT, f"{self.prog}: {message}\nsee: {self.prog} --help\n")
 
     def show_help(self, arguments: argparse.Namespace) -> int:
         """Print the help, for a command line that names no command; the exit code of a mistake."""
         self.print_help()
-        return USAGE_ERROR
+        return BAD_INPUT
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Groups:
 
 
 def add_command(
-    commands: Commands, words: str, does: str, example: str, run: Run | None = None, *, more: str = "", **defaults: Any
+    commands: Commands, words: str, does: str, example: str, run: str | None = None, *, more: str = "", **defaults: Any
 ) -> Groups:
     """Add a command.
 
@@ -121,7 +123,8 @@ def add_command(
         words: Its name, and its arguments for the line of its usage.
         does: What it does: one sentence that begins with a verb, without capital and full stop.
         example: A command line that works.
-        run: Does it, and returns the exit code; by default it shows its help.
+        run: Name of the function that does it and returns the exit code, as "module:function" of this folder: it is imported
+            when the command is given. By default the command shows its help.
         more: A further paragraph, such as its exit codes.
         defaults: Further values for *run*.
     """
@@ -135,7 +138,11 @@ def add_command(
         formatter_class=Formatter,
         add_help=False,
     )
-    parser.set_defaults(command=run or parser.show_help, **defaults)
+
+    def do(arguments: argparse.Namespace) -> int:
+        return int(pkgutil.resolve_name(f"lora_bench.cli.{run}")(arguments))
+
+    parser.set_defaults(command=parser.show_help if run is None else do, **defaults)
     # Positional arguments would otherwise stand in a group of their own.
     what, where, how, output = (Group(parser.add_argument_group(title)) for title in ("what", "where", "how", "output"))
     output.of.add_argument("-h", "--help", action="help", help="show this help and exit")
@@ -146,3 +153,9 @@ def add_verbs(commands: Commands, words: str, does: str, example: str, title: st
     """Add a command that takes a further word, and shows its help without one."""
     parser = add_command(commands, words, does, example).parser
     return parser.add_subparsers(title=title, metavar=words.partition(" ")[2], prog=parser.prog)
+
+
+def warn(text: str) -> None:
+    """Print a message to standard error; ignore a closed stream."""
+    with contextlib.suppress(OSError):
+        print(message(f"lora-bench: {text}"), file=sys.stderr)

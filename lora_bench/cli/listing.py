@@ -1,7 +1,5 @@
 """Tables for the terminal of the names that a suite can use."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

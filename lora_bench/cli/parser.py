@@ -5,24 +5,28 @@ runs ended neither `ok` nor `unsupported`, the work broke off, or lora_bench its
 and 143 stopped by SIGINT or SIGTERM. Nothing heavy is imported before a command needs it.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora_bench.cli import commands, reading_commands
 from lora_bench.cli import shared_options as options
-from lora_bench.cli.baseline_commands import add_baseline
-from lora_bench.cli.commands import BAD_INPUT, DONE, FULL, GOES_ON, SOME_FAILED
 from lora_bench.cli.completion import add_completion, complete
-from lora_bench.cli.exchange_commands import add_exchange
-from lora_bench.cli.gate_commands import add_check, mistaken_code
-from lora_bench.cli.help import Commands, Formatter, Groups, Parser, add_command
-from lora_bench.cli.try_commands import add_try
-from lora_bench.cli.winner_commands import add_winner
+from lora_bench.cli.gate_options import add_baseline, add_check, mistaken_code
+from lora_bench.cli.help import (
+    BAD_INPUT,
+    DONE,
+    FULL,
+    GOES_ON,
+    SOME_FAILED,
+    Commands,
+    Formatter,
+    Groups,
+    Parser,
+    add_command,
+)
+from lora_bench.cli.result_options import add_exchange, add_try, add_winner
 from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
 from lora_bench.util.redaction import message
 from lora_bench.util.signals import CODES, Stopped, ending_on_signals
@@ -112,7 +116,7 @@ def _add_run(subcommands: Commands) -> None:
         "run SUITE",
         "train every missing run of a suite, then write its report; after a stop, the same command resumes",
         "lora-bench run quickstart",
-        commands.run,
+        "commands:run",
         resumes=True,
     )
     run.what.takes("suite", "SUITE", "suite name (see `lora-bench list suites`) or YAML file")
@@ -128,7 +132,7 @@ def _add_plan(subcommands: Commands) -> None:
         "plan SUITE",
         "show the data of a suite, every run with its size and cost, and the code it would run; train nothing",
         'lora-bench plan quickstart --device "H100 80GB"',
-        commands.plan,
+        "commands:plan",
     )
     plan.what.takes("suite", "SUITE", "suite name or YAML file")
     options.seeds_option(plan)
@@ -147,15 +151,14 @@ def _add_work(subcommands: Commands) -> None:
         "work RUNS",
         "train unclaimed runs of a prepared folder; start as many workers as you like",
         "lora-bench work runs/quickstart",
-        commands.work,
+        "commands:work",
         resumes=True,
     )
     prepared = "the suite's folder that `lora-bench plan SUITE --prepare` wrote"
     work.what.takes("runs", "RUNS", prepared, type=Path)
     options.permission_options(work.what)
-    work.how.takes(
-        "--workers", "N", "runs at once (default: 1); 0 trains in this process", type=options.count, default=1
-    )
+    at_once = "runs at once (default: 1); 0 trains in this process"
+    work.how.takes("--workers", "N", at_once, type=options.count, default=1)
     among = "number of `work` commands on this folder, so that packs leave runs for each (default: 1)"
     work.how.takes("--among", "N", among, type=options.positive, default=1)
     work.how.switch("--no-wait", "wait", "exit when other processes hold all runs that are left")
@@ -168,7 +171,7 @@ def _add_probe(subcommands: Commands) -> None:
         "probe SUITE",
         "measure speed, memory, latency and storage of each method, alone on its device",
         "lora-bench probe quickstart",
-        commands.probe,
+        "commands:probe",
         resumes=True,
     )
     probe.what.takes("suite", "SUITE", "suite, or suite of probes: a name or YAML file")
@@ -188,7 +191,7 @@ def _add_reproduce(subcommands: Commands) -> None:
         "reproduce TABLE",
         "run a published table again and compare its numbers with yours",
         "lora-bench reproduce lora-table2 --model roberta-base --tasks sst2,cola --plan",
-        commands.reproduce,
+        "commands:reproduce",
         resumes=True,
     )
     what, how = reproduce.what, reproduce.how
@@ -205,9 +208,8 @@ def _add_reproduce(subcommands: Commands) -> None:
     what.takes("--train-examples", "N", smoke, type=options.positive)
     adapter = "an adapter in PEFT's format for rows that start from another task's run; not comparable"
     what.takes("--start-from", "FOLDER", adapter)
-    how.flag(
-        "--plan", "show every run with its recipe, counts and memory; train nothing, download nothing of the table"
-    )
+    plan = "show every run with its recipe, counts and memory; train nothing, download nothing of the table"
+    how.flag("--plan", plan)
     how.takes("--device", "CARD", "with --plan: say whether each run fits a GPU")
     options.prepare_option(reproduce)
     _running_options(reproduce)
@@ -217,7 +219,7 @@ def _add_reproduce(subcommands: Commands) -> None:
         "published [TABLE]",
         "list the published tables, or the cells of one",
         "lora-bench published lora-table2",
-        reading_commands.published,
+        "reading_commands:published",
     )
     published.what.takes("table", "TABLE", "a table by name (default: list all)", nargs="?")
 
@@ -228,7 +230,7 @@ def _add_report(subcommands: Commands) -> None:
         "report RUNS",
         "write the report of records: Markdown with figures, and one HTML page",
         "lora-bench report runs/quickstart",
-        reading_commands.report,
+        "reading_commands:report",
     )
     what, output = report.what, report.output
     what.takes("runs", "RUNS", "folder of runs, a baseline, or the baselines folder", type=options.records_at)
@@ -248,7 +250,7 @@ def _add_pool(subcommands: Commands) -> None:
         "pool FOLDERS...",
         "analyse the records of several suites as one: pairs of methods over tasks and base models",
         "lora-bench pool runs/tickets runs/reviews --out pool.md",
-        reading_commands.pool,
+        "reading_commands:pool",
     )
     folders = "folders of runs, baselines, or a folder of these"
     pool.what.takes("folders", "FOLDERS", folders, nargs="+", type=options.records_at)
@@ -261,7 +263,7 @@ def _add_listings(subcommands: Commands) -> None:
         "list WHAT [MODEL]",
         "list the methods, models, tasks or suites that have a name, or the parts of a base model",
         "lora-bench list methods",
-        reading_commands.list_names,
+        "reading_commands:list_names",
     )
     lists = ["methods", "models", "tasks", "suites", "family"]
     of_names = "methods, models, tasks or suites; or family, with a MODEL, for the names of its parts"
@@ -275,7 +277,7 @@ def _add_listings(subcommands: Commands) -> None:
         "schema WHAT",
         "print the JSON Schema of a file that lora-bench reads or writes",
         "lora-bench schema suite",
-        reading_commands.print_schema,
+        "reading_commands:print_schema",
     )
     schemas = ["suite", "probe-suite", "record", "probe", "task", "night", "answer"]
     schema.what.takes("what", "WHAT", ", ".join(schemas), choices=schemas)

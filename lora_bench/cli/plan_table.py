@@ -1,7 +1,5 @@
 """A plan for the terminal: the data, a row for each task, base model and method, then the totals; or all of it as JSON."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -11,21 +9,22 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from lora_bench.cli.data_table import data_parts
 from lora_bench.errors import LoraBenchError
 from lora_bench.execute.progress import duration
 from lora_bench.methods import known_methods
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.cost_estimate import CostEstimate, default_workers
+from lora_bench.plan.describe_data import SAMPLE, DataFacts, SplitFacts
 from lora_bench.plan.make_plan import Plan
 from lora_bench.records.budget import amount_of
-from lora_bench.records.spec import PlannedSpec, PlannedTraining
+from lora_bench.records.spec import PlannedSpec
 from lora_bench.report.text import learning_rate, plural
 from lora_bench.suite.consent import suite_code
 from lora_bench.training.measure.step_costs import card_bytes, needed_bytes, predicted_step
 
 # Columns that narrow terminals go without.
 WIDE_ONLY = ("head", "trained", "stored")
+SHOWN_CLASSES = 8
 
 
 def plan_tables(plan: Plan, card: str | None = None, *, narrow: bool = False) -> list[Table | Text]:
@@ -55,8 +54,86 @@ def plan_tables(plan: Plan, card: str | None = None, *, narrow: bool = False) ->
     return parts
 
 
+def data_parts(facts: DataFacts) -> list[Table | Text]:
+    """Two tables of a task's data, one of its examples and one of their lengths, and notes on them."""
+    return [_examples(facts), _lengths(facts), *(Text(line, style="dim") for line in _notes(facts))]
+
+
+def _titled(title: str) -> Table:
+    return Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def _examples(facts: DataFacts) -> Table:
+    table = _titled(f"{facts.task}: data")
+    table.add_column("split", no_wrap=True)
+    table.add_column("examples", justify="right", no_wrap=True)
+    table.add_column("labels", overflow="fold")
+    for header in ("repeats", "in train"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for name, split in facts.splits.items():
+        in_train = f"{split.shared['train']:,}" if "train" in split.shared else "–"
+        table.add_row(Text(name), f"{split.examples:,}", Text(_labels(split)), f"{split.repeated:,}", in_train)
+    return table
+
+
+def _lengths(facts: DataFacts) -> Table:
+    table = _titled(f"{facts.task}: lengths in tokens")
+    table.add_column("base model", overflow="fold")
+    table.add_column("split", no_wrap=True)
+    for header in ("median", "longest", "cut"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for lengths in facts.lengths:
+        who = ", ".join(lengths.models)
+        for name, split in lengths.splits.items():
+            cut = f"{_share(split.cut_share)} at {lengths.max_length}"
+            table.add_row(Text(who), Text(name), f"{split.median:,}", f"{split.longest:,}", cut)
+            who = ""
+    return table
+
+
+def _share(share: float) -> str:
+    return "none" if share == 0 else "<0.1%" if share < 0.001 else f"{share:.1%}"
+
+
+def _labels(split: SplitFacts) -> str:
+    if split.values is not None:
+        low, mean, high = split.values
+        return f"{low:g} to {high:g}, mean {mean:.3g}"
+    if split.majority_share is None:
+        return "texts"
+    largest = max(split.classes, key=lambda name: split.classes[name])
+    there = sum(number > 0 for number in split.classes.values())
+    return f"{there} classes, {split.majority_share:.0%} {largest}"
+
+
+def _notes(facts: DataFacts) -> list[str]:
+    train = facts.splits["train"]
+    notes = []
+    if facts.tested is not None:
+        notes.append(
+            f"splits of the first fold; all seeds together test {facts.tested:,} examples, each a fold of its own"
+        )
+    if train.classes:
+        ordered = sorted(train.classes.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{name} {number:,}" for name, number in ordered[:SHOWN_CLASSES])
+        more = f", and {len(ordered) - SHOWN_CLASSES} more" if len(ordered) > SHOWN_CLASSES else ""
+        notes.append(f"classes of train: {shown}{more}")
+    several = [f"{split.contradicting:,} of {name}" for name, split in facts.splits.items() if split.contradicting]
+    if several:
+        notes.append(f"texts that have several labels, which no model can tell apart: {', '.join(several)}")
+    sampled = dict.fromkeys(
+        name
+        for lengths in facts.lengths
+        for name, split in lengths.splits.items()
+        if split.encoded < facts.splits[name].examples
+    )
+    if sampled:
+        notes.append(f"median and cut are of {SAMPLE:,} examples drawn from {', '.join(sampled)}")
+    return notes
+
+
 def _table(plan: Plan, task: str, card: str | None, *, narrow: bool) -> Table:
-    table = Table(title=Text(f"{plan.suite.name}: {task}"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = _titled(f"{plan.suite.name}: {task}")
     table.add_column("method", no_wrap=not narrow, overflow="fold")
     memory = "memory" if card is None else f"on {card}"
     for header in ("size", "adapter", *(() if narrow else WIDE_ONLY), "rate", "done", "time", memory):
@@ -95,7 +172,6 @@ def _time(estimate: CostEstimate) -> str:
 
 
 def _rates(group: Sequence[Cell]) -> str:
-    """The learning rates of runs, in their shortest form."""
     return " ".join(dict.fromkeys(learning_rate(cell.job.spec.training.learning_rate) for cell in group))
 
 
@@ -125,7 +201,7 @@ def _fit_on(card: str, cell: Cell) -> str:
 
 def _recipes(plan: Plan) -> Table:
     """The exact recipe of each task, base model and method, where the suite has more than one."""
-    table = Table(title="recipes", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = _titled("recipes")
     for header in ("task", "base model", "method", "rate", "work", "batch", "steps", "warm-up", "tokens", "and"):
         words = header in ("task", "base model", "method", "and")
         table.add_column(header, justify="left" if words else "right", overflow="fold" if words else "ellipsis")
@@ -138,21 +214,17 @@ def _recipes(plan: Plan) -> Table:
     for (task, model, label), group in groups.items():
         recipe, start = group[0].job.spec.training, starts.get(id(group[0]))
         found = group[0].job.spec.start
+        warmup = f"{recipe.warmup_steps:,}" if recipe.warmup_steps is not None else f"{recipe.warmup:.0%}"
         table.add_row(
             Text(task), Text(model), Text(label), _rates(group), amount_of(*recipe.target), f"{recipe.batch_size}",
-            f"{recipe.steps:,}" if recipe.steps is not None else "–", _warmup(recipe), f"{recipe.max_length}",
+            f"{recipe.steps:,}" if recipe.steps is not None else "–", warmup, f"{recipe.max_length}",
             Text(_more(group[0].job.spec, start if found is None else found.task if found.run_id else "an adapter")),
         )  # fmt: skip
     return table
 
 
 def _whole(cells: Sequence[Cell]) -> list[Cell]:
-    """Select the cells that have all of the work."""
     return [cell for cell in cells if not cell.short]
-
-
-def _warmup(recipe: PlannedTraining) -> str:
-    return f"{recipe.warmup_steps:,}" if recipe.warmup_steps is not None else f"{recipe.warmup:.0%}"
 
 
 def _more(spec: PlannedSpec, start: str | None) -> str:
@@ -188,7 +260,6 @@ def _more(spec: PlannedSpec, start: str | None) -> str:
 
 
 def _reasons(plan: Plan) -> list[Text]:
-    """The reasons that some pairs cannot run, each once."""
     reasons = {
         f"{cell.job.spec.method.label} on {cell.job.spec.model.shown}: {cell.reason}": None
         for cell in plan.cells

@@ -1,30 +1,38 @@
 """The commands that show what is there: reports of records, published tables, names and schemas.
 
-Nothing heavy is imported before a command needs it.
+What a report does without is imported only where it is shown.
 """
 
-from __future__ import annotations
-
 import argparse
+import json
 import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lora_bench.cli.commands import DIFFERS, DONE, terminal
+from pydantic import BaseModel
+
+from lora_bench.cli.help import DIFFERS, DONE
 from lora_bench.errors import LoraBenchError
+from lora_bench.exchange import data_files
+from lora_bench.records.layout import PROBES_FILE, RUNS_FILE
+from lora_bench.records.probe_record import ProbeRecord
+from lora_bench.records.probe_store import has_probes, probe_files, read_probes
+from lora_bench.records.record import Record
+from lora_bench.records.store import answers_in, has_records, read_records, record_files
+from lora_bench.records.suite_about import about_in
+from lora_bench.records.weight_analysis import read_analysis
+from lora_bench.report import Report, check_report, write_report
+from lora_bench.report.blocks import Block
+from lora_bench.report.index_page import write_index
+from lora_bench.report.model.pool import pool as pooled
+from lora_bench.report.model.report import TextsOf, no_data, no_texts
+from lora_bench.report.sections.pool_page import pool_page
+from lora_bench.util.atomic_files import write_atomic
 from lora_bench.util.redaction import message
 from lora_bench.util.signals import Stopped
-
-if TYPE_CHECKING:
-    from lora_bench.records.record import Record
-    from lora_bench.report import Report
-    from lora_bench.report.blocks import Block
-    from lora_bench.report.model.report import TextsOf
-
 
 # Seconds between two looks at a folder that is watched, and between two loads of its page.
 WATCH_SECONDS = 10
@@ -59,10 +67,6 @@ def report(arguments: argparse.Namespace) -> int:
 
 def _versions(folder: Path) -> dict[Path, tuple[int, int]]:
     """Return the inode and size of each file of records and probes in a folder; a file written anew has another inode."""
-    from lora_bench.records.layout import PROBES_FILE, RUNS_FILE
-    from lora_bench.records.probe_store import probe_files
-    from lora_bench.records.store import record_files
-
     found: dict[Path, tuple[int, int]] = {}
     for source in _suites_in(folder).values():
         whole = [file for file in (source / RUNS_FILE, source / PROBES_FILE) if file.is_file()]
@@ -73,15 +77,6 @@ def _versions(folder: Path) -> dict[Path, tuple[int, int]]:
 
 
 def _write_reports(arguments: argparse.Namespace, reload_seconds: int = 0) -> int:
-    from lora_bench.exchange import data_files
-    from lora_bench.records.probe_store import read_probes
-    from lora_bench.records.store import answers_in, has_records, read_records
-    from lora_bench.records.suite_about import about_in
-    from lora_bench.records.weight_analysis import read_analysis
-    from lora_bench.report import Report, check_report, write_report
-    from lora_bench.report.index_page import write_index
-    from lora_bench.report.model.report import no_data, no_texts
-
     folder: Path = arguments.runs
     sources = _suites_in(folder)
     several = folder not in sources.values()
@@ -126,9 +121,6 @@ def _write_reports(arguments: argparse.Namespace, reload_seconds: int = 0) -> in
 
 def _suites_in(folder: Path) -> dict[str, Path]:
     """Return the folders of suites by name: those inside, such as of the baselines folder, where it has no records itself."""
-    from lora_bench.records.probe_store import has_probes
-    from lora_bench.records.store import has_records
-
     found: dict[str, Path] = {}
     if folder.is_dir() and not (has_records(folder) or has_probes(folder)):
         found = {path.name: path for path in sorted(folder.iterdir()) if has_records(path) or has_probes(path)}
@@ -138,13 +130,6 @@ def _suites_in(folder: Path) -> dict[str, Path]:
 
 def pool(arguments: argparse.Namespace) -> int:
     """Analyse the records of several suites as one, and print the page or write it."""
-    from lora_bench.records.probe_store import has_probes
-    from lora_bench.records.store import answers_in, has_records, read_records
-    from lora_bench.report import Report
-    from lora_bench.report.model.pool import pool
-    from lora_bench.report.sections.pool_page import pool_page
-    from lora_bench.util.atomic_files import write_atomic
-
     sources: dict[str, Path] = {}
     for folder in arguments.folders:
         for name, source in _suites_in(folder).items():
@@ -154,7 +139,7 @@ def pool(arguments: argparse.Namespace) -> int:
     for name, source in sources.items():
         records = read_records(source) if has_records(source) or not has_probes(source) else []
         suites.append(Report(records, name=name, answers=answers_in(source, records)))
-    page = pool_page(pool(suites), "lora-bench pool " + " ".join(map(shlex.quote, map(str, arguments.folders))))
+    page = pool_page(pooled(suites), "lora-bench pool " + " ".join(map(shlex.quote, map(str, arguments.folders))))
     if arguments.out is None:
         print(page, end="")
     else:
@@ -165,8 +150,6 @@ def pool(arguments: argparse.Namespace) -> int:
 
 def _texts(suite: str | None) -> TextsOf:
     """Return what gives the texts of a suite's test items, where they may be shown."""
-    from lora_bench.report.model.report import no_texts
-
     if suite is None:
         return no_texts
     from lora_bench.plan.item_texts import item_texts
@@ -187,6 +170,7 @@ def _published_sections(arguments: argparse.Namespace, source: Path, records: Se
 
 def published(arguments: argparse.Namespace) -> int:
     """List the published tables that are known, or the cells of one."""
+    from lora_bench.cli.commands import terminal
     from lora_bench.published import load_table
     from lora_bench.published.table_terminal import cells_listing, tables_listing
 
@@ -197,6 +181,7 @@ def published(arguments: argparse.Namespace) -> int:
 
 def list_names(arguments: argparse.Namespace) -> int:
     """List the names that a suite can use."""
+    from lora_bench.cli.commands import terminal
     from lora_bench.cli.listing import family_listing, family_yaml, listing
 
     console = terminal()
@@ -213,13 +198,7 @@ def list_names(arguments: argparse.Namespace) -> int:
 
 def print_schema(arguments: argparse.Namespace) -> int:
     """Print the JSON Schema of a suite, a task, a record or a file of the gate."""
-    import json
-
-    from pydantic import BaseModel
-
     from lora_bench.gate import Answer, Night
-    from lora_bench.records.probe_record import ProbeRecord
-    from lora_bench.records.record import Record
     from lora_bench.suite.probe_suite import ProbeFile
     from lora_bench.suite.schema import SuiteFile
     from lora_bench.tasks import Task

@@ -1,12 +1,13 @@
-"""Options that several commands share, and the values that options take."""
-
-from __future__ import annotations
+"""Options that several commands share, the values that options take, and where baselines are."""
 
 import argparse
+import os
 from pathlib import Path
 
 from lora_bench.cli.help import Group, Groups
+from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.records.layout import PROBES_FILE, RUNS_FILE
+from lora_bench.util.paths import folders
 
 MOST_MINUTES = 1e6
 
@@ -15,6 +16,34 @@ def records_at(text: str) -> Path:
     """Return the folder of records that a user named: by its path, or by that of the file that holds them."""
     path = Path(text)
     return path.parent if path.name in (RUNS_FILE, PROBES_FILE) and path.is_file() else path
+
+
+def known_baselines() -> dict[str, Path]:
+    """Return the folder of each baseline by its name: those of the working folder before those of the package."""
+    return {path.name: path for folder in reversed(folders("baselines")) for path in folder.iterdir() if path.is_dir()}
+
+
+def baseline_folder(name: str, *, may_begin: bool = False) -> Path:
+    """Find the folder of a baseline: in the working folder, in the package, or at a path.
+
+    With *may_begin*, a name that is like no other is that of a baseline without a night yet.
+
+    Raises:
+        LoraBenchError: If there is no baseline of that name.
+    """
+    if os.sep in name or "/" in name:
+        if Path(name).is_dir():
+            return Path(name)
+        raise LoraBenchError(f"there is no baseline at {name}")
+    known = known_baselines()
+    if name not in known and may_begin and not did_you_mean(name, known):
+        return Path("baselines") / name
+    if name not in known:
+        raise LoraBenchError(
+            f"there is no baseline {name!r}{did_you_mean(name, known)}; "
+            f"`lora-bench baseline accept RUNS --name {name} --reason TEXT` begins one"
+        )
+    return known[name]
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -125,12 +154,8 @@ def how_options(groups: Groups) -> None:
     """Add the ways to train."""
     how = groups.how
     how.flag("--retry", "also repeat runs that failed, timed out or ran out of memory")
-    how.takes(
-        "--timeout",
-        "SECONDS",
-        "end a run that makes no progress for SECONDS; 0: never (default: the run's estimated time, at least 1800)",
-        type=count,
-    )
+    stalls = "end a run that makes no progress for SECONDS; 0: never (default: the run's estimated time, at least 1800)"
+    how.takes("--timeout", "SECONDS", stalls, type=count)
     together = "train every run alone (default: runs that can share a base model take their steps together)"
     how.switch("--no-pack", "pack", together)
     positions = "compute all relative positions at every step (default: only those within the inputs' length)"

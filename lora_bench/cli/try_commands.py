@@ -1,23 +1,27 @@
 """The commands that begin with a table: `try` compares methods and trains the chosen one, `init` writes the suite alone."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from lora_bench.cli import shared_options as options
-from lora_bench.cli.commands import SOME_FAILED
-from lora_bench.cli.help import Commands, Groups, add_command
+from lora_bench.cli.commands import terminal
+from lora_bench.cli.help import DONE, SOME_FAILED
+from lora_bench.cli.result_options import Parse
 from lora_bench.errors import LoraBenchError
+from lora_bench.execute.final_model import train_final
+from lora_bench.execute.progress import display
+from lora_bench.kinds import find_kind
+from lora_bench.kinds.support.table_view import LookOptions
+from lora_bench.plan.fit_minutes import DEFAULT_MODEL, TIMES_DRAFT, draft_suite
+from lora_bench.records.store import read_records, record_files
+from lora_bench.suite.from_table import name_of, refuse_another
+from lora_bench.tasks.look import look
+from lora_bench.util.atomic_files import write_atomic
 from lora_bench.util.redaction import message
-
-Parse = Callable[[Sequence[str]], argparse.Namespace]
 
 DEFAULT_MINUTES = 10.0
 # Fewer minutes leave no run. Of a suite that is there already, so much of the time is kept for the run on all rows.
@@ -26,63 +30,11 @@ LEAST_MINUTES, FINAL_SHARE = 0.05, 0.2
 WRITER = "gpt2-mini"
 
 
-def add_try(commands: Commands, parse: Parse) -> None:
-    """Add the commands; *parse* reads a whole command line, as `try` ends in the commands that a user would give next."""
-    tries = add_command(
-        commands,
-        "try TABLE",
-        "compare methods on your own table for --minutes, name the one to take, and train it on nearly all rows",
-        "lora-bench try tickets.csv --text subject --label queue --minutes 10",
-        _try,
-        parse=parse,
-        resumes=True,
-    )
-    _options(tries)
-    options.runs_option(tries)
-    tries.how.switch("--no-final", "final", "do not train the chosen method on all rows (default: into ./NAME-model)")
-    tries.how.flag("--dry-run", "write the suite and show its plan; train nothing")
-    options.quiet_option(tries, "failures and the answer only")
-
-    init = add_command(
-        commands,
-        "init TABLE",
-        "write the suite that `try` would run on a table, with comments, and train nothing",
-        "lora-bench init tickets.csv --text subject --label queue",
-        _init,
-    )
-    _options(init)
-
-
-def _options(groups: Groups) -> None:
-    what = groups.what
-    what.takes("table", "TABLE", "CSV, TSV, JSONL or Parquet file, one example a row", type=Path)
-    what.takes("--text", "COLUMN", "column of the text (default: guessed)")
-    what.takes("--text-pair", "COLUMN", "column of a second text, for pairs")
-    what.takes("--label", "COLUMN", "column of what to predict, or columns of 0 and 1: A,B,C (default: guessed)")
-    what.takes("--kind", "KIND", "kind of task, such as regression or tokens (default: guessed)")
-    what.takes("--metric", "METRIC", "metric to compare by, such as macro_f1 (default: guessed)")
-    what.takes("--valid", "FILE", "file of the selection rows (default: a share of the table)", type=Path)
-    what.takes("--test", "FILE", "file of the test rows (default: a share of the table)", type=Path)
-    what.takes("--split", "COLUMN", "column that says which rows are train, valid and test")
-    what.takes("--group", "COLUMN", "keep rows with equal values of this column in one split, such as a customer's")
-    what.takes("--time", "COLUMN", "column of dates or numbers: test on the last rows")
-    what.takes("--model", "MODEL", "base model (default: minilm-l6-roberta, which needs no hub)")
-    minutes = "minutes that all of it may take (default: 10)"
-    groups.how.takes("--minutes", "N", minutes, type=options.minutes)
-
-
 def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
     """Inspect the table, print the findings, and write the suite, or use one that is there *again*.
 
     Return its file, and the seconds that the training of the chosen method on all rows is likely to take.
     """
-    from lora_bench.kinds import find_kind
-    from lora_bench.kinds.support.table_view import LookOptions
-    from lora_bench.plan.fit_minutes import DEFAULT_MODEL, draft_suite
-    from lora_bench.suite.from_table import name_of, refuse_another
-    from lora_bench.tasks.look import look
-    from lora_bench.util.atomic_files import write_atomic
-
     file = Path(f"{name_of(arguments.table.name)}.yaml")
     if again and file.exists():
         refuse_another(file, arguments.table, _given(arguments))
@@ -110,25 +62,22 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
 def _given(arguments: argparse.Namespace) -> dict[str, str | None]:
     """Return what the command line says of the suite beside the table, by option."""
     minutes = None if arguments.minutes is None else f"{arguments.minutes:g}"
-    named = {
-        name: getattr(arguments, name)
-        for name in ("text", "text_pair", "label", "kind", "metric", "split", "group", "time")
-    }
-    files = {name: getattr(arguments, name) for name in ("valid", "test")}
-    named |= {name: path if path is None else os.path.relpath(path) for name, path in files.items()}
+    names = ("text", "text_pair", "label", "kind", "metric", "split", "group", "time")
+    named = {name: getattr(arguments, name) for name in names}
+    named |= {name: path and os.path.relpath(path) for name in ("valid", "test") for path in [getattr(arguments, name)]}
     given: dict[str, str | None] = {f"--{name.replace('_', '-')}": value for name, value in named.items()}
     return {**given, "--model": arguments.model, "--minutes": minutes}
 
 
-def _init(arguments: argparse.Namespace) -> int:
+def init(arguments: argparse.Namespace) -> int:
+    """Write the suite of a table."""
     file, _ = _write(arguments, again=False)
     print(f"next: lora-bench plan {shlex.quote(str(file))}, then lora-bench run {shlex.quote(str(file))}")
-    return 0
+    return DONE
 
 
-def _try(arguments: argparse.Namespace) -> int:
-    from lora_bench.plan.fit_minutes import TIMES_DRAFT
-
+def try_methods(arguments: argparse.Namespace) -> int:
+    """Compare methods on a table, and train the chosen one."""
     begun = time.monotonic()
     file, final_seconds = _write(arguments, again=True)
     runs = ["--runs", str(arguments.runs)]
@@ -153,19 +102,12 @@ def _try(arguments: argparse.Namespace) -> int:
 
 
 def _has_a_score(runs: Path) -> bool:
-    """Return True if a run on the test split has a score."""
-    from lora_bench.records.store import read_records, record_files
-
     records = read_records(runs) if record_files(runs) else []
     return any(record.score is not None and record.spec.score_on == "test" for record in records)
 
 
 def _final(arguments: argparse.Namespace, file: Path) -> int:
     """Train the chosen method on nearly all rows, and say where its model is."""
-    from lora_bench.cli.commands import terminal
-    from lora_bench.execute.final_model import train_final
-    from lora_bench.execute.progress import display
-
     out = Path(f"{file.stem}-model")
     try:
         with display(terminal(), quiet=arguments.quiet) as screen:
@@ -176,11 +118,10 @@ def _final(arguments: argparse.Namespace, file: Path) -> int:
         made = str(error)
     print(message(made))
     print(f"to answer new rows: lora-bench predict {shlex.quote(str(out))} new.csv")
-    return 0
+    return DONE
 
 
 def _do(parse: Parse, words: list[str]) -> int:
-    """Do another command, as if it had been typed."""
     asked = parse(words)
     sys.stdout.flush()
     return int(asked.command(asked))

@@ -151,7 +151,7 @@ def _suite_of(content: Prepared, folder: Path) -> Suite:
             asked = asked.model_copy(update={"model": str(_place(folder, asked.model))})
         if asked.start_from is not None:
             asked = asked.model_copy(update={"start_from": str(_place(folder, asked.start_from))})
-        return reproduction(**dict(asked)).suite
+        return reproduction(**dict(asked))
     if content.file is None:
         assert content.suite is not None, "one of the three is given"
         return load_suite(content.suite)

@@ -1,16 +1,12 @@
 """Accept a night into a baseline, and show the accepted nights."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 
 from lora_bench.errors import LoraBenchError, did_you_mean, unknown
-from lora_bench.gate.environment_changes import environment_changes
 from lora_bench.gate.exact import COUNTS
-from lora_bench.gate.night_answer import Answer, Finding, SeriesAnswer
-from lora_bench.gate.past import mean_of, shown_move
-from lora_bench.gate.rules import declared
+from lora_bench.gate.night_answer import Answer, Finding, SeriesAnswer, environment_changes
+from lora_bench.gate.past import declared, mean_of, shown_move
 from lora_bench.gate.series import ID_LENGTH, Night, NightCell, changed_conditions, with_name
 from lora_bench.report.text import count, plain, plural
 
@@ -51,10 +47,14 @@ def accepted_night(
     if why is not None:
         change = [judged.series for judged in changed]
     acknowledged = known if ALL in change else [series for series in known if series in change]
-    _refuse(tonight, [judged for judged in changed if judged.series not in acknowledged])
+    if refused := [_said(judged) for judged in changed if judged.series not in acknowledged]:
+        lines = "\n".join(f"  {line}" for line in refused)
+        raise LoraBenchError(
+            f"{plural(len(refused), 'change')} of {tonight.label} would become what later nights are held against:\n"
+            f'{lines}\nacknowledge them with --change "why", or one by one with --change SERIES,...'
+        )
     # Other rules leave the scores comparable: the history goes on.
     kept = {judged.series for judged in changed if all(finding.kind == "rules" for finding in open_findings(judged))}
-    cells = declared({str(number): cell for number, cell in enumerate(tonight.cells)}, margin)
     return tonight.model_copy(
         update={
             "number": max((night.number or 0 for night in nights), default=0) + 1,
@@ -67,7 +67,7 @@ def accepted_night(
                 for judged in answer.series
                 if any(finding.status == "flaky" for finding in judged.findings)
             ),
-            "cells": tuple(cells.values()),
+            "cells": tuple(declared(cell, margin) for cell in tonight.cells),
         }
     )
 
@@ -93,17 +93,7 @@ def open_findings(of: SeriesAnswer) -> list[Finding]:
     return [each for each in of.findings if each.suspect or (each.status in statuses and each.kind != "history")]
 
 
-def _refuse(tonight: Night, unacknowledged: Sequence[SeriesAnswer]) -> None:
-    if unacknowledged:
-        lines = "\n".join(f"  {_said(series)}" for series in unacknowledged)
-        raise LoraBenchError(
-            f"{plural(len(unacknowledged), 'change')} of {tonight.label} would become what later nights are held against:\n"
-            f'{lines}\nacknowledge them with --change "why", or one by one with --change SERIES,...'
-        )
-
-
 def _said(series: SeriesAnswer) -> str:
-    """Describe a changed series in one line."""
     texts = dict.fromkeys(plain(finding.text) for finding in open_findings(series))
     return f"{series.series} {plain(' · '.join(series.name.words))}: {'; '.join(texts)}"
 

@@ -7,32 +7,31 @@ counts where it is shown and beyond the margin; a pass takes that a loss of the 
 scores are the same. `stats.pooled` has both rules' spread.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lora_bench.gate.environment_changes import environment_changes
+from lora_bench.errors import LoraBenchError
 from lora_bench.gate.exact import exact_findings
 from lora_bench.gate.judge import with_missing
 from lora_bench.gate.night_answer import (
-    EXIT_CODES,
     STATUSES,
     Answer,
     Finding,
     SeriesAnswer,
     Status,
-    facts_of,
-    verdict_of,
-    worst_status,
+    answer_of,
+    answer_on,
+    environment_changes,
 )
 from lora_bench.gate.past import mean_of
 from lora_bench.gate.read_night import night_of
 from lora_bench.gate.series import Night, NightCell, changed_conditions, with_name
 from lora_bench.records.analysis import Analysis
+from lora_bench.records.record import Record
 from lora_bench.report import text
 from lora_bench.report.model.overview import unless_words
+from lora_bench.report.model.seed_scores import no_answers
 from lora_bench.report.sections.compare_runs import FEWEST_OF_A_CHANGE, Pair, RunSet, hold_against
 from lora_bench.stats.apart import unseen
 from lora_bench.stats.pooled import chance_to_pass, pools, pools_of, seeds_to_pass
@@ -96,11 +95,8 @@ def judge_against(
         for series, cell in is_now.by_series().items()
         if cell.name.learning_rate is None
     ]
-    answers = sorted(with_missing(answers, is_now, was), key=lambda one: STATUSES.index(one.status))
-    verdict = verdict_of(tuple(answers))
-    answer = Answer(
-        verdict=verdict,
-        exit_code=EXIT_CODES[verdict],
+    answer = answer_of(
+        sorted(with_missing(answers, is_now, was), key=lambda one: STATUSES.index(one.status)),
         suite=is_now.suite,
         baseline=before.name,
         label=now.name,
@@ -108,9 +104,36 @@ def judge_against(
         last=before.name,
         plan=plan.text,
         environment_changes=tuple(environment_changes(was, is_now)),
-        series=tuple(answers),
     )
     return Against(answer, pairs, plan.seeds if plan.chance < POWER else None)
+
+
+def runs_of_night(night: Night, name: str, now: Sequence[Record]) -> RunSet:
+    """Return the night's runs as records, to hold other runs against: a night keeps scores, margins and counts, and no records.
+
+    A run's id is the hash of its spec, so the record of the same id in *now* has the rest. Runs that *now* lacks or that ended
+    otherwise are left out here; the night itself has them. So are scores that new seeds did not confirm.
+
+    Raises:
+        LoraBenchError: If no run is in both.
+    """
+    sound = [cell for series, cell in night.by_series().items() if series not in night.flaky]
+    scores = {run.run_id: run.score for cell in sound for run in cell.runs}
+    margins = {cell.name.task: cell.margin for cell in night.cells if cell.name.task and cell.margin}
+    rules = Analysis(reference=name, margin=margins)
+    records = [
+        record.model_copy(update={"scores": {metric: score}, "analysis": rules})
+        for record in now
+        if (score := scores.get(record.run_id)) is not None
+        and record.status == "ok"
+        and (metric := record.spec.task.metric)
+    ]
+    if not records:
+        raise LoraBenchError(
+            f"no run is in both: {night.label} of {name} is a night of the suite {night.suite}, "
+            "and other settings, data or seeds are other runs"
+        )
+    return RunSet(name, records, no_answers)
 
 
 @dataclass(frozen=True)
@@ -178,11 +201,10 @@ def _answer(series: str, cell: NightCell, pair: Pair | None, sets: _Sets) -> Ser
     elif not old:
         new = "new: the other runs lack it, so nothing was compared"
         findings.append(Finding(kind="difference", status="undecided", text=new))
-    return SeriesAnswer(
-        **facts_of(cell),
-        series=series,
-        status=worst_status(findings),
-        findings=tuple(findings),
+    return answer_on(
+        cell,
+        series,
+        findings,
         observed=mean_of(cell),
         expected=mean_of(old[0]) if old else None,
         margin=pair.verdict.margin if pair is not None else cell.margin,
@@ -198,7 +220,6 @@ def _label(name: str) -> str:
 
 
 def _diverged(cell: NightCell, old: Sequence[NightCell]) -> list[Finding]:
-    """The seeds that diverge now and had a score before."""
     scored = {run.seed: run.score for one in old for run in one.runs if run.score is not None}
     return [
         Finding(

@@ -1,7 +1,5 @@
 """An answer on two sets of runs as Markdown, short enough for a comment on a pull request."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lora_bench.gate.against import Against

@@ -4,8 +4,6 @@ A person accepts a night with a reason, or a workflow does after the gate passed
 Nights are ordered by their number, not by a clock; labels order nights that were accepted at the same time.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Sequence
@@ -24,11 +22,6 @@ MAX_BYTES = 50_000_000
 CONFIRMATION = "-confirm"
 
 
-def night_files(baseline: Path) -> list[Path]:
-    """Return the files of the accepted nights."""
-    return sorted((baseline / NIGHTS).glob("*.json"))
-
-
 def read_nights(baseline: Path) -> list[Night]:
     """Return the accepted nights of a baseline, in order of number and then label.
 
@@ -39,7 +32,7 @@ def read_nights(baseline: Path) -> list[Night]:
     """
     nights: list[Night] = []
     faults: list[Fault] = []
-    for file in night_files(baseline):
+    for file in sorted((baseline / NIGHTS).glob("*.json")):
         try:
             nights.append(_read(file))
         except BadInput as error:

@@ -4,12 +4,10 @@ Every try runs the failing cell with the night's own seeds and compares it with 
 environment differs. An environment that cannot be built, or in which the cell gives no answer, is skipped.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,10 +39,6 @@ class Candidates:
 
     package: str | None
     names: tuple[str, ...]
-
-    def requirement(self, name: str) -> str | None:
-        """Return the requirement for pip, or None if a checkout is installed."""
-        return None if self.package is None else f"{self.package}=={name}"
 
 
 def candidates(range_text: str, folder: Path) -> Candidates:
@@ -155,13 +149,11 @@ def failing_cell(answer: Answer, series: str | None) -> SeriesAnswer:
     Raises:
         LoraBenchError: If there is no such series, or nothing is wrong with it.
     """
-    failing = [series_answer for series_answer in answer.series if _wrong(series_answer)]
-    if series is not None:
-        failing = [series_answer for series_answer in failing if series_answer.series == series]
-        if not failing:
-            raise LoraBenchError(
-                f"nothing is wrong with a series {series!r} in {answer.label}; `lora-bench check` lists them"
-            )
+    failing = [one for one in answer.series if _wrong(one) and series in (None, one.series)]
+    if not failing and series is not None:
+        raise LoraBenchError(
+            f"nothing is wrong with a series {series!r} in {answer.label}; `lora-bench check` lists them"
+        )
     if not failing:
         raise LoraBenchError(f"nothing is wrong in {answer.label}, so there is nothing to search for")
     if not failing[0].run_ids:
@@ -195,10 +187,10 @@ def tried(series: SeriesAnswer | None, looked_for: SeriesAnswer) -> Tried:
     return "skip" if wrong or undecided or series.observed is None else "good"
 
 
-def found_lines(ends: Found, of: Candidates, results: Sequence[str] = ()) -> list[str]:
+def found_lines(ends: Found, of: Candidates) -> list[str]:
     """Describe the result of a search for a terminal."""
     what = f"{of.package} " if of.package is not None else "commit "
-    lines = [*results, f"last good: {what}{of.names[ends.good]}", f"first bad: {what}{of.names[ends.bad]}"]
+    lines = [f"last good: {what}{of.names[ends.good]}", f"first bad: {what}{of.names[ends.bad]}"]
     if ends.skipped:
         names = ", ".join(of.names[index] for index in ends.skipped)
         lines.append(f"could not be tried, so the first bad one may be among them: {names}")

@@ -4,8 +4,6 @@ Counts do not depend on the machine, so they are compared with the last accepted
 only within a series, with the greatest value of its accepted nights.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 

@@ -1,8 +1,7 @@
 """Render an answer: Markdown for a step summary, worst first and within GitHub's limit, and lines for a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from itertools import chain
 
 from lora_bench.gate.night_answer import SAID, STATUSES, Answer, SeriesAnswer, Status
 from lora_bench.report.text import MISSING, code, fenced, inert, plain, plural, score, table
@@ -12,14 +11,7 @@ MAX_BYTES = 1_000_000
 BARS = "▁▂▃▄▅▆▇█"
 MOST_NIGHTS_DRAWN = 20
 
-STATUS_SAID: dict[Status, str] = {
-    "regression": "regression",
-    "failed": "failed",
-    "undecided": "cannot decide",
-    "flaky": "flaky",
-    "improved": "improved",
-    "pass": "pass",
-}
+STATUS_SAID: dict[Status, str] = {**{status: status for status in STATUSES}, "undecided": "cannot decide"}
 COLUMNS = ("series", "status", "tonight", "expected", "bound", "margin", "nights", "course")
 
 
@@ -67,23 +59,10 @@ def summary_lines(answer: Answer, limit: int = MAX_BYTES) -> list[str]:
     head = [f"# {inert(answer.baseline)}: {SAID[answer.verdict]}", "", f"{inert(headline(answer))}.", "", *changes]
     header = table(COLUMNS, [], numbers_from=2)
     details = {series.series: _details(series) for series in answer.series if series.findings}
-    room = limit - _bytes([*head, *header]) - 1_000  # room for the line on the rest
-    rows: list[str] = []
-    for series in answer.series:
-        row = table(COLUMNS, [_row(series)], numbers_from=2)[-1]
-        if _bytes([row]) > room:
-            break
-        room -= _bytes([row])
-        rows.append(row)
-    sections: list[str] = []
-    told = 0
-    for series in answer.series[: len(rows)]:
-        section = details.get(series.series, [])
-        if _bytes(section) > room:
-            break
-        room -= _bytes(section)
-        sections += section
-        told += bool(section)
+    rows = [table(COLUMNS, [_row(series)], numbers_from=2)[-1:] for series in answer.series]
+    rows, room = _fitting(rows, limit - _bytes([*head, *header]) - 1_000)  # room for the line on the rest
+    sections, _ = _fitting([details.get(series.series, []) for series in answer.series[: len(rows)]], room)
+    told = sum(map(bool, sections))
     rest = []
     if len(rows) < len(answer.series):
         rest.append(f"{len(answer.series) - len(rows):,} of {len(answer.series):,} series are not shown.")
@@ -92,7 +71,19 @@ def summary_lines(answer: Answer, limit: int = MAX_BYTES) -> list[str]:
     warnings = ((inert(named(series)), series.flaky_nights) for series in answer.flaky_warnings)
     flaky = [f"- {name}: flaky in {nights} of the last nights" for name, nights in warnings]
     warned = ["", "## Flaky", "", *flaky[:50]] if flaky else []
-    return [*head, *header, *rows, *(["", " ".join(rest)] if rest else []), *sections, *warned]
+    left_out = ["", " ".join(rest)] if rest else []
+    return [*head, *header, *chain(*rows), *left_out, *chain(*sections), *warned]
+
+
+def _fitting(parts: Sequence[list[str]], room: int) -> tuple[list[list[str]], int]:
+    """Return the first parts that fit into so many bytes, and the bytes that are left."""
+    taken = []
+    for part in parts:
+        if _bytes(part) > room:
+            break
+        room -= _bytes(part)
+        taken.append(part)
+    return taken, room
 
 
 def _bytes(lines: Sequence[str]) -> int:

@@ -1,16 +1,12 @@
 """The gate: compare a night with the accepted nights of a baseline, and suspect series with two further sets of seeds."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.gate.environment_changes import environment_changes
 from lora_bench.gate.exact import CRASHES, diverged_more, exact_findings, missing_cells, reasons
 from lora_bench.gate.night_answer import (
-    EXIT_CODES,
     FLAKY_NIGHTS,
     STATUSES,
     Answer,
@@ -19,12 +15,12 @@ from lora_bench.gate.night_answer import (
     Point,
     SeriesAnswer,
     Status,
-    facts_of,
-    verdict_of,
+    answer_of,
+    answer_on,
+    environment_changes,
     worst_status,
 )
-from lora_bench.gate.past import Indexed, Past, in_its_unit, indexed, mean_of, past_of, shown_move
-from lora_bench.gate.rules import under_rules
+from lora_bench.gate.past import Past, in_its_unit, indexed, mean_of, past_of, shown_move, under_rules
 from lora_bench.gate.series import Night, NightCell, changed_conditions, with_name
 from lora_bench.gate.young import young_losses
 from lora_bench.report.text import plural, score
@@ -59,35 +55,14 @@ def judge(
     Raises:
         LoraBenchError: If the night is of another suite than the baseline.
     """
-    ruled = under_rules(tonight.by_series(), accepted, margin)
-    return judge_indexed(Indexed(tonight, ruled.cells), indexed(accepted), baseline, again, rules=ruled.findings)
-
-
-def judge_indexed(
-    one: Indexed,
-    nights: Sequence[Indexed],
-    baseline: str,
-    again: Sequence[Night] = (),
-    *,
-    margin: float | None = None,
-    rules: Mapping[str, Finding] | None = None,
-) -> Answer:
-    """Compare nights whose series are indexed already; see `judge`.
-
-    The night has its cells under the rules that apply to them, and *rules* has findings on those that it declares differently,
-    by series. *margin* replaces all margins of scores, to try its effect.
-
-    Raises:
-        LoraBenchError: If the night is of another suite than the baseline.
-    """
-    tonight, cells = one.night, one.cells
-    accepted = [earlier.night for earlier in nights]
     last = accepted[-1] if accepted else None
     if last is not None and last.suite != tonight.suite:
         raise LoraBenchError(
             f"{tonight.label} is a night of the suite {tonight.suite!r}, and the baseline {baseline!r} of {last.suite!r}"
         )
-    pasts = {series: past_of(series, cell, nights, margin) for series, cell in cells.items()}
+    cells, rules = under_rules(tonight.by_series(), accepted, margin)
+    nights = indexed(accepted)
+    pasts = {series: past_of(series, cell, nights) for series, cell in cells.items()}
     means = {series: mean for series, cell in cells.items() if (mean := mean_of(cell)) is not None}
     judged = judge_night(means, {series: past.history for series, past in pasts.items()})
     sets = [night.by_series() for night in again]
@@ -102,16 +77,13 @@ def judge_indexed(
             repeated[series],
             tonight,
             accepted,
-            tuple(found[series] for found in (young, rules or {}) if series in found),
+            tuple(found[series] for found in (young, rules) if series in found),
         ).answer()
         for series, cell in cells.items()
     ]
     answers = with_missing(answers, tonight, last)
-    ordered = tuple(sorted(answers, key=lambda one: (STATUSES.index(one.status), _size(one), one.name.words)))
-    verdict = verdict_of(ordered)
-    return Answer(
-        verdict=verdict,
-        exit_code=EXIT_CODES[verdict],
+    return answer_of(
+        sorted(answers, key=lambda one: (STATUSES.index(one.status), _size(one), one.name.words)),
         suite=tonight.suite,
         baseline=baseline,
         label=tonight.label,
@@ -119,7 +91,6 @@ def judge_indexed(
         nights=len(accepted),
         last=last.label if last is not None else None,
         environment_changes=tuple(environment_changes(last, tonight)) if last is not None else (),
-        series=ordered,
     )
 
 
@@ -188,11 +159,10 @@ class _Series:
         findings = (*(findings or self._not_judged()), *self.other)
         level, mean = self.level, mean_of(self.cell)
         flaky = sum(self.series in night.flaky for night in self.accepted[-(FLAKY_NIGHTS - 1) :])
-        return SeriesAnswer(
-            **facts_of(self.cell),
-            series=self.series,
-            status=worst_status(findings),
-            findings=findings,
+        return answer_on(
+            self.cell,
+            self.series,
+            findings,
             observed=None if mean is None else self._own(mean),
             expected=None if level is None else self._own(level.expected),
             worst=None if level is None else self._own(level.worst),
@@ -202,7 +172,7 @@ class _Series:
             confirmation=tuple(score for cell in self.again for score in cell.scores) if self.again else None,
             history=tuple(
                 Point(label=label, mean=self._own(mean))
-                for label, mean in zip(self.past.labels, self.past.means, strict=True)
+                for label, mean in zip(self.past.labels, self.past.history.nights, strict=True)
             ),
             opened=opened,
             flaky_nights=flaky + any(finding.status == "flaky" for finding in findings),

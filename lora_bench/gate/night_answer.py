@@ -3,18 +3,18 @@
 Strings come from records unchanged; the code that shows them must escape them first.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, Field
 
 from lora_bench.documents import Strict
-from lora_bench.gate.series import CellName, NightCell
+from lora_bench.gate.series import CellName, Night, NightCell
 from lora_bench.records.again import again
+from lora_bench.records.record import Environment
 
 SCHEMA = 1
+PACKAGE = "package "
 
 Status = Literal["regression", "failed", "undecided", "flaky", "improved", "pass"]
 # Worst first.
@@ -178,16 +178,20 @@ class Answer(Strict):
         return [one for one in self.series if one.flaky_nights >= FLAKY_WARNING]
 
 
-def facts_of(cell: NightCell) -> dict[str, Any]:
-    """Return the fields of a series' answer that repeat tonight's cell."""
-    return {
-        "name": cell.name,
-        "higher_is_better": cell.higher_is_better,
-        "scores": tuple(cell.scores),
-        "run_ids": tuple(run.run_id for run in cell.runs),
-        "commands": tuple(dict.fromkeys(shown for run in cell.runs if (shown := again(run.command)))),
-        "seconds": sum(run.seconds for run in cell.runs if run.seconds is not None) or None,
-    }
+def answer_on(cell: NightCell, series: str, findings: Iterable[Finding], **facts: Any) -> SeriesAnswer:
+    """Return the answer on a series from tonight's cell, what was found of it, and further *facts* of the answer."""
+    return SeriesAnswer(
+        series=series,
+        name=cell.name,
+        status=worst_status(findings := tuple(findings)),
+        findings=findings,
+        higher_is_better=cell.higher_is_better,
+        scores=tuple(cell.scores),
+        run_ids=tuple(run.run_id for run in cell.runs),
+        commands=tuple(dict.fromkeys(shown for run in cell.runs if (shown := again(run.command)))),
+        seconds=sum(run.seconds for run in cell.runs if run.seconds is not None) or None,
+        **facts,
+    )
 
 
 def worst_status(findings: Iterable[Finding]) -> Status:
@@ -195,8 +199,32 @@ def worst_status(findings: Iterable[Finding]) -> Status:
     return min((finding.status for finding in findings), key=STATUSES.index, default="pass")
 
 
-def verdict_of(series: tuple[SeriesAnswer, ...]) -> Verdict:
-    """Return the verdict on a night: regressions come before failures, and failures before undecided series."""
+def answer_of(series: Sequence[SeriesAnswer], **facts: Any) -> Answer:
+    """Return the answer on a night: regressions come before failures, and failures before undecided series."""
     found = {one.status for one in series}
     verdicts: tuple[Verdict, ...] = ("regression", "failed", "undecided")
-    return next((verdict for verdict in verdicts if verdict in found), "pass" if series else "undecided")
+    verdict: Verdict = next((name for name in verdicts if name in found), "pass" if series else "undecided")
+    return Answer(verdict=verdict, exit_code=EXIT_CODES[verdict], series=tuple(series), **facts)
+
+
+def environment_changes(before: Night, after: Night) -> list[Change]:
+    """Return the differences of two environments, packages first; a night with several shows all their values."""
+    was, now = _facts(before.environments), _facts(after.environments)
+    return [
+        Change(what=what, before=was.get(what), after=now.get(what))
+        for what in sorted({*was, *now}, key=lambda what: (not what.startswith(PACKAGE), what))
+        if was.get(what) != now.get(what)
+    ]
+
+
+def _facts(environments: tuple[Environment, ...]) -> dict[str, str]:
+    """Return the values of environments by name, such as a package or the driver."""
+    found: dict[str, list[str]] = {}
+    for environment in environments:
+        content = environment.model_dump(mode="json", exclude={"packages"})
+        packages = {f"{PACKAGE}{name}": version for name, version in environment.packages.items()}
+        for what, value in {**packages, **content}.items():
+            shown = "unknown" if value is None else str(value)
+            if shown not in found.setdefault(what.replace("_", " "), []):
+                found[what.replace("_", " ")].append(shown)
+    return {what: ", ".join(sorted(values)) for what, values in found.items()}

@@ -3,8 +3,6 @@
 Each format has its own escaping rules, and every string here may come from an untrusted record.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from xml.etree import ElementTree

@@ -1,17 +1,22 @@
-"""A series' past in accepted nights: its cells since the last acknowledged change, their means, and the tests' input.
+"""A series' past in accepted nights, and the rules that they set.
+
+The past is its cells since the last acknowledged change, their means, and the tests' input.
 
 Scores that new seeds did not confirm, of a flaky night, are no part of the input: one collapsed run would widen the spread for
 twenty nights, and draw down the mean of the last five.
-"""
 
-from __future__ import annotations
+Rules are the margin and the direction of each cell. A night's own records carry its suite's declaration. If that applied, a
+suite could lower its own bar on a bad night. So the accepted nights decide, and `baseline accept` takes a different declaration
+only with `--change`.
+"""
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lora_bench.gate.series import Night, NightCell
+from lora_bench.gate.night_answer import Finding
+from lora_bench.gate.series import Night, NightCell, with_name
 from lora_bench.report.text import difference, score
 from lora_bench.stats.gate import FEWEST_NIGHTS, MOST_NIGHTS, TRAILING_NIGHTS, History
 
@@ -20,6 +25,7 @@ from lora_bench.stats.gate import FEWEST_NIGHTS, MOST_NIGHTS, TRAILING_NIGHTS, H
 DRIFT_NIGHTS = FEWEST_NIGHTS + TRAILING_NIGHTS - 1
 # The smallest plausible spread, as a share of the margin, or of the mean without a margin.
 FLOOR_SHARE, FLOOR_WITHOUT_MARGIN = 0.25, 1e-4
+STATED = "the accepted nights hold"
 
 
 @dataclass(frozen=True)
@@ -29,13 +35,11 @@ class Past:
     Args:
         cells: Cells of those nights, oldest first.
         labels: Labels of the nights whose runs all have scores, without the flaky ones.
-        means: Means of those nights.
-        history: Input of the tests.
+        history: Input of the tests, with the means of those nights.
     """
 
     cells: tuple[NightCell, ...]
     labels: tuple[str, ...]
-    means: tuple[float, ...]
     history: History
 
 
@@ -52,11 +56,8 @@ def indexed(nights: Sequence[Night]) -> list[Indexed]:
     return [Indexed(night, night.by_series()) for night in nights]
 
 
-def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: float | None) -> Past:
-    """Collect the past of a series from accepted nights, oldest first.
-
-    *cell* is tonight's, for its direction and margin. *margin* replaces one of scores; times keep theirs.
-    """
+def past_of(series: str, cell: NightCell, nights: Sequence[Indexed]) -> Past:
+    """Collect the past of a series from accepted nights, oldest first; *cell* is tonight's, for its direction and margin."""
     begin = max((index for index, one in enumerate(nights) if series in one.night.acknowledged), default=0)
     found = [(one.night, there) for one in nights[begin:] if (there := one.cells.get(series)) is not None]
     scored = [
@@ -65,7 +66,7 @@ def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: flo
         if series not in night.flaky and (mean := mean_of(one)) is not None
     ]
     means = tuple(mean for _, mean, _ in scored)
-    held = margin if margin is not None and cell.scale == "linear" else cell.margin or 0.0
+    held = cell.margin or 0.0
     level = abs(statistics.fmean(means)) if means else 1.0
     history = History(
         nights=means,
@@ -76,7 +77,7 @@ def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: flo
         seeds=tuple(scaled_scores(one) for _, _, one in scored),
         kind=cell.scale,
     )
-    return Past(tuple(one for _, one in found), tuple(label for label, *_ in scored), means, history)
+    return Past(tuple(one for _, one in found), tuple(label for label, *_ in scored), history)
 
 
 def in_its_unit(cell: NightCell, value: float) -> float:
@@ -105,3 +106,51 @@ def scaled_scores(cell: NightCell) -> tuple[float, ...]:
     if cell.scale == "linear":
         return tuple(cell.scores)
     return tuple(math.log(value) for value in cell.scores if value > 0)
+
+
+def under_rules(
+    cells: Mapping[str, NightCell], accepted: Sequence[Night], margin: float | None = None
+) -> tuple[dict[str, NightCell], dict[str, Finding]]:
+    """Return tonight's cells under the margin and direction of the accepted nights, and findings on those that declare others.
+
+    *margin* is declared for tonight in place of its suite's own, for scores. *accepted* are oldest first.
+    """
+    ruled: dict[str, NightCell] = {}
+    findings: dict[str, Finding] = {}
+    for series, cell in cells.items():
+        own = declared(cell, margin)
+        rule = _rule_of(own, accepted) or own
+        ruled[series] = own.model_copy(update={"margin": rule.margin, "higher_is_better": rule.higher_is_better})
+        if changes := _changes(rule, own):
+            text = f"other rules: {'; '.join(changes)}"
+            findings[series] = Finding(kind="rules", status="undecided", text=text)
+    return ruled, findings
+
+
+def declared(cell: NightCell, margin: float | None) -> NightCell:
+    """Return the cell with *margin* in place of its suite's; steps of probes keep theirs."""
+    return cell if margin is None or cell.scale == "log" else cell.model_copy(update={"margin": margin})
+
+
+def _rule_of(cell: NightCell, accepted: Sequence[Night]) -> NightCell | None:
+    """Return the last accepted cell of that name, or for a new name the last of its task and metric."""
+    for night in reversed(accepted):
+        if found := with_name(night, cell.name):
+            return found[0]
+    what = cell.name.task, cell.name.metric
+    cells = (other for night in reversed(accepted) for other in night.cells)
+    return next((other for other in cells if (other.name.task, other.name.metric) == what), None)
+
+
+def _changes(rule: NightCell, own: NightCell) -> list[str]:
+    changes = []
+    if own.margin != rule.margin:
+        changes.append(f"{STATED} a margin of {_margin(rule)}, tonight declares {_margin(own)}")
+    if own.higher_is_better != rule.higher_is_better:
+        better = "higher" if rule.higher_is_better else "lower"
+        changes.append(f"{STATED} {better} scores to be better, tonight declares the opposite")
+    return changes
+
+
+def _margin(cell: NightCell) -> str:
+    return "none" if cell.margin is None else f"{cell.margin:.4g}"

@@ -1,12 +1,8 @@
 """Turn the records of one series label into a night: a cell for every series, with its scores and exact counts."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from pydantic import JsonValue
 
@@ -36,26 +32,6 @@ from lora_bench.util.hashing import content_hash
 STEP_SECONDS_MARGIN = math.log(1.03)
 
 _UNDECLARED = Analysis(reference="")
-
-
-@dataclass(frozen=True)
-class _NightRow:
-    """A record of a run or a probe, as the gate reads it; `conditions` lack the number of runs."""
-
-    name: CellName
-    conditions: Conditions
-    environment: Environment | None
-    run: NightRun
-    counts: dict[str, int | None]
-    higher_is_better: bool
-    scale: Literal["linear", "log"]
-    margin: float | None
-    declares_margin: bool = True
-
-    @property
-    def cell(self) -> str:
-        """A key of the name and the conditions."""
-        return content_hash([self.name.model_dump(mode="json"), self.conditions.model_dump(mode="json")])
 
 
 def read_night(folder: Path, label: str | None = None) -> Night:
@@ -99,14 +75,15 @@ def night_of(records: Sequence[Record], label: str, probes: Sequence[ProbeRecord
     for environment in (record.environment for record in everything):
         if environment is not None and environment not in environments:
             environments.append(environment)
-    cells = [_cell_of(rows, environments) for rows in _by_series([_row_of_run(record) for record in records])]
-    measured = [_row_of_probe(probe) for probe in probes if not probe.twin]
-    cells += [_cell_of(rows, environments) for rows in _by_series(measured)]
+    cells = [_cell_of_run(record, environments) for record in records]
+    cells += [_cell_of_probe(probe, environments) for probe in probes if not probe.twin]
+    declares = {record.run_id for record in records if record.analysis is not None}
+    merged = [_merged(group, declares) for group in _by_series(cells, environments)]
     return Night(
         suite=suites[0],
         label=label,
         environments=tuple(environments),
-        cells=tuple(sorted(cells, key=lambda cell: cell.name.words)),
+        cells=tuple(sorted(merged, key=lambda cell: cell.name.words)),
     )
 
 
@@ -151,22 +128,8 @@ def _size(method: MethodSpec) -> JsonValue:
     return None if method.size is None else method.options.get(method.size)
 
 
-def _row_of_run(record: Record) -> _NightRow:
+def _cell_of_run(record: Record, environments: Sequence[Environment]) -> NightCell:
     spec, memory, weights = record.spec, record.memory, record.weights
-    conditions = Conditions(
-        size=_size(spec.method),
-        seeds=0,
-        precision=spec.training.precision,
-        threads=spec.training.threads,
-        data=spec.task.data_sha256,
-        base_model=spec.model.sha256,
-        recipe=recipe_of(spec),
-    )
-    counts = {
-        **_weights(record),
-        "checkpoint_bytes": None if weights is None else weights.stored_bytes,
-        "peak_allocated_bytes": memory.train_peak_bytes if memory is not None and memory.kind == "allocated" else None,
-    }
     run = NightRun(
         seed=spec.seed,
         run_id=record.run_id,
@@ -176,34 +139,33 @@ def _row_of_run(record: Record) -> _NightRow:
         seconds=None if record.speed is None else round(record.speed.seconds, 3),
         command=record.command,
     )
-    higher = spec.task.higher_is_better is not False
-    margin = (record.analysis or _UNDECLARED).margin_of(spec.task.name, spec.task.metric)
-    declares = record.analysis is not None
-    return _NightRow(name_of(record), conditions, record.environment, run, counts, higher, "linear", margin, declares)
+    return NightCell(
+        name=name_of(record),
+        conditions=Conditions(
+            size=_size(spec.method),
+            seeds=1,
+            precision=spec.training.precision,
+            threads=spec.training.threads,
+            data=spec.task.data_sha256,
+            base_model=spec.model.sha256,
+            recipe=recipe_of(spec),
+        ),
+        environment=None if record.environment is None else environments.index(record.environment),
+        higher_is_better=spec.task.higher_is_better is not False,
+        margin=(record.analysis or _UNDECLARED).margin_of(spec.task.name, spec.task.metric),
+        counts=Counts(
+            **_weights(record),
+            checkpoint_bytes=None if weights is None else weights.stored_bytes,
+            peak_allocated_bytes=memory.train_peak_bytes if memory is not None and memory.kind == "allocated" else None,
+        ),
+        runs=(run,),
+    )
 
 
-def _row_of_probe(probe: ProbeRecord) -> _NightRow:
+def _cell_of_probe(probe: ProbeRecord, environments: Sequence[Environment]) -> NightCell:
     spec = probe.spec
     method = spec.method
-    name = CellName(
-        task=None, model=spec.model.name, method=method.label, target=None, learning_rate=None, metric=STEP_SECONDS
-    )
     shapes = spec.model_dump(mode="json", exclude={"model", "method", "precision", "threads"})
-    conditions = Conditions(
-        size=_size(method),
-        seeds=0,
-        precision=spec.precision,
-        threads=spec.threads,
-        data=None,
-        base_model=spec.model.sha256,
-        recipe=content_hash([shapes, method.name, _without_size(method)])[:16],
-    )
-    counts = {
-        **_weights(probe),
-        "checkpoint_bytes": None if probe.checkpoint is None else probe.checkpoint.stored_bytes,
-        "step_flops": None if probe.flops is None else probe.flops.step,
-        "peak_allocated_bytes": _allocated(probe),
-    }
     run = NightRun(
         seed=probe.repeat,
         run_id=probe.run_id,
@@ -212,7 +174,31 @@ def _row_of_probe(probe: ProbeRecord) -> _NightRow:
         reason=probe.reason,
         command=probe.command,
     )
-    return _NightRow(name, conditions, probe.environment, run, counts, False, "log", STEP_SECONDS_MARGIN)
+    return NightCell(
+        name=CellName(
+            task=None, model=spec.model.name, method=method.label, target=None, learning_rate=None, metric=STEP_SECONDS
+        ),
+        conditions=Conditions(
+            size=_size(method),
+            seeds=1,
+            precision=spec.precision,
+            threads=spec.threads,
+            data=None,
+            base_model=spec.model.sha256,
+            recipe=content_hash([shapes, method.name, _without_size(method)])[:16],
+        ),
+        environment=None if probe.environment is None else environments.index(probe.environment),
+        higher_is_better=False,
+        scale="log",
+        margin=STEP_SECONDS_MARGIN,
+        counts=Counts(
+            **_weights(probe),
+            checkpoint_bytes=None if probe.checkpoint is None else probe.checkpoint.stored_bytes,
+            step_flops=None if probe.flops is None else probe.flops.step,
+            peak_allocated_bytes=_allocated(probe),
+        ),
+        runs=(run,),
+    )
 
 
 def _weights(record: Record | ProbeRecord) -> dict[str, int | None]:
@@ -228,36 +214,37 @@ def _allocated(probe: ProbeRecord) -> int | None:
     return None if probe.measured is None else probe.measured.peak_bytes
 
 
-def _by_series(rows: Iterable[_NightRow]) -> list[list[_NightRow]]:
-    """Group rows by series; a run that crashed before its environment was known joins the rest of its cell."""
-    found: dict[tuple[str, Machine | None], list[_NightRow]] = {}
-    for row in sorted(rows, key=lambda row: row.environment is None):
-        if row.environment is not None:
-            machine: Machine | None = machine_of(row.environment)
+def _by_series(cells: Iterable[NightCell], environments: Sequence[Environment]) -> list[list[NightCell]]:
+    """Group cells of one run by series; a run that crashed before its environment was known joins the rest of its cell."""
+    found: dict[tuple[str, Machine | None], list[NightCell]] = {}
+    for cell in sorted(cells, key=lambda cell: cell.environment is None):
+        key = content_hash([cell.name.model_dump(mode="json"), cell.conditions.model_dump(mode="json")])
+        if cell.environment is not None:
+            machine: Machine | None = machine_of(environments[cell.environment])
         else:
-            machine = next((place for cell, place in found if cell == row.cell), None)
-        found.setdefault((row.cell, machine), []).append(row)
+            machine = next((place for other, place in found if other == key), None)
+        found.setdefault((key, machine), []).append(cell)
     return list(found.values())
 
 
-def _cell_of(rows: list[_NightRow], environments: Sequence[Environment]) -> NightCell:
-    rows = sorted(rows, key=lambda row: (row.run.seed is None, row.run.seed or 0))
-    first, seeds = rows[0], [row.run.seed for row in rows]
-    if len(set(seeds)) < len(seeds):
+def _merged(cells: list[NightCell], declares: Container[str]) -> NightCell:
+    """Return the cell of several runs; its margin is that of the first run that *declares* one."""
+    cells = sorted(cells, key=lambda cell: (cell.runs[0].seed is None, cell.runs[0].seed or 0))
+    first, runs = cells[0], [run for cell in cells for run in cell.runs]
+    if len({run.seed for run in runs}) < len(runs):
         raise LoraBenchError(
             f"two runs of {plain(', '.join(first.name.words))} have the same seed; a night has each of them once"
         )
     known = {
-        name: [count for row in rows if (count := row.counts.get(name)) is not None] for name in Counts.model_fields
+        name: [count for cell in cells if (count := getattr(cell.counts, name)) is not None]
+        for name in Counts.model_fields
     }
-    environment = next((row.environment for row in rows if row.environment is not None), None)
-    return NightCell(
-        name=first.name,
-        conditions=first.conditions.model_copy(update={"seeds": len(rows)}),
-        environment=None if environment is None else environments.index(environment),
-        higher_is_better=first.higher_is_better,
-        scale=first.scale,
-        margin=next((row for row in rows if row.declares_margin), first).margin,
-        counts=Counts(**{name: max(counts, default=None) for name, counts in known.items()}),
-        runs=tuple(row.run for row in rows),
+    return first.model_copy(
+        update={
+            "conditions": first.conditions.model_copy(update={"seeds": len(runs)}),
+            "environment": next((cell.environment for cell in cells if cell.environment is not None), None),
+            "margin": next((cell for cell in cells if cell.runs[0].run_id in declares), first).margin,
+            "counts": Counts(**{name: max(counts, default=None) for name, counts in known.items()}),
+            "runs": tuple(runs),
+        }
     )

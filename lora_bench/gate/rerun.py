@@ -3,8 +3,6 @@
 The suite is the one that the user names, or the one beside the baseline; commands in records are never executed.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -121,16 +119,12 @@ def read_confirmations(folder: Path, label: str) -> list[Night]:
         place = folder.resolve().parent / series
         records = read_records(place) if record_files(place) else []
         probes: list[ProbeRecord] = []
-        for probed in _probed(place):
+        for probed in filter(probe_files, sorted(place.glob(f"{AGAIN}/*"))):
             probes += read_probes(probed)
         if not records and not probes:
             break
         found.append(night_of(records, series, probes))
     return found
-
-
-def _probed(place: Path) -> list[Path]:
-    return [folder for folder in sorted(place.glob(f"{AGAIN}/*")) if probe_files(folder)]
 
 
 AGAIN = "probed-again"

@@ -5,8 +5,6 @@ with the same threads. Nights are compared only within a series; any change to i
 not depend on a machine (numbers of weights, bytes of a checkpoint, FLOPs) belong to the cell.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Literal, Self
 

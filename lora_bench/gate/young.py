@@ -6,8 +6,6 @@ conditions. The earlier runs give the spread (t on their number less one). A los
 they confirm it, the night does not fail, but is accepted only with `--change`.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -89,7 +87,7 @@ def young_losses(
     """Return a finding for every young series that lost, by series, all of them judged together."""
     young = {}
     for series, cell in cells.items():
-        if mean_of(cell) is None or len(pasts[series].means) >= FEWEST_NIGHTS:
+        if mean_of(cell) is None or len(pasts[series].history.nights) >= FEWEST_NIGHTS:
             continue
         found = _Young(cell, pasts[series], elsewhere=False)
         if not found.runs and (before := _before(cell, nights)) is not None:
@@ -109,7 +107,7 @@ def _before(cell: NightCell, nights: Sequence[Indexed]) -> Past | None:
     for one in reversed(nights):
         for other in with_name(one.night, cell.name):
             under_rules = other.model_copy(update={"margin": cell.margin, "higher_is_better": cell.higher_is_better})
-            past = past_of(one.night.series_of(other), under_rules, nights, None)
-            if past.means:
+            past = past_of(one.night.series_of(other), under_rules, nights)
+            if past.history.nights:
                 return past
     return None

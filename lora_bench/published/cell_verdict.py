@@ -14,8 +14,6 @@ An average over tasks is judged alike, from the cells that it is over. All cells
 chance of one wrong word of a kind is at most 5 % for the table.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import statistics
@@ -32,7 +30,6 @@ from lora_bench.published.rule import (
     Gap,
     Word,
     combined,
-    own_width,
     uncertainty,
     words,
 )
@@ -160,11 +157,12 @@ def judge(cell: PublishedCell, records: Sequence[Record], expected: Expected) ->
     rules = records[0].spec.rules
     statistic = cell.statistic or (rules.aggregation if rules is not None else "mean")
     starts = {record.spec.start.run_id for record in records if record.spec.start is not None}
+    own = uncertainty(scores, statistic)
     measured = Measured(
         n=len(scores),
         diverged=diverged,
         value=(statistics.median if statistic == "median" else statistics.fmean)(scores),
-        own_width=own_width(scores, statistic),
+        own_width=own.width if own is not None else None,
         uncertainty=uncertainty(scores, statistic, spread=cell.spread, seeds=cell.seeds, starts=len(starts)),
         run_ids=tuple(sorted(record.run_id for record in records)),
     )
@@ -230,7 +228,6 @@ def tolerance_of(cell: PublishedCell) -> float:
 
 
 def _together(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:
-    """Return the verdicts with those that scores decide judged as one family."""
     gaps = [verdict.gap for verdict in verdicts if verdict.gap is not None]
     phrases = iter(words(gaps))
     return [verdict if verdict.gap is None else _worded(verdict, verdict.gap, next(phrases)) for verdict in verdicts]

@@ -1,7 +1,5 @@
 """Comparison of a run's recipe, field by field, with the recipe that a published number needs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

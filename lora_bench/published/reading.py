@@ -4,8 +4,6 @@ Numbers stand both in the paper's digits and in our unit (0.875 for a printed 87
 typing error is a fault with its line.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import math
@@ -13,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lora_bench.documents import read_yaml, validate
 from lora_bench.errors import BadInput, Fault, did_you_mean, unknown
@@ -26,6 +24,10 @@ COLUMNS = (
     "statistic", "seeds", "source", "table", "printed_parameters", "adapter_parameters", "copied", "unpublished", "unlike",
     "no_run", "derived", "notes",
 )  # fmt: skip
+
+TEXTS = ("row", "model", "task", "score", "printed", "source", "table")
+OPTIONAL_TEXTS = ("method", "printed_metric", "printed_spread", "copied", "no_run")
+COUNTS = ("seeds", "printed_parameters", "adapter_parameters")
 
 _UNLIKE = re.compile(r"([\w.]+): (.+) > (.+)")
 
@@ -115,7 +117,6 @@ def _header_faults(header: list[str], file: str) -> list[Fault]:
 
 
 def _derived_faults(cells: Iterable[PublishedCell], file: str) -> list[Fault]:
-    """Averages over cells that the table does not have."""
     known = {cell.key for cell in cells}
     return [
         Fault(f"is a mean over {task}: {score}, which this row does not have", file, cell.line, "derived")
@@ -177,30 +178,19 @@ class _Reading:
             self._same_number("spread", "printed_spread", percent),
         )
         derived = self._derived()
+        facts: dict[str, Any] = {column: self._text(column) for column in TEXTS}
+        facts |= {column: self.row[column] or None for column in OPTIONAL_TEXTS}
+        facts |= {column: self._count(column) for column in COUNTS}
         cell = PublishedCell(
+            **facts,
             line=self.line,
-            row=self._text("row"),
-            method=self.row["method"] or None,
-            model=self._text("model"),
-            task=self._text("task"),
-            score=self._text("score"),
-            printed_metric=self.row["printed_metric"] or None,
             value=math.nan if value is None else value,
             spread=spread,
-            printed=self._text("printed"),
-            printed_spread=self.row["printed_spread"] or None,
             step=self._step(percent),
             statistic=self._one_of("statistic", ("mean", "median")) if self.row["statistic"] else None,  # type: ignore[arg-type]
-            seeds=self._count("seeds"),
-            source=self._text("source"),
-            table=self._text("table"),
-            printed_parameters=self._count("printed_parameters"),
-            adapter_parameters=self._count("adapter_parameters"),
-            copied=self.row["copied"] or None,
             unpublished=_listed(self.row["unpublished"]),
             unlike=self._unlike(),
             percent=percent,
-            no_run=self.row["no_run"] or None,
             derived=derived,
             notes=_listed(self.row["notes"], " | "),
         )

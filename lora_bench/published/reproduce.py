@@ -6,8 +6,6 @@ The table's suite gives the expected run of each cell again when the verdicts ar
 alone, and their report can be rendered anywhere.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re
@@ -33,19 +31,6 @@ from lora_bench.suite.schema import ModelEntry, Recipe
 from lora_bench.tasks import Split, Task, TaskData, as_laid_out, hub_sha256, task_from_definition
 
 COMMIT = re.compile("[0-9a-f]{40}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Reproduction:
-    """A published table and the suite that repeats a part of it.
-
-    Args:
-        table: The table.
-        suite: Its suite, narrowed.
-    """
-
-    table: PublishedTable
-    suite: Suite
 
 
 def table_suite(name: str) -> tuple[PublishedTable, Suite]:
@@ -74,8 +59,8 @@ def reproduction(
     epochs: float | None = None,
     train_examples: int | None = None,
     start_from: Path | str | None = None,
-) -> Reproduction:
-    """Select the part of a published table to run.
+) -> Suite:
+    """Return the suite of the part of a published table that is to run.
 
     Args:
         name: Of the table.
@@ -94,18 +79,15 @@ def reproduction(
     Raises:
         LoraBenchError: If a name is not in the table.
     """
-    table, suite = table_suite(name)
+    _, suite = table_suite(name)
     known = {entry.model: entry for entry in suite.models}
     stand_ins: dict[str, str] = {}
     if model is not None:
         own = _own_model(model, known)
         if own is None:
-            replaced = _own_model(role, known) if role is not None else next(iter(known))
-            if replaced is None:
-                raise unknown("base model of the table", str(role), known)
+            own = _replaced(role, known)
             # A folder is seen from where the user is and not from the table's own folder.
-            stand_ins = {replaced: str(Path(model).absolute()) if Path(model).is_dir() else model}
-            own = replaced
+            stand_ins = {own: str(Path(model).absolute()) if Path(model).is_dir() else model}
         suite = _renamed(_with_models(suite, [known[own]]), stand_ins)
     elif role is not None:
         raise LoraBenchError(f"--as {role} says for which base model another stands in: name that one with --model")
@@ -144,7 +126,7 @@ def reproduction(
     options |= {f"--{name.replace('_', '-')}": f"{amount:g}" for name, amount in shortened.items()}
     options |= {"--tasks": ",".join(tasks) or None, "--methods": ",".join(methods) or None}
     words = [word for option, value in options.items() if value is not None for word in (option, value)]
-    return Reproduction(table, dataclasses.replace(suite, command=(*suite.command, *words)))
+    return dataclasses.replace(suite, command=(*suite.command, *words))
 
 
 def verdicts(table: PublishedTable, records: Sequence[Record], role: str | None = None) -> tuple[CellVerdict, ...]:
@@ -180,10 +162,7 @@ def _stand_ins(table: PublishedTable, records: Sequence[Record], role: str | Non
             f"the records are of {len(others)} base models that are not in the table {table.name!r} "
             f"({', '.join(others)}); only one can stand in, so report them apart"
         )
-    replaced = _own_model(role, table.models) if role is not None else table.models[0]
-    if replaced is None:
-        raise unknown("base model of the table", str(role), table.models)
-    return {replaced: others[0]}
+    return {_replaced(role, table.models): others[0]}
 
 
 def _asked_for(suite: Suite, records: Sequence[Record]) -> list[RunSpec]:
@@ -194,15 +173,11 @@ def _asked_for(suite: Suite, records: Sequence[Record]) -> list[RunSpec]:
         # Of a run that no suite planned, too little is known to ask for the same.
         if place in asked or record.data is None or record.spec.source is not None:
             continue
-        entry = _entry(suite, record.spec)
-        if entry is not None:
+        label, model, task = record.spec.method.label, record.spec.model.name, record.spec.task.name
+        entry = next((entry for entry in suite.methods if entry.label == label), None)
+        if entry is not None and entry.is_for(task, model):
             asked[place] = _asked_spec(suite, entry, record)
     return list(asked.values())
-
-
-def _entry(suite: Suite, spec: RunSpec) -> MethodEntry | None:
-    found = [entry for entry in suite.methods if entry.label == spec.method.label]
-    return found[0] if found and found[0].is_for(spec.task.name, spec.model.name) else None
 
 
 def _asked_spec(suite: Suite, entry: MethodEntry, record: Record) -> RunSpec:
@@ -255,8 +230,15 @@ def _asked_task(suite: Suite, spec: PlannedSpec) -> Task:
 
 
 def _own_model(name: str | None, known: Collection[str]) -> str | None:
-    """The base model of the table that a name is of, with or without the owner of its repository."""
     return next((one for one in known if name in (one, one.rsplit("/", 1)[-1])), None)
+
+
+def _replaced(role: str | None, known: Collection[str]) -> str:
+    """The base model that another stands in for: the one of this role, or the first."""
+    own = _own_model(role, known) if role is not None else next(iter(known))
+    if own is None:
+        raise unknown("base model of the table", str(role), known)
+    return own
 
 
 def _with_content(suite: Suite, **changed: object) -> Suite:
@@ -264,14 +246,12 @@ def _with_content(suite: Suite, **changed: object) -> Suite:
 
 
 def _with_models(suite: Suite, models: list[ModelEntry]) -> Suite:
-    """The suite on some of its base models, with the methods that are for them."""
     names = {entry.model for entry in models}
     methods = tuple(entry for entry in suite.methods if not entry.models or names.intersection(entry.models))
     return dataclasses.replace(suite, models=tuple(models), methods=methods)
 
 
 def _at_revision(suite: Suite, revision: str) -> Suite:
-    """The suite with its one base model at a revision of its repository."""
     if len(suite.models) > 1:
         names = ", ".join(entry.model for entry in suite.models)
         raise LoraBenchError(f"--revision is of one base model, and the table has {names}: name one with --model")

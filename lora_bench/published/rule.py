@@ -21,8 +21,6 @@ Two t-tests follow, both with the error level α = 0.05 for all cells that are j
 neither. If even a difference of three tolerances could pass for noise, "in line" would say nothing: the cell is *too wide*.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence
@@ -30,6 +28,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_bench.stats import holm
+from lora_bench.stats.estimate import student_quantile, student_tail
 
 TOLERANCE = 0.01
 WIDEST_TOLERANCES = 3
@@ -49,7 +48,7 @@ class CellUncertainty:
     @property
     def width(self) -> float:
         """Half-width of the 95 % prediction interval for the published value."""
-        return _quantile(self.freedom, 1 - ALPHA / 2) * self.error
+        return student_quantile(self.freedom, ALPHA / 2) * self.error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +67,6 @@ class Gap:
     tolerance: float
     rounding: float
 
-    @property
-    def too_wide(self) -> bool:
-        """True if a difference of three tolerances could pass for noise."""
-        return self.uncertainty.width > WIDEST_TOLERANCES * self.tolerance
-
     def difference_p(self) -> float:
         """Return the two-sided p-value of no difference."""
         return min(1.0, 2 * self._beyond(abs(self.difference) - self.rounding))
@@ -83,15 +77,13 @@ class Gap:
 
     def _beyond(self, distance: float) -> float:
         """Return the chance that noise alone exceeds a distance."""
-        from scipy.special import stdtr
-
         error = self.uncertainty.error
         # Sums of binary fractions miss decimal ones by some 1e-16.
         if abs(distance) < 1e-12:
             return 0.5
         if error == 0:
             return 0.0 if distance > 0 else 1.0
-        return float(stdtr(self.uncertainty.freedom, -distance / error))
+        return student_tail(self.uncertainty.freedom, distance / error)
 
 
 def words(gaps: Sequence[Gap]) -> list[Word]:
@@ -104,7 +96,7 @@ def words(gaps: Sequence[Gap]) -> list[Word]:
             return "reproduced"
         if difference is not None and difference <= ALPHA:
             return "not reproduced"
-        return "too wide" if gap.too_wide else "in line"
+        return "too wide" if gap.uncertainty.width > WIDEST_TOLERANCES * gap.tolerance else "in line"
 
     return [
         word(gap, one.p_value, other.p_value) for gap, one, other in zip(gaps, differences, equivalences, strict=True)
@@ -115,33 +107,25 @@ def uncertainty(
     scores: Sequence[float],
     statistic: str,
     *,
-    spread: float | None,
-    seeds: int | None,
+    spread: float | None = None,
+    seeds: float | None = math.inf,
     starts: int = 0,
 ) -> CellUncertainty | None:
     """Return the uncertainty of a difference from a published value, or None for fewer than two scores.
 
-    *spread* and *seeds* are of the published value, and *starts* the number of other runs that ours start from.
+    *spread* and *seeds* are of the published value, by default without an error of its own, and *starts* is the number of other
+    runs that ours start from.
     """
     n, m = len(scores), seeds or 1
     if n < 2:
         return None
-    variance, freedom = statistics.variance(scores), n - 1
+    variance, freedom = statistics.variance(scores), float(n - 1)
     if spread and m > 1:
         freedom = n + m - 2
         variance = ((n - 1) * variance + (m - 1) * spread**2) / freedom
     factor = MEDIAN_VARIANCE if statistic == "median" else 1.0
     shared = 1 / starts + 1 if starts else 0.0
     return CellUncertainty(error=math.sqrt(variance * (factor / n + factor / m + shared)), freedom=freedom)
-
-
-def own_width(scores: Sequence[float], statistic: str) -> float | None:
-    """Return the half-width of the 95 % interval of our value over seeds, or None for fewer than two scores."""
-    if len(scores) < 2:
-        return None
-    factor = MEDIAN_VARIANCE if statistic == "median" else 1.0
-    error = math.sqrt(statistics.variance(scores) * factor / len(scores))
-    return _quantile(len(scores) - 1, 1 - ALPHA / 2) * error
 
 
 def combined(tasks: Sequence[Sequence[CellUncertainty | None]]) -> CellUncertainty | None:
@@ -159,9 +143,3 @@ def combined(tasks: Sequence[Sequence[CellUncertainty | None]]) -> CellUncertain
     spread = math.fsum(error**4 / freedom for error, freedom in zip(errors, freedoms, strict=True))
     freedom = variance**2 / spread if spread else min(freedoms)
     return CellUncertainty(error=math.sqrt(variance) / len(errors), freedom=freedom)
-
-
-def _quantile(freedom: float, probability: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, probability))

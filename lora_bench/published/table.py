@@ -4,8 +4,6 @@ A table is a folder of `baselines/`. `published.csv` has one row a printed numbe
 `suite.yaml` runs it, where the table can be repeated here.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple

@@ -4,8 +4,6 @@ All numbers are in the paper's unit (87.5, where a record has 0.875). Cells with
 differences and reasons for missing runs stand once below, for all the cells that share them.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -36,6 +34,28 @@ _LEGEND = TextList(
         "source leaves open is filled by the suite: a choice that misses the number says nothing about it.",
     ]
 )
+
+
+class _Notes:
+    """Numbered notes: a sentence that holds for several cells is said once."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def of(self, cell: PublishedCell) -> str:
+        """The numbers of a cell's notes."""
+        said = [f"copied from {cell.copied}"] if cell.copied else []
+        said += cell.notes
+        if cell.unpublished:
+            said.append(f"the source does not say: {', '.join(cell.unpublished)}".replace("_", " "))
+        numbers = [self._numbers.setdefault(note, len(self._numbers) + 1) for note in said]
+        return ", ".join(map(str, numbers)) or MISSING
+
+    def blocks(self) -> list[Block]:
+        """Return the notes in the order of their numbers."""
+        if not self._numbers:
+            return []
+        return [Heading(3, "Notes"), TextList([*map(_sentence, self._numbers)], numbered=True)]
 
 
 def published_section(
@@ -136,35 +156,12 @@ def _line(verdict: CellVerdict, notes: _Notes) -> list[str]:
     ]  # fmt: skip
 
 
-class _Notes:
-    """Numbered notes: a sentence that holds for several cells is said once."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-
-    def of(self, cell: PublishedCell) -> str:
-        """The numbers of a cell's notes."""
-        said = [f"copied from {cell.copied}"] if cell.copied else []
-        said += cell.notes
-        if cell.unpublished:
-            said.append(f"the source does not say: {', '.join(cell.unpublished)}".replace("_", " "))
-        numbers = [self._numbers.setdefault(note, len(self._numbers) + 1) for note in said]
-        return ", ".join(map(str, numbers)) or MISSING
-
-    def blocks(self) -> list[Block]:
-        """Return the notes in the order of their numbers."""
-        if not self._numbers:
-            return []
-        return [Heading(3, "Notes"), TextList([*map(_sentence, self._numbers)], numbered=True)]
-
-
 def _sentence(note: str) -> str:
     note = inert(note, 600)
     return note[:1].upper() + note[1:] + "."
 
 
 def _differing(verdicts: Sequence[CellVerdict]) -> list[Block]:
-    """Return every field that differs, once with the cells that it is of."""
     found: list[tuple[Differing, list[PublishedCell]]] = []  # not a mapping: values may be lists
     for verdict in verdicts:
         for one in verdict.differs:

@@ -1,27 +1,19 @@
 """Published tables on a terminal: the list of tables, the cells of one, and the choices of its suite."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from lora_bench.methods import known_methods
+from lora_bench.plan.make_plan import Plan
 from lora_bench.published import PublishedTable, disagreements, known_tables, load_table
-from lora_bench.published.table_section import (
-    disagreement_text,
-    published_statistic,
-    published_value,
-)
+from lora_bench.published.table_section import disagreement_text, published_statistic, published_value
 from lora_bench.report import text
 from lora_bench.report.text import MISSING, plain
-
-if TYPE_CHECKING:
-    from lora_bench.plan.make_plan import Plan
 
 
 def tables_listing() -> Table:
@@ -112,5 +104,4 @@ def _repeatable(found: PublishedTable) -> str:
 
 
 def _short(model: str) -> str:
-    """A base model without the owner of its repository."""
     return model.rsplit("/", 1)[-1]

@@ -119,7 +119,7 @@ def test_a_disk_that_fails_before_any_work_is_bad_input_and_in_the_middle_of_it_
 
 
 @pytest.mark.parametrize(
-    "place", ["execute.run_suite.Scheduler.run", "execute.run_suite._outcome", "report.write_report"]
+    "place", ["execute.run_suite.Scheduler.run", "execute.run_suite._outcome", "cli.commands.write_report"]
 )
 def test_a_folder_that_is_spoilt_in_the_middle_of_the_work_is_no_bad_input(tmp_path, capsys, monkeypatch, place):
     write_project(tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"))
@@ -148,7 +148,7 @@ def test_a_fault_of_our_own_is_no_regression(tmp_path, capsys, monkeypatch):
 
 def test_a_report_that_cannot_be_written_is_no_bad_input(tmp_path, capsys, monkeypatch):
     write_project(tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"))
-    monkeypatch.setattr("lora_bench.report.write_report", refuse(errno.EIO))
+    monkeypatch.setattr("lora_bench.cli.commands.write_report", refuse(errno.EIO))
     assert main(["run", "tickets.yaml", "--workers", "0"]) == 3
     assert "run the same command again to continue" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ from statistics import fmean
 
 import pytest
 
-from lora_bench.cli.data_table import data_parts
+from lora_bench.cli.plan_table import data_parts
 from lora_bench.errors import BadInput
 from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.item_texts import item_texts

@@ -258,7 +258,7 @@ def test_a_suite_by_name_and_a_part_of_a_table_are_what_was_asked_for(tmp_path, 
 
     write_model(tmp_path / "mine")
     asked = Asked(name="lora-table2", model="./mine", tasks=("rte",), methods=("lora",), seeds=2)
-    suite = reproduction(**dict(asked)).suite
+    suite = reproduction(**dict(asked))
     prepare(Path("runs/table"), suite, asked)
     found = read_prepared(Path("runs/table")).suite
     assert found.content == suite.content and found.models == suite.models and found.methods == suite.methods
@@ -273,7 +273,7 @@ def test_an_adapter_to_start_from_is_found_by_workers_and_may_not_change(tmp_pat
     (adapter / "adapter_config.json").write_text("{}")
     (adapter / "adapter_model.safetensors").write_bytes(b"weights")
     asked = Asked(name="lora-table2", model="roberta-base", tasks=("rte",), methods=("lora",), start_from="mnli")
-    suite = reproduction(**dict(asked)).suite
+    suite = reproduction(**dict(asked))
     prepare(Path("runs/table"), suite, asked)
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")

@@ -8,10 +8,9 @@ import pytest
 
 from lora_bench.cli.parser import main
 from lora_bench.gate import night_of
-from lora_bench.gate.against import judge_against, plan_of
+from lora_bench.gate.against import judge_against, plan_of, runs_of_night
 from lora_bench.gate.baseline import write_night
 from lora_bench.gate.night_answer import Answer
-from lora_bench.gate.night_runs import runs_of_night
 from lora_bench.gate.outputs import to_junit
 from lora_bench.records.analysis import Analysis, UntilDecided
 from lora_bench.report.sections.compare_runs import RunSet

@@ -17,7 +17,8 @@ from lora_bench.gate.bisect import (
     search,
     tried,
 )
-from lora_bench.gate.bisect_environments import checked_out, installed
+from lora_bench.gate.other_environments import checked_out, installed
+from lora_bench.gate.rerun import Way
 from tests.gate.histories import accepted, night
 
 
@@ -65,7 +66,6 @@ def test_versions_are_named_with_their_package():
     assert candidates("transformers=5.22.0,5.23.0rc1,5.24.0+cpu", None) == Candidates(
         "transformers", ("5.22.0", "5.23.0rc1", "5.24.0+cpu")
     )
-    assert Candidates("peft", ("1",)).requirement("1") == "peft==1"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_what_a_search_left_that_was_killed_is_in_nobodys_way(repository, tmp_pa
     left = tmp_path / "venv" / "lib" / "left.txt"
     left.parent.mkdir(parents=True)
     left.write_text("")
-    with installed(tmp_path / "venv", str(wheel(tmp_path, "1.0")), tmp_path / "log.txt") as place:
+    with installed(Way("tickets"), tmp_path / "venv", str(wheel(tmp_path, "1.0")), tmp_path / "log.txt") as place:
         assert place is not None and not left.exists()
 
 
@@ -179,13 +179,13 @@ def test_an_environment_differs_in_one_package_and_sees_the_others(tmp_path, mon
         "import of_the_system, tinyshift, importlib.metadata as m, pydantic, lora_bench; "
         "print(tinyshift.version, m.version('tinyshift'))"
     )
-    with installed(tmp_path / "venv", "tinyshift==1.0", tmp_path / "log.txt") as place:
+    with installed(Way("tickets"), tmp_path / "venv", "tinyshift==1.0", tmp_path / "log.txt") as place:
         done = subprocess.run(
             [place.python, "-c", asked], env=place.environment, capture_output=True, text=True, check=True
         )
         assert done.stdout.split() == ["1.0", "1.0"]
     assert not (tmp_path / "venv").exists()
-    with installed(tmp_path / "venv", "tinyshift==3.0", tmp_path / "log.txt") as place:
+    with installed(Way("tickets"), tmp_path / "venv", "tinyshift==3.0", tmp_path / "log.txt") as place:
         assert place is None
     assert "No matching distribution" in (tmp_path / "log.txt").read_text()
 

@@ -219,7 +219,7 @@ def test_a_commit_whose_code_is_broken_is_skipped_by_git(place, monkeypatch, cap
     def broken(*_, **__):
         raise ZeroDivisionError("of the commit")
 
-    monkeypatch.setattr("lora_bench.gate.judge", broken)
+    monkeypatch.setattr("lora_bench.cli.gate_commands.judge", broken)
     assert check("--step") == 125
     assert "Traceback" in capsys.readouterr().err
     assert check() == 3, "a fault is no regression"

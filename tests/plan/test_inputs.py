@@ -34,7 +34,7 @@ def tries(monkeypatch, tmp_path):
 
 
 def test_the_hub_is_asked_once_and_each_fault_names_the_task_and_the_way_out(tries):
-    suite = reproduction("lora-table2", model="roberta-base", methods=["lora"]).suite
+    suite = reproduction("lora-table2", model="roberta-base", methods=["lora"])
     with pytest.raises(BadInput) as caught:
         obtain(suite, None, None)
     # One short request, and none of the hub's own look-ups, which repeat theirs for half a minute.
@@ -47,7 +47,7 @@ def test_the_hub_is_asked_once_and_each_fault_names_the_task_and_the_way_out(tri
 
 
 def test_the_next_command_asks_again(tries):
-    suite = reproduction("lora-table2", model="roberta-base", tasks=["sst2"], methods=["lora"]).suite
+    suite = reproduction("lora-table2", model="roberta-base", tasks=["sst2"], methods=["lora"])
     for _ in range(2):
         with pytest.raises(BadInput):
             obtain(suite, None, None)
@@ -60,7 +60,7 @@ def test_a_hub_that_falls_silent_is_not_asked_for_the_next_files(tries, monkeypa
             tries.append("hub")
 
     monkeypatch.setattr(utils, "get_session", Session)
-    suite = reproduction("lora-table2", model="roberta-base", tasks=["sst2", "cola"], methods=["lora"]).suite
+    suite = reproduction("lora-table2", model="roberta-base", tasks=["sst2", "cola"], methods=["lora"])
     with pytest.raises(BadInput):
         obtain(suite, None, None)
     assert tries == ["hub", "files", "cache"]
@@ -77,7 +77,7 @@ def test_a_hub_that_falls_silent_is_not_asked_for_the_next_files(tries, monkeypa
 def test_a_table_is_planned_without_any_download(tries, tmp_path, name):
     table, (_, of_table) = load_table(name), table_suite(name)
     one = [task.task for task, _ in of_table.tasks if task.task in ("sst2", "e2e_tokens", "webnlg", "dart")][:1]
-    suite = reproduction(name, tasks=one, seeds=1).suite
+    suite = reproduction(name, tasks=one, seeds=1)
     plan = make_plan(suite, tmp_path / "runs", download=False)
     assert not {"hub", "files"} & set(tries)
     cells = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]

@@ -41,16 +41,16 @@ TEXTS = {
 
 def test_a_base_model_is_taken_at_the_revision_that_is_asked_for():
     pinned, other = "82d8d18a7b88346261ba15d8b1044900a452cf90", "1" * 40
-    (own,) = reproduction("adalora-table1").suite.models
+    (own,) = reproduction("adalora-table1").models
     assert own.revision == pinned  # the main branch has its weights in a pickle alone
-    made = reproduction(**dict(Asked(name="adalora-table1", tasks=("rte",), revision=other))).suite
+    made = reproduction(**dict(Asked(name="adalora-table1", tasks=("rte",), revision=other)))
     assert [entry.revision for entry in made.models] == [other]
     assert made.command == ("reproduce", "adalora-table1", "--revision", other, "--tasks", "rte")
     with pytest.raises(LoraBenchError, match=r"--revision is of one base model.*name one with --model"):
         reproduction("lora-table2", revision=other)
     asked = ["reproduce", "lora-table2", "--model", "org/own", "--revision", other, "--allow-pickle", "org/own"]
     arguments = build_parser().parse_args(asked)
-    made = reproduction("lora-table2", model=arguments.model, revision=arguments.revision).suite
+    made = reproduction("lora-table2", model=arguments.model, revision=arguments.revision)
     assert [(entry.model, entry.revision) for entry in made.models] == [("org/own", other)]
     assert check_pickles(arguments.allow_pickle, made.models) == {"org/own"}
 
@@ -185,11 +185,10 @@ def test_the_runs_do_what_the_paper_did(reproduced):
 def test_another_protocol_makes_no_cell_comparable(reproduced):
     table, _ = table_suite("lora-table2")
     made = reproduction("lora-table2", model="roberta-base", tasks=["rte"], methods=["lora"], protocol="strict")
-    assert made.suite.rules.aggregation == "mean" and made.suite.command[4:6] == ("--protocol", "strict")
+    assert made.rules.aggregation == "mean" and made.command[4:6] == ("--protocol", "strict")
     records = [record for record in read_records(reproduced[0] / "runs" / "lora-table2")]
     strict = [
-        record.model_copy(update={"spec": record.spec.model_copy(update={"rules": made.suite.rules})})
-        for record in records
+        record.model_copy(update={"spec": record.spec.model_copy(update={"rules": made.rules})}) for record in records
     ]
     judged = [verdict for verdict in verdicts(table, strict) if verdict.measured is not None]
     assert judged and {verdict.verdict for verdict in judged} == {"not comparable"}
@@ -254,7 +253,7 @@ def test_a_start_from_an_adapter_needs_one_row_that_starts_from_another_task(rep
     folder, *_ = reproduced
     adapter = next((folder / "runs" / "lora-table2").glob("*/weights"))
     made = reproduction("lora-table2", model="roberta-base", tasks=["rte"], start_from=adapter)
-    assert [task.task for task, _ in made.suite.tasks] == ["rte"]
+    assert [task.task for task, _ in made.tasks] == ["rte"]
     for asked, message in (
         ({"tasks": ["sst2"]}, "none of these rows starts"),
         ({}, "lora on FacebookAI/roberta-base, lora on FacebookAI/roberta-large, lora_r16 on microsoft"),
@@ -270,26 +269,26 @@ def test_a_stand_in_is_named_in_every_cell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "mine")
     made = reproduction("lora-table2", model="./mine", role="roberta-large", tasks=["rte"])
-    assert [entry.model for entry in made.suite.models] == [str(tmp_path / "mine")]
+    assert [entry.model for entry in made.models] == [str(tmp_path / "mine")]
     # RoBERTa-large's methods and recipes, with the task that it starts from.
-    assert {entry.label for entry in made.suite.methods} >= {"lora", "lora_restricted", "adapter_p_3M"}
-    assert [task.task for task, _ in made.suite.tasks] == ["mnli", "rte"]
-    lora = next(entry for entry in made.suite.methods if entry.label == "lora")
-    recipe = made.suite.recipe("rte", str(tmp_path / "mine"), lora)
+    assert {entry.label for entry in made.methods} >= {"lora", "lora_restricted", "adapter_p_3M"}
+    assert [task.task for task, _ in made.tasks] == ["mnli", "rte"]
+    lora = next(entry for entry in made.methods if entry.label == "lora")
+    recipe = made.recipe("rte", str(tmp_path / "mine"), lora)
     assert (recipe.rates, recipe.budget.epochs, recipe.start) == ((4e-4,), 20, "mnli")
 
 
 @pytest.mark.parametrize("work", [{"epochs": 0.5}, {"train_examples": 64}])
 def test_a_smoke_test_takes_its_work_in_every_recipe_and_says_so(work):
     made = reproduction("lora-table2", model="roberta-base", tasks=["rte"], methods=["lora"], **work)
-    (lora,) = made.suite.methods
+    (lora,) = made.methods
     for task in ("mnli", "rte"):
-        budget = made.suite.recipe(task, ROBERTA, lora).budget
+        budget = made.recipe(task, ROBERTA, lora).budget
         assert {name: getattr(budget, name) for name in ("epochs", "train_examples")} == {
             "epochs": None, "train_examples": None, **work
         }  # fmt: skip
-    assert made.suite.recipe("rte", ROBERTA, lora).rates == (5e-4,)
-    (option,) = (word for word in made.suite.command if word.startswith(("--epochs", "--train")))
+    assert made.recipe("rte", ROBERTA, lora).rates == (5e-4,)
+    (option,) = (word for word in made.command if word.startswith(("--epochs", "--train")))
     assert option == f"--{next(iter(work)).replace('_', '-')}"
 
 

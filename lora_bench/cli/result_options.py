@@ -1,0 +1,199 @@
+"""The options of the commands that begin with a table of the user's, or take the outcome of a comparison on."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lora_bench.cli import shared_options as options
+from lora_bench.cli.help import Commands, Groups, add_command, add_verbs
+from lora_bench.cli.shared_options import margin, records_at, runs_argument, runs_option
+
+Parse = Callable[[Sequence[str]], argparse.Namespace]
+
+ADAPTER_FORMATS = ("adapterhub", "peft")
+
+
+def add_try(commands: Commands, parse: Parse) -> None:
+    """Add the commands; *parse* reads a whole command line, as `try` ends in the commands that a user would give next."""
+    tries = add_command(
+        commands,
+        "try TABLE",
+        "compare methods on your own table for --minutes, name the one to take, and train it on nearly all rows",
+        "lora-bench try tickets.csv --text subject --label queue --minutes 10",
+        "try_commands:try_methods",
+        parse=parse,
+        resumes=True,
+    )
+    _table_options(tries)
+    options.runs_option(tries)
+    tries.how.switch("--no-final", "final", "do not train the chosen method on all rows (default: into ./NAME-model)")
+    tries.how.flag("--dry-run", "write the suite and show its plan; train nothing")
+    options.quiet_option(tries, "failures and the answer only")
+
+    init = add_command(
+        commands,
+        "init TABLE",
+        "write the suite that `try` would run on a table, with comments, and train nothing",
+        "lora-bench init tickets.csv --text subject --label queue",
+        "try_commands:init",
+    )
+    _table_options(init)
+
+
+def _table_options(groups: Groups) -> None:
+    what = groups.what
+    what.takes("table", "TABLE", "CSV, TSV, JSONL or Parquet file, one example a row", type=Path)
+    what.takes("--text", "COLUMN", "column of the text (default: guessed)")
+    what.takes("--text-pair", "COLUMN", "column of a second text, for pairs")
+    what.takes("--label", "COLUMN", "column of what to predict, or columns of 0 and 1: A,B,C (default: guessed)")
+    what.takes("--kind", "KIND", "kind of task, such as regression or tokens (default: guessed)")
+    what.takes("--metric", "METRIC", "metric to compare by, such as macro_f1 (default: guessed)")
+    what.takes("--valid", "FILE", "file of the selection rows (default: a share of the table)", type=Path)
+    what.takes("--test", "FILE", "file of the test rows (default: a share of the table)", type=Path)
+    what.takes("--split", "COLUMN", "column that says which rows are train, valid and test")
+    what.takes("--group", "COLUMN", "keep rows with equal values of this column in one split, such as a customer's")
+    what.takes("--time", "COLUMN", "column of dates or numbers: test on the last rows")
+    what.takes("--model", "MODEL", "base model (default: minilm-l6-roberta, which needs no hub)")
+    minutes = "minutes that all of it may take (default: 10)"
+    groups.how.takes("--minutes", "N", minutes, type=options.minutes)
+
+
+def add_winner(commands: Commands) -> None:
+    """Add the commands for the time after a comparison."""
+    choose = add_command(
+        commands,
+        "choose RUNS",
+        "name the cheapest method that is expected to lose at most --margin to the best, and what each may lose",
+        "lora-bench choose runs/tickets --margin 0.01 --prefer memory",
+        "winner_commands:choose",
+        more="Methods with a failed run are named only if all have one.",
+    )
+    _what(choose)
+    loss = "loss of score that does not matter: 0.01 is one point of accuracy (default: the suite's margin)"
+    choose.how.takes("--margin", "X", loss, type=margin)
+    cost = "cost to keep small: storage (the file to ship), memory or time of training (default: storage)"
+    choose.how.takes("--prefer", "COST", cost, choices=["storage", "memory", "time"], default="storage")
+
+    use = add_command(
+        commands,
+        "use RUNS [METHOD]",
+        "show the folder of the winner's weights and the Python lines that load them",
+        "lora-bench use runs/tickets --merge tickets-model",
+        "winner_commands:use",
+        more="The suite must keep weights: `keep_weights: last`, which the suite of `try` has.",
+    )
+    _what(use)
+    use.what.takes("method", "METHOD", "method by its label (default: the one that `choose` names)", nargs="?")
+    merged = "write a plain model folder, with the adapter merged into the base"
+    use.where.takes("--merge", "OUT", merged, type=Path)
+    shared = "write the base model and the adapter into one folder, to load on any machine"
+    use.where.takes("--share", "OUT", shared, type=Path)
+    use.where.takes("--base", "FOLDER", "base model for these (default: found by its name from here)", type=Path)
+
+    predict = add_command(
+        commands,
+        "predict RUNS TABLE [METHOD]",
+        "answer the rows of a new table with the winner's weights, and write it with the answers",
+        "lora-bench predict runs/tickets new.csv",
+        "winner_commands:predict",
+        more="RUNS may also be a folder of weights that `use` wrote. No label is needed.",
+    )
+    _what(predict)
+    predict.what.takes("table", "TABLE", "rows with the columns of the task: csv, tsv, jsonl or parquet", type=Path)
+    predict.what.takes("method", "METHOD", "method by its label (default: the one that `choose` names)", nargs="?")
+    predict.where.takes("--base", "FOLDER", "base model (default: found by its name from here)", type=Path)
+    answers = "new file, .csv, .tsv or .jsonl (default: ./TABLE.predicted.csv, like the table)"
+    predict.output.takes("--out", "FILE", answers, type=Path)
+
+    analyse = add_command(
+        commands,
+        "analyse RUNS",
+        "show what training did to kept weights: norms, amplification, intruder dimensions and shared subspaces",
+        "lora-bench analyse runs/tickets",
+        "winner_commands:analyse",
+        more="The suite must keep weights (`keep_weights: last`); later reports show it too.",
+    )
+    runs_argument(analyse)
+    base = "a base model (default: found by its name from here); may be repeated"
+    analyse.where.several("--base", "FOLDER", base, type=Path)
+
+
+def _what(groups: Groups) -> None:
+    runs_argument(groups)
+    groups.what.takes("--task", "TASK", "one task, if the runs have several")
+    groups.what.takes("--model", "MODEL", "one base model, if the runs have several")
+
+
+def add_exchange(commands: Commands) -> None:
+    """Add the commands that take records and adapters on."""
+    compare = add_command(
+        commands,
+        "compare RUNS_A RUNS_B",
+        "compare two sets of runs, and name what differs between them",
+        "lora-bench compare runs/before runs/after",
+        "exchange_commands:compare",
+    )
+    compare.what.takes("first", "RUNS_A", "folder of runs, or a baseline", type=records_at)
+    compare.what.takes("second", "RUNS_B", "folder or baseline to compare with it", type=records_at)
+    pages = "folder for compare.md and compare.html (default: .)"
+    compare.where.takes("--out", "FOLDER", pages, type=Path, default=Path())
+    small = (
+        "difference that does not matter, in the metric's unit (default: the metric's own, such as 0.005 for accuracy)"
+    )
+    compare.how.takes("--margin", "X", small, type=margin)
+
+    exports = add_command(
+        commands,
+        "export RUNS --to FORMAT",
+        "write records as a table, into a tracker, or as files to commit, or an adapter as another library saves it",
+        "lora-bench export runs/quickstart --to csv",
+        "exchange_commands:export",
+        more="An adapter is one of our tuners, as PEFT saved it:\n  lora-bench export FOLDER --to adapterhub",
+    )
+    sources = "folder of runs, a baseline, one record, or the folder of an adapter"
+    exports.what.takes("runs", "RUNS", sources, type=records_at)
+    place = "file, tracker's folder or URI (default: beside the runs, or the tracker's own)"
+    exports.where.takes("--out", "PATH", place)
+    exports.where.takes("--base", "MODEL", "base model of the adapter (default: the one that its folder names)")
+    exports.output.takes(
+        "--to",
+        "FORMAT",
+        "csv, parquet, json, mlflow or trackio; baseline (two files) or runs (a folder a run); adapterhub or peft for an "
+        "adapter",
+        required=True,
+        choices=["csv", "parquet", "json", "mlflow", "trackio", "baseline", "runs", *ADAPTER_FORMATS],
+    )
+
+    verbs = add_verbs(
+        commands,
+        "import SOURCE",
+        "read other people's results as records, and their adapters as those of our tuners",
+        "lora-bench import peft-results peft/method_comparison",
+        "sources",
+    )
+    peft_results = add_command(
+        verbs,
+        "peft-results DIR",
+        "read the result files of PEFT's method_comparison as records",
+        "lora-bench import peft-results peft/method_comparison",
+        "exchange_commands:import_peft_results",
+    )
+    peft_results.what.takes("folder", "DIR", "method_comparison, or a folder in it", type=Path)
+    runs_option(peft_results, "peft-results/RUN_ID")
+    dates = (
+        "read results of all dates: in the git history of DIR, in dated snapshots, or in its files; writes history.md"
+    )
+    peft_results.what.flag("--history", dates)
+
+    adapter = add_command(
+        verbs,
+        "adapter FOLDER --out OUT",
+        "convert an adapter of AdapterHub, or a prefix of PEFT, into a folder that PeftModel loads with our tuners",
+        "lora-bench import adapter sst2-houlsby --out sst2-adapter",
+        "exchange_commands:import_adapter",
+        more="It is refused where the two compute something else, with what differs.",
+    )
+    adapter.what.takes("folder", "FOLDER", "folder of the adapter, as its library saved it", type=Path)
+    adapter.where.takes("--out", "OUT", "folder to write", required=True, type=Path)
+    adapter.where.takes("--base", "MODEL", "its base model (default: the one that FOLDER names)")
+    adapter.how.flag("--allow-pickle", "read weights that are only in a .bin file; know who made it")
