@@ -11,14 +11,7 @@ from lora_bench.cli.help import CANNOT_DECIDE, DONE, SOME_FAILED, warn
 from lora_bench.cli.shared_options import baseline_folder, records_at
 from lora_bench.errors import LoraBenchError
 from lora_bench.gate import Answer, Night, bisect, judge, outputs, read_night, read_nights, tonight_in, write_night
-from lora_bench.gate.accepting import (
-    accepted_night,
-    diff_lines,
-    open_findings,
-    series_or_why,
-    show_lines,
-    two_nights,
-)
+from lora_bench.gate.accepting import accepted_night, diff_lines, open_findings, series_or_why, show_lines, two_nights
 from lora_bench.gate.against import Against, judge_against, plan_of, runs_of_night
 from lora_bench.gate.against_text import comment_lines
 from lora_bench.gate.baseline import before

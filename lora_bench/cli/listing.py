@@ -26,11 +26,7 @@ def listing(what: Literal["methods", "models", "tasks", "suites"]) -> Table:
 
 
 def family_listing(model: str, revision: str | None) -> Table:
-    """Return the names of the parts of a base model.
-
-    Raises:
-        UnsupportedPair: If no family names its type, and they cannot be worked out.
-    """
+    """Return the names of the parts of a base model. Raise UnsupportedPair if they are neither known nor can be worked out."""
     family, worked_out = _family(model, revision)
     caption = "worked out from its structure" if worked_out else f"the family {family.name}"
     table = Table("part", "module in each layer", caption=caption)
@@ -40,11 +36,7 @@ def family_listing(model: str, revision: str | None) -> Table:
 
 
 def family_yaml(model: str, revision: str | None) -> str:
-    """Return them as YAML for `family:` beside a model of a suite.
-
-    Raises:
-        UnsupportedPair: If no family names its type, and they cannot be worked out.
-    """
+    """Return them as YAML for `family:` beside a model of a suite, as `family_listing` does."""
     return yaml.safe_dump({"family": given_keys(_family(model, revision)[0])}, sort_keys=False, width=120)
 
 

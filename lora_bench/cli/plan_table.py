@@ -31,10 +31,7 @@ def plan_tables(plan: Plan, card: str | None = None, *, narrow: bool = False) ->
     """Tables of a plan: the data of each task, its methods, the warnings, and a line of totals.
 
     With a *card*, given by name, they say if a training step of each run fits it, in place of a rough estimate. A *narrow*
-    terminal has no room for every count of parameters.
-
-    Raises:
-        LoraBenchError: If no card has the name.
+    terminal has no room for every count of parameters. Raise LoraBenchError if no card has the name.
     """
     if card is not None:
         card_bytes(card)

@@ -26,10 +26,8 @@ def known_baselines() -> dict[str, Path]:
 def baseline_folder(name: str, *, may_begin: bool = False) -> Path:
     """Find the folder of a baseline: in the working folder, in the package, or at a path.
 
-    With *may_begin*, a name that is like no other is that of a baseline without a night yet.
-
-    Raises:
-        LoraBenchError: If there is no baseline of that name.
+    With *may_begin*, a name that is like no other is that of a baseline without a night yet. Raise LoraBenchError if there
+    is no baseline of that name.
     """
     if os.sep in name or "/" in name:
         if Path(name).is_dir():

@@ -31,10 +31,7 @@ WRITER = "gpt2-mini"
 
 
 def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
-    """Inspect the table, print the findings, and write the suite, or use one that is there *again*.
-
-    Return its file, and the seconds that the training of the chosen method on all rows is likely to take.
-    """
+    """Write the suite of a table, or use one that is there *again*; return it, and the likely seconds of the final training."""
     file = Path(f"{name_of(arguments.table.name)}.yaml")
     if again and file.exists():
         refuse_another(file, arguments.table, _given(arguments))

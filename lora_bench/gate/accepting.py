@@ -27,11 +27,8 @@ def accepted_night(
     """Return the night in the form that a baseline stores.
 
     *change* has ids of the series whose change is acknowledged, or "all"; *why* acknowledges everything that changed. *margin*
-    is that of scores from this night on, by default the one that the suite declares.
-
-    Raises:
-        LoraBenchError: If there is no reason, the night is accepted already, a series is not there, or one changed and its
-            change is not acknowledged.
+    is that of scores from this night on, by default the one that the suite declares. Raise LoraBenchError if there is no
+    reason, the night is accepted already, a series is not there, or a change is not acknowledged.
     """
     for text in (reason, why):
         if text is not None and not 0 < len(text.strip()) <= MOST_REASON_CHARACTERS:
@@ -73,11 +70,7 @@ def accepted_night(
 
 
 def series_or_why(text: str) -> tuple[tuple[str, ...], str | None]:
-    """Parse `--change`: ids of series or "all", or else a text that says why everything is accepted.
-
-    Returns:
-        The ids and None, or no ids and the text.
-    """
+    """Parse `--change`: return ids of series or "all" and None, or no ids and a text that says why everything is accepted."""
     parts = tuple(part for part in re.split(r"[,\s]+", text) if part)
     if len(text.split()) == 1 or _ID.fullmatch(parts[0]):
         return parts, None
@@ -124,11 +117,7 @@ def show_lines(nights: Sequence[Night]) -> list[str]:
 
 
 def two_nights(nights: Sequence[Night], labels: Sequence[str]) -> tuple[Night, Night]:
-    """Return the two nights to compare: those named, or the named one and the last, or the last two.
-
-    Raises:
-        LoraBenchError: If there are not two, or one of them is not accepted.
-    """
+    """Return the two nights to compare, which must be accepted: those named, or the named one and the last, or the last two."""
     by_label = {night.label: night for night in nights}
     for label in labels:
         if label not in by_label:

@@ -71,10 +71,7 @@ def judge_against(
 
     *night* is the accepted night that *before* are the runs of (`runs_of_night`). *margin* is the loss that does not matter, in
     the unit of the metrics; by default as the runs of *before* declare. *change* says why settings of the suite differ; without
-    it they leave the answer undecided.
-
-    Raises:
-        LoraBenchError: If they are of several suites, or have no cell in common.
+    it they leave the answer undecided. Raise LoraBenchError if they are of several suites, or have no cell in common.
     """
     # A change may not lower the bar that it is held against.
     declared = next((record.analysis for record in before.records if record.analysis is not None), None)
@@ -112,10 +109,8 @@ def runs_of_night(night: Night, name: str, now: Sequence[Record]) -> RunSet:
     """Return the night's runs as records, to hold other runs against: a night keeps scores, margins and counts, and no records.
 
     A run's id is the hash of its spec, so the record of the same id in *now* has the rest. Runs that *now* lacks or that ended
-    otherwise are left out here; the night itself has them. So are scores that new seeds did not confirm.
-
-    Raises:
-        LoraBenchError: If no run is in both.
+    otherwise are left out here; the night itself has them. So are scores that new seeds did not confirm. Raise LoraBenchError
+    if no run is in both.
     """
     sound = [cell for series, cell in night.by_series().items() if series not in night.flaky]
     scores = {run.run_id: run.score for cell in sound for run in cell.runs}

@@ -25,10 +25,8 @@ CONFIRMATION = "-confirm"
 def read_nights(baseline: Path) -> list[Night]:
     """Return the accepted nights of a baseline, in order of number and then label.
 
-    Two nights that were accepted at the same time have the same number.
-
-    Raises:
-        BadInput: With every file that cannot be read, has no number, or is of another suite.
+    Two nights that were accepted at the same time have the same number. Raise BadInput with every file that cannot be read, has
+    no number, or is of another suite.
     """
     nights: list[Night] = []
     faults: list[Fault] = []
@@ -64,11 +62,7 @@ def _read(file: Path) -> Night:
 
 
 def write_night(night: Night, baseline: Path) -> Path:
-    """Write an accepted night and return its file.
-
-    Raises:
-        LoraBenchError: If a night of that label is accepted already.
-    """
+    """Write an accepted night and return its file. Raise LoraBenchError if a night of that label is accepted already."""
     file = baseline / NIGHTS / f"{night.label}.json"
     if not write_once(file, to_text(night)):
         raise LoraBenchError(f"{night.label} is accepted already; {file} has it")
@@ -130,9 +124,7 @@ def tonight_in(runs: Path, accepted: Sequence[Night], label: str | None = None) 
     """Return the label and the folder of the night to judge; the label is None if its records give it.
 
     *runs* is a suite's runs folder, or the folder of one night. Without a label it is the only night that is not accepted.
-
-    Raises:
-        LoraBenchError: If there is no such night, or several and nothing says which.
+    Raise LoraBenchError if there is no such night, or several and nothing says which.
     """
     folders = night_folders(runs)
     if not folders:

@@ -42,11 +42,7 @@ class Candidates:
 
 
 def candidates(range_text: str, folder: Path) -> Candidates:
-    """Parse `--bisect`: `PACKAGE=OLD,…,NEW`, or `GOOD..BAD` for the commits of the repository with *folder*.
-
-    Raises:
-        LoraBenchError: If it is neither, or git does not know the commits.
-    """
+    """Parse `--bisect`: `PACKAGE=OLD,…,NEW`, or `GOOD..BAD` for commits that git knows of the repository with *folder*."""
     versions = _VERSIONS.fullmatch(range_text)
     if versions is not None:
         names = tuple(versions["versions"].split(","))
@@ -70,11 +66,7 @@ def candidates(range_text: str, folder: Path) -> Candidates:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Return what git prints in a folder.
-
-    Raises:
-        LoraBenchError: With what it says, if it fails.
-    """
+    """Return what git prints in a folder. Raise LoraBenchError with what it says if it fails."""
     done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise LoraBenchError(f"git {arguments[0]} failed: {plain(done.stderr)}")
@@ -115,11 +107,7 @@ class Found:
 
 
 def search(count: int, try_: Callable[[int], Tried]) -> Found:
-    """Find the first bad one of *count* candidates, at least two; the first must be good and the last bad.
-
-    Raises:
-        LoraBenchError: If the last is not bad or the first is not good, so that there is no change to find.
-    """
+    """Find the first bad of two candidates or more. Raise LoraBenchError unless the first is good and the last bad."""
     for index, wanted in ((count - 1, "bad"), (0, "good")):
         result = try_(index)
         if result != wanted:
@@ -144,11 +132,7 @@ SAID: dict[Tried, str] = {"good": "good", "bad": "bad", "skip": "not to be tried
 
 
 def failing_cell(answer: Answer, series: str | None) -> SeriesAnswer:
-    """Return the cell to search for: the named one, or the worst.
-
-    Raises:
-        LoraBenchError: If there is no such series, or nothing is wrong with it.
-    """
+    """Return the cell to search for: the named one, or the worst. Raise LoraBenchError if nothing is wrong with it."""
     failing = [one for one in answer.series if _wrong(one) and series in (None, one.series)]
     if not failing and series is not None:
         raise LoraBenchError(

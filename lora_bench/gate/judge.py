@@ -43,17 +43,10 @@ def judge(
     *,
     margin: float | None = None,
 ) -> Answer:
-    """Compare a night with accepted nights.
+    """Compare a night with *accepted* nights of a *baseline*, oldest first. Raise LoraBenchError if their suite is another.
 
-    Args:
-        tonight: The night.
-        accepted: Nights before it, oldest first.
-        baseline: The name of their baseline.
-        again: The sets of runs that were repeated with new seeds, first to last.
-        margin: Replaces the margin of tonight's suite. Margins of the accepted nights take precedence over both.
-
-    Raises:
-        LoraBenchError: If the night is of another suite than the baseline.
+    *again* has the sets of runs that were repeated with new seeds, first to last. *margin* replaces that of tonight's suite;
+    margins of the accepted nights take precedence over both.
     """
     last = accepted[-1] if accepted else None
     if last is not None and last.suite != tonight.suite:

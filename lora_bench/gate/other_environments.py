@@ -100,11 +100,7 @@ class Tries:
 
 
 def commit_of(given: str) -> str:
-    """Return the hash of the commit that a git reference of the working folder names.
-
-    Raises:
-        LoraBenchError: If there is none.
-    """
+    """Return the hash of the commit that a git reference of the working folder names. Raise LoraBenchError if there is none."""
     return git(Path.cwd(), "rev-parse", "--verify", "--end-of-options", f"{given}^{{commit}}").strip()
 
 
@@ -112,10 +108,7 @@ def runs_of_commit(commit: str, runs: Path, suite_name: str, series: str | None,
     """Do a suite's missing runs with the working folder's project as of a commit, installed in an environment of its own.
 
     They go beside *runs*, with a log of git, pip and the runs; CI may keep that folder between jobs. The same label of a series
-    gives the same seeds.
-
-    Raises:
-        WorkBroken: If the commit cannot be checked out or installed, or its runs cannot be started.
+    gives the same seeds. Raise WorkBroken if the commit cannot be checked out or installed, or its runs cannot be started.
     """
     place = runs.resolve().parent / f"{runs.resolve().name}-against" / commit[:12]
     found = place / "runs" / suite_name / (series or "")

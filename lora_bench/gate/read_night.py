@@ -35,15 +35,11 @@ _UNDECLARED = Analysis(reference="")
 
 
 def read_night(folder: Path, label: str | None = None) -> Night:
-    """Read the night whose runs and probes are in *folder*.
+    """Read the night whose runs and probes are in *folder*, a runs folder or a baseline.
 
-    Args:
-        folder: A runs folder or a baseline.
-        label: Label of the night; by default the series label of its records, or the folder's name if they have none.
-
-    Raises:
-        LoraBenchError: If there are no records, they are of several suites, or two runs of a series have the same seed.
-        BadInput: With every record that cannot be read.
+    Its *label* is by default the series label of its records, or the folder's name if they have none. Raise LoraBenchError if
+    there are no records, they are of several suites, or two runs of a series have the same seed, and BadInput with every record
+    that cannot be read.
     """
     probes = read_probes(folder) if has_probes(folder) else []
     records = read_records(folder) if has_records(folder) or not probes else []
@@ -59,9 +55,7 @@ def read_night(folder: Path, label: str | None = None) -> Night:
 def night_of(records: Sequence[Record], label: str, probes: Sequence[ProbeRecord] = ()) -> Night:
     """Build the night of these records.
 
-    Raises:
-        LoraBenchError: If they are of several suites, two runs of one series have the same seed, or *label* is not a valid
-            file name.
+    Raise LoraBenchError if they are of several suites, two runs of one series have the same seed, or *label* names no file.
     """
     everything: list[Record | ProbeRecord] = [*records, *probes]
     try:

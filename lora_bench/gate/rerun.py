@@ -60,11 +60,8 @@ class Way:
     def do(self, verb: str, runs: Path, *arguments: str, log: Path | None = None) -> int:
         """Start the runs, wait for them and return the exit code.
 
-        *verb* is `run` or `probe`; *runs* receives `SUITE/...`, and *log* the output, by default the terminal.
-
-        Raises:
-            Stopped: If a signal ended them; their progress is saved.
-            WorkBroken: If they cannot be started.
+        *verb* is `run` or `probe`; *runs* receives `SUITE/...`, and *log* the output, by default the terminal. Raise Stopped if
+        a signal ended them, whose progress is saved, and WorkBroken if they cannot be started.
         """
         command = self.command(verb, runs, *arguments)
         environment = self.environment or own_environment()
@@ -135,14 +132,8 @@ def confirm(
 ) -> list[Night]:
     """Repeat the runs of suspect series of a night, `RUNS/SUITE/LABEL`, in a fresh process with new seeds.
 
-    *number* is that of this set of runs, from 1.
-
-    Returns:
-        All sets of repeated runs.
-
-    Raises:
-        LoraBenchError: If there is no place for a second series beside the night's folder.
-        Stopped: If a signal ended the runs.
+    *number* is that of this set of runs, from 1. Return all sets of repeated runs. Raise LoraBenchError if there is no place
+    for a second series beside the night's folder, and Stopped if a signal ended the runs.
     """
     resolved = folder.resolve()
     if resolved.parent.name != suite_name:

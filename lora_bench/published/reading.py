@@ -41,12 +41,7 @@ def known_tables() -> dict[str, Path]:
 
 
 def load_table(name: str) -> PublishedTable:
-    """Read a table by name.
-
-    Raises:
-        LoraBenchError: If nothing answers to the name.
-        BadInput: With every fault of its files.
-    """
+    """Read a table by name. Raise LoraBenchError if nothing answers to it, and BadInput with every fault of its files."""
     tables = known_tables()
     if name not in tables:
         raise unknown("published table", name, tables)
@@ -54,11 +49,7 @@ def load_table(name: str) -> PublishedTable:
 
 
 def read_table(folder: Path) -> PublishedTable:
-    """Read the table in a folder.
-
-    Raises:
-        BadInput: With every fault of its files.
-    """
+    """Read the table in a folder. Raise BadInput with every fault of its files."""
     document = read_yaml(folder / "published.yaml")
     about = validate(TableFile, document)
     if about.table != folder.name:
@@ -74,11 +65,7 @@ def read_table(folder: Path) -> PublishedTable:
 
 
 def read_cells(text: str, file: str) -> tuple[PublishedCell, ...]:
-    """The cells of a CSV file, whose columns are `COLUMNS`.
-
-    Raises:
-        BadInput: With every fault, each with its line and column.
-    """
+    """Read the cells of a CSV file with `COLUMNS`. Raise BadInput with every fault, each with its line and column."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(reader, [])

@@ -34,11 +34,7 @@ COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def table_suite(name: str) -> tuple[PublishedTable, Suite]:
-    """A published table and its own suite.
-
-    Raises:
-        LoraBenchError: If there is no such table, or nothing here repeats it.
-    """
+    """Return a published table and its suite. Raise LoraBenchError if there is no such table, or nothing here repeats it."""
     table = load_table(name)
     if table.no_suite is not None:
         raise LoraBenchError(f"the table {name!r} cannot be reproduced here: {table.no_suite}")
@@ -132,10 +128,8 @@ def reproduction(
 def verdicts(table: PublishedTable, records: Sequence[Record], role: str | None = None) -> tuple[CellVerdict, ...]:
     """Judge every printed number of a table, from records alone.
 
-    *role* is the base model of the table that another one in the records stands in for; the first by default.
-
-    Raises:
-        LoraBenchError: If the role is not a base model of the table, or several models would play it.
+    *role* is the base model of the table that another one in the records stands in for; the first by default. Raise
+    LoraBenchError if it is none of the table, or several models would play it.
     """
     stand_ins = _stand_ins(table, records, role)
     _, suite = table_suite(table.name)
@@ -217,10 +211,7 @@ def _asked_spec(suite: Suite, entry: MethodEntry, record: Record) -> RunSpec:
 
 
 def _asked_task(suite: Suite, spec: PlannedSpec) -> Task:
-    """The suite's own task, with its data where the record has it: on the hub, or in a folder of its layout.
-
-    A folder's names of files are the record's. A branch of the hub is at the record's commit.
-    """
+    """The suite's own task, with its data where the record has it: at its commit on the hub, or in its folder's files."""
     (own,) = (task for task, _ in suite.tasks if task.task == spec.task.name)
     data = task_from_definition(spec.task.definition).data
     if data.hub is None:
@@ -304,11 +295,7 @@ def _with_tasks(suite: Suite, tasks: Collection[str], *, alone: bool) -> Suite:
 
 
 def _with_adapter(suite: Suite, folder: Path) -> Suite:
-    """The suite with an adapter in place of the runs that others start from.
-
-    Raises:
-        LoraBenchError: If none starts from another run, or several base models or methods do: an adapter is of one.
-    """
+    """The suite with an adapter, which is of one base model and method, in place of the runs that others start from."""
     adapter = find_adapter(folder)
     rows = dict.fromkeys(
         f"{entry.label} on {model.model}"

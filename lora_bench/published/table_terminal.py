@@ -17,11 +17,7 @@ from lora_bench.report.text import MISSING, plain
 
 
 def tables_listing() -> Table:
-    """Every published table by name: its title, its size, if it can be repeated here, and which tables disagree.
-
-    Raises:
-        BadInput: With every fault of the first table that has any.
-    """
+    """Every published table by name, if none has a fault: title, size, if it can be repeated, and which tables disagree."""
     every = [load_table(name) for name in sorted(known_tables(), key=text.natural)]
     table = Table(
         "table", "what it shows", "cells", "models", "tasks", "can be repeated",

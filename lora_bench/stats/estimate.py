@@ -242,11 +242,7 @@ def refuse_no_numbers(values: Iterable[tuple[object, float]], kind: str) -> None
 
 
 def seeds_in_order(scores: Mapping[int, float]) -> tuple[int, ...]:
-    """Return the seeds of *scores*, ascending, so that no result depends on the order of reading runs.
-
-    Raises:
-        LoraBenchError: If a score is not finite.
-    """
+    """Return the seeds of *scores*, which must be finite, ascending: no result depends on the order of reading runs."""
     for seed, score in scores.items():
         if not math.isfinite(score):
             raise LoraBenchError(

@@ -84,10 +84,8 @@ def over_places(places: Mapping[tuple[str, str], PlaceDifference]) -> OverPlaces
 
 
 def _noise(of_tasks: list[list[PlaceDifference]]) -> tuple[float, float]:
-    """Return the variance of the mean from seeds and items alone, with its degrees of freedom.
-
-    Places of one task share test items: their errors are added as if they were one.
-    """
+    """Return the variance of the mean from seeds and items alone, with its degrees of freedom."""
+    # Places of one task share test items: their errors are added as if they were one.
     parts = [(statistics.fmean(place.error for place in found) / len(of_tasks)) ** 2 for found in of_tasks]
     freedom = [min(place.freedom for place in found) for found in of_tasks]
     variance = math.fsum(parts)

@@ -203,23 +203,16 @@ def judge(
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """A comparison with the settings of its tests.
-
-    Args:
-        apart: Whether one of its runs collapsed, or runs of its family stand apart.
-        own_apart: Whether its own runs stand apart, which the test on a whole family may miss.
-        share: Share of alpha at its look.
-        fewest: Pairs that a verdict takes.
-    """
+    """A comparison with the settings of its tests."""
 
     difference: Difference
     margin: float | None
     higher_is_better: bool
-    apart: bool
-    own_apart: bool
-    share: float
+    apart: bool  # one of its runs collapsed, or runs of its family stand apart
+    own_apart: bool  # its own runs stand apart, which the test on a whole family may miss
+    share: float  # of alpha, at its look
     risks: tuple[Risk, Risk] | None
-    fewest: int
+    fewest: int  # pairs that a verdict takes
 
     @property
     def enough(self) -> bool:

@@ -66,8 +66,7 @@ class HubMetric:
     ) -> dict[str, float | None]:
         """Return its numbers by name, and its own value under its full name.
 
-        Raises:
-            LoraBenchError: If it takes one reference and gets more, or returns several numbers and none was named.
+        Raise LoraBenchError if it takes one reference and gets more, or returns several numbers and none was named.
         """
         ways = self.module.features if isinstance(self.module.features, list) else [self.module.features]
         if all(isinstance(way.get("references"), datasets.Value) for way in ways):
@@ -110,10 +109,7 @@ def script_name(name: str) -> str:
 def code_hash(name: str) -> str:
     """The commit of a metric's script, or the sha256 of a local one together with the modules beside it that it imports.
 
-    Nothing of it is run.
-
-    Raises:
-        LoraBenchError: If there is no such script, or it takes code from elsewhere.
+    Nothing of it is run. Raise LoraBenchError if there is no such script, or it takes code from elsewhere.
     """
     path, _ = _parts(name)
     pinned = PINNED.fullmatch(path)
@@ -134,11 +130,7 @@ def _parts(name: str) -> tuple[str, str | None]:
 
 
 def _local_code(path: str) -> dict[str, bytes]:
-    """A local script and the modules beside it that it imports, by file name: all that `evaluate` takes along.
-
-    Raises:
-        LoraBenchError: If there is no such script, it is no Python, or it would fetch a module from an address.
-    """
+    """A local script and the modules beside it that it imports, by file name: all that `evaluate` takes along."""
     script = _script(path)
     code = {script.name: _read(path, script)}
     try:

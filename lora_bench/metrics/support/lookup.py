@@ -28,11 +28,7 @@ def find(name: str | None) -> Metric | None:
 
 
 def declared(name: str) -> Metric | None:
-    """Return the facts of a metric of this package; None for a metric from the hub.
-
-    Raises:
-        LoraBenchError: If no metric has this name, with the nearest one.
-    """
+    """Return the facts of a metric, None for one from the hub. Raise LoraBenchError with the nearest name if none has it."""
     if name.startswith(HUB) and len(name) > len(HUB):
         return None
     if name not in _names():
