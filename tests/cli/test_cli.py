@@ -261,7 +261,7 @@ def watched(monkeypatch, *steps):
 def test_a_watch_outlives_what_hinders_a_page_and_says_it_once(tmp_path, monkeypatch, capsys):
     runs, pages = tmp_path / "runs" / "sample", []
     runs.mkdir(parents=True)
-    page, store = runs / "report.html", "lora_bench.records.store.record_files"
+    page, store = runs / "report.html", "lora_bench.cli.reading_commands.record_files"
 
     def end(method):
         for record in sample_suite():
