@@ -48,6 +48,13 @@ def test_what_is_named_is_not_guessed_and_what_is_guessed_is_said(tmp_path):
     assert metric == "guessed: the metric is accuracy; --metric names another"
 
 
+def test_a_name_with_a_space_is_named_as_it_stands(tmp_path):
+    path = written(tmp_path / "a.csv", header=("id", "body", " answer"))
+    assert look(path, LookOptions(label=" answer")).label == " answer"
+    with pytest.raises(LoraBenchError, match="unknown column of .* 'answer'; did you mean ' answer'"):
+        look(path, LookOptions(label="answer"))
+
+
 def test_a_column_named_like_a_label_goes_before_one_with_fewer_values(tmp_path):
     rows = [(index % 2, text, f"class {index % 4}") for index, text, _ in ROWS]
     assert look(written(tmp_path / "a.csv", rows, header=("flag", "body", "queue"))).label == "queue"
