@@ -7,6 +7,9 @@ Each committed table of three seeds or more is taken for the truth: the mean of 
 that collapsed, and the covariance of methods over test items. Other populations have five methods with runs of a standard
 deviation of one point and 1,000 test items. New seeds and items are drawn, and the cheapest method whose expected loss is
 within a point is taken, in an order of costs by chance, as `lora-bench choose` does.
+
+Runs on folds are those of `benchmarks.folds_coverage`: five linear models of the same rows, each on features of its own, the
+truth of which is the accuracy of these models on new rows in closed form.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.folds_coverage import DESIGNS, RIDGES, Design, Table, World
 from benchmarks.rate_choice import BASELINES
 from lora_bench.records.store import answers_in, read_records
 from lora_bench.report.model.choose_method import cheapest
@@ -28,6 +32,10 @@ from lora_bench.stats.items import Floats
 SEEDS = (3, 5, 10)
 MARGIN = 0.01
 DRAWN, QUICK = 5, 1
+# Of folds: tables and designs, and how far apart the class means of two methods are, as a share of their distance.
+WORLDS = World(300, 30, seed=0.3), World(1_500, 50, seed=0.3)
+ON_FOLDS = [design for design in DESIGNS if design.seeds == design.folds]
+APART = {"equal": 0.0, "half a point apart": 0.02, "two points apart": 0.08}
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,10 @@ def made(kind: str, number: int = 30) -> Iterator[Truth]:
         yield Truth(means, np.full(5, spread), rates, np.full(5, 0.5), (np.eye(5) + 1) * 0.08 / items)
 
 
+# What a choice loses, what it is said to lose, and at most.
+Stated = tuple[float, float, float]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a choice lost, and what it stated: means over choices, in points, and the share within the bound."""
@@ -104,8 +116,14 @@ class Outcome:
 def outcome(truths: Sequence[Truth], seeds: int, drawn: int) -> Outcome:
     """Draw tables from each truth, and choose."""
     generator = np.random.default_rng(seeds)
-    found = [one for truth in truths for _ in range(drawn) if (one := _chosen(truth, seeds, generator)) is not None]
-    lost, expected, bound = np.array(found).T
+    return summary(
+        [one for truth in truths for _ in range(drawn) if (one := _chosen(truth, seeds, generator)) is not None]
+    )
+
+
+def summary(choices: Sequence[Stated]) -> Outcome:
+    """Return the means over choices, in points, and how many were within their bound."""
+    lost, expected, bound = np.array(choices).T
     return Outcome(
         lost=100 * float(lost.mean()),
         expected=100 * float(expected.mean()),
@@ -114,26 +132,47 @@ def outcome(truths: Sequence[Truth], seeds: int, drawn: int) -> Outcome:
     )
 
 
-def _chosen(truth: Truth, seeds: int, generator: np.random.Generator) -> tuple[float, float, float] | None:
+def _chosen(truth: Truth, seeds: int, generator: np.random.Generator) -> Stated | None:
     shape = len(truth.means), seeds
     values, vectors = np.linalg.eigh(truth.items)
     of_items = vectors @ (np.sqrt(np.maximum(values, 0.0)) * generator.standard_normal(shape[0]))
     gains = (truth.means + of_items)[:, None] + truth.spread[:, None] * generator.standard_normal(shape)
     gains[generator.random(shape) < truth.rates[:, None]] = np.nan
-    fallen = np.isnan(gains).sum(axis=1)
-    if fallen.max() == seeds:
+    if np.isnan(gains).sum(axis=1).max() == seeds:
         return None
+    return _stated(gains, truth.floors, truth.values, truth.items, 0.0, generator)
+
+
+def _stated(
+    gains: Floats, floors: Floats, truth: Floats, items: Floats | None, overlap: float, generator: np.random.Generator
+) -> Stated:
+    """Return what the cheapest method within the margin loses, what it is said to lose, and its bound."""
     contenders = [
-        Contender(gains=tuple(row), fallen=int(fell), floor=float(floor), choice_sd=0.0)
-        for row, fell, floor in zip(gains, fallen, truth.floors, strict=True)
+        Contender(gains=tuple(row), fallen=int(np.isnan(row).sum()), floor=float(floor), choice_sd=0.0)
+        for row, floor in zip(gains, floors, strict=True)
     ]
-    scores = draw_scores(contenders, truth.items, int(generator.integers(2**32)))
+    scores = draw_scores(contenders, items, int(generator.integers(2**32)), overlap)
     assert scores is not None
     stated = losses(scores)
-    costs = generator.permutation(np.arange(1.0, 1.0 + shape[0])).tolist()
-    chosen = cheapest(range(shape[0]), stated, costs, MARGIN)
-    lost = float(truth.values.max() - truth.values[chosen])
-    return lost, stated[chosen].expected, stated[chosen].at_most
+    costs = generator.permutation(np.arange(1.0, 1.0 + len(gains))).tolist()
+    chosen = cheapest(range(len(gains)), stated, costs, MARGIN)
+    return float(truth.max() - truth[chosen]), stated[chosen].expected, stated[chosen].at_most
+
+
+def on_folds(world: World, design: Design, apart: float, tables: int) -> Outcome:
+    """Choose among five methods on each of some tables of a world, by runs on folds."""
+    generator = np.random.default_rng([world.rows, design.seeds, int(1_000 * apart)])
+    ridge, found = np.full(1, RIDGES[1]), []
+    for _ in range(tables):
+        labels = np.where(generator.random((1, world.rows)) < 0.5, 1.0, -1.0)
+        means = world.apart * (1 + apart * generator.standard_normal(5))
+        runs = [Table(world, labels, float(mean), generator).runs(design, ridge) for mean in means]
+        gains, truth = (
+            np.array(column)
+            for column in zip(*((one.scores.mean(-1)[0], one.truth.mean()) for one in runs), strict=True)
+        )
+        found.append(_stated(gains, np.full(5, 0.5), truth, None, design.overlap, generator))
+    return summary(found)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -147,12 +186,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, truths in populations.items():
         for seeds in SEEDS:
-            found = outcome(truths, seeds, drawn)
-            print(
-                f"| {name} ({len(truths)}) | {seeds} | {found.lost:.2f} | {found.expected:.2f} | {found.within:.3f} | "
-                f"{found.bound:.2f} |",
-                flush=True,
-            )
+            _print(f"{name} ({len(truths)}) | {seeds}", outcome(truths, seeds, drawn))
+    for world in WORLDS:
+        for name, apart in APART.items():
+            for design in ON_FOLDS:
+                _print(
+                    f"{design.name} of {world.rows:,} rows, {name} | {design.seeds}",
+                    on_folds(world, design, apart, 30 * drawn),
+                )
+
+
+def _print(row: str, found: Outcome) -> None:
+    cells = f"{found.lost:.2f} | {found.expected:.2f} | {found.within:.3f} | {found.bound:.2f}"
+    print(f"| {row} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":
