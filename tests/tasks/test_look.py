@@ -51,7 +51,7 @@ def test_what_is_named_is_not_guessed_and_what_is_guessed_is_said(tmp_path):
 def test_a_name_with_a_space_is_named_as_it_stands(tmp_path):
     path = written(tmp_path / "a.csv", header=("id", "body", " answer"))
     assert look(path, LookOptions(label=" answer")).label == " answer"
-    with pytest.raises(LoraBenchError, match="unknown column of .* 'answer'; did you mean ' answer'"):
+    with pytest.raises(LoraBenchError, match=r"unknown column of .* 'answer'; did you mean ' answer'"):
         look(path, LookOptions(label="answer"))
 
 
