@@ -44,7 +44,7 @@ def main() -> None:
     for key, order, row in rows():
         found.setdefault(key, {})[order] = row
     compared = {key: difference_of(pair["grouped"], pair["shuffled"]) for key, pair in sorted(found.items())}
-    differences = {key: one[0] for key, one in compared.items() if not isinstance(one, str)}
+    differences = {key: one.difference for key, one in compared.items() if not isinstance(one, str)}
     adjusted = holm([one.estimate.p_value() for one in differences.values()], 0.05)
     lines = []
     for ((steps, label), one), p in zip(differences.items(), adjusted, strict=True):

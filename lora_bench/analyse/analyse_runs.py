@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +26,7 @@ from lora_bench.records.record import Record
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.records.store import RunFolder, read_records
 from lora_bench.records.weight_analysis import ModelChanges, Of, Overlap, RunChanges, WeightAnalysis, WeightChange
+from lora_bench.report.model.rows import canonical, grouped
 from lora_bench.training.winner import base_for
 
 # Numbers of directions at which φ is kept, beside all of them.
@@ -79,10 +79,7 @@ def analyse_runs(runs: Path, bases: Sequence[Path] = (), say: Say = lambda text:
 
 def _by_model(records: Sequence[Record]) -> Iterator[list[Record]]:
     """Yield the records of each task and base model."""
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in records:
-        spec = record.spec
-        groups.setdefault((spec.task.name, spec.model.shown, spec.model.sha256 or ""), []).append(record)
+    groups = grouped(records, lambda one: (one.spec.task.name, one.spec.model.shown, one.spec.model.sha256 or ""))
     for _, own in sorted(groups.items()):
         yield sorted(own, key=lambda record: (record.spec.method.label, record.spec.seed or 0, record.run_id))
 
@@ -129,26 +126,18 @@ def _base(record: Record, bases: Sequence[Path]) -> BaseModel:
 
 def _groups(records: Sequence[Record]) -> list[str]:
     """Return the name of each record's group: its label, with the size or the learning rate if the label has several."""
-    seedless = [
-        json.dumps([record.spec.method.options, record.spec.training.learning_rate], sort_keys=True)
-        for record in records
-    ]
     names = []
     for record in records:
-        method = record.spec.method
-        alike = [
-            (other.spec.method.options, key)
-            for other, key in zip(records, seedless, strict=True)
-            if other.spec.method.label == method.label
-        ]
+        method, rate = record.spec.method, record.spec.training.learning_rate
+        alike = [other.spec for other in records if other.spec.method.label == method.label]
         name = method.label
-        if method.size is not None and len({options[method.size] for options, _ in alike}) > 1:
-            name += f", {method.size} {method.options[method.size]}"
-        at_size = {
-            key for options, key in alike if method.size is None or options[method.size] == method.options[method.size]
-        }
-        if len(at_size) > 1:
-            name += f", rate {record.spec.training.learning_rate:g}"
+        if method.size is not None:
+            size = method.options[method.size]
+            if len({spec.method.options[method.size] for spec in alike}) > 1:
+                name += f", {method.size} {size}"
+            alike = [spec for spec in alike if spec.method.options[method.size] == size]
+        if len({canonical([spec.method.options, spec.training.learning_rate]) for spec in alike}) > 1:
+            name += f", rate {rate:g}"
         names.append(name)
     return names
 
@@ -180,9 +169,7 @@ def _changes(run: _Run, deltas: Mapping[Place, Delta], weights: Mapping[Place, t
 
 def _overlaps(runs: Sequence[_Run]) -> Iterator[Overlap]:
     """Yield φ between the seeds of each group, and between groups of one method that differ in their size."""
-    groups: dict[str, list[_Run]] = {}
-    for run in sorted(runs, key=lambda run: _size(run)):
-        groups.setdefault(run.group, []).append(run)
+    groups = grouped(sorted(runs, key=_size), lambda run: run.group)
     for first, second in combinations_with_replacement(groups, 2):
         if first != second and not _differ_in_size(groups[first][0], groups[second][0]):
             continue

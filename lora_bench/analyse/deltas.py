@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lora_bench.analyse.subspaces import Singular, of_matrix, of_product
 from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line
-from lora_bench.families import Family, family_of
+from lora_bench.families import family_of
 from lora_bench.kinds.exercises.predicting import quiet
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
@@ -61,11 +61,7 @@ class NoDelta(LoraBenchError):
 
 
 def load_base(spec: PlannedSpec, base_model: BaseModel) -> nn.Module:
-    """Return the base model as the run began with it.
-
-    Raises:
-        LoraBenchError: If it has an encoder and a decoder.
-    """
+    """Return the base model as the run began with it, or raise LoraBenchError if it has an encoder and a decoder."""
     kind = kind_of_run(spec).model_kind
     with quiet():
         model, _ = load_model(base_model, kind=kind, labels=len(spec.task.labels))
@@ -82,17 +78,15 @@ def weights_of(model: nn.Module) -> Iterator[tuple[Place, Tensor]]:
     for path, module in model.named_modules():
         for place, group in _places(model, path):
             if isinstance(module, nn.Linear | Conv1D):
-                yield place, _sliced(_upright(module), group)
+                weight = module.weight.detach()
+                yield place, _sliced(weight.T if isinstance(module, Conv1D) else weight, group)
 
 
 def deltas_of(base: nn.Module, folder: Path, another: Callable[[], nn.Module]) -> dict[Place, Delta]:
     """Return the change of each weight that a run changed.
 
     *base* is the base model of `load_base`, with the same layers afterwards; *another* loads it again, for methods that must be
-    merged into it.
-
-    Raises:
-        NoDelta: If its method changes no weight of a layer.
+    merged into it. NoDelta is raised if its method changes no weight of a layer.
     """
     with quiet(), torch.no_grad():
         if not (folder / CONFIG).is_file():
@@ -171,19 +165,9 @@ def _places(model: nn.Module, path: str) -> list[tuple[Place, _Slice]]:
     if not parts or layer is None:
         return []
     number = int(layer[0].rsplit(".", 1)[1])
-    groups = _runs_of(family, config.to_dict()) if len(parts) > 1 else 1
+    groups = config.to_dict()[family.num_heads_key] if len(parts) > 1 and family.fused_layout == "heads" else 1
     of_part = {part: tuple(index for index, own in enumerate(parts) if own == part) for part in parts}
     return [((number, part), _Slice(indexes, len(parts), groups)) for part, indexes in of_part.items()]
-
-
-def _runs_of(family: Family, config: dict[str, Any]) -> int:
-    heads: int = config[family.num_heads_key] if family.fused_layout == "heads" else 1
-    return heads
-
-
-def _upright(module: nn.Linear | Conv1D) -> Tensor:
-    weight = module.weight.detach()
-    return weight.T if isinstance(module, Conv1D) else weight
 
 
 def _sliced(rows: Tensor, group: _Slice) -> Tensor:

@@ -59,7 +59,7 @@ def of_product(B: Tensor, A: Tensor) -> Singular:
     left, of_b = torch.linalg.qr(B.double())
     right, of_a = torch.linalg.qr(A.double().T)
     u, values, vt = torch.linalg.svd(of_b @ of_a.T, full_matrices=False)
-    return _without_rounding(Singular(left @ u, values, right @ vt.T), torch.finfo(torch.float32).eps * _scale(values))
+    return _without_rounding(Singular(left @ u, values, right @ vt.T))
 
 
 def of_matrix(matrix: Tensor, rounding: float = 0.0) -> Singular:
@@ -70,15 +70,11 @@ def of_matrix(matrix: Tensor, rounding: float = 0.0) -> Singular:
         rounding: Singular values up to this are rounding.
     """
     u, values, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
-    least = max(rounding, torch.finfo(torch.float32).eps * _scale(values))
-    return _without_rounding(Singular(u, values, vt.T), least)
+    return _without_rounding(Singular(u, values, vt.T), rounding)
 
 
-def _scale(values: Tensor) -> float:
-    return float(values[0]) if len(values) else 0.0
-
-
-def _without_rounding(found: Singular, least: float) -> Singular:
+def _without_rounding(found: Singular, rounding: float = 0.0) -> Singular:
+    least = max(rounding, torch.finfo(torch.float32).eps * found.spectral_norm)
     return found.first(int((found.values > least).sum()))
 
 

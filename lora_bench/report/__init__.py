@@ -24,10 +24,9 @@ from lora_bench.report.html import PageFacts, render_page
 from lora_bench.report.markdown import facts_of, page_of, render_markdown
 from lora_bench.report.model.comparison import Comparison, compare
 from lora_bench.report.model.report import Report
-from lora_bench.report.sections.class_tables import ITEMS_PAGE
+from lora_bench.report.sections.class_tables import ABOUT, ITEMS_PAGE, items_page
 from lora_bench.report.sections.first_screen import draw_pictures
 from lora_bench.report.sections.forgetting import forgetting_figures
-from lora_bench.report.sections.items_page import ABOUT, items_page
 from lora_bench.report.sections.weight_changes import PAGE, weight_figures, weight_page
 from lora_bench.report.terminal import terminal_answer, terminal_table
 from lora_bench.util.regular_files import read_regular
@@ -62,7 +61,7 @@ def render_files(report: Report) -> dict[str, bytes]:
     items = items_page(report)
     if report.records:
         wide, narrow = draw_pictures(report.overview)
-        drawn = {plan.file: draw(plan) for plan in plan_figures(report.comparison, report.records)}
+        drawn = {plan.file: draw(plan) for plan in plan_figures(report.comparison)}
         drawn |= forgetting_figures(report.comparison)
         maps = {} if report.analysis is None else weight_figures(report.analysis)
         figures = {f"{name}/{file}": svg for file, svg in {**wide, **drawn, **maps}.items()}
@@ -98,13 +97,11 @@ def _write_page(files: Mapping[str, bytes], folder: Path, name: str) -> list[Pat
             f"{folder / name} is a link; remove it, since a report's figures may not be written elsewhere"
         )
     before = _figures_of(folder / f"{name}.md", name)
-    written = []
     for path, content in files.items():
         write_atomic(folder / path, content)
-        written.append(folder / path)
     for path in before - files.keys():
         (folder / path).unlink(missing_ok=True)
-    return written
+    return [folder / path for path in files]
 
 
 def _figures_of(page: Path, name: str) -> set[str]:
@@ -112,10 +109,8 @@ def _figures_of(page: Path, name: str) -> set[str]:
     if not page.is_file():
         return set()
     written = read_regular(page).decode("utf-8", errors="replace")
-    links = re.findall(r"^!\[[^\]]*\]\(([^()/\s]+)/([^()/\s]+\.svg)\)$", written, re.MULTILINE)
-    figures = {
-        f"{name}/{unquote(file)}" for folder, file in links if unquote(folder) == name and "/" not in unquote(file)
-    }
+    links = [unquote(link) for link in re.findall(r"^!\[[^\]]*\]\(([^()\s]+\.svg)\)$", written, re.MULTILINE)]
+    figures = {link for link in links if link.rpartition("/")[0] == name}
     items = {ITEMS_PAGE, _ITEMS_HTML} if f"]({quote(f'{name}/{ITEMS_PAGE}')})" in written else set()
     return figures | {f"{name}/{file}" for file in items}
 

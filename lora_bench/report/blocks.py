@@ -22,13 +22,7 @@ _SUMMARY = re.compile(r"[\w ,]+")
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading.
-
-    Args:
-        level: 1 for the title of a page, 2 for a section, and so on.
-        text: Inline text.
-        listed: Whether the contents of a Markdown page name a section: its title has words of ours alone.
-    """
+    """A heading: level 1 for the title of a page, 2 for a section. The contents of a page name a *listed* section."""
 
     level: int
     text: str
@@ -59,30 +53,16 @@ class TextList:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table whose rows are named by their first cell.
-
-    Args:
-        header: Heads of the columns.
-        rows: Cells of each row.
-        numbers_from: First column that is set to the right.
-        total: Whether the last row sums up the others.
-    """
+    """A table whose rows are named by their first cell; columns from *numbers_from* on are set to the right."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     numbers_from: int = 1
-    total: bool = False
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure.
-
-    Args:
-        alt: Words in its place, without marks.
-        path: Path of its SVG from the page.
-        caption: Inline text.
-    """
+    """The SVG at a path from the page, with words in its place, which have no marks, and inline text below it."""
 
     alt: str
     path: str
@@ -127,9 +107,7 @@ def known_columns(
     header: Sequence[str], rows: Sequence[Sequence[str]], optional: Collection[str]
 ) -> tuple[list[str], list[list[str]]]:
     """Return a header and rows without those *optional* columns that have no value in any row."""
-    kept = [
-        at for at, name in enumerate(header) if name not in optional or any(row[at] != text.MISSING for row in rows)
-    ]
+    kept = [at for at, name in enumerate(header) if name not in optional or {row[at] for row in rows} - {text.MISSING}]
     return [header[at] for at in kept], [[row[at] for at in kept] for row in rows]
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lora_bench.report.blocks import (
     Block,
@@ -29,12 +29,12 @@ from lora_bench.report.blocks import (
     TextTable,
     anchor,
 )
-from lora_bench.report.figures.embed import data_address
 from lora_bench.report.text import plain
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
+from urllib.parse import quote
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -48,8 +48,7 @@ LINK = re.compile(rf"#[a-z0-9-]+|/docs/[a-z]+\.md(#[a-z0-9-]+)?|{BESIDE.pattern}
 _MARKS = ("newline", "escape", "backticks", "emphasis", "link", "entity")
 
 
-@dataclass(frozen=True)
-class NamedHeading:
+class NamedHeading(NamedTuple):
     """A heading of a page with its address."""
 
     level: int
@@ -59,12 +58,9 @@ class NamedHeading:
 
 @dataclass(frozen=True, kw_only=True)
 class PageFacts:
-    """Facts of a page in its head, for an index of pages and for search engines.
+    """Facts in the head of a page: the headline, with what makes it doubtful first, and how sure that is.
 
-    Args:
-        description: The headline, with what makes it doubtful first.
-        strength: How sure that is, and its range; "" where nothing was judged.
-        reload_seconds: Seconds after which the page loads itself again; 0 for never.
+    The page loads itself again after *reload_seconds*; 0 for never.
     """
 
     description: str = ""
@@ -73,24 +69,19 @@ class PageFacts:
 
 
 def render_page(blocks: Sequence[Block], figures: Mapping[str, bytes], facts: PageFacts | None = None) -> str:
-    """Return the page that shows *blocks*, a title first, with the SVG of its figures by path.
-
-    Raises:
-        KeyError: If it shows a figure that is not given.
-    """
+    """Return the page that shows *blocks*, a title first, with the SVG of all of its figures by path."""
     page = _Page(figures)
-    start = next(
-        (at for at, block in enumerate(blocks) if isinstance(block, Heading) and block.level == 2), len(blocks)
-    )
+    sections = (at for at, block in enumerate(blocks) if isinstance(block, Heading) and block.level == 2)
+    start = next(sections, len(blocks))
     first, body = page.show(blocks[:start]), page.show(blocks[start:])
-    style = (ASSETS / "page.css").read_text(encoding="utf-8")
-    script = (ASSETS / "page.js").read_text(encoding="utf-8")
     shown = f'<section class="answer">\n{first}</section>\n{_contents(page.headings)}{body}'
-    return frame(page.headings[0].text, shown, style, script, facts or PageFacts())
+    return frame(page.headings[0].text, shown, facts or PageFacts())
 
 
-def frame(title: str, shown: str, style: str, script: str = "", facts: PageFacts | None = None) -> str:
-    """Return a whole page around *shown*, a piece of HTML, with one style and at most one script."""
+def frame(title: str, shown: str, facts: PageFacts | None = None) -> str:
+    """Return a whole page around *shown*, a piece of HTML; one with *facts* has the script for its tables."""
+    style = (ASSETS / "page.css").read_text(encoding="utf-8")
+    script = "" if facts is None else (ASSETS / "page.js").read_text(encoding="utf-8")
     named = {} if facts is None else {"description": facts.description[:2_000], STRENGTH: facts.strength[:1_000]}
     head = "".join(f'<meta name="{name}" content="{escape(value)}">\n' for name, value in named.items())
     if facts is not None and facts.reload_seconds:
@@ -127,9 +118,8 @@ def render_card(blocks: Sequence[Block], figures: Mapping[str, bytes]) -> str:
     Colours follow the page around it; figures keep their white ground, since that page's theme is not known.
     """
     style = (ASSETS / "card.css").read_text(encoding="utf-8")
-    return (
-        f'<div class="lora-bench-answer">\n<style>\n{style}</style>\n{_Page(figures, alone=True).show(blocks)}</div>\n'
-    )
+    shown = _Page(figures, alone=True).show(blocks)
+    return f'<div class="lora-bench-answer">\n<style>\n{style}</style>\n{shown}</div>\n'
 
 
 def _policy(style: str, script: str) -> str:
@@ -141,12 +131,7 @@ def _policy(style: str, script: str) -> str:
 
 
 class _Page:
-    """Writes blocks as HTML, and keeps the headings that it wrote.
-
-    Args:
-        figures: The SVG of figures, by path.
-        alone: Whether it is a card: without links and addresses, and with figures in their own colours.
-    """
+    """Writes blocks as HTML, and keeps the headings that it wrote; a card, *alone*, has no links, and figures in one colour."""
 
     def __init__(self, figures: Mapping[str, bytes], *, alone: bool = False) -> None:
         self.headings: list[NamedHeading] = []
@@ -180,11 +165,11 @@ class _Page:
                 return f'<pre><code class="language-sh">{lines}\n</code></pre>'
 
     def _text(self, marked: str) -> str:
-        shown: str = self._inline.renderInline(marked)
-        return shown
+        return str(self._inline.renderInline(marked))
 
     def _heading(self, heading: Heading) -> str:
-        words = _words(self._inline, heading.text)
+        (inline,) = self._inline.parseInline(heading.text)
+        words = "".join(child.content for child in inline.children or []).replace("\N{ZERO WIDTH SPACE}", "")
         slug = re.sub(r"[^a-z0-9]+", "-", anchor(words)).strip("-")[:60] or "section"
         taken = {named.identifier for named in self.headings}
         numbered = (slug if number == 1 else f"{slug}-{number}" for number in itertools.count(1))
@@ -217,19 +202,15 @@ class _Page:
         return f'<picture><source media="(max-width: 40rem)" srcset="{address}">{image}</picture>'
 
     def _table(self, table: TextTable) -> str:
-        """Return a table with a total below the other rows."""
-        rows = [self._row(row, table.numbers_from) for row in table.rows]
-        body, foot = (rows[:-1], rows[-1:]) if table.total else (rows, [])
-        parts = [self._group("thead", [self._row(table.header, table.numbers_from, head=True)])]
-        parts += [self._group(tag, lines) for tag, lines in (("tbody", body), ("tfoot", foot)) if lines]
-        return "\n".join(["<table>", *parts, "</table>"])
+        lines = ["<table>", "<thead>", *self._row(table.header, table.numbers_from, head=True), "</thead>"]
+        if table.rows:
+            rows = (self._row(row, table.numbers_from) for row in table.rows)
+            lines += ["<tbody>", *itertools.chain.from_iterable(rows), "</tbody>"]
+        return "\n".join([*lines, "</table>"])
 
-    def _group(self, tag: str, rows: Sequence[str]) -> str:
-        return "\n".join([f"<{tag}>", *rows, f"</{tag}>"])
-
-    def _row(self, cells: Sequence[str], numbers_from: int, *, head: bool = False) -> str:
+    def _row(self, cells: Sequence[str], numbers_from: int, *, head: bool = False) -> list[str]:
         parts = [self._cell(cell, number=at >= numbers_from, head=head, first=at == 0) for at, cell in enumerate(cells)]
-        return "\n".join(["<tr>", *parts, "</tr>"])
+        return ["<tr>", *parts, "</tr>"]
 
     def _cell(self, cell: str, *, number: bool, head: bool, first: bool) -> str:
         """Return a cell with its scope and its class; a style of its own would be against the page's policy."""
@@ -272,25 +253,15 @@ def _inline_parser(*, links: bool) -> MarkdownIt:
     return parser
 
 
-def _words(parser: MarkdownIt, marked: str) -> str:
-    (inline,) = parser.parseInline(marked)
-    return "".join(child.content for child in inline.children or []).replace("\N{ZERO WIDTH SPACE}", "")
-
-
 def _contents(headings: Sequence[NamedHeading]) -> str:
     """Return links to the sections of a page that has several, and to the parts of a section that has several."""
-    sections: list[tuple[NamedHeading, list[NamedHeading]]] = []
-    for heading in headings:
-        if heading.level == 2:
-            sections.append((heading, []))
-        elif heading.level == 3 and sections:
-            sections[-1][1].append(heading)
-    if len(sections) < 2:
+    starts = [at for at, heading in enumerate(headings) if heading.level == 2]
+    if len(starts) < 2:
         return ""
-    items = [
-        f"<li>{_link(section)}{_list(f'<li>{_link(part)}</li>' for part in parts) if len(parts) > 1 else ''}</li>"
-        for section, parts in sections
-    ]
+    items = []
+    for start, end in itertools.pairwise([*starts, len(headings)]):
+        parts = [f"<li>{_link(part)}</li>" for part in headings[start:end] if part.level == 3]
+        items.append(f"<li>{_link(headings[start])}{_list(parts) if len(parts) > 1 else ''}</li>")
     return f'<nav aria-label="Contents">\n<details><summary>All sections</summary>{_list(items)}</details>\n</nav>\n'
 
 
@@ -298,6 +269,46 @@ def _link(heading: NamedHeading) -> str:
     return f'<a href="#{heading.identifier}">{escape(heading.text, quote=False)}</a>'
 
 
-def _list(items: Iterable[str]) -> str:
-    lines = "\n".join(items)
-    return f"\n<ul>\n{lines}\n</ul>\n"
+def _list(items: Sequence[str]) -> str:
+    return "\n".join(["", "<ul>", *items, "</ul>", ""])
+
+
+# The colour that replaces another where the reader prefers dark pages. The first two are the page's own.
+DARK = {
+    "#ffffff": "#15181c",
+    "#000000": "#e4e7eb",
+    "#333333": "#d5dae0",
+    "#404040": "#c3c9d1",
+    "#595959": "#aab2bb",
+    "#8c8c8c": "#7f8893",
+    "#e6e6e6": "#31373f",
+    "#0072b2": "#2b79e2",
+    "#d55e00": "#fb8e22",
+    "#009e73": "#43c098",
+    "#993279": "#c8478e",
+    "#6c5828": "#8b7605",
+    "#8c87b8": "#b8a0fa",
+}
+
+# Everything else that is no letter or digit becomes a percent sign and its bytes, above all `"`, `&`, `#` and line ends. Base64
+# would be a sixth longer, and nearly incompressible.
+_PLAIN = " !$'()*+,/:;<=>?@[]{|}"
+
+
+def data_address(svg: bytes, *, dark: bool = True) -> str:
+    """Return an address that holds *svg*, with its colours for dark pages unless *dark* is false."""
+    if dark:
+        drawing, end = svg.rsplit(b"</svg>", 1)
+        svg = drawing + _dark_style().encode() + b"</svg>" + end
+    return f"data:image/svg+xml,{quote(svg, safe=_PLAIN)}"
+
+
+def _dark_style() -> str:
+    rules = "".join(
+        f'[style*="{part}: {light}"]{{{part}:{dark}!important}}'
+        for light, dark in DARK.items()
+        for part in ("fill", "stroke")
+    )
+    # Text without a colour of its own is black, which it inherits.
+    inherited = f"svg{{fill:{DARK['#000000']}}}"
+    return f"<style>@media screen and (prefers-color-scheme: dark){{{inherited}{rules}}}</style>"

@@ -6,12 +6,12 @@ It is made from the heads of the pages themselves, so it costs nothing beside th
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from html import escape, unescape
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
-from lora_bench.report.html import ASSETS, HEAD_LETTERS, STRENGTH, frame
+from lora_bench.report.html import HEAD_LETTERS, STRENGTH, frame
 from lora_bench.util.atomic_files import write_atomic
 from lora_bench.util.regular_files import read_start
 
@@ -21,17 +21,8 @@ NAME = "index.html"
 _PLACES = ("*.html", "*/report.html", "*/*/report.html")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A report of the folder.
-
-    Args:
-        title: Title of its page.
-        address: Path of the page from the folder.
-        answer: Headline, with what makes it doubtful.
-        strength: How sure that is, and its range; "" where nothing was judged.
-        markdown: Whether the same report stands beside it as Markdown.
-    """
+class Entry(NamedTuple):
+    """A report of the folder: its title, its path from there, its answer and strength, and whether Markdown is beside it."""
 
     title: str
     address: str
@@ -51,15 +42,9 @@ def entries(folder: Path) -> list[Entry]:
         title = re.search(r"<title>(.*?)</title>", head, re.DOTALL)
         facts = {name: unescape(value) for name, value in re.findall(r'<meta name="([\w-]+)" content="([^"]*)">', head)}
         if title is not None and STRENGTH in facts:
-            found.append(
-                Entry(
-                    title=unescape(title[1]),
-                    address=path.relative_to(folder).as_posix(),
-                    answer=facts.get("description", ""),
-                    strength=facts[STRENGTH],
-                    markdown=path.with_suffix(".md").is_file(),
-                )
-            )
+            address, markdown = path.relative_to(folder).as_posix(), path.with_suffix(".md").is_file()
+            answer = facts.get("description", "")
+            found.append(Entry(unescape(title[1]), address, answer, facts[STRENGTH], markdown))
     return found
 
 
@@ -71,16 +56,14 @@ def render_index(folder: Path) -> str | None:
     parts = ["<h1>Suites and their answers</h1>"]
     for entry in found:
         address = quote(entry.address)
-        series = entry.address.split("/")[1:-1]
-        title = escape(" / ".join([entry.title, *series]), quote=False)
+        title = escape(" / ".join([entry.title, *entry.address.split("/")[1:-1]]), quote=False)
         links = f'<a href="{address}">report</a>'
         if entry.markdown:
             links += f' · <a href="{address.removesuffix(".html")}.md">Markdown</a>'
         parts += [f'<h2><a href="{address}">{title}</a></h2>', f"<p>{escape(entry.answer, quote=False)}</p>"]
         parts += [f"<p>{escape(entry.strength, quote=False)}</p>"] if entry.strength else []
         parts.append(f"<p>{links}</p>")
-    style = (ASSETS / "page.css").read_text(encoding="utf-8")
-    return frame("Suites and their answers", "\n".join(parts) + "\n", style)
+    return frame("Suites and their answers", "\n".join(parts) + "\n")
 
 
 def write_index(folder: Path, *, only_refresh: bool = False) -> Path | None:

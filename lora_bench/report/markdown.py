@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.records.record import Record
 from lora_bench.records.spec import ModelSpec
 from lora_bench.report.blocks import (
     Block,
@@ -25,9 +24,10 @@ from lora_bench.report.blocks import (
 from lora_bench.report.figures.draw import left_out, plan_figures
 from lora_bench.report.figures.plan import FigurePlan
 from lora_bench.report.html import PageFacts
-from lora_bench.report.model.comparison import Comparison, ModelTable
+from lora_bench.report.model.comparison import Comparison
 from lora_bench.report.model.report import Report
-from lora_bench.report.probes.probe_section import headline_of_probes, probe_section, probes_page
+from lora_bench.report.probes.probe_headline import headline_of_probes
+from lora_bench.report.probes.probe_section import probe_section, probes_page
 from lora_bench.report.sections import budgets
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.along import along_section
@@ -36,9 +36,8 @@ from lora_bench.report.sections.environments import environment_section
 from lora_bench.report.sections.first_screen import by_task_picture, first_screen
 from lora_bench.report.sections.forgetting import forgetting_section, kept_of_base
 from lora_bench.report.sections.headline import headline_of
-from lora_bench.report.sections.improving import improving_blocks, plateau_blocks
+from lora_bench.report.sections.improving import improving_blocks, over_time_section, plateau_blocks
 from lora_bench.report.sections.other_reports import other_reports
-from lora_bench.report.sections.over_time import over_time_section
 from lora_bench.report.sections.scores import exempt_note, scores_section, task_section, tuning_section
 from lora_bench.report.sections.verdicts import verdict_section
 from lora_bench.report.sections.weight_changes import weight_section
@@ -55,15 +54,11 @@ def render_markdown(report: Report) -> str:
 
 
 def page_of(report: Report) -> list[Block]:
-    """Return the blocks of a report's page.
-
-    Raises:
-        LoraBenchError: If there are no records, or two different ones with the same run id.
-    """
-    records, folder = report.records, report.name
-    if report.probes and not records:
+    """Return the blocks of a report's page; without records it raises as `render_markdown`."""
+    folder = report.name
+    if report.probes and not report.records:
         return probes_page(report.probes)
-    if not records:
+    if not report.records:
         raise LoraBenchError("there are no records to report")
     comparison, judged = report.comparison, report.judged
     sections: list[Sequence[Block]] = [
@@ -71,19 +66,19 @@ def page_of(report: Report) -> list[Block]:
         if judged is not None
         else [],
         scores_section(report),
-        _figures(plan_figures(comparison, records), folder, comparison),
+        _figures(plan_figures(comparison), folder, comparison),
         along_section(report.along),
         task_section(report),
         tuning_section(report),
         forgetting_section(comparison, folder, judged.analysis if judged is not None else None),
         _costs(comparison),
-        over_time_section(comparison, records),
+        over_time_section(comparison),
         *report.sections,
         probe_section(report.probes),
         _weights(report),
-        _failures(comparison),
+        tables.failures(comparison),
         _warnings(comparison),
-        _protocol(comparison, records),
+        _protocol(comparison),
         environment_section(comparison),
         _commands(comparison),
         _provenance(comparison),
@@ -135,7 +130,7 @@ def _weights(report: Report) -> list[Block]:
     return [] if report.analysis is None else weight_section(report.analysis, report.name, run_ids)
 
 
-def _protocol(comparison: Comparison, records: Sequence[Record]) -> list[Block]:
+def _protocol(comparison: Comparison) -> list[Block]:
     """Return the protocol card: conditions that all runs share, the size of each method, and the work that runs used."""
     shared: list[Block] = ["Equal for all runs:", budgets.recipe(comparison), *budgets.protocols(comparison)]
     shared += [
@@ -144,13 +139,13 @@ def _protocol(comparison: Comparison, records: Sequence[Record]) -> list[Block]:
     ]
     if any(row.exempt for setting in comparison.settings for row in setting.rows):
         shared.append(exempt_note(comparison.settings))
-    used = budgets.work(comparison, records)
+    used = budgets.work(comparison)
     shared += ["What the runs used, medians over them:", *used] if used else []
-    improving = improving_blocks(records, comparison)
+    improving = improving_blocks(comparison)
     return [
         Heading(2, "Protocol and budget"),
         _introduction(comparison),
-        *plateau_blocks(records, comparison),
+        *plateau_blocks(comparison),
         Fold("What all runs shared", shared),
         *([Fold("Runs that were still improving", improving)] if improving else []),
     ]
@@ -162,9 +157,8 @@ def _introduction(comparison: Comparison) -> str:
     statuses = [f"{number} {'' if index else 'ended '}{code(status)}" for index, (status, number) in enumerate(ended)]
     trying = [setting for setting in comparison.settings if setting not in comparison.results]
     trials = len({run_id for setting in trying for row in setting.rows for run_id in row.run_ids})
-    tuned = (
-        f" Among them {'is' if trials == 1 else 'are'} {plural(trials, 'trial')} of learning rates." if trials else ""
-    )
+    are = "is" if trials == 1 else "are"
+    tuned = f" Among them {are} {plural(trials, 'trial')} of learning rates." if trials else ""
     metrics = dict.fromkeys(
         f"{tables.metric_name(one)}{' (lower is better)' if one.spec.task.higher_is_better is False else ''} "
         f"{tables.on_split(one)}"
@@ -173,20 +167,11 @@ def _introduction(comparison: Comparison) -> str:
     scored = {setting.spec.task.name for setting in comparison.settings if not (setting.search or setting.trials)}
     tasks = dict.fromkeys(setting.spec.task.name for setting in comparison.settings)
     searches = [code(task) for task in tasks if task not in scored]
-    search = (
-        f" On {listed(searches)} this is a search: its scores choose learning rates and are not results."
-        if searches
-        else ""
-    )
-    of = " of the others" if trials else ""
-    return (
-        f"Of {plural(comparison.runs, 'run')}, {listed(statuses)}.{tuned} Scores{of} are {listed([*metrics])}.{search}"
-    )
-
-
-def _failures(comparison: Comparison) -> list[Block]:
-    found = tables.failures(comparison)
-    return [Heading(2, "Failures"), *found] if found else []
+    search = ""
+    if searches:
+        search = f" On {listed(searches)} this is a search: its scores choose learning rates and are not results."
+    scores = f"Scores{' of the others' if trials else ''} are {listed([*metrics])}."
+    return f"Of {plural(comparison.runs, 'run')}, {listed(statuses)}.{tuned} {scores}{search}"
 
 
 _KINDS = {
@@ -223,7 +208,8 @@ def _costs(comparison: Comparison) -> list[Block]:
     if found is None:
         return []
     table, in_all = found
-    measured = [row for setting in comparison.settings for row in setting.rows if row.measured]
+    rows = [row for setting in comparison.settings for row in setting.rows]
+    measured = [row for row in rows if {row.train_peak_bytes, row.step_seconds, row.train_seconds} != {None}]
     shared = [row for row in measured if row.exclusive is False]
     unsaid = sum(row.exclusive is None for row in measured)
     if unsaid:
@@ -235,12 +221,12 @@ def _costs(comparison: Comparison) -> list[Block]:
         alone = "Other work ran beside every row: times and memory on this page are rough."
     else:
         alone = f"Other work ran beside {len(shared)} of {plural(len(measured), 'row')}, marked {tables.SHARED}."
-    resumed = sum(row.resumed for setting in comparison.settings for row in setting.rows)
+    resumed = sum(run.resumed for row in rows for run in row.records)
     if resumed:
+        are = "is" if resumed == 1 else "are"
         alone += (
-            f" {plural(resumed, 'run')} went on from a checkpoint after a stop, and {'is' if resumed == 1 else 'are'} "
+            f" {plural(resumed, 'run')} went on from a checkpoint after a stop, and {are} in no speed or memory number."
         )
-        alone += "in no speed or memory number."
     shown = table if len(table.rows) <= MOST_COSTS else Fold("Seconds of one run", [table])
     return [Heading(2, "Costs"), f"{alone} Failed runs have no times. {in_all}", shown]
 
@@ -279,8 +265,7 @@ def _commands(comparison: Comparison) -> list[Block]:
 
 
 def _provenance(comparison: Comparison) -> list[Block]:
-    found: Iterable[ModelTable] = (table for setting in comparison.settings for table in setting.tables)
-    models = {_model(table.model) for table in found}
+    models = {_model(table.model) for setting in comparison.settings for table in setting.tables}
     return [
         Heading(2, "Where the numbers come from"),
         f"Every number on this page is computed from these {plural(comparison.runs, 'record')}.",

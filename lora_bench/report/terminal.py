@@ -19,9 +19,8 @@ from lora_bench.report.figures.differences import notes_of_words, value_limits, 
 from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.overview import Contrast, Line, Overview
 from lora_bench.report.model.report import Report
-from lora_bench.report.sections import summary
+from lora_bench.report.sections import first_screen
 from lora_bench.report.sections.chosen_rates import rates_table
-from lora_bench.report.sections.first_screen import picture_contrasts
 from lora_bench.report.sections.headline import headline_blocks, headline_of
 from lora_bench.report.sections.method_tables import (
     EXEMPT,
@@ -43,6 +42,7 @@ def terminal_table(records: Sequence[Record]) -> Group:
         LoraBenchError: If two different records have the same run id.
     """
     comparison = compare(records)
+    adapter = TableColumn("adapter parameters", lambda row: count(row.parameters.adapter if row.parameters else None))
     parts: list[Table] = []
     for setting in comparison.settings:
         note = f"{EXEMPT} exempt from the parameter target" if any(row.exempt for row in setting.rows) else ""
@@ -50,13 +50,8 @@ def terminal_table(records: Sequence[Record]) -> Group:
             title = f"{setting_name(setting, comparison)}, {model_name(of_model)}, {on_split(setting)}"
             parts += [_table(table, title, note) for table in score_table(of_model, setting)]
             beside = f"{SHARED} other work ran beside" if any(row.exclusive is False for row in of_model.rows) else ""
-            parts += [_table(table, note=beside) for table in cost_tables(of_model, setting, [_ADAPTER]) if table.rows]
+            parts += [_table(table, note=beside) for table in cost_tables(of_model, setting, [adapter]) if table.rows]
     return Group(*parts)
-
-
-_ADAPTER = TableColumn(
-    "adapter parameters", lambda row: count(None if row.parameters is None else row.parameters.adapter)
-)
 
 
 def _table(block: TextTable, title: str = "", note: str = "") -> Table:
@@ -80,9 +75,9 @@ def terminal_answer(report: Report) -> Group:
     headline = headline_of(report)
     before = [Lead(answer) for section in report.sections for answer in answers(section)]
     parts = [*map(_paragraph, [*before, *headline_blocks(headline, alone=True)])]
-    following = [*map(_paragraph, summary.next_step(headline.next))]
-    shown = summary.shown_lines(report.overview)
-    bars = _bars(picture_contrasts(report.overview))
+    following = [*map(_paragraph, first_screen.next_step(headline.next))]
+    shown = first_screen.shown_lines(report.overview)
+    bars = _bars(first_screen.picture_contrasts(report.overview))
     # A paragraph has two lines at most, a table four beside its rows.
     if 2 * (len(parts) + len(following)) + len(shown) + 4 + len(bars) <= ANSWER_LINES:
         parts += bars
@@ -102,22 +97,22 @@ def _paragraph(block: Block) -> Text:
 
 
 def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
-    table = _answer_table(" ".join(summary.notes(seen)))
+    table = _answer_table(" ".join(first_screen.notes(seen)))
     table.add_column("method", no_wrap=True, max_width=34)
     for name in ("score", Text(f"less {plain(seen.reference, 16)}"), "verdict", "file, MiB", "time", "memory"):
         table.add_column(name, justify="right", overflow="fold", max_width=26)
     for line in shown:
-        sizes = summary.size_of(line).rsplit(" to ", 1)
+        sizes = first_screen.size_of(line).rsplit(" to ", 1)
         values = " to ".join([sizes[0].rsplit(" ", 1)[-1], *sizes[1:]])
         size = f", {unmarked(values)}" if values else ""
         name = f"{plain(line.label, 22)}{size}{' (reference)' if line.reference else ''}"
         cells = [
-            summary.score_of(line),
-            summary.difference_of(line),
-            summary.verdict_of(line, short=True),
-            summary.file_of(line),
+            first_screen.score_of(line),
+            first_screen.difference_of(line),
+            first_screen.verdict_of(line, short=True),
+            first_screen.file_of(line),
         ]
-        cells += [summary.ratio(found, line.reference) for found in (line.step, line.memory)]
+        cells += [first_screen.ratio(found, line.reference) for found in (line.step, line.memory)]
         table.add_row(Text(name), *(Text(unmarked(cell)) for cell in cells))
     return table
 

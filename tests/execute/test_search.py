@@ -397,7 +397,7 @@ def test_a_suite_is_halved_from_its_plan_to_its_report_and_goes_on_where_it_was_
 
     comparison = compare(outcome.records)
     assert [setting.rung for setting in comparison.settings] == [None, 1, 2]
-    assert [plan.kind for plan in plan_figures(comparison, outcome.records)].count("learning_rates") == 2
+    assert [plan.kind for plan in plan_figures(comparison)].count("learning_rates") == 2
     page = render_markdown(Report(outcome.records))
     assert page.count("The expected best") == 1 and "no expected best is shown" in page
     assert "Among them are 16 trials of learning rates" in page

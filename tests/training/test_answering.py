@@ -19,6 +19,7 @@ from lora_bench.pack.group_runs import company_of
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import answers_in, read_records
 from lora_bench.report import Report
+from lora_bench.report.model.seed_scores import scored
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import Split
 from lora_bench.training.measure.counters import count_parameters
@@ -137,9 +138,10 @@ def test_four_methods_learn_to_answer_and_the_report_pairs_the_questions(tmp_pat
     model = Report(records, answers=read)
     assert model.judged is not None and len(model.judged.held) == 3
     for held in model.judged.held:
-        assert held.items is not None and held.items[0].items == 60
+        items = scored(held.row, held.setting, read).items
+        assert held.with_items and items.items == 60
         by_seed = {record.spec.seed: record.score for record in records if record.spec.method.label == held.row.label}
-        assert held.items[0].scores() == pytest.approx([by_seed[seed] for seed in held.items[0].seeds], abs=1e-5)
+        assert items.scores() == pytest.approx([by_seed[seed] for seed in items.seeds], abs=1e-5)
     written = [json.loads(line) for line in (path.parent / "test.jsonl").read_text().splitlines()]
     kept = read(records[0].run_id)
     texts = [row["text"][first:behind] for row, ((first, behind),) in zip(written, kept.references, strict=True)]

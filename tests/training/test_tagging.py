@@ -18,6 +18,7 @@ from lora_bench.models.loading import load_model
 from lora_bench.models.registry import find_model
 from lora_bench.records.store import answers_in, read_records
 from lora_bench.report import Report
+from lora_bench.report.model.seed_scores import scored
 from lora_bench.training.distributed.ranks import BatchShares
 from lora_bench.training.measure.counters import count_parameters
 from tests.project import BAD, GOOD, SPECIAL, WORDS, write_model
@@ -148,9 +149,10 @@ def test_four_methods_learn_to_tag_and_the_report_pairs_the_sentences(tmp_path, 
     model = Report(records, answers=answers_in(folder, records))
     assert model.judged is not None and len(model.judged.held) == 3
     for held in model.judged.held:
-        assert held.items is not None and held.items[0].items == 60
+        items = scored(held.row, held.setting, answers_in(folder, records)).items
+        assert held.with_items and items.items == 60
         by_seed = {record.spec.seed: record.score for record in records if record.spec.method.label == held.row.label}
-        assert held.items[0].scores() == pytest.approx([by_seed[seed] for seed in held.items[0].seeds])
+        assert items.scores() == pytest.approx([by_seed[seed] for seed in items.seeds])
     answers = answers_in(folder, records)(records[0].run_id)
     written = [json.loads(line) for line in (path.parent / "test.jsonl").read_text().splitlines()]
     assert answers.references == [row["tags"] for row in written]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.report import text
 from lora_bench.report.figures.draw import settings, to_svg
+from lora_bench.report.figures.plan import padded, stretched
 from lora_bench.report.model.overview import UNLESS, Contrast, unless_words
-from lora_bench.report.text import plain
+from lora_bench.report.text import amount, difference, plain
 from lora_bench.stats.verdict import FEWEST_FOR_INTERVAL, VerdictName
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def caption(contrasts: Sequence[Contrast]) -> str:
         said.append("Line: its interval, widened for the number of comparisons; *better* and *worse* rest on it.")
     said += ["Arrowhead: it leaves the panel."] if beyond else []
     if len(margins := _margins(contrasts)) == 1:
-        said.append(f"Grey: within the margin of {text.amount(margins.pop(), contrasts[0].shares)}.")
+        said.append(f"Grey: within the margin of {amount(margins.pop(), contrasts[0].shares)}.")
     said += ["Small points: seeds."] if any(_shows_seeds(contrast) for contrast in contrasts) else []
     return " ".join([*said, *notes_of_words(contrasts)])
 
@@ -104,9 +104,8 @@ def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> Figu
     for number, panel in enumerate(panels):
         left = 0.05 if narrow else names + number * (plot + WORDS)
         axes = figure.add_axes((left / width, FOOT / height, plot / width, depth / height))
-        _frame(
-            axes, limits, depth, [one for one in contrasts if one.setting.parameter_target == panel or len(panels) == 1]
-        )
+        own = [one for one in contrasts if one.setting.parameter_target == panel or len(panels) == 1]
+        _frame(axes, limits, depth, own)
         if len(panels) > 1:
             axes.set_title(_target(panel), fontsize=8.5, pad=4)
         for row, place in zip(rows, places, strict=True):
@@ -116,8 +115,7 @@ def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> Figu
     _names(figure, rows, places, (width, height), head, narrow)
     title = f"difference to {reference}, {_unit(contrasts[0])}"
     centre = 0.02 if narrow else names / width
-    lines = [title, *([model] if model else [])]
-    for number, line in enumerate(lines):
+    for number, line in enumerate([title, *([model] if model else [])]):
         at = 1 - (0.13 + 0.17 * number) / height
         figure.text(centre, at, line, fontsize=8.5 if narrow else 9, ha="left", va="center", color="#404040")
     return figure
@@ -155,13 +153,10 @@ def _rows(contrasts: Sequence[Contrast], panels: Sequence[object]) -> list[_Row]
         heading = plain(contrast.label, 40) + (f", {_target(target)}" if apart else "")
         place = panels.index(target) if len(panels) > 1 else 0
         number = contrast.setting.distinct_examples
-        own = ", ".join(
-            [
-                *([plain(contrast.setting.spec.task.name, 24)] if len(tasks) > 1 else []),
-                *([_model_name(contrast)] if _only_model(contrasts) is None else []),
-                *([f"{number:,} rows"] if len(numbers) > 1 and number is not None else []),
-            ]
-        )
+        parts = [plain(contrast.setting.spec.task.name, 24)] if len(tasks) > 1 else []
+        parts += [_model_name(contrast)] if _only_model(contrasts) is None else []
+        parts += [f"{number:,} rows"] if len(numbers) > 1 and number is not None else []
+        own = ", ".join(parts)
         of_heading = found.setdefault(heading, {})
         # Two settings of a task may have the same target, and a row of their own each.
         names = (own if count == 1 else f"{own} ({count})".strip() for count in itertools.count(1))
@@ -196,20 +191,14 @@ def _placed(rows: Sequence[_Row], row_height: float, above: bool) -> tuple[list[
 
 def value_limits(contrasts: Sequence[Contrast]) -> tuple[float, float]:
     """Room for every mark and the margin, and for intervals as far as they reach half that span further out."""
-    values = [0.0]
-    ends = []
+    values, intervals = [0.0], []
     for contrast in contrasts:
-        unit = contrast.unit
-        margin = contrast.verdict.margin or 0.0
-        values += [unit * contrast.verdict.difference, unit * margin, -unit * margin]
+        unit, verdict, margin = contrast.unit, contrast.verdict, contrast.verdict.margin or 0.0
+        values += [unit * verdict.difference, unit * margin, -unit * margin]
         values += [unit * value for value in contrast.by_seed] if _shows_seeds(contrast) else []
-        interval = contrast.verdict.adjusted
-        ends += [unit * interval.low, unit * interval.high] if interval is not None else []
-    low, high = min(values), max(values)
-    room = (high - low) / 2
-    low, high = max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)
-    span = (high - low) or 1.0
-    return low - 0.04 * span, high + 0.04 * span
+        if (own := verdict.adjusted) is not None:
+            intervals.append(replace(own, low=unit * own.low, high=unit * own.high))
+    return padded(*stretched(values, intervals), share=0.04)
 
 
 def _margins(contrasts: Sequence[Contrast]) -> set[float]:
@@ -248,13 +237,8 @@ def _draw(axes: Any, contrast: Contrast, place: float, limits: tuple[float, floa
     interval = contrast.verdict.adjusted
     if interval is not None:
         low, high = max(unit * interval.low, limits[0]), min(unit * interval.high, limits[1])
-        axes.plot(
-            [low, high],
-            [level, level],
-            color=colour,
-            linewidth=1.2 if _shows_seeds(contrast) else 2.2,
-            solid_capstyle="butt",
-        )
+        width = 1.2 if _shows_seeds(contrast) else 2.2
+        axes.plot([low, high], [level, level], color=colour, linewidth=width, solid_capstyle="butt")
         for end, beyond, arrow in ((low, unit * interval.low < low, 8), (high, unit * interval.high > high, 9)):
             if beyond:
                 axes.plot([end], [level], marker=arrow, color=colour, markersize=5, clip_on=False)
@@ -283,7 +267,7 @@ def notes_of_words(contrasts: Sequence[Contrast]) -> list[str]:
 def words(contrast: Contrast) -> str:
     """Return a difference and its verdict, such as "+2.1, better" or "−0.4, equivalent*"."""
     value = contrast.verdict.difference
-    shown = f"{100 * value:+.1f}".replace("-", "−") if contrast.shares else text.difference(value)
+    shown = f"{100 * value:+.1f}".replace("-", "−") if contrast.shares else difference(value)
     word: str = contrast.verdict.verdict
     if word == "inconclusive":
         word = f"{contrast.verdict.unless_collapse}*" if contrast.verdict.unless_collapse else "undecided"

@@ -16,12 +16,11 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lora_bench.records.record import CurvePoint, Record
-from lora_bench.report.figures.curves import Line, losses_of, timed_line
-from lora_bench.report.figures.pareto import Cost, costs_of
-from lora_bench.report.figures.plan import FigurePlan, Kind, Style
+from lora_bench.report.figures.curves import losses_of, timed_line
+from lora_bench.report.figures.plan import FigurePlan, Kind, Style, costs_of
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, model_key
 from lora_bench.report.model.rows import grouped
 from lora_bench.report.model.sweeps import Sweep, over_targets, sweeps
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's blue, vermilion and green, and three that keep apart from them and from grey for colour-blind readers
-# too, all with a contrast of 3 to 1 on white. `embed.DARK` has another of each for dark pages, found in the same way.
+# too, all with a contrast of 3 to 1 on white. `html.DARK` has another of each for dark pages, found in the same way.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#993279", "#6C5828", "#8C87B8")
 MARKERS = ("s", "^", "D", "v", "P", "X", "p")
 NEUTRAL, EXEMPT_MARKERS = "#333333", ("o", "*", "h", "d")
@@ -58,31 +57,21 @@ SETTINGS = {
 }
 
 
-def plan_figures(comparison: Comparison, records: Sequence[Record]) -> list[FigurePlan]:
-    """Return the figures that the data can fill, in the order of the report; *records* have the learning curves."""
+def plan_figures(comparison: Comparison) -> list[FigurePlan]:
+    """Return the figures that the data can fill, in the order of the report."""
     plans = []
-    by_id = {record.run_id: record for record in records}
-    curves = {run_id: record.curve for run_id, record in by_id.items()}
     stems: set[str] = set()
     for settings in over_targets(comparison):
         stem = _stem(plain(settings[0].spec.task.name, 40), stems)
-        tables = _over_targets_by_model(settings)
-        costs = tuple(costs_of(settings, comparison.environments))
-        of_rows = {run: curves[run] for table in tables for row in table.rows for run in row.run_ids if curves.get(run)}
-        seconds = {run: line for run in of_rows if (line := timed_line(by_id[run]))}
-        for kind in _kinds(settings, costs, of_rows, seconds):
-            plans.append(
-                FigurePlan(
-                    kind=kind,
-                    settings=tuple(settings),
-                    tables=tables,
-                    costs=costs,
-                    curves=of_rows,
-                    styles=styles(comparison),
-                    file=f"{stem}-{kind.replace('_', '-')}.svg",
-                    over_time=seconds,
-                )
-            )
+        plan = FigurePlan(
+            kind="scores",
+            settings=tuple(settings),
+            tables=_over_targets_by_model(settings),
+            costs=tuple(costs_of(settings, comparison.environments)),
+            styles=styles(comparison),
+            file=stem,
+        )
+        plans += [replace(plan, kind=kind, file=f"{stem}-{kind.replace('_', '-')}.svg") for kind in _kinds(plan)]
     return [*plans, *_over_sweeps(comparison, stems)]
 
 
@@ -141,24 +130,20 @@ def _readable(settings: Sequence[Setting]) -> bool:
     return len({row.label for setting in settings for row in setting.rows}) <= MOST_METHODS
 
 
-def _kinds(
-    settings: Sequence[Setting],
-    costs: Sequence[Cost],
-    curves: Mapping[str, Sequence[CurvePoint]],
-    over_time: Mapping[str, Line],
-) -> list[Kind]:
-    scored = any(row.score is not None for setting in settings for row in setting.rows)
-    readable = _readable(settings)
-    if settings[0].search:
+def _kinds(plan: FigurePlan) -> list[Kind]:
+    """Return the figures that the rows of a plan can fill."""
+    scored = any(row.score is not None for row in plan.rows)
+    readable = _readable(plan.settings)
+    if plan.settings[0].search:
         return ["learning_rates"] if scored and readable else []
     kinds: list[Kind] = ["scores"] if scored else []
     if not readable:
         return kinds
-    if costs:
+    if plan.costs:
         kinds.append("trade_offs")
-    if any(len(losses_of(curve)) > 1 for curve in curves.values()):
+    if any(len(losses_of(run.curve)) > 1 for run in plan.runs):
         kinds.append("learning_curves")
-    if over_time and not settings[0].trials:
+    if not plan.settings[0].trials and any(map(timed_line, plan.runs)):
         kinds.append("over_time")
     return kinds
 

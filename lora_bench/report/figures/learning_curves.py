@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lora_bench.report.figures import panels as parts
-from lora_bench.report.figures.curves import Line, losses_of, mean_line, scores_of, thinned
-from lora_bench.report.figures.plan import FigurePlan
+from lora_bench.report.figures.curves import Line, losses_of, mean_line, scores_of, thinned, timed_line
+from lora_bench.report.figures.plan import FigurePlan, padded
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
 
@@ -31,8 +31,8 @@ def learning_curves(plan: FigurePlan) -> Figure:
     """Return a panel a base model and target, a line a method; below them the same for evaluations, where there are any."""
     setting = plan.settings[0]
     shown = parts.by_setting(plan)
-    losses = {run: thinned(losses_of(curve), POINTS) for run, curve in plan.curves.items()}
-    scores = {run: scores_of(curve, setting.spec.task.metric) for run, curve in plan.curves.items()}
+    losses = {run.run_id: thinned(losses_of(run.curve), POINTS) for run in plan.runs}
+    scores = {run.run_id: scores_of(run.curve, setting.spec.task.metric) for run in plan.runs}
     evaluated = any(scores.values())
     figure, panels = parts.make_panels([title for title, _ in shown], height=HEIGHT, blocks=1 + evaluated)
     tables = [table for _, table in shown]
@@ -55,9 +55,10 @@ def over_time(plan: FigurePlan) -> Figure:
     shown = parts.by_setting(plan)
     figure, panels = parts.make_panels([title for title, _ in shown], height=HEIGHT)
     parts.label_beside(panels, _evaluated(plan.settings[0]), HEIGHT)
-    _fill(panels, plan, [table for _, table in shown], plan.over_time)
+    lines = {run.run_id: timed_line(run) for run in plan.runs}
+    _fill(panels, plan, [table for _, table in shown], lines)
     parts.label_below(panels, "seconds of training")
-    parts.legend(figure, plan, [row for row in plan.rows if any(plan.over_time.get(run) for run in row.run_ids)])
+    parts.legend(figure, plan, [row for row in plan.rows if any(lines[run] for run in row.run_ids)])
     return figure
 
 
@@ -76,7 +77,7 @@ def _fill(panels: Sequence[Any], plan: FigurePlan, tables: Sequence[ModelTable],
             upright = FuncFormatter(lambda value, _: f"{value:g}")
             parts.logarithmic(panel, (low / 1.2, high * 1.2), upright, upwards=True)
         else:
-            panel.set_ylim(parts.padded(low, high, share=0.06))
+            panel.set_ylim(padded(low, high, share=0.06))
         for row in table.rows:
             _draw(panel, plan, row, lines)
 
@@ -84,7 +85,7 @@ def _fill(panels: Sequence[Any], plan: FigurePlan, tables: Sequence[ModelTable],
 def _draw(panel: Any, plan: FigurePlan, row: Row, lines: Mapping[str, Line]) -> None:
     """The seeds of a row, and the mean of those that ended `ok`, which ends with the method's parts.mark."""
     style = plan.styles[row.label]
-    failed = {failure.run_id for failure in row.failures}
+    failed = {record.run_id for record in row.failures}
     # One line with gaps between the seeds: thousands of lines would take most of the time of a report.
     seeds = [point for run in row.run_ids if (line := lines.get(run)) for point in (*line, GAP)]
     if seeds:

@@ -16,7 +16,7 @@ from matplotlib.markers import CARETDOWN, CARETLEFT, CARETRIGHT, CARETUP
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from lora_bench.report.figures.plan import FigurePlan, Style, stretched
+from lora_bench.report.figures.plan import FigurePlan, Style, padded, stretched
 from lora_bench.report.model.comparison import ModelTable
 from lora_bench.report.model.rows import Row
 from lora_bench.report.text import learning_rate, natural, plain
@@ -37,6 +37,7 @@ FEW = 20
 
 DASHES = (0, (4, 2))
 QUIET = "#8c8c8c"
+SEEDS: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 3.2, "markeredgewidth": 0}
 
 Limits = tuple[float, float]
 
@@ -47,9 +48,8 @@ def scores(plan: FigurePlan) -> Figure:
     ordered = sorted(plan.rows, key=lambda row: not row.exempt)
     lines = list(dict.fromkeys(_line_of(row, targets) for row in ordered))
     names = [method_name(label) + (f" ({target})" if target else "") for label, _, target in lines]
-    figure, panels = make_panels(
-        [model_name(table) for table in plan.tables], height=0.55 + (0.34 if len(names) <= FEW else 0.2) * len(names)
-    )
+    height = 0.55 + (0.34 if len(names) <= FEW else 0.2) * len(names)
+    figure, panels = make_panels([model_name(table) for table in plan.tables], height=height)
     limits = score_limits(plan.rows)
     for panel, table in zip(panels, plan.tables, strict=True):
         panel.set_xlim(limits)
@@ -104,16 +104,9 @@ def by_setting(plan: FigurePlan) -> list[tuple[str, ModelTable]]:
 def make_panels(
     titles: Sequence[str], *, height: float, blocks: int = 1, columns: int | None = None
 ) -> tuple[Figure, list[Any]]:
-    """Return a figure with titled panels, three beside each other, at the width of a page.
+    """Return a figure at the width of a page with titled panels, three or *columns* beside each other, and the panels.
 
-    Args:
-        titles: Titles of the panels of a block.
-        height: Height of a panel, in inches.
-        blocks: How many times to have these panels, one block below the other.
-        columns: How many to have beside each other, in place of three.
-
-    Returns:
-        The figure, and the panels of all blocks.
+    They are so many inches high, and there are so many *blocks* of them, one below the other.
     """
     columns = columns or min(COLUMNS, len(titles))
     lines = -(-len(titles) // columns)
@@ -160,11 +153,11 @@ def draw_value(
         if ends.high > limits[1]:
             plot([place], [limits[1]], marker=CARETRIGHT if across else CARETUP, markersize=5, clip_on=False)
     if seeds and row.score.n > 1:
-        look: dict[str, Any] = {"markersize": 3.2, "markeredgewidth": 0}
+        look = dict(SEEDS)
         if across:
             # Below the interval: a line of names has no value upwards that a mark could miss.
             look["transform"] = panel.transData + ScaledTranslation(0, -6 / 72, panel.figure.dpi_scale_trans)
-        plot([place] * row.score.n, [score.value for score in row.scores], linestyle="none", marker="o", **look)
+        plot([place] * row.score.n, [score.value for score in row.scores], **look)
     plot([place], [row.score.mean], **mark(style, hollow=hollow))
 
 
@@ -195,21 +188,19 @@ def legend(figure: Figure, plan: FigurePlan, rows: Iterable[Row], further: Seque
     *further* are handles of what is no method, with their names.
     """
     exempt = {row.label: row.exempt for row in rows}
-    handles, labels = [], []
+    entries = []
     for label in sorted(exempt, key=lambda name: (not exempt[name], natural(name))):
         style = plan.styles[label]
-        handles.append(Line2D([], [], color=style.colour, linestyle="none", marker=style.marker, markersize=7))
-        labels.append(method_name(label))
-    handles += [handle for handle, _ in further]
-    labels += [name for _, name in further]
-    legend_below(figure, handles, labels)
+        handle = Line2D([], [], color=style.colour, linestyle="none", marker=style.marker, markersize=7)
+        entries.append((handle, method_name(label)))
+    legend_below(figure, [*entries, *further])
 
 
-def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """One legend below all panels, with as many columns as a phone shows."""
-    widest = 0.5 + 0.065 * max(map(len, labels))
+def legend_below(figure: Figure, entries: Sequence[tuple[Any, str]]) -> None:
+    """One legend below all panels, of handles with their names, with as many columns as a phone shows."""
+    widest = 0.5 + 0.065 * max(len(name) for _, name in entries)
     columns = max(1, min(4, int(PHONE_INCHES / widest)))
-    figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False)
+    figure.legend(*zip(*entries, strict=True), loc="outside lower left", ncols=columns, frameon=False)
 
 
 def score_limits(rows: Iterable[Row]) -> Limits:
@@ -217,12 +208,6 @@ def score_limits(rows: Iterable[Row]) -> Limits:
     scored = [row for row in rows if row.score is not None]
     seeds = [score.value for row in scored for score in row.scores]
     return padded(*stretched(seeds, (row.score.interval for row in scored if row.score is not None)), share=0.06)
-
-
-def padded(low: float, high: float, share: float) -> Limits:
-    """Limits a share of their span further out, and some way apart where they are equal."""
-    span = (high - low) or abs(high) * 0.1 or 1.0
-    return low - share * span, high + share * span
 
 
 def logarithmic(panel: Any, limits: Limits, formatter: FuncFormatter, *, upwards: bool = False) -> None:
@@ -293,10 +278,8 @@ def _line_of(row: Row, targets: dict[tuple[str, ...], str]) -> tuple[str, bool, 
 
 def method_name(label: str) -> str:
     """Return a method's label with both of its ends, of which the last tells variants apart."""
-    name = short(label, 300)
-    return (
-        name if len(name) <= MOST_CHARACTERS else f"{name[: MOST_CHARACTERS // 2]}…{name[1 - MOST_CHARACTERS // 2 :]}"
-    )
+    name, half = short(label, 300), MOST_CHARACTERS // 2
+    return name if len(name) <= MOST_CHARACTERS else f"{name[:half]}…{name[1 - half :]}"
 
 
 def model_name(table: ModelTable) -> str:

@@ -1,29 +1,31 @@
 """The plan of a figure: all that it shows, before it is drawn, and its caption.
 
 Captions have words of ours alone and none of a record, so they are inert wherever they are shown. They explain only what the
-figure shows.
+figure shows. On the Pareto front are the rows that no other dominates: one that is at least as good in both score and cost, and
+better in one of them. It compares means and recorded costs, and ignores their uncertainty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Literal, NamedTuple
 
-from lora_bench.records.record import CurvePoint
-from lora_bench.report.figures.curves import Line, scores_of
-from lora_bench.report.figures.pareto import Cost, front_of, several_bases
+from lora_bench.records.budget import PARAMETER_AXES
+from lora_bench.records.record import Environment, Record
+from lora_bench.report.figures.curves import scores_of
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.sweeps import Sweep, SweptKind
-from lora_bench.report.text import listed
+from lora_bench.report.text import MIB, listed
 from lora_bench.stats import Interval
 
 Kind = Literal["scores", "trade_offs", "learning_curves", "over_time", "learning_rates", "sweeps"]
 
 
-@dataclass(frozen=True)
-class Style:
+class Style(NamedTuple):
     """Looks of a method, the same in every figure."""
 
     colour: str
@@ -37,11 +39,8 @@ class FigurePlan:
     Args:
         settings: Settings of one task that differ in nothing but their target, the smallest first.
         tables: The rows of each base model over these settings, those exempt once.
-        costs: The axes of a trade-off.
-        curves: The learning curve of each run, by run id.
         styles: The look of each method, by label, or of each line of a sweep, by name.
         sweeps: Sweeps that it draws, of one task and number; a panel each.
-        over_time: Scores over the seconds of training of each run, by run id.
     """
 
     kind: Kind
@@ -50,9 +49,7 @@ class FigurePlan:
     styles: Mapping[str, Style]
     file: str
     costs: tuple[Cost, ...] = ()
-    curves: Mapping[str, Sequence[CurvePoint]] = field(default_factory=dict)
     sweeps: tuple[Sweep, ...] = ()
-    over_time: Mapping[str, Line] = field(default_factory=dict)
 
     @property
     def caption(self) -> str:
@@ -82,21 +79,25 @@ class FigurePlan:
         """The rows of all its base models."""
         return [row for table in self.tables for row in table.rows]
 
+    @property
+    def runs(self) -> list[Record]:
+        """The records of its rows."""
+        return [run for row in self.rows for run in row.records]
 
-@dataclass(frozen=True, kw_only=True)
-class HeatMap:
-    """A panel of a figure of heat maps.
 
-    Args:
-        rows: Name of each row, from the top.
-        columns: Name of each column.
-        values: Values by row and column; None for an empty cell.
-    """
+class HeatMap(NamedTuple):
+    """A panel of a figure of heat maps: names from the top and from the left, and values; None for an empty cell."""
 
     title: str
     rows: Sequence[str]
     columns: Sequence[str]
     values: Sequence[Sequence[float | None]]
+
+
+def padded(low: float, high: float, share: float) -> tuple[float, float]:
+    """Limits a share of their span further out, and some way apart where they are equal."""
+    span = (high - low) or abs(high) * 0.1 or 1.0
+    return low - share * span, high + share * span
 
 
 def stretched(values: Sequence[float], intervals: Iterable[Interval | None]) -> tuple[float, float]:
@@ -157,13 +158,13 @@ def _trade_offs(plan: FigurePlan) -> list[str]:
 
 
 def _learning_curves(plan: FigurePlan) -> list[str]:
-    evaluated = any(scores_of(curve, plan.settings[0].spec.task.metric) for curve in plan.curves.values())
+    evaluated = any(scores_of(run.curve, plan.settings[0].spec.task.metric) for run in plan.runs)
     what = "Training loss, and below it the score of evaluations while training," if evaluated else "Training loss"
     said = [
         f"{what} against the step. Thin: seeds. Thick: their mean, as long as all of them last. A point of the loss is a mean "
         "over the steps since the one before."
     ]
-    if any(row.failures and any(run in plan.curves for run in row.run_ids) for row in plan.rows):
+    if any(row.failures and any(run.curve for run in row.records) for row in plan.rows):
         said.append("Failed runs are in no mean.")
     return said
 
@@ -171,3 +172,101 @@ def _learning_curves(plan: FigurePlan) -> list[str]:
 def not_alone(row: Row, cost: Cost) -> bool:
     """Tell if a row has a measured cost that other work on the machine may have changed."""
     return cost.measured and row.score is not None and cost.of(row) is not None and not row.exclusive
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One axis of a trade-off: a name with its unit, and where a row stands; None where that is unknown or it has no place.
+
+    Costs of one *basis* can be compared. Other work on the machine changes a *measured* one, and none that is counted.
+    """
+
+    label: str
+    measured: bool
+    of: Callable[[Row], float | None]
+    basis: Callable[[Row], Hashable]
+
+
+def costs_of(settings: Sequence[Setting], environments: Sequence[Environment]) -> list[Cost]:
+    """Parameters, peak memory and step time, as far as a row with a score has them.
+
+    Parameters are those that all settings with a target hold equal, else those of the adapter. An exempt method has no place
+    among them: full fine-tuning trains some hundred times as many. Measurements share a basis where they are of one machine and
+    one kind of memory.
+    """
+    held = {setting.parameter_target[0] for setting in settings if setting.parameter_target is not None}
+    axis = held.pop() if len(held) == 1 else PARAMETER_AXES[0]
+    machines = [(found.device, found.device_count, found.cpu, found.cores) for found in environments]
+
+    def measured_on(row: Row) -> Hashable:
+        return row.memory_kind, frozenset(machines[index] for index in row.environments)
+
+    def counted(row: Row) -> float | None:
+        # Nothing has no place on a logarithmic axis.
+        return None if row.exempt or row.parameters is None else row.parameters.on(axis) or None
+
+    def in_mib(row: Row) -> float | None:
+        return None if row.train_peak_bytes is None else row.train_peak_bytes / MIB
+
+    def in_ms(row: Row) -> float | None:
+        return None if row.step_seconds is None else row.step_seconds * 1000
+
+    every = [
+        Cost(axis.replace("_", " "), False, counted, lambda row: None),
+        Cost("peak memory above the start, MiB", True, in_mib, measured_on),
+        Cost("training step, ms", True, in_ms, measured_on),
+    ]
+    scored = [row for setting in settings for row in setting.rows if row.score is not None]
+    known = [cost for cost in every if any(cost.of(row) is not None for row in scored)]
+    return [cost for cost in known if cost.measured or not _equal_by_design(settings)]
+
+
+def _equal_by_design(settings: Sequence[Setting]) -> bool:
+    """Tell if a budget makes the parameters of all rows equal, so that a panel of them would show nothing."""
+    fitted = [row for setting in settings for row in setting.rows if not row.exempt and row.score is not None]
+    return len(settings) == 1 and settings[0].parameter_target is not None and all(row.within_budget for row in fitted)
+
+
+def front_of(rows: Sequence[Row], cost: Cost, higher_is_better: bool | None) -> list[Row]:
+    """Return the rows on the front of mean score and *cost*, the cheapest first.
+
+    Empty where fewer than two rows are on it, no record says which scores are better, or costs are not of one basis.
+    """
+    if higher_is_better is None or several_bases(rows, cost):
+        return []
+    placed = [row for row in rows if row.score is not None and cost.of(row) is not None]
+    points = [(cost.of(row), row.score.mean if row.score is not None else None) for row in placed]
+    front = pareto_front(points, higher_is_better=higher_is_better)
+    return [placed[index] for index in front] if len(front) > 1 else []
+
+
+def several_bases(rows: Sequence[Row], cost: Cost) -> bool:
+    """Tell if the costs of some rows cannot be compared."""
+    return len({cost.basis(row) for row in rows if row.score is not None and cost.of(row) is not None}) > 1
+
+
+def pareto_front(points: Sequence[tuple[float | None, float | None]], *, higher_is_better: bool) -> list[int]:
+    """Return the points that no other dominates, the cheapest first. Equal points do not dominate each other.
+
+    Args:
+        points: Cost and score of each; one that lacks either is left out. A lower cost is better.
+        higher_is_better: Whether higher scores are better.
+
+    Returns:
+        Indexes into *points*.
+    """
+    sign = 1 if higher_is_better else -1
+    known = [
+        (cost, sign * score, index)
+        for index, (cost, score) in enumerate(points)
+        if cost is not None and score is not None
+    ]
+    front: list[int] = []
+    best: float | None = None
+    for _, of_cost in itertools.groupby(sorted(known), key=itemgetter(0)):
+        members = list(of_cost)
+        top = max(score for _, score, _ in members)
+        if best is None or top > best:
+            best = top
+            front += [index for _, score, index in members if score == top]
+    return front

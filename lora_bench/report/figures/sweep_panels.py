@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from lora_bench.report.figures import panels as parts
-from lora_bench.report.figures.plan import FigurePlan
+from lora_bench.report.figures.plan import FigurePlan, padded
 from lora_bench.report.model.sweeps import Sweep
 from lora_bench.report.text import swept
 
@@ -59,7 +59,7 @@ def _fill(panel: Any, plan: FigurePlan, sweep: Sweep, values: list[float], limit
             panel.xaxis.set_major_locator(FixedLocator(values))
             panel.xaxis.set_minor_locator(NullLocator())
     else:
-        panel.set_xlim(parts.padded(values[0], values[-1], share=0.07))
+        panel.set_xlim(padded(values[0], values[-1], share=0.07))
         panel.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         panel.xaxis.set_major_formatter(formatter)
     for number, line in enumerate(sweep.lines):

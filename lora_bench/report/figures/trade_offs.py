@@ -11,8 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lora_bench.report.figures import panels as parts
-from lora_bench.report.figures.pareto import Cost, front_of
-from lora_bench.report.figures.plan import FigurePlan, Style, not_alone
+from lora_bench.report.figures.plan import Cost, FigurePlan, Style, front_of, not_alone, padded
 from lora_bench.report.model.comparison import ModelTable
 from lora_bench.report.model.rows import Row
 
@@ -53,9 +52,8 @@ def _panel(panel: Any, plan: FigurePlan, table: ModelTable, cost: Cost, limits: 
         _parameter_axis(panel, plan, cost)
         for row in table.rows:
             if row.exempt and row.score is not None:
-                panel.axhline(
-                    row.score.mean, color=plan.styles[row.label].colour, linewidth=1.2, linestyle=parts.DASHES
-                )
+                colour = plan.styles[row.label].colour
+                panel.axhline(row.score.mean, color=colour, linewidth=1.2, linestyle=parts.DASHES)
     places = {row.run_ids: value for row in rows if (value := cost.of(row)) is not None}
     if len(plan.settings) > 1:
         for label in dict.fromkeys(row.label for row in rows):
@@ -92,7 +90,7 @@ def _measured_axis(panel: Any, rows: Sequence[Row], cost: Cost) -> None:
     panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     values = [value for row in rows if (value := cost.of(row)) is not None]
-    panel.set_xlim(parts.padded(min(values), max(values), share=0.15) if values else (0.0, 1.0))
+    panel.set_xlim(padded(min(values), max(values), share=0.15) if values else (0.0, 1.0))
 
 
 def _short_count(value: float) -> str:

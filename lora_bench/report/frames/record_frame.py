@@ -7,20 +7,95 @@ them: `lora_bench.exchange` makes cells that start with "=" harmless where it wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
 from lora_bench.records.probe_record import Latency, ProbeRecord
-from lora_bench.records.record import CurvePoint, Record
-from lora_bench.report.frames.columns import Column, Role, at, fields_of, frame
+from lora_bench.records.record import Record
 
 if TYPE_CHECKING:
     import pandas
+
+Role = Literal["tag", "condition", "result"]
+
+_DTYPES: dict[Any, str] = {bool: "boolean", int: "Int64", float: "Float64", str: "string"}
+
+
+class Column(NamedTuple):
+    """A column of a frame.
+
+    Args:
+        dtype: pandas' type that can hold its values and a missing one; "json" for plain data that is written as JSON text.
+        of: How to read it off a record; None where the record lacks it.
+        role: Whether it says which record this is and how it ended ("tag"), what was run ("condition") or what came of it
+            ("result"): a tracker takes these as tags, parameters and metrics.
+    """
+
+    dtype: str
+    of: Callable[[Any], Any]
+    role: Role = "condition"
+
+
+def fields_of(model: type[BaseModel], leave_out: Collection[str] = (), above: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted path and the column type of each field of a model and of its parts, below the path *above*."""
+    for name, field in model.model_fields.items():
+        path = f"{above}{name}"
+        if path in leave_out:
+            continue
+        kind = _without_none(field.annotation)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from fields_of(kind, leave_out, f"{path}.")
+        else:
+            yield path, "string" if typing.get_origin(kind) is Literal else _DTYPES.get(kind, "json")
+
+
+def at(record: object, path: str) -> Any:
+    """The part of a record at a dotted path such as `spec.decoding.beams`; None where it or a part above it is missing."""
+    value: Any = record
+    for name in path.split("."):
+        value = None if value is None else getattr(value, name)
+    return value
+
+
+def array(values: list[Any], dtype: str) -> pandas.api.extensions.ExtensionArray:
+    """Return the values of a column of a dtype of `Column`, as pandas holds them.
+
+    `None` is missing, plain data is JSON text, and whole numbers are floats if 64 bits do not hold them all.
+    """
+    import pandas
+
+    if dtype == "Int64" and any(value is not None and not -(2**63) <= value < 2**63 for value in values):
+        # FLOPs of a long run are such numbers.
+        return pandas.array([None if value is None else float(value) for value in values], dtype="Float64")
+    if dtype != "json":
+        return pandas.array(values, dtype=dtype)
+    texts = [None if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False) for value in values]
+    return pandas.array(texts, dtype="string")
+
+
+def frame(things: Sequence[object], columns: Mapping[str, Column]) -> pandas.DataFrame:
+    """Return a frame with a row for each thing."""
+    import pandas
+
+    arrays = {name: array([column.of(thing) for thing in things], column.dtype) for name, column in columns.items()}
+    return pandas.DataFrame(arrays)
+
+
+def _without_none(annotation: Any) -> Any:
+    """Return the type of a field without `None` and validators."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        others = [part for part in typing.get_args(annotation) if part is not type(None)]
+        annotation = others[0] if len(others) == 1 else annotation
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
+
 
 # Fields that are no column, or have one of another form below.
 _LEFT_OUT = {
@@ -75,37 +150,31 @@ def to_curves(records: Sequence[Record]) -> pandas.DataFrame:
     """The learning curves: one row a point, with the record's run id, the step, the training loss and `score_<metric>`."""
     points = [(record.run_id, point) for record in records for point in record.curve]
     metrics = sorted({metric for _, point in points for metric in point.scores or {}})
-
-    def score(metric: str) -> Callable[[tuple[str, CurvePoint]], float | None]:
-        return lambda one: (one[1].scores or {}).get(metric)
-
-    columns = {
-        "run_id": Column("string", lambda one: one[0]),
-        "step": Column("Int64", lambda one: one[1].step),
-        "loss": Column("Float64", lambda one: one[1].loss),
-    }
-    return frame(points, columns | {f"score_{metric}": Column("Float64", score(metric)) for metric in metrics})
+    lines = [SimpleNamespace(run_id=run_id, **dict(point)) for run_id, point in points]
+    types = {"run_id": "string", "step": "Int64", "loss": "Float64"}
+    columns = {name: Column(dtype, attrgetter(name)) for name, dtype in types.items()}
+    of_metrics = {f"score_{name}": Column("Float64", partial(_keyed, path="scores", key=name)) for name in metrics}
+    return frame(lines, columns | of_metrics)
 
 
 def columns_of(records: Sequence[Record]) -> dict[str, Column]:
     """Return the columns that a frame of *records* has: `COLUMNS`, and those of their metrics and splits."""
-    return {
-        **COLUMNS,
-        **_keyed(records, "spec.training.caps", "Float64", "caps_{}", "condition"),
-        **_keyed(records, "scores", "Float64", "score_{}"),
-        **_keyed(records, "data.examples", "Int64", "examples_{}"),
-        **_keyed(records, "data.truncated_share", "Float64", "truncated_share_{}"),
-    }
+    mappings: list[tuple[str, str, str, Role]] = [
+        ("spec.training.caps", "Float64", "caps_{}", "condition"),
+        ("scores", "Float64", "score_{}", "result"),
+        ("data.examples", "Int64", "examples_{}", "result"),
+        ("data.truncated_share", "Float64", "truncated_share_{}", "result"),
+    ]
+    columns = {**COLUMNS}
+    for path, dtype, called, role in mappings:
+        for key in sorted({key for record in records for key in at(record, path) or ()}):
+            columns[called.format(key)] = Column(dtype, partial(_keyed, path=path, key=key), role)
+    return columns
 
 
-def _keyed(records: Sequence[Record], path: str, dtype: str, called: str, role: Role = "result") -> dict[str, Column]:
-    """Return a column for every key that the mapping at *path* has in any of *records*."""
-
-    def of(key: str) -> Callable[[Record], Any]:
-        return lambda record: (at(record, path) or {}).get(key)
-
-    keys = sorted({key for record in records for key in at(record, path) or ()})
-    return {called.format(key): Column(dtype, of(key), role) for key in keys}
+def _keyed(record: object, path: str, key: str) -> Any:
+    """Return the value of a key in the mapping at *path*."""
+    return (at(record, path) or {}).get(key)
 
 
 def _size_value(record: Record) -> int | None:
@@ -114,14 +183,10 @@ def _size_value(record: Record) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _margin(kind: type) -> Callable[[Record], Any]:
+def _margin(record: Record, kind: type) -> Any:
     """Return the margin of a record's declaration where it is of a kind: one number, or one for each task."""
-
-    def of(record: Record) -> Any:
-        margin = at(record, "analysis.margin")
-        return margin if isinstance(margin, kind) else None
-
-    return of
+    margin = at(record, "analysis.margin")
+    return margin if isinstance(margin, kind) else None
 
 
 def _role(path: str) -> Role:
@@ -146,8 +211,8 @@ def _columns() -> dict[str, Column]:
         **named(_FIRST),
         **named([path for path in types if _role(path) == "condition"]),
         "size_value": Column("Int64", _size_value),
-        "analysis_margin": Column("Float64", _margin(float)),
-        "analysis_margins": Column("json", _margin(dict)),  # by task
+        "analysis_margin": Column("Float64", partial(_margin, kind=float)),
+        "analysis_margins": Column("json", partial(_margin, kind=dict)),  # by task
         "score": Column("Float64", attrgetter("score"), "result"),
         **named([path for path in types if _role(path) == "result"]),
         "train_peak_bytes": Column("Int64", partial(at, path="memory.train_peak_bytes"), "result"),

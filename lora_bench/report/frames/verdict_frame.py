@@ -11,12 +11,12 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from lora_bench.report.frames.columns import Column, at, frame
+from lora_bench.report.frames.record_frame import Column, at, frame
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, rows_of
 from lora_bench.report.model.given_answers import GivenByRow, class_scores, rows_with_answers
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.rows import Row
-from lora_bench.report.model.side_costs import Beside
+from lora_bench.report.model.searches import Beside
 
 if TYPE_CHECKING:
     import pandas

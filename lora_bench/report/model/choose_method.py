@@ -9,7 +9,7 @@ Where no spread of runs is known, as with one seed, the method with the best mea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -36,25 +36,19 @@ Prefer = Literal["storage", "memory", "time"]
 
 # Costs that differ by a smaller share count as equal: a budget has a tolerance.
 LIKE_COST = 0.1
-# A weight is stored in four bytes.
-_WEIGHT_BYTES = 4
 NO_RESULT = "No result: too many runs did no better than a constant answer"
 POINTS = "points"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The choice among the methods of one task and base model.
+    """The choice among the methods of one task and base model that have a score.
 
     Args:
-        rows: The methods with a score.
         costs: What each costs; None where it was not measured.
         drawn: Draws of their true gains, shape (draws, methods); None where no spread of runs is known.
-        chosen: Row of the chosen method.
         best: Row with the best mean score.
         margin: Loss that does not matter, in the unit of the metric; None for none.
-        prefer: The cost that is kept small.
-        answers: Gives the predictions of a run.
     """
 
     setting: Setting
@@ -113,7 +107,7 @@ class Choice:
         return f"{said}{'; chosen' if row is self.chosen else ''}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Taken:
     """The one method to take on all of several tables, or on the only one.
 
@@ -170,9 +164,8 @@ def choose_method(
         LoraBenchError: If there is no such task or model, no method has a score, or the report of these runs finds no result.
     """
     records = read_records(Path(runs))
-    return choose_among(
-        records, answers_in(Path(runs), records), margin=margin, prefer=prefer, task=task, model=model
-    )  # fmt: skip
+    answers = answers_in(Path(runs), records)
+    return choose_among(records, answers, margin=margin, prefer=prefer, task=task, model=model)
 
 
 def choose_among(
@@ -189,7 +182,7 @@ def choose_among(
     if prefer not in get_args(Prefer):
         raise unknown("cost", prefer, get_args(Prefer))
     comparison = compare(records)
-    tables = chosen_tables(comparison, task, model)
+    tables = _chosen_tables(comparison, task, model)
     found = choices_of(comparison, records, answers, tables=tables, margin=margin, prefer=prefer)
     if not found:
         raise LoraBenchError("no method has a score, so there is nothing to choose")
@@ -218,7 +211,7 @@ def choices_of(
             task = setting.spec.task
             of_table = [scored(row, setting, answers, searches.error(row, table, setting)) for row in rows]
             allowed = declared.margin_of(task.name, task.metric) if margin is None else margin
-            found.append(replace(_choose(setting, table, of_table, allowed, prefer), answers=answers))
+            found.append(_choose(table, of_table, allowed, prefer, answers))
     return tuple(found)
 
 
@@ -227,12 +220,8 @@ def _result_tables(comparison: Comparison) -> list[tuple[Setting, ModelTable]]:
     return [(setting, table) for setting in results for table in setting.tables]
 
 
-def chosen_tables(comparison: Comparison, task: str | None, model: str | None) -> list[tuple[Setting, ModelTable]]:
-    """Return the results of a task and base model, or of all.
-
-    Raises:
-        LoraBenchError: If no results have this task or model, or all are trials.
-    """
+def _chosen_tables(comparison: Comparison, task: str | None, model: str | None) -> list[tuple[Setting, ModelTable]]:
+    """Return the results of a task and base model, or of all; raise LoraBenchError if there are none but trials."""
     tables = _result_tables(comparison)
     if not tables:
         raise LoraBenchError(
@@ -253,15 +242,15 @@ def chosen_tables(comparison: Comparison, task: str | None, model: str | None) -
 
 
 def _choose(
-    setting: Setting, table: ModelTable, of_table: Sequence[Scored], margin: float | None, prefer: Prefer
+    table: ModelTable, of_table: Sequence[Scored], margin: float | None, prefer: Prefer, answers: AnswersOf
 ) -> Choice:
     """Choose among the methods of one table, which all have a score."""
-    rows = [one.row for one in of_table]
-    means = [_sign(setting) * row.score.mean for row in rows if row.score is not None]
+    rows, setting = [one.row for one in of_table], of_table[0].setting
+    means = [setting.sign * row.score.mean for row in rows if row.score is not None]
     whole = [place for place, row in enumerate(rows) if not row.failures] or [*range(len(rows))]
     best = max(whole, key=lambda place: means[place])
     costs = _costs(rows, prefer)
-    drawn = _drawn(of_table, setting)
+    drawn = _drawn(of_table)
     found = None if drawn is None else losses(drawn)
     return Choice(
         setting=setting,
@@ -273,7 +262,7 @@ def _choose(
         best=rows[best],
         margin=margin,
         prefer=prefer,
-        answers=no_answers,
+        answers=answers,
     )
 
 
@@ -285,53 +274,34 @@ def take(choices: Sequence[Choice]) -> Taken | None:
     if len(labels) < 2 or len(units) > 1:
         return None
     (unit,) = units
-    places = [[of.index(label) for label in labels] for of in names]
-    drawn = [choice.drawn[:, place] for choice, place in zip(choices, places, strict=True) if choice.drawn is not None]
+    places = [(choice, [of.index(label) for label in labels]) for choice, of in zip(choices, names, strict=True)]
+    drawn = [choice.drawn[:, place] for choice, place in places if choice.drawn is not None]
     if len(drawn) < len(choices):
         label, *others = {choice.method for choice in choices}
-        alone = Taken(label=label, loss=None, least=label, least_loss=None, of=len(labels), margin=None, unit=unit)
-        return None if others else alone
+        return None if others else Taken(label, None, label, None, len(labels), None, unit)
     found = losses(np.mean(drawn, axis=0))
     margins = [choice.margin for choice in choices if choice.margin is not None]
-    costs = []
-    for place in zip(*places, strict=True):
-        of_method = [choice.costs[at] for choice, at in zip(choices, place, strict=True)]
-        known = [cost for cost in of_method if cost is not None]
-        costs.append(sum(known) if len(known) == len(of_method) else None)
-    whole = [
-        number
-        for number, place in enumerate(zip(*places, strict=True))
-        if not any(choice.rows[at].failures for choice, at in zip(choices, place, strict=True))
-    ]
     margin = float(np.mean(margins)) if len(margins) == len(choices) else None
-    whole = whole or [*range(len(labels))]
+    methods = [*zip(*([(choice.rows[at], choice.costs[at]) for at in place] for choice, place in places), strict=True)]
+    known = [[cost for _, cost in of_method if cost is not None] for of_method in methods]
+    costs = [sum(of_method) if len(of_method) == len(choices) else None for of_method in known]
+    sound = [number for number, of_method in enumerate(methods) if not any(row.failures for row, _ in of_method)]
+    whole = sound or [*range(len(labels))]
     chosen = cheapest(whole, found, costs, margin)
     least = min(whole, key=lambda place: found[place].expected)
-    return Taken(
-        label=labels[chosen],
-        loss=found[chosen],
-        least=labels[least],
-        least_loss=found[least],
-        of=len(labels),
-        margin=margin,
-        unit=unit,
-    )
+    return Taken(labels[chosen], found[chosen], labels[least], found[least], len(labels), margin, unit)
 
 
-def _sign(setting: Setting) -> int:
-    return -1 if setting.spec.task.higher_is_better is False else 1
-
-
-def _drawn(of_table: Sequence[Scored], setting: Setting) -> Floats | None:
+def _drawn(of_table: Sequence[Scored]) -> Floats | None:
     """Return draws of the true gains of the methods of a table, or None where no spread of runs is known."""
     draw_seed = seed_from(*(run_id for one in of_table for run_id in one.row.run_ids))
-    sound = [_sound(one.row, setting) for one in of_table]
+    sound = [_sound(one) for one in of_table]
     names = [*dict.fromkeys(name for of_one in sound for name in of_one)]
     contenders = [
         Contender(
             gains=tuple(of_one.get(name, np.nan) for name in names),
             fallen=len(one.row.scores) - len(of_one) + sum(fail.status == "diverged" for fail in one.row.failures),
-            floor=None if one.row.majority_score is None else _sign(setting) * one.row.majority_score,
+            floor=None if one.row.majority_score is None else one.setting.sign * one.row.majority_score,
             choice_sd=one.choice.sd if one.choice is not None else 0.0,
         )
         for one, of_one in zip(of_table, sound, strict=True)
@@ -346,15 +316,11 @@ def _drawn(of_table: Sequence[Scored], setting: Setting) -> Floats | None:
     return draw_scores(contenders, covariance, draw_seed, overlap)
 
 
-def _sound(row: Row, setting: Setting) -> dict[int | str, float]:
+def _sound(of: Scored) -> dict[int | str, float]:
     """Return the gains of the runs that did not collapse, by seed; of all with a score if every one did."""
-    sign, gains = _sign(setting), dict[int | str, float]()
-    sound = dict[int | str, float]()
-    for score in row.scores:
-        gain = {score.run_id if score.seed is None else score.seed: sign * score.value}
-        gains |= gain
-        sound |= {} if fell(score, row.least_learned, higher_is_better=sign > 0) else gain
-    return sound or gains
+    sign, floor = of.setting.sign, of.row.least_learned
+    sound = [score for score in of.row.scores if not fell(score, floor, higher_is_better=sign > 0)]
+    return {score.run_id if score.seed is None else score.seed: sign * score.value for score in sound or of.row.scores}
 
 
 def cheapest(whole: Sequence[int], found: Sequence[Loss], costs: Sequence[float | None], margin: float | None) -> int:
@@ -373,10 +339,7 @@ def _costs(rows: Sequence[Row], prefer: Prefer) -> list[float | None]:
     if prefer == "time":
         return [row.train_seconds for row in rows]
     kept = [row.checkpoint_bytes for row in rows]
-    if None not in kept:
-        return kept
-    stored = [row.parameters.stored if row.parameters is not None else None for row in rows]
-    return [None if number is None else float(_WEIGHT_BYTES * number) for number in stored]
+    return kept if None not in kept else [row.counted_bytes for row in rows]
 
 
 def _cost_words(row: Row, cost: float | None, prefer: Prefer) -> str:

@@ -96,6 +96,11 @@ class Setting:
         return [row for table in self.tables for row in table.rows]
 
     @property
+    def sign(self) -> int:
+        """1 if higher scores are better or no record says it, else -1."""
+        return -1 if self.spec.task.higher_is_better is False else 1
+
+    @property
     def by_median(self) -> bool:
         """True if the protocol takes the median over seeds, not the mean."""
         return self.spec.rules is not None and self.spec.rules.aggregation == "median"
@@ -186,7 +191,7 @@ def compare(records: Sequence[Record]) -> Comparison:
     settings: list[Setting] = []
     for _, of_task in sorted(grouped(records, lambda record: record.spec.task.name).items()):
         groups = _settings(of_task)
-        differing = _differing([conditions(_held(group)) for group in groups])
+        differing = _differing([conditions_of(held.spec, held.budget) for held in map(_held, groups)])
         settings += [_setting(group, differs, environments) for group, differs in zip(groups, differing, strict=True)]
     commands = {shown.replace(f" --only {one.run_id}", "") for one in records if (shown := again(one.command))}
     return Comparison(
@@ -229,11 +234,6 @@ def _warnings(records: Sequence[Record]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def conditions(record: Record) -> dict[str, JsonValue]:
-    """Return the conditions that runs must share to stand in one table, by dotted name."""
-    return conditions_of(record.spec, record.budget)
-
-
 def conditions_of(of: RunSpec, budget: Budget | None) -> dict[str, JsonValue]:
     """Return the conditions that a run must share with one of this spec and budget to stand in one table, by dotted name."""
     spec = of.model_dump(mode="json")
@@ -255,12 +255,9 @@ def _settings(records: Sequence[Record]) -> list[list[Record]]:
 
     A setting has the records that share their conditions, and the exempt ones that share all but the target.
     """
-    shared = {record.run_id: conditions(record) for record in records}
+    shared = {record.run_id: conditions_of(record.spec, record.budget) for record in records}
     held = {canonical(shared[record.run_id]) for record in records if not exempt(record)}
-    beside: dict[str, list[str]] = {}
-    for key in held:
-        beside.setdefault(canonical(_without_target(json.loads(key))), []).append(key)
-
+    beside = grouped(held, lambda key: canonical(_without_target(json.loads(key))))
     groups: dict[tuple[bool, int, tuple[bool, float], str], list[Record]] = {}
     for record in records:
         own = shared[record.run_id]

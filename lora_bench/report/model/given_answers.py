@@ -1,6 +1,6 @@
 """The answers of each row's runs to the test items, where their predictions are stored, and the scores that follow.
 
-    Comparison + predictions → {run ids: GivenAnswers} → ClassScores, ErrorScores, and the items that methods answer differently
+    Comparison + predictions → {run ids: GivenAnswers} → scores by class, errors, and the items that methods answer differently
 
 Trials are left out: they choose, and are no results.
 """
@@ -76,12 +76,9 @@ class GivenAnswers:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScores:
-    """Scores of a row by class, over its runs.
+    """Scores of a row by class, over its runs; those of probabilities are None if a run kept none.
 
-    Args:
-        items: Number of items of each class.
-        confusion: Mean count of each answer, shape (right class, answered class); empty for several labels and for entities.
-        calibration_error: None if a run kept no probabilities; so is `brier_score`.
+    *confusion* has the mean count of each answer, shape (right class, answered class); empty for several labels and entities.
     """
 
     items: tuple[int, ...]
@@ -90,16 +87,8 @@ class ClassScores:
     f1: tuple[Summary, ...]
     macro_f1: Summary
     confusion: Floats
-    calibration_error: Summary | None
-    brier_score: Summary | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ErrorScores:
-    """Errors of a row of regression, over its runs, in the unit of the label."""
-
-    mae: Summary
-    rmse: Summary
+    calibration_error: Summary | None = None
+    brier_score: Summary | None = None
 
 
 # Classes that a sentence names.
@@ -108,12 +97,9 @@ MOST_TOLD = 3
 
 @dataclass(frozen=True, kw_only=True)
 class NeverFound:
-    """Classes of test items that no run answered rightly, so that their F1 is 0.
+    """Classes of test items that no run answered rightly, so that their F1 is 0, with the number of items of each.
 
-    Args:
-        items: Number of items of each class, by its name.
-        answered: True if one of them was ever answered, for other items.
-        noun: Word for one item.
+    *answered* if one of them was ever answered, for other items; *noun* is the word for one item.
     """
 
     items: Mapping[str, int]
@@ -189,15 +175,15 @@ def given_in(stored: Sequence[Answers], task: TaskSpec) -> GivenAnswers | None:
         return None
     references, said = np.array(first), np.array([one.predictions for one in stored])
     if classes:
-        if len(classes) > MOST_CLASSES or not all(_are_classes(one, len(classes)) for one in (references, said)):
+        kinds, both = {references.dtype.kind, said.dtype.kind}, np.append(references, said)
+        if len(classes) > MOST_CLASSES or kinds != {"i"} or (both < 0).any() or (both >= len(classes)).any():
             return None
     elif task.labels is None or not (np.isfinite(references).all() and np.isfinite(said).all()):
         return None
     shares = [np.array(one.probabilities) for one in stored if one.probabilities is not None]
     whole = len(shares) == len(stored) and all(one.shape == (len(first), len(classes)) for one in shares)
-    return GivenAnswers(
-        classes=classes, references=references, answers=said, probabilities=tuple(shares) if whole else ()
-    )
+    kept = tuple(shares) if whole else ()
+    return GivenAnswers(classes=classes, references=references, answers=said, probabilities=kept)
 
 
 def _given_words(first: Sequence[Any], said: Sequence[Sequence[Any]], labels: Sequence[str]) -> GivenAnswers | None:
@@ -220,10 +206,6 @@ def _given_words(first: Sequence[Any], said: Sequence[Sequence[Any]], labels: Se
         lengths=lengths,
         tags=tuple(labels) if types else (),
     )
-
-
-def _are_classes(values: Classes | Floats, classes: int) -> bool:
-    return bool(values.dtype.kind == "i" and (values >= 0).all() and (values < classes).all())
 
 
 def never_found(given: GivenAnswers) -> NeverFound | None:
@@ -257,20 +239,14 @@ def class_scores(given: GivenAnswers) -> ClassScores:
     references, number = given.references.astype(np.int64), len(given.classes)
     counts = [confusion(references, said.astype(np.int64), number) for said in given.answers]
     by_run = np.array([precision_recall_f1(one) for one in counts])
-    precision, recall, f1 = _over_runs(by_run)
-
-    def of_probabilities(score: Callable[[Classes, Floats], float]) -> Summary | None:
-        return summarise([score(references, one) for one in given.probabilities]) if given.probabilities else None
-
-    return ClassScores(
-        items=tuple(counts[0].sum(axis=1).tolist()),
-        precision=precision,
-        recall=recall,
-        f1=f1,
-        macro_f1=summarise([mean_of_classes(run[2], one) for run, one in zip(by_run, counts, strict=True)]),
-        confusion=np.mean(counts, axis=0),
-        calibration_error=of_probabilities(calibration_error),
-        brier_score=of_probabilities(brier_score),
+    macro = [mean_of_classes(run[2], one) for run, one in zip(by_run, counts, strict=True)]
+    found = _over_runs(by_run, counts[0].sum(axis=1).tolist(), macro, np.mean(counts, axis=0))
+    if not given.probabilities:
+        return found
+    return replace(
+        found,
+        calibration_error=summarise([calibration_error(references, one) for one in given.probabilities]),
+        brier_score=summarise([brier_score(references, one) for one in given.probabilities]),
     )
 
 
@@ -314,30 +290,21 @@ def _entities(given: GivenAnswers, answers: Classes | Floats) -> set[tuple[int, 
 def _scores_of_each(counts: Sequence[Sequence[Classes]], macro: Sequence[float]) -> ClassScores:
     """Return the scores of classes that are found or not, each with a matrix of two, for each run."""
     by_run = np.array([[precision_recall_f1(one) for one in of_classes] for of_classes in counts])[..., 1]
-    precision, recall, f1 = _over_runs(by_run.transpose(0, 2, 1))
+    return _over_runs(by_run.transpose(0, 2, 1), [int(one[1].sum()) for one in counts[0]], macro, np.zeros((0, 0)))
+
+
+def _over_runs(by_run: Floats, items: Sequence[int], macro: Sequence[float], counts: Floats) -> ClassScores:
+    """Return the scores from precision, recall and F1 of each class, shape (runs, 3, classes)."""
+    precision, recall, f1 = (tuple(map(summarise, score.T.tolist())) for score in by_run.transpose(1, 0, 2))
     return ClassScores(
-        items=tuple(int(one[1].sum()) for one in counts[0]),
-        precision=precision,
-        recall=recall,
-        f1=f1,
-        macro_f1=summarise(list(macro)),
-        confusion=np.zeros((0, 0)),
-        calibration_error=None,
-        brier_score=None,
+        items=tuple(items), precision=precision, recall=recall, f1=f1, macro_f1=summarise([*macro]), confusion=counts
     )
 
 
-def _over_runs(by_run: Floats) -> list[tuple[Summary, ...]]:
-    """Return precision, recall and F1 of each class from an array of shape (runs, 3, classes)."""
-    return [tuple(summarise(of_class) for of_class in score.T.tolist()) for score in by_run.transpose(1, 0, 2)]
-
-
-def error_scores(given: GivenAnswers) -> ErrorScores:
-    """Return the errors of a row of regression."""
+def error_scores(given: GivenAnswers) -> tuple[Summary, Summary]:
+    """Return the MAE and the RMSE of a row of regression over its runs, in the unit of the label."""
     errors = given.answers - given.references
-    return ErrorScores(
-        mae=summarise(np.abs(errors).mean(axis=1).tolist()), rmse=summarise(np.sqrt((errors**2).mean(axis=1)).tolist())
-    )
+    return summarise(np.abs(errors).mean(axis=1).tolist()), summarise(np.sqrt((errors**2).mean(axis=1)).tolist())
 
 
 def rows_with_answers(table: ModelTable, given: GivenByRow) -> list[tuple[Row, GivenAnswers]]:

@@ -9,7 +9,8 @@ choose on the reported split, are left out: their runs may have been chosen by t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -19,22 +20,23 @@ from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.record import Record
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.over_tasks import JudgedTable, OverTasks, judge_over_tasks
-from lora_bench.report.model.ranking import Contest, Rank, other_pairs, rank_all
+from lora_bench.report.model.ranking import Contest, Rank, rank_all
 from lora_bench.report.model.reference import undeclared_analysis, with_reference
 from lora_bench.report.model.rows import Row, fallen_runs, grouped
 from lora_bench.report.model.searches import Searches
 from lora_bench.report.model.seed_scores import (
     AnswersOf,
+    Scored,
     at_floor,
     both_risks,
-    collapse_seen,
     difference_of,
     gain_and_p,
     has_items,
+    judge_rows,
     no_answers,
     scored,
 )
-from lora_bench.stats import Items, PairedDifference, Risk, Verdict, judge
+from lora_bench.stats import PairedDifference, Verdict
 from lora_bench.stats.failures import excluded_rate
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
@@ -46,12 +48,9 @@ Declared = Literal["before", "added", "changed", "never"]
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """A row compared with the reference.
+    """A row compared with the reference; the difference is row less reference, as the metric has it.
 
-    Args:
-        difference: Row less reference, as the metric has it.
-        items: Both scores as functions of the test items, where predictions are stored and the metric has that form.
-        at_floor: The difference where every run that failed counts as the majority class; None where none failed.
+    *at_floor* is the difference where every run that failed counts as the majority class; None where none failed.
     """
 
     setting: Setting
@@ -59,7 +58,7 @@ class Held:
     row: Row
     reference: Row
     difference: PairedDifference
-    items: tuple[Items, Items] | None
+    with_items: bool
     at_floor: float | None
     verdict: Verdict
 
@@ -67,8 +66,7 @@ class Held:
 class Ends(NamedTuple):
     """Numbers of runs that were judged: all, those that failed, those of them that diverged, and those that learned nothing.
 
-    Args:
-        fallen: Runs with a score that is less than two standard errors better than a constant answer's.
+    The score of the last is less than two standard errors better than a constant answer's.
     """
 
     runs: int = 0
@@ -87,13 +85,11 @@ class Judged:
     """The verdicts of a report.
 
     Args:
-        comparison: Rows that were judged.
         analysis: The declaration that they follow.
         declared: Whether the records carry it, and nothing else: "before" their runs. "added" where they carry several that
             differ in nothing but the seeds, or several fixed numbers of these, "changed" where they carry another one, "never"
             where they carry none.
         declarations: Number of different ones that the records carry.
-        held: Every comparison.
         ranks: Rank of every row that was held and of the references, among the rows of its table.
         over_tasks: Every base model and target over tasks, where there are several: a family of its own.
         left_out: Rows that are not judged, with the reason.
@@ -166,7 +162,9 @@ def judge_comparison(
         LoraBenchError: If no method has the label of *reference*.
     """
     carried = {record.analysis.sha256: record.analysis for record in records if record.analysis is not None}
-    chosen = analysis or _declaration(carried, records) or undeclared_analysis(comparison)
+    number = Counter(record.analysis.sha256 for record in records if record.analysis is not None)
+    most = max(sorted(carried), key=lambda sha256: number[sha256], default="")
+    chosen = analysis or carried.get(most) or undeclared_analysis(comparison)
     if reference is not None:
         chosen = with_reference(chosen, reference, records)
     if chosen is None:
@@ -181,7 +179,7 @@ def judge_comparison(
         return None
     ends = ends_of((one.setting, one.scored[at].row) for one in tables for at in (one.reference, *one.found))
     excluded = {label: of.excluded for label, of in ends.items()}
-    tables = _with_verdicts([replace(table, excluded=excluded) for table in tables], chosen)
+    tables = _with_verdicts(tables, chosen, excluded)
     return Judged(
         comparison=comparison,
         analysis=chosen,
@@ -189,7 +187,7 @@ def judge_comparison(
         declarations=declarations,
         held=tuple(_held(table, place) for table in tables for place in table.verdicts),
         ranks=tuple(_ranks(tables, chosen)),
-        over_tasks=judge_over_tasks(tables, chosen),
+        over_tasks=judge_over_tasks(tables, chosen, excluded),
         left_out=tuple(left_out),
         lost=_lost(tables, records, answers),
     )
@@ -207,12 +205,6 @@ def ends_of(places: Iterable[tuple[Setting, Row]]) -> dict[str, Ends]:
         )
         for label, found in grouped(rows.values(), lambda one: one[1].label).items()
     }
-
-
-def _declaration(carried: Mapping[str, Analysis], records: Sequence[Record]) -> Analysis | None:
-    """Return the analysis that most records carry, or None if none carries one."""
-    number = {key: sum(r.analysis is not None and r.analysis.sha256 == key for r in records) for key in carried}
-    return carried[max(sorted(carried), key=lambda key: number[key])] if carried else None
 
 
 def _declared(carried: Mapping[str, Analysis], chosen: Analysis, records: Sequence[Record]) -> Declared:
@@ -255,30 +247,22 @@ def _tables(
                 missing = (f"{row.label} {where}: {analysis.reference} was not run there" for row in table.rows)
                 left_out.update(dict.fromkeys(missing))
                 continue
-            found.append(_compared(setting, table, place, answers, searches, left_out, where))
+            rows = [scored(row, setting, answers, searches.error(row, table, setting)) for row in table.rows]
+            found.append(_compared(setting, table, rows, place, left_out, where))
     return found
 
 
 def _compared(
-    setting: Setting,
-    table: ModelTable,
-    reference: int,
-    answers: AnswersOf,
-    searches: Searches,
-    left_out: dict[str, None],
-    where: str,
+    setting: Setting, table: ModelTable, rows: Sequence[Scored], reference: int, left_out: dict[str, None], where: str
 ) -> JudgedTable:
-    rows = [scored(row, setting, answers, searches.error(row, table, setting)) for row in table.rows]
     differences = {}
     for place, one in enumerate(rows):
-        if place == reference:
-            continue
-        difference = difference_of(one, rows[reference])
+        difference = difference_of(one, rows[reference]) if place != reference else None
         if isinstance(difference, str):
             left_out[f"{one.row.label} {where}: {difference}"] = None
-        else:
+        elif difference is not None:
             differences[place] = difference
-    return JudgedTable(setting=setting, table=table, scored=rows, reference=reference, found=differences, excluded={})
+    return JudgedTable(setting=setting, table=table, scored=rows, reference=reference, found=differences)
 
 
 def _lost(tables: Sequence[JudgedTable], records: Sequence[Record], answers: AnswersOf) -> tuple[str, ...]:
@@ -309,22 +293,20 @@ def not_judged(setting: Setting) -> str | None:
     return None
 
 
-def _with_verdicts(tables: Sequence[JudgedTable], analysis: Analysis) -> list[JudgedTable]:
+def _with_verdicts(
+    tables: Sequence[JudgedTable], analysis: Analysis, excluded: Mapping[str, float]
+) -> list[JudgedTable]:
     """Judge the whole family: comparisons with a margin and those without have one error level."""
-    margins, directions, differences, risks = {}, {}, {}, {}
-    fallen = set()
-    for number, table in enumerate(tables):
-        task = table.setting.spec.task
-        for place, (difference, _) in table.found.items():
-            margins[number, place] = analysis.margin_of(task.name, task.metric)
-            directions[number, place] = bool(task.higher_is_better)
-            differences[number, place] = difference
-            pair = table.scored[place].row, table.scored[table.reference].row
-            if collapse_seen(*pair, higher_is_better=directions[number, place]):
-                fallen.add((number, place))
-            risks[number, place] = _risks(table, place)
-    found = judge(
-        differences, margin=margins, settings=analysis, higher_is_better=directions, collapsed=fallen, risks=risks
+    family = {(number, place): of for number, table in enumerate(tables) for place, of in table.found.items()}
+    tasks = {key: of.one.setting.spec.task for key, of in family.items()}
+    found = judge_rows(
+        family,
+        margin={key: analysis.margin_of(task.name, task.metric) for key, task in tasks.items()},
+        settings=analysis,
+        risks={
+            key: both_risks(*(([side], excluded[side.row.label]) for side in (of.one, of.other)))
+            for key, of in family.items()
+        },
     )
     return [
         replace(table, verdicts={place: found[number, place] for place in table.found})
@@ -332,56 +314,34 @@ def _with_verdicts(tables: Sequence[JudgedTable], analysis: Analysis) -> list[Ju
     ]
 
 
-def _risks(table: JudgedTable, place: int) -> tuple[Risk, Risk] | None:
-    rows = [table.scored[index].row for index in (place, table.reference)]
-    return both_risks(*(([(table.setting, row)], table.excluded[row.label]) for row in rows))
-
-
 def _held(table: JudgedTable, place: int) -> Held:
-    row, reference = table.scored[place].row, table.scored[table.reference].row
-    difference, items = table.found[place]
+    of = table.found[place]
     return Held(
         setting=table.setting,
         table=table.table,
-        row=row,
-        reference=reference,
-        difference=difference,
-        items=items,
-        at_floor=at_floor(row, reference),
+        row=of.one.row,
+        reference=of.other.row,
+        difference=of.difference,
+        with_items=of.with_items,
+        at_floor=at_floor(of.one.row, of.other.row),
         verdict=table.verdicts[place],
     )
 
 
-def _ranks(tables: Sequence[JudgedTable], analysis: Analysis) -> list[tuple[Row, Rank]]:
-    """Return the ranks of the judged rows and of the references, each among those of its table."""
-    contests, entered = [], []
+def _ranks(tables: Sequence[JudgedTable], analysis: Analysis) -> Iterator[tuple[Row, Rank]]:
+    """Yield the ranks of the judged rows and of the references, each among those of its table."""
     # Where the family of verdicts is one in which runs stand apart, that of the other pairs is too.
     apart = all(verdict.apart for table in tables for verdict in table.verdicts.values())
-    for table in tables:
-        better = bool(table.setting.spec.task.higher_is_better)
-        sign = 1 if better else -1
-        # The reference has the place 0 of every contest.
-        rows = [table.scored[place] for place in (table.reference, *table.found)]
-        entered.append(rows)
-        contests.append(
-            Contest(
-                means=[sign * one.row.score.mean if one.row.score is not None else 0.0 for one in rows],
-                against_reference={
-                    (0, place): (-sign * verdict.difference, verdict.adjusted_p)
-                    for place, verdict in enumerate(table.verdicts.values(), start=1)
-                },
-                others={
-                    pair: gain_and_p(
-                        rows[pair[0]], rows[pair[1]], higher_is_better=better, analysis=analysis, apart=apart
-                    )
-                    for pair in other_pairs(len(rows))
-                },
-            )
+    entered = [[table.scored[place] for place in (table.reference, *table.found)] for table in tables]
+
+    def contest(table: JudgedTable, rows: Sequence[Scored]) -> Contest:
+        return Contest(
+            means=[one.row.score.mean if one.row.score is not None else 0.0 for one in rows],
+            sign=table.setting.sign,
+            verdicts=[*table.verdicts.values()],
+            compare=lambda one, other: gain_and_p(rows[one], rows[other], analysis, apart=apart),
         )
-    ranked = zip(entered, rank_all(contests, analysis.alpha), strict=True)
-    return [
-        (one.row, rank)
-        for rows, ranks in ranked
-        if ranks is not None and len(rows) > 1
-        for one, rank in zip(rows, ranks, strict=True)
-    ]
+
+    contests = [contest(table, rows) for table, rows in zip(tables, entered, strict=True)]
+    for rows, ranks in zip(entered, rank_all(contests, analysis.alpha), strict=True):
+        yield from ((one.row, rank) for one, rank in zip(rows, ranks, strict=False))

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from lora_bench.metrics import default_margin
 from lora_bench.records.budget import ParameterAxis
@@ -20,16 +21,13 @@ from lora_bench.report.model.choose_method import Choice, Taken, take
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, rows_of
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.reference import undeclared_analysis
-from lora_bench.report.model.rows import Row, grouped
-from lora_bench.report.model.side_costs import Beside, is_probed_by
+from lora_bench.report.model.rows import Row, grouped, unique
+from lora_bench.report.model.searches import Beside, is_probed_by
 from lora_bench.report.probes.cells import STEP, Probed, Value, probed_cells
 from lora_bench.stats import Verdict
 from lora_bench.stats.verdict import VerdictName
 
 PEAK = "measured.peak_bytes"
-
-# Bytes of a stored weight, where no run kept its files.
-WEIGHT_BYTES = 4
 
 # Marks a verdict that holds if no run collapses; readers see the rate instead: `unless_words`.
 UNLESS = "if sound"
@@ -73,27 +71,23 @@ Group = tuple[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """A method less the reference on one base model, on one task or over several.
+    """A method less the reference on one base model, on one task or in the mean over several.
 
     Args:
-        table: Table of the base model.
         setting: Setting of the task, or of one of several.
-        tasks: Number of tasks.
-        by_task: The verdict on each of them by itself, where there are several.
-        by_seed: The difference at each seed.
-        higher_is_better: Whether a positive difference is a gain.
+        by_task: The verdict on each of several tasks by itself.
         shares: Whether the score is a share or a correlation, so that differences are points of 100.
     """
 
     label: str
     table: ModelTable
     setting: Setting
-    tasks: int
-    by_task: Mapping[str, VerdictName]
     verdict: Verdict
     by_seed: tuple[float, ...]
-    higher_is_better: bool
-    shares: bool
+    tasks: int = 1
+    by_task: Mapping[str, VerdictName] = field(default_factory=dict)
+    higher_is_better: bool = True
+    shares: bool = True
 
     @property
     def shown(self) -> str:
@@ -112,21 +106,17 @@ def by_verdict(contrasts: Iterable[Contrast]) -> dict[str, list[Contrast]]:
     return {word: found[word] for word in (*SHOWN, "inconclusive") if word in found}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ratio:
-    """A measured cost as a multiple of the reference's, over base models.
+class Ratio(NamedTuple):
+    """A measured cost as a multiple of the reference's, the geometric mean over base models.
 
-    Args:
-        value: The geometric mean.
-        exclusive: Whether nothing is known to have run beside any of the measurements.
+    It is *exclusive* if nothing is known to have run beside any of the measurements.
     """
 
     value: float
     exclusive: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
+class Place(NamedTuple):
     """A row where it stands, with the reference of its table."""
 
     setting: Setting
@@ -141,10 +131,8 @@ class Line:
 
     Args:
         group: Settings that it is of: those of different groups differ in more than the task and the target.
-        reference: Whether it is what the others are compared with.
         score: Mean score over places; None where metrics have no common scale.
         scored: Number of places with a score.
-        contrasts: Comparisons with the reference.
         file_bytes: Bytes of the files to ship at each place.
         counted: Whether these are computed from parameter counts, as no files were kept.
         file_ratios: Bytes as multiples of the reference's.
@@ -211,11 +199,6 @@ class Overview:
         """Whether so many runs learned nothing that more work helps before more seeds."""
         return self.judged is not None and self.judged.learned_little
 
-    @property
-    def open(self) -> list[Verdict]:
-        """The verdicts that decide nothing."""
-        return [contrast.verdict for contrast in self.contrasts if contrast.verdict.verdict == "inconclusive"]
-
 
 def overview(
     comparison: Comparison, judged: Judged | None, beside: Beside, choices: tuple[Choice, ...] = ()
@@ -240,14 +223,11 @@ def overview(
         ]
         judged_groups = {line.group for line in found if line.contrasts}
         order = [*dict.fromkeys(line.target for line in found)]
-        return tuple(
-            sorted(
-                found,
-                key=lambda line: (
-                    line.group not in judged_groups, line.group, order.index(line.target), not line.reference
-                ),
-            )
-        )  # fmt: skip
+
+        def place(line: Line) -> tuple[object, ...]:
+            return line.group not in judged_groups, line.group, order.index(line.target), not line.reference
+
+        return tuple(sorted(found, key=place))
 
     return Overview(
         comparison=comparison,
@@ -276,12 +256,7 @@ def _places(comparison: Comparison, reference: str) -> list[Place]:
     """Every row that is a result, with the reference of its table. Tables without a score enter only if no table has one."""
     scored = any(row.score is not None for setting in comparison.results for row in setting.rows)
     return [
-        Place(
-            setting=setting,
-            table=table,
-            row=row,
-            reference=next((other for other in table.rows if other.label == reference), None),
-        )
+        Place(setting, table, row, next((other for other in table.rows if other.label == reference), None))
         for setting, table, row in rows_of(comparison.results)
         if not setting.search and (not scored or any(other.score is not None for other in table.rows))
     ]
@@ -301,8 +276,6 @@ def contrasts_of(judged: Judged, *, of_tasks: bool = False) -> list[Contrast]:
                 },
                 verdict=one.verdict,
                 by_seed=one.difference.differences,
-                higher_is_better=True,
-                shares=True,
             )
             for group in judged.over_tasks
             for one in group.methods
@@ -313,8 +286,6 @@ def contrasts_of(judged: Judged, *, of_tasks: bool = False) -> list[Contrast]:
             label=held.row.label,
             table=held.table,
             setting=held.setting,
-            tasks=1,
-            by_task={},
             verdict=held.verdict,
             by_seed=held.difference.differences,
             higher_is_better=bool(held.setting.spec.task.higher_is_better),
@@ -369,21 +340,22 @@ def _one_scale(settings: Iterable[Setting]) -> bool:
 def _file_bytes(row: Row, place: Place, beside: Beside) -> tuple[float | None, bool]:
     """Bytes of the files to ship, and whether they are computed from the number of stored parameters."""
     kept = beside.checkpoint_bytes(row, place.table, place.setting)
-    if kept is not None:
-        return kept, False
-    stored = row.parameters.stored if row.parameters is not None else None
-    return (None if stored is None else float(WEIGHT_BYTES * stored)), True
+    return (row.counted_bytes, True) if kept is None else (kept, False)
 
 
 def _ratio(
     places: Sequence[Place], probed: Sequence[Probed], of: Value, in_runs: Callable[[Row], float | None]
 ) -> Ratio | None:
     """Return a cost over places, from probes where both methods have one, else from runs with the same kind of memory."""
-    found: list[tuple[float, bool]] = []
+    found: list[Ratio] = []
     for place in places:
         if place.reference is None:
             continue
-        cells = [_probe_of(row, place.table, probed) for row in (place.row, place.reference)]
+        # The one probe of a method on a base model.
+        cells = [
+            unique(cell for cell in probed if cell.records and is_probed_by(cell.spec, row, place.table))
+            for row in (place.row, place.reference)
+        ]
         pair = [cell.value(of) if cell is not None else None for cell in cells]
         alone = all(record.exclusive is not False for cell in cells if cell is not None for record in cell.records)
         if None in pair:
@@ -392,15 +364,7 @@ def _ratio(
             alone = all(row.exclusive is not False for row in rows)
         own, other = pair if len(pair) == 2 else (None, None)
         if own and other:
-            found.append((own / other, alone))
+            found.append(Ratio(own / other, alone))
     if not found:
         return None
-    return Ratio(
-        value=statistics.geometric_mean(ratio for ratio, _ in found), exclusive=all(alone for _, alone in found)
-    )
-
-
-def _probe_of(row: Row, table: ModelTable, probed: Sequence[Probed]) -> Probed | None:
-    """Return the one probe of a method on a base model."""
-    found = [cell for cell in probed if cell.records and is_probed_by(cell.spec, row, table)]
-    return found[0] if len(found) == 1 else None
+    return Ratio(statistics.geometric_mean(one.value for one in found), all(one.exclusive for one in found))

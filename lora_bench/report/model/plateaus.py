@@ -15,23 +15,19 @@ from dataclasses import dataclass
 from lora_bench.report.model.comparison import Comparison
 from lora_bench.report.model.judged import not_judged
 from lora_bench.report.model.searches import Searches
-from lora_bench.report.model.seed_scores import AnswersOf, Scored, collapse_seen, difference_of, scored
+from lora_bench.report.model.seed_scores import AnswersOf, Compared, Scored, difference_of, judge_rows, scored
 from lora_bench.report.model.sweeps import Sweep, SweepLine, SweptPoint, sweeps
-from lora_bench.stats import UNDECLARED, JudgeSettings, PairedDifference, Verdict, judge
+from lora_bench.stats import UNDECLARED, JudgeSettings, Verdict
 
 # Along these numbers a crossing of methods says which to take when; a shared learning rate or option says nothing.
 _CROSSED = ("distinct_examples", "work")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Plateau:
-    """The best value of a line, and the values that are not shown to be worse.
+    """The best value of a line, the values that are not shown to be worse, and those that are, with verdicts against the best.
 
-    Args:
-        best: The point with the best mean.
-        held: The points of the plateau, the best among them.
-        worse: The points that are shown to be worse, each with the verdict on it against the best.
-        compared: True if every pair with the best has a p-value; else nothing could be shown for some.
+    *compared* is true if every pair with the best has a p-value; else nothing could be shown for some.
     """
 
     sweep: Sweep
@@ -42,7 +38,7 @@ class Plateau:
     compared: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Crossing:
     """Two methods that change places along a number.
 
@@ -104,19 +100,11 @@ def _judged(
     pairs: Mapping[Hashable, Pair], scores: Mapping[tuple[str, ...], Scored], settings: JudgeSettings
 ) -> dict[Hashable, Verdict]:
     """Return the verdicts on the first points against the second ones: one family."""
-    differences: dict[Hashable, PairedDifference] = {}
-    directions, fallen = {}, set()
-    for key, (one, other) in pairs.items():
-        found = difference_of(scores[one.row.run_ids], scores[other.row.run_ids])
-        if isinstance(found, str):
-            continue
-        differences[key] = found[0]
-        directions[key] = one.setting.spec.task.higher_is_better is not False
-        if collapse_seen(one.row, other.row, higher_is_better=directions[key]):
-            fallen.add(key)
-    if not differences:
-        return {}
-    return judge(differences, margin=None, settings=settings, higher_is_better=directions, power=None, collapsed=fallen)
+    found = {
+        key: difference_of(scores[one.row.run_ids], scores[other.row.run_ids]) for key, (one, other) in pairs.items()
+    }
+    compared = {key: of for key, of in found.items() if isinstance(of, Compared)}
+    return judge_rows(compared, margin=None, settings=settings, power=None) if compared else {}
 
 
 def _plateaus(
@@ -133,8 +121,7 @@ def _plateaus(
 
 
 def _plateau(sweep: Sweep, line: SweepLine, number: int, verdicts: Mapping[Hashable, Verdict]) -> Plateau:
-    sign = _sign(sweep)
-    best = max(range(len(line.points)), key=lambda place: sign * line.points[place].mean)
+    best = max(range(len(line.points)), key=lambda place: sweep.setting.sign * line.points[place].mean)
     held: list[SweptPoint] = []
     worse: list[tuple[SweptPoint, Verdict]] = []
     compared = True
@@ -147,9 +134,7 @@ def _plateau(sweep: Sweep, line: SweepLine, number: int, verdicts: Mapping[Hasha
             worse.append((point, verdict))
         else:
             held.append(point)
-    return Plateau(
-        sweep=sweep, line=line, best=line.points[best], held=tuple(held), worse=tuple(worse), compared=compared
-    )
+    return Plateau(sweep, line, line.points[best], tuple(held), tuple(worse), compared)
 
 
 def _crossings(
@@ -163,7 +148,7 @@ def _crossings(
             for point in sweep.lines[first].points:
                 if point.value in others:
                     other = others[point.value]
-                    ahead = _sign(sweep) * (point.mean - other.mean) >= 0
+                    ahead = sweep.setting.sign * (point.mean - other.mean) >= 0
                     pairs[number, first, second, point.value] = (point, other) if ahead else (other, point)
     verdicts = _judged(pairs, scores, settings)
     return [
@@ -195,15 +180,10 @@ def _of_lines(
         ]
         low, high = judged[before][0], judged[after][0]
         share = gains[before] / (gains[before] + gains[after])
-        found.append(
-            Crossing(
-                sweep=sweep,
-                methods=(one.name, other.name) if ahead[before] else (other.name, one.name),
-                between=(sides[0][0], sides[1][0]),
-                about=math.exp(math.log(low) + share * math.log(high / low)),
-                verdicts=(sides[0][1], sides[1][1]),
-            )
-        )
+        about = math.exp(math.log(low) + share * math.log(high / low))
+        methods = (one.name, other.name) if ahead[before] else (other.name, one.name)
+        (lower, worse), (upper, better) = sides
+        found.append(Crossing(sweep, methods, (lower, upper), about, (worse, better)))
     return found
 
 
@@ -212,7 +192,3 @@ def _nearest_shown(verdicts: Sequence[Verdict], ahead: Sequence[bool], outwards:
     first = outwards[0]
     same = itertools.takewhile(lambda place: ahead[place] == ahead[first], outwards)
     return next((place for place in same if verdicts[place].verdict == "better"), first)
-
-
-def _sign(sweep: Sweep) -> int:
-    return -1 if sweep.setting.spec.task.higher_is_better is False else 1

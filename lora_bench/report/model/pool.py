@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from lora_bench.metrics import default_margin
 from lora_bench.report.model.judged import not_judged
@@ -34,8 +35,7 @@ Scope = tuple[MethodKey, MethodKey, str | None]
 Known = dict[tuple[tuple[str, str], ...], PlaceDifference | None]
 
 
-@dataclass(frozen=True)
-class PooledTable:
+class PooledTable(NamedTuple):
     """The scores of the methods of one suite on a task and base model in one setting."""
 
     suite: str
@@ -45,8 +45,7 @@ class PooledTable:
     rows: Mapping[MethodKey, Scored]
 
 
-@dataclass(frozen=True)
-class Contribution:
+class Contribution(NamedTuple):
     """The difference of two methods in a table in points, positive if the first is better, over so many pairs of runs."""
 
     table: PooledTable
@@ -58,14 +57,9 @@ class Contribution:
 
 @dataclass(frozen=True, kw_only=True)
 class PooledClaim:
-    """A pair of methods over the tasks of a base model, or over all.
+    """A pair of methods over the tasks of a base model, or over all, where *model* is None.
 
-    Args:
-        model: Base model; None for all of them.
-        models: Number of base models.
-        pairs: Number of pairs of runs.
-        interval: Of the whole family at once: each at 1 − alpha / claims.
-        p_value: By Holm's procedure over all claims.
+    *interval* is of the whole family at once: each at 1 − alpha / claims. *p_value* is by Holm's procedure over all claims.
     """
 
     first: str
@@ -85,14 +79,9 @@ class PooledClaim:
 
 @dataclass(frozen=True, kw_only=True)
 class AddedBySuite:
-    """The part of a suite in a pool.
+    """The part of a suite in a pool: results, those that others have too, tasks on base models, and pairs of runs of its own.
 
-    Args:
-        runs: Its results, trials left out.
-        shared: Results that other suites of the pool have too.
-        places: Its tasks on base models that count.
-        pairs: Pairs of runs that count as its own.
-        moved: Largest change of a claim's difference without this suite, in points; None if no claim has both.
+    *moved* is the largest change of a claim's difference without this suite, in points; None if no claim has both.
     """
 
     suite: str
@@ -105,12 +94,9 @@ class AddedBySuite:
 
 @dataclass(frozen=True, kw_only=True)
 class SuitePool:
-    """The analysis of several suites.
+    """The analysis of several suites, in which each run counts once.
 
-    Args:
-        runs: Results, each run counted once.
-        one_task: Number of pairs of methods that were compared on one task only, and have no claim.
-        left_out: Rows that do not count, with the reason.
+    *one_task* is the number of pairs of methods that met on one task only, and have no claim; *left_out* has reasons.
     """
 
     claims: tuple[PooledClaim, ...]
@@ -205,22 +191,20 @@ def _contributions(tables: Sequence[PooledTable], known: Known) -> Iterator[Cont
             new = {seed: pair for seed in seeds if (pair := (runs[seed], others[seed])) not in counted}
             key = tuple(new.values())
             if key not in known:
-                first_of, second_of = (
-                    replace(side, scores={seed: side.scores[seed] for seed in new}) for side in (one, other)
-                )
-                known[key] = _difference(first_of, second_of, 100 if table.higher_is_better else -100)
+                sides = [replace(side, scores={seed: side.scores[seed] for seed in new}) for side in (one, other)]
+                known[key] = _difference(*sides, points=100 if table.higher_is_better else -100)
             if (place := known[key]) is not None:
                 counted.update(key)
                 yield Contribution(table, first, second, place, len(key))
 
 
-def _difference(one: Scored, other: Scored, points: int) -> PlaceDifference | None:
+def _difference(one: Scored, other: Scored, *, points: int) -> PlaceDifference | None:
     """Return the first row less the second in points; None without two seeds that differ, whose spread is its error."""
     compared = difference_of(one, other) if len(one.scores) > 1 else ""
-    if isinstance(compared, str) or not (errors := compared[0].estimate.uncertainties):
+    if isinstance(compared, str) or not (errors := compared.difference.estimate.uncertainties):
         return None
     error = max(errors, key=lambda one: one.standard_error)
-    value = points * compared[0].estimate.value
+    value = points * compared.difference.estimate.value
     return PlaceDifference(value=value, error=100 * error.standard_error, freedom=error.freedom)
 
 

@@ -8,25 +8,20 @@ contradict a verdict. All true ranks lie in the shown ones with probability 1 âˆ
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lora_bench.stats import Ranking, holm, rank
+from lora_bench.stats import Verdict, holm, rank
 
-# A pair of places in a contest, the first before the second.
-Places = tuple[int, int]
+# By how much the first of two methods is better, and the p-value of no difference.
+GainAndP = tuple[float, float | None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Rank:
-    """The rank of a method.
+    """The rank of a method: the best and the worst that the shown differences leave it, among so many methods.
 
-    Args:
-        best: The best rank that the shown differences leave it; 1 where nothing is shown to be better.
-        worst: The worst one.
-        letters: Letters of its groups: two methods share one exactly if no difference between them is shown.
-        of: Number of methods that were ranked.
-        apart: Whether any two of them are told apart.
+    Two methods share a letter exactly if no difference between them is shown; *apart* if any two are told apart.
     """
 
     best: int
@@ -38,65 +33,51 @@ class Rank:
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """Methods that are ranked among each other, by their place; the first is the reference.
+    """Methods that are ranked among each other, the reference first: mean scores, and the verdicts on the others.
 
-    Args:
-        means: Means that order them: the larger the better.
-        against_reference: For each pair with the reference how much better the first is, and the p-value that its verdict
-            was made with, adjusted over their family.
-        others: Differences of all other pairs, with p-values that are not adjusted.
+    *sign* is -1 if lower scores are better. *compare* compares two others by their places; their p-values are not adjusted.
     """
 
     means: Sequence[float]
-    against_reference: dict[Places, tuple[float, float | None]]
-    others: dict[Places, tuple[float, float | None]]
+    sign: int = 1
+    verdicts: Sequence[Verdict]
+    compare: Callable[[int, int], GainAndP]
 
 
-def rank_all(contests: Sequence[Contest], alpha: float) -> list[list[Rank] | None]:
-    """Return the rank of every method of every contest, in their order.
+def rank_all(contests: Sequence[Contest], alpha: float) -> list[list[Rank]]:
+    """Return the rank of every method of every contest, in their order, with an error level of *alpha* for either family.
 
-    Args:
-        contests: All of a report.
-        alpha: Error level of either family.
-
-    Returns:
-        None for a contest with a shown difference that goes against the order of the means, which can be where methods have
-        scores of different seeds: then there is no one order.
+    A contest of one method has none, nor one with a shown difference that goes against the order of the means, which can be
+    where methods have scores of different seeds: then there is no one order.
     """
-    raw = [p_value for contest in contests for _, p_value in contest.others.values()]
-    adjusted = iter([one.p_value for one in holm(raw, alpha)])
+    others = [
+        {pair: contest.compare(*pair) for pair in itertools.combinations(range(1, len(contest.means)), 2)}
+        for contest in contests
+    ]
+    adjusted = iter(holm([p_value for pairs in others for _, p_value in pairs.values()], alpha))
     found = []
-    for contest in contests:
-        pairs = {**contest.against_reference}
-        pairs.update({places: (gain, next(adjusted)) for places, (gain, _) in contest.others.items()})
-        found.append(_ranks(contest, pairs, alpha))
+    for contest, pairs in zip(contests, others, strict=True):
+        known: dict[tuple[int, int], GainAndP] = {
+            (0, place): (-contest.sign * verdict.difference, verdict.adjusted_p)
+            for place, verdict in enumerate(contest.verdicts, start=1)
+        }
+        known |= {pair: (gain, next(adjusted).p_value) for pair, (gain, _) in pairs.items()}
+        found.append(_ranks([contest.sign * mean for mean in contest.means], known, alpha))
     return found
 
 
-def other_pairs(number: int) -> list[Places]:
-    """Return the pairs of *number* places without the first, which is the reference's."""
-    return [*itertools.combinations(range(1, number), 2)]
-
-
-def _ranks(contest: Contest, pairs: dict[Places, tuple[float, float | None]], alpha: float) -> list[Rank] | None:
-    for (one, other), (gain, p_value) in pairs.items():
-        ahead = contest.means[one] - contest.means[other]
-        if p_value is not None and p_value <= alpha and gain * ahead <= 0:
-            return None
+def _ranks(means: Sequence[float], pairs: dict[tuple[int, int], GainAndP], alpha: float) -> list[Rank]:
+    shown = {pair: gain for pair, (gain, p_value) in pairs.items() if p_value is not None and p_value <= alpha}
+    if len(means) < 2 or any(gain * (means[one] - means[other]) <= 0 for (one, other), gain in shown.items()):
+        return []
     # Names in the order of places, so that equal means stand as the table has them.
-    names = [f"{place:04}" for place in range(len(contest.means))]
-    ranking: Ranking = rank(
-        dict(zip(names, contest.means, strict=True)),
+    names = [f"{place:04}" for place in range(len(means))]
+    ranking = rank(
+        dict(zip(names, means, strict=True)),
         {(names[one], names[other]): p_value for (one, other), (_, p_value) in pairs.items()},
         alpha=alpha,
     )
     return [
-        Rank(
-            best=ranking.ranks[name][0],
-            worst=ranking.ranks[name][1],
-            letters=ranking.letters[name],
-            of=len(names),
-            apart=len(ranking.groups) > 1,
-        )
+        Rank(*ranking.ranks[name], letters=ranking.letters[name], of=len(names), apart=len(ranking.groups) > 1)
         for name in names
     ]

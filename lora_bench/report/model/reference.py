@@ -30,22 +30,15 @@ def undeclared_analysis(comparison: Comparison) -> Analysis | None:
 def _rank(row: Row) -> tuple[object, ...]:
     """Return a sort key: the smallest is the one to compare with."""
     trained = row.parameters.trained if row.parameters is not None else None
-    usual = next((place for place, name in enumerate(REFERENCES) if _is_a(row, name)), len(REFERENCES))
+    # By the method's name, or by its label's first word, as in "lora/llama-rank32" or "LoRA r=8".
+    named = [row.method == name or re.match(rf"{name}(?![a-z])", row.label, re.IGNORECASE) for name in REFERENCES]
+    usual = next((place for place, own in enumerate(named) if own), len(REFERENCES))
     plain = len(row.label) if usual < len(REFERENCES) else -(trained or 0)
     return usual, plain, natural(row.label)
 
 
-def _is_a(row: Row, name: str) -> bool:
-    """Tell if a row is of a method by name or by its label's first word, as in "lora/llama-rank32" or "LoRA r=8"."""
-    return row.method == name or re.match(rf"{name}(?![a-z])", row.label, re.IGNORECASE) is not None
-
-
 def with_reference(analysis: Analysis | None, label: str, records: Sequence[Record]) -> Analysis:
-    """Return a comparison with the reference that a user names.
-
-    Raises:
-        LoraBenchError: If the records have no method of that label.
-    """
+    """Return a comparison with the reference that a user names, or raise LoraBenchError if no record has such a label."""
     labels = sorted({record.spec.method.label for record in records})
     if label not in labels:
         raise unknown("method of these records", label, labels)

@@ -6,8 +6,9 @@ Verdicts with test items take most of a report's time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
+from typing import Literal, get_args
 
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
@@ -16,13 +17,16 @@ from lora_bench.records.weight_analysis import WeightAnalysis
 from lora_bench.report.blocks import Block
 from lora_bench.report.model.choose_method import choices_of
 from lora_bench.report.model.comparison import Comparison, compare
-from lora_bench.report.model.decision import Decision, decide
 from lora_bench.report.model.given_answers import GivenByRow, given_answers
 from lora_bench.report.model.judged import Judged, judge_comparison
-from lora_bench.report.model.overview import Overview, overview
+from lora_bench.report.model.overview import DECIDED, SHOWN, Line, Overview, overview
 from lora_bench.report.model.plateaus import SweepFindings, sweep_findings
+from lora_bench.report.model.searches import Beside, beside
 from lora_bench.report.model.seed_scores import AnswersOf, no_answers
-from lora_bench.report.model.side_costs import Beside, beside
+from lora_bench.report.sections.improving import improving_runs
+from lora_bench.stats.apart import least_p
+from lora_bench.stats.verdict import FEWEST_PAIRS, Grade
+from lora_bench.stats.verdict import grade as grade_of
 
 # From a task, the right answers to its test items and the seeds of their folds, if any: the id and the texts of each item, or
 # None if they may not be shown.
@@ -36,6 +40,67 @@ def no_texts(task: TaskSpec, references: Sequence[int], seeds: Sequence[int | No
 def no_data(report: Report) -> dict[str, bytes]:
     """Give no files."""
     return {}
+
+
+# "partly": some comparisons are decided.
+Level = Grade | Literal["partly", "undecided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The decision of a report, without words: the headline, the next step and `Outcome.winner` read it.
+
+    Args:
+        level: Strength of what is shown; None where nothing was judged.
+        taken: The method to take; None where nothing was judged, runs learned nothing, or tables share no methods.
+        why: Reason that nothing is shown: too few seeds for a verdict, or collapses; None for neither.
+        improving: Number of runs that were still improving when their budget ended, of those that ended with a score.
+    """
+
+    level: Level | None = None
+    taken: Line | None = None
+    why: Literal["seeds", "collapses"] | None = None
+    improving: int
+    ended: int
+
+    @property
+    def winner(self) -> str | None:
+        """Label of the method to take, or None."""
+        return None if self.taken is None else self.taken.label
+
+    @property
+    def all_shown(self) -> bool:
+        """Whether every comparison is decided."""
+        return self.level in get_args(Grade)
+
+    @property
+    def share_improving(self) -> float:
+        """Share of the runs that were still improving."""
+        return self.improving / max(self.ended, 1)
+
+
+def _decide(overview: Overview) -> Decision:
+    improving, ended = improving_runs(overview.comparison)
+    nothing = Decision(improving=improving, ended=ended)
+    if overview.judged is None or not overview.contrasts:
+        return nothing
+    label = overview.taken.label if overview.taken is not None else None
+    taken = next((line for line in overview.methods if line.label == label), None)
+    if not any(contrast.shown in SHOWN for contrast in overview.contrasts):
+        return replace(nothing, level="undecided", taken=taken, why=_why(overview))
+    decided = [contrast.shown in DECIDED for contrast in overview.contrasts]
+    grade = grade_of(min(contrast.verdict.pairs for contrast in overview.contrasts))
+    level: Level = grade if all(decided) else "partly" if any(decided) else "undecided"
+    return replace(nothing, level=level, taken=taken)
+
+
+def _why(overview: Overview) -> Literal["seeds", "collapses"] | None:
+    verdicts = [contrast.verdict for contrast in overview.contrasts]
+    if max(verdict.pairs for verdict in verdicts) < FEWEST_PAIRS:
+        return "seeds"
+    # Collapsed runs keep the least p after Holm's procedure above the error level in every comparison.
+    out_of_reach = all(one.apart and one.family * least_p(one.pairs) > one.alpha for one in verdicts)
+    return "collapses" if out_of_reach else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,20 +138,12 @@ class Report:
 
     @cached_property
     def comparison(self) -> Comparison:
-        """The rows, by setting and base model.
-
-        Raises:
-            LoraBenchError: If two different records have the same run id.
-        """
+        """The rows, by setting and base model; LoraBenchError if two different records have the same run id."""
         return compare(self.records)
 
     @cached_property
     def judged(self) -> Judged | None:
-        """The verdicts, or None where nothing can be compared.
-
-        Raises:
-            LoraBenchError: If no method has the label of the reference.
-        """
+        """The verdicts, or None where nothing can be compared; LoraBenchError if no method has the reference's label."""
         return judge_comparison(self.comparison, self.records, self.answers, reference=self.reference)
 
     @cached_property
@@ -104,7 +161,7 @@ class Report:
     @cached_property
     def decision(self) -> Decision:
         """The decision of its verdicts."""
-        return decide(self.overview, self.records)
+        return _decide(self.overview)
 
     @cached_property
     def given_answers(self) -> GivenByRow:

@@ -25,13 +25,9 @@ from lora_bench.report.text import GIB
 from lora_bench.stats import Summary, collapsed, summarise
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Score:
-    """The score of one run.
-
-    Args:
-        least: Where each seed tests a fold of its own, the `least_learned` of this one.
-    """
+    """The score of one run; with the `least_learned` of its own where each seed tests a fold of its own."""
 
     run_id: str
     seed: int | None
@@ -41,15 +37,10 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Forgetting:
-    """The loss of a method's runs of the base model's score on data apart from the task.
+    """The loss of a method's runs of the base model's score on data apart from the task: by "loss" or "spearman".
 
-    Args:
-        measure: "loss" or "spearman".
-        before: Score of the base model; None where runs differ.
-        after: Scores of the trained models.
-        lost: How much worse: the rise of a loss, the fall of a correlation.
-        each: The loss of each run beside its score.
-        by_seed: The loss of each seed.
+    *lost* is the rise of a loss or the fall of a correlation, and *each* that of a run beside its score. *before* is None where
+    runs differ.
     """
 
     measure: str
@@ -61,32 +52,20 @@ class Forgetting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A run that ended in another way than `ok`."""
-
-    run_id: str
-    seed: int | None
-    status: Status
-    reason: str
-    attempts: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Row:
     """A method with one learning rate on one base model, over its seeds. Measurements are medians over seeds.
 
+    Runs that were cut off and went on from a checkpoint are in no measurement but totals of time.
+
     Args:
         exempt: Whether the method has no size, so that the parameter budget of its suite cannot hold it.
+        failures: Records of runs that ended in another way than `ok`.
         parameters: None where no run counted, or where runs counted differently.
-        least_learned: See the function of this name.
         within_budget: None for an exempt row, without a target, and without counts.
         checkpoint_bytes: Bytes of the files that the runs left to restore their result.
-        resumed: Number of runs that were cut off and went on from a checkpoint: no measurement is of them, totals of time
-            apart.
         exclusive: Whether all measured runs had the machine to themselves; None where nothing was measured or said.
         environments: Indexes into the comparison's environments.
         extended: Whether it is of trials beyond the range of learning rates.
-        forgetting: None unless the suite asked for retention.
         overlap: Test rows for each training row where each seed tests a fold of its own, else 0. What depends on the fold, such
             as `majority_score`, is then the mean.
     """
@@ -99,12 +78,13 @@ class Row:
     exempt: bool
     learning_rate: float | None
     head_learning_rate: float | None
+    records: tuple[Record, ...]
     run_ids: tuple[str, ...]
     seeds: tuple[int | None, ...]
     statuses: dict[Status, int]
     scores: tuple[Score, ...]
     score: Summary | None
-    failures: tuple[Failure, ...]
+    failures: tuple[Record, ...]
     parameters: Parameters | None
     within_budget: bool | None
     memory_kind: str | None
@@ -122,15 +102,15 @@ class Row:
     word_model_score: float | None
     checkpoint_bytes: float | None
     environments: tuple[int, ...]
-    resumed: int = 0
     extended: bool = False
     forgetting: Forgetting | None = None
     overlap: float = 0.0
 
     @property
-    def measured(self) -> bool:
-        """True if there is any number of speed or memory."""
-        return any(value is not None for value in (self.train_peak_bytes, self.step_seconds, self.train_seconds))
+    def counted_bytes(self) -> float | None:
+        """Bytes of the stored weights, four each, by their count."""
+        stored = self.parameters.stored if self.parameters is not None else None
+        return None if stored is None else 4.0 * stored
 
     @property
     def ok(self) -> int:
@@ -156,12 +136,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
     method = first.spec.method
     overlap = overlap_of(records)
     scores = [
-        Score(
-            run_id=record.run_id,
-            seed=record.spec.seed,
-            value=value,
-            least=least_learned(record) if overlap else None,
-        )
+        Score(record.run_id, record.spec.seed, value, least_learned(record) if overlap else None)
         for record in (one_of_each_fold(records) if overlap else records)
         if (value := record.judged_score) is not None
     ]
@@ -185,22 +160,13 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         exempt=method.size is None and first.budget is not None,
         learning_rate=first.spec.training.learning_rate,
         head_learning_rate=first.spec.training.head_learning_rate,
+        records=tuple(records),
         run_ids=tuple(record.run_id for record in records),
         seeds=tuple(record.spec.seed for record in records),
         statuses=statuses(records),
         scores=tuple(scores),
         score=summarise([score.value for score in scores], overlap=overlap) if scores else None,
-        failures=tuple(
-            Failure(
-                run_id=record.run_id,
-                seed=record.spec.seed,
-                status=record.status,
-                reason=record.reason or "no reason was recorded",
-                attempts=record.attempts,
-            )
-            for record in records
-            if record.status != "ok"
-        ),
+        failures=tuple(record for record in records if record.status != "ok"),
         parameters=parameters,
         within_budget=within if method.size is not None and target is not None else None,
         memory_kind=kind,
@@ -218,7 +184,6 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         least_learned=over_folds(map(least_learned, records), overlap),
         word_model_score=_word_model_score(records, overlap),
         checkpoint_bytes=median_of(record.weights.stored_bytes for record in records if record.weights is not None),
-        resumed=sum(record.resumed for record in records),
         extended=any(record.extended for record in records),
         environments=tuple(sorted({environment_index(record, environments) for record in records} - {-1})),
         forgetting=_forgetting(records),
@@ -297,11 +262,8 @@ def folds_of(task: TaskSpec) -> int | None:
 
 def overlap_of(records: Iterable[Record]) -> float:
     """Return the test rows for each training row where each seed tests a fold of its own; 0 where all test the same rows."""
-    shares = []
-    for record in records:
-        if folds_of(record.spec.task) is not None and record.data is not None:
-            shares.append(record.data.examples["test"] / record.data.examples["train"])
-    return statistics.fmean(shares) if shares else 0.0
+    data = [record.data.examples for record in records if record.data is not None and folds_of(record.spec.task)]
+    return statistics.fmean(of["test"] / of["train"] for of in data) if data else 0.0
 
 
 def one_of_each_fold(records: Iterable[Record]) -> list[Record]:

@@ -1,11 +1,16 @@
-"""Searches for learning rates: the rate that the trials of a method choose, and the error of that choice behind a result."""
+"""Searches for learning rates: the rate that the trials of a method choose, the error of that choice, and costs beside rows.
+
+Such costs are the trials that chose a row's learning rate, and the files that must be kept.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, conditions_of, rows_of
-from lora_bench.report.model.rows import Row, canonical, grouped, unique
+from lora_bench.report.model.rows import Row, canonical, grouped, median_of, total_of, unique
 from lora_bench.stats import ChoiceError, Trials, seed_from, trials_of
 from lora_bench.stats.rates import Search
 
@@ -65,3 +70,47 @@ class Searches:
 def _key(row: Row, table: ModelTable, setting: Setting) -> str:
     shared = {name: v for name, v in conditions_of(setting.spec, setting.budget).items() if name not in _OF_TRIALS}
     return canonical([shared, table.model.model_dump(mode="json"), row.label, row.method, row.options])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """Costs beside the rows: probes, and seconds of training in all trials, by the key that a row and its trials share."""
+
+    tuning_seconds: dict[tuple[object, ...], float | None]
+    probes: Sequence[ProbeRecord]
+
+    def tuning(self, row: Row, table: ModelTable, setting: Setting) -> float | None:
+        """Seconds of training of the trials that chose a row's learning rate; None if the report has no such trials."""
+        return self.tuning_seconds.get(_cell_key(setting, table, row))
+
+    def checkpoint_bytes(self, row: Row, table: ModelTable, setting: Setting) -> float | None:
+        """Bytes of the files that must be kept: those that the runs left, else those of a probe of the same method."""
+        if row.checkpoint_bytes is not None:
+            return row.checkpoint_bytes
+        labels = len(setting.spec.task.labels or ()) or None
+        return median_of(
+            probe.checkpoint.stored_bytes
+            for probe in self.probes
+            if probe.checkpoint is not None
+            and is_probed_by(probe.spec, row, table)
+            and labels in (None, probe.spec.labels)
+        )
+
+
+def is_probed_by(spec: ProbeSpec, row: Row, table: ModelTable) -> bool:
+    """Tell if a probe is of a row's method on the same base model."""
+    same_model = spec.model.sha256 == table.model.sha256 is not None
+    return same_model and (spec.method.name, spec.method.options) == (row.method, row.options)
+
+
+def beside(comparison: Comparison, probes: Sequence[ProbeRecord] = ()) -> Beside:
+    """Collect the costs beside the rows of *comparison*; *probes* are of the same report."""
+    trials = rows_of(setting for setting in comparison.settings if setting.trials)
+    cells = grouped(trials, lambda cell: _cell_key(*cell))
+    seconds = {key: total_of(row.train_seconds_total for _, _, row in found) for key, found in cells.items()}
+    return Beside(tuning_seconds=seconds, probes=probes)
+
+
+def _cell_key(setting: Setting, table: ModelTable, row: Row) -> tuple[object, ...]:
+    target, rows = setting.parameter_target, setting.distinct_examples
+    return setting.spec.task.name, target, rows, table.model.shown, table.weights, row.label

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,9 +21,11 @@ from lora_bench.stats import (
     ItemScores,
     PairedDifference,
     Risk,
+    Verdict,
     crossed_bootstrap,
     in_groups,
     item_difference,
+    judge,
     paired_difference,
     seed_from,
     with_failures_at_floor,
@@ -58,6 +60,7 @@ class Scored:
     """
 
     row: Row
+    setting: Setting
     scores: dict[int, float]
     items: Items | None
     expected: References | None
@@ -69,7 +72,7 @@ def scored(row: Row, setting: Setting, answers: AnswersOf, choice: ChoiceError |
     by_seed = {score.seed: score.value for score in row.scores if score.seed is not None}
     found = _items(row, setting, answers)
     items, expected = found or (None, None)
-    return Scored(row, by_seed, items, expected, choice)
+    return Scored(row, setting, by_seed, items, expected, choice)
 
 
 def has_items(setting: Setting) -> bool:
@@ -142,12 +145,18 @@ def overlap_of(*rows: Scored) -> float:
     return max(one.row.overlap for one in rows)
 
 
-# A difference, and the items that enter where both rows have them.
-Compared = tuple[PairedDifference, tuple[Items, Items] | None]
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A row less another, with or without test items."""
+
+    one: Scored
+    other: Scored
+    difference: PairedDifference
+    with_items: bool
 
 
 def difference_of(one: Scored, other: Scored) -> Compared | str:
-    """Return the first row less the second and the items that enter, or why they cannot be compared."""
+    """Return the first row less the second, or why they cannot be compared."""
     for side in (one, other):
         if not side.scores:
             return f"no run of {side.row.label} has a score"
@@ -163,28 +172,36 @@ def difference_of(one: Scored, other: Scored) -> Compared | str:
         choices=(one.choice, other.choice),
         overlap=overlap_of(one, other),
     )
-    return difference, items
+    return Compared(one, other, difference, items is not None)
 
 
-def collapse_seen(row: Row, other: Row, *, higher_is_better: bool) -> bool:
-    """Tell if a run of either row diverged, or learned nothing."""
-    floor = row.least_learned if row.least_learned is not None else other.least_learned
-    return any(
-        any(failure.status == "diverged" for failure in side.failures) or fallen_runs(side, higher_is_better, floor) > 0
-        for side in (row, other)
+KeyT = TypeVar("KeyT", bound=Hashable)
+
+
+def judge_rows(family: Mapping[KeyT, Compared], **declared: Any) -> dict[KeyT, Verdict]:
+    """Return the verdicts on differences of rows, as one family; *declared* are further arguments of `judge`."""
+    return judge(
+        {key: of.difference for key, of in family.items()},
+        higher_is_better={key: bool(of.one.setting.spec.task.higher_is_better) for key, of in family.items()},
+        collapsed=[key for key, of in family.items() if _collapse_seen(of.one, of.other)],
+        **declared,
     )
 
 
-def risk_of(places: Sequence[tuple[Setting, Row]], excluded: float) -> Risk | None:
-    """Return the cost of collapses of a method, as the mean over its places; None where one has no known floor.
+def _collapse_seen(one: Scored, other: Scored) -> bool:
+    """Tell if a run of either row diverged, or learned nothing."""
+    floor = one.row.least_learned if one.row.least_learned is not None else other.row.least_learned
+    better = one.setting.spec.task.higher_is_better
+    return any(
+        any(record.status == "diverged" for record in row.failures) or fallen_runs(row, better, floor) > 0
+        for row in (one.row, other.row)
+    )
 
-    Args:
-        places: Rows of the method whose scores enter a comparison.
-        excluded: Rate of collapses that all its runs exclude.
-    """
+
+def _risk_of(places: Sequence[Scored], excluded: float) -> Risk | None:
+    """Return the cost of collapses of a method, as the mean over its places; None where one has no known floor."""
     losses, fallen = [], []
-    for setting, row in places:
-        task = setting.spec.task
+    for row, task in ((place.row, place.setting.spec.task) for place in places):
         share = default_margin(task.metric) is not None
         floor = row.majority_score if row.majority_score is not None or not share else 0.0
         if floor is None or row.score is None:
@@ -200,15 +217,16 @@ def risk_of(places: Sequence[tuple[Setting, Row]], excluded: float) -> Risk | No
     return Risk(loss=loss, share=float(np.mean(np.multiply(losses, fallen))) / loss, excluded=excluded)
 
 
-def both_risks(*sides: tuple[Sequence[tuple[Setting, Row]], float]) -> tuple[Risk, Risk] | None:
-    """Return the costs of collapses of two methods, each of its places and excluded rate; None unless both are known."""
-    one, other = (risk_of(places, excluded) for places, excluded in sides)
+def both_risks(*sides: tuple[Sequence[Scored], float]) -> tuple[Risk, Risk] | None:
+    """Return the costs of collapses of two methods; None unless both are known.
+
+    A side has the rows that enter a comparison, and the rate of collapses that all runs of the method exclude.
+    """
+    one, other = (_risk_of(places, excluded) for places, excluded in sides)
     return (one, other) if one is not None and other is not None else None
 
 
-def gain_and_p(
-    one: Scored, other: Scored, *, higher_is_better: bool, analysis: Analysis, apart: bool = False
-) -> tuple[float, float | None]:
+def gain_and_p(one: Scored, other: Scored, analysis: Analysis, *, apart: bool = False) -> tuple[float, float | None]:
     """Return the first row's gain over the second, and the p-value of no difference, from which ranks are made.
 
     As for verdicts, the p-value is the larger of two: over seeds, and over seeds and test items. It is None for fewer than 3
@@ -231,10 +249,9 @@ def gain_and_p(
         difference = item_difference(*items, seeds)
         crossed = crossed_bootstrap(difference, draw_seed=_draw_seed(one, other), draws=_draws(items))
         p_value = replace(with_items(values, crossed, size, overlap), share=share).widened(choices).p_value()
-    if p_value is not None and (apart or collapse_seen(one.row, other.row, higher_is_better=higher_is_better)):
+    if p_value is not None and (apart or _collapse_seen(one, other)):
         p_value = max(p_value, min(1.0, least_p(len(seeds)) / share))
-    gain = estimate.value if higher_is_better else -estimate.value
-    return gain, p_value if len(seeds) >= FEWEST_PAIRS else None
+    return one.setting.sign * estimate.value, p_value if len(seeds) >= FEWEST_PAIRS else None
 
 
 def at_floor(row: Row, reference: Row) -> float | None:
@@ -244,7 +261,7 @@ def at_floor(row: Row, reference: Row) -> float | None:
         return None
     means = []
     for one in (row, reference):
-        failed = [failure.seed for failure in one.failures if failure.seed is not None]
+        failed = [record.spec.seed for record in one.failures if record.spec.seed is not None]
         by_seed = {score.seed: score.value for score in one.scores if score.seed is not None}
         values = with_failures_at_floor(by_seed, failed, floor)
         means.append(sum(values.values()) / len(values))

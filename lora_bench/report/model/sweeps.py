@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from operator import attrgetter
 from typing import Literal, TypeGuard
 
 from pydantic import JsonValue
@@ -25,7 +25,7 @@ from lora_bench.report.model.comparison import (
     Setting,
     conditions_of,
 )
-from lora_bench.report.model.rows import Row, canonical, grouped, in_order
+from lora_bench.report.model.rows import Row, canonical, grouped, in_order, unique
 from lora_bench.report.text import learning_rate, natural
 
 SweptKind = Literal["option", "learning_rate", "distinct_examples", "work"]
@@ -60,11 +60,7 @@ class SweptPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepLine:
-    """A method along the values, ascending.
-
-    Args:
-        name: Label, or the method's name where each value has a label; with what sets it apart from other lines.
-    """
+    """A method along the values, ascending, by its label, or the method's name where each value has a label."""
 
     name: str
     points: tuple[SweptPoint, ...]
@@ -72,18 +68,14 @@ class SweepLine:
     @property
     def label(self) -> str | None:
         """The label of all its rows, or None if they have several."""
-        labels = {point.row.label for point in self.points}
-        return next(iter(labels)) if len(labels) == 1 else None
+        return unique(point.row.label for point in self.points)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The lines over one number on one task and base model.
+    """The lines over one number, such as "rank", on one task and base model; *setting* is one of theirs.
 
-    Args:
-        axis: Name of the number, such as "rank".
-        setting: One of its settings.
-        apart: Conditions that set it apart from sweeps over the same number in other settings of its task; "" for none.
+    *apart* tells it from sweeps over the same number in other settings of its task; "" for none.
     """
 
     kind: SweptKind
@@ -109,13 +101,19 @@ def sweeps(comparison: Comparison) -> tuple[Sweep, ...]:
     for settings in over_targets(comparison):
         models = _by_model([setting for setting in settings if id(setting) in results])
         groups.append([sweep for table, rows in models for sweep in _over_options(table, rows)])
-        groups.append([sweep for table, rows in models for sweep in _over_rates(table, rows)])
+        at_rates = [(table, _placed(points, lambda point: point.row.learning_rate)) for table, points in models]
+        groups.append(
+            [
+                one
+                for table, points in at_rates
+                for one in _sweep("learning_rate", "learning rate", table, points, _CUTS[:2])
+            ]
+        )
     for settings in _alike(comparison, {DISTINCT, *FROM_EPOCHS}):
         groups.append([*_over_settings("distinct_examples", "different training rows", settings, _rows_of)])
     for settings in _alike(comparison, _OF_WORK):
-        groups += [
-            [*_over_settings("work", _WORK_NAMES[axis], settings, partial(_amount_of, axis=axis))] for axis in AXES
-        ]
+        for axis, name in _WORK_NAMES.items():
+            groups.append([*_over_settings("work", name, settings, attrgetter(f"spec.training.{axis}"))])
     found = [sweep for group in _told_apart(groups) for sweep in group]
     return tuple(sorted(found, key=lambda sweep: sweep.subject))
 
@@ -158,11 +156,6 @@ _WORK_NAMES: dict[Axis, str] = {
     "train_flops": "FLOPs of training",
     "train_seconds": "seconds of training",
 }
-
-
-def _amount_of(setting: Setting, axis: Axis) -> float | None:
-    amount: float | None = getattr(setting.spec.training, axis)
-    return amount
 
 
 def _rows_of(setting: Setting) -> float | None:
@@ -212,11 +205,6 @@ _CUTS: tuple[Cut, ...] = (
 )
 
 
-def _over_rates(table: ModelTable, points: Sequence[SweptPoint]) -> Iterable[Sweep]:
-    having = _placed(points, lambda point: point.row.learning_rate)
-    yield from _sweep("learning_rate", "learning rate", table, having, _CUTS[:2])
-
-
 def _over_settings(
     kind: SweptKind, axis: str, settings: Sequence[Setting], value_of: Callable[[Setting], float | None]
 ) -> Iterable[Sweep]:
@@ -263,9 +251,7 @@ def _sweep(
 
 def _names(lines: Sequence[Sequence[SweptPoint]], axis: str) -> list[str]:
     """Return the name of each line: its label or method, with the options in which lines of that name differ."""
-    plain = [
-        line[0].row.label if len({point.row.label for point in line}) == 1 else line[0].row.method for line in lines
-    ]
+    plain = [unique(point.row.label for point in line) or line[0].row.method for line in lines]
     found = []
     for name, line in zip(plain, lines, strict=True):
         same = [other for other, of in zip(lines, plain, strict=True) if of == name]

@@ -10,9 +10,11 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from lora_bench.records.probe_record import ProbeRecord, ProbeSpec, State
 from lora_bench.report import text
+from lora_bench.report.frames.record_frame import at
 from lora_bench.report.model.rows import grouped
 
 REFERENCE = "full"
@@ -24,13 +26,7 @@ Value = str | Callable[[ProbeRecord], float | None]
 
 @dataclass(frozen=True)
 class Probed:
-    """A cell with the records of its processes.
-
-    Args:
-        records: Records that are `ok`.
-        twins: Records of the same cell measured a second time unchanged.
-        failures: Records with another status.
-    """
+    """A cell with the records of its processes: those that are `ok`, those of a second, unchanged measurement, and others."""
 
     spec: ProbeSpec
     records: tuple[ProbeRecord, ...]
@@ -47,7 +43,7 @@ class Probed:
 
 def values(records: Sequence[ProbeRecord], of: Value) -> list[float]:
     """Return a field by its path, or a value computed from a record, of each record that has it."""
-    found = [_field(record, of) if isinstance(of, str) else of(record) for record in records]
+    found = [at(record, of) if isinstance(of, str) else of(record) for record in records]
     return [one for one in found if one is not None]
 
 
@@ -69,14 +65,6 @@ def pass_shapes(cell: Probed) -> dict[tuple[int, int], set[State]]:
     latencies = [one for record in cell.records if record.inference for one in record.inference.latencies]
     shapes = grouped(latencies, lambda one: (one.batch_size, one.length))
     return {shape: {one.state for one in shapes[shape]} for shape in sorted(shapes)}
-
-
-def _field(record: ProbeRecord, path: str) -> float | None:
-    """Return a field of a part of a record, such as `speed.forward_seconds`; null where the part is."""
-    part, name = path.split(".")
-    found = getattr(record, part)
-    value: float | None = getattr(found, name) if found is not None else None
-    return value
 
 
 def probed_cells(records: Sequence[ProbeRecord]) -> list[Probed]:
@@ -101,6 +89,24 @@ def _order(cell: Probed) -> tuple[object, ...]:
         text.natural(spec.model.shown), spec.kind, spec.batch_size, spec.length, spec.precision,
         spec.method.name != REFERENCE, text.natural(spec.method.label), spec.probe_id,
     )  # fmt: skip
+
+
+def comparable(cells: Sequence[Probed]) -> list[list[Probed]]:
+    """Return the cells that may be compared: those of one base model at one shape."""
+    key = attrgetter(
+        "model.sha256", "model.shown", "kind", "labels", "batch_size", "length", "precision", "attention", "threads", "device"
+    )  # fmt: skip
+    return [*grouped(cells, lambda cell: key(cell.spec)).values()]
+
+
+def device_name(record: ProbeRecord) -> str:
+    """Return the device of a process as a reader should see it."""
+    environment = record.environment
+    if environment is None:
+        return record.spec.device
+    if environment.device is not None and environment.device != "cpu":
+        return text.inert(environment.device)
+    return f"{text.inert(environment.cpu or 'a CPU')} ({text.plural(record.spec.threads, 'thread')})"
 
 
 def noise_floor(cells: Sequence[Probed]) -> float | None:

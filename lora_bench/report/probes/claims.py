@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from lora_bench.documents import Strict, read_yaml, validate
 from lora_bench.records.probe_record import ProbeRecord, State
-from lora_bench.report import text
 from lora_bench.report.blocks import Block, Heading, TextTable
 from lora_bench.report.probes.cells import REFERENCE, STEP, Probed, Value, longer_passes, pass_shapes, probed_cells
 from lora_bench.report.probes.probe_tables import figures
-from lora_bench.report.text import code, inert, plural, signed_percent
+from lora_bench.report.text import MISSING, code, inert, percent, plural, signed_percent, span
 from lora_bench.util.paths import folders
 
 FILE = "claims.yaml"
@@ -70,21 +68,13 @@ class Claims(Strict):
 
 
 def known_claims(suite: str) -> Claims | None:
-    """Return the claims that the baseline of a suite's name tests, or None.
-
-    Raises:
-        BadInput: With every fault of their file.
-    """
-    files = [folder / suite / FILE for folder in folders("baselines") if (folder / suite / FILE).is_file()]
-    return read_claims(files[0]) if files else None
+    """Return the claims that the baseline of a suite's name tests, or None; BadInput names every fault of their file."""
+    files = (folder / suite / FILE for folder in folders("baselines"))
+    return next((read_claims(file) for file in files if file.is_file()), None)
 
 
 def read_claims(file: Path) -> Claims:
-    """Return the claims in a file.
-
-    Raises:
-        BadInput: With every fault of the file.
-    """
+    """Return the claims in a file, or raise BadInput with its every fault."""
     return validate(Claims, read_yaml(file))
 
 
@@ -104,7 +94,7 @@ def claims_section(claims: Claims, records: Sequence[ProbeRecord]) -> list[Block
                 here.name.format(method=method, shape=shape),
                 inert(claim.printed),
                 f"{inert(claim.of)} ({inert(claim.where)})",
-                here.words.format(text.span(found, here.form)) + of_one if found else text.MISSING,
+                here.words.format(span(found, here.form)) + of_one if found else MISSING,
             ]
         )
     models = plural(len({cell.spec.model.shown for cell in cells}), "base model")
@@ -116,16 +106,8 @@ def claims_section(claims: Claims, records: Sequence[ProbeRecord]) -> list[Block
     ]
 
 
-@dataclass(frozen=True)
-class MeasuredClaim:
-    """What a claimed quantity comes to here.
-
-    Args:
-        name: Its name, which may have the method and the shape of a claim in it.
-        values: Gives the numbers from a claim and the measured cells.
-        form: Writes one of them.
-        words: Sentence for their span.
-    """
+class _Measure(NamedTuple):
+    """What a claimed quantity comes to here: its name, its numbers, and the words for one of them and for their span."""
 
     name: str
     values: Callable[[Claim, Sequence[Probed]], list[float]]
@@ -167,45 +149,35 @@ def _hundred_tasks(claim: Claim, cells: Sequence[Probed]) -> list[float]:
 
 def _switches(claim: Claim, cells: Sequence[Probed]) -> list[float]:
     """Return how much longer the base model takes to load than the next task does from memory."""
-    both = [
-        (cell.value("checkpoint.model_load_seconds"), cell.value("checkpoint.switch_seconds"))
-        for cell in cells
-        if cell.spec.method.name == CLAIMED
-    ]
+    own = [cell for cell in cells if cell.spec.method.name == CLAIMED]
+    both = [[cell.value(f"checkpoint.{name}_seconds") for name in ("model_load", "switch")] for cell in own]
     return [loaded / switched for loaded, switched in both if loaded and switched]
 
 
-def _longer(cell: Probed, shape: tuple[int, int], state: State) -> list[float]:
-    """Return the median of what the table of forward passes has; empty without any."""
-    shares = longer_passes(cell, shape, state)
-    return [statistics.median(shares)] if shares else []
-
-
-def _merged(claim: Claim, cells: Sequence[Probed]) -> list[float]:
-    return [share for cell in cells for shape in pass_shapes(cell) for share in _longer(cell, shape, "merged")]
+def _longer(cells: Sequence[Probed], state: State, shape: tuple[int, int] | None = None) -> list[float]:
+    """Return the medians that the table of forward passes has, of one shape or of all."""
+    shapes = ((cell, own) for cell in cells for own in pass_shapes(cell) if shape in (None, own))
+    return [statistics.median(shares) for cell, own in shapes if (shares := longer_passes(cell, own, state))]
 
 
 def _adapted(claim: Claim, cells: Sequence[Probed]) -> list[float]:
     own = [cell for cell in cells if (cell.spec.model.name, cell.spec.method.label) == (claim.model, claim.method)]
-    return [share for cell in own for shape in pass_shapes(cell) if claim.shape in (None, shape)
-            for share in _longer(cell, shape, "adapted")]  # fmt: skip
+    return _longer(own, "adapted", claim.shape)
 
 
-_MEASURED: dict[Quantity, MeasuredClaim] = {
-    "trained_weights": MeasuredClaim(
+_MEASURED: dict[Quantity, _Measure] = {
+    "trained_weights": _Measure(
         "trained weights, without heads", _times("parameters.adapter"), figures, "{} times fewer"
     ),
-    "step_memory": MeasuredClaim("memory in training", _times("measured.peak_bytes"), figures, "{} times less"),
-    "stored_weights": MeasuredClaim(
+    "step_memory": _Measure("memory in training", _times("measured.peak_bytes"), figures, "{} times less"),
+    "stored_weights": _Measure(
         "stored weights, without heads", _times("checkpoint.adapter_bytes"), figures, "{} times smaller"
     ),
-    "step_speed": MeasuredClaim(
-        "speed of training", _times(STEP), lambda times: text.percent(times - 1, 0), "{} faster"
-    ),
-    "merged_latency": MeasuredClaim("latency when merged", _merged, signed_percent),
-    "adapted_latency": MeasuredClaim("latency of {method}{shape}", _adapted, signed_percent),
-    "task_switch": MeasuredClaim(
+    "step_speed": _Measure("speed of training", _times(STEP), lambda times: percent(times - 1, 0), "{} faster"),
+    "merged_latency": _Measure("latency when merged", lambda _, cells: _longer(cells, "merged"), signed_percent),
+    "adapted_latency": _Measure("latency of {method}{shape}", _adapted, signed_percent),
+    "task_switch": _Measure(
         "switches between tasks", _switches, figures, "{} times as quick as to load the base model, from memory"
     ),
-    "hundred_tasks": MeasuredClaim(f"files of {TASKS} tasks", _hundred_tasks, figures, "{} times less"),
+    "hundred_tasks": _Measure(f"files of {TASKS} tasks", _hundred_tasks, figures, "{} times less"),
 }

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_bench.report import text
+from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.report.blocks import Block, Lead, TextTable
 from lora_bench.report.model.overview import PEAK
 from lora_bench.report.model.rows import grouped
-from lora_bench.report.probes.cells import REFERENCE, STEP, Probed, Value, noise_floor
-from lora_bench.report.text import code
+from lora_bench.report.probes.cells import (
+    REFERENCE,
+    STEP,
+    Probed,
+    Value,
+    comparable,
+    device_name,
+    noise_floor,
+    probed_cells,
+)
+from lora_bench.report.text import code, inert, listed, plain, span
 
 STORED = "checkpoint.stored_bytes"
-
 
 # A first screen has no room for more rows; all are below.
 MOST_ROWS = 10
@@ -23,13 +31,9 @@ Pairs = dict[str, list[tuple[Probed, Probed]]]
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeHeadline:
-    """The first words of a report of probes, as inline text.
+    """The first words of a report of probes, as inline text, the reference's label, and each method beside it.
 
-    Args:
-        lead: The answer.
-        strength: How sure it is and what it is about; "" where nothing can be compared.
-        label: The reference, as a reader should see it.
-        pairs: Each method beside the reference, by label.
+    Without a second method on a base model there are no pairs, and *strength* is "".
     """
 
     lead: str
@@ -42,38 +46,39 @@ class ProbeHeadline:
         if not self.pairs:
             return [Lead(self.lead)]
         costs = f"These are costs: nothing here says which method scores better. {self.strength}"
+        models = {frozenset(cell.spec.model.shown for cell, _ in found) for found in self.pairs.values()}
+        apart = " Methods measured on different base models are not ranked among each other."
         beside = f"Each beside {self.label} on the same base model; a file has the head too, where there is one."
         blocks: list[Block] = [
             Lead(self.lead),
             f"{costs} [How it was measured](#what-each-method-costs).",
             self._table(),
-            f"{beside}{_apart(self.pairs)}",
+            f"{beside}{apart if len(models) > 1 else ''}",
         ]
         if commands:
             how = "[what each method costs](#what-each-method-costs)"
-            blocks.append(f"**Next:** {how}, or measure again: {code_command(commands[0])}.")
+            shown = plain(commands[0])
+            # Nothing in it may end the code.
+            inside = not set(shown) & set("`|<>&$@#\\") and "://" not in shown
+            blocks.append(f"**Next:** {how}, or measure again: {f'`{shown}`' if inside else inert(commands[0])}.")
         return blocks
 
     def _table(self) -> TextTable:
         by_model = {(name, model): of for name, found in self.pairs.items() for model, of in _by_model(found).items()}
-        rows = [(name, model, of) for (name, model), of in by_model.items()]
-        if len(rows) > MOST_ROWS:
-            rows = [(name, text.listed([*_by_model(found)]), found) for name, found in self.pairs.items()]
-        label = self.label
-        return TextTable(
-            ["method", "base model", f"training time, × {label}", f"peak memory, × {label}", "file, times smaller"],
-            [
-                [_method(of[0][0]), model, *(_span(of, value) for value in (STEP, PEAK)),
-                 _span(of, STORED, inverse=True)]
-                for name, model, of in rows
-            ],
-            numbers_from=2,
-        )  # fmt: skip
+        if len(by_model) > MOST_ROWS:
+            by_model = {(name, listed([*_by_model(found)])): found for name, found in self.pairs.items()}
+        header = ["method", "base model", f"training time, × {self.label}", f"peak memory, × {self.label}"]
+        rows = [
+            [_method(of[0][0]), model, _span(of, STEP), _span(of, PEAK), _span(of, STORED, inverse=True)]
+            for (_, model), of in by_model.items()
+        ]
+        return TextTable([*header, "file, times smaller"], rows, numbers_from=2)
 
 
-def probe_headline(cells: Sequence[Probed], groups: Sequence[Sequence[Probed]], conditions: str) -> ProbeHeadline:
-    """Return the headline of cells, also by base model and shape, that were measured under *conditions*."""
-    pairs = _pairs(groups)
+def headline_of_probes(records: Sequence[ProbeRecord]) -> ProbeHeadline:
+    """Return the headline of a report of probes alone."""
+    cells = probed_cells(records)
+    pairs = _pairs(comparable(cells))
     if not pairs:
         lead = "Nothing can be compared: no base model has both the reference and another method measured."
         return ProbeHeadline(lead=lead, strength="", label="", pairs=pairs)
@@ -81,17 +86,32 @@ def probe_headline(cells: Sequence[Probed], groups: Sequence[Sequence[Probed]], 
     label = code(every[0][1].spec.method.label)
     who = code(next(iter(pairs))) if len(pairs) == 1 else f"each of the {len(pairs)} other methods"
     floor = noise_floor(cells)
-    told = (
-        "no difference of times can be told from noise"
-        if floor is None
-        else f"a difference of times below {100 * floor:.1f} % may be noise"
-    )
+    told = "no difference of times can be told from noise"
+    if floor is not None:
+        told = f"a difference of times below {100 * floor:.1f} % may be noise"
     return ProbeHeadline(
         lead=f"Compared with {label}, {who} {_limits(every)}.",
-        strength=f"Strength: **measured**; {told}. Range: {conditions}.",
+        strength=f"Strength: **measured**; {told}. Range: {_conditions(cells)}.",
         label=label,
         pairs=pairs,
     )
+
+
+def _conditions(cells: Sequence[Probed]) -> str:
+    measured = [cell for cell in cells if cell.records]
+    devices = sorted({device_name(record) for cell in measured for record in cell.records})
+    names = [*dict.fromkeys(inert(cell.spec.model.shown, 60) for cell in measured)]
+    if len(names) > 1 and all(name.endswith(_RANDOM) for name in names):
+        models = f"{listed([name.removesuffix(_RANDOM) for name in names])}, all with random weights"
+    else:
+        models = listed(names)
+    batches = dict.fromkeys(f"{cell.spec.batch_size} × {cell.spec.length} tokens" for cell in measured)
+    precisions = dict.fromkeys(cell.spec.precision for cell in measured)
+    return f"{models}; steps of {listed([*batches])} in {listed([*precisions])} on {listed(devices)}"
+
+
+# The end of a shape's name.
+_RANDOM = " (random weights)"
 
 
 def _method(cell: Probed) -> str:
@@ -99,7 +119,7 @@ def _method(cell: Probed) -> str:
     method = cell.spec.method
     facts = [code(method.name)] if method.label != method.name else []
     if method.size is not None:
-        facts.append(f"{text.inert(method.size.replace('_', ' '))} {text.inert(str(method.options.get(method.size)))}")
+        facts.append(f"{inert(method.size.replace('_', ' '))} {inert(str(method.options.get(method.size)))}")
     return f"{code(method.label)} ({', '.join(facts)})" if facts else code(method.label)
 
 
@@ -110,15 +130,10 @@ def _limits(pairs: Sequence[tuple[Probed, Probed]]) -> str:
         for value, noun in ((STEP, "training time"), (PEAK, "peak memory"))
         if (ratios := _ratios(pairs, value))
     ]
-    said = [f"needs {text.listed(needs)}"] if needs else []
+    said = [f"needs {listed(needs)}"] if needs else []
     if files := _ratios(pairs, STORED):
-        least = 1 / max(files)
-        size = (
-            f"at least {_figures(least)} times smaller"
-            if least >= 1
-            else f"up to {_figures(max(files))} times as large"
-        )
-        said.append(f"its file is {size}")
+        smaller = f"at least {_figures(1 / max(files))} times smaller"
+        said.append(f"its file is {smaller if max(files) <= 1 else f'up to {_figures(max(files))} times as large'}")
     return "; ".join(said) or "was measured"
 
 
@@ -128,19 +143,7 @@ def _ratios(pairs: Sequence[tuple[Probed, Probed]], value: Value) -> list[float]
 
 
 def _by_model(pairs: Sequence[tuple[Probed, Probed]]) -> Pairs:
-    return grouped(pairs, lambda pair: text.inert(pair[0].spec.model.shown, 60))
-
-
-def _apart(pairs: Pairs) -> str:
-    """Return a note that methods measured on other base models are not ranked."""
-    on = {frozenset(cell.spec.model.shown for cell, _ in found) for found in pairs.values()}
-    return " Methods measured on different base models are not ranked among each other." if len(on) > 1 else ""
-
-
-def code_command(command: str) -> str:
-    """Return a command as code, if nothing in it could end the code."""
-    shown = text.plain(command)
-    return f"`{shown}`" if not set(shown) & set("`|<>&$@#\\") and "://" not in shown else text.inert(command)
+    return grouped(pairs, lambda pair: inert(pair[0].spec.model.shown, 60))
 
 
 def _pairs(groups: Sequence[Sequence[Probed]]) -> Pairs:
@@ -157,7 +160,7 @@ def _pairs(groups: Sequence[Sequence[Probed]]) -> Pairs:
 def _span(pairs: Sequence[tuple[Probed, Probed]], value: Value, *, inverse: bool = False) -> str:
     """The smallest and the largest multiple of the reference's, such as "0.54 to 0.60", or of the method's if *inverse*."""
     found = _ratios(pairs, value)
-    return text.span([1 / ratio for ratio in found] if inverse else found, _figures)
+    return span([1 / ratio for ratio in found] if inverse else found, _figures)
 
 
 def _figures(ratio: float) -> str:

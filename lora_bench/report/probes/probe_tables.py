@@ -12,6 +12,7 @@ from functools import partial
 from lora_bench.records.probe_record import ProbeRecord, State
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, wide_table
+from lora_bench.report.frames.record_frame import at
 from lora_bench.report.probes.cells import (
     REFERENCE,
     STEP,
@@ -41,7 +42,7 @@ def speed_table(cells: Sequence[Probed]) -> list[Block]:
         ("backward, ms", _shown("speed.backward_seconds", text.milliseconds)),
         ("optimiser, ms", _shown("speed.optimizer_seconds", text.milliseconds)),
         ("tokens/s", _shown("speed.real_tokens_per_second", text.rate)),
-        ("host-bound", _shown("speed.host_bound_share", _whole_percent)),
+        ("host-bound", _shown("speed.host_bound_share", lambda share: MISSING if share is None else f"{share:.0%}")),
         ("GFLOP", _shown("flops.step", lambda flops: figures(None if flops is None else flops / 1e9))),
         _against(reference, "flops.step"),
     ]
@@ -140,15 +141,10 @@ def _above_start(phase: str) -> Callable[[ProbeRecord], float | None]:
     """Return the peak of a phase above the memory in use before the base model was loaded."""
 
     def value(record: ProbeRecord) -> float | None:
-        phases = record.phases
-        peak = getattr(phases, phase) if phases is not None else None
-        return None if phases is None or peak is None or phases.start_bytes is None else peak - phases.start_bytes
+        peak, start = at(record, f"phases.{phase}"), at(record, "phases.start_bytes")
+        return None if peak is None or start is None else peak - start
 
     return value
-
-
-def _whole_percent(share: float | None) -> str:
-    return MISSING if share is None else f"{share:.0%}"
 
 
 def figures(value: float | None) -> str:
@@ -175,11 +171,11 @@ def use_table(cells: Sequence[Probed]) -> list[Block]:
                 cell.value(partial(pass_seconds, shape=shape, state=state))
                 for state in ("unadapted", "adapted", "merged")
             )
-            row = [code(cell.spec.method.label), f"{shape[0]} × {shape[1]}", text.milliseconds(base)]
             operations = text.change(reference.value("flops.forward"), cell.value("flops.forward"))
-            row += [text.milliseconds(adapted), _more(cell, shape, "adapted"), operations]
-            row += [text.milliseconds(merged), _more(cell, shape, "merged")]
-            rows.append([*row, gap, mixed])
+            rows.append(
+                [code(cell.spec.method.label), f"{shape[0]} × {shape[1]}", text.milliseconds(base), text.milliseconds(adapted),
+                 _more(cell, shape, "adapted"), operations, text.milliseconds(merged), _more(cell, shape, "merged"), gap, mixed]
+            )  # fmt: skip
             gap = mixed = MISSING  # of all shapes of a cell
     header = ["method", "shape", "base model", "adapted", "more", f"operations, to {code(reference.spec.method.label)}",
               "merged", "more", "merged differs by", "two adapters in a batch"]  # fmt: skip

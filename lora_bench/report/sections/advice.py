@@ -9,16 +9,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from lora_bench.report import text
 from lora_bench.report.model.choose_method import LIKE_COST, POINTS, Taken, amount_words, loss_words
 from lora_bench.report.model.overview import UNLESS, WITHIN, Contrast, Line, Overview, unless_words
 from lora_bench.report.sections.method_tables import metric_name
-from lora_bench.report.text import code, listed, plural
+from lora_bench.report.text import amount, code, listed, percent, plural, score, span
 from lora_bench.stats.apart import fewest_unseen
 from lora_bench.stats.expected_loss import SURE
-
-# Follows the first number of comparisons.
-COMPARISONS = " comparisons"
 
 
 def take_words(seen: Overview, taken: Taken) -> str:
@@ -34,17 +30,16 @@ def take_words(seen: Overview, taken: Taken) -> str:
         said += f": most likely the best of {taken.of}{mean or ','} or {below} {taken.unit} below it"
     else:
         said += f": expected to score {expected} {taken.unit} below the best of {taken.of}{mean or ','}"
-        said += f" at most {most} with {text.percent(SURE, 0)}"
+        said += f" at most {most} with {percent(SURE, 0)}"
     if taken.least == taken.label:
         return f"{said}."
     own, least = (next(line for line in seen.methods if line.label == label) for label in (taken.label, taken.least))
     ratios = [theirs / mine for mine, theirs in zip(own.file_ratios, least.file_ratios, strict=False)]
-    file = f", with a file {_span(ratios)} times as large" if min(ratios, default=0.0) > 1 + LIKE_COST else ""
-    margin = (
-        ""
-        if taken.margin is None
-        else f", the smallest file within the margin of {text.amount(taken.margin, taken.unit == POINTS)}"
-    )
+    larger = span(ratios, lambda ratio: f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}")
+    file = f", with a file {larger} times as large" if min(ratios, default=0.0) > 1 + LIKE_COST else ""
+    margin = ""
+    if taken.margin is not None:
+        margin = f", the smallest file within the margin of {amount(taken.margin, taken.unit == POINTS)}"
     return f"{said}{margin}. The least loss is that of {code(least.label)}: {loss_words(taken.least_loss, taken.unit)}{file}."
 
 
@@ -70,17 +65,11 @@ def by_place(seen: Overview) -> list[str]:
 
 
 def compared(seen: Overview) -> list[str]:
-    """Return the verdicts on all methods but the reference."""
-    return [*_compared(seen, [line for line in seen.methods if line.contrasts], COMPARISONS), *_no_equality(seen)]
-
-
-def _compared(seen: Overview, lines: Sequence[Line], noun: str) -> list[str]:
-    """Return the findings on some methods, and what their comparisons are; *noun* stands where they are first counted."""
-    on = [f"{code(line.label)} is {_shown(line, noun if line is lines[0] else '')}" for line in lines]
+    """Return the verdicts on all methods but the reference, and what their comparisons are."""
+    lines = [line for line in seen.methods if line.contrasts]
+    on = [f"{code(line.label)} is {_shown(line, first=line is lines[0])}" for line in lines]
     of = comparisons_of(seen.methods)
-    if not on:
-        return [f"Comparisons: {of}."] if of else []
-    return [f"Compared with {code(seen.reference)}{f' ({of})' if of else ''}, {'; '.join(on)}."]
+    return [f"Compared with {code(seen.reference)}{f' ({of})' if of else ''}, {'; '.join(on)}.", *_no_equality(seen)]
 
 
 def comparisons_of(lines: Iterable[Line]) -> str:
@@ -114,20 +103,19 @@ def _no_equality(seen: Overview) -> list[str]:
     return [f"To show that methods are equal takes at least {fewest} seeds."] if most < fewest else []
 
 
-def _shown(line: Line, noun: str = "") -> str:
+def _shown(line: Line, *, first: bool) -> str:
     """Return the verdicts on a method with the sizes of shown differences, such as "worse in all 6, by 4.6 to 16.6 points"."""
     said: list[str] = []
     for word, found in line.by_verdict.items():
         by = f", by {sizes(found)}{_shown_on(line.contrasts)}" if word in ("better", "worse") else ""
         name, *unless = word.split(f" {UNLESS}")
-        by = _margin(found) + (_unless(found) if unless else "") if name in WITHIN else by
+        if name in WITHIN:
+            by = _margin(found) + (f" {unless_words(one.verdict for one in found)}" if unless else "")
         counted = times(len(found), len(line.contrasts))
-        said.append(f"{_WORDS.get(name, name)}{counted}{noun if counted and not said else ''}{by}")
+        # The first number has its noun.
+        noun = " comparisons" if first and counted and not said else ""
+        said.append(f"{_WORDS.get(name, name)}{counted}{noun}{by}")
     return listed(said)
-
-
-def _unless(contrasts: Sequence[Contrast]) -> str:
-    return f" {unless_words(one.verdict for one in contrasts)}" if contrasts else ""
 
 
 def _shown_on(contrasts: Sequence[Contrast]) -> str:
@@ -151,7 +139,7 @@ _WORDS = {"equivalent": "as good", "non-inferior": "not worse", "inconclusive": 
 
 def _margin(contrasts: Sequence[Contrast]) -> str:
     margins = dict.fromkeys(contrast.verdict.margin for contrast in contrasts if contrast.verdict.margin is not None)
-    return f" within {listed([text.amount(margin, contrasts[0].shares) for margin in margins])}" if margins else ""
+    return f" within {listed([amount(margin, contrasts[0].shares) for margin in margins])}" if margins else ""
 
 
 def times(number: int, of: int) -> str:
@@ -166,10 +154,10 @@ def times(number: int, of: int) -> str:
 def sizes(contrasts: Sequence[Contrast]) -> str:
     """Return the least sizes of claimed differences, such as "at least 2.0 to 4.6 points" or "at least 0.10 bleu"."""
     shares = all(contrast.shares for contrast in contrasts)
-    form = _points if shares else text.score
+    form = _points if shares else score
     least = [one.verdict.at_least for one in contrasts]
     some = float(form(max(least)).replace(",", "")) > 0
-    found = f"{'at least' if some else 'more than'} {text.span(least, form)}"
+    found = f"{'at least' if some else 'more than'} {span(least, form)}"
     metrics = {metric_name(contrast.setting) for contrast in contrasts}
     unit = "points" if shares else next(iter(metrics)) if len(metrics) == 1 else ""
     return f"{found} {unit}".rstrip()
@@ -179,7 +167,3 @@ def _points(share: float) -> str:
     """Return a share in points of 100, with another digit below a tenth of a point."""
     points = 100 * share
     return f"{points:.1f}" if points >= 0.095 else f"{points:.2f}" if points >= 0.005 else "0"
-
-
-def _span(ratios: Sequence[float]) -> str:
-    return text.span(ratios, lambda ratio: f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}")

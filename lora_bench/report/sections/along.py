@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lora_bench.report import text
 from lora_bench.report.blocks import Block, Heading, TextTable
 from lora_bench.report.model.plateaus import Crossing, Plateau, SweepFindings
 from lora_bench.report.model.sweeps import Sweep
 from lora_bench.report.sections.method_tables import model_name
-from lora_bench.report.text import MISSING, code, inert
+from lora_bench.report.text import MISSING, code, difference, inert, score, swept
 
 _PLATEAU = (
     "The plateau of a line: its values that are not shown to be worse than its best one, over all pairs of values of all "
@@ -48,10 +47,10 @@ def _plateau_table(plateaus: Sequence[Plateau]) -> TextTable:
             _where(plateau.sweep),
             code(plateau.line.name),
             _best(plateau),
-            text.score(plateau.best.mean),
+            score(plateau.best.mean),
             ", ".join(_value(plateau.sweep, point.value) for point in plateau.held) if plateau.compared else MISSING,
             ", ".join(
-                f"{_value(plateau.sweep, point.value)} ({text.difference(point.mean - plateau.best.mean)})"
+                f"{_value(plateau.sweep, point.value)} ({difference(point.mean - plateau.best.mean)})"
                 for point, _ in plateau.worse
             )
             or MISSING,
@@ -68,12 +67,10 @@ def _crossings(crossings: Sequence[Crossing], sweep: Sweep) -> list[Block]:
         return ["No two methods change places."]
     rows = []
     for crossing in crossings:
+        facts = zip(crossing.methods, crossing.between, crossing.verdicts, crossing.shown, strict=True)
         sides = [
-            f"{code(method)} at {_value(sweep, value)}: {text.difference(verdict.difference)}, "
-            f"{'shown' if shown else 'not shown'}"
-            for method, value, verdict, shown in zip(
-                crossing.methods, crossing.between, crossing.verdicts, crossing.shown, strict=True
-            )
+            f"{code(method)} at {_value(sweep, value)}: {difference(verdict.difference)}, {'' if shown else 'not '}shown"
+            for method, value, verdict, shown in facts
         ]
         decided = {2: "yes", 1: "one side", 0: "no"}[sum(crossing.shown)]
         rows.append([_where(crossing.sweep), *sides, f"{float(f'{crossing.about:.2g}'):,.0f}", decided])
@@ -93,4 +90,4 @@ def _best(plateau: Plateau) -> str:
 
 
 def _value(sweep: Sweep, value: float) -> str:
-    return text.swept(value, rate=sweep.kind == "learning_rate")
+    return swept(value, rate=sweep.kind == "learning_rate")

@@ -9,16 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lora_bench.metrics import default_margin
-from lora_bench.report import text
-from lora_bench.report.model.decision import Level
 from lora_bench.report.model.judged import Held, Judged
-from lora_bench.report.model.overview import (
-    DECIDED,
-    UNLESS_COLLAPSE,
-    shown_verdict,
-)
+from lora_bench.report.model.overview import DECIDED, UNLESS_COLLAPSE, shown_verdict
+from lora_bench.report.model.report import Level
 from lora_bench.report.model.rows import grouped
-from lora_bench.report.text import code, listed, plural, plural_span
+from lora_bench.report.text import code, listed, percent, plural, plural_span
 from lora_bench.stats.looks import LAST
 from lora_bench.stats.verdict import Grade
 
@@ -34,7 +29,8 @@ def answer(judged: Judged, level: Level | None = None) -> list[str]:
 
     A headline of *level* "partly" says nothing of the grade of single verdicts, so the last one does.
     """
-    return [_what_was_judged(judged), *_shared_runs(judged), _how_far_it_carries(judged, level)]
+    scope = "; ".join([*_grades(judged.held, level), _scope(judged.held)])
+    return [_what_was_judged(judged), *_shared_runs(judged), f"{scope[0].upper()}{scope[1:]}."]
 
 
 def _what_was_judged(judged: Judged) -> str:
@@ -52,9 +48,8 @@ def _what_was_judged(judged: Judged) -> str:
         where += f" at {len(targets)} parameter targets"
     number = len(judged.held)
     level = f"an error level of {judged.analysis.alpha:g}"
-    family = (
-        f"{number} comparisons with {level} over all of them (Holm)" if number > 1 else f"one comparison with {level}"
-    )
+    several = f"{number} comparisons with {level} over all of them (Holm)"
+    family = several if number > 1 else f"one comparison with {level}"
     sha256 = code(judged.analysis.sha256[:16])
     declared = {
         "before": f"by rules declared before the runs ({sha256}, in all records)",
@@ -75,7 +70,7 @@ def _any_false_claim(judged: Judged) -> str:
     in_places = [True, *margins, bool(judged.ranks)]
     over_tasks = [True, *margins, any(one.rank is not None for group in judged.over_tasks for one in group.methods)]
     number = sum(in_places) + (sum(over_tasks) if judged.over_tasks else 0)
-    most = text.percent(judged.analysis.alpha * number, 0)
+    most = percent(judged.analysis.alpha * number, 0)
     kinds = "differences, margins and ranks" + (", in each place and over tasks," if judged.over_tasks else "")
     return f" With {kinds} the chance of any false claim on this page is at most {most}."
 
@@ -111,20 +106,13 @@ def margin_words(held: Sequence[Held]) -> str:
 def _shared_runs(judged: Judged) -> list[str]:
     """Return a note that a method exempt from several targets has one set of runs for all of them."""
     compared: dict[str, int] = Counter(held.row.label for held in judged.held if held.row.exempt)
-    said = []
+    reference, said = code(judged.analysis.reference), []
     for label, number in compared.items():
         sets = len({held.row.run_ids for held in judged.held if held.row.label == label})
         if sets < number:
-            reference = code(judged.analysis.reference)
-            said.append(
-                f"{code(label)} has {plural(sets, 'set')} of runs, compared with {reference} at each of its sizes"
-            )
+            runs = f"{plural(sets, 'set')} of runs"
+            said.append(f"{code(label)} has {runs}, compared with {reference} at each of its sizes")
     return [f"{'; '.join(said)}."] if said else []
-
-
-def _how_far_it_carries(judged: Judged, level: Level | None) -> str:
-    said = "; ".join([*_grades(judged.held, level), _scope(judged.held)])
-    return f"{said[0].upper()}{said[1:]}."
 
 
 def _grades(held: Sequence[Held], level: Level | None) -> list[str]:

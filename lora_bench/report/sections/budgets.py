@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import starmap
 
 from lora_bench.records.budget import AXES, PARAMETER_AXES, WORK, Axis, ParameterAxis, amount_of
 from lora_bench.records.protocol import Protocol
@@ -37,9 +38,8 @@ def protocols(comparison: Comparison) -> list[Block]:
 def _rules(rules: Protocol) -> str:
     weights = "the last weights" if rules.checkpoint == "last" else "the best weights of those evaluated on the way"
     reported = ", **which is the one that is reported**" if rules.choose_on == "test" else ""
-    split = (
-        "set aside from the training data where the data has none" if rules.selection_from_train else "the data's own"
-    )
+    from_train = "set aside from the training data where the data has none"
+    split = from_train if rules.selection_from_train else "the data's own"
     selection = f" ({split})" if rules.choose_on == "selection" else ""
     return (
         f"{weights} are scored, choices are made on the {rules.choose_on} split{selection}{reported}, and the "
@@ -78,37 +78,33 @@ def counts(comparison: Comparison) -> TextTable:
                     rates.setdefault(cells, set()).add((row.learning_rate, row.head_learning_rate))
     lines = []
     for named, of in rates.items():
-        shown = [_rate(*both) for both in sorted(of, key=lambda both: (in_order(both[0]), in_order(both[1])))]
+        shown = [
+            text.learning_rate(rate) + ("" if of_head is None else f" (head {text.learning_rate(of_head)})")
+            for rate, of_head in sorted(of, key=lambda both: (in_order(both[0]), in_order(both[1])))
+        ]
         all_of = [one for one in counted[named] if one is not None]
-        trained, stored = (
-            text.span((amount for amount in amounts if amount is not None), "{:,}".format)
-            for amounts in ([one.trained for one in all_of], [one.stored for one in all_of])
-        )
+        trained = text.span((one.trained for one in all_of if one.trained is not None), "{:,}".format)
+        stored = text.span((one.stored for one in all_of if one.stored is not None), "{:,}".format)
         lines.append([*named[:3], ", ".join(shown), named[3], trained, stored, named[4]])
     header = ["base model", "method", "size", "learning rates", "adapter parameters", "trained", "stored"]
     return TextTable([*header, "of the target"], lines, numbers_from=2)
 
 
-def _rate(rate: float | None, of_head: float | None) -> str:
-    own = "" if of_head is None else f" (head {text.learning_rate(of_head)})"
-    return f"{text.learning_rate(rate)}{own}"
-
-
-def work(comparison: Comparison, records: Sequence[Record]) -> list[Block]:
+def work(comparison: Comparison) -> list[Block]:
     """Return the work of each method's runs on every axis; empty if all work is a number of examples, uncapped."""
-    by_id = {record.run_id: record for record in records}
     if all(_plain(setting) for setting in comparison.settings):
         return []
     parts = any(_takes_parts(setting) for setting in comparison.settings)
     lines = []
     for where, _, table, row in each_row(comparison):
-        runs = [by_id[run_id] for run_id in row.run_ids if by_id[run_id].speed is not None]
+        runs = [run for run in row.records if run.speed is not None]
         if not runs:
             continue
-        named = [where, model_name(table), method_name(row)] + ([_parts(runs)] if parts else [])
+        taken = {str(run.spec.training.arguments.get("gradient_accumulation_steps", 1)) for run in runs}
+        named = [where, model_name(table), method_name(row)] + ([", ".join(sorted(taken))] if parts else [])
         examples, *others = (_amount(axis, median_of(used(run, axis) for run in runs)) for axis in AXES)
         steps = median_of(run.speed.train_steps for run in runs if run.speed is not None)
-        lines.append([*named, examples, _whole(steps), *others, _share(runs), _ends(runs)])
+        lines.append([*named, examples, _number(steps, ",.0f"), *others, _share(runs), _ends(runs)])
     header = ["task", "base model", "method", *(["parts of a batch"] if parts else [])]
     examples, *others = (WORK[axis].column for axis in AXES)
     header += [examples, "steps", *others, "of the work", "ended by"]
@@ -117,7 +113,7 @@ def work(comparison: Comparison, records: Sequence[Record]) -> list[Block]:
 
 def used(record: Record, axis: Axis) -> float | None:
     """Return the amount of work on an axis that a run used, or None if it was not counted."""
-    amount: float | None = None if record.speed is None else getattr(record.speed, WORK[axis].used)
+    amount: float | None = getattr(record.speed, WORK[axis].used, None)
     return amount
 
 
@@ -130,11 +126,6 @@ def _plain(setting: Setting) -> bool:
 
 def _takes_parts(setting: Setting) -> bool:
     return setting.budget is not None and setting.budget.peak_memory_bytes is not None
-
-
-def _parts(runs: Sequence[Record]) -> str:
-    parts = {run.spec.training.arguments.get("gradient_accumulation_steps", 1) for run in runs}
-    return ", ".join(sorted(map(str, parts)))
 
 
 def _share(runs: Sequence[Record]) -> str:
@@ -157,15 +148,7 @@ def _end(run: Record) -> str:
 def _amount(axis: Axis, value: float | None) -> str:
     if WORK[axis].of_batch is None:
         return text.rate(value)
-    return _whole(value) if WORK[axis].whole else _short(value)
-
-
-def _whole(value: float | None) -> str:
-    return MISSING if value is None else f"{value:,.0f}"
-
-
-def _short(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.4g}"
+    return _number(value, ",.0f" if WORK[axis].whole else ".4g")
 
 
 def _held_to(row: Row, setting: Setting) -> str:
@@ -183,7 +166,7 @@ def _held_to(row: Row, setting: Setting) -> str:
 
 def _arguments(setting: Setting) -> str:
     given = dict(setting.spec.training.arguments)
-    if setting.budget is not None and setting.budget.peak_memory_bytes is not None:
+    if _takes_parts(setting):
         given.pop("gradient_accumulation_steps", None)  # a method's own
     return ", ".join(f"{code(name)}: {text.json_value(value)}" for name, value in sorted(given.items())) or MISSING
 
@@ -218,20 +201,14 @@ def _until(setting: Setting) -> str:
     ).replace("%", " %")
 
 
-def _caps(setting: Setting) -> str:
-    return ", ".join(amount_of(axis, amount) for axis, amount in setting.spec.training.caps.items()) or MISSING
-
-
 def _processes(setting: Setting) -> str:
-    recipe = setting.spec.training
-    return (
-        MISSING if recipe.processes in (1, None) else f"{recipe.processes}, by {recipe.parallelism or 'means unknown'}"
-    )
+    number, means = setting.spec.training.processes, setting.spec.training.parallelism or "means unknown"
+    return MISSING if number in (1, None) else f"{number}, by {means}"
 
 
 def _peak(setting: Setting) -> str:
     peak = setting.budget.peak_memory_bytes if setting.budget is not None else None
-    return MISSING if peak is None else f"{peak / text.MIB:,.1f}"
+    return _number(None if peak is None else peak / text.MIB, ",.1f")
 
 
 def _scored_on(setting: Setting) -> str:
@@ -257,20 +234,23 @@ def _code(value: str | None) -> str:
     return code(value) if value else MISSING
 
 
-def _number(value: float | None) -> str:
-    return MISSING if value is None else f"{value:g}"
+def _number(value: float | None, form: str = "g") -> str:
+    return MISSING if value is None else format(value, form)
 
 
 _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     *((f"target for {axis.replace('_', ' ')}", partial(_target, axis=axis)) for axis in PARAMETER_AXES),
     *((WORK[axis].wanted, partial(_wanted, axis=axis)) for axis in AXES),
     ("until a plateau", _until),
-    ("caps, which end a run before", _caps),
+    (
+        "caps, which end a run before",
+        lambda one: ", ".join(starmap(amount_of, one.spec.training.caps.items())) or MISSING,
+    ),
     ("largest peak of a step, MiB", _peak),
     ("batch size", lambda setting: count(setting.spec.training.batch_size)),
     ("optimiser steps", lambda setting: count(setting.spec.training.steps)),
     ("longest input, tokens", lambda setting: count(setting.spec.training.max_length)),
-    ("learning rates planned for every method", lambda setting: _tried(setting)),
+    ("learning rates planned for every method", _tried),
     ("schedule", lambda setting: _code(setting.spec.training.schedule)),
     ("warm-up steps", lambda setting: count(setting.spec.training.warmup_steps)),
     ("warm-up, as a share of the work", lambda setting: _number(setting.spec.training.warmup)),
@@ -286,7 +266,7 @@ _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     ("scored on", _scored_on),
     ("examples in the splits", _splits),
     ("different training rows", lambda setting: count(setting.distinct_examples)),
-    ("seeds", lambda setting: _seeds(setting)),
+    ("seeds", _seeds),
 )
 
 

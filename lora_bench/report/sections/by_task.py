@@ -10,12 +10,11 @@ from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, 
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.over_tasks import Across, OverTasks
 from lora_bench.report.model.rows import Row, grouped, total_of, unique
-from lora_bench.report.model.side_costs import Beside
+from lora_bench.report.model.searches import Beside
 from lora_bench.report.model.sweeps import over_targets
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.verdicts import numbers, rank_words
 from lora_bench.report.text import MISSING, code, inert, listed
-from lora_bench.stats import MacroDifference
 
 
 def over_tasks_blocks(judged: Judged, beside: Beside) -> list[Block]:
@@ -66,8 +65,7 @@ def _over_tasks(group: OverTasks, judged: Judged, beside: Beside) -> list[Block]
 
 
 def _mean(one: Across) -> list[str]:
-    exempt = next(iter(one.rows.values())).exempt
-    name = code(one.label) + (tables.EXEMPT if exempt else "")
+    name = tables.method_name(next(iter(one.rows.values())))
     if one.mean is None:
         return [name, MISSING, MISSING, MISSING]
     return [name, text.score(one.mean.mean), text.ends(one.mean.interval), str(one.mean.n)]
@@ -82,15 +80,11 @@ def _against(one: Across, group: OverTasks) -> list[str]:
     difference, interval, covers, verdict, p_value, needed = numbers(one.verdict, covers)
     better, worse = one.shown.get("better", 0), one.shown.get("worse", 0)
     tasks = f"{better} / {worse} / {sum(one.shown.values()) - better - worse}"
-    return [verdict + on, difference, interval, _interquartile_mean(one.difference), covers, p_value, needed, tasks]
-
-
-def _interquartile_mean(difference: MacroDifference) -> str:
-    found = difference.interquartile_mean
-    if found is None:
-        return MISSING
-    interval = "" if found.interval is None else f" ({text.ends(found.interval, text.difference)})"
-    return text.difference(found.value) + interval
+    found = one.difference.interquartile_mean
+    middle = text.difference(found.value if found is not None else None)
+    if found is not None and found.interval is not None:
+        middle += f" ({text.ends(found.interval, text.difference)})"
+    return [verdict + on, difference, interval, middle, covers, p_value, needed, tasks]
 
 
 def _costs(one: Across) -> list[str]:
@@ -177,9 +171,8 @@ def _at_targets(settings: list[Setting]) -> TextTable:
     cells: dict[tuple[str, str], dict[int, str]] = {}
     for column, setting in enumerate(settings):
         for _, table, row in rows_of([setting]):
-            cells.setdefault((tables.model_name(table), tables.method_name(row)), {})[column] = _target_cell(
-                row, setting
-            )
+            name = tables.model_name(table), tables.method_name(row)
+            cells.setdefault(name, {})[column] = _target_cell(row, setting)
     header = ["base model", "method", *map(tables.target_name, settings)]
     lines = [[*name, *(found.get(column, MISSING) for column in range(len(settings)))] for name, found in cells.items()]
     return TextTable(header, lines, numbers_from=2)
@@ -188,6 +181,5 @@ def _at_targets(settings: list[Setting]) -> TextTable:
 def _target_cell(row: Row, setting: Setting) -> str:
     if row.score is None:
         return ", ".join(code(status) for status in row.statuses) or MISSING
-    if setting.by_median:
-        return f"{text.score(row.score.median)} (n {row.score.n})"
-    return f"{tables.mean_and_sd(row.score)} (n {row.score.n})"
+    shown = text.score(row.score.median) if setting.by_median else tables.mean_and_sd(row.score)
+    return f"{shown} (n {row.score.n})"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from lora_bench.records.budget import AXES
-from lora_bench.report import text
 from lora_bench.report.blocks import Block, wide_table
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, conditions_of, model_key, rows_of
 from lora_bench.report.model.rows import Row, canonical, grouped
 from lora_bench.report.model.searches import best_rates
 from lora_bench.report.sections.method_tables import metric_name, model_name, setting_name
-from lora_bench.report.text import MISSING, code, learning_rate
+from lora_bench.report.text import MISSING, code, learning_rate, listed, score
 
 # A first screen has no room for a longer table; all scores are under Scores.
 MOST_ROWS = 10
@@ -20,15 +18,10 @@ MOST_ROWS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The choice for a method on a base model.
+    """The choice for a method on a base model, of a search or the last rung of a halving.
 
-    Args:
-        setting: The search, or the last rung of a halving.
-        label: Label of the method.
-        rows: Rows of the method.
-        best: Row of the best rate; None where rates tie or no run has a score.
-        tied: Whether several rates have the best score.
-        end: "smallest" or "largest" if the best rate is the last one tried, so that a better one may lie beyond; else "".
+    *best* is None where rates tie or no run has a score; *end* is "smallest" or "largest" if it is the last rate tried, so that
+    a better one may lie beyond.
     """
 
     setting: Setting
@@ -66,7 +59,9 @@ def chosen_in(setting: Setting, comparison: Comparison) -> list[Chosen]:
         for label, rows in grouped(table.rows, lambda row: row.label).items():
             rates = best_rates(rows, setting)
             best = next((row for row in rows if (row.learning_rate,) == rates), None)
-            tried = [*rows, *(row for _, _, row in begun.get((model_key(table.model), label), []))]
+            every = [*rows, *(row for _, _, row in begun.get((model_key(table.model), label), []))]
+            tried = {row.learning_rate for row in every if row.learning_rate is not None}
+            ends = {min(tried): "smallest", max(tried): "largest"} if len(tried) > 1 else {}
             found.append(
                 Chosen(
                     setting=setting,
@@ -75,16 +70,10 @@ def chosen_in(setting: Setting, comparison: Comparison) -> list[Chosen]:
                     rows=tuple(rows),
                     best=best,
                     tied=len(rates) > 1,
-                    end=_end(best, {row.learning_rate for row in tried if row.learning_rate is not None}),
+                    end=ends.get(best.learning_rate or 0.0, "") if best is not None else "",
                 )
             )
     return found
-
-
-def _end(best: Row | None, tried: Collection[float]) -> str:
-    if best is None or len(tried) < 2:
-        return ""
-    return {min(tried): "smallest", max(tried): "largest"}.get(best.learning_rate or 0.0, "")
 
 
 def chosen_rates(comparison: Comparison) -> list[Chosen]:
@@ -100,15 +89,9 @@ def tried_rates(comparison: Comparison) -> list[Chosen]:
 
 def _all_but_work(setting: Setting) -> str:
     """Return the conditions that the rungs of a halving share: all but the amount of work and its number of steps."""
-    parts = {*AXES, "steps", "warmup_steps", "caps"}
+    of_work = {f"training.{part}" for part in (*AXES, "steps", "warmup_steps", "caps")}
     shared = conditions_of(setting.spec, setting.budget)
-    return canonical(
-        {
-            name: value
-            for name, value in shared.items()
-            if not (name.startswith("training.") and name.split(".")[1] in parts)
-        }
-    )
+    return canonical({name: value for name, value in shared.items() if ".".join(name.split(".")[:2]) not in of_work})
 
 
 def rates_table(comparison: Comparison) -> list[Block]:
@@ -126,12 +109,12 @@ def rates_table(comparison: Comparison) -> list[Block]:
     rows = [[*named, *(of.get(label, MISSING) for label in labels)] for named, of in cells.items()]
     metrics = dict.fromkeys(metric_name(setting) for setting in searches(comparison))
     splits = dict.fromkeys(setting.spec.score_on or "unknown" for setting in searches(comparison))
-    note = f"Best learning rate; in brackets its mean {text.listed([*metrics])} on the {text.listed([*splits])} split."
+    note = f"Best learning rate; in brackets its mean {listed([*metrics])} on the {listed([*splits])} split."
     return [*wide_table([*names, *map(code, labels)], rows, len(names)), note]
 
 
 def _cell(one: Chosen) -> str:
     if one.best is None or one.best.score is None:
         return "tie" if one.tied else MISSING
-    said = f"{learning_rate(one.best.learning_rate)} ({text.score(one.best.score.mean)})"
+    said = f"{learning_rate(one.best.learning_rate)} ({score(one.best.score.mean)})"
     return f"{said}, {one.end} tried" if one.end else said

@@ -1,15 +1,20 @@
-"""The folded part of a base model's scores: each class, confusions, calibration, errors of numbers, and agreement."""
+"""The folded part of a base model's scores: each class, confusions, calibration, errors of numbers, and agreement.
+
+Test items that one method answers right in most runs and another wrong have a page of their own, since it may show texts: a
+report can be passed on without them.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import quote
 
 import numpy as np
 
-from lora_bench.report import text
-from lora_bench.report.blocks import MOST_COLUMNS, Block, Fold, TextTable, wide_table
-from lora_bench.report.model.comparison import ModelTable
+from lora_bench.records.spec import TaskSpec
+from lora_bench.report.blocks import MOST_COLUMNS, Block, Fold, Heading, TextTable, known_columns, wide_table
+from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.given_answers import (
     ClassScores,
     GivenAnswers,
@@ -18,10 +23,10 @@ from lora_bench.report.model.given_answers import (
     error_scores,
     rows_with_answers,
 )
-from lora_bench.report.model.report import Report
+from lora_bench.report.model.report import Report, TextsOf
 from lora_bench.report.model.rows import Row
-from lora_bench.report.sections.method_tables import method_name
-from lora_bench.report.text import MISSING, code, inert
+from lora_bench.report.sections.method_tables import method_name, model_name, setting_name
+from lora_bench.report.text import MISSING, code, count, inert, listed, plural, score
 from lora_bench.stats import Summary
 from lora_bench.stats.verdict import FEWEST_FOR_INTERVAL
 
@@ -64,31 +69,22 @@ _LEGEND = "[how to read them](/docs/statistics.md#classes-and-calibration)."
 
 
 def _errors(rows: Sequence[tuple[Row, GivenAnswers]]) -> TextTable:
-    lines = []
-    for row, given in rows:
-        found = error_scores(given)
-        lines.append(
-            [
-                method_name(row),
-                str(len(row.scores)),
-                *(_over_runs(one, unbounded=True) for one in (found.mae, found.rmse)),
-            ]
-        )
+    lines = [
+        [method_name(row), str(len(row.scores)), *(_over_runs(one, unbounded=True) for one in error_scores(given))]
+        for row, given in rows
+    ]
     return TextTable(["method", "runs", "MAE", "RMSE"], lines)
 
 
 def _summary(scored: Sequence[_Scored]) -> list[Block]:
     calibrated = any(scores.calibration_error is not None for _, scores in scored)
-    header = ["method", "runs", "macro F1"]
-    lines = []
-    for row, scores in scored:
-        line = [method_name(row), str(len(row.scores)), _over_runs(scores.macro_f1)]
-        if calibrated:
-            line += [_over_runs(one) for one in (scores.calibration_error, scores.brier_score)]
-        lines.append(line)
-    if calibrated:
-        return [TextTable([*header, "calibration error", "Brier score"], lines)]
-    return [TextTable(header, lines), "Calibration is not shown: these runs kept no probabilities."]
+    header = ["method", "runs", "macro F1", "calibration error", "Brier score"]
+    lines = [
+        [method_name(row), str(len(row.scores)), *map(_over_runs, (of.macro_f1, of.calibration_error, of.brier_score))]
+        for row, of in scored
+    ]
+    none = [] if calibrated else ["Calibration is not shown: these runs kept no probabilities."]
+    return [TextTable(*known_columns(header, lines, () if calibrated else header[3:])), *none]
 
 
 def _classes(scored: Sequence[_Scored], names: Sequence[str], what: str = "class") -> list[Block]:
@@ -101,8 +97,8 @@ def _classes(scored: Sequence[_Scored], names: Sequence[str], what: str = "class
         shown = sorted(lowest[:MOST_SHOWN])
     lines = [
         [
-            inert(names[place], 60), method_name(row), text.count(items[place]), text.score(scores.precision[place].mean),
-            text.score(scores.recall[place].mean), _over_runs(scores.f1[place]),
+            inert(names[place], 60), method_name(row), count(items[place]), score(scores.precision[place].mean),
+            score(scores.recall[place].mean), _over_runs(scores.f1[place]),
         ]
         for place in shown
         for row, scores in scored
@@ -166,7 +162,7 @@ def _agreement(rows: Sequence[tuple[Row, GivenAnswers]], reference: str, folder:
         cells = [
             [method_name(row)]
             + [
-                text.count(int(both.sum()))
+                count(int(both.sum()))
                 for both in (own & right[place], own & ~right[place], ~own & right[place], ~own & ~right[place])
             ]
             for (row, _), own in zip(rows, right, strict=True)
@@ -175,11 +171,11 @@ def _agreement(rows: Sequence[tuple[Row, GivenAnswers]], reference: str, folder:
         blocks += ["Test items that are answered right in most runs:", TextTable(header, cells)]
     differing = len(differing_items(rows))
     if differing:
-        of_all = text.plural(len(rows[0][1].references), "test item")
+        of_all = plural(len(rows[0][1].references), "test item")
         verb = "has" if differing == 1 else "have"
         page = quote(f"{folder}/{ITEMS_PAGE}")
         blocks.append(
-            f"{text.count(differing)} of {of_all} {verb} one method right in most runs and another wrong: "
+            f"{count(differing)} of {of_all} {verb} one method right in most runs and another wrong: "
             f"[the items]({page})."
         )
     return blocks
@@ -190,14 +186,91 @@ def _over_runs(found: Summary | None, *, unbounded: bool = False) -> str:
     if found is None:
         return MISSING
     if found.interval is None or found.n < FEWEST_FOR_INTERVAL:
-        return text.score(found.mean)
-    low, high = (
-        (found.interval.low, found.interval.high)
-        if unbounded
-        else (max(0.0, found.interval.low), min(1.0, found.interval.high))
-    )
-    return f"{text.score(found.mean)} ({text.score(low)} to {text.score(high)})"
+        return score(found.mean)
+    low, high = found.interval.low, found.interval.high
+    if not unbounded:
+        low, high = max(0.0, low), min(1.0, high)
+    return f"{score(found.mean)} ({score(low)} to {score(high)})"
 
 
 def _mean_count(value: float) -> str:
-    return text.count(int(value)) if value.is_integer() else f"{value:,.1f}"
+    return count(int(value)) if value.is_integer() else f"{value:,.1f}"
+
+
+MOST_ITEMS, FEWEST_ITEMS = 50, 5
+MOST_CHARACTERS = 300
+
+
+def items_page(report: Report) -> list[Block]:
+    """Return the page; empty if no methods differ on an item."""
+    if not report.records:
+        return []
+    found = [
+        (setting, table, rows, items)
+        for setting in report.comparison.results
+        for table in setting.tables
+        for rows in [rows_with_answers(table, report.given_answers)]
+        for items in [differing_items(rows)]
+        if items
+    ]
+    if not found:
+        return []
+    most = max(FEWEST_ITEMS, MOST_ITEMS // len(found))
+    suites = listed([inert(suite) for suite in report.comparison.suites])
+    blocks: list[Block] = [Heading(1, f"{suites}: test items"), ABOUT]
+    for setting, table, rows, items in found:
+        blocks.append(Heading(2, f"{setting_name(setting, report.comparison)}, {model_name(table)}"))
+        blocks += _table(setting, table, rows, items, most, report.texts)
+    return blocks
+
+
+ABOUT = (
+    "Each of these items is answered right by one method in most runs and wrong by another, the clearest first. "
+    "A cell has the number of runs that are right, and the commonest wrong answer where there are several."
+)
+
+
+def _table(
+    setting: Setting,
+    table: ModelTable,
+    rows: Sequence[tuple[Row, GivenAnswers]],
+    items: Sequence[int],
+    most: int,
+    texts: TextsOf,
+) -> list[Block]:
+    first = rows[0][1]
+    references = [int(value) for value in first.references]
+    shown = texts(setting.spec.task, references, first.seeds)
+    header = ["item", "right class", *(method_name(row) for row, _ in rows), *(["text"] if shown is not None else [])]
+    lines = []
+    for place in items[:most]:
+        line = [str(place + 1), inert(first.classes[references[place]], 60)]
+        line += [_cell(given, place) for _, given in rows]
+        if shown is not None:
+            name, *said = shown[place]
+            line[0] = inert(name, 60)
+            line.append(inert(" / ".join(said), MOST_CHARACTERS))
+        lines.append(line)
+    of_all = f"{count(min(most, len(items)))} of {plural(len(items), 'such item')}"
+    return [
+        f"{of_all}, {_said_of_texts(setting.spec.task, shown is not None)}.",
+        *wide_table(header, lines, 2),
+    ]
+
+
+def _said_of_texts(task: TaskSpec, shown: bool) -> str:
+    if not shown:
+        return "by their place in the test split; texts are not shown"
+    facts = [str((task.definition or {}).get(name) or "") for name in ("licence", "citation")]
+    credit = " ".join(inert(fact) for fact in facts if fact)
+    return f"by their id; texts: {credit.rstrip('.')}" if credit else "by their id"
+
+
+def _cell(given: GivenAnswers, place: int) -> str:
+    said = given.answers[:, place]
+    wrong = Counter(int(answer) for answer in said if answer != given.references[place])
+    right = f"{int(np.sum(said == given.references[place]))} of {len(said)}"
+    if not wrong or len(given.classes) == 2:  # of two classes it is the other one
+        return right
+    answer = min(wrong, key=lambda one: (-wrong[one], one))
+    return f"{right}, {inert(given.classes[answer], 40)}"

@@ -9,24 +9,31 @@ their verdict: it is what the verdict is about.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.record import Record
-from lora_bench.report import text
 from lora_bench.report.blocks import Block, Heading, SectionAnswer, TextList, wide_table
-from lora_bench.report.model.comparison import RowPlace, Setting, compare, conditions_of, rows_of
+from lora_bench.report.model.comparison import RowPlace, compare, conditions_of, rows_of
 from lora_bench.report.model.judged import ends_of
 from lora_bench.report.model.overview import SHOWN, shown_verdict, verdict_name
 from lora_bench.report.model.rows import Row, canonical, grouped
-from lora_bench.report.model.seed_scores import AnswersOf, both_risks, collapse_seen, difference_of, scored
+from lora_bench.report.model.seed_scores import (
+    AnswersOf,
+    Compared,
+    Scored,
+    both_risks,
+    difference_of,
+    judge_rows,
+    scored,
+)
 from lora_bench.report.sections.method_tables import SHARED
 from lora_bench.report.sections.verdicts import numbers, verdict_legend
-from lora_bench.report.text import MISSING, change, code, inert, listed, plural
-from lora_bench.stats import PairedDifference, Verdict, judge
+from lora_bench.report.text import MISSING, change, code, inert, listed, plural, score
+from lora_bench.stats import PairedDifference, Verdict
 from lora_bench.stats.pooled import with_pooled_spread
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
@@ -43,13 +50,7 @@ Place = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class RunSet:
-    """A set of runs.
-
-    Args:
-        name: Name as a reader should see it.
-        records: Records of the set.
-        answers: Gives the predictions of a run of it.
-    """
+    """A set of runs, with its name as a reader should see it, and what gives the predictions of a run."""
 
     name: str
     records: Sequence[Record]
@@ -72,14 +73,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class TwoSets:
-    """Two sets side by side.
-
-    Args:
-        pairs: The rows that both have and that can be compared.
-        apart: Rows that both have and that cannot be compared, with the reason.
-        only_first: Rows of the first alone, as (task, base model, method).
-        only_second: Rows of the second alone.
-    """
+    """Two sets side by side: pairs of rows, rows that cannot be compared, with the reason, and rows of one set alone."""
 
     first: RunSet
     second: RunSet
@@ -113,39 +107,33 @@ def hold_against(
             f"the first has {_places(rows)}, the second {_places(others)}"
         )
     settings = settings or Analysis(reference=first.name)
-    found: dict[Place, tuple[PairedDifference, bool, tuple[str, ...]]] = {}
+    differs = {place: _differing(rows[place], others[place]) for place in shared}
+    found: dict[Place, Compared] = {}
     apart: list[str] = []
     for place in shared:
-        differs = _differing(rows[place], others[place])
-        if unlike := [name for name in SAME_SCORE if name in differs]:
+        if unlike := [name for name in SAME_SCORE if name in differs[place]]:
             apart.append(f"{' · '.join(place)}: they differ in {listed(unlike)}")
             continue
-        one, other = others[place], rows[place]
-        difference = difference_of(
-            scored(one.row, one.setting, second.answers), scored(other.row, one.setting, first.answers)
-        )
-        if isinstance(difference, str):
-            apart.append(f"{' · '.join(place)}: {difference}")
+        sides = (others[place].row, second.answers), (rows[place].row, first.answers)
+        compared = difference_of(*(scored(row, others[place].setting, answers) for row, answers in sides))
+        if isinstance(compared, str):
+            apart.append(f"{' · '.join(place)}: {compared}")
         else:
-            found[place] = (difference[0], difference[1] is not None, differs)
+            found[place] = compared
     tasks = {place: rows[place].setting.spec.task for place in found}
-    differences = {place: difference for place, (difference, *_) in found.items()}
     if of_change:
-        differences = with_pooled_spread(differences, {place: str(task.metric) for place, task in tasks.items()})
-    verdicts = judge(
-        differences,
+        pooled = with_pooled_spread(
+            {place: of.difference for place, of in found.items()},
+            {place: str(task.metric) for place, task in tasks.items()},
+        )
+        found = {place: replace(of, difference=pooled[place]) for place, of in found.items()}
+    shares = {place: _share(of.difference.pairs, (first, second)) for place, of in found.items()}
+    verdicts = judge_rows(
+        found,
         margin={place: settings.margin_of(task.name, task.metric) for place, task in tasks.items()},
         settings=settings,
-        shares=None
-        if of_change
-        else {place: _share(difference.pairs, (first, second)) for place, difference in differences.items()},
-        higher_is_better={place: bool(task.higher_is_better) for place, task in tasks.items()},
-        collapsed=[
-            place
-            for place, task in tasks.items()
-            if collapse_seen(rows[place].row, others[place].row, higher_is_better=bool(task.higher_is_better))
-        ],
-        risks={place: both_risks(*(_side(side[place]) for side in (others, rows))) for place in found},
+        shares=None if of_change else shares,
+        risks={place: both_risks(_side(of.one), _side(of.other)) for place, of in found.items()},
         fewest=FEWEST_OF_A_CHANGE if of_change else FEWEST_PAIRS,
     )
     return TwoSets(
@@ -153,10 +141,10 @@ def hold_against(
         second=second,
         pairs=tuple(
             Pair(
-                place=place, metric=str(tasks[place].metric), first=rows[place].row, second=others[place].row, differs=differs,
-                difference=differences[place], by_items=by_items, verdict=verdicts[place],
+                place=place, metric=str(tasks[place].metric), first=rows[place].row, second=others[place].row,
+                differs=differs[place], difference=of.difference, by_items=of.with_items, verdict=verdicts[place],
             )
-            for place, (_, by_items, differs) in found.items()
+            for place, of in found.items()
         ),
         apart=tuple(apart),
         only_first=tuple(place for place in rows if place not in others),
@@ -164,8 +152,8 @@ def hold_against(
     )  # fmt: skip
 
 
-def _side(at: RowPlace) -> tuple[list[tuple[Setting, Row]], float]:
-    return [(at.setting, at.row)], ends_of([(at.setting, at.row)])[at.row.label].excluded
+def _side(of: Scored) -> tuple[list[Scored], float]:
+    return [of], ends_of([(of.setting, of.row)])[of.row.label].excluded
 
 
 def _share(pairs: int, sets: Sequence[RunSet]) -> float:
@@ -232,7 +220,7 @@ def _numbers(pair: Pair) -> list[str]:
 
 
 def _mean(row: Row) -> str:
-    return text.score(row.score.mean if row.score is not None else None)
+    return score(row.score.mean if row.score is not None else None)
 
 
 def _changes(sets: TwoSets) -> list[Block]:

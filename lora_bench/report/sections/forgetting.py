@@ -11,7 +11,7 @@ from lora_bench.report.blocks import Block, Figure, Heading, TextTable
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections import method_tables as tables
-from lora_bench.report.text import MISSING, code
+from lora_bench.report.text import code
 from lora_bench.stats import holm, paired_difference
 
 MEASURES = {
@@ -76,7 +76,7 @@ def _kept(table: ModelTable, rows: list[Row], where: str) -> str:
 def forgetting_figures(comparison: Comparison) -> dict[str, bytes]:
     """Return the figures of the section, by file name."""
     from lora_bench.report.figures.draw import styles
-    from lora_bench.report.figures.forgetting_plane import draw_plane
+    from lora_bench.report.figures.heat_maps import draw_plane
 
     drawn = {}
     for number, (setting, table, rows) in enumerate(_parts(comparison), start=1):
@@ -104,22 +104,19 @@ def _parts(comparison: Comparison) -> Iterator[tuple[Setting, ModelTable, list[R
 def _cells(row: Row) -> list[str]:
     found = row.forgetting
     assert found is not None and row.score is not None
-    cells = [
+    perplexities = [None if loss is None else math.exp(loss) for loss in (found.before, found.after.mean)]
+    return [
         code(row.label), text.score(row.score.mean), text.score(found.before), text.score(found.after.mean),
         text.difference(found.lost.mean), text.ends(found.lost.interval, text.difference), str(found.lost.n),
+        *(map(text.rate, perplexities) if found.measure == "loss" else ()),
     ]  # fmt: skip
-    if found.measure == "loss":
-        before = MISSING if found.before is None else text.rate(math.exp(found.before))
-        cells += [before, text.rate(math.exp(found.after.mean))]
-    return cells
 
 
 def _against(rows: list[Row], rules: Analysis | None) -> list[Block]:
     """Return a table of what each method lost more than the reference; empty without it or without a common seed."""
-    if rules is None:
-        return []
-    base = next((row.forgetting for row in rows if row.label == rules.reference and row.forgetting is not None), None)
-    if base is None:
+    label = None if rules is None else rules.reference
+    base = next((row.forgetting for row in rows if row.label == label), None)
+    if rules is None or base is None:
         return []
     found = [
         (row, paired_difference(row.forgetting.by_seed, base.by_seed, draw_seed=0))

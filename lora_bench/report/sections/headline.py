@@ -1,28 +1,29 @@
 """The headline of a report: the method to take and what it may lose, what is shown, and the command that goes on from it.
 
-What makes a ranking doubtful follows: rates that were not tuned, runs that learned nothing or were still improving.
+What makes a ranking doubtful follows: rates that were not tuned, runs that learned nothing or were still improving. Searches,
+protocols that choose on the test split and lone methods have no verdicts, and a headline that says why.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
-from lora_bench.report import text
 from lora_bench.report.blocks import Block, Lead
-from lora_bench.report.model.choose_method import NO_RESULT
-from lora_bench.report.model.decision import Decision, Level
+from lora_bench.report.model.choose_method import NO_RESULT, Choice
+from lora_bench.report.model.comparison import Comparison, Setting
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import Overview, rate_words
-from lora_bench.report.model.report import Report
+from lora_bench.report.model.report import Decision, Level, Report
+from lora_bench.report.model.rows import Row, fallen_runs
 from lora_bench.report.sections.advice import by_place, compared, take_words
-from lora_bench.report.sections.chosen_rates import tried_rates
+from lora_bench.report.sections.chosen_rates import chosen_rates, searches, tried_rates
 from lora_bench.report.sections.method_tables import range_words, word_model_score
 from lora_bench.report.sections.next_step import more_seeds, next_lines, work_key
-from lora_bench.report.sections.not_judged import search_strength, why_not_judged
 from lora_bench.report.sections.tuning import untuned_tasks
 from lora_bench.report.sections.verdicts import MANY, seeds_added, without_result
-from lora_bench.report.text import code, listed, plural
+from lora_bench.report.text import code, inert, listed, plural, plural_span, score
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
 # Tables named with classes that are never found.
@@ -31,24 +32,17 @@ MOST_TOLD = 2
 MANY_IMPROVING = 0.25
 
 
-@dataclass(frozen=True, kw_only=True)
-class Headline:
-    """The first words of a report, as pieces of Markdown.
+class Headline(NamedTuple):
+    """The first words of a report, as pieces of Markdown: facts to know before any ranking, the answer and what follows.
 
-    Args:
-        cautions: Facts to know before any ranking, a paragraph each.
-        lead: The answer.
-        further: Sentences that follow it.
-        strength: How sure it is and what it is about; None where nothing was judged or searched for.
-        next: Commands and what they do.
-        decision: Decision behind the words.
+    *strength* says how sure it is and what it is about; None where nothing was judged or searched for.
     """
 
-    cautions: tuple[str, ...]
+    cautions: Sequence[str]
     lead: str
-    further: tuple[str, ...]
+    further: Sequence[str]
     strength: str | None
-    next: tuple[str, ...]
+    next: Sequence[str]
     decision: Decision
 
 
@@ -67,10 +61,7 @@ def headline_of(report: Report) -> Headline:
     overview, decision = report.overview, report.decision
     if overview.judged is None or decision.level is None:
         lead, further, following = why_not_judged(overview.comparison)
-        strength = search_strength(overview.comparison)
-        return Headline(
-            cautions=(), lead=lead, further=tuple(further), strength=strength, next=tuple(following), decision=decision
-        )
+        return Headline((), lead, further, search_strength(overview.comparison), following, decision)
     shown = _nothing_shown(overview, decision) if decision.level == "undecided" else compared(overview)
     if overview.judged.no_result:
         lead, further = f"{NO_RESULT}.", [f"Train longer before adding seeds: raise {code(work_key(overview))}."]
@@ -80,14 +71,10 @@ def headline_of(report: Report) -> Headline:
         lead, *further = [*by_place(overview), *shown]
     if not overview.judged.no_result:
         lead = " ".join([*_words_suffice(overview), lead])
-    return Headline(
-        cautions=tuple(_cautions(overview, overview.judged, decision)),
-        lead=lead,
-        further=(*further, *_improving(decision)),
-        strength=_strength(overview, overview.judged, decision.level),
-        next=tuple(next_lines(overview, decision)),
-        decision=decision,
-    )
+    cautions = _cautions(overview, overview.judged, decision)
+    strength = _strength(overview, overview.judged, decision.level)
+    further = [*further, *_improving(decision)]
+    return Headline(cautions, lead, further, strength, next_lines(overview, decision), decision)
 
 
 def _cautions(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
@@ -100,9 +87,7 @@ def _cautions(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
             f"**No learning rate was tuned in these runs{on}:** "
             "they were given. Others may change the order of the methods."
         )
-    sources = dict.fromkeys(setting.spec.source for setting in seen.comparison.results if setting.spec.source)
-    if sources:
-        said.append(f"**No suite planned these runs** (source: {listed([text.inert(source) for source in sources])}).")
+    said += _sources(seen.comparison, "**No suite planned these runs**")
     said += _at_edge(seen)
     said += _doubts(judged, decision)
     if judged.declared == "added":
@@ -112,17 +97,25 @@ def _cautions(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
     return said
 
 
+def _taken_rows(seen: Overview) -> list[tuple[Choice, Row]]:
+    """Return the row of the method to take in each table."""
+    labels = [choice.method if seen.taken is None else seen.taken.label for choice in seen.choices]
+    return [
+        (choice, next(row for row in choice.rows if row.label == label))
+        for choice, label in zip(seen.choices, labels, strict=True)
+    ]
+
+
 def _words_suffice(seen: Overview) -> list[str]:
     """Return a sentence where words alone score as well as the method to take."""
     found = []
-    for choice in seen.choices:
-        label = choice.method if seen.taken is None else seen.taken.label
-        row, words = next(row for row in choice.rows if row.label == label), word_model_score(choice.rows)
+    for choice, row in _taken_rows(seen):
+        words = word_model_score(choice.rows)
         assert row.score is not None
-        sign = -1 if choice.setting.spec.task.higher_is_better is False else 1
+        sign = choice.setting.sign
         if words is not None and sign * words >= sign * row.score.mean:
             where = "" if len(seen.choices) == 1 else f" on {code(choice.setting.spec.task.name)}"
-            found.append(f"{text.score(words)}{where} ({code(label)}: {text.score(row.score.mean)})")
+            found.append(f"{score(words)}{where} ({code(row.label)}: {score(row.score.mean)})")
     if not found:
         return []
     more = [f"in {plural(len(found) - MOST_TOLD, 'further table')} too"] if len(found) > MOST_TOLD else []
@@ -133,11 +126,9 @@ def _words_suffice(seen: Overview) -> list[str]:
 def _never_found(seen: Overview) -> list[str]:
     """Return a sentence on classes that the chosen method never finds, for the first tables that have such."""
     found = []
-    for choice in seen.choices:
-        label = choice.method if seen.taken is None else seen.taken.label
-        lost = choice.never_found(next(row for row in choice.rows if row.label == label))
-        if lost is not None:
-            words = lost.words(by=code(label), shown=partial(text.inert, limit=60))
+    for choice, row in _taken_rows(seen):
+        if (lost := choice.never_found(row)) is not None:
+            words = lost.words(by=code(row.label), shown=partial(inert, limit=60))
             found.append(words if len(seen.choices) == 1 else f"{words}, on {code(choice.setting.spec.task.name)}")
     if not found:
         return []
@@ -200,7 +191,7 @@ def _nothing_shown(seen: Overview, decision: Decision) -> list[str]:
 
 
 def _strength(seen: Overview, judged: Judged, level: Level) -> str:
-    seeds = text.plural_span([contrast.verdict.pairs for contrast in seen.contrasts], "seed")
+    seeds = plural_span([contrast.verdict.pairs for contrast in seen.contrasts], "seed")
     rules = {
         "before": "rules declared before the runs",
         "added": "seeds added after verdicts",
@@ -231,3 +222,77 @@ def _easily_cancelled(seen: Overview) -> str:
         f"{which} unless {of} collapses in over {rate_words(least.rate)} of runs; "
         f"its runs exclude over {rate_words(least.excluded)}. "
     )
+
+
+_TOO_HIGH = (
+    "Such scores come out too high, more for some methods than for others. They serve to repeat a paper's numbers."
+)
+
+Said = tuple[str, list[str], list[str]]
+
+
+def why_not_judged(comparison: Comparison) -> Said:
+    """Return the lead, further sentences and next steps of a report without verdicts."""
+    rows = [row for setting in comparison.settings for row in setting.rows]
+    if not any(row.score is not None for row in rows):
+        failed = f"{plural(sum(len(row.failures) for row in rows), 'run')} failed; the reasons are under [Failures](#failures)."
+        said = [failed] if any(row.failures for row in rows) else []
+        return "No run has a score, so there is nothing to compare.", said, []
+    results = [setting for setting in comparison.results if not setting.search]
+    if not results:
+        return _search(comparison)
+    chosen = [one for one in results if one.spec.rules is not None and one.spec.rules.choose_on != "selection"]
+    if len(chosen) == len(results):
+        name = listed([*dict.fromkeys(code(setting.spec.protocol) for setting in chosen if setting.spec.protocol)])
+        lead = f"No method is ranked: the protocol {name} chooses on the split that it reports.".replace("  ", " ")
+        return lead, [_TOO_HIGH], []
+    labels = dict.fromkeys(row.label for setting in results for row in setting.rows)
+    if len(labels) == 1:
+        lead = f"Only {code(next(iter(labels)))} was run, so there is nothing to compare it with."
+        return lead, _sources(comparison), []
+    seeds = max(row.score.n for row in rows if row.score is not None)
+    ran = f"{plural(len(labels), 'method')} ran"
+    lead = f"No method is ranked: {ran}, and no two share a reference, base model and seed."
+    return lead, [*_sources(comparison), *([] if seeds > 1 else ["One seed a mean tells nothing of chance."])], []
+
+
+def _sources(comparison: Comparison, words: str = "No suite planned these runs") -> list[str]:
+    sources = dict.fromkeys(setting.spec.source for setting in comparison.results if setting.spec.source)
+    return [f"{words} (source: {listed([*map(inert, sources)])})."] if sources else []
+
+
+def _search(comparison: Comparison) -> Said:
+    found = chosen_rates(comparison)
+    number, tied = sum(one.best is not None for one in found), sum(one.tied for one in found)
+    at_edge = sum(one.end != "" for one in found)
+    further = [
+        f"It gives {plural(number, 'best rate')}, one for each method and base model; all scores are under [Scores](#scores)."
+    ]
+    if tied:
+        further.append(f"In {tied} of {len(found)} searches rates tie, so nothing is chosen there.")
+    if at_edge:
+        word = "is" if at_edge == 1 else "are"
+        further.append(f"{at_edge} of them {word} the smallest or largest rate tried: a better one may be outside.")
+    further += _at_floor(searches(comparison))
+    following = "write the best rates into a suite as `learning_rate` and run it on seeds that the search has not used"
+    return "This is a search: it chooses learning rates and ranks no method.", further, [following]
+
+
+def search_strength(comparison: Comparison) -> str | None:
+    """Return how sure the choices of a search are, and what they are about; None where there are results, or no scores."""
+    found = chosen_rates(comparison)
+    seeds = [one.best.score.n for one in found if one.best is not None and one.best.score is not None]
+    if not seeds or any(not setting.search for setting in comparison.results):
+        return None
+    said = (
+        f"Strength: **search** ({plural_span(seeds, 'seed')} a rate): rates with scores near the best may be as good."
+    )
+    return f"{said} {range_words([(one.setting, one.table) for one in found])}"
+
+
+def _at_floor(found: Sequence[Setting]) -> list[str]:
+    """Count the runs that learned nothing."""
+    rows = {row.run_ids: row for setting in found for row in setting.rows}.values()
+    runs = sum(len(row.scores) for row in rows if row.least_learned is not None)
+    floor = sum(fallen_runs(row, found[0].sign > 0, row.least_learned) for row in rows)
+    return [f"{floor} of {plural(runs, 'run')} did no better than a constant answer."] if floor else []

@@ -1,4 +1,4 @@
-"""Runs that were still improving when their budget ended: with more of it, they may have scored otherwise.
+"""Learning curves of runs: those that were still improving when their budget ended, and scores against time.
 
 The rule looks at the points of a learning curve: the scores on the selection split where there are at least four of them,
 else the training loss. A run was still improving where the last third of its points is better than those from a sixth to a
@@ -6,6 +6,9 @@ half, by more than LEVEL standard errors. The middles of the two parts are a fac
 than a doubling of the steps brought. The noise of a point comes from the median distance between a point and the middle of
 the two beside it, which is nothing on a straight line, and 0.826 standard deviations of independent normal errors.
 `benchmarks/still_improving.py` has how often it is right.
+
+Scores against time stand below: each method when the cheapest one ended, and when it ended itself. Seconds are those of a run's
+clock, or in older records steps times its mean seconds a step; evaluations and checkpoints take no part of them.
 """
 
 from __future__ import annotations
@@ -13,14 +16,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lora_bench.records.record import Record
-from lora_bench.report.blocks import Block, TextList
-from lora_bench.report.model.comparison import Comparison
+from lora_bench.report.blocks import Block, Heading, TextList, TextTable
+from lora_bench.report.figures.curves import Line, is_clocked, timed_line, value_at
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.rows import Row
 from lora_bench.report.sections import method_tables as tables
-from lora_bench.report.text import inert, plural, score
+from lora_bench.report.text import inert, plural, rate, score
 
 POINTS = 4
 LOSS_POINTS = 10
@@ -32,13 +38,9 @@ OF_NOISE = 0.6745 * math.sqrt(1.5)
 
 @dataclass(frozen=True, kw_only=True)
 class Improving:
-    """The improvement of a run at the end of its budget.
+    """The improvement of a run at the end of its budget: means of two parts of a curve, and the error of their difference.
 
-    Args:
-        metric: Metric of the scores on the selection split, or None where it is the training loss.
-        before: Mean of the points from a sixth to a half of the curve.
-        last: Mean of the last third.
-        noise: Standard error of their difference.
+    *metric* is that of the scores on the selection split, or None where it is the training loss.
     """
 
     metric: str | None
@@ -57,18 +59,26 @@ def still_improving(record: Record) -> Improving | None:
     values, metric = _points(record)
     if len(values) < POINTS:
         return None
-    return _improving(values, metric, 1 if metric is not None and record.spec.task.higher_is_better else -1)
+    early, late = values[len(values) // 6 : len(values) // 2], values[2 * len(values) // 3 :]
+    neighbours = zip(values, values[1:], values[2:], strict=False)
+    distance = statistics.median(abs(here - (before + after) / 2) for before, here, after in neighbours)
+    noise = distance / OF_NOISE * math.sqrt(1 / len(early) + 1 / len(late))
+    found = Improving(metric=metric, before=statistics.fmean(early), last=statistics.fmean(late), noise=noise)
+    sign = 1 if metric is not None and record.spec.task.higher_is_better else -1
+    # Points that are all the same may have means that differ by rounding.
+    rounding = 1e-12 * max(map(abs, values))
+    return found if sign * (found.last - found.before) > LEVEL * noise + rounding else None
 
 
-def improving_runs(records: Sequence[Record], comparison: Comparison) -> tuple[int, int]:
+def improving_runs(comparison: Comparison) -> tuple[int, int]:
     """Count the runs that are results and were still improving, or reached no plateau, and those that ended `ok`."""
-    runs = [run for _, of_row in _results(records, comparison) for run in of_row]
+    runs = [run for runs in _results(comparison).values() for run in runs]
     return sum(still_improving(run) is not None or _capped(run) for run in runs), len(runs)
 
 
-def plateau_blocks(records: Sequence[Record], comparison: Comparison) -> list[Block]:
+def plateau_blocks(comparison: Comparison) -> list[Block]:
     """Say how many runs until a plateau ended by their cap, and of which methods; empty without such runs."""
-    ended = [run for _, of_row in _results(records, comparison) for run in of_row if run.plateau is not None]
+    ended = [run for runs in _results(comparison).values() for run in runs if run.plateau is not None]
     if not ended:
         return []
     capped = Counter(record.spec.method.label for record in ended if _capped(record))
@@ -81,24 +91,22 @@ def _capped(record: Record) -> bool:
     return record.plateau is not None and record.plateau.by == "cap"
 
 
-def _results(records: Sequence[Record], comparison: Comparison) -> list[tuple[str, list[Record]]]:
-    """Return the name of each row that is a result, and its runs that ended `ok`."""
-    ended = {record.run_id: record for record in records if record.status == "ok"}
-    return [
-        (
-            f"{tables.method_name(row)} on {tables.model_name(table)}, {where}",
-            [ended[run_id] for run_id in row.run_ids if run_id in ended],
-        )
+def _results(comparison: Comparison) -> dict[tuple[str, tuple[str, ...]], list[Record]]:
+    """Return the runs that ended `ok` of each row that is a result, by its name and run ids."""
+    return {
+        (f"{tables.method_name(row)} on {tables.model_name(table)}, {where}", row.run_ids): [
+            run for run in row.records if run.status == "ok"
+        ]
         for where, setting, table, row in tables.each_row(comparison)
         if not (setting.search or setting.trials)
-    ]
+    }
 
 
-def improving_blocks(records: Sequence[Record], comparison: Comparison) -> list[Block]:
+def improving_blocks(comparison: Comparison) -> list[Block]:
     """Return an item for each method with a run that was still improving; searches are left out."""
     items: list[str] = []
     short = 0
-    for name, runs in _results(records, comparison):
+    for (name, _), runs in _results(comparison).items():
         short += sum(len(_points(run)[0]) < POINTS for run in runs)
         found = [one for run in runs if (one := still_improving(run)) is not None]
         if found:
@@ -129,13 +137,68 @@ def _points(record: Record) -> tuple[list[float], str | None]:
     return losses if len(losses) >= LOSS_POINTS else [], None
 
 
-def _improving(values: Sequence[float], metric: str | None, sign: int) -> Improving | None:
-    early, late = values[len(values) // 6 : len(values) // 2], values[2 * len(values) // 3 :]
-    distances = [
-        abs(here - (before + after) / 2) for before, here, after in zip(values, values[1:], values[2:], strict=False)
+class _OverTime(NamedTuple):
+    """A method with the seconds and scores of its runs, and the mean seconds of its training."""
+
+    row: Row
+    runs: list[Record]
+    lines: list[Line]
+    seconds: float
+
+    @property
+    def alone(self) -> bool:
+        """True if all of its runs had the machine for themselves."""
+        return all(run.speed is not None and run.speed.exclusive for run in self.runs)
+
+    def at(self, seconds: float) -> float | None:
+        """Return the mean score after so many seconds, or at the end of a run that took fewer; None before a run's first."""
+        if any(seconds < line[0][0] for line in self.lines):
+            return None
+        return statistics.fmean(value_at(line, min(seconds, line[-1][0])) for line in self.lines)
+
+
+def _over_time(table: ModelTable) -> list[_OverTime]:
+    """Return the methods of a table whose runs have scores over seconds, the cheapest first; empty for less than two."""
+    found = []
+    for row in table.rows:
+        runs = [run for run in row.records if timed_line(run)]
+        lines = [*map(timed_line, runs)]
+        if lines:
+            found.append(_OverTime(row, runs, lines, statistics.fmean(line[-1][0] for line in lines)))
+    return sorted(found, key=lambda one: one.seconds) if len(found) > 1 else []
+
+
+def over_time_section(comparison: Comparison) -> list[Block]:
+    """Return the section, empty for runs without scores on the way."""
+    results = (setting for setting in comparison.results if not setting.search and not setting.trials)
+    places = [(setting, table, _over_time(table)) for setting in results for table in setting.tables]
+    every = [one for _, _, methods in places for one in methods]
+    if not every:
+        return []
+    shared = "other work ran on the machine meanwhile, or the record does not say, so these seconds are rough."
+    alone = "Every run had the machine for itself." if all(one.alone for one in every) else f"{tables.SHARED}: {shared}"
+    clock = (
+        "Seconds are those of training, without evaluations."
+        if all(is_clocked(run) for one in every for run in one.runs)
+        else "Seconds are steps times the mean seconds of a step of the run, without evaluations."
+    )
+    header = ["task", "base model", "method", "training, s", "score when the cheapest ended", "score at its own end"]
+    return [
+        Heading(2, "Score against training time"),
+        f"Means over runs, on the selection split: no test, and no reason to call a method better. {clock} {alone}",
+        TextTable(header, [line for place in places for line in _lines(comparison, *place)], numbers_from=3),
     ]
-    noise = statistics.median(distances) / OF_NOISE * math.sqrt(1 / len(early) + 1 / len(late))
-    found = Improving(metric=metric, before=statistics.fmean(early), last=statistics.fmean(late), noise=noise)
-    # Points that are all the same may have means that differ by rounding.
-    rounding = 1e-12 * max(map(abs, values))
-    return found if sign * (found.last - found.before) > LEVEL * noise + rounding else None
+
+
+def _lines(
+    comparison: Comparison, setting: Setting, table: ModelTable, methods: Sequence[_OverTime]
+) -> Iterator[list[str]]:
+    for one in methods:
+        yield [
+            tables.setting_name(setting, comparison),
+            tables.model_name(table),
+            f"{tables.method_name(one.row)} ({plural(len(one.lines), 'run')})",
+            f"{rate(one.seconds)}{'' if one.alone else tables.SHARED}",
+            score(one.at(methods[0].seconds)),
+            score(one.at(math.inf)),
+        ]

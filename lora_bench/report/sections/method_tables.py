@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_bench.records.budget import amount_of
+from lora_bench.records.record import Record
 from lora_bench.report import text
-from lora_bench.report.blocks import MOST_COLUMNS, Block, TextTable, wide_table
+from lora_bench.report.blocks import MOST_COLUMNS, Block, Heading, TextTable, wide_table
 from lora_bench.report.model.comparison import (
     DISTINCT,
     FROM_EPOCHS,
@@ -19,7 +20,7 @@ from lora_bench.report.model.comparison import (
     rows_of,
     work_of,
 )
-from lora_bench.report.model.rows import Failure, Row, grouped, in_order, total_of, unique
+from lora_bench.report.model.rows import Row, grouped, in_order, total_of, unique
 from lora_bench.report.model.searches import best_rates
 from lora_bench.report.text import MISSING, code, count, inert
 from lora_bench.stats import Summary
@@ -27,17 +28,14 @@ from lora_bench.stats.verdict import FEWEST_FOR_INTERVAL
 
 EXEMPT, SHARED, SEVERAL = "†", "‡", "§"
 WORDS = "*words alone*"
+NO_REASON = "no reason was recorded"
 
 
 @dataclass(frozen=True)
 class TableColumn:
-    """A column of the table of scores.
+    """A column of the table of scores: its head, and the text of a row's cell.
 
-    Args:
-        heading: Head of the column.
-        cell: Gives the text of a row's cell.
-        of: Whether that is of the "method", and so stands beside a failure too, or of its "runs".
-        words: Whether the score of words alone stands in it too.
+    A cell of the "method" stands beside a failure too. With *words* the score of words alone stands in it.
     """
 
     heading: str
@@ -49,7 +47,8 @@ class TableColumn:
 def score_table(table: ModelTable, setting: Setting, judged: Sequence[TableColumn] = ()) -> list[TextTable]:
     """Return the table of scores of each method of a base model, with *judged* beside it. Failures are rows too."""
     own = _own(setting)
-    return _split(table, own, [*_scores(setting), *judged, _FAILED], failures=True)
+    failed = TableColumn("failed", lambda row: str(len(row.failures)))
+    return _split(table, own, [*_scores(setting), *judged, failed], failures=True)
 
 
 def word_model_score(rows: Sequence[Row]) -> float | None:
@@ -80,7 +79,7 @@ def _rows(table: ModelTable, columns: Sequence[TableColumn], *, failures: bool) 
             lines.append([column.cell(row) for column in columns])
         if failures:
             beside_failure = [column.cell(row) if column.of == "method" else MISSING for column in columns]
-            for reason in failure_cells(row.failures):
+            for reason in _failure_cells(row.failures):
                 lines.append([*beside_failure[:place], reason, *beside_failure[place + 1 :]])
     alone = word_model_score(table.rows)
     if alone is not None and any(column.words for column in columns):
@@ -125,16 +124,12 @@ def _measured(table: ModelTable) -> list[TableColumn]:
     ]
 
 
-_FAILED = TableColumn("failed", lambda row: str(len(row.failures)))
-
-
 def learning_rate_table(setting: Setting) -> list[Block]:
     """Return mean scores of a search: a line a method and base model, a column a learning rate, the best of a line in bold."""
     rates = sorted({row.learning_rate for row in setting.rows}, key=in_order)
     lines = []
     for table in setting.tables:
-        for label in dict.fromkeys((row.label, size(row)) for row in table.rows):
-            of_label = [row for row in table.rows if (row.label, size(row)) == label]
+        for of_label in grouped(table.rows, lambda row: (row.label, size(row))).values():
             best = best_rates(of_label, setting)
             cells = [_rate_cell([row for row in of_label if row.learning_rate == rate], best) for rate in rates]
             lines.append([model_name(table), method_name(of_label[0]), *cells])
@@ -156,9 +151,8 @@ def costs(comparison: Comparison) -> tuple[TextTable, str] | None:
     for where, setting, table, row in timed:
         name = method_name(row) + (f" at {text.learning_rate(row.learning_rate)}" if setting.search else "")
         measured = (row.train_seconds, row.evaluation_seconds, row.real_tokens_per_second)
-        lines.append(
-            [where, model_name(table), name, count(row.ok), *(text.rate(one) + _mark(row) for one in measured)]
-        )
+        seconds = [text.rate(one) + _mark(row) for one in measured]
+        lines.append([where, model_name(table), name, count(row.ok), *seconds])
     training = text.rate(total_of(row.train_seconds_total for *_, row in timed))
     evaluation = text.rate(total_of(row.evaluation_seconds_total for *_, row in timed) or 0.0)
     number = sum(row.ok for *_, row in timed)
@@ -169,59 +163,54 @@ def costs(comparison: Comparison) -> tuple[TextTable, str] | None:
 
 
 def failures(comparison: Comparison) -> list[Block]:
-    """Return every run that ended in another way than `ok`, with its reason."""
+    """Return the section on runs that ended in another way than `ok`, with their reasons; empty without any."""
     lines = [
         [
-            where, model_name(table), method_name(row), text.seed(failure.seed),
-            code(failure.status), inert(failure.reason, limit=600), str(failure.attempts), code(failure.run_id),
+            where, model_name(table), method_name(row), text.seed(record.spec.seed), code(record.status),
+            inert(record.reason or NO_REASON, limit=600), str(record.attempts), code(record.run_id),
         ]
         for where, _, table, row in each_row(comparison)
-        for failure in row.failures
+        for record in row.failures
     ]  # fmt: skip
     header = ["task", "base model", "method", "seed", "status", "reason", "attempts", "run id"]
-    return [TextTable(header, lines, numbers_from=len(header))] if lines else []
+    return [Heading(2, "Failures"), TextTable(header, lines, numbers_from=len(header))] if lines else []
 
 
 def provenance(comparison: Comparison) -> TextTable:
     """Return the run behind every number: its id, seed, status and score."""
     lines = []
-    words = {status: code(status) for status in (*comparison.statuses, "ok")}
+    words = {status: code(status) for status in comparison.statuses}
     for where, _, table, row in each_row(comparison):
         scored = {score.run_id: score.value for score in row.scores}
-        ended = {failure.run_id: failure.status for failure in row.failures}
         # Once for all runs of a row: a report may be of ten thousand.
         named = [where, model_name(table), method_name(row), text.learning_rate(row.learning_rate)]
-        for run_id, seed in zip(row.run_ids, row.seeds, strict=True):
-            status = words[ended.get(run_id, "ok")]
-            lines.append([code(run_id), *named, text.seed(seed), status, text.score(scored.get(run_id))])
+        for run in row.records:
+            score = text.score(scored.get(run.run_id))
+            lines.append([code(run.run_id), *named, text.seed(run.spec.seed), words[run.status], score])
     header = ["run id", "task", "base model", "method", "learning rate", "seed", "status", "score"]
     return TextTable(header, lines, numbers_from=4)
 
 
-def failure_cells(failed: Sequence[Failure]) -> list[str]:
+def _failure_cells(failed: Sequence[Record]) -> list[str]:
     """Cells in place of a score: status and reason, once for all seeds that share them."""
-    seeds: dict[tuple[str, str], list[int | None]] = {}
-    for failure in failed:
-        seeds.setdefault((failure.status, failure.reason), []).append(failure.seed)
     return [
-        f"{code(status)} ({'seed' if len(which) == 1 else 'seeds'} {', '.join(map(text.seed, which))}): {inert(reason, 160)}"
-        for (status, reason), which in seeds.items()
+        f"{code(status)} ({'seed' if len(runs) == 1 else 'seeds'} {', '.join(text.seed(run.spec.seed) for run in runs)}): "
+        f"{inert(reason, 160)}"
+        for (status, reason), runs in grouped(failed, lambda run: (run.status, run.reason or NO_REASON)).items()
     ]
 
 
 def setting_name(setting: Setting, comparison: Comparison) -> str:
     """Return the task, and if it has several settings, the difference: trials, the target, or a number and the target."""
     task, kin = setting.spec.task.name, comparison.kin_of(setting)
-    said = ["trials"] if setting.trials and any(
-        other.spec.task.name == task and not other.trials for other in comparison.settings
-    ) else []  # fmt: skip
+    results = any(other.spec.task.name == task and not other.trials for other in comparison.settings)
+    said = ["trials"] if setting.trials and results else []
     named = {*TARGETS}
     if setting.rung is not None:
         said.append(f"rung {setting.rung} of a halving")
     if len({other.distinct_examples for other in kin}) > 1:
-        said.append(
-            "all training rows" if setting.distinct_examples is None else f"{count(setting.distinct_examples)} rows"
-        )
+        rows = setting.distinct_examples
+        said.append("all training rows" if rows is None else f"{count(rows)} rows")
         named |= {DISTINCT, *FROM_EPOCHS}
     if set(comparison.differs_from_kin(setting)) - named:
         number = next(index for index, other in enumerate(kin, start=1) if other is setting)

@@ -6,8 +6,8 @@ import math
 import re
 
 from lora_bench.report.model.comparison import work_of
-from lora_bench.report.model.decision import Decision
 from lora_bench.report.model.overview import Overview
+from lora_bench.report.model.report import Decision
 from lora_bench.report.model.rows import folds_of
 from lora_bench.report.sections.chosen_rates import tried_rates
 from lora_bench.report.sections.tuning import rates_compared
@@ -26,11 +26,9 @@ def next_lines(seen: Overview, decision: Decision) -> list[str]:
     keys = [f"a larger {code(work_key(seen))}, so that runs learn"] if seen.learned_little else []
     if labels := sorted({one.label for one in tried_rates(seen.comparison) if one.end}):
         keys.append(f"a wider range of `learning_rate` for {listed([code(label) for label in labels])}")
-    failing = [] if seen.learned_little or rates_compared(seen.comparison) else _failing(seen)
+    failing = [] if seen.learned_little or rates_compared(seen.comparison) else [*map(code, _failing(seen))]
     if failing:
-        keys.append(
-            f"another `learning_rate` for {listed([code(label) for label in failing])}, of which many runs learned nothing"
-        )
+        keys.append(f"another `learning_rate` for {listed(failing)}, of which many runs learned nothing")
     few = max(contrast.verdict.pairs for contrast in seen.contrasts) < RECOMMENDATION_PAIRS
     folds = _folds(seen)
     total = RECOMMENDATION_PAIRS if pick is not None and few and folds is None else seeds_to_decide(seen)
@@ -75,11 +73,8 @@ def _open_to(seen: Overview, total: int | None) -> str:
     if total is None or len({contrast.label for contrast in seen.contrasts}) < len(seen.contrasts):
         return ""
     open_ones = [contrast for contrast in seen.contrasts if contrast.verdict.verdict == "inconclusive"]
-    found = [
-        code(contrast.label)
-        for contrast in open_ones
-        if contrast.verdict.needed is not None and contrast.verdict.needed.seeds <= total
-    ]
+    needed = [(code(contrast.label), contrast.verdict.needed) for contrast in open_ones]
+    found = [label for label, seeds in needed if seeds is not None and seeds.seeds <= total]
     return f" that would likely decide about {listed(found)}" if found and len(found) < len(open_ones) else ""
 
 
@@ -111,7 +106,8 @@ def suite_command(seen: Overview) -> str | None:
 
 def seeds_to_decide(seen: Overview) -> int | None:
     """Seeds that would likely decide: the median over open comparisons with an estimate, else those of a recommendation."""
-    needed = sorted(verdict.needed.seeds for verdict in seen.open if verdict.needed is not None)
+    verdicts = [contrast.verdict for contrast in seen.contrasts if contrast.verdict.verdict == "inconclusive"]
+    needed = sorted(verdict.needed.seeds for verdict in verdicts if verdict.needed is not None)
     if needed:
         return needed[(len(needed) - 1) // 2]
     most, folds = max(contrast.verdict.pairs for contrast in seen.contrasts), _folds(seen)
@@ -133,22 +129,18 @@ def more_seeds(seen: Overview) -> list[str]:
     if folds is not None and total == folds:
         return [f"With {more} a method{f', {time},' if time else ''} every row is tested once."]
     if not needed:
-        return [
-            f"With {more} a method ({total} in all{f', {time}' if time else ''}) a recommendation is possible, "
-            "if the verdicts then decide."
-        ]
+        of_all = f"{total} in all{f', {time}' if time else ''}"
+        return [f"With {more} a method ({of_all}) a recommendation is possible, if the verdicts then decide."]
     several = f"half of the {len(needed)} that have an estimate" if len(needed) > 1 else "one of them"
     of = "it" if len(seen.contrasts) == 1 else several
-    return [
-        f"About {more} a method{f' ({time})' if time else ''} would likely decide {of}, if the differences seen are true."
-    ]
+    after = f" ({time})" if time else ""
+    return [f"About {more} a method{after} would likely decide {of}, if the differences seen are true."]
 
 
 def _folds(seen: Overview) -> int | None:
     """Return the number of folds of which each seed tests one; None if all seeds of a task test the same rows."""
-    return min(
-        (folds for one in seen.contrasts if (folds := folds_of(one.setting.spec.task)) is not None), default=None
-    )
+    found = (folds_of(one.setting.spec.task) for one in seen.contrasts)
+    return min((folds for folds in found if folds is not None), default=None)
 
 
 def _time(seen: Overview, more: int) -> str:

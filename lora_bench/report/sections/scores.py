@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lora_bench.records.budget import PARAMETER_AXES
-from lora_bench.report import text
 from lora_bench.report.blocks import Block, Fold, Heading, TextList
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.report import Report
 from lora_bench.report.model.rows import in_order
-from lora_bench.report.model.side_costs import Beside
+from lora_bench.report.model.searches import Beside
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.by_task import over_tasks_blocks, score_curves, scores_by_task
 from lora_bench.report.sections.chosen_rates import rungs_of_search
@@ -23,7 +22,7 @@ from lora_bench.report.sections.class_tables import class_blocks
 from lora_bench.report.sections.method_tables import TableColumn
 from lora_bench.report.sections.tuning import edge_items, failing_items, trial_blocks
 from lora_bench.report.sections.verdicts import rank_note, rank_words, verdict_words
-from lora_bench.report.text import code, inert, json_value, listed, seed
+from lora_bench.report.text import MISSING, code, inert, json_value, listed, mebibytes, plural, rate, seed
 
 
 def scores_section(report: Report) -> list[Block]:
@@ -33,7 +32,7 @@ def scores_section(report: Report) -> list[Block]:
     if judged is not None and judged.over_tasks:
         blocks += over_tasks_blocks(judged, report.costs)
     blocks += score_curves(comparison)
-    if not _apart(judged):
+    if judged is None or not judged.over_tasks:
         if len({setting.spec.task.name for setting in comparison.results if not setting.search}) > 1:
             blocks += scores_by_task(comparison, judged)
         blocks += _of_settings(comparison.results, report)
@@ -42,7 +41,7 @@ def scores_section(report: Report) -> list[Block]:
 
 def task_section(report: Report) -> list[Block]:
     """Return the tables of each task, where means over several stand before them; else nothing."""
-    if not _apart(report.judged):
+    if report.judged is None or not report.judged.over_tasks:
         return []
     results = report.comparison.results
     return [
@@ -62,11 +61,6 @@ def tuning_section(report: Report) -> list[Block]:
     return [*head, *_of_settings(trials, report, fold=True), *_notes(trials)]
 
 
-def _apart(judged: Judged | None) -> bool:
-    """Tell if the tables of tasks stand apart from those over tasks."""
-    return judged is not None and bool(judged.over_tasks)
-
-
 def _legend(comparison: Comparison, judged: Judged | None, beside: Beside) -> list[Block]:
     lines = [*_LEGEND]
     if any(tables.word_model_score(setting.rows) is not None for setting in comparison.results):
@@ -80,7 +74,7 @@ def _legend(comparison: Comparison, judged: Judged | None, beside: Beside) -> li
         )
     if judged is not None and judged.ranks:
         lines.append(rank_note(judged))
-    lines += _COSTS
+    lines.append("*peak memory*: of training, above the start. It, *step* and *examples/s* are medians over seeds.")
     cells = [(row, table, setting) for setting in comparison.results for table in setting.tables for row in table.rows]
     if any(beside.tuning(*cell) is not None for cell in cells):
         lines.append("*tuning*: seconds of training in all trials that chose the learning rate.")
@@ -97,9 +91,6 @@ _LEGEND = """\
 *less majority*: the mean less the score of always answering the majority class of the training data (or their mean).
 """.splitlines()
 
-_COSTS = """\
-*peak memory*: of training, above the start. It, *step* and *examples/s* are medians over seeds.""".splitlines()
-
 
 def _notes(settings: Sequence[Setting]) -> list[Block]:
     rows = [row for setting in settings for row in setting.rows]
@@ -107,13 +98,11 @@ def _notes(settings: Sequence[Setting]) -> list[Block]:
     if any(row.exempt for row in rows):
         notes.append(exempt_note(settings))
     if any(row.exclusive is False for row in rows):
-        notes.append(
-            f"{tables.SHARED} Other work ran on the same device or machine, so the number says little about speed or memory."
-        )
+        said = "Other work ran on the same device or machine, so the number says little about speed or memory."
+        notes.append(f"{tables.SHARED} {said}")
     if any(len(row.environments) > 1 for row in rows):
-        notes.append(
-            f"{tables.SEVERAL} The runs of this row ran in several environments: see [Environment](#environment)."
-        )
+        said = "The runs of this row ran in several environments: see [Environment](#environment)."
+        notes.append(f"{tables.SEVERAL} {said}")
     return notes
 
 
@@ -134,7 +123,7 @@ def _of_settings(settings: Sequence[Setting], report: Report, *, fold: bool = Fa
         blocks += _own_word(setting)
         shown = _search(setting, comparison) if setting.search else _model_tables(setting, report)
         models, methods = len(setting.tables), len({row.label for row in setting.rows})
-        title = f"{text.plural(methods, 'method')} on {text.plural(models, 'base model')}"
+        title = f"{plural(methods, 'method')} on {plural(models, 'base model')}"
         # One of many tasks is looked up, and not read on the way.
         blocks += [Fold(title, shown)] if fold else shown
     return blocks
@@ -179,7 +168,7 @@ def _judged(setting: Setting, judged: Judged | None) -> list[TableColumn]:
         TableColumn("ranks", lambda row: rank_words(judged.rank_of(row))),
         TableColumn(
             f"against {code(judged.analysis.reference)}",
-            lambda row: verdict_words(held.verdict) if (held := judged.of(row)) is not None else text.MISSING,
+            lambda row: verdict_words(held.verdict) if (held := judged.of(row)) is not None else MISSING,
         ),
     ]
 
@@ -187,10 +176,10 @@ def _judged(setting: Setting, judged: Judged | None) -> list[TableColumn]:
 def _beside(table: ModelTable, setting: Setting, beside: Beside) -> list[TableColumn]:
     """Return the columns of rows' costs beside their runs, where any is known."""
     columns = (
-        TableColumn("tuning, s", lambda row: text.rate(beside.tuning(row, table, setting))),
-        TableColumn("checkpoint, MiB", lambda row: text.mebibytes(beside.checkpoint_bytes(row, table, setting))),
+        TableColumn("tuning, s", lambda row: rate(beside.tuning(row, table, setting))),
+        TableColumn("checkpoint, MiB", lambda row: mebibytes(beside.checkpoint_bytes(row, table, setting))),
     )
-    return [column for column in columns if any(column.cell(row) != text.MISSING for row in table.rows)]
+    return [column for column in columns if any(column.cell(row) != MISSING for row in table.rows)]
 
 
 def _seeds_note(table: ModelTable) -> list[Block]:

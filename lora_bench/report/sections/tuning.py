@@ -116,7 +116,8 @@ def _expected(setting: Setting, how: str) -> list[Block]:
         scores = _at_each_rate([row for row in rows if not row.extended])
         expected: Sequence[float] = expected_best(scores, higher_is_better=better) if scores else ()
         cells = [text.score(value) for value in expected]
-        lines.append([*name[:2], *cells, *[MISSING] * (most - len(cells)), text.rate(_seconds(rows))])
+        seconds = total_of(row.train_seconds_total for row in rows)
+        lines.append([*name[:2], *cells, *[MISSING] * (most - len(cells)), text.rate(seconds)])
     trials = (text.plural(number, "trial") for number in range(1, most + 1))
     header = ["base model", "method", *trials, "training, s in all"]
     return [
@@ -167,7 +168,3 @@ def _at_each_rate(rows: Sequence[Row]) -> list[float]:
             return []
         scores.append(value)
     return scores
-
-
-def _seconds(rows: Sequence[Row]) -> float | None:
-    return total_of(row.train_seconds_total for row in rows)

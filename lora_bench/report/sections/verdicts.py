@@ -49,9 +49,8 @@ def _lost(judged: Judged) -> str:
     lost = set(judged.lost)
     named = [code(run_id) for run_id in judged.lost[:MOST_NAMED]]
     more = len(judged.lost) - len(named)
-    narrow = sum(
-        any(score.run_id in lost for row in (held.row, held.reference) for score in row.scores) for held in judged.held
-    )
+    pairs = [(*held.row.scores, *held.reference.scores) for held in judged.held]
+    narrow = sum(any(score.run_id in lost for score in scores) for scores in pairs)
     return (
         f"**The stored predictions of {text.plural(len(lost), 'run')} are missing**: "
         f"{text.listed([*named, f'{more:,} more'] if more else named)}. The intervals of "
@@ -116,11 +115,10 @@ def _tables(judged: Judged) -> list[Block]:
     told, sure = [], []
     for held in judged.held:
         name = [setting_name(held.setting, judged.comparison), model_name(held.table), method_name(held.row)]
-        covers = "seeds, items" if held.items is not None else "seeds"
+        covers = "seeds, items" if held.with_items else "seeds"
         difference, interval, covers, verdict, p_value, needed = numbers(held.verdict, covers)
-        told.append(
-            [*name, _seeds(judged, held), difference, interval, text.score(held.verdict.choice_sd), verdict, needed]
-        )
+        sd = text.score(held.verdict.choice_sd)
+        told.append([*name, _seeds(judged, held), difference, interval, sd, verdict, needed])
         flips = held.difference.sign_flip
         of_flips = text.probability(flips.p_value if flips is not None else None)
         sure.append([*name, covers, p_value, of_flips, text.difference(held.at_floor)])

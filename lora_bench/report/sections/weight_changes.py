@@ -56,9 +56,8 @@ def weight_section(analysis: WeightAnalysis, folder: str, records: Collection[st
         f"the kept weights of {plural(runs, 'run')}; numbers are medians over layers and runs.",
     ]
     if records is not None and (others := len(analysis.run_ids.difference(records))):
-        blocks.append(
-            f"{plural(others, 'run')} of these {'is' if others == 1 else 'are'} not among the report's records."
-        )
+        are = "is" if others == 1 else "are"
+        blocks.append(f"{plural(others, 'run')} of these {are} not among the report's records.")
     if analysis.left_out:
         said = [f"{code(label)} ({inert(reason)})" for label, reason in sorted(analysis.left_out.items())]
         blocks.append(f"Left out, having no ΔW: {listed(said)}.")
@@ -87,7 +86,7 @@ def weight_figures(analysis: WeightAnalysis) -> dict[str, bytes]:
         )
         for place, overlaps in enumerate(_by_pair(model.overlaps), start=1):
             drawn[_file(number, f"overlap-{place}")] = draw_heat_maps(
-                [*map(_overlap_map, overlaps), _random_map(overlaps[0])],
+                _overlap_maps(overlaps),
                 title=text.unmarked(_overlap_caption(overlaps)),
                 side=f"first i directions of {text.plain(overlaps[0].first, 40)}",
                 below=f"first j directions of {text.plain(overlaps[0].second, 40)}",
@@ -101,9 +100,8 @@ def _lead(analysis: WeightAnalysis) -> str:
     groups = grouped((run for model in analysis.models for run in model.runs), lambda run: run.group)
     medians = sorted((statistics.median(_shares(runs)), group) for group, runs in groups.items())
     (least, first), (most, last) = medians[0], medians[-1]
-    if first == last:
-        said = f"{code(first)} changed weights by {_percent(least)} of their norm."
-    else:
+    said = f"{code(first)} changed weights by {_percent(least)} of their norm."
+    if first != last:
         span = f"{_percent(least)} ({code(first)}) to {_percent(most)} ({code(last)})"
         said = f"Methods changed weights by {span} of their norm."
     overlaps = [overlap for model in analysis.models for overlap in model.overlaps]
@@ -146,9 +144,8 @@ def _norms(model: ModelChanges) -> list[Block]:
     for group, runs in _by_group(model).items():
         for part in _parts(runs):
             changes = [change for run in runs for change in run.changes if change.part == part]
-            rows.append(
-                [code(group), part.replace("_", " "), str(len(runs)), *(of(changes) for _, of in _NORM_COLUMNS)]
-            )
+            name = part.replace("_", " ")
+            rows.append([code(group), name, str(len(runs)), *(of(changes) for _, of in _NORM_COLUMNS)])
     return [
         "**Norms and amplification**",
         *wide_table(header, rows, names=2),
@@ -207,22 +204,13 @@ def _intruders(model: ModelChanges) -> list[Block]:
 
 def _overlaps(model: ModelChanges) -> list[Block]:
     header = ["compared", "seeds", "part", "of", "φ, first", "random", "first in all", "random", "φ, all", "random"]
-    rows = [
-        [
-            _pair(overlap),
-            overlap.seeds if overlap.seeds == "different" else f"{overlap.seeds}\\*",
-            overlap.part.replace("_", " "),
-            _OF[overlap.of],
-            f"{overlap.similarity[0][0]:.3f}",
-            f"{1 / overlap.width:.3f}",
-            f"{overlap.similarity[0][-1]:.3f}",
-            f"{overlap.columns[-1] / overlap.width:.3f}",
-            f"{overlap.similarity[-1][-1]:.3f}",
-            f"{overlap.random:.3f}",
-        ]
-        for overlaps in _by_pair(model.overlaps)
-        for overlap in overlaps
-    ]
+    rows = []
+    for overlap in (one for overlaps in _by_pair(model.overlaps) for one in overlaps):
+        first, in_all, every = overlap.similarity[0][0], overlap.similarity[0][-1], overlap.similarity[-1][-1]
+        shares = (first, 1 / overlap.width, in_all, overlap.columns[-1] / overlap.width, every, overlap.random)
+        seeds = overlap.seeds if overlap.seeds == "different" else f"{overlap.seeds}\\*"
+        named = [_pair(overlap), seeds, overlap.part.replace("_", " "), _OF[overlap.of]]
+        rows.append([*named, *(f"{share:.3f}" for share in shares)])
     blocks: list[Block] = [
         "**Subspace similarity**",
         TextTable(header, rows, numbers_from=4),
@@ -239,9 +227,7 @@ def _overlaps(model: ModelChanges) -> list[Block]:
 
 
 def _pair(overlap: Overlap) -> str:
-    if overlap.first == overlap.second:
-        return code(overlap.first)
-    return f"{code(overlap.first)} and {code(overlap.second)}"
+    return " and ".join(dict.fromkeys(map(code, (overlap.first, overlap.second))))
 
 
 _NORMS = "‖ΔW‖ as a percentage of ‖W‖, by layer and part: means over runs."
@@ -255,12 +241,8 @@ def _norm_map(group: str, runs: Sequence[RunChanges]) -> HeatMap:
         place: statistics.fmean(100 * change.delta_norm / change.weight_norm for change in of_place)
         for place, of_place in changes.items()
     }
-    return HeatMap(
-        title=group,
-        rows=[str(layer) for layer in layers],
-        columns=[part.replace("_", "\n") for part in parts],
-        values=[[found.get((layer, part)) for part in parts] for layer in layers],
-    )
+    values = [[found.get((layer, part)) for part in parts] for layer in layers]
+    return HeatMap(group, [*map(str, layers)], [part.replace("_", "\n") for part in parts], values)
 
 
 def _by_pair(overlaps: Sequence[Overlap]) -> list[list[Overlap]]:
@@ -278,22 +260,15 @@ def _overlap_caption(overlaps: Sequence[Overlap]) -> str:
     )
 
 
-def _overlap_map(overlap: Overlap) -> HeatMap:
-    return HeatMap(
-        title=f"{_OF[overlap.of]}, {overlap.part.replace('_', ' ')}",
-        rows=[*map(str, overlap.rows)],
-        columns=[*map(str, overlap.columns)],
-        values=overlap.similarity,
-    )
-
-
-def _random_map(overlap: Overlap) -> HeatMap:
-    return HeatMap(
-        title="random",
-        rows=[*map(str, overlap.rows)],
-        columns=[*map(str, overlap.columns)],
-        values=[[max(i, j) / overlap.width for j in overlap.columns] for i in overlap.rows],
-    )
+def _overlap_maps(overlaps: Sequence[Overlap]) -> list[HeatMap]:
+    """Return a map of each overlap, and one of what random directions share with those of the first."""
+    first = overlaps[0]
+    random = [[max(i, j) / first.width for j in first.columns] for i in first.rows]
+    named = [(f"{_OF[one.of]}, {one.part.replace('_', ' ')}", one, one.similarity) for one in overlaps]
+    return [
+        HeatMap(title, [*map(str, one.rows)], [*map(str, one.columns)], values)
+        for title, one, values in (*named, ("random", first, random))
+    ]
 
 
 def _figure(folder: str, number: int, kind: str, caption: str) -> Figure:

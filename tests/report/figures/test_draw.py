@@ -12,15 +12,15 @@ from lora_bench.records.budget import Budget
 from lora_bench.records.record import CurvePoint
 from lora_bench.report import Report, render_markdown
 from lora_bench.report.figures.draw import COLOURS, NEUTRAL, draw, make_figure, plan_figures, styles
-from lora_bench.report.figures.embed import DARK
 from lora_bench.report.figures.panels import score_limits
+from lora_bench.report.html import DARK
 from lora_bench.report.model.comparison import compare
 from tests.report.hostile import hostile_records
 from tests.sample_records import BUDGET, METHODS, MODELS, PARAMETERS, record, sample_suite
 
 
 def planned(records):
-    return plan_figures(compare(records), records)
+    return plan_figures(compare(records))
 
 
 def drawn(records) -> dict[str, bytes]:

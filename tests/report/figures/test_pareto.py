@@ -3,7 +3,7 @@
 import pytest
 
 from lora_bench.records.budget import Budget
-from lora_bench.report.figures.pareto import costs_of, front_of, pareto_front, several_bases
+from lora_bench.report.figures.plan import costs_of, front_of, pareto_front, several_bases
 from lora_bench.report.model.comparison import compare
 from tests.sample_records import ENVIRONMENT, METHODS, record
 

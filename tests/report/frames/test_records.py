@@ -5,8 +5,7 @@ import pytest
 
 from lora_bench.records.record import Record
 from lora_bench.report.frames import record_frame as records
-from lora_bench.report.frames.columns import fields_of
-from lora_bench.report.frames.record_frame import to_frame
+from lora_bench.report.frames.record_frame import fields_of, to_frame
 from tests.sample_records import MIB, record, sample_suite
 
 

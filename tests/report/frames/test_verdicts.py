@@ -10,7 +10,7 @@ from lora_bench.report import Report
 from lora_bench.report.frames.verdict_frame import to_comparison_frame, to_over_tasks_frame
 from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.judged import judge_comparison
-from lora_bench.report.model.side_costs import beside
+from lora_bench.report.model.searches import beside
 from tests.sample_records import record, sample_suite
 
 FULL = (0.80, 0.81, 0.79, 0.80)

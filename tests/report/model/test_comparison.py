@@ -10,7 +10,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.records.record import Weights
 from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.rows import Row
-from lora_bench.report.model.side_costs import beside
+from lora_bench.report.model.searches import beside
 from lora_bench.report.sections.method_tables import setting_name
 from tests.probe.records import probe_record
 from tests.sample_records import BUDGET, ENVIRONMENT, METHODS, MIB, PARAMETERS, record, sample_suite
@@ -74,7 +74,7 @@ def test_failed_runs_stay_in_their_row_with_status_and_reason():
     (row,) = rows_of([record(seed=0), record(seed=1, status="out_of_memory", reason="2 GiB asked for")])
     assert row.statuses == {"ok": 1, "out_of_memory": 1}
     assert row.score.n == 1
-    assert [(failure.seed, failure.status, failure.reason) for failure in row.failures] == [
+    assert [(failure.spec.seed, failure.status, failure.reason) for failure in row.failures] == [
         (1, "out_of_memory", "2 GiB asked for")
     ]
 

@@ -19,7 +19,7 @@ from lora_bench.report import Report, render_markdown
 from lora_bench.report.blocks import to_markdown
 from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.judged import judge_comparison
-from lora_bench.report.model.side_costs import beside
+from lora_bench.report.model.searches import beside
 from lora_bench.report.sections.answer import answer
 from lora_bench.report.sections.by_task import over_tasks_blocks
 from lora_bench.report.sections.verdicts import numbers, seeds_added, verdict_section, verdict_words, without_result
@@ -327,7 +327,7 @@ def test_few_test_items_widen_the_interval():
     records = runs("full", [len(one) / 20 for one in full]) + runs("lora", [len(one) / 20 for one in lora])
     right = dict(zip([one.run_id for one in records], full + lora, strict=True))
     (bare,), (held,) = judged(records).held, judged(records, answers=answers_of(right, 20)).held
-    assert (bare.items, held.items is not None) == (None, True)
+    assert (bare.with_items, held.with_items) == (False, True)
     assert (bare.verdict.interval.source, held.verdict.interval.source) == ("t", "bootstrap")
     widths = [one.verdict.interval.high - one.verdict.interval.low for one in (bare, held)]
     assert widths[1] > widths[0]
@@ -361,7 +361,7 @@ def test_copies_of_test_items_decide_no_more_than_the_items():
     assert found.needed_items == distinct.needed_items
     assert (mixed.interval.low, mixed.interval.high) == pytest.approx((found.interval.low, found.interval.high))
     assert old.interval.high - old.interval.low < 0.7 * (found.interval.high - found.interval.low)
-    assert judged(records, answers=otherwise).held[0].items is None
+    assert judged(records, answers=otherwise).held[0].with_items is False
 
 
 def test_groups_are_read_from_the_record_and_refused_where_they_do_not_fit(tmp_path):
@@ -392,9 +392,9 @@ def test_items_enter_only_where_all_runs_have_the_same(tmp_path):
     def one_has_others(run_id):
         return Answers([1], [1]) if run_id == records[0].run_id else whole(run_id)
 
-    assert judged(records, answers=whole).held[0].items is not None
-    assert judged(records, answers=one_lacks).held[0].items is None
-    assert judged(records, answers=one_has_others).held[0].items is None
+    assert judged(records, answers=whole).held[0].with_items is True
+    assert judged(records, answers=one_lacks).held[0].with_items is False
+    assert judged(records, answers=one_has_others).held[0].with_items is False
 
 
 def test_lost_predictions_are_named_with_what_they_cost():

@@ -12,8 +12,8 @@ from lora_bench.report.blocks import to_markdown
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.model.choose_method import choose_among
 from lora_bench.report.model.given_answers import given_in, never_found
+from lora_bench.report.sections.class_tables import MOST_ITEMS, items_page
 from lora_bench.report.sections.first_screen import answer_text
-from lora_bench.report.sections.items_page import MOST_ITEMS, items_page
 from tests.report.hostile import WORDS, in_markdown
 from tests.sample_records import record
 

@@ -13,9 +13,8 @@ from lora_bench.report.figures.differences import caption, words
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.model.choose_method import choose_among
 from lora_bench.report.model.report import Report
-from lora_bench.report.sections.first_screen import draw_pictures, picture_contrasts
+from lora_bench.report.sections.first_screen import draw_pictures, next_step, picture_contrasts, summary_table
 from lora_bench.report.sections.headline import headline_blocks, headline_of
-from lora_bench.report.sections.summary import next_step, summary_table
 from tests.report.test_markdown import tables
 from tests.report.test_unplanned import unplanned
 from tests.sample_records import BUDGET, METHODS, record, sample_suite

@@ -3,7 +3,8 @@
 import pytest
 
 from lora_bench.exchange import data_files
-from lora_bench.metrics.multilabel_micro_f1 import multilabel_micro_f1
+from lora_bench.metrics import find
+from lora_bench.metrics.support.as_evaluate import value_of
 from lora_bench.records.store import Answers
 from lora_bench.report import Report, render_markdown
 from tests.report.sections.test_class_tables import table_below
@@ -18,7 +19,7 @@ def runs():
     records, given = [], {}
     for method, of_seeds in SAID.items():
         for seed, answers in enumerate(of_seeds):
-            score = multilabel_micro_f1(answers, RIGHT)
+            score = value_of(find("multilabel_micro_f1"), answers, RIGHT)
             one = record(method, seed=seed, metric="multilabel_micro_f1", score=score)
             task = one.spec.task.model_copy(
                 update={"labels": ("a", "b", "c"), "definition": {"task": "mine", "kind": "multilabel"}}

@@ -70,7 +70,7 @@ def test_a_figure_draws_the_same_lines():
     from lora_bench.report.figures.learning_curves import over_time
 
     runs = [run("lora", [0.5, 0.7], 20.0), run("full", [0.6, 0.8], 40.0)]
-    (plan,) = [plan for plan in plan_figures(Report(runs).comparison, runs) if plan.kind == "over_time"]
+    (plan,) = [plan for plan in plan_figures(Report(runs).comparison) if plan.kind == "over_time"]
     figure = over_time(plan)
     ends = {tuple(map(float, line.get_xydata()[-1])) for axis in figure.axes for line in axis.get_lines()}
     assert {(20.0, 0.7), (40.0, 0.8)} <= ends
