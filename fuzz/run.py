@@ -138,7 +138,7 @@ def prepared() -> bytes:
 
     asked = Asked(name="lora-table2", tasks=("mrpc",), methods=("lora",), seeds=1)
     with tempfile.TemporaryDirectory() as folder:
-        return prepare(Path(folder), reproduction(**dict(asked)).suite, asked, series="second").read_bytes()
+        return prepare(Path(folder), reproduction(**dict(asked)), asked, series="second").read_bytes()
 
 
 if __name__ == "__main__":

@@ -116,9 +116,9 @@ class Count:
 
         *there* are the runs in the tracker, of which *tag* gives a tag by its name.
         """
-        of_record: dict[Any, list[Any]] = {}
+        of_record: dict[str, list[Any]] = {}
         for run in there:
-            of_record.setdefault(tag(run, "run_id"), []).append(run)
+            of_record.setdefault(str(tag(run, "run_id")), []).append(run)
         for fact in facts:
             runs = of_record.get(fact.run_id, [])
             kept = [run for run in runs if tag(run, COMPLETE) == fact.sha256][:1]

@@ -3,7 +3,8 @@
     runs/<suite>/<run_id>/superseded.json    the record of a run that the current records do not choose
 
 A learning rate is chosen by trials, and a start by the runs of another task. When such a record is made again the choice may
-change, and the folder then has runs of the earlier choice. No report reads them there.
+change, and the folder then has runs of the earlier choice. No report reads them there. A choice among more rates than before
+may also be the same: its runs then state the search as it is now.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from lora_bench.errors import BadInput
 from lora_bench.plan.make_plan import Plan
+from lora_bench.records.budget import Budget
 from lora_bench.records.layout import RECORD
 from lora_bench.records.record import Record
 from lora_bench.records.spec import RunSpec
@@ -25,7 +27,7 @@ SHOWN = 3
 
 
 def settle(plan: Plan, say: Callable[[str], None]) -> bool:
-    """Set aside runs of choices that do not hold, and restore those that hold again. Return True if any was restored."""
+    """Set aside runs of choices that do not hold, and restore those that hold again. Return True if any record changed."""
     aside = [record for record in _not_chosen(plan) if _move(RunFolder(plan.runs / record.run_id), RECORD, SUPERSEDED)]
     if aside:
         say(
@@ -37,7 +39,8 @@ def settle(plan: Plan, say: Callable[[str], None]) -> bool:
         say(
             f"{_shown([cell.job.run_id for cell in back])} chosen again by the current records: the record of each was restored"
         )
-    return bool(back)
+    restated = [cell for cell in plan.cells if cell.record is not None and _restate(cell.job.folder, cell.job.budget)]
+    return bool(back or restated)
 
 
 def _not_chosen(plan: Plan) -> Iterator[Record]:
@@ -76,6 +79,19 @@ def _move(folder: RunFolder, name: str, to: str) -> bool:
             return False
         (folder.path / name).replace(folder.path / to)
         sync_folder(folder.path)
+    return True
+
+
+def _restate(folder: RunFolder, budget: Budget | None) -> bool:
+    """Let a record state the number of trials of today's suite, which changes no run. Return True if it stated another."""
+    record = folder.record()
+    if record is None or record.budget is None or budget is None or record.budget.trials == budget.trials:
+        return False
+    lock = folder.try_lock()
+    if lock is None:
+        return False
+    with lock:
+        folder.renew(record.model_copy(update={"budget": record.budget.model_copy(update={"trials": budget.trials})}))
     return True
 
 

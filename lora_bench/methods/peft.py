@@ -209,12 +209,8 @@ class Peft(Strict):
             options.pop("init_lora_weights", None)  # some are computed from the weights, which are not there
         if "modules_to_save" in fields:
             options.setdefault("modules_to_save", list(head))  # PEFT may extend it in place
-        if (
-            issubclass(config_class, PromptLearningConfig)
-            or "modules_to_save" not in fields
-            or self.loss_term is not None
-        ):
-            # PEFT then has a model of its own for the task, which frees a head, puts prompts before a text, adds to the loss.
+        if issubclass(config_class, PromptLearningConfig) or "modules_to_save" not in fields:
+            # PEFT then has a model of its own for the task, which frees a head and puts prompts before the text.
             kind = kind_of_class(type(model).__name__) or find_kind("generation")
             options.setdefault("task_type", kind.names_of(apart=model.config.is_encoder_decoder).task_type)
             if kind.name == "tokens" and self.type in PROMPTS:
@@ -225,8 +221,10 @@ class Peft(Strict):
                 raise UnsupportedPair(
                     f"PEFT has no {self.type} for {kind.name}: its models put no prompt before a text"
                 )
-            if options["task_type"] is None and self.loss_term is not None:
-                raise UnsupportedPair(f"PEFT cannot add {self.loss_term} for {kind.name}: set orth_reg_weight to 0")
+        elif self.loss_term is not None:
+            # Without a model for the task PEFT goes around what adds to the loss. This one passes on all that the base reads.
+            writes = find_kind("generation").names_of(apart=model.config.is_encoder_decoder).task_type
+            options.setdefault("task_type", writes if model.can_generate() else "FEATURE_EXTRACTION")
         try:
             return config_class(**options)
         except Exception as error:

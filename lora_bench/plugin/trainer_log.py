@@ -77,7 +77,8 @@ def curve_of(history: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
     losses = [
         (int(entry["step"]), float(entry["loss"]))
         for entry in history
-        if _is_number(entry.get("loss")) and not math.isnan(entry.get("grad_norm") or 0.0)
+        if _is_number(entry.get("loss"))
+        and not (isinstance(norm := entry.get("grad_norm"), float) and math.isnan(norm))
     ]
     window = max(1, -(-len(losses) // CURVE_POINTS))
     groups = [losses[start : start + window] for start in range(0, len(losses), window)]

@@ -135,14 +135,15 @@ class ProbeAtWork:
             self.peaks["saving_bytes"] = self.memory.take()
 
         def measured() -> CheckpointSize:
-            with tempfile.TemporaryDirectory() as folder:
-                return checkpoint(
-                    model, head, Path(folder), lambda: make_model(self.job)[0], self.device, saved, self.unmeasured
-                )
+            return checkpoint(
+                model, head, Path(folder), lambda: make_model(self.job)[0], self.device, saved, self.unmeasured
+            )
 
         return_freed_memory()
         self.memory.take()
-        self.take("checkpoint", measured)
+        # A full disk ends the probe; only what fails inside is noted.
+        with tempfile.TemporaryDirectory() as folder:
+            self.take("checkpoint", measured)
 
     def _note_held(self) -> None:
         """Record memory outside the phases' peaks, right after the steps."""

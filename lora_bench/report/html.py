@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 from lora_bench.report.blocks import (
     Block,
@@ -34,7 +35,6 @@ from lora_bench.report.text import plain
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
-from urllib.parse import quote
 
 ASSETS = Path(__file__).parent / "assets"
 

@@ -45,13 +45,14 @@ class Interrupted(LoraBenchError):
 
 
 class AtEachStep(TrainerCallback):
-    """Calls a function at the begin of each step, with the number of steps before it."""
+    """Calls functions at the begin of each step, with the number of steps before it."""
 
-    def __init__(self, begin: Callable[[int], None]) -> None:
-        self.begin = begin
+    def __init__(self, *begins: Callable[[int], None]) -> None:
+        self.begins = begins
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        self.begin(state.global_step)
+        for begin in self.begins:
+            begin(state.global_step)
 
 
 def seed_dropout(seed: int, rank: int, step: int) -> None:

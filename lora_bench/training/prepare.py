@@ -282,8 +282,8 @@ def hooks_of(
         job.folder.checkpoints, watch, measure, selection, checkpoint, rank, lambda: facts.packed_with
     )
     number = rank.number if rank is not None else 0
-    dropout = AtEachStep(masks.begin if masks is not None else partial(seed_dropout, setup.seed, number))
-    callbacks: list[TrainerCallback] = [AtEachStep(facts.begin), dropout, follow, keep, measure, watch]
+    dropout = masks.begin if masks is not None else partial(seed_dropout, setup.seed, number)
+    callbacks: list[TrainerCallback] = [AtEachStep(facts.begin, dropout), follow, keep, measure, watch]
     callbacks += _own_callbacks(setup.method, course if rule is None else None)
     callbacks += [selection] if selection is not None and not setup.packed else []
     return Hooks(callbacks, measure, follow, keep, selection)

@@ -12,6 +12,7 @@ import errno
 import functools
 import itertools
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -33,6 +34,7 @@ _ABOVE = 4
 # Errors of systems that cannot flush a folder, or forbid it to this user.
 _NOT_FLUSHED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EISDIR)
 _LOCAL = ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs")
+_OCTAL = re.compile(r"\\([0-7]{3})")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -272,13 +274,19 @@ def check_writable(folder: Path, option: str) -> None:
 
 def is_local(folder: Path) -> bool:
     """Return True if a folder is on a local file system, which no process of another machine reaches."""
-    import psutil
-
     path = folder.resolve()
-    around = [mount for mount in psutil.disk_partitions(all=True) if path.is_relative_to(mount.mountpoint)]
-    # Of two mounts at one place, the later one is seen.
-    inner = max(reversed(around), key=lambda mount: len(Path(mount.mountpoint).parts), default=None)
-    return inner is not None and inner.fstype in _LOCAL
+    found = Path(), ""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    for line in mounts:
+        # proc(5): the fifth field is the mount point, with spaces as \\040, and the first after the dash the type.
+        left, _, right = line.partition(" - ")
+        point = Path(_OCTAL.sub(lambda digits: chr(int(digits[1], 8)), left.split()[4]))
+        if path.is_relative_to(point) and len(point.parts) >= len(found[0].parts):
+            found = point, right.split()[0]
+    return found[1] in _LOCAL
 
 
 def free_bytes(path: Path) -> int:

@@ -196,6 +196,21 @@ def test_runs_of_a_choice_that_no_longer_stands_are_set_aside_and_come_back_with
     assert not {record.attempts for record in back.records if record.run_id in stale} - {1}
 
 
+def test_runs_that_a_wider_search_chooses_again_state_its_trials(tmp_path, command):
+    path, runs = written(tmp_path, "trials"), tmp_path / "runs"
+    path.write_text(path.read_text().replace("train_examples: 48}", "train_examples: 48, trials: 2}"))
+    first = command(path, runs)
+    assert {record.budget.trials for record in first.records} == {2}
+    # Whatever the third rate does, the trials of the others are the same runs.
+    text = path.read_text().replace("trials: 2}", "trials: 3}")
+    path.write_text(text.replace("[1e-2, 1e-3]", "[1e-2, 1e-3, 5e-2]").replace("[1e-3, 1e-4]", "[1e-3, 1e-4, 5e-3]"))
+    second = command(path, runs)
+    again = {record.run_id for record in first.records} & {record.run_id for record in second.records}
+    assert again and {record.budget.trials for record in second.records} == {3}
+    assert {record.budget.trials for record in read_records(runs_folder(load_suite(path), runs))} == {3}
+    assert command(path, runs).done == 0
+
+
 def test_a_command_whose_choice_another_one_changes_meanwhile_follows_it(tmp_path, command):
     path, runs = written(tmp_path, "trials"), tmp_path / "runs"
     whole = command(path, tmp_path / "whole")

@@ -7,9 +7,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from lora_bench.cli import main
@@ -161,18 +159,17 @@ def test_a_read_only_folder_is_refused_before_any_work_and_read_all_the_same(tmp
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts are looked up as Linux shows them")
 def test_which_file_systems_are_this_machines_own(tmp_path, monkeypatch):
-    mounts = [
-        SimpleNamespace(mountpoint=point, fstype=kind)
-        for point, kind in (
-            ("/", "rootfs"),
-            ("/", "ext4"),
-            ("/proc", "proc"),
-            ("/mnt/my disk", "xfs"),
-            ("/mnt", "nfs4"),
-            ("/mnt/my disk/over", "fuse.sshfs"),
-        )
-    ]
-    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
+    mounts = """\
+22 1 0:20 / / rw - ext4 /dev/vda rw
+23 22 0:21 / /proc rw - proc proc rw
+24 22 0:22 / /mnt/my\\040disk rw - xfs /dev/vdb rw
+25 22 0:23 / /mnt rw - nfs4 server:/a rw
+26 22 0:24 / /mnt/my\\040disk/over rw - fuse.sshfs x rw
+"""
+    real = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, **options: mounts if path.name == "mountinfo" else real(path, **options)
+    )
     found = {
         place: is_local(Path(place)) for place in ("/a", "/mnt/b", "/mnt/my disk/c", "/mnt/my disk/over/d", "/proc")
     }

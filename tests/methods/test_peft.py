@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel
 from pydantic import ValidationError
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import BertConfig, Trainer, TrainerCallback, TrainingArguments
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.methods import known_methods, with_size
@@ -229,22 +230,45 @@ def test_without_its_callback_adalora_keeps_every_rank(tmp_path):
     assert all((weight != 0).all() for path, weight in model.named_parameters() if "lora_E" in path)
 
 
-@pytest.mark.parametrize("family", ["roberta", "gpt2"])
-def test_adaloras_penalty_is_in_the_loss_that_is_trained(family):
+@pytest.mark.parametrize(
+    "of_task", ["SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice"]
+)
+def test_adaloras_penalty_is_in_the_loss_that_is_trained(of_task):
     """As Zhang et al. (2023) have it, with PEFT's mean over matrices: how far the rows of each are from orthogonal ones."""
-    model, head = tiny_models()[family]
-    batch = tiny_batch(labels=True)
-    batch["input_ids"] = batch["input_ids"].clamp(max=60)
-    plain = model.eval()(**batch).loss
-    adapted = Peft(type="ADALORA", options={"orth_reg_weight": 0.25}, targets=("query", "value")).apply(
-        model, head=head
+    config = BertConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, num_labels=2
     )
+    model = getattr(transformers, f"BertFor{of_task}")(config).eval()
+    ids = torch.arange(5, 17).reshape(2, 6)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": ids % 2}
+    one = torch.tensor([0, 1])
+    labels = {
+        "TokenClassification": {"labels": ids % 2},
+        "QuestionAnswering": {"start_positions": one, "end_positions": one + 1},
+        "MultipleChoice": {"labels": one[:1]},
+    }.get(of_task, {"labels": one})
+    batch = {key: rows[None] for key, rows in batch.items()} if of_task == "MultipleChoice" else batch
+    plain = model(**batch, **labels)
+    head = ["qa_outputs" if of_task == "QuestionAnswering" else "classifier"]
+    method = Peft(type="ADALORA", options={"orth_reg_weight": 0.25}, targets=("query", "value"))
+    adapted = method.apply(model, head=head)
     weights = {path: weight for path, weight in adapted.named_parameters() if "lora_A" in path or "lora_B" in path}
     products = [weight.T @ weight if "lora_B" in path else weight @ weight.T for path, weight in weights.items()]
     distances = [(product - torch.eye(len(product))).norm() for product in products]
-    # The update is nothing at the start, so that the model's own loss is that of the base.
-    expected = plain + 0.25 * sum(distances) / len(distances)
-    assert torch.isclose(adapted.eval()(**batch).loss, expected)
+    # The update is nothing at the start, so that answers and the model's own loss are those of the base.
+    found = adapted.eval()(**batch, **labels)
+    answers = "start_logits" if of_task == "QuestionAnswering" else "logits"
+    assert torch.allclose(found[answers], plain[answers], atol=1e-6)
+    assert torch.isclose(found.loss, plain.loss + 0.25 * sum(distances) / len(distances))
+
+
+def test_a_writers_loss_has_adaloras_penalty_too():
+    writer = transformers.GPT2LMHeadModel(tiny_models()["gpt2"][0].config).eval()
+    ids = torch.arange(5, 17).reshape(2, 6)
+    plain = writer(input_ids=ids, labels=ids).loss.detach()
+    adapted = Peft(type="ADALORA", targets=("query", "value")).apply(writer, head=[]).eval()
+    assert adapted(input_ids=ids, labels=ids).loss > plain + 0.1
+    assert adapted.generate(input_ids=ids[:1], max_new_tokens=2).shape == (1, 8)
 
 
 def test_a_schedule_that_does_not_fit_into_the_run_is_refused(tmp_path):

@@ -845,6 +845,11 @@ def test_an_evaluation_is_read_by_its_prefix():
     assert [(point.step, point.loss) for point in curve_of(history)] == [(1, 2.0), (1, None), (2, None)]
 
 
+def test_a_norm_that_is_no_number_leaves_the_curve_as_it_is():
+    history = [{"loss": 2.0, "grad_norm": norm, "step": 1} for norm in ("1.250", 10**400, [1.0])]
+    assert [point.loss for point in curve_of(history)] == [2.0, 2.0, 2.0]
+
+
 def test_a_long_curve_keeps_some_fifty_means():
     points = curve_of([{"loss": float(step), "step": step} for step in range(1, 1001)])
     assert len(points) == 50

@@ -53,6 +53,8 @@ def test_a_name_with_a_space_is_named_as_it_stands(tmp_path):
     assert look(path, LookOptions(label=" answer")).label == " answer"
     with pytest.raises(LoraBenchError, match=r"unknown column of .* 'answer'; did you mean ' answer'"):
         look(path, LookOptions(label="answer"))
+    with pytest.raises(LoraBenchError, match=r"unknown column of .* ' body'; did you mean 'body'"):
+        look(path, LookOptions(label=" body"))
 
 
 def test_a_column_named_like_a_label_goes_before_one_with_fewer_values(tmp_path):

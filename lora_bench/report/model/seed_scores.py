@@ -180,16 +180,16 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 
 def judge_rows(family: Mapping[KeyT, Compared], **declared: Any) -> dict[KeyT, Verdict]:
     """Return the verdicts on differences of rows, as one family; *declared* are further arguments of `judge`."""
+    seen = [key for key, of in family.items() if collapse_seen(of.one, of.other)]
     return judge(
         {key: of.difference for key, of in family.items()},
         higher_is_better={key: bool(of.one.setting.spec.task.higher_is_better) for key, of in family.items()},
-        collapsed=[key for key, of in family.items() if _collapse_seen(of.one, of.other)],
-        **declared,
+        **{"collapsed": seen, **declared},
     )
 
 
-def _collapse_seen(one: Scored, other: Scored) -> bool:
-    """Tell if a run of either row diverged, or learned nothing."""
+def collapse_seen(one: Scored, other: Scored) -> bool:
+    """Tell if a run of either row diverged, or learned no more than a constant answer to the first one's rows."""
     floor = one.row.least_learned if one.row.least_learned is not None else other.row.least_learned
     better = one.setting.spec.task.higher_is_better
     return any(
@@ -249,7 +249,7 @@ def gain_and_p(one: Scored, other: Scored, analysis: Analysis, *, apart: bool = 
         difference = item_difference(*items, seeds)
         crossed = crossed_bootstrap(difference, draw_seed=_draw_seed(one, other), draws=_draws(items))
         p_value = replace(with_items(values, crossed, size, overlap), share=share).widened(choices).p_value()
-    if p_value is not None and (apart or _collapse_seen(one, other)):
+    if p_value is not None and (apart or collapse_seen(one, other)):
         p_value = max(p_value, min(1.0, least_p(len(seeds)) / share))
     return one.setting.sign * estimate.value, p_value if len(seeds) >= FEWEST_PAIRS else None
 

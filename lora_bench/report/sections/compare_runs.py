@@ -26,6 +26,7 @@ from lora_bench.report.model.seed_scores import (
     Compared,
     Scored,
     both_risks,
+    collapse_seen,
     difference_of,
     judge_rows,
     scored,
@@ -130,6 +131,7 @@ def hold_against(
     shares = {place: _share(of.difference.pairs, (first, second)) for place, of in found.items()}
     verdicts = judge_rows(
         found,
+        collapsed=[place for place, of in found.items() if collapse_seen(of.other, of.one)],
         margin={place: settings.margin_of(task.name, task.metric) for place, task in tasks.items()},
         settings=settings,
         shares=None if of_change else shares,

@@ -200,5 +200,5 @@ def _lines(
             f"{tables.method_name(one.row)} ({plural(len(one.lines), 'run')})",
             f"{rate(one.seconds)}{'' if one.alone else tables.SHARED}",
             score(one.at(methods[0].seconds)),
-            score(one.at(math.inf)),
+            score(statistics.fmean(line[-1][1] for line in one.lines)),
         ]

@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from lora_bench.documents import Strict
@@ -227,6 +228,9 @@ class StepCosts(Strict):
     flops: Flops
 
 
+_of_process: dict[Path, StepCosts] = {}
+
+
 def predicted_costs(
     base_model: BaseModel,
     method: Method,
@@ -247,9 +251,9 @@ def predicted_costs(
         "versions": [__version__, version("transformers"), version("peft"), version("torch")],
     }  # fmt: skip
     path = cache_folder("steps") / f"{content_hash(asked)}.json"
-    # A third-party method may change under the same versions, so its counts are not cached.
+    # A third-party method may change under the same versions, so its counts outlive no process.
     is_kept = type(method).__module__.startswith("lora_bench.")
-    before = kept_as(path, StepCosts) if is_kept else None
+    before = kept_as(path, StepCosts) if is_kept else _of_process.get(path)
     if before is not None:
         return before
     # Imported only here, so that reading a cached prediction loads no torch.
@@ -260,7 +264,7 @@ def predicted_costs(
         model.config.pad_token_id = 0
     batch, real = find_kind(kind).batch_shapes(rows, length, labels, text), find_kind(kind).real_labels
     memory, flops = predict_step(method.apply(model, head=head), batch, precision, fused_attention=fused, real=real)
-    found = StepCosts(memory=memory, flops=flops)
+    found = _of_process[path] = StepCosts(memory=memory, flops=flops)
     if is_kept:
         keep(path, found.model_dump(mode="json"))
     return found

@@ -1,11 +1,13 @@
 """The folded part on labels of words says what a hand counts."""
 
+from functools import partial
+
 import pytest
 from seqeval.metrics import classification_report
 
 from lora_bench.exchange import data_files
-from lora_bench.metrics.seqeval_f1 import seqeval_f1
-from lora_bench.metrics.token_accuracy import token_accuracy
+from lora_bench.metrics import find
+from lora_bench.metrics.support.as_evaluate import value_of
 from lora_bench.records.store import Answers
 from lora_bench.report import Report, render_markdown
 from lora_bench.report.model.given_answers import given_answers
@@ -42,7 +44,7 @@ def runs(said, right, labels, metric, score_of):
 
 
 def test_each_type_of_entities_has_its_scores():
-    records, given = runs(SAID, RIGHT, TAGS, "seqeval_f1", seqeval_f1)
+    records, given = runs(SAID, RIGHT, TAGS, "seqeval_f1", partial(value_of, find("seqeval_f1")))
     page = render_markdown(Report(records, answers=given.get))
     assert table_below(page, "type | method | items") == [
         ["LOC", "`full`†", "2", "1.0000", "1.0000", "1.0000"],
@@ -58,7 +60,7 @@ def test_each_type_of_entities_has_its_scores():
 
 
 def test_labels_that_are_no_tags_are_classes_of_words():
-    records, given = runs(WORDS_SAID, WORDS_RIGHT, WORDS, "token_accuracy", token_accuracy)
+    records, given = runs(WORDS_SAID, WORDS_RIGHT, WORDS, "token_accuracy", partial(value_of, find("token_accuracy")))
     page = render_markdown(Report(records, answers=given.get))
     lines = table_below(page, "label | method | items")
     assert lines[0] == ["noun", "`full`†", "2", "1.0000", "1.0000", "1.0000"]
@@ -78,6 +80,6 @@ def test_answers_that_are_no_labels_of_these_words_are_left_out(strange):
 
 
 def test_the_frame_of_classes_has_a_row_a_type():
-    records, given = runs(SAID, RIGHT, TAGS, "seqeval_f1", seqeval_f1)
+    records, given = runs(SAID, RIGHT, TAGS, "seqeval_f1", partial(value_of, find("seqeval_f1")))
     lines = data_files(Report(records, answers=given.get))["classes.csv"].decode().splitlines()
     assert len(lines) == 1 + 2 * 2 and sum(",PER," in line for line in lines) == 2
