@@ -39,7 +39,7 @@ class Full(Strict):
     first_rates: ClassVar[FirstRates] = ("1e-4", "3e-5", "3e-4"), ("3e-5", "1e-5", "1e-4")
     searched_rates: ClassVar[SearchedRates] = {
         256: (7.5e-4, 5e-4, 1e-3),
-        384: (2e-4, 9.5e-6, 4e-4),
+        384: (2e-4, 1e-5, 4e-4),
         768: (2e-5, 2e-5, 2e-5),
     }
     presets: ClassVar[dict[str, Preset]] = {
