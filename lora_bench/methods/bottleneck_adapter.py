@@ -59,6 +59,9 @@ class BottleneckAdapter(OfConfig):
         initialisation: `identity` starts as the base model, `paper` near it, with both matrices drawn as in the variant's
             paper.
         skip_layers: Layers without an adapter, counted from 0.
+
+    `apply` raises UnsupportedPair if the model's family has no such variant, or *skip_layers* leaves no layer or names one too
+    many.
     """
 
     name: ClassVar[str] = "bottleneck_adapter"

@@ -88,7 +88,11 @@ class OfConfig(Strict):
         raise NotImplementedError
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the weights of the config and the head trainable; refuse one that its tuner refuses."""
+        """Return *model* with only the weights of the config and the head trainable.
+
+        Raises:
+            UnsupportedPair: For the reasons that the method's class names.
+        """
         from peft import get_peft_model
 
         return get_peft_model(model, self.config(model, head))

@@ -36,6 +36,9 @@ class PrefixEmbedding(OfConfig):
         num_virtual_tokens: Number of tokens, at least 1.
         init_std: Standard deviation of the normal initial embeddings.
         num_infix_tokens: Number of tokens behind the text of a causal model.
+
+    `apply` raises UnsupportedPair if the model writes text, its layers are not called as one module, or an encoder is to have
+    infix tokens.
     """
 
     name: ClassVar[str] = "prefix_embedding"

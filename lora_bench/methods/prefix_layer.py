@@ -34,6 +34,8 @@ class PreLayer(OfConfig):
     Args:
         num_virtual_tokens: Number of tokens, at least 1.
         init_std: Standard deviation of the normal initial activations.
+
+    `apply` raises UnsupportedPair if no prefix is written for the model's attention.
     """
 
     name: ClassVar[str] = "prefix_layer"

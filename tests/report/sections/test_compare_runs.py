@@ -50,6 +50,20 @@ def test_seeds_that_were_added_until_decided_leave_a_look_its_share_of_the_error
     assert looked.p_value == pytest.approx(12 * fixed.p_value)
 
 
+def test_runs_of_both_sets_are_held_against_what_the_first_set_s_rows_ask_of_a_run_that_learned():
+    low, high = [score - 0.2 for score in SCORES], [score - 0.1 for score in reversed(SCORES)]
+    before, after = run_set("before", scores=low, majority=0.5), run_set("after", scores=high, majority=0.62)
+    (up,), (down,) = hold_against(before, after).pairs, hold_against(after, before).pairs
+    # Ten runs around .60 learned something beside .5, and nothing beside .62.
+    assert (up.first.least_learned, up.second.least_learned) == (
+        pytest.approx(0.52, abs=0.01),
+        pytest.approx(0.64, abs=0.01),
+    )
+    assert (up.verdict.apart, down.verdict.apart) == (False, True)
+    # The least p of ten runs of two kinds.
+    assert up.verdict.adjusted_p < 2 / 4**10 == pytest.approx(down.verdict.adjusted_p)
+
+
 def test_an_open_verdict_says_what_holds_unless_runs_collapse():
     # Half a point more and less in turn: within two points, which ten seeds show only if no run collapses.
     after = run_set("after", scores=[score + (0.005, -0.005)[seed % 2] for seed, score in enumerate(SCORES)])
