@@ -8,7 +8,7 @@ import contextlib
 import pkgutil
 import sys
 import textwrap
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -138,15 +138,20 @@ def add_command(
         formatter_class=Formatter,
         add_help=False,
     )
-
-    def do(arguments: argparse.Namespace) -> int:
-        return int(pkgutil.resolve_name(f"lora_bench.cli.{run}")(arguments))
-
-    parser.set_defaults(command=parser.show_help if run is None else do, **defaults)
+    parser.set_defaults(command=parser.show_help if run is None else run, **defaults)
     # Positional arguments would otherwise stand in a group of their own.
     what, where, how, output = (Group(parser.add_argument_group(title)) for title in ("what", "where", "how", "output"))
     output.of.add_argument("-h", "--help", action="help", help="show this help and exit")
     return Groups(parser, what, where, how, output)
+
+
+def command_of(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
+    """Return the function that does the command, imported now, and returns the exit code."""
+    run = arguments.command
+    found: Callable[[argparse.Namespace], int] = (
+        pkgutil.resolve_name(f"lora_bench.cli.{run}") if isinstance(run, str) else run
+    )
+    return found
 
 
 def add_verbs(commands: Commands, words: str, does: str, example: str, title: str) -> Commands:

@@ -25,6 +25,7 @@ from lora_bench.cli.help import (
     Groups,
     Parser,
     add_command,
+    command_of,
 )
 from lora_bench.cli.result_options import add_exchange, add_try, add_winner
 from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     resumes = getattr(arguments, "resumes", False)
     try:
         with ending_on_signals():
-            return int(arguments.command(arguments))
+            return int(command_of(arguments)(arguments))
     except LoraBenchError as error:
         print(message(f"lora-bench: {error}"), file=sys.stderr)
         if isinstance(error, WorkBroken):

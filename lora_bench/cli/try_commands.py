@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from lora_bench.cli.commands import terminal
-from lora_bench.cli.help import DONE, SOME_FAILED
+from lora_bench.cli.help import DONE, SOME_FAILED, command_of
 from lora_bench.cli.result_options import Parse
 from lora_bench.errors import LoraBenchError
 from lora_bench.execute.final_model import train_final
@@ -121,4 +121,4 @@ def _final(arguments: argparse.Namespace, file: Path) -> int:
 def _do(parse: Parse, words: list[str]) -> int:
     asked = parse(words)
     sys.stdout.flush()
-    return int(asked.command(asked))
+    return int(command_of(asked)(asked))

@@ -38,6 +38,6 @@ def test_the_stack_inside_train_is_the_path_on_the_design_page(tmp_path, monkeyp
     monkeypatch.setattr(transformers.Trainer, "train", noted)
     assert cli.main(["run", str(path), "--runs", str(tmp_path / "runs"), "--workers", "0", "--quiet"]) == 0
     # A tiny model is trained once a process, before the first run.
-    runs = [stack for stack in seen if "warm_up.warm_up" not in stack]
+    runs = [stack for stack in seen if "trainer.warm_up" not in stack]
     assert runs == [on_the_page()] * 2
     assert len(on_the_page()) <= MOST_FRAMES
