@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,6 +253,13 @@ def test_one_who_stood_still_and_was_taken_over_knows_it_and_writes_into_no_othe
         assert [path.name for path in folder.glob("claim-*")] == [mine.name]
     process.kill()
     process.communicate()
+
+
+def test_a_run_whose_folder_was_removed_was_taken_over_by_nobody(tmp_path):
+    lock = try_lock(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    assert not lock.lost
+    lock.release()
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted", "diverged", "ok"])
