@@ -238,6 +238,8 @@ def _add_report(subcommands: Commands) -> None:
     what.takes("--published", "TABLE", "compare the records with a published table")
     what.takes("--as", "MODEL", "the table's base model that yours stands in for", dest="role")
     what.takes("--reference", "METHOD", "compare with this method, by label (default: as declared, full or lora)")
+    what.takes("--margin", "X", "ask with this margin, in the metric's unit; the page says so", type=options.margin)
+    what.takes("--alpha", "A", "ask with this error level, such as 0.01; the page says so", type=options.alpha)
     what.takes("--texts", "SUITE", "show the texts of test items from this suite's data, where its licence allows it")
     report.where.takes("--out", "FOLDER", "folder to write to (default: RUNS itself)", type=Path)
     output.flag("--watch", "write it again after each run, as a page that reloads itself, until Ctrl-C")

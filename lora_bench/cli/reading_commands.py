@@ -28,6 +28,7 @@ from lora_bench.report import Report, check_report, write_report
 from lora_bench.report.blocks import Block
 from lora_bench.report.index_page import write_index
 from lora_bench.report.model.pool import pool as pooled
+from lora_bench.report.model.reference import Question
 from lora_bench.report.model.report import TextsOf, no_data, no_texts
 from lora_bench.report.sections.pool_page import pool_page
 from lora_bench.util.atomic_files import write_atomic
@@ -94,6 +95,7 @@ def _write_reports(arguments: argparse.Namespace, reload_seconds: int = 0) -> in
             probes=probes,
             answers=answers,
             reference=arguments.reference,
+            asked=Question(arguments.margin, arguments.alpha),
             about=about_in(source, records),
             sections=_published_sections(arguments, source, records),
             data=data_files if arguments.data else no_data,

@@ -1,7 +1,9 @@
 """Options that several commands share, the values that options take, and where baselines are."""
 
 import argparse
+import math
 import os
+import re
 from pathlib import Path
 
 from lora_bench.cli.help import Group, Groups
@@ -94,10 +96,27 @@ def margin(text: str) -> float:
     """Return a margin for scores."""
     from lora_bench.records.analysis import LEAST_MARGIN
 
-    value = above_zero(text)
-    if value < LEAST_MARGIN:
-        raise argparse.ArgumentTypeError(f"must be at least {LEAST_MARGIN:g}, got {text}")
-    return value
+    return _share(text, LEAST_MARGIN, math.inf, f"at least {LEAST_MARGIN:g}")
+
+
+def alpha(text: str) -> float:
+    """Return an error level."""
+    return _share(text, 1e-9, 0.5, "above 0 and below 0.5")
+
+
+def _share(text: str, least: float, below: float, range_words: str) -> float:
+    """Return a number in a range; of one that is a share in other words, such as 5% or 0,05, the error names the share."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if least <= value < below:
+        return value
+    digits = re.search(r"\d+([.,]\d+)?(e-\d+)?", text)
+    near = float(digits[0].replace(",", ".")) if digits else 0.0
+    near = near / 100 if "%" in text or near >= below else near
+    meant = f"; did you mean {near if least <= near < below else 0.05:g}?"
+    raise argparse.ArgumentTypeError(f"must be {range_words}, got {text}{meant}")
 
 
 def runs_argument(groups: Groups) -> None:

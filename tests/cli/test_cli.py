@@ -217,6 +217,33 @@ def test_a_report_that_differs_from_its_records_is_exit_code_1(tmp_path, capsys)
     assert "sample.md" in capsys.readouterr().out
 
 
+def test_a_question_of_a_reader_is_on_the_page_and_leaves_the_records_as_they_are(tmp_path, capsys):
+    for record in sample_suite():
+        write_atomic(tmp_path / "runs" / "sample" / record.run_id / "record.json", to_json(record))
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json")}
+    assert main(["report", "runs/sample", "--margin", "0.02", "--alpha", "0.1"]) == 0
+    assert "**Asked afterwards:** a reader's margin of 0.02" in (tmp_path / "runs" / "sample" / "report.md").read_text()
+    assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json")} == before
+    assert main(["report", "runs/sample", "--margin", "2"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "option, given, said",
+    [
+        ("--alpha", "5", "must be above 0 and below 0.5, got 5; did you mean 0.05?"),
+        ("--alpha", "1%", "must be above 0 and below 0.5, got 1%; did you mean 0.01?"),
+        ("--alpha", "none", "must be above 0 and below 0.5, got none; did you mean 0.05?"),
+        ("--margin", "0,01", "must be at least 1e-09, got 0,01; did you mean 0.01?"),
+        ("--margin", "-0.02", "must be at least 1e-09, got -0.02; did you mean 0.02?"),
+    ],
+)
+def test_a_margin_or_an_error_level_in_other_words_is_answered_with_the_number(option, given, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["report", "runs/sample", option, given])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_a_watched_page_follows_the_records_and_reloads_itself_until_it_is_stopped(tmp_path, monkeypatch, capsys):
     first, *others = sample_suite()
     runs, pages = tmp_path / "runs" / "sample", []

@@ -21,7 +21,7 @@ from lora_bench.records.record import Record
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.over_tasks import JudgedTable, OverTasks, judge_over_tasks
 from lora_bench.report.model.ranking import Contest, Rank, rank_all
-from lora_bench.report.model.reference import undeclared_analysis, with_reference
+from lora_bench.report.model.reference import NOTHING_ASKED, Question, undeclared_analysis, with_reference
 from lora_bench.report.model.rows import Row, fallen_runs, grouped
 from lora_bench.report.model.searches import Searches
 from lora_bench.report.model.seed_scores import (
@@ -90,6 +90,7 @@ class Judged:
             differ in nothing but the seeds, or several fixed numbers of these, "changed" where they carry another one, "never"
             where they carry none.
         declarations: Number of different ones that the records carry.
+        asked: A reader's margin and error level in place of theirs.
         ranks: Rank of every row that was held and of the references, among the rows of its table.
         over_tasks: Every base model and target over tasks, where there are several: a family of its own.
         left_out: Rows that are not judged, with the reason.
@@ -100,6 +101,7 @@ class Judged:
     analysis: Analysis
     declared: Declared
     declarations: int
+    asked: Question
     held: tuple[Held, ...]
     ranks: tuple[tuple[Row, Rank], ...]
     over_tasks: tuple[OverTasks, ...]
@@ -148,6 +150,7 @@ def judge_comparison(
     answers: AnswersOf = no_answers,
     analysis: Analysis | None = None,
     reference: str | None = None,
+    asked: Question = NOTHING_ASKED,
 ) -> Judged | None:
     """Return the verdicts on a comparison, or None if nothing can be compared.
 
@@ -157,9 +160,10 @@ def judge_comparison(
         answers: Gives the predictions of a run, where they are stored.
         analysis: A declaration in place of the records' own.
         reference: Label of the method to compare with, in place of the declared one.
+        asked: A reader's margin and error level, in place of the declared ones.
 
     Raises:
-        LoraBenchError: If no method has the label of *reference*.
+        LoraBenchError: If no method has the label of *reference*, or the margin cannot be one of these scores.
     """
     carried = {record.analysis.sha256: record.analysis for record in records if record.analysis is not None}
     number = Counter(record.analysis.sha256 for record in records if record.analysis is not None)
@@ -171,6 +175,7 @@ def judge_comparison(
         return None
     declared = _declared(carried, chosen, records)
     declarations = max(len(carried), _fixed_numbers(records))
+    chosen, asked = asked.of(chosen, comparison)
     if declared == "added":
         chosen = chosen.paying(declarations)
     left_out: dict[str, None] = {}
@@ -185,6 +190,7 @@ def judge_comparison(
         analysis=chosen,
         declared=declared,
         declarations=declarations,
+        asked=asked,
         held=tuple(_held(table, place) for table in tables for place in table.verdicts),
         ranks=tuple(_ranks(tables, chosen)),
         over_tasks=judge_over_tasks(tables, chosen, excluded),

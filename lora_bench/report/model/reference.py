@@ -1,11 +1,13 @@
-"""The method that the others are compared with where no suite declared one."""
+"""The comparison of records whose suite declared none, and that which a reader asks for in place of a declared one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from lora_bench.errors import unknown
+from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.metrics import default_margin
 from lora_bench.records.analysis import REFERENCES, Analysis, default_analysis
 from lora_bench.records.record import Record
 from lora_bench.report.model.comparison import Comparison
@@ -43,3 +45,33 @@ def with_reference(analysis: Analysis | None, label: str, records: Sequence[Reco
     if label not in labels:
         raise unknown("method of these records", label, labels)
     return Analysis(reference=label) if analysis is None else analysis.model_copy(update={"reference": label})
+
+
+@dataclass(frozen=True)
+class Question:
+    """A reader's own margin and error level, asked when scores are known; None for the declared one."""
+
+    margin: float | None = None
+    alpha: float | None = None
+
+    def of(self, analysis: Analysis, comparison: Comparison) -> tuple[Analysis, Question]:
+        """Return a comparison with what is asked, and of that what it did not declare itself.
+
+        Raises:
+            LoraBenchError: If scores are shares of 1 and the margin is not.
+        """
+        tasks = [setting.spec.task for setting in comparison.results]
+        shares = all(default_margin(task.metric) is not None for task in tasks)
+        if shares and self.margin is not None and self.margin >= 1:
+            near = self.margin / 100 if self.margin < 100 else 0.01
+            raise LoraBenchError(
+                f"a margin must be below 1 for these scores, which are shares of 1, got {self.margin:g}; did you mean {near:g}?"
+            )
+        other = any(analysis.margin_of(task.name, task.metric) != self.margin for task in tasks)
+        margin = self.margin if other else None
+        alpha = self.alpha if self.alpha != analysis.alpha else None
+        asked = {name: value for name, value in (("margin", margin), ("alpha", alpha)) if value is not None}
+        return analysis.model_copy(update=asked), Question(margin, alpha)
+
+
+NOTHING_ASKED = Question()

@@ -21,6 +21,7 @@ from lora_bench.report.model.given_answers import GivenByRow, given_answers
 from lora_bench.report.model.judged import Judged, judge_comparison
 from lora_bench.report.model.overview import DECIDED, SHOWN, Line, Overview, overview
 from lora_bench.report.model.plateaus import SweepFindings, sweep_findings
+from lora_bench.report.model.reference import NOTHING_ASKED, Question
 from lora_bench.report.model.searches import Beside, beside
 from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 from lora_bench.report.sections.improving import improving_runs
@@ -113,6 +114,7 @@ class Report:
         probes: Costs of single methods, of which a report may consist.
         answers: Gives the predictions of a run, where they are stored: `lora_bench.records.store.answers_in`.
         reference: Label of the method to compare with, in place of the declared or the default one.
+        asked: A reader's margin and error level, in place of the declared ones.
         about: Purpose of the suite, as the suite's file beside the records has it.
         sections: Further sections, such as that of a published table, after the costs.
         data: Gives the files that lie beside the figures, by name: `lora_bench.exchange.data_files`.
@@ -128,6 +130,7 @@ class Report:
     probes: Sequence[ProbeRecord] = ()
     answers: AnswersOf = no_answers
     reference: str | None = None
+    asked: Question = NOTHING_ASKED
     about: str = ""
     sections: Sequence[Sequence[Block]] = ()
     data: Callable[[Report], Mapping[str, bytes]] = no_data
@@ -143,8 +146,8 @@ class Report:
 
     @cached_property
     def judged(self) -> Judged | None:
-        """The verdicts, or None where nothing can be compared; LoraBenchError if no method has the reference's label."""
-        return judge_comparison(self.comparison, self.records, self.answers, reference=self.reference)
+        """The verdicts, or None where nothing can be compared; LoraBenchError as `judge_comparison`."""
+        return judge_comparison(self.comparison, self.records, self.answers, reference=self.reference, asked=self.asked)
 
     @cached_property
     def costs(self) -> Beside:
@@ -155,7 +158,8 @@ class Report:
     def overview(self) -> Overview:
         """Each method over all its tasks and base models."""
         choose = self.judged is not None and not self.judged.no_result
-        choices = choices_of(self.comparison, self.records, self.answers) if choose else ()
+        margin = self.asked.margin
+        choices = choices_of(self.comparison, self.records, self.answers, margin=margin) if choose else ()
         return overview(self.comparison, self.judged, self.costs, choices)
 
     @cached_property

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from lora_bench.metrics import default_margin
 from lora_bench.report.model.judged import Held, Judged
 from lora_bench.report.model.overview import DECIDED, UNLESS_COLLAPSE, shown_verdict
+from lora_bench.report.model.reference import NOTHING_ASKED
 from lora_bench.report.model.report import Level
 from lora_bench.report.model.rows import grouped
 from lora_bench.report.text import code, listed, percent, plural, plural_span
@@ -57,11 +58,21 @@ def _what_was_judged(judged: Judged) -> str:
         "changed": f"by rules ({sha256}) that were changed after some of the runs",
         "never": "by default rules, none declared before the runs",
     }
+    rules = (
+        declared[judged.declared] if judged.asked == NOTHING_ASKED else f"by {asked_words(judged)}, asked afterwards"
+    )
     return (
         f"{listed([*labels.values()])} {'was' if len(labels) == 1 else 'were'} compared with {reference} {where}, paired by "
-        f"seed: {family} and {margin_words(judged.held)}, {declared[judged.declared]}.{_looks(judged)}"
+        f"seed: {family} and {margin_words(judged.held)}, {rules}.{_looks(judged)}"
         f"{_any_false_claim(judged)}"
     )
+
+
+def asked_words(judged: Judged) -> str:
+    """Return what a reader asks in place of the declared rules."""
+    margin, alpha = judged.asked.margin, judged.asked.alpha
+    asked = [] if margin is None else [f"a reader's margin of {margin:g}"]
+    return listed([*asked, *([] if alpha is None else [f"a reader's error level of {alpha:g}"])])
 
 
 def _any_false_claim(judged: Judged) -> str:

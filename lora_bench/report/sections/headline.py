@@ -15,9 +15,11 @@ from lora_bench.report.model.choose_method import NO_RESULT, Choice
 from lora_bench.report.model.comparison import Comparison, Setting
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import Overview, rate_words
+from lora_bench.report.model.reference import NOTHING_ASKED
 from lora_bench.report.model.report import Decision, Level, Report
 from lora_bench.report.model.rows import Row, fallen_runs
 from lora_bench.report.sections.advice import by_place, compared, take_words
+from lora_bench.report.sections.answer import asked_words
 from lora_bench.report.sections.chosen_rates import chosen_rates, searches, tried_rates
 from lora_bench.report.sections.method_tables import range_words, word_model_score
 from lora_bench.report.sections.next_step import more_seeds, next_lines, work_key
@@ -79,6 +81,8 @@ def headline_of(report: Report) -> Headline:
 
 def _cautions(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
     said = _never_found(seen)
+    if judged.asked != NOTHING_ASKED:
+        said.insert(0, f"**Asked afterwards:** {asked_words(judged)}, which no run declared before it was known.")
     untuned = untuned_tasks(seen.comparison)
     if untuned:
         every = len(untuned) == len({setting.spec.task.name for setting in seen.comparison.results})
@@ -198,13 +202,14 @@ def _strength(seen: Overview, judged: Judged, level: Level) -> str:
         "changed": "rules changed afterwards",
         "never": "default rules, none declared before the runs",
     }
+    rule = rules[judged.declared] if judged.asked == NOTHING_ASKED else "rules asked afterwards"
     if judged.analysis.seeds is not None:
         seeds += f", added until decided, {judged.analysis.seeds.at_most} at most"
     rates = [contrast.verdict.choice_sd is not None for contrast in seen.contrasts]
     seeds += ", choice of learning rates included" if all(rates) else f", {'some ' * any(rates)}at these learning rates"
     hint = ": a hint; confirm with more seeds before choosing" if level == "exploratory" else ""
     return (
-        f"Strength: **{'partly decided' if level == 'partly' else level}**{hint} ({seeds}, {rules[judged.declared]}). "
+        f"Strength: **{'partly decided' if level == 'partly' else level}**{hint} ({seeds}, {rule}). "
         f"{_easily_cancelled(seen)}"
         f"{range_words([(held.setting, held.table) for held in judged.held])}"
     )

@@ -64,7 +64,7 @@ MORE = "More on how to read verdicts: [docs/statistics.md](/docs/statistics.md#v
 
 _LEGEND = """\
 *difference*: the method less the reference, mean over seeds.
-*interval*: at 95 % for all comparisons at once; *covers* says what it allows for: new seeds, or also new test items.
+*interval*: at {confidence} % for all comparisons at once; *covers* says what it allows for: new seeds, or also new test items.
 *better*, *worse*: a difference is shown. *equivalent*: it is shown to be smaller than the margin.
 *non-inferior*: the method is shown not to be worse by the margin.
 *inconclusive*: none of these is shown; it never means that two methods are equal.
@@ -76,7 +76,7 @@ seen is the true one.""".splitlines()
 
 def verdict_legend(verdicts: Sequence[Verdict]) -> TextList:
     """Return the legend of a table of verdicts, with items on collapses where these limit a verdict."""
-    items = [*_LEGEND]
+    items = [line.replace("{confidence}", f"{100 * (1 - verdicts[0].alpha):g}") for line in _LEGEND]
     if any(verdict.choice_sd is not None for verdict in verdicts):
         items.append(
             "*SD of the choice*: standard deviation of the difference if learning rates were chosen again by as many trials. "

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from markdown_it import MarkdownIt
 
-from lora_bench.errors import BadInput
+from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.records.analysis import Analysis, UntilDecided, default_analysis
 from lora_bench.records.baseline_folder import accept
 from lora_bench.records.protocol import PROTOCOLS
@@ -19,6 +19,7 @@ from lora_bench.report import Report, render_markdown
 from lora_bench.report.blocks import to_markdown
 from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.judged import judge_comparison
+from lora_bench.report.model.reference import Question
 from lora_bench.report.model.searches import beside
 from lora_bench.report.sections.answer import answer
 from lora_bench.report.sections.by_task import over_tasks_blocks
@@ -192,6 +193,51 @@ def test_rules_are_those_that_the_records_carry():
     bare = runs("full", FULL, rules=None) + runs("lora", shifted(0.01), rules=None)
     assert judged(bare).declared == "never"
     assert judged(bare).analysis == Analysis(reference="full")
+
+
+def test_a_readers_margin_and_error_level_give_the_verdicts_and_are_said_to_be_asked_afterwards():
+    records = runs("full", MANY) + runs("lora", shifted((0.001, -0.001), MANY))
+    declared, asked = (Report(records, asked=one) for one in (Question(), Question(margin=0.0001, alpha=0.01)))
+    assert declared.judged.held[0].verdict.verdict == "equivalent"
+    (held,) = asked.judged.held
+    assert (held.verdict.verdict, held.verdict.margin, held.verdict.alpha) == ("inconclusive", 0.0001, 0.01)
+    again = [
+        one.model_copy(update={"analysis": Analysis(reference="full", margin=0.0001, alpha=0.01)}) for one in records
+    ]
+    assert held.verdict == Report(again).judged.held[0].verdict
+    first = render_markdown(asked).partition("\n## ")[0]
+    said = "**Asked afterwards:** a reader's margin of 0.0001 and a reader's error level of 0.01"
+    assert said in first and "rules asked afterwards" in first and "declared before the runs" not in first
+    assert "*interval*: at 99 % for all comparisons at once" in render_markdown(asked)
+    assert said not in render_markdown(declared)
+
+
+def test_to_ask_what_was_declared_changes_nothing():
+    records = runs("full", FULL) + runs("lora", shifted(0.01))
+    assert render_markdown(Report(records, asked=Question(0.005, 0.05))) == render_markdown(Report(records))
+    # The default margin of accuracy, which nobody wrote down.
+    bare = runs("full", FULL, rules=None) + runs("lora", shifted(0.01), rules=None)
+    assert judged(bare, asked=Question(margin=0.005)).asked == Question()
+
+
+def test_a_readers_question_pays_for_seeds_that_were_added():
+    few = [Analysis(reference="full", margin=0.005, fixed_seeds=seeds) for seeds in (5, 10)]
+    records = [
+        one.model_copy(update={"analysis": few[one.spec.seed >= 5]})
+        for one in (*runs("full", FULL), *runs("lora", shifted((0.01, 0.03))))
+    ]
+    once, twice = (judged(of, asked=Question(margin=0.02)) for of in (records[:5] + records[10:15], records))
+    assert (once.declared, twice.declared) == ("before", "added")
+    plain = judged([one.model_copy(update={"analysis": RULES}) for one in records])
+    assert twice.held[0].verdict.p_value == pytest.approx(2 * plain.held[0].verdict.p_value)
+
+
+def test_a_margin_of_points_is_refused_where_scores_are_shares():
+    records = runs("full", FULL) + runs("lora", shifted(0.01))
+    with pytest.raises(LoraBenchError, match=r"must be below 1 for these scores, .* got 2; did you mean 0\.02\?"):
+        judged(records, asked=Question(margin=2.0))
+    scores = [runs(name, (20.0, 21.0, 22.0, 23.0), metric="perplexity") for name in ("full", "lora")]
+    assert judged([*scores[0], *scores[1]], asked=Question(margin=2.0)).held[0].verdict.margin == 2.0
 
 
 def test_rules_that_were_changed_are_said_to_be():
