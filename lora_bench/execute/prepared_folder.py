@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 
 from lora_bench.documents import Strict, read_yaml, validate
 from lora_bench.errors import LoraBenchError
+from lora_bench.models.shapes import refuse_shapes
 from lora_bench.published.reproduce import reproduction
 from lora_bench.suite.consent import check_permissions
 from lora_bench.suite.load_suite import Suite, check_pickles, load_suite
@@ -99,6 +100,7 @@ def prepare(
     *asked* is the suite as the user named it, or the arguments for a published table. Raise LoraBenchError if the folder cannot
     be written.
     """
+    refuse_shapes(entry.model for entry in suite.models)
     check_writable(folder, "--runs")
     # A suite by name is a file too if it is the user's own: workers may have another working folder.
     own = suite.file.resolve().is_relative_to(Path("baselines").resolve())

@@ -23,6 +23,7 @@ from lora_bench.execute.outcome import Outcome
 from lora_bench.execute.progress import Display
 from lora_bench.execute.scheduler import Scheduler, SuiteExecutor
 from lora_bench.methods import broken_plug_ins
+from lora_bench.models.shapes import refuse_shapes
 from lora_bench.pack.group_runs import most_members, packs
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.cost_estimate import BYTES_PER_WEIGHT, WORKER_BYTES, default_workers
@@ -91,6 +92,7 @@ def run_suite(
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
     suite = replace(suite, code=suite.code | check_permissions(options.allow_code, suite))
     require_permission(suite)
+    refuse_shapes(entry.model for entry in suite.models)
     folder = options.folder or runs_folder(suite, Path(options.runs), options.series)
     for name, fault in broken_plug_ins().items():
         screen.say(f"warning: the plug-in {name} cannot be imported, so its methods are missing: {fault}")

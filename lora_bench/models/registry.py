@@ -8,7 +8,7 @@ runs; `lora_bench.models.safety` has the two exceptions that a user can make.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -137,14 +137,21 @@ def find_model(
         AssetUnavailable: If a known model's asset is neither cached nor downloadable.
     """
     if name.startswith(PREFIX):
-        config = shape_folder(name) / "config.json"
+        folder, commit = shape_folder(name, base)
+        config = safety.read_config(name, folder)
+        safety.check_code(name, folder, config, trusted=False)
+        if config.get("quantization_config"):
+            raise LoraBenchError(
+                f"model {name!r} has quantised weights, which no method here trains or counts: name the checkpoint in "
+                "bfloat16, float16 or float32 that it was made from"
+            )
         return BaseModel(
             name=name,
             shown=shown or f"{name.removeprefix(PREFIX)} (random weights)",
-            folder=config.parent,
-            sha256=_hash_of_files(config.parent),
-            revision=None,
-            model_type=read_object(config, name)["model_type"],
+            folder=folder,
+            sha256=_hash_of_files(folder, ("config.json",)),
+            revision=commit,
+            model_type=safety.check_type(name, config, trusted=False),
             has_weights=False,
         )
     known = known_models().get(name.removeprefix(LOCAL))
@@ -236,10 +243,10 @@ def _base_model(
     )
 
 
-def _hash_of_files(folder: Path) -> str:
+def _hash_of_files(folder: Path, files: Sequence[str] = MODEL_FILES) -> str:
     """Return the hash of a model's content, independent of the version of transformers that wrote its configuration."""
     hashes: dict[str, str] = {}
-    for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}):
+    for path in sorted({path for pattern in files for path in folder.glob(pattern)}):
         if path.suffix == ".json" and path.name == "config.json":
             config = read_object(path, f"{path.name} of a model")
             hashes[path.name] = content_hash(
