@@ -103,6 +103,7 @@ def _write_reports(arguments: argparse.Namespace, reload_seconds: int = 0) -> in
             analysis=read_analysis(source),
             beside={} if arguments.out is None else reports,
             reload_seconds=reload_seconds,
+            latex=arguments.latex,
         )
     for name, made in reports.items():
         out = arguments.out or sources[name]

@@ -21,12 +21,14 @@ from lora_bench.report.blocks import to_markdown
 from lora_bench.report.figures.draw import draw, plan_figures
 from lora_bench.report.frames.record_frame import to_frame
 from lora_bench.report.html import PageFacts, render_page
+from lora_bench.report.latex import to_latex
 from lora_bench.report.markdown import facts_of, page_of, render_markdown
 from lora_bench.report.model.comparison import Comparison, compare
 from lora_bench.report.model.report import Report
 from lora_bench.report.sections.class_tables import ABOUT, ITEMS_PAGE, items_page
 from lora_bench.report.sections.first_screen import draw_pictures
 from lora_bench.report.sections.forgetting import forgetting_figures
+from lora_bench.report.sections.methods_paragraph import table_note
 from lora_bench.report.sections.weight_changes import PAGE, weight_figures, weight_page
 from lora_bench.report.terminal import terminal_answer, terminal_table
 from lora_bench.util.regular_files import read_regular
@@ -72,6 +74,8 @@ def render_files(report: Report) -> dict[str, bytes]:
             f"{name}/{ITEMS_PAGE}": to_markdown(items),
             f"{name}/{_ITEMS_HTML}": render_page(items, {}, PageFacts(description=ABOUT)),
         }
+    if report.latex:
+        pages[f"{name}.tex"] = to_latex(blocks, name=name, note=table_note(report.judged if report.records else None))
     tables = {f"{name}/{file}": content for file, content in report.data(report).items()}
     return {**{path: content.encode("utf-8") for path, content in pages.items()}, **figures, **tables}
 

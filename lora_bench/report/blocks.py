@@ -53,11 +53,15 @@ class TextList:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table whose rows are named by their first cell; columns from *numbers_from* on are set to the right."""
+    """A table whose rows are named by their first cell; columns from *numbers_from* on are set to the right.
+
+    Bold marks what verdicts show, unless *bold_is_shown* is false, as where it is a choice or a diagonal.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     numbers_from: int = 1
+    bold_is_shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,9 @@ class Commands:
 Block = str | Heading | Lead | SectionAnswer | TextList | TextTable | Figure | Fold | Commands
 
 
-def wide_table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> list[Block]:
+def wide_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], names: int, *, bold_is_shown: bool = True
+) -> list[Block]:
     """Return tables, one below the other, of a table with many columns; its first *names* columns stand in each."""
     room = MOST_COLUMNS - names
     return [
@@ -98,6 +104,7 @@ def wide_table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int)
             [*header[:names], *header[start : start + room]],
             [[*row[:names], *row[start : start + room]] for row in rows],
             numbers_from=names,
+            bold_is_shown=bold_is_shown,
         )
         for start in range(names, len(header), room)
     ]

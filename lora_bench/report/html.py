@@ -137,7 +137,7 @@ class _Page:
         self.headings: list[NamedHeading] = []
         self._figures = figures
         self._alone = alone
-        self._inline = _inline_parser(links=not alone)
+        self._inline = inline_parser(links=not alone)
 
     def show(self, blocks: Iterable[Block]) -> str:
         """Return blocks as HTML."""
@@ -224,7 +224,7 @@ class _Page:
         return f"<{tag}{attributes}>{self._text(cell)}</{tag}>"
 
 
-def _inline_parser(*, links: bool) -> MarkdownIt:
+def inline_parser(*, links: bool) -> MarkdownIt:
     """Return a parser of the marks within blocks, and of nothing else; without *links* these are text."""
     from markdown_it import MarkdownIt
 

@@ -121,6 +121,7 @@ class Report:
         texts: Gives the texts of test items, where they may be shown.
         analysis: Changes of the weights that these runs kept.
         reload_seconds: Seconds after which its page loads itself again, while runs go on; 0 for never.
+        latex: Whether its tables are written as LaTeX too.
         beside: Reports in the same folder, by the name of their pages; this one may be among them.
     """
 
@@ -138,6 +139,7 @@ class Report:
     analysis: WeightAnalysis | None = None
     beside: Mapping[str, Report] = field(default_factory=dict)
     reload_seconds: int = 0
+    latex: bool = False
 
     @cached_property
     def comparison(self) -> Comparison:

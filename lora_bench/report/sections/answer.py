@@ -30,7 +30,7 @@ def answer(judged: Judged, level: Level | None = None) -> list[str]:
 
     A headline of *level* "partly" says nothing of the grade of single verdicts, so the last one does.
     """
-    scope = "; ".join([*_grades(judged.held, level), _scope(judged.held)])
+    scope = "; ".join([*_grades(judged.held, level), scope_words(judged.held)])
     return [_what_was_judged(judged), *_shared_runs(judged), f"{scope[0].upper()}{scope[1:]}."]
 
 
@@ -51,6 +51,17 @@ def _what_was_judged(judged: Judged) -> str:
     level = f"an error level of {judged.analysis.alpha:g}"
     several = f"{number} comparisons with {level} over all of them (Holm)"
     family = several if number > 1 else f"one comparison with {level}"
+    return (
+        f"{listed([*labels.values()])} {'was' if len(labels) == 1 else 'were'} compared with {reference} {where}, paired by "
+        f"seed: {family} and {margin_words(judged.held)}, {rules_words(judged)}.{_looks(judged)}"
+        f"{_any_false_claim(judged)}"
+    )
+
+
+def rules_words(judged: Judged) -> str:
+    """Return the rules of the comparisons, and when they were declared."""
+    if judged.asked != NOTHING_ASKED:
+        return f"by {asked_words(judged)}, asked afterwards"
     sha256 = code(judged.analysis.sha256[:16])
     declared = {
         "before": f"by rules declared before the runs ({sha256}, in all records)",
@@ -58,14 +69,7 @@ def _what_was_judged(judged: Judged) -> str:
         "changed": f"by rules ({sha256}) that were changed after some of the runs",
         "never": "by default rules, none declared before the runs",
     }
-    rules = (
-        declared[judged.declared] if judged.asked == NOTHING_ASKED else f"by {asked_words(judged)}, asked afterwards"
-    )
-    return (
-        f"{listed([*labels.values()])} {'was' if len(labels) == 1 else 'were'} compared with {reference} {where}, paired by "
-        f"seed: {family} and {margin_words(judged.held)}, {rules}.{_looks(judged)}"
-        f"{_any_false_claim(judged)}"
-    )
+    return declared[judged.declared]
 
 
 def asked_words(judged: Judged) -> str:
@@ -134,20 +138,22 @@ def _grades(held: Sequence[Held], level: Level | None) -> list[str]:
         (grade,) = found
         unless = grade == "recommendation" and any(shown_verdict(one.verdict) in UNLESS_COLLAPSE for one in held)
         but = "; those that hold only if few runs collapse are indicative" if unless else ""
-        return [f"with {_seeds(held)} a method these verdicts {_GRADES[grade]}{but}"] if level == "partly" else []
+        return [f"with {seeds_words(held)} a method these verdicts {_GRADES[grade]}{but}"] if level == "partly" else []
     said = [
-        f"{len(of)} ({sum(one.verdict.verdict in DECIDED for one in of)} decided) rest on {_seeds(of)} a method and "
+        f"{len(of)} ({sum(one.verdict.verdict in DECIDED for one in of)} decided) rest on {seeds_words(of)} a method and "
         f"{_GRADES[grade]}"
         for grade, of in found.items()
     ]
     return [f"Of these verdicts {'; '.join(said)}"]
 
 
-def _seeds(held: Sequence[Held]) -> str:
+def seeds_words(held: Sequence[Held]) -> str:
+    """Return the numbers of seeds that were compared."""
     return plural_span([one.difference.pairs for one in held], "seed")
 
 
-def _scope(held: Sequence[Held]) -> str:
+def scope_words(held: Sequence[Held]) -> str:
+    """Return what the intervals of differences cover."""
     with_items = sum(one.difference.crossed is not None for one in held)
     if with_items == len(held):
         new = "new seeds and new test items"

@@ -133,7 +133,7 @@ def learning_rate_table(setting: Setting) -> list[Block]:
             best = best_rates(of_label, setting)
             cells = [_rate_cell([row for row in of_label if row.learning_rate == rate], best) for rate in rates]
             lines.append([model_name(table), method_name(of_label[0]), *cells])
-    return wide_table(["base model", "method", *map(text.learning_rate, rates)], lines, names=2)
+    return wide_table(["base model", "method", *map(text.learning_rate, rates)], lines, names=2, bold_is_shown=False)
 
 
 def each_row(comparison: Comparison) -> Iterator[tuple[str, Setting, ModelTable, Row]]:
