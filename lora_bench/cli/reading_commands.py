@@ -175,10 +175,11 @@ def published(arguments: argparse.Namespace) -> int:
     """List the published tables that are known, or the cells of one."""
     from lora_bench.cli.commands import terminal
     from lora_bench.published import load_table
-    from lora_bench.published.table_terminal import cells_listing, tables_listing
+    from lora_bench.published.table_terminal import cells_listing, orders_listing, tables_listing
 
-    shown = tables_listing() if arguments.table is None else cells_listing(load_table(arguments.table))
-    terminal().print(shown, highlight=False)
+    found = None if arguments.table is None else load_table(arguments.table)
+    shown = [tables_listing()] if found is None else [cells_listing(found), *orders_listing(found)]
+    terminal().print(*shown, sep="\n", highlight=False)
     return DONE
 
 

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 
 from lora_bench.published import CellVerdict, Differing, Disagreement, PublishedCell, PublishedTable
 from lora_bench.published.cell_verdict import VerdictName
+from lora_bench.published.printed_orders import FirstPlace, printed_orders
 from lora_bench.report.blocks import Block, Heading, SectionAnswer, TextList, TextTable
-from lora_bench.report.text import MISSING, code, inert, json_value, plural
+from lora_bench.report.text import MISSING, code, inert, json_value, listed, plural
 
 VERDICTS: tuple[VerdictName, ...] = ("reproduced", "in line", "not reproduced", "not comparable", "not run")
 
@@ -77,7 +78,8 @@ def published_section(
     for model in dict.fromkeys(verdict.cell.model for verdict in shown):
         rows = [_line(verdict, notes) for verdict in shown if verdict.cell.model == model]
         blocks += [Heading(3, code(model)), TextTable(_HEADER, rows, numbers_from=len(_HEADER))]
-    return [*blocks, *_differing(shown), *_reasons(shown), *_elsewhere(elsewhere), *notes.blocks()]
+    orders: list[Block] = [Heading(3, "Orders that the printed spreads support"), *orders_blocks(table)]
+    return [*blocks, *_differing(shown), *_reasons(shown), *orders, *_elsewhere(elsewhere), *notes.blocks()]
 
 
 def _few(verdicts: Sequence[CellVerdict]) -> list[str]:
@@ -201,6 +203,36 @@ def disagreement_text(found: Disagreement) -> str:
     cell = found.cell
     where = ", ".join((cell.row, cell.model.rsplit("/", 1)[-1], cell.task, cell.score))
     return f"{where}: {published_value(cell)} here, {published_value(found.other)} in {found.table}"
+
+
+def orders_blocks(table: PublishedTable) -> list[Block]:
+    """Return the card of a table: which of its orders its own printed standard deviations support."""
+    found = printed_orders(table)
+    without = listed([f"{plural(number, 'number')} {reason}" for reason, number in found.without.items()])
+    missing = f" Not judged: {without}." if without else ""
+    if not found.judged:
+        return [f"None of its {plural(found.printed, 'order')} of two rows can be judged.{missing}"]
+    are = "is" if found.supported == 1 else "are"
+    said = (
+        f"Of {plural(found.printed, 'order')} of two rows, {found.judged:,} can be judged and {found.supported:,} {are} "
+        f"supported ({found.by_digits:,} if all digits were exact and a median varied as a mean).{missing}"
+    )
+    return [said, _TESTED, TextList([*map(_first_place, found.firsts)])]
+
+
+_TESTED = (
+    "Welch's test, as a table does not say which runs shared a seed, with Holm's procedure over all pairs that can be judged, "
+    "at 0.05. It takes ± for a standard deviation over runs and scores for normal, and does not see collapses. Rounding counts "
+    "against an order. Numbers that were copied from other work may differ for other reasons than the method."
+)
+
+
+def _first_place(one: FirstPlace) -> str:
+    cell, rows = one.cell, len(one.ahead) + len(one.level)
+    ahead = f"{len(one.ahead)} of" if one.ahead and one.level else "all" if one.ahead else "none of"
+    level = f", not of {inert('; '.join(one.level), 600)}" if one.ahead and one.level else ""
+    place = f"{code(cell.model)}, {code(cell.task)}, {code(cell.score)}: {inert(cell.row)} ({published_value(cell)})"
+    return f"{place} is best, and shown ahead of {ahead} {plural(rows, 'judged row')}{level}."
 
 
 def _elsewhere(found: Sequence[Disagreement]) -> list[Block]:

@@ -11,8 +11,10 @@ from rich.text import Text
 from lora_bench.methods import known_methods
 from lora_bench.plan.make_plan import Plan
 from lora_bench.published import PublishedTable, disagreements, known_tables, load_table
-from lora_bench.published.table_section import disagreement_text, published_statistic, published_value
+from lora_bench.published.printed_orders import printed_orders
+from lora_bench.published.table_section import disagreement_text, orders_blocks, published_statistic, published_value
 from lora_bench.report import text
+from lora_bench.report.blocks import TextList
 from lora_bench.report.text import MISSING, plain
 
 
@@ -20,13 +22,20 @@ def tables_listing() -> Table:
     """Every published table by name, if none has a fault: title, size, if it can be repeated, and which tables disagree."""
     every = [load_table(name) for name in sorted(known_tables(), key=text.natural)]
     table = Table(
-        "table", "what it shows", "cells", "models", "tasks", "can be repeated",
+        "table", "what it shows", "cells", "models", "tasks", "can be repeated", "orders shown",
         caption=Text(plain(_pairs(every), 600)), caption_justify="left", box=SIMPLE_HEAD,
     )  # fmt: skip
     for found in every:
         cells = [Text(plain(part)) for part in (found.name, found.title)]
         models, tasks = (", ".join(names) for names in (map(_short, found.models), found.tasks))
-        table.add_row(*cells, str(len(found.cells)), Text(plain(models)), Text(plain(tasks)), Text(_repeatable(found)))
+        table.add_row(
+            *cells,
+            str(len(found.cells)),
+            Text(plain(models)),
+            Text(plain(tasks)),
+            Text(_repeatable(found)),
+            _shown(found),
+        )
     return table
 
 
@@ -43,6 +52,14 @@ def cells_listing(found: PublishedTable) -> Table:
         parts = [_short(cell.model), cell.row, cell.task, cell.score, published_value(cell), published_statistic(cell)]
         table.add_row(*(Text(plain(part) or MISSING) for part in (*parts, cell.copied or "", how)))
     return table
+
+
+def orders_listing(found: PublishedTable) -> list[Text]:
+    """The card of a table: which of its orders its printed spreads support."""
+    parts = (
+        part for block in orders_blocks(found) for part in (block.items if isinstance(block, TextList) else [block])
+    )
+    return [Text(text.unmarked(str(part))) for part in parts]
 
 
 def choices_listing(found: PublishedTable, plan: Plan) -> list[Text]:
@@ -97,6 +114,11 @@ def _repeatable(found: PublishedTable) -> str:
         return plain(f"no: {found.no_suite}")
     without = sum(cell.no_run is not None and not cell.derived for cell in found.cells)
     return "yes" if not without else f"all but {text.plural(without, 'cell')}"
+
+
+def _shown(found: PublishedTable) -> str:
+    orders = printed_orders(found)
+    return f"{orders.supported} of {orders.judged}" if orders.judged else "none can be judged"
 
 
 def _short(model: str) -> str:

@@ -246,13 +246,19 @@ def unpaired(first: Sequence[float], second: Sequence[float], confidence: float 
     """Compare two means by Welch's test; None if either has one value, or all values of each are the same."""
     if min(len(first), len(second)) < 2 or (all_the_same(first) and all_the_same(second)):
         return None
-    parts = [statistics.variance(scores) / len(scores) for scores in (first, second)]
-    noise = sum(part**2 / (len(scores) - 1) for part, scores in zip(parts, (first, second), strict=True))
-    error = Uncertainty(source="t", standard_error=math.sqrt(sum(parts)), freedom=sum(parts) ** 2 / noise)
-    estimate = Estimate(value=statistics.fmean(first) - statistics.fmean(second), uncertainties=(error,))
+    spreads = [(statistics.variance(scores), len(scores)) for scores in (first, second)]
+    estimate = welch(statistics.fmean(first) - statistics.fmean(second), *spreads)
     interval, p_value = estimate.interval(confidence), estimate.p_value()
     assert interval is not None and p_value is not None
     return Unpaired(first=len(first), second=len(second), difference=estimate.value, interval=interval, p_value=p_value)
+
+
+def welch(difference: float, first: tuple[float, int], second: tuple[float, int]) -> Estimate:
+    """Return a difference of two means, each with its variance, one of them above 0, and its runs, at least 2."""
+    parts = [variance / runs for variance, runs in (first, second)]
+    noise = sum(part**2 / (runs - 1) for part, (_, runs) in zip(parts, (first, second), strict=True))
+    error = Uncertainty(source="t", standard_error=math.sqrt(sum(parts)), freedom=sum(parts) ** 2 / noise)
+    return Estimate(value=difference, uncertainties=(error,))
 
 
 def scored_difference(

@@ -14,7 +14,7 @@ from lora_bench.report.blocks import Fold, Heading, TextTable
 from lora_bench.report.latex import MOST_ROWS, escaped, to_latex
 from lora_bench.report.markdown import page_of
 from lora_bench.report.text import code, inert, unmarked
-from tests.report.hostile import anywhere, hostile_records
+from tests.report.hostile import anywhere, hostile_probes, hostile_records
 from tests.report.model.test_verdicts import FULL, runs, shifted
 from tests.report.test_hostile import pages
 from tests.sample_records import sample_suite
@@ -175,6 +175,11 @@ def test_the_file_is_written_and_checked_where_it_is_asked_for(tmp_path):
     assert check_report(asked, tmp_path) == ["report.tex is missing"]
     assert tmp_path / "report.tex" in write_report(asked, tmp_path)
     assert check_report(asked, tmp_path) == []
+
+
+def test_a_report_of_probes_alone_has_its_tables_too():
+    latex = latex_of(Report([], probes=hostile_probes(), latex=True))
+    assert environments(latex) and "Nothing was tested" in latex
 
 
 @pytest.mark.skipif(

@@ -1,0 +1,113 @@
+"""Which orders of a published table its own printed standard deviations support.
+
+Two rows are held against each other on each base model, task and score. The printed numbers, standard deviations and counts of
+runs give Welch's test, since a table does not say which runs shared a seed. All pairs that can be judged are one family (Holm).
+Rounding counts against an order: a difference is taken less half of one in the last digit of both numbers, a standard deviation
+at the upper end of what its digits stand for. A median of normal scores has π/2 times the variance of a mean.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from lora_bench.metrics import find
+from lora_bench.published.rule import ALPHA, MEDIAN_VARIANCE
+from lora_bench.published.table import PublishedCell, PublishedTable
+from lora_bench.report.model.rows import grouped
+from lora_bench.stats import holm
+from lora_bench.stats.paired import welch
+from lora_bench.stats.verdict import FEWEST_PAIRS
+
+Key = tuple[str, str, str, str]
+Pair = tuple[PublishedCell, PublishedCell]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstPlace:
+    """The row with the best number of a column, and of the others that can be judged those it is shown ahead of, and not."""
+
+    cell: PublishedCell
+    ahead: tuple[str, ...]
+    level: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrintedOrders:
+    """The orders of a table.
+
+    Args:
+        printed: Pairs of rows with different numbers in a column.
+        judged: Those of them that can be judged.
+        supported: Those of these that are shown.
+        by_digits: Those that would be if all digits were exact and a median varied as a mean.
+        firsts: The best row of each column in which it can be judged beside another.
+        without: Numbers that cannot be judged, by the reason.
+    """
+
+    printed: int
+    judged: int
+    supported: int
+    by_digits: int
+    firsts: tuple[FirstPlace, ...]
+    without: dict[str, int]
+
+
+def printed_orders(table: PublishedTable) -> PrintedOrders:
+    """Judge every pair of rows of a table that can be judged."""
+    columns = grouped(table.cells, lambda cell: (cell.model, cell.task, cell.score))
+    pairs = [pair for cells in columns.values() for pair in itertools.combinations(cells, 2)]
+    judged = [pair for pair in pairs if not any(map(not_judged, pair))]
+    shown = _shown(judged)
+    firsts = []
+    for cells in columns.values():
+        metric = find(cells[0].score.rpartition("/")[2])
+        sign = 1 if metric is None or metric.higher_is_better else -1
+        first = max(cells, key=lambda cell, sign=sign: sign * cell.value)  # type: ignore[misc]
+        others = [cell for cell in cells if cell is not first and not_judged(cell) is None]
+        if not_judged(first) is None and others:
+            ahead = [cell.row for cell in others if {(first.key, cell.key), (cell.key, first.key)} & shown]
+            level = [cell.row for cell in others if cell.row not in ahead]
+            firsts.append(FirstPlace(cell=first, ahead=tuple(ahead), level=tuple(level)))
+    return PrintedOrders(
+        printed=sum(one.value != other.value for one, other in pairs),
+        judged=sum(one.value != other.value for one, other in judged),
+        supported=len(shown),
+        by_digits=len(_shown(judged, exact=True)),
+        firsts=tuple(firsts),
+        without=Counter(reason for cell in table.cells if (reason := not_judged(cell)) is not None),
+    )
+
+
+def not_judged(cell: PublishedCell) -> str | None:
+    """Return why what is printed of a number judges no order, or None where it does."""
+    if cell.spread is None:
+        return "without a printed standard deviation"
+    if cell.seeds is None:
+        return "without a number of runs"
+    return f"of fewer than {FEWEST_PAIRS} runs" if cell.seeds < FEWEST_PAIRS else None
+
+
+def _shown(judged: Sequence[Pair], *, exact: bool = False) -> set[tuple[Key, Key]]:
+    levels = holm([_p_value(pair, exact) for pair in judged], ALPHA)
+    told = zip(judged, levels, strict=True)
+    return {
+        (one.key, other.key) for (one, other), level in told if level.p_value is not None and level.p_value <= ALPHA
+    }
+
+
+def _p_value(pair: Pair, exact: bool) -> float | None:
+    one, other = pair
+    gap = abs(one.value - other.value) - (0.0 if exact else one.step + other.step)
+    return welch(max(0.0, gap), *((_variance(cell, exact), cell.seeds or 1) for cell in pair)).p_value()
+
+
+def _variance(cell: PublishedCell, exact: bool) -> float:
+    """Return the variance of a score such that a mean of so many would vary as the printed number does."""
+    digits = Decimal(cell.printed_spread or "0").as_tuple()
+    rounding = float(Decimal(5).scaleb(int(digits.exponent) - 1)) * cell.unit
+    if exact and cell.spread:
+        return cell.spread**2
+    factor = MEDIAN_VARIANCE if cell.statistic == "median" else 1.0
+    return factor * ((cell.spread or 0.0) + rounding) ** 2
