@@ -228,20 +228,21 @@ def _add_reproduce(subcommands: Commands) -> None:
 def _add_report(subcommands: Commands) -> None:
     report = add_command(
         subcommands,
-        "report RUNS",
+        "report RUNS...",
         "write the report of records: Markdown with figures, and one HTML page",
         "lora-bench report runs/quickstart",
         "reading_commands:report",
     )
     what, output = report.what, report.output
-    what.takes("runs", "RUNS", "folder of runs, a baseline, or the baselines folder", type=options.records_at)
+    runs = "folder of runs, a baseline, or the baselines folder; several are one report, in which each run counts once"
+    what.takes("runs", "RUNS", runs, nargs="+", type=options.records_at)
     what.takes("--published", "TABLE", "compare the records with a published table")
     what.takes("--as", "MODEL", "the table's base model that yours stands in for", dest="role")
     what.takes("--reference", "METHOD", "compare with this method, by label (default: as declared, full or lora)")
     what.takes("--margin", "X", "ask with this margin, in the metric's unit; the page says so", type=options.margin)
     what.takes("--alpha", "A", "ask with this error level, such as 0.01; the page says so", type=options.alpha)
     what.takes("--texts", "SUITE", "show the texts of test items from this suite's data, where its licence allows it")
-    report.where.takes("--out", "FOLDER", "folder to write to (default: RUNS itself)", type=Path)
+    report.where.takes("--out", "FOLDER", "folder to write to (default: RUNS itself; needed for several)", type=Path)
     output.flag("--watch", "write it again after each run, as a page that reloads itself, until Ctrl-C")
     output.flag("--data", "also write every number as CSV, Parquet and JSON")
     output.flag("--latex", "also write its tables as LaTeX, for a paper: REPORT.tex")

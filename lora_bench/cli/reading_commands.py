@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from lora_bench.cli.help import DIFFERS, DONE
+from lora_bench.cli.help import DIFFERS, DONE, warn
 from lora_bench.errors import LoraBenchError
 from lora_bench.exchange import data_files
 from lora_bench.records.layout import PROBES_FILE, RUNS_FILE
@@ -27,10 +27,13 @@ from lora_bench.records.weight_analysis import read_analysis
 from lora_bench.report import Report, check_report, write_report
 from lora_bench.report.blocks import Block
 from lora_bench.report.index_page import write_index
+from lora_bench.report.model.comparison import each_once
 from lora_bench.report.model.pool import pool as pooled
 from lora_bench.report.model.reference import Question
 from lora_bench.report.model.report import TextsOf, no_data, no_texts
+from lora_bench.report.model.seed_scores import AnswersOf
 from lora_bench.report.sections.pool_page import pool_page
+from lora_bench.report.text import listed
 from lora_bench.util.atomic_files import write_atomic
 from lora_bench.util.redaction import message
 from lora_bench.util.signals import Stopped
@@ -41,11 +44,12 @@ WATCH_SECONDS = 10
 
 def report(arguments: argparse.Namespace) -> int:
     """Render records as Markdown with figures, and as one page; of several suites with an index."""
-    if not (arguments.watch and arguments.runs.exists()):
+    if not (arguments.watch and all(folder.exists() for folder in arguments.runs)):
         return _write_reports(arguments)
     if arguments.check:
         raise LoraBenchError("--watch writes reports and --check writes none; leave one of the two out")
-    print(f"watching {arguments.runs}: its page follows the records and reloads itself; Ctrl-C ends it", flush=True)
+    watched = listed([*map(str, arguments.runs)])
+    print(f"watching {watched}: its page follows the records and reloads itself; Ctrl-C ends it", flush=True)
     known, wrong = None, ""
     try:
         while True:
@@ -66,10 +70,10 @@ def report(arguments: argparse.Namespace) -> int:
         return _write_reports(arguments) if _versions(arguments.runs) else DONE
 
 
-def _versions(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Return the inode and size of each file of records and probes in a folder; a file written anew has another inode."""
+def _versions(folders: Sequence[Path]) -> dict[Path, tuple[int, int]]:
+    """Return the inode and size of each file of records and probes in folders; a file written anew has another inode."""
     found: dict[Path, tuple[int, int]] = {}
-    for source in _suites_in(folder).values():
+    for source in (source for folder in folders for source in _suites_in(folder).values()):
         whole = [file for file in (source / RUNS_FILE, source / PROBES_FILE) if file.is_file()]
         for file in (*record_files(source), *probe_files(source), *whole):
             now = file.stat()
@@ -78,35 +82,43 @@ def _versions(folder: Path) -> dict[Path, tuple[int, int]]:
 
 
 def _write_reports(arguments: argparse.Namespace, reload_seconds: int = 0) -> int:
-    folder: Path = arguments.runs
-    sources = _suites_in(folder)
-    several = folder not in sources.values()
+    folder: Path = arguments.runs[0]
+    sources = {name: [source] for name, source in _suites_in(folder).items()}
+    if len(arguments.runs) > 1:
+        if arguments.out is None:
+            raise LoraBenchError("a report of several folders needs one of its own: give --out FOLDER")
+        sources = {"report": [source for one in arguments.runs for source in _suites_in(one).values()]}
+    several = [folder] not in sources.values() and len(arguments.runs) == 1
     differences: list[str] = []
     texts = _texts(arguments.texts)
     reports: dict[str, Report] = {}
-    for name, source in sources.items():
-        probes = read_probes(source)
-        records = read_records(source) if has_records(source) or not probes else []
-        answers = answers_in(source, records)
+    for name, of_report in sources.items():
+        probes = each_once([probe for source in of_report for probe in read_probes(source)])
+        read = [read_records(source) if has_records(source) or not probes else [] for source in of_report]
+        found = list(zip(of_report, read, strict=True))
+        records = each_once([record for of_source in read for record in of_source])
+        analyses = [analysis for source in of_report if (analysis := read_analysis(source)) is not None]
+        if len(analyses) > 1:
+            warn(f"the changes of weights of {len(analyses)} folders are left out; report these folders apart for them")
         reports[name] = Report(
             records,
             # Beside its records a report has the name that `run` gives it.
             name="report" if arguments.out is None else name,
             probes=probes,
-            answers=answers,
+            answers=_first_of([answers_in(*one) for one in found]),
             reference=arguments.reference,
             asked=Question(arguments.margin, arguments.alpha),
-            about=about_in(source, records),
-            sections=_published_sections(arguments, source, records),
+            about=" ".join(filter(None, (about_in(*one) for one in found))),
+            sections=_published_sections(arguments, of_report, records),
             data=data_files if arguments.data else no_data,
             texts=no_texts if arguments.check else texts,
-            analysis=read_analysis(source),
+            analysis=analyses[0] if len(analyses) == 1 else None,
             beside={} if arguments.out is None else reports,
             reload_seconds=reload_seconds,
             latex=arguments.latex,
         )
     for name, made in reports.items():
-        out = arguments.out or sources[name]
+        out = arguments.out or sources[name][0]
         if arguments.check:
             differences += check_report(made, out)
         else:
@@ -120,6 +132,11 @@ def _write_reports(arguments: argparse.Namespace, reload_seconds: int = 0) -> in
     for difference in differences:
         print(difference)
     return DIFFERS if differences else DONE
+
+
+def _first_of(answers: Sequence[AnswersOf]) -> AnswersOf:
+    """Return what gives the predictions of a run from the first folder that has them."""
+    return lambda run_id: next((found for of in answers if (found := of(run_id)) is not None), None)
 
 
 def _suites_in(folder: Path) -> dict[str, Path]:
@@ -161,9 +178,12 @@ def _texts(suite: str | None) -> TextsOf:
     return item_texts(load_suite(suite))
 
 
-def _published_sections(arguments: argparse.Namespace, source: Path, records: Sequence[Record]) -> list[list[Block]]:
+def _published_sections(
+    arguments: argparse.Namespace, sources: Sequence[Path], records: Sequence[Record]
+) -> list[list[Block]]:
     """Return the section that compares the records with a published table: the named one, or the one beside them."""
-    name = arguments.published or (source.resolve().name if (source / "published.csv").is_file() else None)
+    beside = [source.resolve().name for source in sources if (source / "published.csv").is_file()]
+    name = arguments.published or (beside[0] if len(sources) == 1 and beside else None)
     if name is None:
         return []
     from lora_bench.published.reproduce import published_blocks

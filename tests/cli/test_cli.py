@@ -244,6 +244,28 @@ def test_a_margin_or_an_error_level_in_other_words_is_answered_with_the_number(o
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
+def test_several_folders_are_one_report_in_which_a_run_counts_once(tmp_path, capsys):
+    def place(folder, records):
+        for record in records:
+            write_atomic(tmp_path / "runs" / folder / record.run_id / "record.json", to_json(record))
+
+    everything = sample_suite()
+    place("all", everything)
+    place("some", everything[: len(everything) // 2])
+    place("others", everything[len(everything) // 3 :])
+    assert main(["report", "runs/all", "--out", "one", "--data"]) == 0
+    assert main(["report", "runs/some", "runs/others", "--out", "two", "--data"]) == 0
+    one, two = (tmp_path / "one" / "all.md").read_text(), (tmp_path / "two" / "report.md").read_text()
+    assert one.replace("](all/", "](report/") == two
+    assert main(["report", "runs/some", "runs/others", "--out", "two", "--check"]) == 0
+    assert main(["report", "runs/some", "runs/others"]) == 2
+    assert "give --out FOLDER" in capsys.readouterr().err
+    changed = everything[len(everything) // 3]
+    place("some", [changed.model_copy(update={"warnings": ("another",)})])
+    assert main(["report", "runs/some", "runs/others", "--out", "two"]) == 2
+    assert f"two different records have the run id {changed.run_id}" in capsys.readouterr().err
+
+
 def test_a_watched_page_follows_the_records_and_reloads_itself_until_it_is_stopped(tmp_path, monkeypatch, capsys):
     first, *others = sample_suite()
     runs, pages = tmp_path / "runs" / "sample", []

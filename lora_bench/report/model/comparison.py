@@ -16,13 +16,14 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pydantic import JsonValue
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.again import again
 from lora_bench.records.budget import AXES, PARAMETER_AXES, Axis, Budget, ParameterAxis
+from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Environment, Record, Status
 from lora_bench.records.spec import ModelSpec, RunSpec, TrainingSpec, without_shown
 from lora_bench.report.model.rows import (
@@ -186,7 +187,7 @@ def compare(records: Sequence[Record]) -> Comparison:
     Raises:
         LoraBenchError: If two different records have the same run id.
     """
-    records = _each_once(records)
+    records = sorted(each_once(records), key=lambda one: (one.spec.task.name, *in_order(one.spec.seed), one.run_id))
     environments = _environments(records)
     settings: list[Setting] = []
     for _, of_task in sorted(grouped(records, lambda record: record.spec.task.name).items()):
@@ -282,14 +283,18 @@ def _without_target(shared: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return {name: value for name, value in shared.items() if name not in TARGETS}
 
 
-def _each_once(records: Sequence[Record]) -> list[Record]:
-    kept: dict[str, Record] = {}
+RecordT = TypeVar("RecordT", Record, ProbeRecord)
+
+
+def each_once(records: Sequence[RecordT]) -> list[RecordT]:
+    """Return records without repeated ones; raise LoraBenchError if two different ones have the same run id."""
+    kept: dict[str, RecordT] = {}
     for record in records:
         if kept.setdefault(record.run_id, record) != record:
             raise LoraBenchError(
                 f"two different records have the run id {record.run_id}; report them apart or give them a series"
             )
-    return sorted(kept.values(), key=lambda record: (record.spec.task.name, *in_order(record.spec.seed), record.run_id))
+    return list(kept.values())
 
 
 def _setting(records: list[Record], differs: dict[str, JsonValue], environments: Sequence[Environment]) -> Setting:

@@ -43,7 +43,7 @@ from lora_bench.stats.verdict import FEWEST_PAIRS
 # The share of runs that learned nothing from which on more work comes before more seeds.
 LEARNED_LITTLE = 0.25
 
-Declared = Literal["before", "added", "changed", "never"]
+Declared = Literal["before", "several", "added", "changed", "never"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,8 @@ class Judged:
 
     Args:
         analysis: The declaration that they follow.
-        declared: Whether the records carry it, and nothing else: "before" their runs. "added" where they carry several that
+        declared: Whether the records carry it, and nothing else: "before" their runs. "several" where each suite carries one of
+            its own, "added" where they carry several that
             differ in nothing but the seeds, or several fixed numbers of these, "changed" where they carry another one, "never"
             where they carry none.
         declarations: Number of different ones that the records carry.
@@ -217,6 +218,9 @@ def _declared(carried: Mapping[str, Analysis], chosen: Analysis, records: Sequen
     if not carried:
         return "never"
     if chosen.sha256 in carried and all(r.analysis is not None for r in records if r.spec.score_on == "test"):
+        of_suites = {(record.suite, record.analysis.sha256) for record in records if record.analysis is not None}
+        if len(carried) > 1 and len({suite for suite, _ in of_suites}) == len(of_suites):
+            return "several"
         if len(carried) == 1:
             return "before" if _fixed_numbers(records) < 2 else "added"
         if len({one.model_copy(update={"seeds": None}).sha256 for one in carried.values()}) == 1:

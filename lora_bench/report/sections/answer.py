@@ -65,6 +65,7 @@ def rules_words(judged: Judged) -> str:
     sha256 = code(judged.analysis.sha256[:16])
     declared = {
         "before": f"by rules declared before the runs ({sha256}, in all records)",
+        "several": f"by the rules of most runs ({sha256}), of several that their suites declared",
         "added": f"by rules declared before the runs, those of most being {sha256}, with seeds added after verdicts",
         "changed": f"by rules ({sha256}) that were changed after some of the runs",
         "never": "by default rules, none declared before the runs",

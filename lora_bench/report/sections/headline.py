@@ -96,6 +96,8 @@ def _cautions(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
     said += _doubts(judged, decision)
     if judged.declared == "added":
         said.append(seeds_added(judged))
+    if judged.declared == "several":
+        said.append("**The suites of these runs declared different rules**; those of most runs hold here for all.")
     if judged.declared == "changed":
         said.append("**The rules of the comparison were changed after some of the runs**, when scores were known.")
     return said
@@ -198,6 +200,7 @@ def _strength(seen: Overview, judged: Judged, level: Level) -> str:
     seeds = plural_span([contrast.verdict.pairs for contrast in seen.contrasts], "seed")
     rules = {
         "before": "rules declared before the runs",
+        "several": "rules of most runs, as their suites declared different ones",
         "added": "seeds added after verdicts",
         "changed": "rules changed afterwards",
         "never": "default rules, none declared before the runs",

@@ -195,6 +195,20 @@ def test_rules_are_those_that_the_records_carry():
     assert judged(bare).analysis == Analysis(reference="full")
 
 
+def test_suites_with_rules_of_their_own_have_not_changed_them():
+    other = Analysis(reference="full", margin=0.05)
+    mine = [*runs("full", FULL), *runs("lora", shifted(0.01))]
+    theirs = [
+        *runs("full", FULL, other, suite="theirs", task="b"),
+        *runs("lora", shifted(0.02), other, suite="theirs", task="b"),
+    ]
+    found = judged([*mine, *theirs, *runs("prefix_tuning", shifted(0.0))])
+    assert (found.declared, found.analysis) == ("several", RULES)
+    assert judged([*mine, *(one.model_copy(update={"suite": mine[0].suite}) for one in theirs)]).declared == "changed"
+    first = render_markdown(Report([*mine, *theirs])).partition("\n## ")[0]
+    assert "**The suites of these runs declared different rules**" in first and "changed after" not in first
+
+
 def test_a_readers_margin_and_error_level_give_the_verdicts_and_are_said_to_be_asked_afterwards():
     records = runs("full", MANY) + runs("lora", shifted((0.001, -0.001), MANY))
     declared, asked = (Report(records, asked=one) for one in (Question(), Question(margin=0.0001, alpha=0.01)))
