@@ -299,7 +299,7 @@ def _totals(plan: Plan) -> str:
         sum(cell.estimate.seconds for cell in missing) + sum(waiting.seconds for waiting in plan.waiting)
     ) / workers
     all_missing = [*missing, *(cell for waiting in plan.waiting for cell in waiting.cells)]
-    disk = sum(cell.estimate.disk_bytes for cell in all_missing) / 2**20
+    disk = sum(cell.estimate.disk_bytes for cell in all_missing if cell.job.whole_steps is None) / 2**20
     about = f": about {duration(seconds)}" if all(cell.estimate.timed for cell in missing) else ""
     return (
         f"budget: {target}{_work(plan)}\n{_halving(plan)}"
@@ -331,7 +331,9 @@ def _halving(plan: Plan) -> str:
         f"{rung.trials} learning rates with {'all' if rung.part == 1 else f'1/{rung.part}'} of the work"
         for rung in content.rungs
     ]
-    return f"tuning of each method, for the work of {content.budget.trials} trials: {', then '.join(steps)}\n"
+    states = sum(cell.estimate.disk_bytes for cell in plan.missing if cell.job.whole_steps is not None)
+    on = f"; longer trials go on from shorter ones, which takes {states / 2**20:,.0f} MiB until then" if states else ""
+    return f"tuning of each method, for the work of {content.budget.trials} trials: {', then '.join(steps)}{on}\n"
 
 
 def plan_json(plan: Plan) -> str:

@@ -2,6 +2,8 @@
 
     runs/<suite>/<run_id>/superseded.json    the record of a run that the current records do not choose
 
+The state that a short trial leaves for a longer one is removed once that is done, or another rate goes on.
+
 A learning rate is chosen by trials, and a start by the runs of another task. When such a record is made again the choice may
 change, and the folder then has runs of the earlier choice. No report reads them there. A choice among more rates than before
 may also be the same: its runs then state the search as it is now.
@@ -15,7 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from lora_bench.errors import BadInput
 from lora_bench.plan.make_plan import Plan
 from lora_bench.records.budget import Budget
+from lora_bench.records.checkpoint_files import remove_checkpoints
 from lora_bench.records.layout import RECORD
+from lora_bench.records.outcomes import is_done_again
 from lora_bench.records.record import Record
 from lora_bench.records.spec import RunSpec
 from lora_bench.records.store import RunFolder, read_record
@@ -41,6 +45,25 @@ def settle(plan: Plan, say: Callable[[str], None]) -> bool:
         )
     restated = [cell for cell in plan.cells if cell.record is not None and _restate(cell.job.folder, cell.job.budget)]
     return bool(back or restated)
+
+
+def clear_handovers(plan: Plan) -> None:
+    """Remove the states of short trials from which no run of a plan may go on any more."""
+    unfinished = [
+        cell
+        for cell in plan.cells
+        if cell.record is None or cell.job.run_id in plan.untried or is_done_again(cell.record)
+    ]
+    needed = {cell.job.after for cell in unfinished}
+    undecided = {
+        (cell.place, cell.job.rung) for waiting in plan.waiting for cell in waiting.cells if cell.job.after is not None
+    }
+    for cell in plan.cells:
+        handover, rung = cell.job.folder.handover, cell.job.rung
+        if cell.record is None or rung is None or not handover.is_dir():
+            continue
+        if cell.job.run_id not in needed and (cell.place, rung + 1) not in undecided:
+            remove_checkpoints(handover)
 
 
 def _not_chosen(plan: Plan) -> Iterator[Record]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lora_bench.plan.cell import Cell
-from lora_bench.plan.cost_estimate import CostEstimate, estimate_run
+from lora_bench.plan.cost_estimate import BYTES_PER_WEIGHT, CostEstimate, estimate_run
 from lora_bench.plan.resolve import RunGroup, run_spec
 from lora_bench.plan.size_fitting import MethodFit
 from lora_bench.records.budget import Budget
@@ -51,6 +51,19 @@ class GroupCells(RunGroup):
         """
         suite, loaded, fit = self.suite, self.loaded, self.fit
         spec, estimate = self._spec(rate, rung)
+        after, whole_steps = None, None
+        # No shorter trial has a rate beyond the others.
+        rungs = suite.content.rungs if not extended and fit.reason is None else ()
+        if rung is not None and rung in rungs[1:]:
+            shorter = self._spec(rate, rungs[rung.number - 2])[0]
+            if shares_beginning(shorter, spec):
+                after = shorter.model_copy(update={"seed": seed}).run_id
+                estimate = _further(estimate, shorter, spec, RunFolder(self.runs / after))
+        if rung is not None and rung in rungs[:-1]:
+            whole = self._spec(rate, rungs[-1])[0]
+            if shares_beginning(spec, whole):
+                whole_steps = whole.training.steps
+                estimate = replace(estimate, disk_bytes=estimate.disk_bytes + _handover_bytes(fit))
         spec = spec.model_copy(update={"seed": seed, "start": start})
         if fit.reason is not None or blocked is not None:
             several = len(suite.budgets(self.entry)) > 1
@@ -68,6 +81,8 @@ class GroupCells(RunGroup):
             folder=folder,
             command=_command(suite, spec.model.name, run_id, self.series, self.data_dir),
             trial=rung is not None,
+            after=after,
+            whole_steps=whole_steps,
             analysis=suite.analysis,
             rung=rung.number if rung is not None and suite.content.rungs else None,
             extended=extended,
@@ -82,6 +97,34 @@ class GroupCells(RunGroup):
             spec = run_spec(self, rate, 0, trial=rung is not None, part=1 if rung is None else rung.part)
             self._of_any_seed[rate, rung] = spec, estimate_run(spec, self.fit, self.loaded.data)
         return self._of_any_seed[rate, rung]
+
+
+def shares_beginning(shorter: PlannedSpec, longer: PlannedSpec) -> bool:
+    """Return True if two runs take the same steps until the rate of the shorter one falls, after its warm-up.
+
+    They differ only in their length. Until a plateau neither warm-up nor constant rate depends on that. The shorter one is
+    scored after its own decay: at a constant rate the scores of one run vary by 4 points, and after it those of seeds by 1.
+    """
+    recipe, whole = shorter.training, longer.training
+    if recipe.plateau is None or recipe.steps is None or whole.steps is None:
+        return False
+    alike = recipe.model_copy(update={"train_examples": whole.train_examples, "steps": whole.steps})
+    rises = recipe.warmup_steps or 0
+    return rises <= recipe.plateau.latest(recipe.steps) and shorter.model_copy(update={"training": alike}) == longer
+
+
+def _further(estimate: CostEstimate, shorter: PlannedSpec, longer: PlannedSpec, folder: RunFolder) -> CostEstimate:
+    """Return the cost of the steps that follow those of a shorter trial, whose state will be or is in its folder."""
+    rule, done, steps = longer.training.plateau, shorter.training.steps, longer.training.steps
+    assert rule is not None and done is not None and steps is not None, "both end at a plateau"
+    if not folder.handover.is_dir() and folder.record() is not None:
+        return estimate
+    return replace(estimate, seconds=(1 - rule.latest(done) / steps) * estimate.seconds)
+
+
+def _handover_bytes(fit: MethodFit) -> int:
+    """Return the size of a state: trained weights, and AdamW's two moments of each."""
+    return 3 * BYTES_PER_WEIGHT * fit.parameters.trained if fit.parameters is not None else 0
 
 
 def _not_to_be_run(spec: PlannedSpec, reason: str, budget: Budget | None) -> PlannedSpec:

@@ -155,10 +155,12 @@ def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
     for cell in cells:
         record = cell.record
         if record is not None and record.speed is not None:
-            seconds[_kind(cell)] = record.speed.seconds
+            whole, shared = record.speed.seconds, record.went_on.train_seconds if record.went_on is not None else 0.0
+            seconds[_kind(cell), False] = whole
+            seconds[_kind(cell), record.went_on is not None] = whole - shared
     return [
         cell
-        if (known := seconds.get(_kind(cell))) is None
+        if (known := seconds.get((_kind(cell), cell.job.after is not None))) is None
         else replace(cell, estimate=replace(cell.estimate, seconds=known, measured=True, timed=True))
         for cell in cells
     ]

@@ -234,6 +234,20 @@ class PlateauEnd(Strict):
     step: int
 
 
+class WentOn(Strict):
+    """The shorter trial that a trial of the next rung went on from.
+
+    Args:
+        run_id: Id of the shorter trial.
+        step: Last step that both share.
+        train_seconds: Seconds of the shared steps, in the `speed` of both records.
+    """
+
+    run_id: FileName
+    step: int
+    train_seconds: float
+
+
 class DataSummary(Strict):
     """The data of a run in numbers.
 
@@ -319,7 +333,7 @@ class Record(Strict):
         weights: Trained weights; None if their size is unknown.
         warnings: What a reader of the scores must know.
         attempts: Number of times that it was begun, this one included.
-        resumed: Whether it went on from a checkpoint of an earlier attempt.
+        resumed: Whether it went on from a checkpoint, of an earlier attempt or a shorter trial.
         command: Command that makes the record again, or None if only the run's author knows it.
         started_at: Start, in UTC (ISO 8601).
         environment: Machine and packages.
@@ -330,6 +344,7 @@ class Record(Strict):
         threshold: Probability above which a label is answered, of several labels a text; None for other kinds.
         plateau: End of a run that was trained until a plateau; None for other runs.
         retention: Score apart from the task, before and after; None if the suite does not ask for it, or a warning says why.
+        went_on: Shorter trial that it went on from; None if it was trained from nothing.
     """
 
     model_config = ConfigDict(
@@ -366,6 +381,14 @@ class Record(Strict):
     retention: Retained | None = None
     threshold: float | None = None
     plateau: PlateauEnd | None = None
+    went_on: WentOn | None = None
+
+    @property
+    def further_train_seconds(self) -> float | None:
+        """Seconds of training without those that the record of a shorter trial has too; None if they are unknown."""
+        if self.speed is None or self.speed.train_seconds is None:
+            return None
+        return self.speed.train_seconds - (self.went_on.train_seconds if self.went_on is not None else 0.0)
 
     @property
     def score(self) -> float | None:

@@ -179,6 +179,10 @@ class PlateauRule(Strict):
     patience: int
     decay: float
 
+    def latest(self, steps: int) -> int:
+        """Return the last step at which the decay of a run of at most so many steps may begin."""
+        return int((1 - self.decay) * steps)
+
 
 class TrainingSpec(Settings):
     """The recipe of a run: the source of `transformers.TrainingArguments`.

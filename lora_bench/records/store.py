@@ -11,6 +11,7 @@ Damaged files are moved to `quarantine/` and never deleted.
                           weights/            the trained weights, if the suite keeps them
                           attempts/<n>.json   attempts that ended without a final record, and retried records
                           checkpoint/         until the run is done
+                          handover/           of a short trial: the state that a longer one goes on from, until it is done
                           claim-<n>.json      the run lock: which process has the run; see `lora_bench.records.run_lock`
                           quarantine/<n>/     damaged files, with the reason
 
@@ -59,6 +60,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folder of checkpoints, until the run is done."""
         return self.path / "checkpoint"
+
+    @property
+    def handover(self) -> Path:
+        """Folder of the state of a short trial before its rate falls, from which a longer trial goes on."""
+        return self.path / "handover"
 
     @property
     def weights(self) -> Path:

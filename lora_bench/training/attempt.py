@@ -18,7 +18,7 @@ from lora_bench.errors import Diverged, LoraBenchError, UnsupportedPair, first_l
 from lora_bench.methods import Method
 from lora_bench.records.environment import describe_environment
 from lora_bench.records.outcomes import DISK_FULL, is_disk_full, is_out_of_memory
-from lora_bench.records.record import CurvePoint, DataSummary, Parameters, Record, Status
+from lora_bench.records.record import CurvePoint, DataSummary, Parameters, Record, Status, WentOn
 from lora_bench.training.callbacks import Interrupted
 from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.job import Job, Notify
@@ -52,6 +52,7 @@ class Facts:
     curve: list[CurvePoint] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     resumed: bool = False
+    went_on: WentOn | None = None
     phase: str = "starting"
     batch: tuple[int, int] | None = None
     packed_with: tuple[str, ...] = ()
@@ -67,6 +68,7 @@ class Facts:
             "curve": tuple(self.curve),
             "warnings": tuple(self.warnings),
             "resumed": self.resumed,
+            "went_on": self.went_on,
             "packed_with": self.packed_with,
             "environment": describe_environment("cuda" if torch.cuda.is_available() else "cpu"),
         }

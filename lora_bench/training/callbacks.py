@@ -22,7 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from lora_bench.errors import Diverged, LoraBenchError
 from lora_bench.records.budget import Axis
-from lora_bench.records.record import CurvePoint, PlateauEnd
+from lora_bench.records.record import CurvePoint, PlateauEnd, WentOn
 from lora_bench.training.best_weights import Best, SelectionScores
 from lora_bench.training.checkpoint import Checkpoint, save_checkpoint
 from lora_bench.training.distributed.ranks import WorkerRank
@@ -134,12 +134,13 @@ class WatchLoss(TrainerCallback):
     """Records the training loss, reports each step, and stops a run with a non-finite loss.
 
     *curve* receives some fifty mean losses, each over the steps since the previous one. *follow* must be called before this
-    callback.
+    callback. The curve of a short trial has the points of one of *whole_steps* steps, which goes on with it.
     """
 
     follow: FollowBudget
     curve: list[CurvePoint]
     notify: Notify | None
+    whole_steps: int | None = None
     # Losses since the last point of the curve.
     losses: list[float] = field(default_factory=list)
     resumed_at: int = 0
@@ -172,7 +173,7 @@ class WatchLoss(TrainerCallback):
         """Return True if a point of the curve is due: after some steps, or some share of the work under a clock."""
         course = self.follow.course
         if course.seconds is None and course.last_step is not None:
-            return step % max(1, course.last_step // CURVE_POINTS) == 0
+            return step % max(1, (self.whole_steps or course.last_step) // CURVE_POINTS) == 0
         points, self._points = self._points, int(CURVE_POINTS * self.follow.progress)
         return self._points > points
 
@@ -190,7 +191,8 @@ class KeepCheckpoints(TrainerCallback):
     """Writes a checkpoint every minute and on a stop request, and resumes from one.
 
     It runs before the measuring callback, which then starts the clock of a step. All worker ranks call it at the same step, and
-    the first writes. *company* gives the ids of the other runs in the pack.
+    the first writes. *company* gives the ids of the other runs in the pack. A short trial leaves its state in the folder
+    *handover* when its rate begins to fall, for a longer one; *went_on* is the trial that this one went on from.
     """
 
     folder: Path
@@ -200,6 +202,8 @@ class KeepCheckpoints(TrainerCallback):
     resume_from: Checkpoint | None
     rank: WorkerRank | None = None
     company: Callable[[], Sequence[str]] = tuple
+    handover: Path | None = None
+    went_on: WentOn | None = None
 
     def __post_init__(self) -> None:
         self._last = time.monotonic()
@@ -226,6 +230,9 @@ class KeepCheckpoints(TrainerCallback):
 
         It does so at the start of the next step, after the loss of the last one has been logged.
         """
+        step, end = state.global_step, self.watch.follow.plateau
+        if self.handover is not None and end is not None and step == end.decay_after > 0:
+            self._save(step, self.measure.seconds_so_far(), self.handover, **inside)
         stop, due = self._agreed(stop_requested())
         if stop or due:
             self._save(state.global_step, self.measure.seconds_so_far(), **inside)
@@ -261,6 +268,7 @@ class KeepCheckpoints(TrainerCallback):
         self,
         step: int,
         train_seconds: float | None,
+        to: Path | None = None,
         *,
         model: nn.Module,
         optimizer: Optimizer,
@@ -278,14 +286,16 @@ class KeepCheckpoints(TrainerCallback):
             "score_seconds": self.measure.score_seconds,
             "ended_by": self.watch.follow.ended_by,
             "packed_with": list(self.company()),
+            "went_on": None if self.went_on is None else self.went_on.model_dump(),
             "best": {"step": best.step, "score": best.score} if best is not None else None,
         }
         weights = best.weights if best is not None else None
         with self.measure.left_out():
-            folder = self.folder if writes else None
+            folder = (to or self.folder) if writes else None
             run_id = self.folder.parent.name
             save_checkpoint(folder, step, model, optimizer, lr_scheduler, progress, best=weights, run_id=run_id)
-        self._last = time.monotonic()
+        if to is None:
+            self._last = time.monotonic()
 
 
 _stop: str | None = None

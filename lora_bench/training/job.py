@@ -86,6 +86,8 @@ class Job:
         command: Command that makes the record again.
         exclusive: True if nothing else runs on the device or machine meanwhile.
         trial: True if the run chooses a learning rate, and is no result.
+        after: Id of the shorter trial that it goes on from, if that left its state; None to begin from nothing.
+        whole_steps: Steps of the trial with all of the work that may go on from it; None if none may.
         at_once: Greatest number of runs of its unit of work in a pack at once; the others follow. None for all.
         alone_because: Reason why it is done outside of the pack that it was planned for, or None.
         cut: Restrict DeBERTa's relative positions to those that rows reach, if that changes no score.
@@ -103,6 +105,8 @@ class Job:
     command: str
     exclusive: bool = True
     trial: bool = False
+    after: str | None = None
+    whole_steps: int | None = None
     analysis: Analysis | None = None
     rung: int | None = None
     extended: bool = False

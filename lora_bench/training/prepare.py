@@ -30,6 +30,7 @@ from lora_bench.models.loading import writes_on
 from lora_bench.models.read_position import read_alone
 from lora_bench.models.shared_copy import own_trained
 from lora_bench.records.budget import Batch, rows_of, tokens_of
+from lora_bench.records.record import WentOn
 from lora_bench.records.run_lock import others_at_work
 from lora_bench.training.attempt import Facts, Setup
 from lora_bench.training.best_weights import Best, SelectionScores
@@ -204,9 +205,18 @@ def prepare(
 
 
 def _checkpoint(job: Job, facts: Facts, rank: WorkerRank | None) -> Checkpoint | None:
-    """Return the checkpoint that a run resumes from, and record that it resumes."""
+    """Return the checkpoint that a run resumes from, its own or that of a shorter trial, and record that it resumes."""
     find = partial(latest_checkpoint, job.folder.checkpoints, facts.warnings.append, job.run_id)
     checkpoint = find() if rank is None else rank.after_first(find)
+    shorter = None if job.after is None else job.folder.of(job.after)
+    # Without a record another process may be writing it.
+    if checkpoint is None and shorter is not None and job.after is not None and shorter.record() is not None:
+        checkpoint = latest_checkpoint(shorter.handover, facts.warnings.append, job.after)
+        if checkpoint is not None:
+            seconds = checkpoint.progress["train_seconds"]
+            facts.went_on = WentOn(run_id=job.after, step=checkpoint.step, train_seconds=seconds)
+    elif checkpoint is not None and checkpoint.progress.get("went_on") is not None:
+        facts.went_on = WentOn.model_validate(checkpoint.progress["went_on"])
     facts.resumed = checkpoint is not None
     if checkpoint is not None:
         facts.packed_with = tuple(checkpoint.progress["packed_with"])
@@ -274,12 +284,20 @@ def hooks_of(
     course, masks = lessons.course, adapted.masks
     rule = UntilNoRise(job.spec, facts.curve) if job.spec.training.plateau is not None else None
     follow = FollowBudget(course, measure.seconds_so_far, rule)
-    watch = WatchLoss(follow, facts.curve, setup.notify)
+    watch = WatchLoss(follow, facts.curve, setup.notify, whole_steps=job.whole_steps)
     selection = None
     if job.spec.selection_every is not None and (rank is None or rank.first or rank.shards):
         selection = _selection(setup, lessons, measure)
     keep = KeepCheckpoints(
-        job.folder.checkpoints, watch, measure, selection, checkpoint, rank, lambda: facts.packed_with
+        job.folder.checkpoints,
+        watch,
+        measure,
+        selection,
+        checkpoint,
+        rank,
+        lambda: facts.packed_with,
+        handover=job.folder.handover if job.whole_steps is not None else None,
+        went_on=facts.went_on,
     )
     number = rank.number if rank is not None else 0
     dropout = masks.begin if masks is not None else partial(seed_dropout, setup.seed, number)

@@ -210,7 +210,7 @@ class UntilNoRise:
         recipe = self.spec.training
         rule, steps = recipe.plateau, recipe.steps
         assert rule is not None and steps is not None, "only a number of examples has a plateau"
-        latest = int((1 - rule.decay) * steps)
+        latest = rule.latest(steps)
         found = self._plateau(rule, latest)
         if found is not None:
             return PlateauEnd(by="plateau", decay_after=found, step=min(steps, math.ceil(found / (1 - rule.decay))))

@@ -110,6 +110,7 @@ _NAMES_IN = {
     "predictions": "predictions_{}", "spec.decoding": "decoding_{}", "spec.rules": "rules_{}", "spec.start": "start_{}",
     "retention": "retention_{}", "spec.retention": "retention_{}", "weights": "weights_{}",
     "budget.plateau": "budget_plateau_{}", "plateau": "plateau_{}", "spec.training.plateau": "plateau_{}",
+    "went_on": "went_on_{}",
 }  # fmt: skip
 _NAMES = {
     "environment.memory_bytes": "machine_memory_bytes",
@@ -134,7 +135,7 @@ _NAMES = {
 
 _FIRST = ("run_id", "suite", "spec.source", "spec.series", "status", "reason", "capped_by")
 _LAST = ("attempts", "resumed", "command", "started_at", "schema_version")
-_RESULTS = {"data", "memory", "parameters", "plateau", "predictions", "retention", "speed", "weights"}
+_RESULTS = {"data", "memory", "parameters", "plateau", "predictions", "retention", "speed", "weights", "went_on"}
 
 
 def to_frame(records: Sequence[Record]) -> pandas.DataFrame:

@@ -177,7 +177,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         examples_per_second=median_of(speed.examples_per_second for speed in speeds),
         real_tokens_per_second=median_of(speed.real_tokens_per_second for speed in speeds),
         train_seconds=median_of(speed.train_seconds for speed in speeds),
-        train_seconds_total=total_of(speed.train_seconds for speed in all_speeds),
+        train_seconds_total=total_of(record.further_train_seconds for record in records if record.speed is not None),
         evaluation_seconds=median_of(speed.evaluation_seconds for speed in speeds),
         evaluation_seconds_total=total_of(speed.evaluation_seconds for speed in all_speeds),
         majority_score=over_folds((floor_of(record) for record in records if record.data is not None), overlap),
