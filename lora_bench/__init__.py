@@ -22,6 +22,7 @@ from lora_bench.version import __version__
 if TYPE_CHECKING:
     import pandas
 
+    from lora_bench.exchange.scores import judge
     from lora_bench.execute.run_suite import run_suite
     from lora_bench.plan.make_plan import make_plan
     from lora_bench.plugin.benchmark_callback import BenchmarkCallback
@@ -33,6 +34,7 @@ _WHERE = {
     "BenchmarkCallback": "plugin.benchmark_callback",
     "Report": "report",
     "choose_method": "report.model.choose_method",
+    "judge": "exchange.scores",
     "load_suite": "suite.load_suite",
     "make_plan": "plan.make_plan",
     "run_suite": "execute.run_suite",
@@ -44,6 +46,7 @@ __all__ = [
     "Report",
     "__version__",
     "choose_method",
+    "judge",
     "load_suite",
     "make_plan",
     "read_records",

@@ -24,6 +24,7 @@ FULL = "stopped because the disk is full; make room, then run the same command a
 # What a user asks, above the first command that answers it.
 QUESTIONS = {
     "try": "Which method should I take for my table?",
+    "judge": "Whose scores are better?",
     "run": "How do methods compare in a suite of my own?",
     "reproduce": "Does a published table hold?",
     "check": "Has a change made it worse?",

@@ -27,7 +27,7 @@ from lora_bench.cli.help import (
     add_command,
     command_of,
 )
-from lora_bench.cli.result_options import add_exchange, add_try, add_winner
+from lora_bench.cli.result_options import add_exchange, add_judge, add_try, add_winner
 from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
 from lora_bench.util.redaction import message
 from lora_bench.util.signals import CODES, Stopped, ending_on_signals
@@ -96,6 +96,7 @@ def build_parser() -> Parser:
     subcommands = parser.add_subparsers(title="commands", metavar="COMMAND", prog=parser.prog)
     add_try(subcommands, parser.parse_args)
     add_winner(subcommands)
+    add_judge(subcommands)
     _add_run(subcommands)
     _add_plan(subcommands)
     _add_work(subcommands)

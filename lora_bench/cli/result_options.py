@@ -118,6 +118,46 @@ def add_winner(commands: Commands) -> None:
     analyse.where.several("--base", "FOLDER", base, type=Path)
 
 
+def add_judge(commands: Commands) -> None:
+    """Add the command for scores of runs that lora_bench did not train."""
+    judge = add_command(
+        commands,
+        "judge SCORES...",
+        "judge anybody's scores: the method to take, verdicts, and places as intervals",
+        "lora-bench judge scores.csv --out report",
+        "judge_commands:judge",
+        more="Columns are guessed by their names, and said. Nothing in a file runs.",
+    )
+    what, how, output = judge.what, judge.how, judge.output
+    files = (
+        "CSV, TSV, JSONL or Parquet with a row a score or test item, samples of lm-evaluation-harness, JSON of Every Eval "
+        "Ever, or a folder of these or of PEFT's result files"
+    )
+    what.takes("scores", "SCORES", files, nargs="+", type=Path)
+    for name, of in (
+        ("method", "column of the method"),
+        ("task", "column of the task"),
+        ("base-model", "column of the base model"),
+        ("seed", "column that tells the runs of a method apart"),
+        ("item", "column of the test item, where a row is the result on one"),
+    ):
+        what.takes(f"--{name}", "COLUMN", f"{of} (default: guessed)")
+    several = "column of the score, or columns of several tasks: A,B,C (default: guessed)"
+    what.takes("--score", "COLUMNS", several, type=options.names, default=())
+    what.flag("--lower-is-better", "a lower score is better (default: guessed)", default=None)
+    higher = "a higher score is better (default: guessed)"
+    what.flag("--higher-is-better", higher, dest="lower_is_better", action="store_false", default=None)
+    scales = "share of 1, percent, or own for a unit of its own (default: guessed)"
+    what.takes("--scale", "SCALE", scales, choices=["share", "percent", "own"])
+    what.takes("--reference", "METHOD", "compare with this method (default: full or lora, or the first)")
+    loss = "difference that does not matter: 0.01 is one point of accuracy (default: half a point)"
+    how.takes("--margin", "X", loss, type=margin)
+    how.takes("--alpha", "A", "error level of each family of claims (default: 0.05)", type=options.alpha)
+    judge.where.takes("--out", "FOLDER", "folder for the page (default: print the answer alone)", type=Path)
+    output.flag("--json", "print one JSON object in place of the answer")
+    output.flag("--latex", "with --out: also write its tables as LaTeX, for a paper: judge.tex")
+
+
 def _what(groups: Groups) -> None:
     runs_argument(groups)
     groups.what.takes("--task", "TASK", "one task, if the runs have several")

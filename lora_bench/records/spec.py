@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from pydantic.fields import FieldInfo
 
 from lora_bench.documents import Strict
+from lora_bench.metrics.support.lookup import SHARE
 from lora_bench.records.budget import AXES, Axis
 from lora_bench.records.protocol import STRICT, Protocol
 from lora_bench.util.hashing import content_hash
@@ -59,6 +60,11 @@ class TaskSpec(RecordPart):
     labels: tuple[str, ...] | None
     metric: str | None
     higher_is_better: bool | None
+
+    @property
+    def shown_metric(self) -> str:
+        """Name of the score for readers."""
+        return "score" if self.metric is None else self.metric.removeprefix(SHARE)
 
 
 class PlannedTask(TaskSpec):
@@ -367,6 +373,11 @@ class RunSpec(RecordPart):
     source_sha256: str | None = None
 
     @property
+    def scores_alone(self) -> bool:
+        """Whether nothing but the score of the run is known, so that a report says nothing of what else it might know."""
+        return self.source == SCORES_ALONE
+
+    @property
     def run_id(self) -> str:
         """First 16 hexadecimal digits of the hash of everything that changes the answer."""
         content = self.model_dump(mode="json")
@@ -401,6 +412,9 @@ class PlannedSpec(RunSpec):
     keep_weights: KeepWeights = "none"
     rules: Protocol = STRICT
 
+
+# Source of a run of which a table has the score, and nothing else is known.
+SCORES_ALONE = "a table of scores"
 
 # Fields added after the first records, with the value that keeps the old behaviour: at it they leave the id alone.
 LATER: dict[str, JsonValue] = {

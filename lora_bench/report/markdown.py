@@ -41,7 +41,7 @@ from lora_bench.report.sections.other_reports import other_reports
 from lora_bench.report.sections.scores import exempt_note, scores_section, task_section, tuning_section
 from lora_bench.report.sections.verdicts import verdict_section
 from lora_bench.report.sections.weight_changes import weight_section
-from lora_bench.report.text import code, count, inert, listed, plural, prose, unmarked
+from lora_bench.report.text import MISSING, code, count, inert, listed, plural, prose, unmarked
 
 
 def render_markdown(report: Report) -> str:
@@ -78,10 +78,10 @@ def page_of(report: Report) -> list[Block]:
         _weights(report),
         tables.failures(comparison),
         _warnings(comparison),
-        _protocol(comparison),
+        [] if comparison.scores_alone else _protocol(comparison),
         environment_section(comparison),
         _commands(comparison),
-        _provenance(comparison),
+        [] if comparison.scores_alone else _provenance(comparison),
     ]
     before = answers_before(report)
     # An answer that stands before the headline is not said again below.
@@ -191,7 +191,7 @@ def _figures(plans: Sequence[FigurePlan], folder: str, comparison: Comparison) -
         of_settings = [tables.setting_name(setting, comparison) for setting in plan.settings]
         name = code(plan.settings[0].spec.task.name) if plan.sweeps else listed(of_settings)
         models = {tables.model_name(table) for table in plan.tables}
-        if len(models) == 1:  # several are named by their panels
+        if len(models) == 1 and models != {MISSING}:  # several are named by their panels
             name += f", {models.pop()}"
         figure = Figure(_KINDS[plan.kind], f"{folder}/{plan.file}", f"{name}. {plan.caption}")
         by_name.setdefault(plan.settings[0].spec.task.name, []).append(figure)

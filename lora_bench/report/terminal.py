@@ -32,7 +32,7 @@ from lora_bench.report.sections.method_tables import (
     score_table,
     setting_name,
 )
-from lora_bench.report.text import count, plain, unmarked
+from lora_bench.report.text import MISSING, count, plain, unmarked
 
 
 def terminal_table(records: Sequence[Record]) -> Group:
@@ -48,7 +48,11 @@ def terminal_table(records: Sequence[Record]) -> Group:
         note = f"{EXEMPT} exempt from the parameter target" if any(row.exempt for row in setting.rows) else ""
         for of_model in setting.tables:
             title = f"{setting_name(setting, comparison)}, {model_name(of_model)}, {on_split(setting)}"
+            if setting.scores_alone:
+                title = title.rpartition(", ")[0].removesuffix(f", {MISSING}")
             parts += [_table(table, title, note) for table in score_table(of_model, setting)]
+            if setting.scores_alone:
+                continue
             beside = f"{SHARED} other work ran beside" if any(row.exclusive is False for row in of_model.rows) else ""
             parts += [_table(table, note=beside) for table in cost_tables(of_model, setting, [adapter]) if table.rows]
     return Group(*parts)
@@ -99,7 +103,9 @@ def _paragraph(block: Block) -> Text:
 def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
     table = _answer_table(" ".join(first_screen.notes(seen)))
     table.add_column("method", no_wrap=True, max_width=34)
-    for name in ("score", Text(f"less {plain(seen.reference, 16)}"), "verdict", "file, MiB", "time", "memory"):
+    alone = seen.comparison.scores_alone
+    costs = ("place",) if alone else ("file, MiB", "time", "memory")
+    for name in ("score", Text(f"less {plain(seen.reference, 16)}"), "verdict", *costs):
         table.add_column(name, justify="right", overflow="fold", max_width=26)
     for line in shown:
         sizes = first_screen.size_of(line).rsplit(" to ", 1)
@@ -107,12 +113,15 @@ def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
         size = f", {unmarked(values)}" if values else ""
         name = f"{plain(line.label, 22)}{size}{' (reference)' if line.reference else ''}"
         cells = [
-            first_screen.score_of(line),
+            first_screen.score_of(line, shown),
             first_screen.difference_of(line),
             first_screen.verdict_of(line, short=True),
-            first_screen.file_of(line),
         ]
-        cells += [first_screen.ratio(found, line.reference) for found in (line.step, line.memory)]
+        if alone:
+            cells.append(first_screen.place_of(line, seen))
+        else:
+            ratios = [first_screen.ratio(found, line.reference) for found in (line.step, line.memory)]
+            cells += [first_screen.file_of(line), *ratios]
         table.add_row(Text(name), *(Text(unmarked(cell)) for cell in cells))
     return table
 

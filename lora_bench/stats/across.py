@@ -10,7 +10,8 @@ by task.
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.stats.crossed import DRAWS, crossed_bootstrap, with_items
 from lora_bench.stats.estimate import CONFIDENCE, ChoiceError, Interval, seeds_in_order, student_quantile
 from lora_bench.stats.items import Floats, ItemDifference, Items
-from lora_bench.stats.paired import Difference, scored_difference, sign_flip, superiority
+from lora_bench.stats.paired import Difference, scored_difference, superiority
 
 # With fewer values the middle half is a handful, no better than a mean.
 FEWEST_FOR_IQM = 20
@@ -53,14 +54,21 @@ class MacroDifference(Difference):
         tasks: Mean difference of each task in its declared unit, positive if the first method is better.
         wins: Number of tasks on which the first method's mean is better; descriptive, without an interval.
         without_items: Tasks without items; the errors do not cover their test items.
-        interquartile_mean: None for fewer than 20 differences.
+        values: Differences of each task and seed, shape (tasks, seeds).
+        draws: Number of resamples.
     """
 
     left_out: tuple[int, ...]
     tasks: dict[str, float]
     wins: int
     without_items: tuple[str, ...]
-    interquartile_mean: InterquartileMean | None
+    values: Floats = field(compare=False, repr=False)
+    draws: int
+
+    @cached_property
+    def interquartile_mean(self) -> InterquartileMean | None:
+        """The mean of the middle half of the differences; None for fewer than 20."""
+        return interquartile_mean(self.values, draw_seed=self.draw_seed, draws=self.draws)
 
 
 def macro_difference(
@@ -127,12 +135,13 @@ def macro_difference(
         differences=tuple(differences.tolist()),
         sd=statistics.stdev(differences.tolist()) if len(seeds) > 1 else None,
         estimate=estimate,
-        sign_flip=sign_flip(differences.tolist(), draw_seed=draw_seed),
+        draw_seed=draw_seed,
         superiority=superiority(differences.tolist(), size),
         wins=int((values.mean(axis=1) > 1e-12 * size).sum()),
         crossed=crossed,
         without_items=tuple(task for task in tasks if task not in items),
-        interquartile_mean=interquartile_mean(values, draw_seed=draw_seed, draws=draws),
+        values=values,
+        draws=draws,
         reason=None if estimate.uncertainties else "the macro mean is the same at every seed, or there is one seed",
     )
 

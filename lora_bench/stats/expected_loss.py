@@ -30,7 +30,7 @@ COLLAPSES = 0.03, 2.0
 DRAWS, KEPT = 4_000, 2_000
 # Resamples of test items, for a metric that is no mean over them.
 ITEM_DRAWS = 500
-_GRID = 41
+_GRID, FACTORS = 41, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +157,18 @@ def _spread(gains: Floats, means: Floats, number: Floats) -> tuple[Floats, Float
 def _weights(drawn: Floats, spread: float) -> Floats:
     """Return the weight of each draw, which add up to 1: its density where methods usually are, over middles and scales."""
     middles = np.linspace(drawn.min(), drawn.max(), _GRID)
-    apart = ((drawn[:, None, :] - middles[:, None]) / spread) ** 2
+    apart = [((of_one[:, None] - middles) / spread) ** 2 for of_one in drawn.T]
     of_scales = []
     for scale in SCALES:
-        density = -(np.log1p(apart / scale**2) + math.log(scale)).sum(axis=2)
-        of_scales.append(np.logaddexp.reduce(density, axis=1))
+        density = np.full(apart[0].shape, -len(apart) * math.log(scale))
+        for start in range(0, len(apart), FACTORS):
+            # Logarithms take most of the time: one of a product of factors, of so many that it stays finite.
+            product = np.ones_like(density)
+            for of_one in apart[start : start + FACTORS]:
+                product *= 1 + of_one / scale**2
+            density -= np.log(product)
+        most = density.max(axis=1)
+        of_scales.append(most + np.log(np.exp(density - most[:, None]).sum(axis=1)))
     together = np.logaddexp.reduce(of_scales, axis=0)
     weights = np.exp(together - together.max())
     return np.asarray(weights / weights.sum())

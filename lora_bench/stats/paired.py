@@ -102,9 +102,9 @@ class Difference:
         differences: One for each seed.
         sd: Sample standard deviation of the differences; None for one seed.
         estimate: Mean of the differences with its errors.
-        sign_flip: None for fewer than 6 seeds.
         crossed: Crossed bootstrap with test items; None without items.
         reason: Why `estimate` has no error, or None.
+        draw_seed: Seed of everything that is drawn.
     """
 
     seeds: tuple[int, ...]
@@ -112,10 +112,15 @@ class Difference:
     differences: tuple[float, ...]
     sd: float | None
     estimate: Estimate
-    sign_flip: SignFlip | None
     superiority: Superiority
     crossed: Crossed | None
     reason: str | None
+    draw_seed: int
+
+    @functools.cached_property
+    def sign_flip(self) -> SignFlip | None:
+        """The test by sign flips; None for fewer than 6 seeds."""
+        return sign_flip(self.differences, draw_seed=self.draw_seed)
 
     @property
     def pairs(self) -> int:
@@ -194,7 +199,7 @@ def paired_difference(
         sd=statistics.stdev(differences) if len(seeds) > 1 else None,
         estimate=estimate,
         correlation=statistics.correlation(left, right) if correlated else None,
-        sign_flip=sign_flip(differences, draw_seed=draw_seed),
+        draw_seed=draw_seed,
         superiority=superiority(differences, size),
         unpaired=unpaired([float(first[seed]) for seed in mine], [float(second[seed]) for seed in theirs]),
         crossed=crossed,

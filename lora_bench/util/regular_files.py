@@ -36,7 +36,7 @@ def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
 
     Raise OSError if it cannot be read, is a pipe, a device or a folder, or is larger.
     """
-    with _regular(path) as file:
+    with open_regular(path) as file:
         content = file.read(-1 if limit_bytes is None else limit_bytes + 1)
     if limit_bytes is not None and len(content) > limit_bytes:
         raise OSError(errno.EFBIG, f"larger than {limit_bytes / MIB:,.0f} MiB", str(path))
@@ -45,13 +45,13 @@ def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
 
 def read_start(path: Path, size_bytes: int) -> bytes:
     """Return the first bytes of a regular file. Raise OSError as `read_regular` does."""
-    with _regular(path) as file:
+    with open_regular(path) as file:
         return file.read(size_bytes)
 
 
 def sha256_of(path: Path) -> str:
     """Return the hash of a regular file. Raise OSError as `read_regular` does."""
-    with _regular(path) as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -89,7 +89,7 @@ def tensor_headers(path: Path, what: str) -> dict[str, TensorHeader]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        _regular(path).close()
+        open_regular(path).close()
         with safe_open(path, framework="np") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             return {name: TensorHeader(one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
@@ -105,7 +105,7 @@ def check_regular(folder: Path, what: str) -> None:
             raise LoraBenchError(f"{what}: {path.name} is not a regular file")
 
 
-def _regular(path: Path) -> io.BufferedReader:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file; never wait for the writer of a pipe."""
     raw = io.FileIO(path, "rb", opener=_without_waiting)
     if not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):

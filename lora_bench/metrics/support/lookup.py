@@ -9,11 +9,20 @@ from functools import cache
 from pathlib import Path
 
 from lora_bench.errors import unknown
-from lora_bench.metrics.support.metric_facts import Metric, MetricKind
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric, MetricKind
 
 HUB = "hub:"
+# Before the name of a share of 1 that another program computed, or its result on an item.
+SHARE = "share:"
 # Each module of this folder is a metric.
 FOLDER = Path(__file__).parents[1]
+
+
+def _as_given(references: object, result: float) -> float:
+    return result
+
+
+_GIVEN = Metric(kind="generation", margin=HALF_A_POINT, of_item=_as_given)
 
 
 def known_metrics() -> dict[str, MetricKind]:
@@ -23,7 +32,9 @@ def known_metrics() -> dict[str, MetricKind]:
 
 
 def find(name: str | None) -> Metric | None:
-    """Return the facts of a metric of this package; None for any other name."""
+    """Return the facts of a metric of this package or of a share that another program computed; None for any other name."""
+    if name is not None and name.startswith(SHARE):
+        return _GIVEN
     return _read(name) if name is not None and name in _names() else None
 
 

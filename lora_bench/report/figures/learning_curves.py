@@ -100,4 +100,4 @@ def _evaluated(setting: Setting) -> str:
     """Return the axis label of a learning curve: the metric, and the split that was evaluated if the rules name it."""
     rules = setting.spec.rules
     where = f"on the {rules.choose_on} split" if rules is not None else "of evaluations"
-    return f"{parts.short(setting.spec.task.metric or 'score', 40)} {where}"
+    return f"{parts.short(setting.spec.task.shown_metric, 40)} {where}"

@@ -250,7 +250,7 @@ def score_name(plan: FigurePlan) -> str:
     spec = plan.settings[0].spec
     better = " (lower is better)" if spec.task.higher_is_better is False else ""
     where = f"on the {spec.score_on} split of" if spec.score_on is not None else "on"
-    return f"{short(spec.task.metric or 'score', 40)} {where} {short(spec.task.name, 40)}{better}"
+    return f"{short(spec.task.shown_metric, 40)} {where} {short(spec.task.name, 40)}{better}"
 
 
 def _wrapped(text: str, inches: float) -> str:

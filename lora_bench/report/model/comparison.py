@@ -133,9 +133,14 @@ class Setting:
         return self.spec.score_on == "selection"
 
     @property
+    def scores_alone(self) -> bool:
+        """Whether nothing but scores is known of its runs."""
+        return self.spec.scores_alone
+
+    @property
     def unknown(self) -> list[str]:
         """Dotted names of conditions that the runs must share and no record states; empty for runs that a suite planned."""
-        if self.spec.source is None:
+        if self.spec.source is None or self.scores_alone:
             return []
         shared = conditions_of(self.spec, self.budget)
         weights = [] if all(table.model.sha256 for table in self.tables) else ["model.sha256"]
@@ -162,6 +167,17 @@ class Comparison:
     def results(self) -> list[Setting]:
         """The settings that are no trials; all of them if all are trials."""
         return [setting for setting in self.settings if not setting.trials] or [*self.settings]
+
+    @property
+    def scores_alone(self) -> bool:
+        """Whether nothing but scores is known of all runs."""
+        return all(setting.scores_alone for setting in self.settings)
+
+    @property
+    def single_runs(self) -> bool:
+        """Whether nothing but one score a method and place is known, which advises nothing."""
+        rows = [row for setting in self.settings for row in setting.rows]
+        return self.scores_alone and all(len(row.scores) < 2 for row in rows)
 
     def kin_of(self, setting: Setting) -> list[Setting]:
         """Return the settings of its task that are results as it is, or trials of the same rung; itself among them."""
@@ -256,17 +272,31 @@ def _settings(records: Sequence[Record]) -> list[list[Record]]:
 
     A setting has the records that share their conditions, and the exempt ones that share all but the target.
     """
-    shared = {record.run_id: conditions_of(record.spec, record.budget) for record in records}
-    held = {canonical(shared[record.run_id]) for record in records if not exempt(record)}
+    shared = _conditions(records)
+    held = {shared[record.run_id][1] for record in records if not exempt(record)}
     beside = grouped(held, lambda key: canonical(_without_target(json.loads(key))))
     groups: dict[tuple[bool, int, tuple[bool, float], str], list[Record]] = {}
     for record in records:
-        own = shared[record.run_id]
+        own, text = shared[record.run_id]
         found = beside.get(canonical(_without_target(own)), []) if exempt(record) else []
-        for key in found or [canonical(own)]:
+        for key in found or [text]:
             rows = in_order(record.spec.training.distinct_examples)
             groups.setdefault((record.spec.score_on != "test", record.rung or 0, rows, key), []).append(record)
     return [groups[key] for key in sorted(groups)]
+
+
+def _conditions(records: Sequence[Record]) -> dict[str, tuple[dict[str, JsonValue], str]]:
+    """Return the conditions of each run, also as text; of runs whose specs have parts in common they are worked out once."""
+    known: dict[tuple[int, ...], tuple[dict[str, JsonValue], str]] = {}
+    found = {}
+    for record in records:
+        own = (value for name, value in record.spec if name not in ("method", "model", "seed"))
+        key = (*map(id, own), id(record.budget))
+        if key not in known:
+            conditions = conditions_of(record.spec, record.budget)
+            known[key] = conditions, canonical(conditions)
+        found[record.run_id] = known[key]
+    return found
 
 
 def exempt(record: Record) -> bool:

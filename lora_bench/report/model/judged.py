@@ -117,6 +117,14 @@ class Judged:
         """Return the rank of a row in its table, or None where it has none."""
         return next((rank for ranked, rank in self.ranks if ranked is row), None)
 
+    def ranks_of(self, label: str, rows: Sequence[Row]) -> list[Rank]:
+        """Return the ranks of a method over tasks on each base model, or without such those of its *rows*."""
+        if self.over_tasks:
+            return [
+                one.rank for of in self.over_tasks for one in of.methods if one.label == label and one.rank is not None
+            ]
+        return [rank for row in rows if (rank := self.rank_of(row)) is not None]
+
     @property
     def learned_little(self) -> bool:
         """Whether so many runs learned nothing that more work helps before more seeds."""

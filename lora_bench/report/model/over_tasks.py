@@ -236,7 +236,8 @@ def _gain_and_p(group: _Group, one: str, other: str, analysis: Analysis) -> Gain
     share = analysis.share(found.pairs)
     p_value = replace(found.estimate, share=share).p_value()
     if p_value is None or p_value <= analysis.alpha:
-        with_test_items = _macro_difference(pairs, draws=DRAWS)
+        has_items = any(items_of(*pair) is not None for pair in pairs.values())
+        with_test_items = _macro_difference(pairs, draws=DRAWS) if has_items else found
         p_value = replace(with_test_items.estimate, share=share).p_value() if with_test_items is not None else None
     if p_value is not None and (group.apart(one) or group.apart(other)):
         p_value = max(p_value, min(1.0, least_p(found.pairs) / share))

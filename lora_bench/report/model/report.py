@@ -159,7 +159,7 @@ class Report:
     @cached_property
     def overview(self) -> Overview:
         """Each method over all its tasks and base models."""
-        choose = self.judged is not None and not self.judged.no_result
+        choose = self.judged is not None and not self.judged.no_result and not self.comparison.single_runs
         margin = self.asked.margin
         choices = choices_of(self.comparison, self.records, self.answers, margin=margin) if choose else ()
         return overview(self.comparison, self.judged, self.costs, choices)

@@ -61,7 +61,8 @@ def by_place(seen: Overview) -> list[str]:
     if len(counts) < 2:
         return []
     named = listed([f"{code(label)} in {number} of {counts.total()}" for label, number in counts.most_common()])
-    return [f"Table by table `lora-bench choose` names {named}."]
+    chosen = "the choice is" if seen.comparison.scores_alone else "`lora-bench choose` names"
+    return [f"Table by table {chosen} {named}."]
 
 
 def compared(seen: Overview) -> list[str]:

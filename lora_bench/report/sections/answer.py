@@ -44,7 +44,8 @@ def _what_was_judged(judged: Judged) -> str:
     targets = {held.setting.parameter_target for held in judged.held}
     exempt = any(held.reference.exempt and held.setting.parameter_target is not None for held in judged.held)
     reference = code(judged.analysis.reference) + (" (exempt from the parameter budget)" if exempt else "")
-    where = f"on {plural(len(tasks), 'task')} and {plural(len(models), 'base model')}"
+    where = f"on {plural(len(tasks), 'task')}"
+    where += f" and {plural(len(models), 'base model')}" if any(shown for shown, _ in models) else ""
     if len(targets) > 1:
         where += f" at {len(targets)} parameter targets"
     number = len(judged.held)
@@ -164,4 +165,5 @@ def scope_words(held: Sequence[Held]) -> str:
         new = "new seeds on these test items"
     if all(one.verdict.choice_sd is not None for one in held):
         return f"the intervals cover {new} and another choice of learning rates, not new data sets or base models"
-    return f"the intervals cover {new}, not new data sets, base models or learning rates"
+    others = "data sets or base models" if held[0].setting.scores_alone else "data sets, base models or learning rates"
+    return f"the intervals cover {new}, not new {others}"

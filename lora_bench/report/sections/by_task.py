@@ -34,7 +34,7 @@ def over_tasks_blocks(judged: Judged, beside: Beside) -> list[Block]:
                 f"*difference*: the method less {reference}, on the tasks that both have.",
                 f"*tasks*: number of tasks on which the method is shown to be better or worse than {reference}, and of the "
                 "others.",
-                "*peak memory*: the largest of the tasks. Times are of all runs; *tuning* is of the trials.",
+                *([] if judged.comparison.scores_alone else [_COSTS]),
             ]
         ),
     ]
@@ -43,11 +43,15 @@ def over_tasks_blocks(judged: Judged, beside: Beside) -> list[Block]:
     return blocks
 
 
+_COSTS = "*peak memory*: the largest of the tasks. Times are of all runs; *tuning* is of the trials."
+
+
 def _group_name(group: OverTasks, comparison: Comparison) -> str:
     setting = next(iter(group.settings.values()))
     targets = {other.parameter_target for other in comparison.results}
     target = f", {tables.target_name(setting)}" if len(targets) > 1 else ""
-    return f"{tables.model_name(group.table)}{target}, {text.plural(len(group.settings), 'task')}"
+    model = f"{tables.model_name(group.table)}{target}, " if group.table.model.shown else ""
+    return f"{model}{text.plural(len(group.settings), 'task')}"
 
 
 def _over_tasks(group: OverTasks, judged: Judged, beside: Beside) -> list[Block]:
@@ -61,7 +65,8 @@ def _over_tasks(group: OverTasks, judged: Judged, beside: Beside) -> list[Block]
     for one in group.methods:
         trials = total_of(beside.tuning(row, group.table, group.settings[task]) for task, row in one.rows.items())
         lines.append([*_mean(one), rank_words(one.rank), *_against(one, group), *_costs(one), text.rate(trials)])
-    return wide_table(*known_columns(header, lines, {middle, tuning}), names=1)
+    alone = {"adapter parameters", "peak memory, MiB", "training, s"} if judged.comparison.scores_alone else set()
+    return wide_table(*known_columns(header, lines, {middle, tuning, *alone}), names=1)
 
 
 def _mean(one: Across) -> list[str]:
@@ -77,7 +82,8 @@ def _against(one: Across, group: OverTasks) -> list[str]:
     some = len(one.difference.tasks) < len(group.settings)
     on = f" ({len(one.difference.tasks)} of {len(group.settings)} tasks)" if some else ""
     covers = "seeds, items" if one.difference.crossed is not None else "seeds"
-    difference, interval, covers, verdict, p_value, needed = numbers(one.verdict, covers)
+    rates = not next(iter(group.settings.values())).scores_alone
+    difference, interval, covers, verdict, p_value, needed = numbers(one.verdict, covers, rates=rates)
     better, worse = one.shown.get("better", 0), one.shown.get("worse", 0)
     tasks = f"{better} / {worse} / {sum(one.shown.values()) - better - worse}"
     found = one.difference.interquartile_mean
@@ -109,7 +115,7 @@ def scores_by_task(comparison: Comparison, judged: Judged | None) -> list[Block]
     for (name, *_), found in groups.items():
         targets = {setting.parameter_target for setting in comparison.results}
         target = f", {tables.target_name(found[0][0])}" if len(targets) > 1 else ""
-        blocks += [Heading(4, f"{name}{target}"), _matrix(found, comparison, judged)]
+        blocks += [*([] if name == MISSING else [Heading(4, f"{name}{target}")]), _matrix(found, comparison, judged)]
     return blocks
 
 

@@ -20,6 +20,7 @@ from lora_bench.report.sections.chosen_rates import rates_table
 from lora_bench.report.sections.forgetting import kept_of_base
 from lora_bench.report.sections.headline import Headline, headline_blocks, headline_of
 from lora_bench.report.sections.method_tables import SHARED, metric_name, setting_name
+from lora_bench.report.sections.verdicts import place_words
 from lora_bench.report.text import MISSING, code, inert, plural, unmarked
 
 PICTURE, BY_TASK, NARROW = "differences.svg", "differences-by-task.svg", "-narrow.svg"
@@ -93,6 +94,8 @@ MOST_METRICS = 4
 
 ESTIMATED = "≈"
 
+PLACES = "Places{some}: those that the shown differences leave open, all of them right at once with {percent} %."
+
 
 def summary_table(seen: Overview) -> list[Block]:
     """Return the table, or one for each group of settings; columns without any known value are left out."""
@@ -135,9 +138,19 @@ def notes(seen: Overview) -> list[str]:
     among = [line for line in seen.lines if line.group in groups]
     others = len({line.group for line in seen.lines}) - len(groups)
     if len(shown) < len(among):
-        said.append(f"The {len(shown)} with the highest means of {len(among)}; [all scores](#scores).")
+        first = shown[0].reference and bool(seen.contrasts)
+        best = f"The reference and the {len(shown) - 1} others" if first else f"The {len(shown)}"
+        said.append(f"{best} with the best means of {len(among)}; [all scores](#scores).")
     if others:
         said.append(f"Runs of {plural(others, 'other setting')} are not compared with these: [all scores](#scores).")
+    if seen.comparison.scores_alone and any(place_of(line, seen) != MISSING for line in shown):
+        some = (
+            " of the methods with a score on all tasks of the reference"
+            if seen.judged and seen.judged.over_tasks
+            else ""
+        )
+        percent = f"{100 * (1 - 2 * seen.judged.analysis.alpha):g}" if seen.judged else ""
+        said.append(PLACES.format(some=some, percent=percent))
     if any(line.step is not None or line.memory is not None for line in shown):
         said.append(f"Time and memory are multiples of {code(seen.reference)}'s.")
     if any(line.counted and line.file_bytes for line in shown):
@@ -154,10 +167,11 @@ def _columns(seen: Overview, shown: Sequence[Line]) -> list[tuple[str, Callable[
     on = comparisons_of(shown)
     return [
         ("method", lambda line: _name(line, seen)),
-        (_score_name(shown), score_of),
+        (_score_name(shown), lambda line: score_of(line, shown)),
         (f"difference to {reference}", difference_of),
         # More seeds decide nothing where runs learn nothing.
         (f"verdict on {on}" if on else "verdict", lambda line: verdict_of(line, needed=not seen.learned_little)),
+        ("place", lambda line: place_of(line, seen) if seen.comparison.scores_alone else MISSING),
         ("file to ship, MiB", file_of),
         ("step time", lambda line: ratio(line.step, line.reference)),
         ("peak memory", lambda line: ratio(line.memory, line.reference)),
@@ -210,12 +224,14 @@ def _score_name(shown: Sequence[Line]) -> str:
     return f"{name} (mean of {' × '.join(over)})" if over else name
 
 
-def score_of(line: Line) -> str:
-    """Return the mean score, or how the runs ended where there is none."""
+def score_of(line: Line, among: Sequence[Line] = ()) -> str:
+    """Return the mean score, with its number of places if others *among* which it stands have more, or how the runs ended."""
     if line.score is None:
         ended = dict.fromkeys(code(status) for place in line.places for status in place.row.statuses if status != "ok")
         return ", ".join(ended) if ended and not line.scored else MISSING
-    some = f" ({line.scored} of {len(line.places)})" if line.scored < len(line.places) else ""
+    places = {(place.setting.spec.task.name, place.table.model.shown) for one in among for place in one.places}
+    every = len(places) if line.places[0].setting.scores_alone else len(line.places)
+    some = f" ({line.scored} of {every})" if line.scored < every else ""
     return text.score(line.score) + some
 
 
@@ -237,6 +253,13 @@ def verdict_of(line: Line, *, short: bool = False, needed: bool = True) -> str:
         counted = "" if short and len(found) == number else times(len(found), number)
         said.append(f"{name}{counted}{seeds}")
     return ", ".join(said)
+
+
+def place_of(line: Line, seen: Overview) -> str:
+    """Return the places that a method may have among all, as intervals that hold together."""
+    return (
+        MISSING if seen.judged is None else place_words(seen.judged.ranks_of(line.label, [p.row for p in line.places]))
+    )
 
 
 def difference_of(line: Line) -> str:

@@ -181,7 +181,12 @@ def _still_improving(decision: Decision) -> str:
 
 def _nothing_shown(seen: Overview, decision: Decision) -> list[str]:
     most = max(contrast.verdict.pairs for contrast in seen.contrasts)
-    if decision.why == "seeds":
+    if decision.why == "seeds" and most == 1 and seen.comparison.scores_alone:
+        said = (
+            "Nothing is shown of the methods: each has one run, which does not tell a method from its seed. A verdict takes "
+            f"{FEWEST_PAIRS} seeds."
+        )
+    elif decision.why == "seeds":
         seeds = f"{plural(most, 'seed')} of each method {'is' if most == 1 else 'are'} too few"
         said = f"Nothing is shown: {seeds}, a verdict takes {FEWEST_PAIRS}."
     elif decision.why == "collapses":
@@ -209,7 +214,10 @@ def _strength(seen: Overview, judged: Judged, level: Level) -> str:
     if judged.analysis.seeds is not None:
         seeds += f", added until decided, {judged.analysis.seeds.at_most} at most"
     rates = [contrast.verdict.choice_sd is not None for contrast in seen.contrasts]
-    seeds += ", choice of learning rates included" if all(rates) else f", {'some ' * any(rates)}at these learning rates"
+    if not seen.comparison.scores_alone:
+        seeds += (
+            ", choice of learning rates included" if all(rates) else f", {'some ' * any(rates)}at these learning rates"
+        )
     hint = ": a hint; confirm with more seeds before choosing" if level == "exploratory" else ""
     return (
         f"Strength: **{'partly decided' if level == 'partly' else level}**{hint} ({seeds}, {rule}). "
@@ -260,12 +268,14 @@ def why_not_judged(comparison: Comparison) -> Said:
         return lead, _sources(comparison), []
     seeds = max(row.score.n for row in rows if row.score is not None)
     ran = f"{plural(len(labels), 'method')} ran"
+    if comparison.scores_alone and seeds == 1:
+        return f"No method is ranked: {ran} once each, and one run does not tell a method from its seed.", [], []
     lead = f"No method is ranked: {ran}, and no two share a reference, base model and seed."
     return lead, [*_sources(comparison), *([] if seeds > 1 else ["One seed a mean tells nothing of chance."])], []
 
 
 def _sources(comparison: Comparison, words: str = "No suite planned these runs") -> list[str]:
-    sources = dict.fromkeys(setting.spec.source for setting in comparison.results if setting.spec.source)
+    sources = dict.fromkeys(one.spec.source for one in comparison.results if one.spec.source and not one.scores_alone)
     return [f"{words} (source: {listed([*map(inert, sources)])})."] if sources else []
 
 

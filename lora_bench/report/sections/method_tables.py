@@ -48,7 +48,10 @@ def score_table(table: ModelTable, setting: Setting, judged: Sequence[TableColum
     """Return the table of scores of each method of a base model, with *judged* beside it. Failures are rows too."""
     own = _own(setting)
     failed = TableColumn("failed", lambda row: str(len(row.failures)))
-    return _split(table, own, [*_scores(setting), *judged, failed], failures=True)
+    columns = [*_scores(setting), *judged, failed]
+    if setting.scores_alone:
+        columns = [one for one in columns if {one.cell(row) for row in table.rows} - {MISSING, "0"}]
+    return _split(table, own, columns, failures=True)
 
 
 def word_model_score(rows: Sequence[Row]) -> float | None:
@@ -236,7 +239,9 @@ def target_name(setting: Setting) -> str:
 
 
 def model_name(table: ModelTable) -> str:
-    """Return the base model as readers should see it."""
+    """Return the base model as readers should see it; that of some scores is not known."""
+    if not table.model.shown:
+        return MISSING
     return inert(table.model.shown, 80) + (f" (weights {code(table.weights)})" if table.ambiguous else "")
 
 
@@ -246,7 +251,7 @@ MOST_NAMES = 3
 
 def range_words(places: Sequence[tuple[Setting, ModelTable]]) -> str:
     """Return a sentence such as "Range: RoBERTa-base on `sst2`, after 80 steps; not tested on others."."""
-    models = {(table.model.shown, table.weights) for _, table in places}
+    models = {(table.model.shown, table.weights) for _, table in places if table.model.shown}
     tasks = dict.fromkeys(setting.spec.task.name for setting, _ in places)
     on = text.listed([code(task) for task in tasks]) if len(tasks) <= MOST_NAMES else text.plural(len(tasks), "task")
     shown = sorted({inert(name, 60) for name, _ in models})
@@ -254,12 +259,12 @@ def range_words(places: Sequence[tuple[Setting, ModelTable]]) -> str:
     steps = {setting.spec.training.steps for setting, _ in places}
     number = next(iter(steps)) if len(steps) == 1 else None
     after = f", after {text.plural(number, 'step')}" if number is not None else ""
-    return f"Range: {these} on {on}{after}; not tested on others."
+    return f"Range: {f'{these} on ' if models else ''}{on}{after}; not tested on others."
 
 
 def metric_name(setting: Setting) -> str:
     """Return the metric of a setting's scores."""
-    return inert(setting.spec.task.metric) if setting.spec.task.metric is not None else "score"
+    return inert(setting.spec.task.shown_metric)
 
 
 def on_split(setting: Setting) -> str:

@@ -74,6 +74,8 @@ def _legend(comparison: Comparison, judged: Judged | None, beside: Beside) -> li
         )
     if judged is not None and judged.ranks:
         lines.append(rank_note(judged))
+    if comparison.scores_alone:
+        return ["Rows are in alphabetical order.", TextList([*_LEGEND[:2], *lines[len(_LEGEND) :]])]
     lines.append("*peak memory*: of training, above the start. It, *step* and *examples/s* are medians over seeds.")
     cells = [(row, table, setting) for setting in comparison.results for table in setting.tables for row in table.rows]
     if any(beside.tuning(*cell) is not None for cell in cells):
@@ -123,7 +125,8 @@ def _of_settings(settings: Sequence[Setting], report: Report, *, fold: bool = Fa
         blocks += _own_word(setting)
         shown = _search(setting, comparison) if setting.search else _model_tables(setting, report)
         models, methods = len(setting.tables), len({row.label for row in setting.rows})
-        title = f"{plural(methods, 'method')} on {plural(models, 'base model')}"
+        on = f" on {plural(models, 'base model')}" if setting.tables[0].model.shown else ""
+        title = f"{plural(methods, 'method')}{on}"
         # One of many tasks is looked up, and not read on the way.
         blocks += [Fold(title, shown)] if fold else shown
     return blocks
@@ -143,7 +146,7 @@ def _apart_from_kin(setting: Setting, comparison: Comparison) -> list[Block]:
 
 def _own_word(setting: Setting) -> list[Block]:
     """Return the note on runs that no suite planned: their source, and the conditions that readers must know themselves."""
-    if setting.spec.source is None:
+    if setting.spec.source is None or setting.scores_alone:
         return []
     said = f"No suite planned these runs; their records come from: {inert(setting.spec.source)}."
     if setting.unknown:
@@ -155,7 +158,10 @@ def _model_tables(setting: Setting, report: Report) -> list[Block]:
     blocks: list[Block] = []
     for table in setting.tables:
         shown = tables.score_table(table, setting, _judged(setting, report.judged))
-        blocks += [Heading(4, tables.model_name(table)), *shown, *_seeds_note(table)]
+        named = [Heading(4, tables.model_name(table))] if table.model.shown else []
+        blocks += [*named, *shown, *_seeds_note(table)]
+        if setting.scores_alone:
+            continue
         costs = tables.cost_tables(table, setting, _beside(table, setting, report.costs))
         blocks += [Fold("Memory and time", costs), *class_blocks(table, report)]
     return blocks
@@ -164,11 +170,12 @@ def _model_tables(setting: Setting, report: Report) -> list[Block]:
 def _judged(setting: Setting, judged: Judged | None) -> list[TableColumn]:
     if judged is None or not any(held.setting is setting for held in judged.held):
         return []
+    rates = not setting.scores_alone
     return [
         TableColumn("ranks", lambda row: rank_words(judged.rank_of(row))),
         TableColumn(
             f"against {code(judged.analysis.reference)}",
-            lambda row: verdict_words(held.verdict) if (held := judged.of(row)) is not None else MISSING,
+            lambda row: verdict_words(held.verdict, rates=rates) if (held := judged.of(row)) is not None else MISSING,
         ),
     ]
 

@@ -24,7 +24,8 @@ def verdict_section(judged: Judged, said: Sequence[str] = (), picture: Sequence[
     """Return the section with every comparison, below paragraphs on them and the picture of each task."""
     blocks: list[Block] = [Heading(2, "Verdicts"), *said]
     blocks += [_lost(judged)] if judged.lost else []
-    blocks += [*picture, verdict_legend([held.verdict for held in judged.held]), MORE]
+    rates = not judged.comparison.scores_alone
+    blocks += [*picture, verdict_legend([held.verdict for held in judged.held], rates=rates), MORE]
     blocks += [*_tables(judged), *_collapses(judged)]
     if judged.left_out:
         blocks += ["Not compared:", TextList([f"{inert(reason)}." for reason in judged.left_out])]
@@ -74,15 +75,15 @@ _LEGEND = """\
 seen is the true one.""".splitlines()
 
 
-def verdict_legend(verdicts: Sequence[Verdict]) -> TextList:
-    """Return the legend of a table of verdicts, with items on collapses where these limit a verdict."""
+def verdict_legend(verdicts: Sequence[Verdict], *, rates: bool = True) -> TextList:
+    """Return the legend of a table of verdicts, with items on collapses where these limit one; *rates* as `verdict_words`."""
     items = [line.replace("{confidence}", f"{100 * (1 - verdicts[0].alpha):g}") for line in _LEGEND]
     if any(verdict.choice_sd is not None for verdict in verdicts):
         items.append(
             "*SD of the choice*: standard deviation of the difference if learning rates were chosen again by as many trials. "
             "Intervals and *p* include it."
         )
-    if any(verdict_words(verdict).endswith("at these rates") for verdict in verdicts):
+    if any(verdict_words(verdict, rates=rates).endswith("at these rates") for verdict in verdicts):
         items.append(
             "*at these rates*: other learning rates may give another verdict, as no trials here chose those of both methods."
         )
@@ -111,32 +112,33 @@ def _seeds(judged: Judged, held: Held) -> str:
 
 def _tables(judged: Judged) -> list[Block]:
     where, flips_p, at_floor = ["task", "base model", "method"], "p of sign flips", "failures at the floor"
-    choice = "SD of the choice"
+    choice, rates = "SD of the choice", not judged.comparison.scores_alone
     told, sure = [], []
     for held in judged.held:
         name = [setting_name(held.setting, judged.comparison), model_name(held.table), method_name(held.row)]
         covers = "seeds, items" if held.with_items else "seeds"
-        difference, interval, covers, verdict, p_value, needed = numbers(held.verdict, covers)
+        difference, interval, covers, verdict, p_value, needed = numbers(held.verdict, covers, rates=rates)
         sd = text.score(held.verdict.choice_sd)
         told.append([*name, _seeds(judged, held), difference, interval, sd, verdict, needed])
         flips = held.difference.sign_flip
         of_flips = text.probability(flips.p_value if flips is not None else None)
         sure.append([*name, covers, p_value, of_flips, text.difference(held.at_floor)])
-    further = known_columns([*where, "covers", "p", flips_p, at_floor], sure, {flips_p, at_floor})
+    optional = {"base model", flips_p, at_floor}
+    further = known_columns([*where, "covers", "p", flips_p, at_floor], sure, optional)
     header = [*where, "seeds", "difference", "interval", choice, "verdict", "would decide"]
     return [
-        TextTable(*known_columns(header, told, {choice}), numbers_from=3),
+        TextTable(*known_columns(header, told, {"base model", choice}), numbers_from=3),
         Fold("How sure each comparison is", [TextTable(*further, numbers_from=3)]),
     ]
 
 
-def numbers(verdict: Verdict, covers: str) -> list[str]:
+def numbers(verdict: Verdict, covers: str, *, rates: bool = True) -> list[str]:
     """Return the cells of a comparison: difference, interval, its coverage, verdict, p, and the seeds that would decide."""
     return [
         text.difference(verdict.difference),
         text.ends(verdict.simultaneous, text.difference),
         covers,
-        verdict_words(verdict),
+        verdict_words(verdict, rates=rates),
         text.probability(verdict.adjusted_p),
         _would_decide(verdict),
     ]
@@ -149,8 +151,8 @@ def _would_decide(verdict: Verdict) -> str:
     return " or ".join([*seeds, *items]) or MISSING
 
 
-def verdict_words(verdict: Verdict) -> str:
-    """Return a verdict in a cell of a table."""
+def verdict_words(verdict: Verdict, *, rates: bool = True) -> str:
+    """Return a verdict in a cell of a table, with *rates* also if it holds at these learning rates alone."""
     if verdict.reason is not None and verdict.interval is None:
         return f"{verdict.verdict} ({'one seed' if verdict.pairs == 1 else 'no spread'})"
     if verdict.p_value is None and verdict.pairs < FEWEST_PAIRS:
@@ -171,7 +173,7 @@ def verdict_words(verdict: Verdict) -> str:
         word += f" unless {who} collapses in over {rate} of runs ({excluded} excluded)"
     elif verdict.verdict == "inconclusive":
         word += " unless some runs collapse"
-    return f"{word}, at these rates" if verdict.choice_sd is None else word
+    return f"{word}, at these rates" if verdict.choice_sd is None and rates else word
 
 
 def without_result(judged: Judged) -> list[str]:
@@ -225,6 +227,12 @@ def rank_words(rank: Rank | None) -> str:
         return MISSING
     ranks = str(rank.best) if rank.best == rank.worst else f"{rank.best} to {rank.worst}"
     return f"{ranks} ({rank.letters})"
+
+
+def place_words(ranks: Sequence[Rank]) -> str:
+    """Return the places that shown differences leave a method, such as "2 to 5 of 9"; of several base models each."""
+    places = [f"{rank.best}{f' to {rank.worst}' * (rank.worst > rank.best)} of {rank.of}" for rank in ranks]
+    return "; ".join(dict.fromkeys(places)) or MISSING
 
 
 def rank_note(judged: Judged) -> str:

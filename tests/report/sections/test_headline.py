@@ -494,7 +494,10 @@ def test_many_methods_leave_the_small_table_small():
     ]
     _, seen = headline(records)
     table = to_markdown(summary_table(seen)).splitlines()
-    assert len(table) == 2 + 10 + 2 and "The 10 with the highest means of 63; [all scores](#scores)." in table[-1]
+    assert (
+        len(table) == 2 + 10 + 2
+        and "The reference and the 9 others with the best means of 63; [all scores](#scores)." in table[-1]
+    )
 
 
 def test_a_planned_setting_and_an_own_script_are_in_no_mean_and_no_table_together():

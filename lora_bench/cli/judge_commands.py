@@ -1,0 +1,59 @@
+"""The command that judges other people's scores."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from lora_bench.cli.help import DONE
+from lora_bench.exchange.scores import Judgement
+from lora_bench.exchange.scores import judge as judge_scores
+from lora_bench.report import terminal_answer, terminal_table
+from lora_bench.report.frames.verdict_frame import to_over_tasks_frame
+from lora_bench.report.model.report import Report
+from lora_bench.util.redaction import message
+
+
+def judge(arguments: argparse.Namespace) -> int:
+    """Judge scores, print the answer, and write the page if it is asked for."""
+    from lora_bench.cli.commands import terminal
+
+    asked = ("method", "task", "base_model", "seed", "item", "lower_is_better", "scale", "reference", "margin", "alpha")
+    found = judge_scores(*arguments.scores, score=arguments.score, **{name: getattr(arguments, name) for name in asked})
+    if arguments.json:
+        print(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
+    else:
+        print(*map(message, found.said), sep="\n", file=sys.stderr)
+        console = terminal()
+        console.print(terminal_answer(found.report), highlight=False)
+        if found.report.decision.level is None:
+            console.print(terminal_table(found.report.records))
+    if arguments.out is not None:
+        written = found.write_report(arguments.out, latex=arguments.latex)
+        if not arguments.json:
+            print(*(path for path in written if path.suffix != ".svg"), sep="\n")
+    return DONE
+
+
+def _as_json(found: Judgement) -> dict[str, Any]:
+    """Return the answer, the choice, places and verdicts as plain data."""
+    report: Report = found.report
+    taken = report.overview.taken
+    return {
+        "answer": found.answer,
+        "said": [*found.said],
+        "take": report.decision.winner,
+        "expected_loss": None
+        if taken is None or taken.loss is None
+        else {"expected": taken.loss.expected, "at_most": taken.loss.at_most},
+        "level": report.decision.level,
+        "over_tasks": _rows(to_over_tasks_frame(report.judged)),
+        "tasks": _rows(found.verdicts),
+    }
+
+
+def _rows(frame: Any) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in row.items() if value is not None}
+        for row in json.loads(frame.to_json(orient="records"))
+    ]

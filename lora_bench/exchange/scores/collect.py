@@ -1,0 +1,280 @@
+"""Scores from any number of files, checked: which run has which score, or which result on which test item.
+
+    rows of sources → numbers for names, a score for each row → runs → scores on one scale
+
+Ten million rows take some 500 MB: names are stored once. A score that is a share of 1 or a per cent becomes a share, so that
+differences are points of 100. What cannot be meant is refused, a line each with file, line and column.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lora_bench.errors import Fault, LoraBenchError, refuse
+from lora_bench.exchange.scores.columns import number_in, plain
+from lora_bench.exchange.scores.tables import SHOWN_FAULTS, Cell
+from lora_bench.metrics.support.lookup import SHARE
+from lora_bench.report.text import plural
+
+Scale = Literal["share", "percent", "own"]
+Floats = NDArray[np.float64]
+
+KINDS = ("task", "base_model", "method", "seed", "item")
+# Scores from -1 to 1 of which a hundredth is a point, by the beginning of their names.
+_CORRELATIONS = ("matthews", "mcc", "pearson", "spearman", "kendall", "cohen", "kappa")
+# Texts of scores whose numbers are kept: results on items are few different ones.
+CACHED = 100_000
+_SHOWN = {"share": "a share of 1", "percent": "per cent, read as shares of 1", "own": "in a unit of its own"}
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """Name of a task's score, its direction, and its scale where the source says it."""
+
+    metric: str
+    higher_is_better: bool
+    scale: Scale | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Rows of one file: the kinds of its cells in order, "score" among them, and what all rows share, by kind."""
+
+    file: str
+    named: dict[str, str]
+    rows: Iterable[tuple[int, Sequence[Cell]]]
+    constant: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, TaskFacts]
+    said: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run by the names of its task, base model, method and seed, with its score, and its results in the order of items."""
+
+    task: str
+    base_model: str
+    method: str
+    seed: str | None
+    score: float | None
+    items: Floats | None
+
+
+class Rows:
+    """All rows: for each kind a number a row and the names behind the numbers, the scores (NaN for none), and their places."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources, self.said = sources, [*dict.fromkeys(line for one in sources for line in one.said)]
+        self.kinds = [kind for kind in KINDS if any(kind in one.named or kind in one.constant for one in sources)]
+        self.known: dict[str, dict[str, int]] = {kind: {} for kind in self.kinds}
+        self.faults: list[Fault] = []
+        columns = {kind: array("i") for kind in self.kinds}
+        scores, lines, starts = array("d"), array("i"), []
+        for source in sources:
+            starts.append(len(lines))
+            self._read(source, columns, scores, lines)
+        refuse(self.faults)
+        self.starts = np.array(starts)
+        self.numbers = {kind: np.frombuffer(column, dtype=np.int32) for kind, column in columns.items()}
+        self.scores, self.lines = np.frombuffer(scores), lines
+        self.names = {kind: [*known] for kind, known in self.known.items()}
+
+    def _read(self, source: Source, columns: dict[str, array[int]], scores: array[float], lines: array[int]) -> None:
+        kinds = [kind for kind in source.named if kind != "score"]
+        if missing := [kind for kind in self.kinds if kind not in (*kinds, *source.constant)]:
+            raise LoraBenchError(f"{source.file} has no {missing[0].replace('_', ' ')}, which other files have")
+        at = [*source.named].index("score")
+        parsed: dict[Cell, float] = {}
+        filled = [(columns[kind], self.known[kind], kind) for kind in kinds]
+        before = len(lines)
+        for line, row in source.rows:
+            score = row[at]
+            number = parsed.get(score)
+            if number is None:
+                number = number_in(score)
+                if len(parsed) < CACHED:
+                    parsed[score] = number
+            if math.isinf(number):
+                self.refuse(source, line, "score", f"{score!r} is no finite number")
+            scores.append(number)
+            lines.append(line)
+            for (numbers, known, kind), cell in zip(filled, (*row[:at], *row[at + 1 :]), strict=True):
+                name = cell if type(cell) is str else _name(cell)
+                if name == "":
+                    self.refuse(source, line, kind, f"there is no {kind.replace('_', ' ')}")
+                numbers.append(known.setdefault(name, len(known)))
+        for kind, name in source.constant.items():
+            columns[kind].extend([self.known[kind].setdefault(name, len(self.known[kind]))] * (len(lines) - before))
+
+    def refuse(self, source: Source, line: int, kind: str, message: str) -> None:
+        """Add a fault, up to so many."""
+        if len(self.faults) < SHOWN_FAULTS:
+            self.faults.append(Fault(message, source.file, line, source.named.get(kind, kind)))
+
+    def place(self, at: int) -> tuple[Source, int]:
+        """Return the source and the line of a row."""
+        return self.sources[int(np.searchsorted(self.starts, at, side="right")) - 1], self.lines[at]
+
+    def name(self, kind: str, at: int) -> str:
+        """Return the name of a kind in a row, or nothing."""
+        return self.names[kind][self.numbers[kind][at]] if kind in self.numbers else ""
+
+    def run(self, at: int) -> str:
+        """Return the run of a row in words."""
+        seed = [f"seed {self.name('seed', at)}"] if "seed" in self.numbers else []
+        return ", ".join(filter(None, [*(self.name(kind, at) for kind in ("method", "task", "base_model")), *seed]))
+
+    def before(self, at: int, first: int) -> str:
+        """Return the place of an earlier row in words."""
+        (source, _), (other, line) = self.place(at), self.place(first)
+        return f"line {line}" + ("" if other is source else f" of {other.file}")
+
+
+def _name(cell: Cell) -> str:
+    # A frame with a missing seed has floats.
+    return "" if cell is None else str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+def collect(sources: Sequence[Source], scale: Scale | None) -> tuple[list[Run], dict[str, TaskFacts], list[str]]:
+    """Return the runs of some sources, the facts of their tasks, and sentences on what was guessed.
+
+    Raise BadInput with what is wrong with them.
+    """
+    rows = Rows(sources)
+    facts, said = _scaled(rows, scale)
+    keys = np.zeros(len(rows.scores), dtype=np.int64)
+    for kind in rows.kinds:
+        if kind != "item":
+            keys = keys * len(rows.names[kind]) + rows.numbers[kind]
+    found = _of_items(rows, keys) if "item" in rows.kinds else _of_runs(rows, keys)
+    refuse(rows.faults)
+    if not found:
+        raise LoraBenchError("there are no scores to judge")
+    runs = [
+        Run(
+            rows.name("task", at),
+            rows.name("base_model", at),
+            rows.name("method", at),
+            rows.name("seed", at) if "seed" in rows.kinds else None,
+            None if math.isnan(score) else score,
+            items,
+        )
+        for at, score, items in found
+    ]
+    return runs, facts, [*rows.said, *said, *_lacking(runs)]
+
+
+Found = list[tuple[int, float, Floats | None]]
+"""For each run its first row, its score and its results on items."""
+
+
+def _of_runs(rows: Rows, keys: NDArray[np.int64]) -> Found:
+    """Return the score of each run; rows that say the same again count once."""
+    first: dict[int, int] = {}
+    again = 0
+    hint = "" if "seed" in rows.kinds else "; say which column tells runs apart with --seed COLUMN"
+    for at, (key, score) in enumerate(zip(keys.tolist(), rows.scores.tolist(), strict=True)):
+        other = rows.scores[first.setdefault(key, at)]
+        if first[key] < at:
+            again += 1
+            if score != other and not math.isnan(score + other):
+                said = f"{score:g} for {rows.run(at)}, which has {other:g} in {rows.before(at, first[key])}{hint}"
+                rows.refuse(*rows.place(at), "score", said)
+    rows.said += [f"{plural(again, 'repeated row')} with the same score: counted once"] if again else []
+    return [(at, float(rows.scores[at]), None) for at in first.values()]
+
+
+def _of_items(rows: Rows, keys: NDArray[np.int64]) -> Found:
+    """Return the mean result of each run, and its results in the order of items, which runs of a task must share."""
+    items = rows.numbers["item"]
+    order = np.lexsort((items, keys))
+    ends = np.flatnonzero(np.diff(keys[order], append=-1)) + 1
+    found: Found = []
+    of_place: dict[tuple[str, str], tuple[int, NDArray[np.int32]]] = {}
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        own, at = items[order[start:end]], int(order[start:end].min())
+        source, line = rows.place(at)
+        results = rows.scores[order[start:end]]
+        for place in np.flatnonzero(np.isnan(results))[:SHOWN_FAULTS]:
+            rows.refuse(*rows.place(int(order[start + place])), "score", "there is no result")
+        for place in np.flatnonzero(own[1:] == own[:-1])[:SHOWN_FAULTS]:
+            first, twice = sorted(order[start + place : start + place + 2].tolist())
+            said = f"{rows.name('item', twice)} stands twice in {rows.run(twice)}, first in {rows.before(twice, first)}"
+            rows.refuse(*rows.place(twice), "item", said)
+        other, known = of_place.setdefault((rows.name("task", at), rows.name("base_model", at)), (at, own))
+        if not np.array_equal(own, known) and len(np.unique(own)) == len(own):
+            odd = int(np.setxor1d(own, known)[0])
+            has = f"{'has' if odd in own else 'lacks'} item {rows.names['item'][odd]}, unlike {rows.run(other)}"
+            rows.refuse(source, line, "item", f"{rows.run(at)} {has}; all runs of a task need the same items")
+        found.append((at, float(results.mean()), results))
+    return found
+
+
+def _scaled(rows: Rows, scale: Scale | None) -> tuple[dict[str, TaskFacts], list[str]]:
+    """Bring scores to shares where they have such a scale, and name their metrics so; say what was done."""
+    facts: dict[str, TaskFacts] = {}
+    tasks = rows.names.get("task", [""])
+    every = rows.scores[np.isfinite(rows.scores)]
+    said: dict[str, list[str]] = {}
+    in_source = (
+        [set(part.tolist()) for part in np.split(rows.numbers["task"], rows.starts[1:])]
+        if "task" in rows.numbers
+        else [{0}] * len(rows.sources)
+    )
+    for number, task in enumerate(tasks):
+        own = {
+            one.facts.get(task) or one.facts[""]
+            for one, there in zip(rows.sources, in_source, strict=True)
+            if number in there
+        }
+        if len(own) > 1:
+            names = ", ".join(sorted(one.metric for one in own))
+            raise LoraBenchError(f"files have different scores of {task}, {names}: judge them apart")
+        (fact,) = own
+        # Means over tasks take gains alone.
+        used = (scale or fact.scale or _scale(every, fact)) if fact.higher_is_better else "own"
+        mine = rows.numbers["task"] == number if "task" in rows.numbers else np.full(len(rows.scores), True)
+        if used == "percent" and scale is None and fact.scale is None:
+            for at in np.flatnonzero(mine & (rows.scores > 0) & (rows.scores <= 1))[:SHOWN_FAULTS]:
+                hint = "is a share among per cents; `--scale percent` if it is one of them"
+                rows.refuse(*rows.place(int(at)), "score", f"{rows.scores[at]:g} {hint}")
+        if used == "percent":
+            rows.scores[mine] /= 100
+        facts[task] = fact if used == "own" else replace(fact, metric=f"{SHARE}{fact.metric.replace('/', '_')}")
+        said.setdefault(_SHOWN[used], []).append(task)
+    if len(said) == 1:
+        return facts, [f"scale: {next(iter(said))} (`--scale` overrules)"]
+    return facts, [f"scale of {', '.join(of)}: {words}" for words, of in said.items()]
+
+
+def _scale(scores: Floats, fact: TaskFacts) -> Scale:
+    """Guess the scale of scores."""
+    if not len(scores):
+        return "own"
+    least = -1.0 if plain(fact.metric).startswith(_CORRELATIONS) else 0.0
+    low, high = float(scores.min()), float(scores.max())
+    if low >= least and high <= 1:
+        return "share"
+    return "percent" if low >= 100 * least and 10 < high <= 100 else "own"
+
+
+def _lacking(runs: Sequence[Run]) -> list[str]:
+    """Say which methods lack seeds that others have on their task and base model."""
+    seeds: dict[tuple[str, str], dict[str, set[Any]]] = {}
+    for run in runs:
+        if run.score is not None:
+            seeds.setdefault((run.task, run.base_model), {}).setdefault(run.method, set()).add(run.seed)
+    lacking: dict[str, int] = {}
+    for of in seeds.values():
+        for method, own in of.items():
+            if more := len(set().union(*of.values()) - own):
+                lacking[method] = lacking.get(method, 0) + more
+    named = ", ".join(f"{method} {number}" for method, number in sorted(lacking.items())[:SHOWN_FAULTS])
+    return [f"seeds that others have and a method lacks: {named}; pairs are the seeds that both have"] if named else []

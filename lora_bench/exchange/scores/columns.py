@@ -1,0 +1,158 @@
+"""Which column of somebody's table is the method, the task, the seed and the score: by name, and said in a line each."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.records.record import MOST_SCORE
+
+Head = Mapping[str, Sequence[Any]]
+"""The first values of each column."""
+
+# Names of columns in the order of preference, in lower case and with `_` between words.
+_NAMES = {
+    "method": "method algorithm approach peft_method method_name adapter system model_name model name label experiment",
+    "task": "task dataset task_name dataset_name benchmark evaluation_name data subset environment env",
+    "base_model": "base_model backbone pretrained_model base model_name_or_path model model_name",
+    "seed": "seed random_seed random_state run replicate repetition repeat rep trial fold split",
+    "item": "item item_id example_id doc_id question_id sample_id instance_id example question",
+}
+_SCORES = (
+    "score", "accuracy", "acc", "acc_norm", "f1", "macro_f1", "exact_match", "em", "correct", "is_correct", "evaluation_score",
+    "matthews_correlation", "mcc", "auc", "auroc", "roc_auc", "pearson", "spearman", "rouge_l", "rouge_1", "rouge_2", "bleu",
+    "chrf", "pass_at_1", "win_rate", "reward", "value", "metric_value", "result", "loss", "perplexity", "ppl", "error",
+    "error_rate", "rmse", "mae",
+)  # fmt: skip
+_SETS = ("test_", "eval_", "final_", "mean_", "best_", "valid_", "val_", "dev_")
+# Numbers of a wide table that are no scores of a task, by any word of the name.
+_NO_SCORES = {
+    "avg", "average", "mean", "macro", "std", "sd", "stderr", "ci", "n", "count", "rank", "params", "parameters", "param",
+    "trainable", "time", "seconds", "sec", "memory", "mem", "gb", "mb", "bytes", "flops", "cost", "lr", "rate", "epoch",
+    "epochs", "step", "steps", "batch", "size", "alpha", "dropout", "index", "idx", "id", "unnamed", "version", "year", "date",
+    "timestamp", "overall", "total",
+}  # fmt: skip
+_LOWER = re.compile(r"(?:^|_)(?:loss|perplexity|ppl|error|err|rmse|mae|mse|wer|cer|ter|fid|nll|bits|latency)(?:_|$)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedColumns:
+    """The user's own answers in place of guesses: names of columns, of scores also several, one for each task."""
+
+    method: str | None = None
+    task: str | None = None
+    base_model: str | None = None
+    seed: str | None = None
+    item: str | None = None
+    score: tuple[str, ...] = ()
+    lower_is_better: bool | None = None
+
+
+@dataclass(frozen=True)
+class ChosenColumns:
+    """The column of each kind that a table has, the columns of scores, and a sentence for each."""
+
+    columns: Mapping[str, str]
+    scores: tuple[str, ...]
+    said: tuple[str, ...]
+
+
+def plain(name: str) -> str:
+    """Return a column's name in lower case, with `_` between words and without the part of the data in front."""
+    return re.sub(r"[^a-z0-9@]+", "_", name.lower()).strip("_").replace("@", "_at_")
+
+
+def lower_is_better(name: str) -> bool:
+    """Tell if a score is one of which less is better, by its name."""
+    return _LOWER.search(plain(name)) is not None
+
+
+def choose(head: Head, asked: AskedColumns) -> ChosenColumns:
+    """Choose the columns of a table. Raise LoraBenchError if there is none for the method or the score, or none so named."""
+    found: dict[str, str] = {}
+    said = []
+    for kind in (one.name for one in fields(AskedColumns) if one.name in _NAMES):
+        own: str | None = getattr(asked, kind)
+        if own is not None and own not in head:
+            raise unknown("column", own, head)
+        named = own or _named(head, _NAMES[kind].split(), [*found.values(), *asked.score])
+        # The words of a column "split" are test and train.
+        if named is not None and (own or plain(named) != "split" or _numbers(head[named])):
+            found[kind] = named
+            said.append(f"{kind.replace('_', ' ')}: column `{named}`")
+    if "method" not in found:
+        raise LoraBenchError(f"no column is named like a method ({', '.join(head)}); say it with --method COLUMN")
+    for own in asked.score:
+        if own not in head:
+            raise unknown("column", own, head)
+    scores = asked.score or _scores(head, found)
+    if not scores:
+        raise LoraBenchError(
+            f"no column of numbers is named like a score ({', '.join(head)}); say it with --score COLUMN"
+        )
+    if len(scores) > 1:
+        if "task" in found:
+            raise LoraBenchError(
+                f"there are {len(scores)} columns of scores beside the tasks in `{found['task']}`: say one with --score COLUMN"
+            )
+        said.append(f"tasks: columns {', '.join(f'`{name}`' for name in scores)}")
+    else:
+        others = [name for name in _known_scores(head) if name not in (*scores, *found.values())]
+        also = f"; not read: {', '.join(f'`{name}`' for name in others)}" if others else ""
+        said.append(f"score: column `{scores[0]}`{also}")
+    return ChosenColumns(found, scores, tuple(said))
+
+
+def _named(head: Head, names: Sequence[str], taken: Collection[str]) -> str | None:
+    known = {plain(name): name for name in reversed([*head]) if name not in taken}
+    return next((known[name] for name in names if name in known), None)
+
+
+def _known_scores(head: Head) -> list[str]:
+    """Return the columns that are named like a score, in the order of preference."""
+    found = []
+    for word in _SCORES:
+        for name in head:
+            own = plain(name)
+            if own == word or any(own == f"{of}{word}" for of in _SETS):
+                found.append(name)
+    return [name for name in dict.fromkeys(found) if any(map(_is_number, head[name]))]
+
+
+def _scores(head: Head, found: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the column of scores: the first that is named like one, else all numbers, one for each task."""
+    known = [name for name in _known_scores(head) if name not in found.values()]
+    numbers = [
+        name
+        for name, values in head.items()
+        if name not in found.values() and _numbers(values) and not _NO_SCORES & set(plain(name).split("_"))
+    ]
+    if known or "task" in found:
+        return tuple([*known, *(numbers if len(numbers) == 1 else [])][:1])
+    return tuple(numbers)
+
+
+def _numbers(values: Sequence[Any]) -> bool:
+    """Tell if most of the values that are there are numbers."""
+    known = [value for value in values if value is not None]
+    return 2 * sum(map(_is_number, known)) > len(known)
+
+
+def _is_number(cell: Any) -> bool:
+    return math.isfinite(number_in(cell))
+
+
+def number_in(cell: Any) -> float:
+    """Return the number of a cell, of true and false 1 and 0; NaN for an empty one, and infinity for what is no score."""
+    if cell is None:
+        return math.nan
+    word = cell.strip().lower() if isinstance(cell, str) else cell
+    try:
+        number = float({"true": 1, "false": 0}.get(word, word))
+    except (ValueError, TypeError):
+        return math.inf
+    return number if abs(number) <= MOST_SCORE and "_" not in str(word) else math.inf

@@ -1,0 +1,157 @@
+"""Files of scores, by the tools that write them: rows of method, task, base model, seed, item and score.
+
+Read are tables of any names; result files of PEFT's method_comparison; samples of lm-evaluation-harness, a file a model and
+task; and Every Eval Ever's JSON, checked by its own package where that is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_bench.errors import LoraBenchError, first_line
+from lora_bench.exchange.peft_results import record_in, result_files
+from lora_bench.exchange.scores.collect import Scale, Source, TaskFacts
+from lora_bench.exchange.scores.columns import AskedColumns, choose, lower_is_better, plain
+from lora_bench.exchange.scores.tables import MAX_BYTES, SUFFIXES, GivenTable, fault, load, read_table, table_of
+from lora_bench.util.regular_files import read_regular
+
+_SAMPLES = re.compile(r"samples_(.+?)_(\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl")
+_SCALES: dict[tuple[Any, Any], Scale] = {(0, 1): "share", (-1, 1): "share", (0, 100): "percent"}
+
+
+def sources_of(given: Sequence[Any], asked: AskedColumns) -> list[Source]:
+    """Return the rows of files, folders and frames. Raise BadInput with what is wrong with one."""
+    files = [file for one in given if isinstance(one, str | Path) for file in _files(Path(one))]
+    frames = [source for one in given if not isinstance(one, str | Path) for source in _of_table(table_of(one), asked)]
+    runs = Counter((file.parent, match[1]) for file in files if (match := _SAMPLES.fullmatch(file.name)))
+    return [*frames, *(source for file in files for source in _of_file(file, asked, runs))]
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files of scores at a path: of a folder samples, PEFT's results, or tables."""
+    if not path.is_dir():
+        if not path.exists():
+            raise fault("there is no such file", str(path))
+        return [path]
+    found = [file for file in path.rglob("*.jsonl") if _SAMPLES.fullmatch(file.name)]
+    try:
+        found = found or result_files(path)
+    except LoraBenchError:
+        found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+    if not found:
+        raise fault(f"has no file of scores ({', '.join(SUFFIXES)})", str(path))
+    return sorted(found)
+
+
+def _of_file(path: Path, asked: AskedColumns, runs: Counter[tuple[Path, str]]) -> Iterator[Source]:
+    if (match := _SAMPLES.fullmatch(path.name)) is not None:
+        yield _samples(path, match[1], match[2] if runs[path.parent, match[1]] > 1 else "")
+        return
+    log = None
+    if path.suffix.lower() == ".json":
+        log = load(read_regular(path, MAX_BYTES), str(path))
+    if isinstance(log, dict) and {"run_info", "train_info"} <= log.keys():
+        yield _peft(path)
+    elif isinstance(log, dict) and {"model_info", "evaluation_results"} <= log.keys():
+        yield _every_eval(path, log)
+    else:
+        yield from _of_table(read_table(path), asked)
+
+
+def _of_table(table: GivenTable, asked: AskedColumns) -> Iterator[Source]:
+    chosen = choose(table.head(), asked)
+    places = [table.names.index(name) for name in chosen.columns.values()]
+    for name in chosen.scores:
+        lower = lower_is_better(name) if asked.lower_is_better is None else asked.lower_is_better
+        own = [*places, table.names.index(name)]
+        several = len(chosen.scores) > 1
+        yield Source(
+            file=table.file,
+            named={**chosen.columns, "score": name},
+            rows=_picked(table, own),
+            constant={"task": name} if several else {},
+            facts={"": TaskFacts("score" if several else name, not lower)},
+            said=[*chosen.said, f"{'lower' if lower else 'higher'} is better: by the name `{name}`"],
+        )
+
+
+def _picked(
+    table: GivenTable, places: Sequence[int], only: tuple[int, Any] | None = None
+) -> Iterator[tuple[int, list[Any]]]:
+    for line, row in table.rows():
+        if only is None or row[only[0]] == only[1]:
+            yield line, [row[place] for place in places]
+
+
+def _samples(path: Path, task: str, date: str) -> Source:
+    """Return the results of a model on the items of a task: one metric, and of several filters the first."""
+    table = read_table(path)
+    head = table.head()
+    numbers = [name for name, values in head.items() if isinstance(values[0], int | float) and "." not in name]
+    if "doc_id" not in head or numbers in ([], ["doc_id"]):
+        raise fault("has no `doc_id` with a number a metric, as lm-evaluation-harness writes", str(path))
+    metric = next((name for name in ("acc", "exact_match") if name in numbers), numbers[-1])  # the last keys of a line
+    said = [
+        f"samples: the method is the folder{' with the date' if date else ''}, the item `doc_id`, the score `{metric}`"
+    ]
+    only = None
+    if "filter" in head:
+        only = table.names.index("filter"), head["filter"][0]
+        said += [f"of several filters: `{only[1]}`"] if len({*head["filter"]}) > 1 else []
+    return Source(
+        file=str(path),
+        named={"item": "doc_id", "score": metric},
+        rows=_picked(table, [table.names.index("doc_id"), table.names.index(metric)], only),
+        constant={"method": " ".join(filter(None, [path.resolve().parent.name, date])), "task": task},
+        facts={task: TaskFacts(metric, not lower_is_better(metric))},
+        said=said,
+    )
+
+
+def _peft(path: Path) -> Source:
+    """Return the one score of a result file of PEFT's method_comparison."""
+    record = record_in(read_regular(path, MAX_BYTES), path, command=None)
+    spec, metric = record.spec, record.spec.task.metric or "score"
+    higher = not lower_is_better(metric) if spec.task.higher_is_better is None else spec.task.higher_is_better
+    row = {"method": spec.method.label, "task": spec.task.name, "base_model": spec.model.shown, "seed": spec.seed}
+    return Source(
+        file=str(path),
+        named={name: name for name in (*row, "score")},
+        rows=[(1, [*row.values(), record.score])],
+        facts={spec.task.name: TaskFacts(metric, higher)},
+        said=["PEFT's result files: the method is the experiment's name, the score that of the test set"],
+    )
+
+
+def _every_eval(path: Path, log: dict[str, Any]) -> Source:
+    """Return the scores of a log of Every Eval Ever."""
+    rows, facts = [], {}
+    said = [f"Every Eval Ever, {_checked(path, log)}: the method is `model_info.id`, the task `evaluation_name`"]
+    try:
+        for line, result in enumerate(log["evaluation_results"], start=1):
+            task, metric = str(result["evaluation_name"]), result["metric_config"]
+            name = plain(metric.get("metric_name") or "score")
+            scale = _SCALES.get((metric.get("min_score"), metric.get("max_score")), "own")
+            facts[task] = TaskFacts(name, not metric["lower_is_better"], scale)
+            rows.append((line, [log["model_info"]["id"], task, result["score_details"]["score"]]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise fault(f"is no log of Every Eval Ever: {type(error).__name__} {error}", str(path)) from None
+    named = {"method": "model_info.id", "task": "evaluation_name", "score": "score_details.score"}
+    return Source(file=str(path), named=named, rows=rows, facts=facts, said=said)
+
+
+def _checked(path: Path, log: dict[str, Any]) -> str:
+    try:
+        types = importlib.import_module("every_eval_ever.eval_types")
+    except ImportError:
+        return "not checked, as the package `every_eval_ever` is not installed"
+    try:
+        types.EvaluationLog.model_validate(log)
+    except ValueError as error:
+        raise fault(f"is no valid log of Every Eval Ever: {first_line(error)}", str(path)) from None
+    return "checked by the package `every_eval_ever`"

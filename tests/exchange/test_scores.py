@@ -1,0 +1,346 @@
+"""Scores of anybody's: what is read and guessed, what is refused, and that the answer is the one that reports give."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lora_bench import judge
+from lora_bench.cli import main
+from lora_bench.errors import LoraBenchError
+from lora_bench.exchange.scores.single_runs import p_of_items
+from tests.exchange.test_peft_results import LORA, full, result
+
+# Ten seeds, the same for both: b is five points above a, and c is a again.
+SEEDS = np.random.default_rng(0).normal(0.7, 0.01, 10)
+NOISE = np.random.default_rng(1).normal(0, 0.002, (3, 10))
+MEANS = {"a": 0.0, "b": 0.05, "c": 0.0}
+
+
+def rows(tasks=("sst2",), methods=MEANS, seeds=10, unit=1.0):
+    return [
+        {
+            "method": method,
+            "task": task,
+            "seed": seed,
+            "accuracy": round(float(unit * (SEEDS[seed] + gain + noise[seed])), 6),
+        }
+        for task in tasks
+        for (method, gain), noise in zip(methods.items(), NOISE, strict=False)
+        for seed in range(seeds)
+    ]
+
+
+def write(path, table):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*table[0]])
+        writer.writeheader()
+        writer.writerows(table)
+    return path
+
+
+def text(path, *lines):
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def items(right, methods=("a", "b"), seeds=(0,), task="sst2"):
+    """A row for each item: method m is right on items below right[m]."""
+    return [
+        {"method": method, "task": task, "seed": seed, "item": f"q{item}", "correct": int(item < upto)}
+        for method, upto in zip(methods, right, strict=True)
+        for seed in seeds
+        for item in range(100)
+    ]
+
+
+def test_a_table_of_scores_gives_the_answer_and_the_places_of_a_report():
+    found = judge(rows())
+    assert found.winner == "b" and found.answer.startswith("Take b: most likely the best of 3")
+    assert "Compared with a, b is better, by at least" in found.answer
+    places = found.verdicts.set_index("label")
+    assert list(places.loc["b", ["rank_best", "rank_worst", "ranked"]]) == [1, 1, 3]
+    assert list(places.loc["c", ["rank_best", "rank_worst", "ranked"]]) == [2, 3, 3]
+
+
+def test_every_form_of_a_table_gives_one_answer(tmp_path):
+    import pandas
+
+    table = rows(tasks=("cola", "sst2"))
+    frame = pandas.DataFrame(table)
+    frame.to_parquet(tmp_path / "x.parquet")
+    (tmp_path / "x.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in table))
+    (tmp_path / "x.json").write_text(json.dumps(table))
+    forms = [
+        table, frame, {name: list(frame[name]) for name in frame}, write(tmp_path / "x.csv", table), tmp_path / "x.parquet",
+        tmp_path / "x.jsonl", tmp_path / "x.json",
+    ]  # fmt: skip
+    assert len({judge(form).answer for form in forms}) == 1
+
+
+def test_per_cents_are_the_same_scores():
+    shares, per_cents = judge(rows()), judge(rows(unit=100))
+    assert shares.answer == per_cents.answer
+    assert any("per cent" in line for line in per_cents.said) and any("a share of 1" in line for line in shares.said)
+
+
+def test_a_column_a_task_is_read_as_papers_print_it(tmp_path):
+    long = rows(tasks=("CoLA", "SST-2"))
+    wide = {}
+    for row in long:
+        wide.setdefault((row["method"], row["seed"]), {"Method": row["method"], "seed": row["seed"]})[row["task"]] = (
+            row["accuracy"]
+        )
+    found = judge(write(tmp_path / "paper.csv", [{**row, "Avg": 0.5, "params": 10} for row in wide.values()]))
+    assert "tasks: columns `CoLA`, `SST-2`" in found.said
+    assert found.answer == judge(long).answer
+
+
+def test_columns_can_be_named_and_a_wrong_name_has_the_nearest(tmp_path):
+    table = [{"who": row["method"], "what": row["task"], "again": row["seed"], "n": row["accuracy"]} for row in rows()]
+    path = write(tmp_path / "x.csv", table)
+    with pytest.raises(LoraBenchError, match="no column is named like a method"):
+        judge(path)
+    named = {"method": "who", "task": "what", "seed": "again", "score": "n"}
+    assert judge(path, **named).answer == judge(rows()).answer
+    with pytest.raises(LoraBenchError, match="did you mean 'again'"):
+        judge(path, **{**named, "seed": "agian"})
+
+
+def test_a_loss_is_better_if_it_is_lower_and_has_a_unit_of_its_own():
+    table = [{**row, "loss": 3 - row["accuracy"]} for row in rows()]
+    for row in table:
+        del row["accuracy"]
+    found = judge(table)
+    assert found.winner == "b" and "lower is better: by the name `loss`" in found.said
+    assert judge(table, lower_is_better=False).winner != "b"
+
+
+def test_methods_are_paired_by_the_seeds_that_both_have_and_it_is_said():
+    table = [row for row in rows() if (row["method"], row["seed"]) not in (("b", 3), ("b", 4))]
+    found = judge(table)
+    assert found.said[-1].startswith("seeds that others have and a method lacks: b 2;")
+    assert list(found.verdicts.set_index("label").loc["b", ["n", "pairs"]]) == [8, 8]
+
+
+def test_a_row_that_stands_twice_counts_once_and_an_empty_score_is_a_failed_run():
+    table = rows()
+    found = judge([*table, table[0], {**table[0], "seed": 99, "accuracy": None}])
+    assert "1 repeated row with the same score: counted once" in found.said
+    first = found.verdicts.set_index("label").loc["a"]
+    assert (first["n"], first["failed"]) == (10, 1)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["method,seed,accuracy", "a,0,.5", "a,0,.6"],
+         ["bad.csv:3: accuracy: 0.6 for a, seed 0, which has 0.5 in line 2"]),
+        (["method,accuracy", "a,.5", "a,.6"],
+         ["bad.csv:3: accuracy: 0.6 for a, which has 0.5 in line 2; say which column tells runs apart with --seed"]),
+        (["method,accuracy", "a,.5", "b,good", "c,1e999"],
+         ["bad.csv:3: accuracy: 'good' is no finite number", "bad.csv:4: accuracy: '1e999' is no finite number"]),
+        (["method,accuracy", "a,.5", "b,nan"], ["bad.csv:3: accuracy: 'nan' is no finite number"]),
+        (["method,accuracy", "a,91.5", "b,.92"], ["bad.csv:3: accuracy: 0.92 is a share among per cents"]),
+        (["method,accuracy", "a,.5", "b,.6,7"], ["bad.csv:3: has 3 values, but there are 2 columns"]),
+        (["method,accuracy", "", ",.5"], ["bad.csv:3: method: there is no method"]),
+        (["method,accuracy"], ["bad.csv: has no row below the names of its columns"]),
+        (["method,method,accuracy", "a,b,.5"], ["bad.csv: has the column 'method' twice"]),
+        ([], ["bad.csv: is empty"]),
+        (["method,item,correct", "a,x,1", "a,y,0", "b,x,1"],
+         ["bad.csv:4: item: b lacks item y, unlike a; all runs of a task need the same items"]),
+        (["method,item,correct", "a,x,1", "a,x,0"], ["bad.csv:3: item: x stands twice in a, first in line 2"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused_in_a_line_with_its_place(lines, said, tmp_path, capsys):
+    path = text(tmp_path / "bad.csv", *lines)
+    assert main(["judge", str(path)]) == 2
+    faults = capsys.readouterr().err.splitlines()
+    assert len(faults) == len(said)
+    assert all(words in fault for fault, words in zip(faults, said, strict=True))
+
+
+@pytest.mark.parametrize("name", ["x.pkl", "x.xlsx", "x"])
+def test_a_file_of_another_format_is_not_opened(name, tmp_path):
+    with pytest.raises(LoraBenchError, match="has no known suffix"):
+        judge(text(tmp_path / name, "cos", "system"))
+
+
+def test_a_share_among_per_cents_may_be_meant(tmp_path):
+    assert judge(text(tmp_path / "x.csv", "method,accuracy", "a,91.5", "b,.92"), scale="percent").winner is None
+
+
+def test_one_run_each_names_no_method_and_still_shows_the_table(tmp_path, capsys):
+    found = judge(rows(seeds=1))
+    assert found.winner is None and "Take" not in found.answer
+    assert found.answer.startswith("Nothing is shown of the methods: each has one run")
+    without_seed = [{key: value for key, value in row.items() if key != "seed"} for row in rows(seeds=1)]
+    assert main(["judge", str(write(tmp_path / "x.csv", without_seed))]) == 0
+    said = capsys.readouterr().out
+    assert "one run does not tell a method from its seed" in said
+    assert all(f"{row['accuracy']:.4f}" in said for row in without_seed)
+
+
+def test_single_runs_with_items_are_told_apart_as_runs_and_not_as_methods():
+    found = judge(items((60, 90)))
+    assert found.winner is None
+    first, *_ = found.answer.split("\n\n")
+    assert first == (
+        "Of these runs, on new items like these: that of b scores highest, above 1 other. This says nothing of the methods: "
+        "each has one run."
+    )
+    assert "may score highest" in judge(items((60, 62))).answer
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [
+        # McNemar's exact test: 2 · (1/2)^5, and 2 · (1 + 6) / 2^6.
+        ([1] * 5 + [0] * 95, 2 / 32),
+        ([1] * 5 + [-1] + [0] * 94, 14 / 64),
+        ([0] * 100, None),
+        # Two of 2^6 patterns of signs.
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 2 / 64),
+    ],
+)
+def test_two_runs_on_the_same_items_are_compared_exactly(differences, p):
+    assert p_of_items(np.array(differences, dtype=float)) == (None if p is None else pytest.approx(p))
+
+
+def test_verdicts_cover_new_items_where_results_on_items_are_given():
+    generator = np.random.default_rng(0)
+    table = [
+        {"method": method, "seed": seed, "item": item, "correct": bool(generator.random() < chance)}
+        for method, chance in (("a", 0.5), ("b", 0.8))
+        for seed in range(5)
+        for item in range(200)
+    ]
+    (held,) = judge(table).report.judged.held
+    assert held.with_items and (held.verdict.verdict, held.verdict.pairs) == ("better", 5)
+
+
+def test_the_page_says_nothing_of_what_scores_do_not_tell(tmp_path):
+    table = rows(tasks=("cola", "sst2"))
+    written = {path.suffix: path for path in judge(table).write_report(tmp_path, latex=True)}
+    assert r"\toprule" in written[".tex"].read_text()
+    page = written[".md"].read_text()
+    for words in (
+        "learning rate",
+        "No suite",
+        "not recorded",
+        "unknown",
+        "vouches",
+        "Budget",
+        "peak memory",
+        "MiB",
+        "weights",
+        "budget",
+    ):
+        assert words not in page, words
+    assert "| `b` |" in page and "1 of 3" in page and "Places of the methods" in page
+    assert "method: column `method`" in page
+
+
+def test_the_answer_as_json_has_the_choice_places_and_verdicts(tmp_path, capsys):
+    assert main(["judge", str(write(tmp_path / "x.csv", rows(tasks=("cola", "sst2")))), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["take"], found["level"]) == ("b", "partly") and 0 <= found["expected_loss"]["expected"] < 0.01
+    over = {row["label"]: (row["rank_best"], row["rank_worst"]) for row in found["over_tasks"]}
+    assert over == {"a": (2, 3), "b": (1, 1), "c": (2, 3)}
+    assert {row["task"] for row in found["tasks"]} == {"cola", "sst2"}
+
+
+def test_names_of_a_strangers_table_do_nothing_on_the_page(tmp_path):
+    table = [{**row, "method": f"<script>{row['method']}</script> [x](http://e.vil) ![]()"} for row in rows()]
+    written = {path.suffix: path.read_text() for path in judge(table).write_report(tmp_path)}
+    assert not re.search(r"<script>[abc]|(?<!\\)\]\(http", written[".md"])
+    assert not re.search(r"<script>[abc]|href=.http://e", written[".html"])
+
+
+def test_from_python_neither_torch_nor_pandas_is_imported():
+    code = (
+        "import sys; from lora_bench import judge; "
+        f"judge({rows(seeds=4)!r}).answer; print([name for name in ('torch', 'pandas', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def samples(folder, right, *, date="2026-01-02T03-04-05.678901", filters=("strict-match",)):
+    """A file of samples as lm-evaluation-harness writes it, of which the first *right* of 50 are right."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {
+            "doc_id": doc, "doc": {"idx": doc, "question": "?"}, "target": "1", "resps": [["1"]], "filtered_resps": ["1"],
+            "filter": name, "metrics": ["exact_match"], "doc_hash": "a", "exact_match": float(doc < right + number),
+        }
+        for number, name in enumerate(filters)
+        for doc in range(50)
+    ]  # fmt: skip
+    text(folder / f"samples_gsm8k_{date}.jsonl", *map(json.dumps, lines))
+
+
+def test_samples_of_two_models_are_compared_item_by_item(tmp_path):
+    samples(tmp_path / "org__small", 20, filters=("strict-match", "flexible-extract"))
+    samples(tmp_path / "org__large", 40, filters=("strict-match", "flexible-extract"))
+    found = judge(tmp_path)
+    assert found.answer.startswith("Of these runs, on new items like these: that of org__large scores highest")
+    assert "of several filters: `strict-match`" in found.said
+    assert list(found.verdicts.set_index("label")["mean"].items()) == [("org__large", 0.8), ("org__small", 0.4)]
+
+
+def test_samples_of_one_model_at_two_dates_are_two_runs_by_their_dates(tmp_path):
+    samples(tmp_path / "org__small", 20)
+    samples(tmp_path / "org__small", 21, date="2026-01-03T03-04-05.678901")
+    labels = set(judge(tmp_path).verdicts["label"])
+    assert labels == {f"org__small 2026-01-0{day}T03-04-05.678901" for day in (2, 3)}
+
+
+def test_results_of_peft_are_single_runs_of_its_experiments(tmp_path):
+    result(tmp_path, LORA)
+    result(tmp_path, full(), name="full.json")
+    found = judge(tmp_path / "method_comparison")
+    assert found.winner is None and "each has one run" in found.answer
+    scores = found.verdicts.set_index("label")["mean"]
+    assert dict(scores) == {"lora/tiny-r4": 0.375, "full-finetuning/tiny": 0.375}
+
+
+def log(model, score):
+    """A log of Every Eval Ever with two results."""
+    return {
+        "schema_version": "0.2.2",
+        "model_info": {"id": model, "name": model},
+        "evaluation_results": [
+            {
+                "evaluation_name": name,
+                "metric_config": {"lower_is_better": False, "min_score": 0.0, "max_score": greatest},
+                "score_details": {"score": score * greatest},
+            }
+            for name, greatest in (("BBH", 1.0), ("GPQA", 100.0))
+        ],
+    }
+
+
+def test_logs_of_every_eval_ever_are_checked_by_their_own_package(tmp_path, monkeypatch):
+    for model, score in (("a", 0.5), ("b", 0.75)):
+        (tmp_path / f"{model}.json").write_text(json.dumps(log(model, score)))
+    monkeypatch.setitem(sys.modules, "every_eval_ever.eval_types", None)
+    found = judge(tmp_path)
+    assert "not checked" in found.said[0]
+    # A scale of 0 to 100 is a share too.
+    assert sorted(found.verdicts["mean"]) == [0.5, 0.5, 0.75, 0.75]
+
+    class Refuses:
+        @staticmethod
+        def model_validate(data):
+            raise ValueError(f"{data['schema_version']} is no version")
+
+    monkeypatch.setitem(sys.modules, "every_eval_ever", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "every_eval_ever.eval_types", SimpleNamespace(EvaluationLog=Refuses))
+    with pytest.raises(LoraBenchError, match=r"a\.json: is no valid log of Every Eval Ever: 0\.2\.2 is no version"):
+        judge(tmp_path)
