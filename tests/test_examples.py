@@ -59,7 +59,10 @@ def test_its_report_shows_both_and_stands_beside_records_of_the_harness(folder):
     done = run(folder, "-m", "lora_bench.cli", "report", "runs/mine")
     assert done.returncode == 0, done.stderr
     page = (folder / "runs" / "mine" / "report.md").read_text(encoding="utf-8")
-    assert all(f"| `mine` | gpt2-mini | `{label}` |" in page for label in ("full", "lora")) and "python own_script.py …" in page
+    assert (
+        all(f"| `mine` | gpt2-mini | `{label}` |" in page for label in ("full", "lora"))
+        and "python own_script.py …" in page
+    )
     assert "Not to be ranked" not in page
     both = folder / "runs" / "both"
     shutil.copytree(folder / "runs" / "mine", both)

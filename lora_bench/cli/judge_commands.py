@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from lora_bench.cli.help import DONE
@@ -10,7 +11,6 @@ from lora_bench.exchange.scores import Judgement
 from lora_bench.exchange.scores import judge as judge_scores
 from lora_bench.report import terminal_answer, terminal_table
 from lora_bench.report.frames.verdict_frame import to_over_tasks_frame
-from lora_bench.report.model.report import Report
 from lora_bench.util.redaction import message
 
 
@@ -37,23 +37,14 @@ def judge(arguments: argparse.Namespace) -> int:
 
 def _as_json(found: Judgement) -> dict[str, Any]:
     """Return the answer, the choice, places and verdicts as plain data."""
-    report: Report = found.report
-    taken = report.overview.taken
+    report = found.report
+    loss = report.overview.taken.loss if report.overview.taken is not None else None
+    frames = {"over_tasks": to_over_tasks_frame(report.judged), "tasks": found.verdicts}
     return {
         "answer": found.answer,
-        "said": [*found.said],
-        "take": report.decision.winner,
-        "expected_loss": None
-        if taken is None or taken.loss is None
-        else {"expected": taken.loss.expected, "at_most": taken.loss.at_most},
+        "said": found.said,
+        "take": found.winner,
+        "expected_loss": None if loss is None else asdict(loss),
         "level": report.decision.level,
-        "over_tasks": _rows(to_over_tasks_frame(report.judged)),
-        "tasks": _rows(found.verdicts),
+        **{name: json.loads(frame.to_json(orient="records")) for name, frame in frames.items()},
     }
-
-
-def _rows(frame: Any) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in row.items() if value is not None}
-        for row in json.loads(frame.to_json(orient="records"))
-    ]

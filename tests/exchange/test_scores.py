@@ -112,6 +112,14 @@ def test_columns_can_be_named_and_a_wrong_name_has_the_nearest(tmp_path):
         judge(path, **{**named, "seed": "agian"})
 
 
+def test_a_task_with_one_method_leaves_the_choice_to_the_others():
+    alone = [{**row, "task": "mine"} for row in rows(methods={"a": 0.0})]
+    found = judge([*rows(tasks=("cola", "sst2")), *alone])
+    assert found.answer.startswith("Take b: most likely the best of 3, in the mean of 2 tasks")
+    # The mean of a is over one task more, which is said.
+    assert "(2 of 3)" in found._repr_html_()
+
+
 def test_a_loss_is_better_if_it_is_lower_and_has_a_unit_of_its_own():
     table = [{**row, "loss": 3 - row["accuracy"]} for row in rows()]
     for row in table:

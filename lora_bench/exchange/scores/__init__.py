@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.exchange.scores.collect import Run, Scale, TaskFacts, collect
@@ -33,7 +33,6 @@ from lora_bench.stats.power import ALPHA
 if TYPE_CHECKING:
     import pandas
 
-SCALES = ("share", "percent", "own")
 # The task of scores that name none.
 NO_TASK = "scores"
 
@@ -98,8 +97,8 @@ def judge(
         BadInput: With a line for each fault, with file, line and column.
         LoraBenchError: If there is no such column or method, or no column that can be meant.
     """
-    if scale not in (None, *SCALES):
-        raise unknown("scale", str(scale), SCALES)
+    if scale not in (None, *get_args(Scale)):
+        raise unknown("scale", str(scale), get_args(Scale))
     if not scores:
         raise LoraBenchError("there is nothing to judge; give a file or a data frame")
     asked = AskedColumns(score=(score,) if isinstance(score, str) else tuple(score or ()), **columns)
@@ -138,37 +137,24 @@ def _records(runs: Sequence[Run], facts: Mapping[str, TaskFacts], name: str) -> 
         label: MethodSpec(name=label, label=label, size=None, options={}, chosen={})
         for label in {run.method for run in runs}
     }
-    seed_of = _seeds({run.seed for run in runs if run.seed is not None})
-    return [
-        _record(
-            run,
-            name,
-            RunSpec(
-                task=tasks[run.task], model=models[run.base_model], method=methods[run.method], training=training,
-                seed=None if run.seed is None else seed_of(run.seed), protocol=None, score_on=None, keep_weights=None,
-                rules=None, source=SCORES_ALONE,
-            ),
-        )
-        for run in runs
-    ]  # fmt: skip
+    seeds = {run.seed for run in runs if run.seed is not None}
+    seed_of: Callable[[str], int] = int
+    if not all(name.removeprefix("-").isdecimal() for name in seeds):
+        # Words have the numbers of their order.
+        seed_of = {name: number for number, name in enumerate(sorted(seeds, key=natural))}.__getitem__
 
+    def record(run: Run) -> Record:
+        named = "\n".join([run.task, run.base_model, run.method, str(run.seed)])
+        spec = RunSpec(
+            task=tasks[run.task], model=models[run.base_model], method=methods[run.method], training=training,
+            seed=None if run.seed is None else seed_of(run.seed), protocol=None, score_on=None, keep_weights=None, rules=None,
+            source=SCORES_ALONE,
+        )  # fmt: skip
+        known = run.score is not None
+        return Record(
+            run_id=hashlib.sha256(named.encode()).hexdigest()[:16], suite=name, status="ok" if known else "failed",
+            reason=None if known else "the table has no score", spec=spec, budget=None, command=None,
+            scores={str(spec.task.metric): run.score} if run.score is not None else None,
+        )  # fmt: skip
 
-def _record(run: Run, name: str, spec: RunSpec) -> Record:
-    named = "\n".join([run.task, run.base_model, run.method, str(run.seed)])
-    return Record(
-        run_id=hashlib.sha256(named.encode()).hexdigest()[:16],
-        suite=name,
-        status="failed" if run.score is None else "ok",
-        reason="the table has no score" if run.score is None else None,
-        spec=spec,
-        budget=None,
-        scores=None if run.score is None else {str(spec.task.metric): run.score},
-        command=None,
-    )
-
-
-def _seeds(names: set[str]) -> Callable[[str], int]:
-    """Return the numbers of seeds: their own, or those of their order where one is a word."""
-    if all(name.removeprefix("-").isdecimal() for name in names):
-        return int
-    return {name: number for number, name in enumerate(sorted(names, key=natural))}.__getitem__
+    return [*map(record, runs)]

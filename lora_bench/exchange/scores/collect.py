@@ -106,7 +106,7 @@ class Rows:
             scores.append(number)
             lines.append(line)
             for (numbers, known, kind), cell in zip(filled, (*row[:at], *row[at + 1 :]), strict=True):
-                name = cell if type(cell) is str else _name(cell)
+                name = cell.strip() if type(cell) is str else _name(cell)
                 if name == "":
                     self.refuse(source, line, kind, f"there is no {kind.replace('_', ' ')}")
                 numbers.append(known.setdefault(name, len(known)))

@@ -162,6 +162,9 @@ class Report:
         choose = self.judged is not None and not self.judged.no_result and not self.comparison.single_runs
         margin = self.asked.margin
         choices = choices_of(self.comparison, self.records, self.answers, margin=margin) if choose else ()
+        if self.comparison.scores_alone:
+            # In a stranger's table a method may stand alone on a task, which is no choice.
+            choices = tuple(choice for choice in choices if len(choice.rows) > 1)
         return overview(self.comparison, self.judged, self.costs, choices)
 
     @cached_property
