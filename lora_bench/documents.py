@@ -46,8 +46,10 @@ ELSEWHERE = {
     "stratify": "`split: {stratify: true}` of a task gives each split its share of every class",
     "class_weights": "`training: {class_weights: balanced}` weighs rows by the rarity of their class",
     "class_weight": "`training: {class_weights: balanced}` weighs rows by the rarity of their class",
-    "bf16": "`training: {precision: bfloat16}` does this",
-    "fp16": "there is no float16; `training: {precision: bfloat16}` is the shorter type",
+    "bf16": "`training: {precision: bfloat16}` does this by autocast; `base_precision: bfloat16` stores the base so",
+    "fp16": "`training: {base_precision: float16}` stores the base so; `precision: bfloat16` is autocast in the shorter type",
+    "torch_dtype": "`training: {base_precision: bfloat16}` stores the base so",
+    "dtype": "`training: {base_precision: bfloat16}` stores the base so",
     "gradient_checkpointing": "`training_arguments: {gradient_checkpointing: true}` does this",
 }
 

@@ -21,7 +21,7 @@ from lora_bench.analyse.subspaces import Singular, of_matrix, of_product
 from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line
 from lora_bench.families import family_of
 from lora_bench.kinds.exercises.predicting import quiet
-from lora_bench.models.loading import load_model
+from lora_bench.models.loading import load_rounded
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.kept_adapter import CONFIG, adapter_config
 from lora_bench.records.spec import PlannedSpec
@@ -64,7 +64,7 @@ def load_base(spec: PlannedSpec, base_model: BaseModel) -> nn.Module:
     """Return the base model as the run began with it, or raise LoraBenchError if it has an encoder and a decoder."""
     kind = kind_of_run(spec).model_kind
     with quiet():
-        model, _ = load_model(base_model, kind=kind, labels=len(spec.task.labels))
+        model = load_rounded(base_model, spec, kind)
     if model.config.is_encoder_decoder:
         raise LoraBenchError(
             f"{spec.model.name} has an encoder and a decoder, and changes are named by the number of one layer: they cannot be "

@@ -187,6 +187,7 @@ def _fit_on(card: str, cell: Cell) -> str:
             batch_size=spec.training.batch_size // (spec.training.accumulation * spec.training.processes),
             length=spec.training.max_length,
             precision=spec.training.precision,
+            base_precision=spec.training.base_precision,
         )
     except (LoraBenchError, RuntimeError):
         return "not known"  # what the model computes depends on its numbers
@@ -244,6 +245,7 @@ def _more(spec: PlannedSpec, start: str | None) -> str:
         "deterministic": recipe.deterministic or None,
         "gradient norm": recipe.max_grad_norm if recipe.max_grad_norm != 1.0 else None,
         "precision": recipe.precision if recipe.precision != "float32" else None,
+        "base precision": recipe.base_precision if recipe.base_precision != "float32" else None,
         "scored every": spec.selection_every,
         "until a plateau": f"of {recipe.plateau.patience} scores" if recipe.plateau is not None else None,
         "ends at": " or ".join(amount_of(axis, amount) for axis, amount in recipe.caps.items()) or None,

@@ -18,6 +18,7 @@ from lora_bench.models.find_family import use_family
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.registry import BaseModel
 from lora_bench.models.safety import read_config
+from lora_bench.records.spec import AnyPrecision, PlannedSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,11 +46,13 @@ def load_model(
     head_dropout: float | None = None,
     attention: str | None = None,
     on_meta: bool = False,
+    precision: AnyPrecision = "float32",
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return the base model for a kind of task, in float32, and the names of its head's modules, none if it writes.
+    """Return the base model for a kind of task, and the names of its head's modules, none if it writes.
 
-    None leaves dropout in the base model, dropout before the classifier, or the kernel path of attention as the checkpoint has
-    it. On the meta device it has shapes and names only, in a fraction of a second.
+    Its weights are in *precision* from the moment they are read, and its head in float32. None leaves dropout in the base
+    model, dropout before the classifier, or the kernel path of attention as the checkpoint has it. On the meta device it has
+    shapes and names only, in a fraction of a second.
 
     Raises:
         LoraBenchError: If it cannot be loaded.
@@ -57,7 +60,9 @@ def load_model(
             words or answers.
     """
     use_family(base_model)
-    options: dict[str, Any] = {"attn_implementation": attention} if attention is not None else {}
+    options: dict[str, Any] = {"dtype": precision}
+    if attention is not None:
+        options["attn_implementation"] = attention
     task_kind = find_kind(kind)
     if task_kind.writes:
         _refuse_encoder(base_model)
@@ -67,7 +72,7 @@ def load_model(
             _refuse_unknown(config, task_kind)
         if not base_model.has_weights:
             model = _drawn(base_model, config, task_kind, on_meta, options)
-            return model, head_modules(model, set() if task_kind.writes else _heads_of_other_tasks(model))
+            return model, _whole_head(model, set() if task_kind.writes else _heads_of_other_tasks(model))
         if on_meta:
             options["device_map"] = "meta"
         model, report = _from_weights(base_model, config, task_kind, options)
@@ -78,7 +83,21 @@ def load_model(
     lacking |= set(other_shapes)
     if not task_kind.writes:
         lacking |= _heads_of_other_tasks(model)
-    return model, head_modules(model, lacking)
+    return model, _whole_head(model, lacking)
+
+
+def load_rounded(base_model: BaseModel, spec: PlannedSpec, kind: KindName) -> PreTrainedModel:
+    """Return the base model that a run had, in float32, with its weights rounded as the run stored them."""
+    model, _ = load_model(base_model, kind=kind, labels=len(spec.task.labels), precision=spec.training.base_precision)
+    return model.float()
+
+
+def _whole_head(model: PreTrainedModel, lacking: set[str]) -> list[str]:
+    """Return the modules of the head, with their weights in float32."""
+    head = head_modules(model, lacking)
+    for name in head:
+        model.get_submodule(name).float()
+    return head
 
 
 def _described(base_model: BaseModel) -> str:
@@ -102,25 +121,22 @@ def _drawn(
     import torch
 
     with torch.device("meta") if on_meta else contextlib.nullcontext():
-        return _automatic(kind, base_model.model_type).from_config(config, dtype=torch.float32, **options)
+        return _automatic(kind, base_model.model_type).from_config(config, **options)
 
 
 def _from_weights(
     base_model: BaseModel, config: PretrainedConfig, kind: TaskKind, options: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """Return a model with the weights of its folder, and transformers' report of those that it lacks."""
-    import torch
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # missing weights are expected: they make the head
     logging.disable_progress_bar()
     try:
-        # float32 for every checkpoint, so that the frozen weights of all methods and model families are treated alike.
         model, report = _automatic(kind, base_model.model_type).from_pretrained(
             base_model.folder,
             config=config,
-            dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=base_model.remote_code,
             output_loading_info=True,

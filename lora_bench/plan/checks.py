@@ -24,7 +24,14 @@ from lora_bench.report.text import learning_rate
 from lora_bench.suite.entries import FEW_RATES, MethodEntry
 from lora_bench.suite.halving import Rung
 from lora_bench.suite.load_suite import CellRecipe, Suite
-from lora_bench.suite.validate_suite import masks_misfit, ranks_misfit, rates_wanted, schedule_misfit, wanted_trials
+from lora_bench.suite.validate_suite import (
+    base_misfit,
+    masks_misfit,
+    ranks_misfit,
+    rates_wanted,
+    schedule_misfit,
+    wanted_trials,
+)
 from lora_bench.tasks import Task
 from lora_bench.training.step_plan import ENDLESS
 from lora_bench.util.regular_files import MIB
@@ -47,6 +54,7 @@ def check_cell(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseMode
         schedule_misfit(recipe.budget, recipe.training)
         or ranks_misfit(recipe.budget, recipe.training, recipe.arguments)
         or masks_misfit(recipe.training, recipe.arguments)
+        or base_misfit(recipe.training, recipe.arguments)
     )
     if misfit is not None:
         raise BadInput([suite.document.fault(("recipes",), f"{where}: {misfit[0]} {misfit[1]}")])

@@ -97,11 +97,13 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
     flops = train_flops / recipe.processes + 2 * shape.multiplied * answered * scored * evaluations
     per_token = ACTIVATION_BYTES_FULL if is_full else ACTIVATION_BYTES_FROZEN
     rows = recipe.batch_size // (recipe.accumulation * recipe.processes)
+    size = 1.0 if recipe.base_precision == "float32" else 0.5
     memory = (
-        BYTES_PER_WEIGHT * (parameters.total + parameters.adapter * (not is_full))
-        - fit.saved_bytes
-        + BYTES_PER_TRAINED_WEIGHT * parameters.trained
-        + per_token * shape.layers * shape.width * rows * recipe.max_length
+        BYTES_PER_WEIGHT * (parameters.total * size + parameters.adapter * (not is_full))
+        # What four bits save of a weight is counted from float32: 3.5 bytes.
+        - fit.saved_bytes * (1 - (1 - size) * BYTES_PER_WEIGHT / 3.5)
+        + BYTES_PER_TRAINED_WEIGHT * parameters.trained * (size if is_full else 1.0)
+        + size * per_token * shape.layers * shape.width * rows * recipe.max_length
     )
     kept = 0 if spec.keep_weights == "none" else BYTES_PER_WEIGHT * parameters.stored
     timed = not data.counted_only

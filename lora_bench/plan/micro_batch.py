@@ -39,6 +39,7 @@ def micro_batch(
                 batch_size=rows,
                 length=training.max_length,
                 precision=training.precision,
+                base_precision=training.base_precision,
                 cuda=bool(cuda_devices()),
             )
         except UnsupportedPair:

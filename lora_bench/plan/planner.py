@@ -231,7 +231,11 @@ def _fitted_to_steps(
     """Return fit and recipe within the budget's limits of a step, memory and countable FLOPs; else the fit has the reason."""
     budget, training = recipe.budget, recipe.training
     kind, labels = loaded.task.kind_of.model_kind, max(1, len(loaded.data.labels))
+    from lora_bench.models.base_precision import NOT_IN_FLOAT16
+
     try:
+        if training.base_precision == "float16" and fit.parameters and fit.parameters.trained == fit.parameters.total:
+            raise UnsupportedPair(NOT_IN_FLOAT16)
         if budget.peak_memory_bytes is not None:
             rows = micro_batch(base_model, method, training, budget.peak_memory_bytes, kind=kind, labels=labels)
             if rows < training.batch_size:

@@ -95,6 +95,7 @@ def plan_probes(
             batch_size=cell.batch_size,
             length=cell.length,
             precision=cell.precision,
+            base_precision=cell.base_precision,
             attention=probe.attention,
             threads=cell.threads or usable_cores(),
             device=device,
@@ -180,6 +181,7 @@ def _of_suite(suite: Suite, runs: Path, data_dir: Path | None, progress: Progres
             batch_size=spec.training.batch_size,
             length=spec.training.max_length,
             precision=spec.training.precision,
+            base_precision=spec.training.base_precision,
             threads=spec.training.threads,
         )
         yield cell.job.base_model, entries[spec.method.label], cell.fit, shape, suite.content.probe or Probe()

@@ -22,6 +22,7 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.kinds import find_kind
 from lora_bench.kinds.exercises import exercise_class
 from lora_bench.methods import Method, known_methods
+from lora_bench.models.base_precision import meet
 from lora_bench.models.loading import load_model, longest_input
 from lora_bench.probe.device import HOST_IS_DEVICE, Company, EnergyMeter, has_bfloat16, used_bytes
 from lora_bench.probe.inference import NO_MEMORY, NOT_TRACED, checkpoint, inference, is_out_of_memory, reason_of
@@ -73,7 +74,9 @@ class ProbeAtWork:
         if longest is not None and spec.length > longest:
             raise UnsupportedPair(f"the model takes at most {longest} tokens, and {spec.length} are asked for")
         total = sum(weight.numel() for weight in base.parameters())
-        model = method_of(spec).apply(base, head=head).to(device)
+        model = method_of(spec).apply(base, head=head)
+        meet(model, head, spec.base_precision)
+        model.to(device)
         self.fields["parameters"] = count_parameters(model, head=head, total=total)
         peaks["load_bytes"] = memory.take()
         try:
@@ -188,6 +191,7 @@ class ProbeAtWork:
         def predicted(eager: bool, fused: bool) -> tuple[StepBytes, Flops]:
             model, head = make_model(self.job, on_meta=True, eager=eager)
             model = method_of(spec).apply(model, head=head)
+            meet(model, head, spec.base_precision)
             return predict_step(model, batch, spec.precision, fused_attention=fused, real=kind.real_labels)
 
         fused = spec.device == "cuda" and spec.attention != "eager"
@@ -227,8 +231,9 @@ def make_model(job: ProbeJob, *, on_meta: bool = False, eager: bool = False) -> 
     attention = "eager" if eager else spec.attention
     try:
         model, head = load_model(
-            job.base_model, kind=spec.kind, labels=spec.labels, attention=attention, on_meta=on_meta
-        )
+            job.base_model, kind=spec.kind, labels=spec.labels, attention=attention, on_meta=on_meta,
+            precision=spec.base_precision,
+        )  # fmt: skip
     except (LoraBenchError, ValueError, ImportError) as error:
         raise UnsupportedPair(reason_of(error)) from None
     config = model.config

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from lora_bench.documents import Strict
 from lora_bench.kinds import ModelKind
 from lora_bench.records.record import Environment, Parameters, Said, Status
-from lora_bench.records.spec import Attention, MethodSpec, ModelSpec, Precision
+from lora_bench.records.spec import AnyPrecision, Attention, MethodSpec, ModelSpec, Precision
 from lora_bench.util.filenames import FileName
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.sealed_json import with_seal
@@ -44,6 +44,7 @@ class ProbeSpec(Strict):
         latency_shapes: (batch size, length) of the forward passes that are timed.
         wide_tokens: Tokens of a second, compute-bound step, or None for no such step.
         seconds: Limit of the timing, or None for as long as the device needs.
+        base_precision: Type in which the base model is stored.
         spec_version: Raised whenever the same spec would measure something else.
     """
 
@@ -61,6 +62,7 @@ class ProbeSpec(Strict):
     latency_shapes: tuple[tuple[int, int], ...]
     wide_tokens: int | None
     seconds: float | None = None
+    base_precision: AnyPrecision = "float32"
     spec_version: int = 1
 
     @property
@@ -71,9 +73,18 @@ class ProbeSpec(Strict):
             del content[part][shown]
         if self.seconds is None:
             del content["seconds"]
+        if self.base_precision == "float32":
+            del content["base_precision"]
         if self.model.family is None:
             del content["model"]["family"]
         return content_hash(content)[:PROBE_ID_LENGTH]
+
+    @property
+    def shown_precision(self) -> str:
+        """Return the precision of a step for readers."""
+        return (
+            self.precision if self.base_precision == "float32" else f"{self.precision}, base in {self.base_precision}"
+        )
 
 
 class StepSpeed(Strict):

@@ -151,6 +151,8 @@ class Settings(RecordPart):
         head_learning_rate: Peak of the head's learning rate, on the same schedule; the method's own rate by default.
         class_weights: "balanced" weighs the loss of a row by the rarity of its class among the training rows, as scikit-learn
             does, for classification; all rows count alike by default.
+        base_precision: Type in which the base model is stored and multiplied. Weights that a method trains beside it, and the
+            head, stay in float32; `full` trains the base itself in bfloat16, where an update below 1/512 of its weight is lost.
     """
 
     batch_size: int | None
@@ -170,6 +172,7 @@ class Settings(RecordPart):
     deterministic: bool = False
     head_learning_rate: float | None = None
     class_weights: Literal["balanced"] | None = None
+    base_precision: AnyPrecision = "float32"
 
 
 class PlateauRule(Strict):

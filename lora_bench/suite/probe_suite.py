@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue
 from lora_bench.documents import Document, Key, Strict, validate
 from lora_bench.errors import BadInput, Fault, did_you_mean
 from lora_bench.kinds import ModelKind
-from lora_bench.records.spec import Precision
+from lora_bench.records.spec import AnyPrecision, Precision
 from lora_bench.suite.entries import MethodEntry, read_each, read_method, read_model
 from lora_bench.suite.load_suite import Suite, find_suite, is_probe_suite, load_suite
 from lora_bench.suite.schema import ModelEntry, Names, Positive, Probe, Shape
@@ -31,6 +31,7 @@ class CellShape(Strict):
         batch_size: Examples per step.
         length: Tokens per example, none of them padding.
         precision: "bfloat16" uses autocast.
+        base_precision: Type in which the base model is stored.
         threads: CPU threads; all cores by default.
     """
 
@@ -39,6 +40,7 @@ class CellShape(Strict):
     batch_size: Positive = 16
     length: Positive = 128
     precision: Precision = "float32"
+    base_precision: AnyPrecision = "float32"
     threads: Positive | None = None
 
 
@@ -53,6 +55,7 @@ class ProbeCellRecipe(Strict):
         batch_size: Examples per step.
         length: Tokens per example, none of them padding.
         precision: "bfloat16" uses autocast.
+        base_precision: Type in which the base model is stored.
         latency: Batch size and length of each timed forward pass.
         wide_tokens: Tokens of a second step, bound by arithmetic rather than Python; none by default.
     """
@@ -64,6 +67,7 @@ class ProbeCellRecipe(Strict):
     batch_size: Positive | None = None
     length: Positive | None = None
     precision: Precision | None = None
+    base_precision: AnyPrecision | None = None
     latency: tuple[Shape, ...] | None = None
     wide_tokens: Positive | None = None
 

@@ -179,6 +179,7 @@ def _faults_of_recipe(content: SuiteFile) -> Faults:
         schedule_misfit(content.budget.budgets(sized=True)[0], content.training),
         ranks_misfit(content.budget, content.training, content.training_arguments),
         masks_misfit(content.training, content.training_arguments),
+        base_misfit(content.training, content.training_arguments),
     )
     for misfit in misfits:
         if misfit is not None:
@@ -293,6 +294,23 @@ def masks_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tupl
         "masks",
         f"'keyed' are of one pass through the model, and {again} has it make its parts a second time; take 'torch'",
     )
+
+
+def base_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tuple[str, str] | None:
+    """Return the key of a training that contradicts a base in sixteen bits, and why; None if they fit."""
+    if training.base_precision == "float32":
+        return None
+    if training.base_precision == "float16" and training.precision == "bfloat16":
+        return (
+            "base_precision",
+            "'float16' is not what `precision: bfloat16` multiplies in: take the same type for both",
+        )
+    if training.parallelism == "fsdp":
+        return "base_precision", "is for one type of weights a shard, and fsdp would mix two: take `parallelism: ddp`"
+    again = next((name for name in _CHECKPOINTING if arguments.get(name)), None)
+    if again is not None:
+        return "base_precision", f"needs its own way of doing a layer again: take {again} out of `training_arguments`"
+    return None
 
 
 def _unknown_names(content: SuiteFile, tasks: list[str], models: list[str], methods: list[MethodEntry]) -> Faults:

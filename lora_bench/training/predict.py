@@ -23,7 +23,7 @@ from lora_bench.kinds.exercises import exercise, exercise_class
 from lora_bench.kinds.exercises.base_exercise import Exercise
 from lora_bench.kinds.exercises.labelling import USUAL, labels_above
 from lora_bench.kinds.exercises.predicting import quiet
-from lora_bench.models.loading import load_model, load_tokenizer, open_tokenizer
+from lora_bench.models.loading import load_rounded, load_tokenizer, open_tokenizer
 from lora_bench.models.read_position import read_alone
 from lora_bench.models.registry import find_model
 from lora_bench.records.spec import Decoding, PlannedSpec
@@ -124,7 +124,7 @@ class Predictor:
         whole = kept.beside or (None if kept.is_adapter else kept.folder)
         found = base_for(spec, base) if whole is None else find_model(str(whole.absolute()), base=Path())
         tokenizer = load_tokenizer(found) if kept.beside is None else open_tokenizer(str(kept.folder), kept.folder)
-        loaded, _ = load_model(found, kind=kind.model_kind, labels=len(spec.task.labels))
+        loaded = load_rounded(found, spec, kind.model_kind)
         loaded.config.pad_token_id = tokenizer.pad_token_id
         model = open_adapter(loaded, kept.folder) if kept.is_adapter else open_whole(loaded, kept.folder)
         if spec.training.last_layer == "read_position" and kind.reads_one_token:

@@ -25,6 +25,7 @@ from lora_bench.kinds.exercises.base_exercise import Replies
 from lora_bench.kinds.exercises.generation.encode import with_decoder_inputs
 from lora_bench.kinds.exercises.predicting import quiet
 from lora_bench.methods import Method, known_methods, own_callbacks, trains_base
+from lora_bench.models.base_precision import meet
 from lora_bench.models.find_family import use_family
 from lora_bench.models.loading import writes_on
 from lora_bench.models.read_position import read_alone
@@ -241,12 +242,13 @@ def adapt(setup: Setup) -> AdaptedModel:
         model = method.apply(model, head=head)
     if not trains_base(method):
         own_trained(model)
+    if spec.training.last_layer == "read_position" and job.task.kind_of.reads_one_token:
+        read_alone(model, job.base_model.model_type)
+    meet(model, head, spec.training.base_precision)
     if job.adapter is not None:
         start_from_adapter(model, job.adapter, head)
     elif spec.start is not None and spec.start.run_id is not None:
         start_from(model, job.folder.of(spec.start.run_id), head)
-    if spec.training.last_layer == "read_position" and job.task.kind_of.reads_one_token:
-        read_alone(model, job.base_model.model_type)
     facts.parameters = count_parameters(model, head=head, total=total)
     facts.watch(model)
     masks = StepMasks(seed) if spec.training.masks == "keyed" and not setup.packed else None

@@ -174,6 +174,7 @@ def load_for(job: Job) -> Loaded:
         labels=len(job.spec.task.labels),
         base_dropout=recipe.base_dropout,
         head_dropout=recipe.head_dropout,
+        precision=recipe.base_precision,
     )
 
 

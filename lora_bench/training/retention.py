@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.exercises.predicting import Example, autocast, evaluating, predict_in_order, quiet
 from lora_bench.metrics.spearman import spearman
+from lora_bench.models.base_precision import meeting
 from lora_bench.models.loading import load_model
 from lora_bench.records.record import Retained
 from lora_bench.tasks import encode, load_data
@@ -44,7 +45,7 @@ def retained(job: Job, model: nn.Module, tokenizer: Any, warn: Callable[[str], N
         return None
     try:
         _check_scorable(job, model)
-        with quiet(), torch.no_grad(), autocast(model, job.spec):
+        with quiet(), torch.no_grad(), autocast(model, job.spec), meeting(job.spec.training.base_precision):
             count, score = (_of_text if asked.measure == "loss" else _of_sentences)(job, tokenizer)
             before, after = _before(job, model, score), score(_bare(job, model))
         if not (math.isfinite(before) and math.isfinite(after)):
@@ -71,7 +72,9 @@ def _check_scorable(job: Job, model: nn.Module) -> None:
 def _fresh(job: Job, *, writes: bool) -> Any:
     """Return the base model as its checkpoint has it: with its language head, or for the run's task."""
     kind: Any = "generation" if writes else job.task.kind_of.model_kind
-    model, head = load_model(job.base_model, kind=kind, labels=max(1, len(job.spec.task.labels)))
+    precision = job.spec.training.base_precision
+    labels = max(1, len(job.spec.task.labels))
+    model, head = load_model(job.base_model, kind=kind, labels=labels, precision=precision)
     if writes and head and not model.config.tie_word_embeddings:
         raise NotScored("the checkpoint has no language head")
     return model.eval()
@@ -81,7 +84,15 @@ def _before(job: Job, model: nn.Module, score: Score) -> float:
     asked = job.spec.retention
     device = next(model.parameters()).device
     recipe = job.spec.training
-    key = (job.base_model.sha256, asked, recipe.max_length, recipe.precision, recipe.threads, device)
+    key = (
+        job.base_model.sha256,
+        asked,
+        recipe.max_length,
+        recipe.precision,
+        recipe.base_precision,
+        recipe.threads,
+        device,
+    )
     if key not in _BEFORE:
         assert asked is not None
         _BEFORE[key] = score(_fresh(job, writes=asked.measure == "loss").to(device))

@@ -167,7 +167,7 @@ def copy_winner(winner: Winner, out: Path) -> None:
 
 def _base_for(winner: Winner, out: Path, base: Path | None) -> Any:
     """Return a winner's base model with its labels, to write to *out*. Raise LoraBenchError if that or no adapter is there."""
-    from lora_bench.models.loading import load_model, load_tokenizer
+    from lora_bench.models.loading import load_rounded, load_tokenizer
 
     if out.exists():
         raise LoraBenchError(f"{out} is there already; name a new folder")
@@ -175,7 +175,7 @@ def _base_for(winner: Winner, out: Path, base: Path | None) -> Any:
         raise LoraBenchError(f"{winner.row.label} is a whole model already, and loads from {winner.folder}")
     spec = winner.spec
     found = base_for(spec, base)
-    model, _ = load_model(found, kind=kind_of_run(spec).model_kind, labels=len(spec.task.labels))
+    model = load_rounded(found, spec, kind_of_run(spec).model_kind)
     model.config.pad_token_id = load_tokenizer(found).pad_token_id
     if spec.task.labels:
         model.config.id2label = dict(enumerate(spec.task.labels))

@@ -8,6 +8,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lora_bench.methods import known_methods
+from lora_bench.models.base_precision import meet
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import find_model
 from lora_bench.training.measure.bare_step import TrainingStep
@@ -367,3 +368,34 @@ def test_flops_of_deberta_have_its_two_position_terms():
     count.add(ROWS, HIDDEN, HIDDEN, gradients=2)  # pooler
     count.add(ROWS, LABELS, HIDDEN, gradients=2)
     assert (flops.forward, flops.step) == (count.forward, count.step)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "prefix_tuning"])
+@pytest.mark.parametrize("family", ["roberta", "gpt2-lm"])
+def test_a_base_in_sixteen_bits_is_predicted_as_measured(family, method):
+    def model(device):
+        head = HEAD_MODULES[family]
+        config = {} if family == "gpt2-lm" else {"problem_type": "single_label_classification"}
+        with torch.device(device):
+            base = MODELS[family](**config).bfloat16()
+            for name in head:
+                base.get_submodule(name).float()
+            adapted = known_methods()[method](**SIZED[method]).apply(base, head=list(head))
+        meet(adapted, head, "bfloat16")
+        return adapted
+
+    batch = batch_for(family)
+    measured, flops = step_bytes(TrainingStep(model("cpu"), batch, "float32"))
+    shapes = {name: tuple(value.shape) for name, value in batch.items()}
+    predicted, counted = predict_step(model("meta"), shapes, "float32", fused_attention=False)
+    # A mask that hides nothing is kept on fake numbers, and a float32 one takes a copy in sixteen bits.
+    assert predicted.peak_bytes == pytest.approx(measured.peak_bytes, rel=0.01)
+    assert (predicted.model_copy(update={"peak_bytes": measured.peak_bytes}), counted) == (measured, flops)
+    weights = list(model("cpu").parameters())
+    # Trained weights are in float32, but for those of the base that `full` trains.
+    trained = [weight for weight in weights if weight.requires_grad]
+    assert measured.gradient_bytes == sum(weight.numel() * weight.itemsize for weight in trained)
+    assert method == "full" or {weight.dtype for weight in trained} == {torch.float32}
+    shorter = sum(weight.numel() for weight in weights if weight.dtype == torch.bfloat16)
+    whole = observed(family, method)[1]
+    assert measured.weight_bytes == whole.weight_bytes - 2 * shorter and measured.peak_bytes < whole.peak_bytes

@@ -150,6 +150,8 @@ def test_a_task_that_can_be_learned_is_learned(tmp_path):
         ("bottleneck_adapter", ""),
         ("prefix_tuning", ""),
         ("lora", "order: grouped, last_layer: read_position"),
+        ("lora", "base_precision: bfloat16"),
+        ("full", "base_precision: bfloat16"),
     ],
 )
 def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, label, training):

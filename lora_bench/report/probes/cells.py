@@ -86,7 +86,7 @@ def probed_cells(records: Sequence[ProbeRecord]) -> list[Probed]:
 def _order(cell: Probed) -> tuple[object, ...]:
     spec = cell.spec
     return (
-        text.natural(spec.model.shown), spec.kind, spec.batch_size, spec.length, spec.precision,
+        text.natural(spec.model.shown), spec.kind, spec.batch_size, spec.length, spec.shown_precision,
         spec.method.name != REFERENCE, text.natural(spec.method.label), spec.probe_id,
     )  # fmt: skip
 
@@ -94,7 +94,8 @@ def _order(cell: Probed) -> tuple[object, ...]:
 def comparable(cells: Sequence[Probed]) -> list[list[Probed]]:
     """Return the cells that may be compared: those of one base model at one shape."""
     key = attrgetter(
-        "model.sha256", "model.shown", "kind", "labels", "batch_size", "length", "precision", "attention", "threads", "device"
+        "model.sha256", "model.shown", "kind", "labels", "batch_size", "length", "shown_precision", "attention", "threads",
+        "device",
     )  # fmt: skip
     return [*grouped(cells, lambda cell: key(cell.spec)).values()]
 

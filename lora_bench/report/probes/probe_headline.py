@@ -106,7 +106,7 @@ def _conditions(cells: Sequence[Probed]) -> str:
     else:
         models = listed(names)
     batches = dict.fromkeys(f"{cell.spec.batch_size} × {cell.spec.length} tokens" for cell in measured)
-    precisions = dict.fromkeys(cell.spec.precision for cell in measured)
+    precisions = dict.fromkeys(cell.spec.shown_precision for cell in measured)
     return f"{models}; steps of {listed([*batches])} in {listed([*precisions])} on {listed(devices)}"
 
 

@@ -71,7 +71,7 @@ def _group_name(spec: ProbeSpec) -> str:
     kind = find_kind(spec.kind).shown(spec.labels)
     device = "CUDA" if spec.device == "cuda" else plural(spec.threads, "thread")
     attention = [f"{spec.attention} attention"] if spec.attention is not None else []
-    parts = [inert(spec.model.shown), kind, f"{spec.batch_size} × {spec.length} tokens", spec.precision, device]
+    parts = [inert(spec.model.shown), kind, f"{spec.batch_size} × {spec.length} tokens", spec.shown_precision, device]
     return ", ".join([*parts, *attention])
 
 

@@ -234,6 +234,11 @@ def _code(value: str | None) -> str:
     return code(value) if value else MISSING
 
 
+def _base_precision(setting: Setting) -> str | None:
+    precision = setting.spec.training.base_precision
+    return None if precision == "float32" else precision
+
+
 def _number(value: float | None, form: str = "g") -> str:
     return MISSING if value is None else format(value, form)
 
@@ -257,6 +262,7 @@ _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     ("weight decay", lambda setting: _number(setting.spec.training.weight_decay)),
     ("largest gradient norm", lambda setting: _number(setting.spec.training.max_grad_norm)),
     ("precision", lambda setting: _code(setting.spec.training.precision)),
+    ("base precision", lambda setting: _code(_base_precision(setting))),
     ("class weights", lambda setting: _code(setting.spec.training.class_weights)),
     ("threads", lambda setting: count(setting.spec.training.threads)),
     ("processes that share a batch", _processes),

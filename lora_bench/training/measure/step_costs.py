@@ -29,7 +29,7 @@ from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.budget import TARGETS, rows_of
 from lora_bench.records.probe_record import Flops, StepBytes
-from lora_bench.records.spec import Precision
+from lora_bench.records.spec import AnyPrecision, Precision
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.paths import cache_folder
 from lora_bench.util.sealed_json import keep, kept_as
@@ -97,6 +97,7 @@ def predicted_step(
     batch_size: int,
     length: int,
     precision: Precision,
+    base_precision: AnyPrecision = "float32",
     attention: str | None = None,
     cuda: bool = True,
 ) -> StepBytes:
@@ -108,8 +109,9 @@ def predicted_step(
     """
     fused = cuda and attention != "eager"
     costs = predicted_costs(
-        base_model, method, kind, labels, batch_size, length, precision=precision, attention=attention, fused=fused
-    )
+        base_model, method, kind, labels, batch_size, length,
+        precision=precision, base_precision=base_precision, attention=attention, fused=fused,
+    )  # fmt: skip
     return costs.memory
 
 
@@ -241,6 +243,7 @@ def predicted_costs(
     text: int | None = None,
     *,
     precision: Precision = "float32",
+    base_precision: AnyPrecision = "float32",
     attention: str | None = "eager",
     fused: bool = False,
 ) -> StepCosts:
@@ -249,6 +252,7 @@ def predicted_costs(
         "model": base_model.sha256, "method": method.name, "options": method.model_dump(), "kind": kind, "labels": labels,
         "rows": rows, "length": length, "text": text, "precision": precision, "attention": attention, "fused": fused,
         "versions": [__version__, version("transformers"), version("peft"), version("torch")],
+        "base_precision": base_precision,
     }  # fmt: skip
     path = cache_folder("steps") / f"{content_hash(asked)}.json"
     # A third-party method may change under the same versions, so its counts outlive no process.
@@ -257,13 +261,18 @@ def predicted_costs(
     if before is not None:
         return before
     # Imported only here, so that reading a cached prediction loads no torch.
+    from lora_bench.models.base_precision import meet
     from lora_bench.training.measure.step_bytes import predict_step
 
-    model, head = load_model(base_model, kind=kind, labels=labels, attention=attention, on_meta=True)
+    model, head = load_model(
+        base_model, kind=kind, labels=labels, attention=attention, on_meta=True, precision=base_precision
+    )
     if model.config.pad_token_id is None:
         model.config.pad_token_id = 0
+    adapted = method.apply(model, head=head)
+    meet(adapted, head, base_precision)
     batch, real = find_kind(kind).batch_shapes(rows, length, labels, text), find_kind(kind).real_labels
-    memory, flops = predict_step(method.apply(model, head=head), batch, precision, fused_attention=fused, real=real)
+    memory, flops = predict_step(adapted, batch, precision, fused_attention=fused, real=real)
     found = _of_process[path] = StepCosts(memory=memory, flops=flops)
     if is_kept:
         keep(path, found.model_dump(mode="json"))
