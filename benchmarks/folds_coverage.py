@@ -107,13 +107,14 @@ class Runs:
 
 
 class Table:
-    """Tables of a world, one for each experiment, with the features of one method."""
+    """Tables of a world, one for each experiment, with the features of one method; *apart* is one, or one for each."""
 
-    def __init__(self, world: World, labels: Floats, apart: float, generator: np.random.Generator) -> None:
+    def __init__(self, world: World, labels: Floats, apart: float | Floats, generator: np.random.Generator) -> None:
         self.world, self.labels, self.generator = world, labels, generator
-        self.mean = np.full(world.features, apart / np.sqrt(world.features))
+        self.mean = np.multiply.outer(apart, np.full(world.features, world.features**-0.5))
         noise = generator.standard_normal((*labels.shape, world.features))
-        self.rows = np.concatenate([labels[..., None] * self.mean + noise, np.ones((*labels.shape, 1))], axis=-1)
+        around = labels[..., None] * self.mean[..., None, :]
+        self.rows = np.concatenate([around + noise, np.ones((*labels.shape, 1))], axis=-1)
 
     def places(self, design: Design, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return the rows to train on, to choose by and to test for a seed."""
@@ -141,7 +142,7 @@ class Table:
     def accuracy(self, weights: Floats) -> Floats:
         """Return the accuracy on new rows, the mean over the first axis, which is of seeds."""
         size = np.sqrt((weights[..., :-1] ** 2).sum(axis=-1))
-        middle, bias = weights[..., :-1] @ self.mean / size, weights[..., -1] / size
+        middle, bias = (weights[..., :-1] * self.mean).sum(axis=-1) / size, weights[..., -1] / size
         return np.asarray(((ndtr(middle + bias) + ndtr(middle - bias)) / 2).mean(axis=0))
 
     def runs(self, design: Design, ridges: Floats) -> Runs:

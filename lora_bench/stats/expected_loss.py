@@ -58,9 +58,7 @@ class Loss:
     at_most: float
 
 
-def draw_scores(
-    contenders: Sequence[Contender], item_covariance: Floats | None, draw_seed: int, overlap: float = 0.0
-) -> Floats | None:
+def draw_scores(contenders: Sequence[Contender], item_covariance: Floats | None, draw_seed: int) -> Floats | None:
     """Return draws of the true gains, shape (KEPT, contenders), or None if no two runs tell the spread of others.
 
     Args:
@@ -68,7 +66,6 @@ def draw_scores(
         item_covariance: Of the means, from the choice of test items; None if test items are unknown, or each seed has others:
             they are then a part of the spread of seeds.
         draw_seed: Seed of the draws, see `seed_from`.
-        overlap: Of folds, see `Estimate`.
     """
     gains = np.array([one.gains for one in contenders])
     number = np.isfinite(gains).sum(axis=1)
@@ -80,7 +77,7 @@ def draw_scores(
     variances, freedom, pooled = spread
     shape = DRAWS, len(contenders)
     drawn = generator.standard_normal(shape) * np.sqrt(
-        (1 + overlap) * variances / number * freedom / generator.chisquare(freedom, shape)
+        variances / number * freedom / generator.chisquare(freedom, shape)
     )
     if item_covariance is not None:
         values, vectors = np.linalg.eigh(item_covariance)

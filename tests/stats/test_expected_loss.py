@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from benchmarks import expected_loss as simulation
 from lora_bench.stats import ItemScores, in_groups
 from lora_bench.stats import expected_loss as module
 from lora_bench.stats.expected_loss import Contender, draw_scores, item_covariance, losses
 from lora_bench.stats.items import one_at_a_time
+from tests.stats.test_simulations import stated
 
 # Ten seeds whose mean is 0 and whose variance is 1.
 NOISE = np.array([1, -1, 2, -2, 0.5, -0.5, 1.5, -1.5, 0.2, -0.2])
@@ -117,3 +119,17 @@ def test_draws_depend_on_their_seed_alone():
     both = [method(0.0, NOISE), method(0.1, NOISE[::-1])]
     assert (draw_scores(both, None, 7) == draw_scores(both, None, 7)).all()
     assert draw_scores(both, None, 7).shape == (module.KEPT, 2)
+
+
+@pytest.mark.slow
+def test_the_loss_of_a_choice_on_folds_is_within_its_bound_as_the_page_states():
+    rows = {(row[0], row[1]): [*map(float, row[2:])] for row in stated("on folds")}
+    world, design, tables = simulation.WORLDS[0], simulation.ON_FOLDS[0], 60
+    for name, apart in simulation.APART.items():
+        found = simulation.on_folds(world, design, apart, tables)
+        lost, expected, within, bound = rows[f"{world.rows:,} rows, {name}", str(design.folds)]
+        # Of 150 tables on the page.
+        assert within >= 0.9 - 2 * math.sqrt(0.09 / 150) and found.within >= 0.9 - 2 * math.sqrt(0.09 / tables)
+        # Losses of single choices deviate as much as their mean, and stated ones by a third.
+        assert found.lost == pytest.approx(lost, rel=0.5)
+        assert (found.expected, found.bound) == pytest.approx((expected, bound), rel=0.15)

@@ -16,7 +16,6 @@ from lora_bench.stats import (
     paired_difference,
     summarise,
 )
-from lora_bench.stats.expected_loss import Contender, draw_scores
 from lora_bench.stats.items import FoldItems, is_mean
 
 SEEDS, ITEMS, OVERLAP = 5, 40, 0.25
@@ -119,14 +118,6 @@ def test_a_metric_that_is_no_mean_is_drawn_fold_by_fold():
     assert found.shared_variance == pytest.approx(found.item_variance, rel=0.2)
 
 
-def test_the_loss_of_a_choice_allows_for_the_overlap():
-    contenders = [
-        Contender(gains=gains, fallen=0, floor=None, choice_sd=0.0) for gains in ((0.8, 0.83, 0.81), (0.7, 0.7, 0.74))
-    ]
-    narrow, wide = (draw_scores(contenders, None, 0, overlap).std(axis=0) for overlap in (0.0, 3.0))
-    assert (wide > 1.5 * narrow).all()
-
-
 def test_simulated_experiments_have_the_intervals_of_the_package():
     design = simulation.Design("5 folds", SEEDS, 5)
     drawn = np.random.default_rng(3).normal(0.02, 0.3, (10, SEEDS, ITEMS)) + np.random.default_rng(4).normal(
@@ -139,6 +130,20 @@ def test_simulated_experiments_have_the_intervals_of_the_package():
         found = paired_difference(scores, zero, draw_seed=0, items=items, draws=0, overlap=design.overlap)
         interval = found.estimate.interval()
         assert (interval.high - interval.low) / 2 == pytest.approx(half, rel=0.001)
+
+
+def test_tables_with_a_distance_each_are_those_of_one_distance():
+    world, labels = (
+        simulation.World(100, 10, seed=0.3),
+        np.where(np.random.default_rng(5).random((3, 100)) < 0.5, 1.0, -1.0),
+    )
+    one, each = (
+        simulation.Table(world, labels, apart, np.random.default_rng(6)).runs(simulation.DESIGNS[0], np.full(3, 3.0))
+        for apart in (1.25, np.array([1.25, 2.0, 1.25]))
+    )
+    for part in ("scores", "truth"):
+        first, second = getattr(one, part), getattr(each, part)
+        assert second[::2] == pytest.approx(first[::2]) and second[1].mean() > first[1].mean()
 
 
 def test_reported_intervals_of_folds_cover():

@@ -306,14 +306,14 @@ def _drawn(of_table: Sequence[Scored]) -> Floats | None:
         )
         for one, of_one in zip(of_table, sound, strict=True)
     ]
-    overlap = overlap_of(*of_table)
+    on_folds = overlap_of(*of_table) > 0
     items = [
         pair[0].select([name for name in of_one if isinstance(name, int)])
         for one, of_one in zip(of_table, sound, strict=True)
-        if not overlap and (pair := items_of(one, of_table[0])) is not None
+        if not on_folds and (pair := items_of(one, of_table[0])) is not None
     ]
     covariance = item_covariance(items, draw_seed) if len(items) == len(of_table) else None
-    return draw_scores(contenders, covariance, draw_seed, overlap)
+    return draw_scores(contenders, covariance, draw_seed)
 
 
 def _sound(of: Scored) -> dict[int | str, float]:
