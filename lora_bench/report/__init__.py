@@ -28,7 +28,7 @@ from lora_bench.report.model.report import Report
 from lora_bench.report.sections.class_tables import ABOUT, ITEMS_PAGE, items_page
 from lora_bench.report.sections.first_screen import draw_pictures
 from lora_bench.report.sections.forgetting import forgetting_figures
-from lora_bench.report.sections.methods_paragraph import table_note
+from lora_bench.report.sections.methods_paragraph import methods_paragraph, table_note
 from lora_bench.report.sections.weight_changes import PAGE, weight_figures, weight_page
 from lora_bench.report.terminal import terminal_answer, terminal_table
 from lora_bench.util.regular_files import read_regular
@@ -75,7 +75,9 @@ def render_files(report: Report) -> dict[str, bytes]:
             f"{name}/{_ITEMS_HTML}": render_page(items, {}, PageFacts(description=ABOUT)),
         }
     if report.latex:
-        pages[f"{name}.tex"] = to_latex(blocks, name=name, note=table_note(report.judged if report.records else None))
+        judged = report.judged if report.records else None
+        methods = methods_paragraph(judged) if judged is not None else ""
+        pages[f"{name}.tex"] = to_latex(blocks, name=name, note=table_note(judged), methods=methods)
     tables = {f"{name}/{file}": content for file, content in report.data(report).items()}
     return {**{path: content.encode("utf-8") for path, content in pages.items()}, **figures, **tables}
 

@@ -35,12 +35,16 @@ _SPECIAL = {
 }  # fmt: skip
 
 
-def to_latex(blocks: Sequence[Block], *, name: str, note: str) -> str:
-    """Return the tables of a page as LaTeX; labels begin with the *name* of the report, and the *note* is below each."""
+def to_latex(blocks: Sequence[Block], *, name: str, note: str, methods: str = "") -> str:
+    """Return the tables of a page as LaTeX, below a paragraph on *methods*.
+
+    Labels begin with the *name* of the report, and the *note* is below each table.
+    """
     parser = inline_parser(links=False)
     lines = [
         f"% Tables of the report {_slug(name)}, to copy from or to \\input whole.",
         "% \\usepackage{booktabs,longtable,adjustbox}",
+        *(["", rf"\paragraph{{Statistical methods.}} {_text(methods, parser)}"] if methods else []),
     ]
     labels: set[str] = set()
     for title, table in _tables(blocks):

@@ -37,6 +37,7 @@ from lora_bench.report.sections.first_screen import by_task_picture, first_scree
 from lora_bench.report.sections.forgetting import forgetting_section, kept_of_base
 from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.improving import improving_blocks, over_time_section, plateau_blocks
+from lora_bench.report.sections.methods_paragraph import methods_paragraph
 from lora_bench.report.sections.other_reports import other_reports
 from lora_bench.report.sections.scores import exempt_note, scores_section, task_section, tuning_section
 from lora_bench.report.sections.verdicts import verdict_section
@@ -62,7 +63,10 @@ def page_of(report: Report) -> list[Block]:
         raise LoraBenchError("there are no records to report")
     comparison, judged = report.comparison, report.judged
     sections: list[Sequence[Block]] = [
-        verdict_section(judged, answer(judged, report.decision.level), by_task_picture(judged, folder))
+        [
+            *verdict_section(judged, answer(judged, report.decision.level), by_task_picture(judged, folder)),
+            Fold("Methods, as a paragraph for a paper", [methods_paragraph(judged)]),
+        ]
         if judged is not None
         else [],
         scores_section(report),

@@ -134,7 +134,7 @@ def test_the_tables_are_those_of_the_page_with_the_rules_below_each():
         ]
     notes = re.findall(r"^\\parbox\{\\linewidth\}\{\\footnotesize (.*)\}$", latex, re.MULTILINE)
     assert len(notes) == len(found) and len(set(notes)) == 1
-    said = "Rules: 10 seeds a method, paired by seed; error level 0.05 over 1 comparison (Holm); a margin of 0.005 (0.5"
+    said = "Rules: 10 seeds a method, paired by seed; error level 0.05 over 1 comparison; a margin of 0.005 (0.5 points"
     assert read(notes[0]).startswith(said) and "declared before the runs" in notes[0]
     labels = re.findall(r"\\label\{(tab:[a-z0-9-]+)\}", latex)
     assert len(labels) == len(set(labels)) == len(found)

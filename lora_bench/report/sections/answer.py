@@ -31,10 +31,15 @@ def answer(judged: Judged, level: Level | None = None) -> list[str]:
     A headline of *level* "partly" says nothing of the grade of single verdicts, so the last one does.
     """
     scope = "; ".join([*_grades(judged.held, level), scope_words(judged.held)])
-    return [_what_was_judged(judged), *_shared_runs(judged), f"{scope[0].upper()}{scope[1:]}."]
+    return [
+        f"{comparison_words(judged)}{_any_false_claim(judged)}",
+        *_shared_runs(judged),
+        f"{scope[0].upper()}{scope[1:]}.",
+    ]
 
 
-def _what_was_judged(judged: Judged) -> str:
+def comparison_words(judged: Judged) -> str:
+    """Return the methods that were compared, where, and by which rules."""
     labels: dict[str, str] = {}
     for held in judged.held:
         free = held.row.exempt and held.setting.parameter_target is not None
@@ -55,7 +60,6 @@ def _what_was_judged(judged: Judged) -> str:
     return (
         f"{listed([*labels.values()])} {'was' if len(labels) == 1 else 'were'} compared with {reference} {where}, paired by "
         f"seed: {family} and {margin_words(judged.held)}, {rules_words(judged)}.{_looks(judged)}"
-        f"{_any_false_claim(judged)}"
     )
 
 
