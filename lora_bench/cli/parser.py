@@ -246,7 +246,7 @@ def _add_report(subcommands: Commands) -> None:
     report.where.takes("--out", "FOLDER", "folder to write to (default: RUNS itself; needed for several)", type=Path)
     output.flag("--watch", "write it again after each run, as a page that reloads itself, until Ctrl-C")
     output.flag("--data", "also write every number as CSV, Parquet and JSON")
-    output.flag("--latex", "also write its tables as LaTeX, for a paper: REPORT.tex")
+    options.paper_options(report)
     output.flag("--check", "write nothing; exit with 1 if a report on disk differs from its records")
 
 

@@ -116,6 +116,7 @@ def _write_reports(arguments: argparse.Namespace, reload_seconds: int = 0) -> in
             beside={} if arguments.out is None else reports,
             reload_seconds=reload_seconds,
             latex=arguments.latex,
+            figures=arguments.figures,
         )
     for name, made in reports.items():
         out = arguments.out or sources[name][0]
@@ -123,7 +124,7 @@ def _write_reports(arguments: argparse.Namespace, reload_seconds: int = 0) -> in
             differences += check_report(made, out)
         else:
             written = write_report(made, out)
-            print(*(path for path in written if path.suffix != ".svg"), sep="\n")
+            print(*(path for path in written if path.suffix not in (".svg", ".pdf")), sep="\n")
     place = arguments.out or (folder if several else folder.parent)
     if not arguments.check:
         index = write_index(place, only_refresh=not several)

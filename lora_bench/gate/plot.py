@@ -2,7 +2,7 @@
 
 from lora_bench.gate.gate_summary import STATUS_SAID, named
 from lora_bench.gate.night_answer import Answer, SeriesAnswer
-from lora_bench.report.figures.draw import COLOURS, NEUTRAL, settings, to_svg
+from lora_bench.report.figures.draw import COLOURS, NEUTRAL, settings, to_bytes
 from lora_bench.report.text import plain
 
 BLUE, RED, GREEN = COLOURS[:3]
@@ -53,4 +53,4 @@ def draw(series: SeriesAnswer, label: str) -> bytes:
         axes.set_title(plain(title, 90), loc="left")
         axes.grid(visible=False, axis="x")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=7)
-        return to_svg(figure, title)
+        return to_bytes(figure, "svg", title)

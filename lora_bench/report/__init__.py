@@ -19,6 +19,7 @@ from lora_bench.records.store import write_atomic
 from lora_bench.records.weight_analysis import WeightAnalysis
 from lora_bench.report.blocks import to_markdown
 from lora_bench.report.figures.draw import draw, plan_figures
+from lora_bench.report.figures.plan import Form
 from lora_bench.report.frames.record_frame import to_frame
 from lora_bench.report.html import PageFacts, render_page
 from lora_bench.report.latex import to_latex
@@ -57,17 +58,10 @@ def render_files(report: Report) -> dict[str, bytes]:
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
     name, facts = report.name, replace(facts_of(report), reload_seconds=report.reload_seconds)
-    figures: dict[str, bytes] = {}
-    narrow: dict[str, bytes] = {}
+    figures, narrow = _figures(report, "svg")
     blocks = page_of(report)
     items = items_page(report)
-    if report.records:
-        wide, narrow = draw_pictures(report.overview)
-        drawn = {plan.file: draw(plan) for plan in plan_figures(report.comparison)}
-        drawn |= forgetting_figures(report.comparison)
-        maps = {} if report.analysis is None else weight_figures(report.analysis)
-        figures = {f"{name}/{file}": svg for file, svg in {**wide, **drawn, **maps}.items()}
-    shown = {**figures, **{f"{name}/{file}": svg for file, svg in narrow.items()}}
+    shown = {**figures, **narrow}
     pages = {f"{name}.md": to_markdown(blocks), f"{name}.html": render_page(blocks, shown, facts)}
     if items:
         pages |= {
@@ -79,7 +73,23 @@ def render_files(report: Report) -> dict[str, bytes]:
         methods = methods_paragraph(judged) if judged is not None else ""
         pages[f"{name}.tex"] = to_latex(blocks, name=name, note=table_note(judged), methods=methods)
     tables = {f"{name}/{file}": content for file, content in report.data(report).items()}
+    if report.figures == "pdf":
+        figures |= {path.replace(".svg", ".pdf"): pdf for path, pdf in _figures(report, "pdf")[0].items()}
     return {**{path: content.encode("utf-8") for path, content in pages.items()}, **figures, **tables}
+
+
+def _figures(report: Report, form: Form) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Return the figures of a report by path, under the names of SVG, and those for telephones."""
+    if not report.records:
+        return {}, {}
+    wide, narrow = draw_pictures(report.overview, form)
+    drawn = {plan.file: draw(plan, form) for plan in plan_figures(report.comparison)}
+    drawn |= forgetting_figures(report.comparison, form)
+    maps = {} if report.analysis is None else weight_figures(report.analysis, form)
+    drawn, small = (
+        {f"{report.name}/{at}": one for at, one in of.items()} for of in ({**wide, **drawn, **maps}, narrow)
+    )
+    return drawn, small
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
@@ -105,7 +115,9 @@ def _write_page(files: Mapping[str, bytes], folder: Path, name: str) -> list[Pat
     before = _figures_of(folder / f"{name}.md", name)
     for path, content in files.items():
         write_atomic(folder / path, content)
-    for path in before - files.keys():
+    # The PDF of a figure that is written as SVG alone would be of other records.
+    stale = {path.replace(".svg", ".pdf") for path in before | files.keys() if path.endswith(".svg")}
+    for path in (before | stale) - files.keys():
         (folder / path).unlink(missing_ok=True)
     return [folder / path for path in files]
 

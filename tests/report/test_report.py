@@ -1,5 +1,6 @@
 """Writing a report and checking one share the rendering, and none of it needs torch."""
 
+import os
 import subprocess
 import sys
 
@@ -39,6 +40,32 @@ def test_every_difference_is_named(tmp_path):
         "quickstart/differences.svg is missing",
         "quickstart/old.svg is not part of the report any more",
     ]
+
+
+def test_figures_for_a_paper_are_pdf_beside_svg_and_the_same_in_every_process(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from tests.sample_records import sample_suite; "
+        "from lora_bench.report import Report, write_report; "
+        "write_report(Report(sample_suite(), figures='pdf'), Path(sys.argv[1]))"
+    )
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "SOURCE_DATE_EPOCH": f"{seed}000000000"}
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / seed)], env=environment, check=True)
+    first, second = ({file.name: file.read_bytes() for file in (tmp_path / seed / "report").iterdir()} for seed in "12")
+    assert first == second
+    pdfs = {name: content for name, content in first.items() if name.endswith(".pdf")}
+    assert {f"{name.removesuffix('.pdf')}.svg" for name in pdfs} == {name for name in first if name.endswith(".svg")}
+    assert all(content.startswith(b"%PDF-") and content.rstrip().endswith(b"%%EOF") for content in pdfs.values())
+    assert not any(b"/CreationDate" in content or b"/Type3" in content for content in pdfs.values())
+    plain = render_files(Report(sample_suite()))
+    assert plain == {path: (tmp_path / "1" / path).read_bytes() for path in plain}
+
+
+def test_a_pdf_of_other_records_does_not_stay(tmp_path):
+    write_report(Report(sample_suite(), figures="pdf"), tmp_path)
+    (tmp_path / "report" / "mine.pdf").write_bytes(b"%PDF-")
+    write_report(Report(sample_suite()), tmp_path)
+    assert [file.name for file in (tmp_path / "report").glob("*.pdf")] == ["mine.pdf"]
 
 
 def test_figures_of_an_earlier_report_go_and_nothing_else_does(tmp_path):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.report.figures.draw import settings, to_svg
-from lora_bench.report.figures.plan import padded, stretched
+from lora_bench.report.figures.draw import settings, to_bytes
+from lora_bench.report.figures.plan import Form, padded, stretched
 from lora_bench.report.model.overview import UNLESS, Contrast, unless_words
 from lora_bench.report.text import amount, difference, plain
 from lora_bench.stats.verdict import FEWEST_FOR_INTERVAL, VerdictName
@@ -70,10 +70,14 @@ def caption(contrasts: Sequence[Contrast]) -> str:
     return " ".join([*said, *notes_of_words(contrasts)])
 
 
-def draw_differences(contrasts: Sequence[Contrast], reference: str, *, narrow: bool = False) -> bytes:
-    """Return the picture of comparisons, at least one and all on one scale, as SVG; *narrow* is for a telephone."""
+def draw_differences(
+    contrasts: Sequence[Contrast], reference: str, *, narrow: bool = False, form: Form = "svg"
+) -> bytes:
+    """Return the picture of comparisons, at least one and all on one scale; *narrow* is for a telephone."""
     with settings():
-        return to_svg(_figure(contrasts, plain(reference, 40), narrow), f"Differences to {plain(reference, 40)}")
+        return to_bytes(
+            _figure(contrasts, plain(reference, 40), narrow), form, f"Differences to {plain(reference, 40)}"
+        )
 
 
 def _scale(contrast: Contrast) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Figures of a report: SVG that is the same to the byte whenever it is drawn from the same records.
+"""Figures of a report: SVG, and PDF for papers, that is the same to the byte whenever it is drawn from the same records.
 
 `plan_figures` says which figures a comparison has, what their files are called and what they show; `draw` makes one. A figure
 is of one task: its settings that differ in nothing but their target for parameters share one. Each has a panel a base model,
@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_bench.report.figures.curves import losses_of, timed_line
-from lora_bench.report.figures.plan import FigurePlan, Kind, Style, costs_of
+from lora_bench.report.figures.plan import FigurePlan, Form, Kind, Style, costs_of
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, model_key
 from lora_bench.report.model.rows import grouped
 from lora_bench.report.model.sweeps import Sweep, over_targets, sweeps
@@ -48,6 +48,7 @@ SETTINGS = {
     "font.family": ["DejaVu Sans", "sans-serif"],  # the first is matplotlib's own: the layout needs no other
     "font.size": 9,
     "grid.color": "#e6e6e6",
+    "pdf.fonttype": 42,  # TrueType: publishers refuse the other kind
     "savefig.facecolor": "white",
     "svg.fonttype": "none",
     "svg.hashsalt": "lora_bench",
@@ -160,18 +161,21 @@ def _over_targets_by_model(settings: Sequence[Setting]) -> tuple[ModelTable, ...
     return tuple(merged)
 
 
-def draw(plan: FigurePlan) -> bytes:
-    """Return the figure as SVG."""
+def draw(plan: FigurePlan, form: Form = "svg") -> bytes:
+    """Return the figure."""
     with settings():
-        return to_svg(make_figure(plan), f"{plain(plan.settings[0].spec.task.name, 60)}: {plan.caption}")
+        return to_bytes(make_figure(plan), form, f"{plain(plan.settings[0].spec.task.name, 60)}: {plan.caption}")
 
 
-def to_svg(figure: Figure, title: str) -> bytes:
-    """Return a figure that was made under `settings`, as SVG: the same to the byte whenever it is drawn."""
+def to_bytes(figure: Figure, form: Form, title: str) -> bytes:
+    """Return a figure that was made under `settings`: the same to the byte whenever it is drawn."""
     buffer = io.BytesIO()
     # Date and creator would change from day to day and from version to version.
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(buffer, format="svg", metadata={"Title": title, **nothing})
+    of_svg, of_pdf = ("Date", "Creator", "Format", "Type"), ("CreationDate", "Creator", "Producer")
+    nothing = dict.fromkeys(of_svg if form == "svg" else of_pdf)
+    figure.savefig(buffer, format=form, metadata={"Title": title, **nothing})
+    if form == "pdf":
+        return buffer.getvalue()
     # matplotlib ends some lines of paths with a space, which tools that tidy a repository would take away.
     return b"\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + b"\n"
 

@@ -12,8 +12,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 
 from lora_bench.report.figures import panels as parts
-from lora_bench.report.figures.draw import settings, to_svg
-from lora_bench.report.figures.plan import HeatMap, Style, padded, stretched
+from lora_bench.report.figures.draw import settings, to_bytes
+from lora_bench.report.figures.plan import Form, HeatMap, Style, padded, stretched
 from lora_bench.report.model.rows import Row
 from lora_bench.report.text import natural, plain
 
@@ -22,8 +22,10 @@ _COLOURS = LinearSegmentedColormap.from_list("lora_bench", ["#f3f6fa", "#7fb3d5"
 _DARK_TEXT, _LIGHT_TEXT = "#010101", "#fefefe"
 
 
-def draw_heat_maps(maps: Sequence[HeatMap], *, title: str, side: str, below: str, most: float, digits: int) -> bytes:
-    """Return a figure of heat maps, at least one, as SVG; *most* is the value of the darkest colour, above 0."""
+def draw_heat_maps(
+    maps: Sequence[HeatMap], form: Form, *, title: str, side: str, below: str, most: float, digits: int
+) -> bytes:
+    """Return a figure of heat maps, at least one; *most* is the value of the darkest colour, above 0."""
     with settings():
         height = 0.55 + 0.19 * max(len(one.rows) for one in maps)
         figure, panels = parts.make_panels([plain(one.title, 60) for one in maps], height=height)
@@ -45,16 +47,16 @@ def draw_heat_maps(maps: Sequence[HeatMap], *, title: str, side: str, below: str
             panel.grid(visible=False)
         parts.label_below(panels, below)
         parts.label_side(figure, side, inches=height)
-        return to_svg(figure, title)
+        return to_bytes(figure, form, title)
 
 
 PLANE_HEIGHT = 3.0
 
 
 def draw_plane(
-    rows: Sequence[Row], styles: Mapping[str, Style], *, name: str, below: str, side: str, title: str
+    rows: Sequence[Row], styles: Mapping[str, Style], form: Form, *, name: str, below: str, side: str, title: str
 ) -> bytes:
-    """Return the plane of rows with a score and with what they lost as SVG; its panel has a *name* and two axes."""
+    """Return the plane of rows with a score and with what they lost; its panel has a *name* and two axes."""
     with settings():
         figure, (panel,) = parts.make_panels([plain(name, 60)], height=PLANE_HEIGHT)
         upright, across = parts.score_limits(rows), _across(rows)
@@ -77,7 +79,7 @@ def draw_plane(
         labels = sorted({row.label for row in rows}, key=natural)
         entries = [(Line2D([], [], **parts.mark(styles[label])), parts.method_name(label)) for label in labels]
         parts.legend_below(figure, entries)
-        return to_svg(figure, title)
+        return to_bytes(figure, form, title)
 
 
 def _across(rows: Sequence[Row]) -> parts.Limits:

@@ -22,6 +22,7 @@ from lora_bench.report.model.sweeps import Sweep, SweptKind
 from lora_bench.report.text import MIB, listed
 from lora_bench.stats import Interval
 
+Form = Literal["svg", "pdf"]
 Kind = Literal["scores", "trade_offs", "learning_curves", "over_time", "learning_rates", "sweeps"]
 
 

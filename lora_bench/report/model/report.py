@@ -15,6 +15,7 @@ from lora_bench.records.record import Record
 from lora_bench.records.spec import TaskSpec
 from lora_bench.records.weight_analysis import WeightAnalysis
 from lora_bench.report.blocks import Block
+from lora_bench.report.figures.plan import Form
 from lora_bench.report.model.choose_method import choices_of
 from lora_bench.report.model.comparison import Comparison, compare
 from lora_bench.report.model.given_answers import GivenByRow, given_answers
@@ -122,6 +123,7 @@ class Report:
         analysis: Changes of the weights that these runs kept.
         reload_seconds: Seconds after which its page loads itself again, while runs go on; 0 for never.
         latex: Whether its tables are written as LaTeX too.
+        figures: Format of its figures; beside PDF stands SVG, which a page shows.
         beside: Reports in the same folder, by the name of their pages; this one may be among them.
     """
 
@@ -140,6 +142,7 @@ class Report:
     beside: Mapping[str, Report] = field(default_factory=dict)
     reload_seconds: int = 0
     latex: bool = False
+    figures: Form = "svg"
 
     @cached_property
     def comparison(self) -> Comparison:

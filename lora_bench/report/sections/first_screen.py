@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Figure, Lead, TextTable, known_columns
 from lora_bench.report.figures import differences
+from lora_bench.report.figures.plan import Form
 from lora_bench.report.html import render_card
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import DECIDED, Contrast, Line, Overview, Ratio, contrasts_of, verdict_name
@@ -61,14 +62,17 @@ def _picture(alt: str, path: str, contrasts: Sequence[Contrast]) -> list[Block]:
     return [Figure(alt, path, differences.caption(contrasts))] if contrasts else []
 
 
-def draw_pictures(seen: Overview) -> tuple[dict[str, bytes], dict[str, bytes]]:
+def draw_pictures(seen: Overview, form: Form = "svg") -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Return the pictures by file name, and those for telephones, which only a page has."""
     wide, narrow = {}, {}
     by_task = by_task_contrasts(seen.judged) if seen.judged is not None else []
     for file, contrasts in ((PICTURE, picture_contrasts(seen)), (BY_TASK, by_task)):
         if contrasts:
-            wide[file] = differences.draw_differences(contrasts, seen.reference)
-            narrow[file.replace(".svg", NARROW)] = differences.draw_differences(contrasts, seen.reference, narrow=True)
+            wide[file] = differences.draw_differences(contrasts, seen.reference, form=form)
+            if form == "svg":
+                narrow[file.replace(".svg", NARROW)] = differences.draw_differences(
+                    contrasts, seen.reference, narrow=True
+                )
     return wide, narrow
 
 

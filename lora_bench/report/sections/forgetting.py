@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from lora_bench.records.analysis import Analysis
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Figure, Heading, TextTable
+from lora_bench.report.figures.plan import Form
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections import method_tables as tables
@@ -73,7 +74,7 @@ def _kept(table: ModelTable, rows: list[Row], where: str) -> str:
     )
 
 
-def forgetting_figures(comparison: Comparison) -> dict[str, bytes]:
+def forgetting_figures(comparison: Comparison, form: Form = "svg") -> dict[str, bytes]:
     """Return the figures of the section, by file name."""
     from lora_bench.report.figures.draw import styles
     from lora_bench.report.figures.heat_maps import draw_plane
@@ -84,6 +85,7 @@ def forgetting_figures(comparison: Comparison) -> dict[str, bytes]:
         drawn[_file(number)] = draw_plane(
             rows,
             styles(comparison),
+            form,
             name=table.model.shown,
             below=f"lost: {'rise of the loss' if measure == 'loss' else 'fall of the correlation'}",
             side=f"{setting.spec.task.metric} on {setting.spec.task.name}",

@@ -22,7 +22,7 @@ from lora_bench.report.blocks import (
     to_markdown,
     wide_table,
 )
-from lora_bench.report.figures.plan import HeatMap
+from lora_bench.report.figures.plan import Form, HeatMap
 from lora_bench.report.html import PageFacts, render_page
 from lora_bench.report.model.rows import grouped
 from lora_bench.report.text import code, inert, listed, plural
@@ -73,7 +73,7 @@ def weight_section(analysis: WeightAnalysis, folder: str, records: Collection[st
     return blocks
 
 
-def weight_figures(analysis: WeightAnalysis) -> dict[str, bytes]:
+def weight_figures(analysis: WeightAnalysis, form: Form = "svg") -> dict[str, bytes]:
     """Return the heat maps of the section, by file name."""
     from lora_bench.report.figures.heat_maps import draw_heat_maps
 
@@ -82,11 +82,12 @@ def weight_figures(analysis: WeightAnalysis) -> dict[str, bytes]:
         maps = [_norm_map(group, runs) for group, runs in _by_group(model).items()]
         most = max((value for one in maps for row in one.values for value in row if value is not None), default=1.0)
         drawn[_file(number, "norms")] = draw_heat_maps(
-            maps, title=_NORMS, side="layer", below="", most=max(most, 1e-9), digits=1 if most >= 10 else 2
+            maps, form, title=_NORMS, side="layer", below="", most=max(most, 1e-9), digits=1 if most >= 10 else 2
         )
         for place, overlaps in enumerate(_by_pair(model.overlaps), start=1):
             drawn[_file(number, f"overlap-{place}")] = draw_heat_maps(
                 _overlap_maps(overlaps),
+                form,
                 title=text.unmarked(_overlap_caption(overlaps)),
                 side=f"first i directions of {text.plain(overlaps[0].first, 40)}",
                 below=f"first j directions of {text.plain(overlaps[0].second, 40)}",
