@@ -50,7 +50,10 @@ def single_runs_section(runs: Sequence[Run], facts: Mapping[str, TaskFacts], alp
     for place, results in found.items():
         told = [pair for of, *pair in shown if of == place]
         ranked = _ranked(results, 1 if facts[place[0]].higher_is_better else -1, told)
-        said.append(_answer(ranked) + (f" on {code(place[0])}" if len(found) > 1 else ""))
+        first, *others = results.values()
+        alike = all(np.array_equal(first, other) for other in others)
+        answer = f"all {len(results)} have the same result on every item" if alike else _answer(ranked)
+        said.append(answer + (f" on {code(place[0])}" if len(found) > 1 else ""))
         places = [f"{one.best}{f' to {one.worst}' * (one.worst > one.best)} of {len(ranked)}" for one in ranked]
         rows = [
             [code(one.label), f"{score(one.mean)} ± {score(one.error)}", at]
@@ -61,10 +64,10 @@ def single_runs_section(runs: Sequence[Run], facts: Mapping[str, TaskFacts], alp
     if not found:
         return []
     more = [f"more on {plural(len(said) - MOST_NAMED, 'further task')}"] if len(said) > MOST_NAMED else []
-    answer = f"Of these runs, on new items like these: {'; '.join([*said[:MOST_NAMED], *more])}."
+    whole = f"Of these runs, on new items like these: {'; '.join([*said[:MOST_NAMED], *more])}."
     return [
         Heading(2, "These runs on new test items"),
-        SectionAnswer(f"{answer} This says nothing of the methods: each has one run."),
+        SectionAnswer(f"{whole} This says nothing of the methods: each has one run."),
         f"All pairs of runs are one family with an error level of {alpha:g} (Holm): all places are right at once with "
         f"{100 * (1 - alpha):g} %. A standard error is that of the choice of items.",
         *tables,
