@@ -80,6 +80,7 @@ def macro_difference(
     higher_is_better: Mapping[str, bool] | None = None,
     items: Mapping[str, tuple[Items, Items]] | None = None,
     draws: int = DRAWS,
+    item_draws: int | None = None,
     choices: Mapping[str, Sequence[ChoiceError | None]] | None = None,
     overlap: float = 0.0,
 ) -> MacroDifference:
@@ -93,6 +94,7 @@ def macro_difference(
         higher_is_better: Direction of each task's metric; by default higher is better.
         items: For tasks, the scores of both methods as functions of the test items.
         draws: Resamples.
+        item_draws: Resamples of items, if other than *draws*; means over items need none.
         choices: For each task, the errors of the choice of each method's learning rate.
         overlap: Of folds, see `Estimate`: the mean over tasks.
 
@@ -120,7 +122,8 @@ def macro_difference(
     ]
     rest = sum((values[row] for row, task in enumerate(tasks) if task not in items), np.zeros(len(seeds)))
     scored = _OverTasks(tuple(parts), rest / len(tasks))
-    crossed = crossed_bootstrap(scored, draw_seed=draw_seed, draws=draws) if parts else None
+    drawn = draws if item_draws is None else item_draws
+    crossed = crossed_bootstrap(scored, draw_seed=draw_seed, draws=drawn) if parts else None
     weighted = [
         None if one is None else replace(one, sd=abs(factors[task]) / len(tasks) * one.sd)
         for task in tasks

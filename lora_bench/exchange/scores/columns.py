@@ -23,12 +23,12 @@ _NAMES = {
     "item": "item item_id example_id doc_id question_id sample_id instance_id example question",
 }
 _SCORES = (
-    "score", "accuracy", "acc", "acc_norm", "f1", "macro_f1", "exact_match", "em", "correct", "is_correct", "evaluation_score",
+    "score", "accuracy", "acc", "acc_norm", "f1", "macro_f1", "exact_match", "em", "correct", "is_correct",
     "matthews_correlation", "mcc", "auc", "auroc", "roc_auc", "pearson", "spearman", "rouge_l", "rouge_1", "rouge_2", "bleu",
     "chrf", "pass_at_1", "win_rate", "reward", "value", "metric_value", "result", "loss", "perplexity", "ppl", "error",
     "error_rate", "rmse", "mae",
 )  # fmt: skip
-_SETS = ("test_", "eval_", "final_", "mean_", "best_", "valid_", "val_", "dev_")
+_SET = re.compile(r"^(test|eval|evaluation|final|mean|best|valid|val|dev)_")
 # Numbers of a wide table that are no scores of a task, by any word of the name.
 _NO_SCORES = {
     "avg", "average", "mean", "macro", "std", "sd", "stderr", "ci", "n", "count", "rank", "params", "parameters", "param",
@@ -114,13 +114,9 @@ def _named(head: Head, names: Sequence[str], taken: Collection[str]) -> str | No
 
 def _known_scores(head: Head) -> list[str]:
     """Return the columns that are named like a score, in the order of preference."""
-    found = []
-    for word in _SCORES:
-        for name in head:
-            own = plain(name)
-            if own == word or any(own == f"{of}{word}" for of in _SETS):
-                found.append(name)
-    return [name for name in dict.fromkeys(found) if any(map(_is_number, head[name]))]
+    bare = {name: {plain(name), _SET.sub("", plain(name))} for name in head}
+    found = dict.fromkeys(name for word in _SCORES for name in head if word in bare[name])
+    return [name for name in found if any(map(_is_number, head[name]))]
 
 
 def _scores(head: Head, found: Mapping[str, str]) -> tuple[str, ...]:
