@@ -129,6 +129,11 @@ def test_a_loss_is_better_if_it_is_lower_and_has_a_unit_of_its_own():
     assert judge(table, lower_is_better=False).winner != "b"
 
 
+def test_a_metric_of_ours_on_another_scale_has_no_margin_of_ours():
+    (held,) = judge(rows(methods={"a": 0.0, "b": 0.05}, unit=3), scale="own").report.judged.held
+    assert held.verdict.margin is None and held.verdict.difference == pytest.approx(0.15, abs=0.01)
+
+
 def test_methods_are_paired_by_the_seeds_that_both_have_and_it_is_said():
     table = [row for row in rows() if (row["method"], row["seed"]) not in (("b", 3), ("b", 4))]
     found = judge(table)
@@ -142,6 +147,8 @@ def test_a_row_that_stands_twice_counts_once_and_an_empty_score_is_a_failed_run(
     assert "1 repeated row with the same score: counted once" in found.said
     first = found.verdicts.set_index("label").loc["a"]
     assert (first["n"], first["failed"]) == (10, 1)
+    on_items = items((60, 90))
+    assert "1 repeated row with the same score: counted once" in judge([*on_items, on_items[3]]).said
 
 
 @pytest.mark.parametrize(

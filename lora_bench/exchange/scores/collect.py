@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lora_bench.errors import Fault, LoraBenchError, refuse
 from lora_bench.exchange.scores.columns import number_in, plain
 from lora_bench.exchange.scores.tables import SHOWN_FAULTS, Cell
-from lora_bench.metrics.support.lookup import SHARE
+from lora_bench.metrics.support.lookup import SHARE, default_margin
 from lora_bench.report.text import plural
 
 Scale = Literal["share", "percent", "own"]
@@ -118,6 +118,10 @@ class Rows:
         if len(self.faults) < SHOWN_FAULTS:
             self.faults.append(Fault(message, source.file, line, source.named.get(kind, kind)))
 
+    def count_again(self, number: int) -> None:
+        """Say how many rows repeat others."""
+        self.said += [f"{plural(number, 'repeated row')} with the same score: counted once"] if number else []
+
     def place(self, at: int) -> tuple[Source, int]:
         """Return the source and the line of a row."""
         return self.sources[int(np.searchsorted(self.starts, at, side="right")) - 1], self.lines[at]
@@ -187,7 +191,7 @@ def _of_runs(rows: Rows, keys: NDArray[np.int64]) -> Found:
             if score != other and not math.isnan(score + other):
                 said = f"{score:g} for {rows.run(at)}, which has {other:g} in {rows.before(at, first[key])}{hint}"
                 rows.refuse(*rows.place(at), "score", said)
-    rows.said += [f"{plural(again, 'repeated row')} with the same score: counted once"] if again else []
+    rows.count_again(again)
     return [(at, float(rows.scores[at]), None) for at in first.values()]
 
 
@@ -195,6 +199,9 @@ def _of_items(rows: Rows, keys: NDArray[np.int64]) -> Found:
     """Return the mean result of each run, and its results in the order of items, which runs of a task must share."""
     items = rows.numbers["item"]
     order = np.lexsort((items, keys))
+    again = np.all([np.diff(of[order]) == 0 for of in (keys, items, rows.scores)], axis=0)
+    rows.count_again(int(again.sum()))
+    order = order[np.concatenate([[True], ~again])]
     ends = np.flatnonzero(np.diff(keys[order], append=-1)) + 1
     found: Found = []
     of_place: dict[tuple[str, str], tuple[int, NDArray[np.int32]]] = {}
@@ -247,7 +254,10 @@ def _scaled(rows: Rows, scale: Scale | None) -> tuple[dict[str, TaskFacts], list
                 rows.refuse(*rows.place(int(at)), "score", f"{rows.scores[at]:g} {hint}")
         if used == "percent":
             rows.scores[mine] /= 100
-        facts[task] = fact if used == "own" else replace(fact, metric=f"{SHARE}{fact.metric.replace('/', '_')}")
+        # One of our metrics would bring its own scale.
+        own_unit = f"{fact.metric} in its own unit" if default_margin(fact.metric) is not None else fact.metric
+        name = own_unit if used == "own" else f"{SHARE}{fact.metric.replace('/', '_')}"
+        facts[task] = replace(fact, metric=name)
         said.setdefault(_SHOWN[used], []).append(task)
     if len(said) == 1:
         return facts, [f"scale: {next(iter(said))} (`--scale` overrules)"]

@@ -134,7 +134,7 @@ def _every_eval(path: Path, log: dict[str, Any]) -> Source:
     said = [f"Every Eval Ever, {_checked(path, log)}: the method is `model_info.id`, the task `evaluation_name`"]
     try:
         for line, result in enumerate(log["evaluation_results"], start=1):
-            task, metric = str(result["evaluation_name"]), result["metric_config"]
+            task, metric = str(result["evaluation_name"]).strip(), result["metric_config"]
             name = plain(metric.get("metric_name") or "score")
             scale = _SCALES.get((metric.get("min_score"), metric.get("max_score")), "own")
             facts[task] = TaskFacts(name, not metric["lower_is_better"], scale)
