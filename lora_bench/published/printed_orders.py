@@ -9,8 +9,8 @@ at the upper end of what its digits stand for. A median of normal scores has π/
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 from lora_bench.metrics import find
 from lora_bench.published.rule import ALPHA, MEDIAN_VARIANCE
@@ -20,64 +20,57 @@ from lora_bench.stats import holm
 from lora_bench.stats.paired import welch
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
-Key = tuple[str, str, str, str]
 Pair = tuple[PublishedCell, PublishedCell]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FirstPlace:
+class FirstPlace(NamedTuple):
     """The row with the best number of a column, and of the others that can be judged those it is shown ahead of, and not."""
 
     cell: PublishedCell
-    ahead: tuple[str, ...]
-    level: tuple[str, ...]
+    ahead: list[str]
+    level: list[str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrintedOrders:
-    """The orders of a table.
+class PrintedOrders(NamedTuple):
+    """Pairs of rows of a table with different numbers in a column: all, those that can be judged, and those that are shown.
 
-    Args:
-        printed: Pairs of rows with different numbers in a column.
-        judged: Those of them that can be judged.
-        supported: Those of these that are shown.
-        by_digits: Those that would be if all digits were exact and a median varied as a mean.
-        firsts: The best row of each column in which it can be judged beside another.
-        without: Numbers that cannot be judged, by the reason.
+    *by_digits* is the number shown if all digits were exact and a median varied as a mean, *firsts* has the best row of each
+    column in which it can be judged beside another, *without* counts the numbers that cannot be judged, by the reason.
     """
 
     printed: int
     judged: int
     supported: int
     by_digits: int
-    firsts: tuple[FirstPlace, ...]
+    firsts: list[FirstPlace]
     without: dict[str, int]
 
 
 def printed_orders(table: PublishedTable) -> PrintedOrders:
     """Judge every pair of rows of a table that can be judged."""
-    columns = grouped(table.cells, lambda cell: (cell.model, cell.task, cell.score))
-    pairs = [pair for cells in columns.values() for pair in itertools.combinations(cells, 2)]
+    columns = grouped(table.cells, lambda cell: (cell.model, cell.task, cell.score)).values()
+    pairs = [pair for cells in columns for pair in itertools.combinations(cells, 2)]
     judged = [pair for pair in pairs if not any(map(not_judged, pair))]
     shown = _shown(judged)
-    firsts = []
-    for cells in columns.values():
-        metric = find(cells[0].score.rpartition("/")[2])
-        sign = 1 if metric is None or metric.higher_is_better else -1
-        first = max(cells, key=lambda cell, sign=sign: sign * cell.value)  # type: ignore[misc]
-        others = [cell for cell in cells if cell is not first and not_judged(cell) is None]
-        if not_judged(first) is None and others:
-            ahead = [cell.row for cell in others if {(first.key, cell.key), (cell.key, first.key)} & shown]
-            level = [cell.row for cell in others if cell.row not in ahead]
-            firsts.append(FirstPlace(cell=first, ahead=tuple(ahead), level=tuple(level)))
     return PrintedOrders(
         printed=sum(one.value != other.value for one, other in pairs),
         judged=sum(one.value != other.value for one, other in judged),
         supported=len(shown),
         by_digits=len(_shown(judged, exact=True)),
-        firsts=tuple(firsts),
+        firsts=[found for cells in columns if (found := _first_place(cells, shown)) is not None],
         without=Counter(reason for cell in table.cells if (reason := not_judged(cell)) is not None),
     )
+
+
+def _first_place(cells: Sequence[PublishedCell], shown: Sequence[Pair]) -> FirstPlace | None:
+    metric = find(cells[0].score.rpartition("/")[2])
+    sign = 1 if metric is None or metric.higher_is_better else -1
+    first = max(cells, key=lambda cell: sign * cell.value)
+    others = [cell for cell in cells if cell is not first and not_judged(cell) is None]
+    if not_judged(first) is not None or not others:
+        return None
+    ahead = [cell.row for cell in others if (first, cell) in shown or (cell, first) in shown]
+    return FirstPlace(first, ahead, [cell.row for cell in others if cell.row not in ahead])
 
 
 def not_judged(cell: PublishedCell) -> str | None:
@@ -89,12 +82,9 @@ def not_judged(cell: PublishedCell) -> str | None:
     return f"of fewer than {FEWEST_PAIRS} runs" if cell.seeds < FEWEST_PAIRS else None
 
 
-def _shown(judged: Sequence[Pair], *, exact: bool = False) -> set[tuple[Key, Key]]:
+def _shown(judged: Sequence[Pair], *, exact: bool = False) -> list[Pair]:
     levels = holm([_p_value(pair, exact) for pair in judged], ALPHA)
-    told = zip(judged, levels, strict=True)
-    return {
-        (one.key, other.key) for (one, other), level in told if level.p_value is not None and level.p_value <= ALPHA
-    }
+    return [pair for pair, of in zip(judged, levels, strict=True) if of.p_value is not None and of.p_value <= ALPHA]
 
 
 def _p_value(pair: Pair, exact: bool) -> float | None:

@@ -56,7 +56,7 @@ def test_all_pairs_of_a_table_share_the_error_level():
 @pytest.mark.parametrize("score, best", [("accuracy", "row 1"), ("ter", "row 0")])
 def test_the_best_row_is_that_of_the_metrics_direction(score, best):
     (first,) = printed_orders(table((80.0, "0.2"), (90.0, "0.2"), (85.0, None), score=score)).firsts
-    assert (first.cell.row, first.ahead, first.level) == (best, ("row 0" if best == "row 1" else "row 1",), ())
+    assert (first.cell.row, first.ahead, first.level) == (best, ["row 0" if best == "row 1" else "row 1"], [])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_of_the_orders_of_lora_on_glue_its_deviations_support_one():
     found = printed_orders(load_table("lora-table2"))
     assert (found.judged, found.supported) == (109, 1)
     (first,) = (one for one in found.firsts if one.ahead)
-    assert (first.cell.row, first.cell.task, first.ahead) == ("LoRA", "rte", ("Adapter H 0.8M, restricted",))
+    assert (first.cell.row, first.cell.task, first.ahead) == ("LoRA", "rte", ["Adapter H 0.8M, restricted"])
     assert {not_judged(cell) for cell in load_table("lora-table3").cells} == {
         "without a printed standard deviation",
         "of fewer than 4 runs",

@@ -55,11 +55,7 @@ class Question:
     alpha: float | None = None
 
     def of(self, analysis: Analysis, comparison: Comparison) -> tuple[Analysis, Question]:
-        """Return a comparison with what is asked, and of that what it did not declare itself.
-
-        Raises:
-            LoraBenchError: If scores are shares of 1 and the margin is not.
-        """
+        """Return a comparison with what is asked, and what of that is new; LoraBenchError for a margin in points."""
         tasks = [setting.spec.task for setting in comparison.results]
         shares = all(default_margin(task.metric) is not None for task in tasks)
         if shares and self.margin is not None and self.margin >= 1:

@@ -81,8 +81,8 @@ def rules_words(judged: Judged) -> str:
 def asked_words(judged: Judged) -> str:
     """Return what a reader asks in place of the declared rules."""
     margin, alpha = judged.asked.margin, judged.asked.alpha
-    asked = [] if margin is None else [f"a reader's margin of {margin:g}"]
-    return listed([*asked, *([] if alpha is None else [f"a reader's error level of {alpha:g}"])])
+    asked = [] if margin is None else [f"margin of {margin:g}"]
+    return f"a reader's {listed([*asked, *([] if alpha is None else [f'error level of {alpha:g}'])])}"
 
 
 def _any_false_claim(judged: Judged) -> str:

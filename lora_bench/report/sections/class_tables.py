@@ -119,22 +119,14 @@ def _confusions(scored: Sequence[_Scored], names: Sequence[str]) -> list[Block]:
             for row, scores in scored
             for right in range(len(names))
         ]
-        return [
-            TextTable(
-                ["method", "right class", *(f"answered {name}" for name in shown)],
-                lines,
-                numbers_from=2,
-                bold_is_shown=False,
-            )
-        ]
+        header = ["method", "right class", *(f"answered {name}" for name in shown)]
+        return [TextTable(header, lines, numbers_from=2, bold_is_shown=False)]
     blocks: list[Block] = []
     for row, scores in scored:
         header = ["right class", *(str(number) for number in range(1, len(names) + 1))]
         matrix = [[f"{right + 1}: {shown[right]}", *_counts(scores, right)] for right in range(len(names))]
-        blocks += [
-            f"Answers of {method_name(row)}, by the number of the class:",
-            TextTable(header, matrix, bold_is_shown=False),
-        ]
+        said = f"Answers of {method_name(row)}, by the number of the class:"
+        blocks += [said, TextTable(header, matrix, bold_is_shown=False)]
     return blocks
 
 

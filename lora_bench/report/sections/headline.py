@@ -82,7 +82,7 @@ def headline_of(report: Report) -> Headline:
 def _cautions(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
     said = _never_found(seen)
     if judged.asked != NOTHING_ASKED:
-        said.insert(0, f"**Asked afterwards:** {asked_words(judged)}, which no run declared before it was known.")
+        said.insert(0, f"**Asked afterwards:** {asked_words(judged)}, not declared before the runs.")
     untuned = untuned_tasks(seen.comparison)
     if untuned:
         every = len(untuned) == len({setting.spec.task.name for setting in seen.comparison.results})

@@ -6,71 +6,52 @@ Both are made of the report's own settings and counts, and name what was used an
 from __future__ import annotations
 
 from lora_bench.report.model.judged import Judged
-from lora_bench.report.sections.answer import (
-    comparison_words,
-    margin_words,
-    rules_words,
-    scope_words,
-    seeds_words,
-)
+from lora_bench.report.sections.answer import comparison_words, margin_words, rules_words, scope_words, seeds_words
 from lora_bench.report.text import plural
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
 
 def methods_paragraph(judged: Judged) -> str:
     """Return the paragraph: comparison, tests with their sources, families, intervals and ranks."""
-    verdicts, differences = ([getattr(held, part) for held in judged.held] for part in ("verdict", "difference"))
+    verdicts, differences = [held.verdict for held in judged.held], [held.difference for held in judged.held]
     several, margins = len(verdicts) > 1, any(verdict.margin is not None for verdict in verdicts)
-    said = [comparison_words(judged), _tests(judged)]
-    if judged.declared == "added":
-        said.append(
-            f"Seeds were added after verdicts, so p-values are multiplied by the number of looks, {judged.declarations}."
-        )
-    if any(difference.estimate.overlap for difference in differences):
-        said.append("Each seed tests a fold of its own.")
-    said.append(
-        "A method is better or worse where a two-sided test shows a difference of any size"
-        + (", by Holm's procedure over all comparisons (Holm 1979, JSTOR 4615733)." if several else ".")
+    chosen = [verdict.choice_sd is not None for verdict in verdicts]
+    looks, level = judged.declarations, f"{100 * (1 - 2 * judged.analysis.alpha):g} %"
+    shaffer = (
+        "these claims are a second family (Shaffer 1986, doi:10.1080/01621459.1986.10478341) and" if several else "they"
     )
-    if margins:
-        said.append(
-            "It is equivalent where two one-sided tests put the difference within the margin (Schuirmann 1987, "
-            "doi:10.1007/BF01068419), non-inferior where one of them does; "
-            + (
-                "these claims are a second family (Shaffer 1986, doi:10.1080/01621459.1986.10478341) and"
-                if several
-                else "they"
-            )
-            + " also exclude that a method collapses in a tenth of its runs."
-        )
-    if any(difference.sign_flip is not None for difference in differences):
-        said.append("Sign-flip tests (Fisher 1935, The Design of Experiments) stand beside and change no verdict.")
-    if any(verdict.pairs < FEWEST_PAIRS for verdict in verdicts):
-        said.append(f"No verdict is made of fewer than {FEWEST_PAIRS} seeds.")
-    if any(verdict.apart for verdict in verdicts):
-        said.append(
-            "Where runs collapsed or stand apart, no p-value of n seeds is below 2 / 4ⁿ and no margin is claimed."
-        )
-    if any(verdict.choice_sd is not None for verdict in verdicts):
-        some = "" if all(verdict.choice_sd is not None for verdict in verdicts) else ", where trials here made it"
-        said.append(f"Standard errors include the choice of learning rates, from repeats of its search{some}.")
-    if any(verdict.cancelled is not None for verdict in verdicts):
-        said.append(
-            "Beside a claim stands the rate of collapses that would cancel it, and the one that the method's runs exclude at "
-            "95 % (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404)."
-        )
-    said.append(f"{_intervals(judged)}.")
-    if judged.over_tasks:
-        said.append(
-            "Means over tasks weigh tasks alike, draw seeds for all tasks at once, and are families of their own."
-        )
-    if judged.ranks:
-        said.append(
-            f"Ranks are those that the shown differences leave open, together with {100 * (1 - 2 * judged.analysis.alpha):g} % "
-            "probability (Al Mohamad, Goeman and van Zwet 2022, Biometrics 78); methods share a letter where no difference "
-            "between them is shown (Piepho 2004, doi:10.1198/1061860043515)."
-        )
-    return " ".join(said)
+    holm = ", by Holm's procedure over all comparisons (Holm 1979, JSTOR 4615733)" if several else ""
+    sentences = {
+        comparison_words(judged): True,
+        _tests(judged): True,
+        f"Seeds were added after verdicts, so p-values are multiplied by the number of looks, {looks}.": (
+            judged.declared == "added"
+        ),
+        "Each seed tests a fold of its own.": any(difference.estimate.overlap for difference in differences),
+        f"A method is better or worse where a two-sided test shows a difference of any size{holm}.": True,
+        "It is equivalent where two one-sided tests put the difference within the margin (Schuirmann 1987, "
+        f"doi:10.1007/BF01068419), non-inferior where one of them does; {shaffer} also exclude that a method collapses in a "
+        "tenth of its runs.": margins,
+        "Sign-flip tests (Fisher 1935, The Design of Experiments) stand beside and change no verdict.": any(
+            difference.sign_flip is not None for difference in differences
+        ),
+        f"No verdict is made of fewer than {FEWEST_PAIRS} seeds.": any(one.pairs < FEWEST_PAIRS for one in verdicts),
+        "Where runs collapsed or stand apart, no p-value of n seeds is below 2 / 4ⁿ and no margin is claimed.": any(
+            verdict.apart for verdict in verdicts
+        ),
+        "Standard errors include the choice of learning rates, from repeats of its search"
+        f"{'' if all(chosen) else ', where trials here made it'}.": any(chosen),
+        "Beside a claim stands the rate of collapses that would cancel it, and the one that the method's runs exclude at 95 % "
+        "(Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404).": any(one.cancelled is not None for one in verdicts),
+        f"{_intervals(judged)}.": True,
+        "Means over tasks weigh tasks alike, draw seeds for all tasks at once, and are families of their own.": bool(
+            judged.over_tasks
+        ),
+        f"Ranks are those that the shown differences leave open, together with {level} probability (Al Mohamad, Goeman and "
+        "van Zwet 2022, Biometrics 78); methods share a letter where no difference between them is shown (Piepho 2004, "
+        "doi:10.1198/1061860043515).": bool(judged.ranks),
+    }
+    return " ".join(sentence for sentence, used in sentences.items() if used)
 
 
 def _tests(judged: Judged) -> str:

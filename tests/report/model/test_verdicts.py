@@ -220,8 +220,8 @@ def test_a_readers_margin_and_error_level_give_the_verdicts_and_are_said_to_be_a
     ]
     assert held.verdict == Report(again).judged.held[0].verdict
     first = render_markdown(asked).partition("\n## ")[0]
-    said = "**Asked afterwards:** a reader's margin of 0.0001 and a reader's error level of 0.01"
-    assert said in first and "rules asked afterwards" in first and "declared before the runs" not in first
+    said = "**Asked afterwards:** a reader's margin of 0.0001 and error level of 0.01, not declared before the runs."
+    assert said in first and "rules asked afterwards" in first and "rules declared before the runs" not in first
     assert "*interval*: at 99 % for all comparisons at once" in render_markdown(asked)
     assert said not in render_markdown(declared)
 
