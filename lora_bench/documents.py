@@ -50,7 +50,7 @@ ELSEWHERE = {
     "fp16": "`training: {base_precision: float16}` stores the base so; `precision: bfloat16` is autocast in the shorter type",
     "torch_dtype": "`training: {base_precision: bfloat16}` stores the base so",
     "dtype": "`training: {base_precision: bfloat16}` stores the base so",
-    "gradient_checkpointing": "`training_arguments: {gradient_checkpointing: true}` does this",
+    "gradient_checkpointing": "`training: {gradient_checkpointing: true}` does this",
 }
 
 

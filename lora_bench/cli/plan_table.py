@@ -188,6 +188,7 @@ def _fit_on(card: str, cell: Cell) -> str:
             length=spec.training.max_length,
             precision=spec.training.precision,
             base_precision=spec.training.base_precision,
+            checkpointing=spec.training.gradient_checkpointing,
         )
     except (LoraBenchError, RuntimeError):
         return "not known"  # what the model computes depends on its numbers
@@ -245,6 +246,7 @@ def _more(spec: PlannedSpec, start: str | None) -> str:
         "deterministic": recipe.deterministic or None,
         "gradient norm": recipe.max_grad_norm if recipe.max_grad_norm != 1.0 else None,
         "precision": recipe.precision if recipe.precision != "float32" else None,
+        "gradient checkpointing": recipe.gradient_checkpointing or None,
         "base precision": recipe.base_precision if recipe.base_precision != "float32" else None,
         "scored every": spec.selection_every,
         "until a plateau": f"of {recipe.plateau.patience} scores" if recipe.plateau is not None else None,

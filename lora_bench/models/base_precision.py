@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from lora_bench.errors import UnsupportedPair
+from lora_bench.errors import UnsupportedPair, first_line
 from lora_bench.records.spec import AnyPrecision
 from lora_bench.tuners.trial import inside_peft
 
@@ -68,6 +68,20 @@ def _in(dtype: torch.dtype, tensor: Tensor) -> Tensor:
         # The least number of a mask would become infinite, and a row of these has no softmax.
         tensor = tensor.clamp(min=torch.finfo(dtype).min)
     return tensor.to(dtype)
+
+
+def checkpoint_layers(model: nn.Module, precision: AnyPrecision) -> None:
+    """Make an adapted model keep the inputs of its layers alone, and compute each anew in the backward pass, in place.
+
+    The passes are the same to the bit, dropout among them. Raise UnsupportedPair if transformers cannot do so for its class.
+    """
+    inner: Any = inside_peft(model)
+    # The second name is that of releases before 5.24.
+    enable = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False, "context_fn": lambda: (contextlib.nullcontext(), meeting(precision))})
+    except ValueError as error:
+        raise UnsupportedPair(f"its activations cannot be computed anew: {first_line(error)}") from None
 
 
 def meet(model: nn.Module, head: Sequence[str], precision: AnyPrecision) -> None:

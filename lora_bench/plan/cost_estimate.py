@@ -76,7 +76,7 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
     if recipe.precision == "bfloat16" and not cuda_devices():
         rate *= bfloat16_gain()
     rate /= READ_POSITION if recipe.last_layer == "read_position" else 1.0
-    of_example = (6 if is_full else 4) * shape.multiplied * tokens
+    of_example = ((6 if is_full else 4) + 2 * recipe.gradient_checkpointing) * shape.multiplied * tokens
     padded = PADDED_GROUPED if recipe.order == "grouped" and recipe.batch_size > 1 else 1.0
     example = OneExample(tokens=tokens, flops=of_example, seconds=padded * of_example / rate)
     # Those that a run sees before its target or a cap ends it.
@@ -98,12 +98,14 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
     per_token = ACTIVATION_BYTES_FULL if is_full else ACTIVATION_BYTES_FROZEN
     rows = recipe.batch_size // (recipe.accumulation * recipe.processes)
     size = 1.0 if recipe.base_precision == "float32" else 0.5
+    # Of a layer that is computed anew its input alone is kept.
+    kept_layers = 1 + shape.layers * BYTES_PER_WEIGHT / per_token if recipe.gradient_checkpointing else shape.layers
     memory = (
         BYTES_PER_WEIGHT * (parameters.total * size + parameters.adapter * (not is_full))
         # What four bits save of a weight is counted from float32: 3.5 bytes.
         - fit.saved_bytes * (1 - (1 - size) * BYTES_PER_WEIGHT / 3.5)
         + BYTES_PER_TRAINED_WEIGHT * parameters.trained * (size if is_full else 1.0)
-        + size * per_token * shape.layers * shape.width * rows * recipe.max_length
+        + size * per_token * kept_layers * shape.width * rows * recipe.max_length
     )
     kept = 0 if spec.keep_weights == "none" else BYTES_PER_WEIGHT * parameters.stored
     timed = not data.counted_only

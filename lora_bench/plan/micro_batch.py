@@ -40,6 +40,7 @@ def micro_batch(
                 length=training.max_length,
                 precision=training.precision,
                 base_precision=training.base_precision,
+                checkpointing=training.gradient_checkpointing,
                 cuda=bool(cuda_devices()),
             )
         except UnsupportedPair:

@@ -96,6 +96,7 @@ def plan_probes(
             length=cell.length,
             precision=cell.precision,
             base_precision=cell.base_precision,
+            gradient_checkpointing=cell.gradient_checkpointing,
             attention=probe.attention,
             threads=cell.threads or usable_cores(),
             device=device,
@@ -182,6 +183,7 @@ def _of_suite(suite: Suite, runs: Path, data_dir: Path | None, progress: Progres
             length=spec.training.max_length,
             precision=spec.training.precision,
             base_precision=spec.training.base_precision,
+            gradient_checkpointing=spec.training.gradient_checkpointing,
             threads=spec.training.threads,
         )
         yield cell.job.base_model, entries[spec.method.label], cell.fit, shape, suite.content.probe or Probe()

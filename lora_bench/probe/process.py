@@ -22,7 +22,7 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.kinds import find_kind
 from lora_bench.kinds.exercises import exercise_class
 from lora_bench.methods import Method, known_methods
-from lora_bench.models.base_precision import meet
+from lora_bench.models.base_precision import checkpoint_layers, meet
 from lora_bench.models.loading import load_model, longest_input
 from lora_bench.probe.device import HOST_IS_DEVICE, Company, EnergyMeter, has_bfloat16, used_bytes
 from lora_bench.probe.inference import NO_MEMORY, NOT_TRACED, checkpoint, inference, is_out_of_memory, reason_of
@@ -75,7 +75,7 @@ class ProbeAtWork:
             raise UnsupportedPair(f"the model takes at most {longest} tokens, and {spec.length} are asked for")
         total = sum(weight.numel() for weight in base.parameters())
         model = method_of(spec).apply(base, head=head)
-        meet(model, head, spec.base_precision)
+        met(model, head, spec)
         model.to(device)
         self.fields["parameters"] = count_parameters(model, head=head, total=total)
         peaks["load_bytes"] = memory.take()
@@ -191,7 +191,7 @@ class ProbeAtWork:
         def predicted(eager: bool, fused: bool) -> tuple[StepBytes, Flops]:
             model, head = make_model(self.job, on_meta=True, eager=eager)
             model = method_of(spec).apply(model, head=head)
-            meet(model, head, spec.base_precision)
+            met(model, head, spec)
             return predict_step(model, batch, spec.precision, fused_attention=fused, real=kind.real_labels)
 
         fused = spec.device == "cuda" and spec.attention != "eager"
@@ -241,6 +241,13 @@ def make_model(job: ProbeJob, *, on_meta: bool = False, eager: bool = False) -> 
         # A classifier on a causal model reads the last token that is not padding.
         config.pad_token_id = config.eos_token_id if isinstance(config.eos_token_id, int) else 0
     return model, head
+
+
+def met(model: nn.Module, head: list[str], spec: ProbeSpec) -> None:
+    """Give an adapted model the types and the checkpointing of a probe, in place."""
+    meet(model, head, spec.base_precision)
+    if spec.gradient_checkpointing:
+        checkpoint_layers(model, spec.base_precision)
 
 
 def method_of(spec: ProbeSpec) -> Method:

@@ -45,6 +45,7 @@ class ProbeSpec(Strict):
         wide_tokens: Tokens of a second, compute-bound step, or None for no such step.
         seconds: Limit of the timing, or None for as long as the device needs.
         base_precision: Type in which the base model is stored.
+        gradient_checkpointing: True if layers are computed anew in the backward pass.
         spec_version: Raised whenever the same spec would measure something else.
     """
 
@@ -63,6 +64,7 @@ class ProbeSpec(Strict):
     wide_tokens: int | None
     seconds: float | None = None
     base_precision: AnyPrecision = "float32"
+    gradient_checkpointing: bool = False
     spec_version: int = 1
 
     @property
@@ -75,6 +77,8 @@ class ProbeSpec(Strict):
             del content["seconds"]
         if self.base_precision == "float32":
             del content["base_precision"]
+        if not self.gradient_checkpointing:
+            del content["gradient_checkpointing"]
         if self.model.family is None:
             del content["model"]["family"]
         return content_hash(content)[:PROBE_ID_LENGTH]
@@ -82,9 +86,8 @@ class ProbeSpec(Strict):
     @property
     def shown_precision(self) -> str:
         """Return the precision of a step for readers."""
-        return (
-            self.precision if self.base_precision == "float32" else f"{self.precision}, base in {self.base_precision}"
-        )
+        base = "" if self.base_precision == "float32" else f", base in {self.base_precision}"
+        return f"{self.precision}{base}{', checkpointed' if self.gradient_checkpointing else ''}"
 
 
 class StepSpeed(Strict):

@@ -32,6 +32,7 @@ class CellShape(Strict):
         length: Tokens per example, none of them padding.
         precision: "bfloat16" uses autocast.
         base_precision: Type in which the base model is stored.
+        gradient_checkpointing: Compute layers anew in the backward pass.
         threads: CPU threads; all cores by default.
     """
 
@@ -41,6 +42,7 @@ class CellShape(Strict):
     length: Positive = 128
     precision: Precision = "float32"
     base_precision: AnyPrecision = "float32"
+    gradient_checkpointing: bool = False
     threads: Positive | None = None
 
 
@@ -56,6 +58,7 @@ class ProbeCellRecipe(Strict):
         length: Tokens per example, none of them padding.
         precision: "bfloat16" uses autocast.
         base_precision: Type in which the base model is stored.
+        gradient_checkpointing: Compute layers anew in the backward pass.
         latency: Batch size and length of each timed forward pass.
         wide_tokens: Tokens of a second step, bound by arithmetic rather than Python; none by default.
     """
@@ -68,6 +71,7 @@ class ProbeCellRecipe(Strict):
     length: Positive | None = None
     precision: Precision | None = None
     base_precision: AnyPrecision | None = None
+    gradient_checkpointing: bool | None = None
     latency: tuple[Shape, ...] | None = None
     wide_tokens: Positive | None = None
 

@@ -287,7 +287,7 @@ def ranks_misfit(budget: HeldEqual, training: Training, arguments: Mapping[str, 
 
 def masks_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tuple[str, str] | None:
     """Return the key of a training that contradicts checkpointing of activations, and why; None if they fit."""
-    again = next((name for name in _CHECKPOINTING if arguments.get(name)), None)
+    again = _checkpointing(training, arguments)
     if training.masks != "keyed" or again is None:
         return None
     return (
@@ -307,10 +307,19 @@ def base_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tuple
         )
     if training.parallelism == "fsdp":
         return "base_precision", "is for one type of weights a shard, and fsdp would mix two: take `parallelism: ddp`"
-    again = next((name for name in _CHECKPOINTING if arguments.get(name)), None)
-    if again is not None:
-        return "base_precision", f"needs its own way of doing a layer again: take {again} out of `training_arguments`"
+    again = _checkpointing(training, arguments)
+    if again is not None and not training.gradient_checkpointing:
+        return (
+            "base_precision",
+            f"needs `training: {{gradient_checkpointing: true}}` in place of {again} in training_arguments",
+        )
     return None
+
+
+def _checkpointing(training: Training, arguments: Mapping[str, JsonValue]) -> str | None:
+    """Return the key by which activations are computed a second time, or None."""
+    names = (name for name in _CHECKPOINTING if arguments.get(name))
+    return "gradient_checkpointing" if training.gradient_checkpointing else next(names, None)
 
 
 def _unknown_names(content: SuiteFile, tasks: list[str], models: list[str], methods: list[MethodEntry]) -> Faults:

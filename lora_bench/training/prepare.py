@@ -25,7 +25,7 @@ from lora_bench.kinds.exercises.base_exercise import Replies
 from lora_bench.kinds.exercises.generation.encode import with_decoder_inputs
 from lora_bench.kinds.exercises.predicting import quiet
 from lora_bench.methods import Method, known_methods, own_callbacks, trains_base
-from lora_bench.models.base_precision import meet
+from lora_bench.models.base_precision import checkpoint_layers, meet
 from lora_bench.models.find_family import use_family
 from lora_bench.models.loading import writes_on
 from lora_bench.models.read_position import read_alone
@@ -245,6 +245,8 @@ def adapt(setup: Setup) -> AdaptedModel:
     if spec.training.last_layer == "read_position" and job.task.kind_of.reads_one_token:
         read_alone(model, job.base_model.model_type)
     meet(model, head, spec.training.base_precision)
+    if spec.training.gradient_checkpointing:
+        checkpoint_layers(model, spec.training.base_precision)
     if job.adapter is not None:
         start_from_adapter(model, job.adapter, head)
     elif spec.start is not None and spec.start.run_id is not None:

@@ -11,6 +11,7 @@ from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import load_data
+from lora_bench.training.run import run_job
 from lora_bench.training.winner import find_winner, merge_winner
 from tests.project import SUITE, write_project
 
@@ -79,6 +80,19 @@ def test_runs_learn_and_keep_weights_that_answer_as_they_did(tmp_path, monkeypat
 def test_what_cannot_go_together_is_said_before_anything_is_read(tmp_path, training, fault):
     with pytest.raises(BadInput, match=fault):
         load_suite(write(tmp_path, training))
+
+
+def test_layers_computed_anew_change_no_id_and_no_answer(tmp_path):
+    """Runs of the same id, in folders of their own, end with the same answers."""
+    found = []
+    for training in ("threads: 1", "gradient_checkpointing: true"):
+        path = write(tmp_path / training[:4], training, "[lora]", "")
+        (cell,) = make_plan(load_suite(path), tmp_path / training[:4] / "runs").cells
+        record = run_job(cell.job)
+        assert record.spec.training.gradient_checkpointing == ("gradient" in training)
+        kept = (cell.job.folder.path / "predictions.json").read_bytes()
+        found.append((record.run_id, record.scores, record.curve, kept))
+    assert found[0] == found[1]
 
 
 def test_full_in_float16_is_a_row_that_says_so(tmp_path):

@@ -125,6 +125,7 @@ def test_a_recipe_changes_the_cells_it_names_and_no_others(tmp_path):
         ("training: {masks: keyed}\ntraining_arguments: {activation_checkpointing: true}", True),
         ("training: {masks: keyed}\nrecipes: [{training_arguments: {gradient_checkpointing: true}}]", True),
         ("training_arguments: {gradient_checkpointing: true}\nrecipes: [{methods: lora, masks: keyed}]", True),
+        ("training: {gradient_checkpointing: true, masks: keyed}", True),
         (
             "training: {masks: keyed}\nrecipes: [{masks: torch, training_arguments: {gradient_checkpointing: true}}]",
             False,

@@ -130,7 +130,7 @@ def test_names_that_are_shown_do_not_enter_an_id(other):
 MEASURED = {
     "random_weights": True, "kind": "regression", "labels": 3, "batch_size": 8, "length": 64, "precision": "bfloat16",
     "attention": "eager", "threads": 1, "device": "cuda", "latency_shapes": ((1, 64),), "wide_tokens": 4096,
-    "seconds": 5.0, "spec_version": 2, "base_precision": "bfloat16",
+    "seconds": 5.0, "spec_version": 2, "base_precision": "bfloat16", "gradient_checkpointing": True,
 }  # fmt: skip
 
 

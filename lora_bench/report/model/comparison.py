@@ -256,6 +256,7 @@ def conditions_of(of: RunSpec, budget: Budget | None) -> dict[str, JsonValue]:
     spec = of.model_dump(mode="json")
     del spec["method"], spec["model"], spec["seed"]
     del spec["training"]["learning_rate"], spec["training"]["head_learning_rate"]
+    del spec["training"]["gradient_checkpointing"]  # it changes no score
     del spec["source_sha256"]  # one's own scripts are there to be compared
     spec["retention"] = None if of.retention is None else "before and after"  # its data depends on the base model
     if budget is not None and budget.peak_memory_bytes is not None:

@@ -98,6 +98,7 @@ def predicted_step(
     length: int,
     precision: Precision,
     base_precision: AnyPrecision = "float32",
+    checkpointing: bool = False,
     attention: str | None = None,
     cuda: bool = True,
 ) -> StepBytes:
@@ -110,7 +111,7 @@ def predicted_step(
     fused = cuda and attention != "eager"
     costs = predicted_costs(
         base_model, method, kind, labels, batch_size, length,
-        precision=precision, base_precision=base_precision, attention=attention, fused=fused,
+        precision=precision, base_precision=base_precision, checkpointing=checkpointing, attention=attention, fused=fused,
     )  # fmt: skip
     return costs.memory
 
@@ -244,6 +245,7 @@ def predicted_costs(
     *,
     precision: Precision = "float32",
     base_precision: AnyPrecision = "float32",
+    checkpointing: bool = False,
     attention: str | None = "eager",
     fused: bool = False,
 ) -> StepCosts:
@@ -252,7 +254,7 @@ def predicted_costs(
         "model": base_model.sha256, "method": method.name, "options": method.model_dump(), "kind": kind, "labels": labels,
         "rows": rows, "length": length, "text": text, "precision": precision, "attention": attention, "fused": fused,
         "versions": [__version__, version("transformers"), version("peft"), version("torch")],
-        "base_precision": base_precision,
+        "base_precision": base_precision, "checkpointing": checkpointing,
     }  # fmt: skip
     path = cache_folder("steps") / f"{content_hash(asked)}.json"
     # A third-party method may change under the same versions, so its counts outlive no process.
@@ -261,7 +263,7 @@ def predicted_costs(
     if before is not None:
         return before
     # Imported only here, so that reading a cached prediction loads no torch.
-    from lora_bench.models.base_precision import meet
+    from lora_bench.models.base_precision import checkpoint_layers, meet
     from lora_bench.training.measure.step_bytes import predict_step
 
     model, head = load_model(
@@ -271,6 +273,8 @@ def predicted_costs(
         model.config.pad_token_id = 0
     adapted = method.apply(model, head=head)
     meet(adapted, head, base_precision)
+    if checkpointing:
+        checkpoint_layers(adapted, base_precision)
     batch, real = find_kind(kind).batch_shapes(rows, length, labels, text), find_kind(kind).real_labels
     memory, flops = predict_step(adapted, batch, precision, fused_attention=fused, real=real)
     found = _of_process[path] = StepCosts(memory=memory, flops=flops)
