@@ -19,7 +19,7 @@ from lora_bench.plan.make_plan import Plan
 from lora_bench.records.budget import Budget
 from lora_bench.records.checkpoint_files import remove_checkpoints
 from lora_bench.records.layout import RECORD
-from lora_bench.records.outcomes import is_done_again
+from lora_bench.records.outcomes import goes_on, is_done_again
 from lora_bench.records.record import Record
 from lora_bench.records.spec import RunSpec
 from lora_bench.records.store import RunFolder, read_record
@@ -47,8 +47,11 @@ def settle(plan: Plan, say: Callable[[str], None]) -> bool:
     return bool(back or restated)
 
 
-def clear_handovers(plan: Plan) -> None:
-    """Remove the states of short trials from which no run of a plan may go on any more."""
+def clear_states(plan: Plan) -> None:
+    """Remove the states of finished runs from which no run of a plan may go on any more.
+
+    Those are handovers of short trials, and checkpoints of a process that was killed when it had published its record.
+    """
     unfinished = [
         cell
         for cell in plan.cells
@@ -59,11 +62,18 @@ def clear_handovers(plan: Plan) -> None:
         (cell.place, cell.job.rung) for waiting in plan.waiting for cell in waiting.cells if cell.job.after is not None
     }
     for cell in plan.cells:
-        handover, rung = cell.job.folder.handover, cell.job.rung
-        if cell.record is None or rung is None or not handover.is_dir():
+        folder, rung = cell.job.folder, cell.job.rung
+        if cell.record is None or goes_on(cell.record):
             continue
-        if cell.job.run_id not in needed and (cell.place, rung + 1) not in undecided:
-            remove_checkpoints(handover)
+        hands_over = cell.job.run_id in needed or (rung is not None and (cell.place, rung + 1) in undecided)
+        states = [path for path in (folder.checkpoints, *([] if hands_over else [folder.handover])) if path.is_dir()]
+        lock = folder.try_lock() if states else None
+        if lock is None:
+            continue
+        with lock:
+            if folder.record() == cell.record:  # else another process does it again
+                for path in states:
+                    remove_checkpoints(path)
 
 
 def _not_chosen(plan: Plan) -> Iterator[Record]:

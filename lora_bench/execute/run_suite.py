@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import LoraBenchError, did_you_mean
-from lora_bench.execute.choices import clear_handovers, settle
+from lora_bench.execute.choices import clear_states, settle
 from lora_bench.execute.executors.local import LocalWorkers, worker_environments
 from lora_bench.execute.executors.ray import RayWorkers, connected
 from lora_bench.execute.options import RunOptions, in_this_process
@@ -122,7 +122,7 @@ def run_suite(
             if _put_damage_aside(plan, screen) or (not options.only and settle(plan, screen.say)):
                 continue
             if not options.only:
-                clear_handovers(plan)
+                clear_states(plan)
             for sentence in dict.fromkeys(plan.decided):
                 if sentence not in told:
                     screen.say(sentence)
