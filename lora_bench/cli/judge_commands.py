@@ -29,9 +29,9 @@ def judge(arguments: argparse.Namespace) -> int:
         if found.report.decision.level is None:
             console.print(terminal_table(found.report.records))
     if arguments.out is not None:
-        written = found.write_report(arguments.out, latex=arguments.latex)
+        written = found.write_report(arguments.out, latex=arguments.latex, figures=arguments.figures)
         if not arguments.json:
-            print(*(path for path in written if path.suffix != ".svg"), sep="\n")
+            print(*(path for path in written if path.suffix not in (".svg", ".pdf")), sep="\n")
     return DONE
 
 

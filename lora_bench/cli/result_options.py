@@ -155,7 +155,7 @@ def add_judge(commands: Commands) -> None:
     how.takes("--alpha", "A", "error level of each family of claims (default: 0.05)", type=options.alpha)
     judge.where.takes("--out", "FOLDER", "folder for the page (default: print the answer alone)", type=Path)
     output.flag("--json", "print one JSON object in place of the answer")
-    output.flag("--latex", "with --out: also write its tables as LaTeX, for a paper: judge.tex")
+    options.paper_options(judge, "with --out: ")
 
 
 def _what(groups: Groups) -> None:

@@ -167,11 +167,11 @@ def quiet_option(groups: Groups, prints: str = "failures only") -> None:
     groups.output.flag("--quiet", f"print {prints}")
 
 
-def paper_options(groups: Groups) -> None:
-    """Add what a paper takes of a report."""
-    form = "svg, or pdf for SVG and PDF (default: svg)"
+def paper_options(groups: Groups, when: str = "") -> None:
+    """Add what a paper takes of a report, and *when* there is one."""
+    form = f"{when}svg, or pdf for SVG and PDF (default: svg)"
     groups.output.takes("--figures", "FORMAT", form, choices=["svg", "pdf"], default="svg")
-    groups.output.flag("--latex", "also write tables and methods as LaTeX, for a paper: REPORT.tex")
+    groups.output.flag("--latex", f"{when}also write tables and methods as LaTeX, for a paper")
 
 
 def how_options(groups: Groups) -> None:

@@ -242,8 +242,8 @@ def test_verdicts_cover_new_items_where_results_on_items_are_given():
 
 def test_the_page_says_nothing_of_what_scores_do_not_tell(tmp_path):
     table = rows(tasks=("cola", "sst2"))
-    written = {path.suffix: path for path in judge(table).write_report(tmp_path, latex=True)}
-    assert r"\toprule" in written[".tex"].read_text()
+    written = {path.suffix: path for path in judge(table).write_report(tmp_path, latex=True, figures="pdf")}
+    assert r"\toprule" in written[".tex"].read_text() and written[".pdf"].read_bytes().startswith(b"%PDF-")
     page = written[".md"].read_text()
     for words in (
         "learning rate",

@@ -24,6 +24,7 @@ from lora_bench.records.record import Record
 from lora_bench.records.spec import SCORES_ALONE, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
 from lora_bench.records.store import Answers
 from lora_bench.report.blocks import Block, Heading, TextList, answers
+from lora_bench.report.figures.plan import Form
 from lora_bench.report.model.reference import Question
 from lora_bench.report.model.report import Report
 from lora_bench.report.sections.first_screen import answer_card, answer_text
@@ -62,11 +63,11 @@ class Judgement:
 
         return to_comparison_frame(self.report.comparison, self.report.judged, self.report.costs)
 
-    def write_report(self, folder: str | Path, *, latex: bool = False) -> list[Path]:
+    def write_report(self, folder: str | Path, *, latex: bool = False, figures: Form = "svg") -> list[Path]:
         """Write the report as Markdown and as a page, its tables also as LaTeX if asked for; return the files written."""
         from lora_bench.report import write_report
 
-        return write_report(replace(self.report, latex=latex), Path(folder))
+        return write_report(replace(self.report, latex=latex, figures=figures), Path(folder))
 
     def _repr_html_(self) -> str:
         return answer_card(self.report)
