@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -70,7 +70,25 @@ def _in(dtype: torch.dtype, tensor: Tensor) -> Tensor:
     return tensor.to(dtype)
 
 
-def checkpoint_layers(model: nn.Module, precision: AnyPrecision) -> None:
+def _in_both_passes() -> tuple[contextlib.AbstractContextManager[object], contextlib.AbstractContextManager[object]]:
+    """Return the contexts of a first and of a second pass: the second has the modes in which the first begins."""
+    modes = torch.overrides._get_current_function_mode_stack()
+
+    @contextlib.contextmanager
+    def second() -> Iterator[None]:
+        with contextlib.ExitStack() as entered:
+            for mode in modes:
+                entered.enter_context(mode)
+            yield
+
+    return contextlib.nullcontext(), second()
+
+
+ANEW: dict[str, Any] = {"use_reentrant": False, "context_fn": _in_both_passes}
+"""Options of torch's checkpointing, for what is computed anew in the backward pass."""
+
+
+def checkpoint_layers(model: nn.Module) -> None:
     """Make an adapted model keep the inputs of its layers alone, and compute each anew in the backward pass, in place.
 
     The passes are the same to the bit, dropout among them. Raise UnsupportedPair if transformers cannot do so for its class.
@@ -79,7 +97,7 @@ def checkpoint_layers(model: nn.Module, precision: AnyPrecision) -> None:
     # The second name is that of releases before 5.24.
     enable = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
     try:
-        enable({"use_reentrant": False, "context_fn": lambda: (contextlib.nullcontext(), meeting(precision))})
+        enable(dict(ANEW))
     except ValueError as error:
         raise UnsupportedPair(f"its activations cannot be computed anew: {first_line(error)}") from None
 

@@ -23,6 +23,7 @@ from lora_bench.kinds import find_kind
 from lora_bench.kinds.exercises import exercise_class
 from lora_bench.methods import Method, known_methods
 from lora_bench.models.base_precision import checkpoint_layers, meet
+from lora_bench.models.chunked_loss import chunk_loss
 from lora_bench.models.loading import load_model, longest_input
 from lora_bench.probe.device import HOST_IS_DEVICE, Company, EnergyMeter, has_bfloat16, used_bytes
 from lora_bench.probe.inference import NO_MEMORY, NOT_TRACED, checkpoint, inference, is_out_of_memory, reason_of
@@ -244,10 +245,12 @@ def make_model(job: ProbeJob, *, on_meta: bool = False, eager: bool = False) -> 
 
 
 def met(model: nn.Module, head: list[str], spec: ProbeSpec) -> None:
-    """Give an adapted model the types and the checkpointing of a probe, in place."""
+    """Give an adapted model the types, the checkpointing and the loss of a probe's step, in place."""
     meet(model, head, spec.base_precision)
     if spec.gradient_checkpointing:
-        checkpoint_layers(model, spec.base_precision)
+        checkpoint_layers(model)
+    if find_kind(spec.kind).writes:
+        chunk_loss(model, spec.batch_size * spec.length)
 
 
 def method_of(spec: ProbeSpec) -> Method:

@@ -26,6 +26,7 @@ from lora_bench.kinds.exercises.generation.encode import with_decoder_inputs
 from lora_bench.kinds.exercises.predicting import quiet
 from lora_bench.methods import Method, known_methods, own_callbacks, trains_base
 from lora_bench.models.base_precision import checkpoint_layers, meet
+from lora_bench.models.chunked_loss import chunk_loss
 from lora_bench.models.find_family import use_family
 from lora_bench.models.loading import writes_on
 from lora_bench.models.read_position import read_alone
@@ -246,7 +247,11 @@ def adapt(setup: Setup) -> AdaptedModel:
         read_alone(model, job.base_model.model_type)
     meet(model, head, spec.training.base_precision)
     if spec.training.gradient_checkpointing:
-        checkpoint_layers(model, spec.training.base_precision)
+        checkpoint_layers(model)
+    recipe = spec.training
+    if job.task.writes and not setup.packed and not recipe.label_smoothing:
+        rows = recipe.batch_size // (recipe.accumulation * recipe.processes)
+        chunk_loss(model, rows * recipe.max_length)
     if job.adapter is not None:
         start_from_adapter(model, job.adapter, head)
     elif spec.start is not None and spec.start.run_id is not None:

@@ -9,7 +9,7 @@ from lora_bench.models.base_precision import checkpoint_layers, meet
 from lora_bench.models.read_position import read_alone
 from lora_bench.testing import PAD, VOCABULARY, tiny_model
 from lora_bench.training.measure.bare_step import TrainingStep
-from lora_bench.training.measure.step_bytes import step_bytes
+from lora_bench.training.measure.step_bytes import predict_step, step_bytes
 from lora_bench.tuners.trial import inside_peft
 from tests.tiny import tiny_batch, tiny_gpt2_classifier
 
@@ -44,7 +44,7 @@ def gradients(family, method, precision, *, anew, narrow):
         read_alone(model, inside_peft(model).config.model_type)
     meet(model, head, precision)
     if anew:
-        checkpoint_layers(model, precision)
+        checkpoint_layers(model)
     torch.manual_seed(2)
     loss = model.train()(**two_rows()).loss
     loss.backward()
@@ -75,7 +75,7 @@ def test_a_step_holds_the_inputs_of_layers_alone_and_multiplies_more():
     def step(anew):
         model = known_methods()["full"]().apply(tiny_gpt2_classifier(n_layer=8), head=["score"])
         if anew:
-            checkpoint_layers(model, "float32")
+            checkpoint_layers(model)
         return step_bytes(TrainingStep(model, tiny_batch((48,) * 4, labels=True), "float32"))
 
     (kept, plain), (anew, more) = step(False), step(True)
@@ -84,10 +84,25 @@ def test_a_step_holds_the_inputs_of_layers_alone_and_multiplies_more():
     assert plain.step < more.step < plain.step * 4 / 3 + 1
 
 
+def test_a_prediction_from_shapes_has_the_same_layers_in_both_passes():
+    def peak(anew):
+        with torch.device("meta"):
+            model = tiny_gpt2_classifier(n_layer=8, problem_type="single_label_classification").bfloat16()
+            model.score.float()
+            model = known_methods()["prefix_tuning"](num_virtual_tokens=3).apply(model, head=["score"])
+        meet(model, ["score"], "bfloat16")
+        if anew:
+            checkpoint_layers(model)
+        shapes = {"input_ids": (4, 48), "attention_mask": (4, 48), "labels": (4,)}
+        return predict_step(model, shapes, "float32", fused_attention=True)[0].peak_bytes
+
+    assert peak(True) < peak(False) / 2
+
+
 def test_a_class_without_it_is_refused():
     class Plain(torch.nn.Module):
         def gradient_checkpointing_enable(self, options):
             raise ValueError("Plain is not compatible")
 
     with pytest.raises(UnsupportedPair, match="Plain is not compatible"):
-        checkpoint_layers(Plain(), "float32")
+        checkpoint_layers(Plain())

@@ -264,6 +264,7 @@ def predicted_costs(
         return before
     # Imported only here, so that reading a cached prediction loads no torch.
     from lora_bench.models.base_precision import checkpoint_layers, meet
+    from lora_bench.models.chunked_loss import chunk_loss
     from lora_bench.training.measure.step_bytes import predict_step
 
     model, head = load_model(
@@ -274,7 +275,9 @@ def predicted_costs(
     adapted = method.apply(model, head=head)
     meet(adapted, head, base_precision)
     if checkpointing:
-        checkpoint_layers(adapted, base_precision)
+        checkpoint_layers(adapted)
+    if find_kind(kind).writes:
+        chunk_loss(adapted, rows * length)
     batch, real = find_kind(kind).batch_shapes(rows, length, labels, text), find_kind(kind).real_labels
     memory, flops = predict_step(adapted, batch, precision, fused_attention=fused, real=real)
     found = _of_process[path] = StepCosts(memory=memory, flops=flops)
