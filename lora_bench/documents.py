@@ -50,6 +50,8 @@ ELSEWHERE = {
     "fp16": "`training: {base_precision: float16}` stores the base so; `precision: bfloat16` is autocast in the shorter type",
     "torch_dtype": "`training: {base_precision: bfloat16}` stores the base so",
     "dtype": "`training: {base_precision: bfloat16}` stores the base so",
+    "optim": "`training_arguments: {optim: paged_adamw_8bit}` does this",
+    "optimizer": "`training_arguments: {optim: paged_adamw_8bit}` does this",
     "gradient_checkpointing": "`training: {gradient_checkpointing: true}` does this",
 }
 

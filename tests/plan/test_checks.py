@@ -1,6 +1,7 @@
 """What a plan refuses or warns of, before any training."""
 
 import csv
+import importlib.util
 import re
 from pathlib import Path
 
@@ -174,6 +175,14 @@ def test_numbers_that_the_optimiser_refuses_are_refused_before_any_run(planned, 
     suite = ONE + (f"{arguments}\n" if where == "suite" else f"recipes: [{{methods: lora, {arguments}}}]\n")
     code, said = planned(suite)
     assert code == 2 and f"training_arguments: {words}" in said
+
+
+@pytest.mark.parametrize(("optimiser", "library"), [("paged_adamw_8bit", "bitsandbytes"), ("stable_adamw", "optimi")])
+def test_an_optimiser_of_a_library_that_is_not_installed_is_refused_before_any_run(planned, optimiser, library):
+    if importlib.util.find_spec(library) is not None:
+        pytest.skip("it is installed")
+    code, said = planned(ONE + f"training_arguments: {{optim: {optimiser}}}\n")
+    assert code == 2 and "training_arguments: You need to install" in said and library in said
 
 
 @pytest.mark.parametrize(("axis", "amount"), [("epochs", "1e300"), ("train_examples", 9 * 10**18)])

@@ -194,6 +194,8 @@ def changed(keys):
         ("training: {bf16: true}", "training.bf16", "training: {precision: bfloat16}", "`training: {precision: bfloat16}`"),
         ("training: {fp16: true}", "training.fp16", "training: {base_precision: float16}", "base_precision: float16}`"),
         ("training: {torch_dtype: float16}", "training.torch_dtype", "training: {base_precision: float16}", "stores the"),
+        ("training: {optimizer: adamw_8bit}", "training.optimizer",
+         "training_arguments: {optim: adamw_8bit}", "`training_arguments: {optim: paged_adamw_8bit}`"),
         ("gradient_checkpointing: true", "gradient_checkpointing",
          "training: {gradient_checkpointing: true}", "`training: {gradient_checkpointing: true}`"),
         ("class_weights: balanced", "class_weights", "training: {class_weights: balanced}", "rarity of their class"),
