@@ -8,7 +8,7 @@ Seeds that methods share are paired. The variance of a method's runs is that of 
 (a moderated variance: Smyth 2004, https://doi.org/10.2202/1544-6115.1027). A run collapses to its floor with a rate that has a
 Beta distribution before any run is seen. Without more, the best of many noisy means would be too good to be true. So the
 draws are weighted by what scores of methods usually are beside each other: Student's t with one degree of freedom around a
-middle that is not known, with a scale that is one of `SCALES` standard deviations of a run.
+middle that is not known, with a scale that is one of `SCALES` errors of a method beside the others.
 
 The loss of a method in a draw is that of its score to the best one. The mean over draws is what its choice is expected to lose,
 and in `SURE` of them it loses at most the bound. `benchmarks/expected_loss.py` measures how often that is so.
@@ -24,7 +24,7 @@ from lora_bench.stats.items import Floats, Items, ItemScores, draw_weights
 
 SURE = 0.9
 DEGREES = 8.0
-SCALES = tuple(2.0**power for power in range(-2, 5))
+SCALES = tuple(2.0**power for power in range(6))
 # Of a method's rate of collapses before any run: few methods collapse, those that do often.
 COLLAPSES = 0.03, 2.0
 DRAWS, KEPT = 4_000, 2_000
@@ -74,7 +74,7 @@ def draw_scores(contenders: Sequence[Contender], item_covariance: Floats | None,
     if spread is None:
         return None
     generator = np.random.default_rng(draw_seed)
-    variances, freedom, pooled = spread
+    variances, freedom = spread
     shape = DRAWS, len(contenders)
     drawn = generator.standard_normal(shape) * np.sqrt(
         variances / number * freedom / generator.chisquare(freedom, shape)
@@ -83,11 +83,7 @@ def draw_scores(contenders: Sequence[Contender], item_covariance: Floats | None,
         values, vectors = np.linalg.eigh(item_covariance)
         drawn += (generator.standard_normal(shape) * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     drawn += generator.standard_normal(shape) * [one.choice_sd for one in contenders] + means
-    if len(contenders) > 1 and pooled > 0:
-        weights = _weights(drawn, math.sqrt(pooled))
-        drawn = drawn[generator.choice(DRAWS, KEPT, p=weights)]
-    else:
-        drawn = drawn[:KEPT]
+    drawn = drawn[generator.choice(DRAWS, KEPT, p=_weights(drawn, means))]
     first, second = COLLAPSES
     for place, one in enumerate(contenders):
         if one.floor is not None:
@@ -133,8 +129,8 @@ def losses(drawn: Floats) -> tuple[Loss, ...]:
     )
 
 
-def _spread(gains: Floats, means: Floats, number: Floats) -> tuple[Floats, Floats, float] | None:
-    """Return the moderated variances of runs, their degrees of freedom, and the variance over all methods."""
+def _spread(gains: Floats, means: Floats, number: Floats) -> tuple[Floats, Floats] | None:
+    """Return the moderated variances of runs and their degrees of freedom."""
     left = gains - means[:, None]
     # A method with one run tells nothing of spread, and takes no part in pairs.
     several = number > 1
@@ -148,13 +144,19 @@ def _spread(gains: Floats, means: Floats, number: Floats) -> tuple[Floats, Float
         return None
     pooled = float(squares.sum() / own.sum())
     freedom = DEGREES + own
-    return (DEGREES * pooled + squares) / freedom, freedom, pooled
+    return (DEGREES * pooled + squares) / freedom, freedom
 
 
-def _weights(drawn: Floats, spread: float) -> Floats:
-    """Return the weight of each draw, which add up to 1: its density where methods usually are, over middles and scales."""
+def _weights(drawn: Floats, means: Floats) -> Floats | None:
+    """Return the weight of each draw, which add up to 1: its density where methods usually are, over middles and scales.
+
+    None, for equal ones, where a method is alone or no method has an error beside the others.
+    """
+    error = float((drawn - means).var(axis=1, ddof=1).mean()) ** 0.5 if len(means) > 1 else 0.0
+    if error == 0:
+        return None
     middles = np.linspace(drawn.min(), drawn.max(), _GRID)
-    apart = [((of_one[:, None] - middles) / spread) ** 2 for of_one in drawn.T]
+    apart = [((of_one[:, None] - middles) / error) ** 2 for of_one in drawn.T]
     of_scales = []
     for scale in SCALES:
         density = np.full(apart[0].shape, -len(apart) * math.log(scale))

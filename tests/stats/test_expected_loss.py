@@ -80,6 +80,17 @@ def test_the_choice_of_a_rate_widens_the_bound():
     assert unsure > 1.5 * sure
 
 
+def test_an_error_of_items_is_believed_as_one_of_seeds():
+    means, error = (0.0, 0.01, 0.02), 0.01
+    noise = [error * math.sqrt(10) * np.roll(NOISE, place) for place in (0, 3, 6)]
+    of_seeds, of_items = (
+        found(*(method(mean, size * of_one) for mean, of_one in zip(means, noise, strict=True)), covariance=covariance)
+        for size, covariance in ((1.0, None), (0.001, np.eye(3) * error**2))
+    )
+    # The spread of seeds has Student's t, which is a little wider.
+    assert [one.expected for one in of_items] == pytest.approx([one.expected for one in of_seeds], rel=0.25)
+
+
 def test_the_covariance_of_items_is_that_of_means_without_what_single_runs_err():
     generator = np.random.default_rng(2)
     items, seeds = 4_000, 5
