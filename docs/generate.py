@@ -4,6 +4,7 @@
     python docs/generate.py methods --check    exits with 1 if it would change
     python docs/generate.py suites             writes docs/suites.md: every key of a suite
     python docs/generate.py support            writes docs/support.md: which method works on which model; takes a minute
+    python docs/generate.py fits               writes docs/fits.md: which method fits which card; takes minutes
 
 A method's card is its module's docstring, and its options are the fields of its class. The keys of a suite are the fields and
 docstrings of the classes that read it. So neither goes stale.
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from entries import merged
+from fits_page import fits_page
 from pydantic import BaseModel
 from support import support_page
 
@@ -44,7 +46,12 @@ Made by `docs/generate.py methods`. Each method's size, which a budget turns, an
 def main() -> int:
     """Write or check a page."""
     what = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "methods")
-    pages: dict[str, Callable[[], str]] = {"methods": methods_page, "suites": suites_page, "support": support_page}
+    pages: dict[str, Callable[[], str]] = {
+        "methods": methods_page,
+        "suites": suites_page,
+        "support": support_page,
+        "fits": fits_page,
+    }
     page, made = FOLDER / f"{what}.md", pages[what]()
     if "--check" not in sys.argv[1:]:
         page.write_text(made, encoding="utf-8")

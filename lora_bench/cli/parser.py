@@ -99,6 +99,7 @@ def build_parser() -> Parser:
     add_judge(subcommands)
     _add_run(subcommands)
     _add_plan(subcommands)
+    _add_fits(subcommands)
     _add_work(subcommands)
     _add_probe(subcommands)
     _add_report(subcommands)
@@ -145,6 +146,25 @@ def _add_plan(subcommands: Commands) -> None:
     plan.how.takes("--device", "CARD", 'say whether each run fits a GPU, such as "H100 80GB" or 24GB')
     options.prepare_option(plan)
     plan.output.flag("--json", "print one JSON object in place of tables")
+
+
+def _add_fits(subcommands: Commands) -> None:
+    fits = add_command(
+        subcommands,
+        "fits MODEL",
+        "say which methods fit a GPU with a base model, and at which batch, from its config.json alone",
+        "lora-bench fits gpt2-large --device T4",
+        "fits_table:fits",
+    )
+    fits.what.takes(
+        "model", "MODEL", "shape (`gpt2-large`), folder with a config.json, or OWNER/NAME@REVISION on the hub"
+    )
+    fits.where.takes("--device", "CARD", 'a GPU, such as T4, "A100 80GB" or 24GB', required=True)
+    fits.how.takes("--length", "N", "tokens of a row (default: 512)", type=options.positive, default=512)
+    fits.how.takes(
+        "--batch", "N", "rows of the batch whose memory is shown (default: 1)", type=options.positive, default=1
+    )
+    fits.output.flag("--json", "print one JSON object in place of a table")
 
 
 def _add_work(subcommands: Commands) -> None:

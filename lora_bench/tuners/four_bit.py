@@ -28,12 +28,13 @@ def is_installed() -> bool:
     return importlib.util.find_spec("bitsandbytes") is not None
 
 
-def pack_layers(model: PreTrainedModel, keep: Collection[str] = ()) -> None:
+def pack_layers(model: PreTrainedModel, keep: Collection[str] = (), *, shapes_only: bool = False) -> None:
     """Replace every linear module in a model's layers, but those named in *keep*, by one with its weight in four bits.
 
-    Raise UnsupportedPair if bitsandbytes is not installed, or a weight has rows that it cannot read on every CPU.
+    Raise UnsupportedPair if a weight has rows that bitsandbytes cannot read on every CPU, or if it is not installed, which a
+    model that is counted and never run (*shapes_only*) does not need.
     """
-    if not is_installed():
+    if not (shapes_only or is_installed()):
         raise UnsupportedPair("a base in four bits needs bitsandbytes: pip install 'lora_bench[qlora]'")
     inside = re.compile(rf"{family_of_model(model).layer}\..+")
     # T5 reads the type of such a weight, and multiplies in it.

@@ -21,7 +21,7 @@ ONE = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]")
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -101,5 +101,9 @@ def test_a_plan_says_what_fits(tmp_path, monkeypatch, capsys):
     assert "0.8 GiB: fits" in capsys.readouterr().out
     assert main(["plan", "s.yaml", "--device", "0GB"]) == 0
     assert "0.8 GiB: too much" in capsys.readouterr().out
+    # Without a card it is the same count, as a step on this machine.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert main(["plan", "s.yaml"]) == 0
+    assert f" {step_of('full').peak_bytes / 2**20:,.0f} MiB" in capsys.readouterr().out
     assert main(["plan", "s.yaml", "--device", "H1000 80"]) == 2
     assert "unknown device 'H1000 80'; did you mean 'H100 80GB'" in capsys.readouterr().err

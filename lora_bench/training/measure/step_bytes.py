@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from lora_bench.records.probe_record import Flops, StepBytes
 from lora_bench.records.spec import Precision
@@ -28,26 +28,39 @@ from lora_bench.tuners.four_bit import scales_of
 
 
 class Allocations(TorchDispatchMode):
-    """Counts the bytes of every live storage that operations in this mode have made, but not those inside a kernel."""
+    """Counts the bytes of every live storage that operations in this mode have made, but not those inside a kernel.
+
+    It also counts the FLOPs of matrix products, by torch's own formulas. Torch's counter would keep the tensors of checkpointed
+    layers.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.held = 0
-        self.peak = 0
+        self.held = self.flops = 0
+        self.trace: list[int] = []
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inside = {storage._cdata for storage in _storages(tree_leaves((args, kwargs)))}
         result = func(*args, **(kwargs or {}))
+        before, count = self.held, flop_registry.get(func.overloadpacket)
+        if count is not None:
+            self.flops += int(count(*args, **(kwargs or {}), out_val=result))
         for storage in _storages(tree_leaves(result)):
             key = storage._cdata
             # A tensor made by Python from numbers first appears as the argument of `lift_fresh`.
             if key not in self._known and (key not in inside or func is torch.ops.aten.lift_fresh.default):
                 self._known.add(key)
                 self.held += storage.nbytes()
-                self.peak = max(self.peak, self.held)
                 weakref.finalize(storage, self._let_go, key, storage.nbytes())
+        if self.held > before:
+            self.trace.append(self.held)
         return result
+
+    @property
+    def peak(self) -> int:
+        """The most bytes of live storages so far."""
+        return max(self.trace, default=0)
 
     def _let_go(self, key: int, size: int) -> None:
         self._known.discard(key)
@@ -79,13 +92,11 @@ def step_bytes(step: TrainingStep) -> tuple[StepBytes, Flops]:
     step.optimizer.zero_grad(set_to_none=True)
     weights, gradients = static_bytes(step.model)
     states = state_bytes(step.optimizer)
-    counter: Any = FlopCounterMode(display=False)
-    counter.mod_tracker = _NoModules()
-    with Allocations() as held, counter:
+    with Allocations() as held:
         loss = step.forward()
-        activations, forward = held.held, counter.get_total_flops()
+        activations, forward = held.held, held.flops
         loss.backward()
-        flops = Flops(forward=int(forward), step=int(counter.get_total_flops()))
+        flops = Flops(forward=forward, step=held.flops)
         del loss
         step.update()
     found = StepBytes(
@@ -98,22 +109,20 @@ def step_bytes(step: TrainingStep) -> tuple[StepBytes, Flops]:
     return found, flops
 
 
-class _NoModules(contextlib.nullcontext[None]):
-    """In place of torch's tracker of modules, whose hooks hold the activations of layers that are computed anew."""
-
-    parents = frozenset({"Global"})
-
-
 class FusedAttention(TorchFunctionMode):
     """Gives attention the memory of a fused CUDA kernel: its inputs, its output and a sum a row, and no probabilities.
 
     Under autocast its inputs are first cast to the lower precision, as torch does. On fake CPU tensors with dropout torch would
-    otherwise take the path that stores all probabilities.
+    otherwise take the path that stores all probabilities. *flops* are those of its matrix products, forward and backward.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is nn.functional.scaled_dot_product_attention:
-            return _Fused.apply(*_attention_inputs(*args, **(kwargs or {})))
+            return _Fused.apply(self, *_attention_inputs(*args, **(kwargs or {})))
         return func(*args, **(kwargs or {}))
 
 
@@ -129,7 +138,11 @@ class _Fused(torch.autograd.Function):
     """Attention with the shapes and saved tensors of a fused kernel, and meaningless values."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, mode: FusedAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        ctx.mode = mode
+        mode.flops += 4 * query.numel() * key.shape[-2]
         *outer, heads, rows, _ = query.shape
         # Kernels write the heads of a token side by side, so that the next layer needs no copy.
         output = query.new_empty((*outer, rows, heads, value.shape[-1])).transpose(-3, -2)
@@ -138,9 +151,10 @@ class _Fused(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor, Tensor, None]:
         query, key, value, *_ = ctx.saved_tensors
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
+        ctx.mode.flops += 8 * query.numel() * key.shape[-2]
+        return None, torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
 
 
 def predict_step(
@@ -158,18 +172,15 @@ def predict_step(
     the floating-point inputs, such as the labels of a regression. Raise RuntimeError if the computation depends on values,
     which fake tensors lack.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        _to_fake(model)
-        inputs = {
-            name: torch.zeros(shape, dtype=torch.float32 if name in real else torch.long)
-            for name, shape in batch.items()
-        }
-        with FusedAttention() if fused_attention else contextlib.nullcontext():
-            return step_bytes(TrainingStep(model, inputs, precision))
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        FusedAttention() if fused_attention else contextlib.nullcontext(),
+    ):
+        return step_bytes(TrainingStep(model, fake_inputs(model, batch, real), precision))
 
 
-def _to_fake(model: nn.Module) -> None:
-    """Replace a model's tensors by fake CPU tensors; shared weights stay shared."""
+def fake_inputs(model: nn.Module, batch: dict[str, tuple[int, ...]], real: Collection[str] = ()) -> dict[str, Tensor]:
+    """Replace a model's tensors by fake CPU tensors, shared ones by a shared one, and return such inputs for it."""
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, weight in module._parameters.items():
@@ -179,3 +190,6 @@ def _to_fake(model: nn.Module) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty_like(buffer, device="cpu")
+    return {
+        name: torch.zeros(shape, dtype=torch.float32 if name in real else torch.long) for name, shape in batch.items()
+    }

@@ -37,29 +37,33 @@ from lora_bench.version import __version__
 
 Example = Any
 
-# Memory of well-known cards in GiB, as torch tells it (`total_memory`): less than in their names, because of the driver and of
-# error correction. Where drivers differ, the least that users' logs show.
+# Well-known cards. Memory in GiB, as torch tells it (`total_memory`): less than in their names, because of the driver and of
+# error correction. Where drivers differ, the least that users' logs show. Then TFLOP/s of dense matrix products in sixteen bits
+# and GB/s of memory, by NVIDIA's data sheets; H100 and later as SXM.
 CARDS = {
-    "T4 16GB": 14.56,
-    "V100 16GB": 15.77,
-    "V100 32GB": 31.73,
-    "RTX 3090 24GB": 23.56,
-    "RTX 4090 24GB": 23.51,
-    "RTX 5090 32GB": 31.33,
-    "RTX 8000 48GB": 44.47,
-    "L4 24GB": 21.95,
-    "A10 24GB": 22.03,
-    "L40S 48GB": 44.39,
-    "A100 40GB": 39.38,
-    "A100 80GB": 79.14,
-    "H100 80GB": 79.09,
-    "H200 141GB": 139.71,
-    "B200 180GB": 178.34,
+    "T4 16GB": (14.56, 65, 320),
+    "V100 16GB": (15.77, 125, 900),
+    "V100 32GB": (31.73, 125, 900),
+    "RTX 3090 24GB": (23.56, 71, 936),
+    "RTX 4090 24GB": (23.51, 165, 1008),
+    "RTX 5090 32GB": (31.33, 210, 1792),
+    "RTX 8000 48GB": (44.47, 130, 672),
+    "L4 24GB": (21.95, 121, 300),
+    "A10 24GB": (22.03, 125, 600),
+    "L40S 48GB": (44.39, 362, 864),
+    "A100 40GB": (39.38, 312, 1555),
+    "A100 80GB": (79.14, 312, 2039),
+    "H100 80GB": (79.09, 989, 3350),
+    "H200 141GB": (139.71, 989, 4800),
+    "B200 180GB": (178.34, 2250, 8000),
 }
 
 # Context of a process with its kernels loaded, and share of the allocator's memory lost in gaps.
 CONTEXT_BYTES = 700 * 2**20
 GAPS = 0.05
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*G(i?)B\b", re.IGNORECASE)
 
 
 def card_bytes(name: str) -> int:
@@ -68,12 +72,9 @@ def card_bytes(name: str) -> int:
     A size may also be in GiB, as in "my card 22.5 GiB". Raise LoraBenchError if the name is unknown, or stands for cards of
     different sizes, and gives no size.
     """
-    words = set(name.lower().split())
-    found = {card: size for card, size in CARDS.items() if words and words <= set(card.lower().split())}
-    given = re.search(r"(\d+(?:\.\d+)?)\s*G(i?)B\b", name, re.IGNORECASE)
-    # A size alone is what it says; with other words it names a known card.
-    if len(found) == 1 and (given is None or given[0].lower() not in words or len(words) > 1):
-        return int(next(iter(found.values())) * 2**30)
+    card, given, found = find_card(name), _SIZE.search(name), _named(name)
+    if card is not None:
+        return int(CARDS[card][0] * 2**30)
     if given is not None:
         return int(float(given[1]) * (2**30 if given[2] else 10**9))
     if found:
@@ -81,6 +82,18 @@ def card_bytes(name: str) -> int:
     raise LoraBenchError(
         f"unknown device {name!r}{did_you_mean(name, CARDS)}: use one of {', '.join(CARDS)}, or a size such as 24GB"
     )
+
+
+def find_card(name: str) -> str | None:
+    """Return the one known card that a name stands for, such as "T4 16GB" for "t4"; None for a size alone."""
+    given, found = _SIZE.search(name), _named(name)
+    alone = given is not None and name.lower().split() == [given[0].lower()]
+    return found[0] if len(found) == 1 and not alone else None
+
+
+def _named(name: str) -> list[str]:
+    words = set(name.lower().split())
+    return [card for card in CARDS if words and words <= set(card.lower().split())]
 
 
 def needed_bytes(step: StepBytes) -> int | None:
