@@ -133,7 +133,8 @@ measurements beside them are other people's.
 
 Largest batch of rows of {LENGTH} tokens, without / with checkpointed layers; – if not one row fits. Weights and products are
 in bfloat16 (on a T4 in float16, of the same size), QLoRA's weights in four bits; AdamW; LoRA of rank 16 in all linear layers;
-adapters of width 16 and prefixes of 16 tokens; 5 % and 0.7 GiB are left for the allocator and the CUDA context.
+adapters of width 16 and prefixes of 16 tokens; 5 % and 0.7 GiB are left for the allocator and the CUDA context. Logits are
+counted whole; runs compute those of large batches in chunks, so more rows may fit.
 """
 
 CHECKS = f"""
