@@ -182,8 +182,15 @@ def test_a_report_of_probes_alone_has_its_tables_too():
     assert environments(latex) and "Nothing was tested" in latex
 
 
+def has_tex():
+    find = shutil.which("kpsewhich")
+    return (
+        find is not None and subprocess.run([find, "adjustbox.sty"], capture_output=True, check=False).returncode == 0
+    )
+
+
 @pytest.mark.skipif(
-    shutil.which("pdflatex") is None, reason="no TeX is installed; the tests above read the file instead"
+    not has_tex(), reason="no TeX with its packages is installed; the tests above read the file instead"
 )
 def test_tex_sets_the_file(tmp_path):
     write_report(Report(hostile_records("_&%$#{}~^\\<>|[x]* é"), latex=True), tmp_path)
