@@ -176,9 +176,13 @@ def _rates(group: Sequence[Cell]) -> str:
 
 def _memory(cell: Cell) -> str:
     """The peak of a training step on this machine at its longest inputs, or an estimate, marked ~, if it cannot be counted."""
-    step = _step_of(cell, cuda=bool(cuda_devices()))
-    peak = None if step is None else step.peak_bytes
+    peak = _peak_bytes(cell)
     return f"{peak / 2**20:,.0f} MiB" if peak is not None else f"~{cell.estimate.memory_bytes / 2**20:,.0f} MiB"
+
+
+def _peak_bytes(cell: Cell) -> int | None:
+    step = _step_of(cell, cuda=bool(cuda_devices())) if cell.reason is None else None
+    return None if step is None else step.peak_bytes
 
 
 def _fit_on(card: str, cell: Cell) -> str:
@@ -386,6 +390,6 @@ def _run(cell: Cell) -> dict[str, Any]:
         "parameters": counts.model_dump(mode="json") if counts is not None else None,
         "seconds": cell.estimate.seconds,
         "measured": cell.estimate.measured,
-        "memory_bytes": cell.estimate.memory_bytes,
+        "memory_bytes": _peak_bytes(cell) or cell.estimate.memory_bytes,
         "disk_bytes": cell.estimate.disk_bytes,
     }
