@@ -161,6 +161,13 @@ def test_a_row_that_stands_twice_counts_once_and_an_empty_score_is_a_failed_run(
         (["method,accuracy", "a,.5", "b,good", "c,1e999"],
          ["bad.csv:3: accuracy: 'good' is no finite number", "bad.csv:4: accuracy: '1e999' is no finite number"]),
         (["method,accuracy", "a,.5", "b,nan"], ["bad.csv:3: accuracy: 'nan' is no finite number"]),
+        (["method,accuracy", "a,.91", "b,.92", "c,93"], ["bad.csv:4: accuracy: 93 is no share among shares of 1"]),
+        (["method,accuracy", "a,91.5%", "b,92%"], ["bad.csv: '91.5%' in column `accuracy` is no number"]),
+        (["method,accuracy", *["a,good"] * 12, "b,.5"],
+         [*[f"bad.csv:{line}: accuracy: 'good' is no finite number" for line in range(2, 12)], "and 2 more"]),
+        (["method,seed,accuracy", "a,0,92.43", "a,0,85.5"],
+         ["bad.csv:3: accuracy: 85.5 for a, seed 0, which has 92.43 in line 2"]),
+        (["method,task,metric,score", "a,x,acc,.5", "a,x,f1,.4"], ["x has different scores, accuracy, f1: judge them apart"]),
         (["method,accuracy", "a,91.5", "b,.92"], ["bad.csv:3: accuracy: 0.92 is a share among per cents"]),
         (["method,accuracy", "a,.5", "b,.6,7"], ["bad.csv:3: has 3 values, but there are 2 columns"]),
         (["method,accuracy", "", ",.5"], ["bad.csv:3: method: there is no method"]),
@@ -184,6 +191,60 @@ def test_what_cannot_be_meant_is_refused_in_a_line_with_its_place(lines, said, t
 def test_a_file_of_another_format_is_not_opened(name, tmp_path):
     with pytest.raises(LoraBenchError, match="has no known suffix"):
         judge(text(tmp_path / name, "cos", "system"))
+
+
+def test_what_a_task_measures_is_read_from_its_column():
+    of_task = {"cola": "mcc", "sst2": "acc", "lm": "loss"}
+    table = [{**row, "measure": of_task[row["task"]], "note": "x"} for row in rows(tasks=of_task)]
+    table = [{"value": row.pop("accuracy"), **row} for row in table]
+    found = judge(table)
+    assert "what each task's score is: column `measure`" in found.said and "columns not read: `note`" in found.said
+    tasks = {one.spec.task.name: one.spec.task for one in found.report.records}
+    assert {name: (task.shown_metric, task.higher_is_better) for name, task in tasks.items()} == {
+        "cola": ("matthews_correlation", True),
+        "sst2": ("accuracy", True),
+        "lm": ("loss", False),
+    }
+    # Without the loss, both are named on the first screen.
+    assert (
+        "mean of matthews correlation and accuracy"
+        in judge([row for row in table if row["task"] != "lm"])._repr_html_()
+    )
+
+
+def test_per_cents_stay_per_cents_where_a_correlation_is_below_zero():
+    per_cents = rows(tasks=("sst2",), unit=100)
+    cola = [{**row, "task": "mcc", "accuracy": row["accuracy"] - 72} for row in per_cents]
+    assert min(row["accuracy"] for row in cola) < -1
+    found = judge([*per_cents, *cola])
+    assert any("per cent" in line for line in found.said)
+    assert any("as a score is below 0" in line for line in judge([{**row, "task": "x"} for row in cola]).said)
+
+
+@pytest.mark.parametrize("given", ["{}", '{"results": {"gsm8k": {"acc": 0.5}}}'])
+def test_json_of_another_form_is_named_in_its_folder(given, tmp_path):
+    write(tmp_path / "a.csv", rows())
+    with pytest.raises(LoraBenchError, match=r"x\.json: is JSON of no known form") as refused:
+        judge(tmp_path.joinpath("x.json").write_text(given) and tmp_path)
+    assert ("--log_samples" in str(refused.value)) == ("results" in given)
+
+
+def test_a_column_under_two_names_in_two_files_is_one_score(tmp_path):
+    other = [{"method": "d", "seed": row["seed"], "acc": row["accuracy"]} for row in rows(methods={"a": 0.0})]
+    own = [{key: row[key] for key in ("method", "seed", "accuracy")} for row in rows()]
+    assert set(judge(write(tmp_path / "x.csv", own), write(tmp_path / "y.csv", other)).verdicts["label"]) == {
+        *MEANS,
+        "d",
+    }
+
+
+def test_draws_are_called_by_their_column_and_seeds_that_are_lacking_count_once_over_tasks():
+    table = [{**row, "split": row["seed"] + 100 * (row["method"] == "b")} for row in rows(tasks=("cola", "sst2"))]
+    for row in table:
+        del row["seed"]
+    said = judge(table).said
+    assert "what is called a seed is one of 20 values of `split`; runs are paired by it" in said
+    assert said[-1].startswith("seeds that others have and a method lacks: a 10, b 10, c 10;")
 
 
 def test_a_share_among_per_cents_may_be_meant(tmp_path):

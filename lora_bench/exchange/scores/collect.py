@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lora_bench.errors import Fault, LoraBenchError, refuse
-from lora_bench.exchange.scores.columns import number_in, plain
-from lora_bench.exchange.scores.tables import SHOWN_FAULTS, Cell
+from lora_bench.errors import Fault, LoraBenchError
+from lora_bench.exchange.scores.columns import known_metric, lower_is_better, number_in, plain
+from lora_bench.exchange.scores.tables import SHOWN_FAULTS, Cell, Faults
 from lora_bench.metrics.support.lookup import SHARE, default_margin
-from lora_bench.report.text import plural
+from lora_bench.report.text import listed, plural
 
 Scale = Literal["share", "percent", "own"]
 Floats = NDArray[np.float64]
 
-KINDS = ("task", "base_model", "method", "seed", "item")
+KINDS = ("task", "base_model", "method", "seed", "item", "measure")
 # Scores from -1 to 1 of which a hundredth is a point, by the beginning of their names.
 _CORRELATIONS = ("matthews", "mcc", "pearson", "spearman", "kendall", "cohen", "kappa")
 # Texts of scores whose numbers are kept: results on items are few different ones.
@@ -36,11 +36,12 @@ _SHOWN = {"share": "a share of 1", "percent": "per cent, read as shares of 1", "
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """Name of a task's score, its direction, and its scale where the source says it."""
+    """Name of a task's score, its direction, if the user gave that, and its scale where the source says it."""
 
     metric: str
     higher_is_better: bool
     scale: Scale | None = None
+    given: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +75,14 @@ class Rows:
         self.sources, self.said = sources, [*dict.fromkeys(line for one in sources for line in one.said)]
         self.kinds = [kind for kind in KINDS if any(kind in one.named or kind in one.constant for one in sources)]
         self.known: dict[str, dict[str, int]] = {kind: {} for kind in self.kinds}
-        self.faults: list[Fault] = []
+        self.faults = Faults()
+        self.per_cents: set[int] = set()
         columns = {kind: array("i") for kind in self.kinds}
         scores, lines, starts = array("d"), array("i"), []
         for source in sources:
             starts.append(len(lines))
             self._read(source, columns, scores, lines)
-        refuse(self.faults)
+        self.faults.refuse()
         self.starts = np.array(starts)
         self.numbers = {kind: np.frombuffer(column, dtype=np.int32) for kind, column in columns.items()}
         self.scores, self.lines = np.frombuffer(scores), lines
@@ -88,7 +90,10 @@ class Rows:
 
     def _read(self, source: Source, columns: dict[str, array[int]], scores: array[float], lines: array[int]) -> None:
         kinds = [kind for kind in source.named if kind != "score"]
-        if missing := [kind for kind in self.kinds if kind not in (*kinds, *source.constant)]:
+        constant = (
+            source.constant if "measure" in kinds or "measure" not in self.kinds else {"measure": "", **source.constant}
+        )
+        if missing := [kind for kind in self.kinds if kind not in (*kinds, *constant)]:
             raise LoraBenchError(f"{source.file} has no {missing[0].replace('_', ' ')}, which other files have")
         at = [*source.named].index("score")
         parsed: dict[Cell, float] = {}
@@ -107,16 +112,27 @@ class Rows:
             lines.append(line)
             for (numbers, known, kind), cell in zip(filled, (*row[:at], *row[at + 1 :]), strict=True):
                 name = cell.strip() if type(cell) is str else _name(cell)
-                if name == "":
+                if name == "" and kind != "measure":
                     self.refuse(source, line, kind, f"there is no {kind.replace('_', ' ')}")
                 numbers.append(known.setdefault(name, len(known)))
-        for kind, name in source.constant.items():
+        for kind, name in constant.items():
             columns[kind].extend([self.known[kind].setdefault(name, len(self.known[kind]))] * (len(lines) - before))
 
     def refuse(self, source: Source, line: int, kind: str, message: str) -> None:
-        """Add a fault, up to so many."""
-        if len(self.faults) < SHOWN_FAULTS:
-            self.faults.append(Fault(message, source.file, line, source.named.get(kind, kind)))
+        """Add a fault."""
+        self.faults.add(Fault(message, source.file, line, source.named.get(kind, kind)))
+
+    def refuse_each(self, places: Iterable[int], kind: str, message: Callable[[int], str]) -> None:
+        """Add a fault for each of some rows, of which the first are shown."""
+        found = [*places]
+        for at in found[:SHOWN_FAULTS]:
+            self.refuse(*self.place(at), kind, message(at))
+        self.faults.more += len(found[SHOWN_FAULTS:])
+
+    def given(self, at: int) -> str:
+        """Return the score of a row as it was given."""
+        number = self.numbers["task"][at] if "task" in self.numbers else 0
+        return f"{self.scores[at] * (100 if number in self.per_cents else 1):g}"
 
     def count_again(self, number: int) -> None:
         """Say how many rows repeat others."""
@@ -155,10 +171,10 @@ def collect(sources: Sequence[Source], scale: Scale | None) -> tuple[list[Run], 
     facts, said = _scaled(rows, scale)
     keys = np.zeros(len(rows.scores), dtype=np.int64)
     for kind in rows.kinds:
-        if kind != "item":
+        if kind not in ("item", "measure"):
             keys = keys * len(rows.names[kind]) + rows.numbers[kind]
     found = _of_items(rows, keys) if "item" in rows.kinds else _of_runs(rows, keys)
-    refuse(rows.faults)
+    rows.faults.refuse()
     if not found:
         raise LoraBenchError("there are no scores to judge")
     runs = [
@@ -172,7 +188,7 @@ def collect(sources: Sequence[Source], scale: Scale | None) -> tuple[list[Run], 
         )
         for at, score, items in found
     ]
-    return runs, facts, [*rows.said, *said, *_lacking(runs)]
+    return runs, facts, [*rows.said, *said, *_named_seeds(rows), *_lacking(runs)]
 
 
 Found = list[tuple[int, float, Floats | None]]
@@ -189,8 +205,8 @@ def _of_runs(rows: Rows, keys: NDArray[np.int64]) -> Found:
         if first[key] < at:
             again += 1
             if score != other and not math.isnan(score + other):
-                said = f"{score:g} for {rows.run(at)}, which has {other:g} in {rows.before(at, first[key])}{hint}"
-                rows.refuse(*rows.place(at), "score", said)
+                known = f"which has {rows.given(first[key])} in {rows.before(at, first[key])}"
+                rows.refuse(*rows.place(at), "score", f"{rows.given(at)} for {rows.run(at)}, {known}{hint}")
     rows.count_again(again)
     return [(at, float(rows.scores[at]), None) for at in first.values()]
 
@@ -209,9 +225,10 @@ def _of_items(rows: Rows, keys: NDArray[np.int64]) -> Found:
         own, at = items[order[start:end]], int(order[start:end].min())
         source, line = rows.place(at)
         results = rows.scores[order[start:end]]
-        for place in np.flatnonzero(np.isnan(results))[:SHOWN_FAULTS]:
-            rows.refuse(*rows.place(int(order[start + place])), "score", "there is no result")
-        for place in np.flatnonzero(own[1:] == own[:-1])[:SHOWN_FAULTS]:
+        rows.refuse_each(order[start:end][np.isnan(results)].tolist(), "score", lambda _: "there is no result")
+        repeated = np.flatnonzero(own[1:] == own[:-1])
+        rows.faults.more += len(repeated[SHOWN_FAULTS:])
+        for place in repeated[:SHOWN_FAULTS]:
             first, twice = sorted(order[start + place : start + place + 2].tolist())
             said = f"{rows.name('item', twice)} stands twice in {rows.run(twice)}, first in {rows.before(twice, first)}"
             rows.refuse(*rows.place(twice), "item", said)
@@ -226,53 +243,94 @@ def _of_items(rows: Rows, keys: NDArray[np.int64]) -> Found:
 
 def _scaled(rows: Rows, scale: Scale | None) -> tuple[dict[str, TaskFacts], list[str]]:
     """Bring scores to shares where they have such a scale, and name their metrics so; say what was done."""
-    facts: dict[str, TaskFacts] = {}
     tasks = rows.names.get("task", [""])
-    every = rows.scores[np.isfinite(rows.scores)]
+    numbers = rows.numbers.get("task", np.zeros(len(rows.scores), dtype=np.int32))
+    known = {task: _facts_of(rows, task, numbers == number) for number, task in enumerate(tasks)}
+    guess, why = _scale(rows.scores, numbers, known) if scale is None else (scale, "")
+    facts: dict[str, TaskFacts] = {}
     said: dict[str, list[str]] = {}
-    in_source = (
-        [set(part.tolist()) for part in np.split(rows.numbers["task"], rows.starts[1:])]
-        if "task" in rows.numbers
-        else [{0}] * len(rows.sources)
-    )
-    for number, task in enumerate(tasks):
-        own = {
-            one.facts.get(task) or one.facts[""]
-            for one, there in zip(rows.sources, in_source, strict=True)
-            if number in there
-        }
-        if len(own) > 1:
-            names = ", ".join(sorted(one.metric for one in own))
-            raise LoraBenchError(f"files have different scores of {task}, {names}: judge them apart")
-        (fact,) = own
+    guessed: list[int] = []
+    for number, (task, fact) in enumerate(known.items()):
         # Means over tasks take gains alone.
-        used = (scale or fact.scale or _scale(every, fact)) if fact.higher_is_better else "own"
-        mine = rows.numbers["task"] == number if "task" in rows.numbers else np.full(len(rows.scores), True)
-        if used == "percent" and scale is None and fact.scale is None:
-            for at in np.flatnonzero(mine & (rows.scores > 0) & (rows.scores <= 1))[:SHOWN_FAULTS]:
-                hint = "is a share among per cents; `--scale percent` if it is one of them"
-                rows.refuse(*rows.place(int(at)), "score", f"{rows.scores[at]:g} {hint}")
+        used = (scale or fact.scale or guess) if fact.higher_is_better else "own"
+        # Of a correlation below -1 in per cents all may be, also those from 0 to 1.
+        if (
+            used == "percent"
+            and scale is None
+            and fact.scale is None
+            and not (rows.scores[numbers == number] < -1).any()
+        ):
+            guessed.append(number)
         if used == "percent":
-            rows.scores[mine] /= 100
+            rows.per_cents.add(number)
         # One of our metrics would bring its own scale.
         own_unit = f"{fact.metric} in its own unit" if default_margin(fact.metric) is not None else fact.metric
         name = own_unit if used == "own" else f"{SHARE}{fact.metric.replace('/', '_')}"
         facts[task] = replace(fact, metric=name)
-        said.setdefault(_SHOWN[used], []).append(task)
+        said.setdefault(_SHOWN[used] + (why if used == "own" and fact.higher_is_better else ""), []).append(task)
+    _refuse_mixed(rows, np.isin(numbers, guessed))
+    rows.scores[np.isin(numbers, [*rows.per_cents])] /= 100
     if len(said) == 1:
         return facts, [f"scale: {next(iter(said))} (`--scale` overrules)"]
     return facts, [f"scale of {', '.join(of)}: {words}" for words, of in said.items()]
 
 
-def _scale(scores: Floats, fact: TaskFacts) -> Scale:
-    """Guess the scale of scores."""
-    if not len(scores):
-        return "own"
-    least = -1.0 if plain(fact.metric).startswith(_CORRELATIONS) else 0.0
-    low, high = float(scores.min()), float(scores.max())
-    if low >= least and high <= 1:
-        return "share"
-    return "percent" if low >= 100 * least and 10 < high <= 100 else "own"
+def _refuse_mixed(rows: Rows, per_cents: NDArray[np.bool_]) -> None:
+    """Refuse shares of 1 among rows of per cents, or per cents among shares: the fewer."""
+    shares = np.flatnonzero(per_cents & (rows.scores > 0) & (rows.scores <= 1))
+    above = np.flatnonzero(per_cents & (rows.scores > 1))
+    odd, is_one = (
+        (shares, "a share among per cents") if len(shares) <= len(above) else (above, "no share among shares of 1")
+    )
+    hint = f"is {is_one}; `--scale percent` if all are per cents"
+    rows.refuse_each(odd if len(shares) else (), "score", lambda at: f"{rows.scores[at]:g} {hint}")
+
+
+def _facts_of(rows: Rows, task: str, mine: NDArray[np.bool_]) -> TaskFacts:
+    """Return the facts of a task: by the column of measures, else by the name of its score."""
+    there = [part.any() for part in np.split(mine, rows.starts[1:])]
+    own = [one.facts.get(task) or one.facts[""] for one, has in zip(rows.sources, there, strict=True) if has]
+    if "measure" in rows.numbers:
+        number = np.bincount(rows.numbers["measure"][mine], minlength=len(rows.names["measure"]))
+        measures = [name for name, rows_of in zip(rows.names["measure"], number, strict=True) if rows_of and name]
+        own = [_measured(one, name) for one in own for name in measures] or own
+    found = {replace(one, metric=known_metric(one.metric)) for one in own}
+    if len(found) > 1:
+        names = ", ".join(sorted(one.metric for one in found))
+        raise LoraBenchError(f"{task or 'the table'} has different scores, {names}: judge them apart")
+    return found.pop()
+
+
+def _measured(fact: TaskFacts, measure: str) -> TaskFacts:
+    higher = fact.higher_is_better and (fact.given or not lower_is_better(measure))
+    return replace(fact, metric=measure, higher_is_better=higher)
+
+
+def _scale(scores: Floats, numbers: NDArray[np.int32], known: Mapping[str, TaskFacts]) -> tuple[Scale, str]:
+    """Guess the scale that all gains share, and say why it is none."""
+    gains = [fact.higher_is_better for fact in known.values()]
+    signed = [any(plain(name).startswith(_CORRELATIONS) for name in (task, of.metric)) for task, of in known.items()]
+    finite = np.isfinite(scores) & np.array(gains)[numbers]
+    if not finite.any():
+        return "own", ""
+    high, low = float(scores[finite].max()), float(scores[finite].min())
+    unsigned = float(scores[finite & ~np.array(signed)[numbers]].min(initial=0.0))
+    if unsigned < 0:
+        return "own", ", as a score is below 0"
+    if low >= -1 and high <= 1:
+        return "share", ""
+    return ("percent", "") if low >= -100 and 10 < high <= 100 else ("own", "")
+
+
+def _named_seeds(rows: Rows) -> list[str]:
+    """Say what is called a seed where no column is named so."""
+    named = {source.named["seed"] for source in rows.sources if "seed" in source.named}
+    said = listed([f"`{name}`" for name in sorted(named) if "seed" not in plain(name)])
+    return (
+        [f"what is called a seed is one of {len(rows.names['seed'])} values of {said}; runs are paired by it"]
+        if said
+        else []
+    )
 
 
 def _lacking(runs: Sequence[Run]) -> list[str]:
@@ -281,10 +339,10 @@ def _lacking(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         if run.score is not None:
             seeds.setdefault((run.task, run.base_model), {}).setdefault(run.method, set()).add(run.seed)
-    lacking: dict[str, int] = {}
+    lacking: dict[str, set[Any]] = {}
     for of in seeds.values():
         for method, own in of.items():
-            if more := len(set().union(*of.values()) - own):
-                lacking[method] = lacking.get(method, 0) + more
-    named = ", ".join(f"{method} {number}" for method, number in sorted(lacking.items())[:SHOWN_FAULTS])
+            lacking.setdefault(method, set()).update(set().union(*of.values()) - own)
+    lacks = [f"{method} {len(own)}" for method, own in sorted(lacking.items()) if own]
+    named = ", ".join(lacks[:SHOWN_FAULTS])
     return [f"seeds that others have and a method lacks: {named}; pairs are the seeds that both have"] if named else []

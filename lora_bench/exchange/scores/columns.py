@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +14,8 @@ from lora_bench.records.record import MOST_SCORE
 Head = Mapping[str, Sequence[Any]]
 """The first values of each column."""
 
+# So many columns that are not read are named.
+SHOWN_COLUMNS = 10
 # Names of columns in the order of preference, in lower case and with `_` between words.
 _NAMES = {
     "method": "method algorithm approach peft_method method_name adapter system model_name model name label experiment",
@@ -21,6 +23,7 @@ _NAMES = {
     "base_model": "base_model backbone pretrained_model base model_name_or_path model model_name",
     "seed": "seed random_seed random_state run replicate repetition repeat rep trial fold split",
     "item": "item item_id example_id doc_id question_id sample_id instance_id example question",
+    "measure": "measure metric metric_name measure_name",
 }
 _SCORES = (
     "score", "accuracy", "acc", "acc_norm", "f1", "macro_f1", "exact_match", "em", "correct", "is_correct",
@@ -28,6 +31,7 @@ _SCORES = (
     "chrf", "pass_at_1", "win_rate", "reward", "value", "metric_value", "result", "loss", "perplexity", "ppl", "error",
     "error_rate", "rmse", "mae",
 )  # fmt: skip
+_SAME = {"acc": "accuracy", "mcc": "matthews_correlation", "matthews_corrcoef": "matthews_correlation"}
 _SET = re.compile(r"^(test|eval|evaluation|final|mean|best|valid|val|dev)_")
 # Numbers of a wide table that are no scores of a task, by any word of the name.
 _NO_SCORES = {
@@ -71,6 +75,11 @@ def lower_is_better(name: str) -> bool:
     return _LOWER.search(plain(name)) is not None
 
 
+def known_metric(name: str) -> str:
+    """Return the one name of a metric that has several."""
+    return _SAME.get(plain(name), name)
+
+
 def choose(head: Head, asked: AskedColumns) -> ChosenColumns:
     """Choose the columns of a table. Raise LoraBenchError if there is none for the method or the score, or none so named."""
     found: dict[str, str] = {}
@@ -91,6 +100,9 @@ def choose(head: Head, asked: AskedColumns) -> ChosenColumns:
             raise unknown("column", own, head)
     scores = asked.score or _scores(head, found)
     if not scores:
+        for name in _known_scores(head, any):
+            known = next(value for value in head[name] if value is not None)
+            raise LoraBenchError(f"{known!r} in column `{name}` is no number; write it like 81.29")
         raise LoraBenchError(
             f"no column of numbers is named like a score ({', '.join(head)}); say it with --score COLUMN"
         )
@@ -101,9 +113,14 @@ def choose(head: Head, asked: AskedColumns) -> ChosenColumns:
             )
         said.append(f"tasks: columns {', '.join(f'`{name}`' for name in scores)}")
     else:
-        others = [name for name in _known_scores(head) if name not in (*scores, *found.values())]
-        also = f"; not read: {', '.join(f'`{name}`' for name in others)}" if others else ""
-        said.append(f"score: column `{scores[0]}`{also}")
+        said.append(f"score: column `{scores[0]}`")
+        measure = _named(head, _NAMES["measure"].split(), [*found.values(), *scores])
+        if measure is not None and not _numbers(head[measure]):
+            found["measure"] = measure
+            said.append(f"what each task's score is: column `{measure}`")
+    others = [f"`{name}`" for name in head if name not in (*scores, *found.values())]
+    more = [f"{len(others) - SHOWN_COLUMNS} more"] if len(others) > SHOWN_COLUMNS else []
+    said += [f"columns not read: {', '.join([*others[:SHOWN_COLUMNS], *more])}"] if others else []
     return ChosenColumns(found, scores, tuple(said))
 
 
@@ -112,11 +129,13 @@ def _named(head: Head, names: Sequence[str], taken: Collection[str]) -> str | No
     return next((known[name] for name in names if name in known), None)
 
 
-def _known_scores(head: Head) -> list[str]:
-    """Return the columns that are named like a score, in the order of preference."""
+def _known_scores(
+    head: Head, holds: Callable[[Sequence[Any]], bool] = lambda values: any(map(_is_number, values))
+) -> list[str]:
+    """Return the columns that are named like a score and whose values hold, in the order of preference."""
     bare = {name: {plain(name), _SET.sub("", plain(name))} for name in head}
     found = dict.fromkeys(name for word in _SCORES for name in head if word in bare[name])
-    return [name for name in found if any(map(_is_number, head[name]))]
+    return [name for name in found if holds(head[name])]
 
 
 def _scores(head: Head, found: Mapping[str, str]) -> tuple[str, ...]:

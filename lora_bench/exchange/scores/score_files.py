@@ -55,19 +55,29 @@ def _of_file(path: Path, asked: AskedColumns, runs: Counter[tuple[Path, str]]) -
     log = None
     if path.suffix.lower() == ".json":
         log = load(read_regular(path, MAX_BYTES), str(path))
-    if isinstance(log, dict) and {"run_info", "train_info"} <= log.keys():
+    if not isinstance(log, dict):
+        yield from _of_table(read_table(path), asked)
+    elif {"run_info", "train_info"} <= log.keys():
         yield _peft(path)
-    elif isinstance(log, dict) and {"model_info", "evaluation_results"} <= log.keys():
+    elif {"model_info", "evaluation_results"} <= log.keys():
         yield _every_eval(path, log)
     else:
-        yield from _of_table(read_table(path), asked)
+        known = "a list of objects, a result of PEFT's method_comparison, and a log of Every Eval Ever"
+        samples = "; lm-evaluation-harness writes `samples_*.jsonl` with --log_samples" if "results" in log else ""
+        raise fault(f"is JSON of no known form ({known}){samples}", str(path))
 
 
 def _of_table(table: GivenTable, asked: AskedColumns) -> Iterator[Source]:
-    chosen = choose(table.head(), asked)
+    try:
+        chosen = choose(table.head(), asked)
+    except LoraBenchError as error:
+        raise fault(str(error), table.file) from None
     places = [table.names.index(name) for name in chosen.columns.values()]
     for name in chosen.scores:
         lower = lower_is_better(name) if asked.lower_is_better is None else asked.lower_is_better
+        direction, by = "lower" if lower else "higher", f"name `{name}`"
+        if "measure" in chosen.columns and not lower and asked.lower_is_better is None:
+            direction, by = "higher or lower", f"names in `{chosen.columns['measure']}`"
         own = [*places, table.names.index(name)]
         several = len(chosen.scores) > 1
         yield Source(
@@ -75,8 +85,8 @@ def _of_table(table: GivenTable, asked: AskedColumns) -> Iterator[Source]:
             named={**chosen.columns, "score": name},
             rows=_picked(table, own),
             constant={"task": name} if several else {},
-            facts={"": TaskFacts("score" if several else name, not lower)},
-            said=[*chosen.said, f"{'lower' if lower else 'higher'} is better: by the name `{name}`"],
+            facts={"": TaskFacts("score" if several else name, not lower, given=asked.lower_is_better is not None)},
+            said=[*chosen.said, f"{direction} is better: by the {by}"],
         )
 
 

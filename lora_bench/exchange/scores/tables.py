@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lora_bench.errors import BadInput, Fault, LoraBenchError, first_line
+from lora_bench.errors import BadInput, Fault, LoraBenchError, first_line, refuse
 from lora_bench.util.regular_files import MIB, open_regular, read_regular, read_start
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
@@ -33,6 +33,25 @@ class GivenTable(NamedTuple):
         """Return the first values of each column."""
         rows = [row for _, row in itertools.islice(self.rows(), HEAD_ROWS)]
         return {name: [row[place] for row in rows] for place, name in enumerate(self.names)}
+
+
+class Faults:
+    """Faults of a table: the first are kept, and the others counted."""
+
+    def __init__(self) -> None:
+        self.shown: list[Fault] = []
+        self.more = 0
+
+    def add(self, found: Fault) -> None:
+        """Add a fault."""
+        if len(self.shown) < SHOWN_FAULTS:
+            self.shown.append(found)
+        else:
+            self.more += 1
+
+    def refuse(self) -> None:
+        """Raise BadInput if there is a fault."""
+        refuse([*self.shown, *([Fault(f"and {self.more:,} more")] if self.more else [])])
 
 
 def fault(message: str, file: str, line: int | None = None) -> BadInput:
@@ -90,20 +109,19 @@ def _separated(path: Path, mark: str | None) -> GivenTable:
     names = next(csv.reader(io.StringIO(first), delimiter=delimiter), [])
 
     def rows() -> Iterator[tuple[int, Sequence[Cell]]]:
-        uneven: list[Fault] = []
+        uneven = Faults()
         with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text, delimiter=delimiter)
             try:
                 for row in itertools.islice(filter(None, reader), 1, None):
                     if len(row) == len(names):
                         yield reader.line_num, [cell or None for cell in row]
-                    elif len(uneven) < SHOWN_FAULTS:
+                    else:
                         given = f"has {len(row)} values, but there are {len(names)} columns"
-                        uneven.append(Fault(given, file, reader.line_num))
+                        uneven.add(Fault(given, file, reader.line_num))
             except (csv.Error, UnicodeDecodeError) as error:
                 raise fault(f"is no table in UTF-8: {first_line(error)}", file, reader.line_num + 1) from None
-        if uneven:
-            raise BadInput(uneven)
+        uneven.refuse()
 
     return _checked(GivenTable(file, names, rows))
 
