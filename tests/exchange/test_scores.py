@@ -267,7 +267,7 @@ def test_single_runs_with_items_are_told_apart_as_runs_and_not_as_methods():
     assert found.winner is None
     first, *_ = found.answer.split("\n\n")
     assert first == (
-        "Of these runs, on new items like these: that of b scores highest, above 1 other. This says nothing of the methods: "
+        "Of these runs, on new items like these (100): that of b scores highest, above 1 other. This says nothing of methods: "
         "each has one run."
     )
     assert "any of the 2 may score highest" in judge(items((60, 62))).answer
@@ -366,7 +366,7 @@ def test_samples_of_two_models_are_compared_item_by_item(tmp_path):
     samples(tmp_path / "org__small", 20, filters=("strict-match", "flexible-extract"))
     samples(tmp_path / "org__large", 40, filters=("strict-match", "flexible-extract"))
     found = judge(tmp_path)
-    assert found.answer.startswith("Of these runs, on new items like these: that of org__large scores highest")
+    assert found.answer.startswith("Of these runs, on new items like these (50): that of org__large scores highest")
     assert "of several filters: `strict-match`" in found.said
     assert list(found.verdicts.set_index("label")["mean"].items()) == [("org__large", 0.8), ("org__small", 0.4)]
 
@@ -376,6 +376,52 @@ def test_samples_of_one_model_at_two_dates_are_two_runs_by_their_dates(tmp_path)
     samples(tmp_path / "org__small", 21, date="2026-01-03T03-04-05.678901")
     labels = set(judge(tmp_path).verdicts["label"])
     assert labels == {f"org__small 2026-01-0{day}T03-04-05.678901" for day in (2, 3)}
+
+    samples(tmp_path / "org__small", 20, date="2026-01-03T03-04-05.678901")
+    same = judge(tmp_path).answer
+    assert "like these (50): all 2 have the same result on every item." in same
+    assert "nothing of methods: their names differ by date only" in same
+
+
+def test_runs_that_are_alike_on_several_tasks_are_told_in_one_clause():
+    tasks = [{**row, "task": task} for row in items((60, 60)) for task in ("cola", "sst2")]
+    (first, *_) = judge(tasks).answer.split("\n\n")
+    assert "like these (100 a task): all 2 have the same result on every item on cola and sst2." in first
+
+
+def test_samples_whose_metric_is_no_number_an_item_are_refused_with_it(tmp_path):
+    path = tmp_path / "samples_ner_2026-01-02T03-04-05.678901.jsonl"
+    with pytest.raises(LoraBenchError, match="no result on an item: `f1` is a list"):
+        judge(text(path, json.dumps({"doc_id": 0, "metrics": ["f1"], "f1": ["DATE", ["x"]]})))
+    for metrics in ("f1", [["f1"]], None):
+        with pytest.raises(LoraBenchError, match="has no `doc_id` with a number a metric"):
+            judge(text(path, json.dumps({"doc_id": 0, "metrics": metrics, "f1": ["DATE"]})))
+
+
+def test_tasks_without_a_common_method_are_told_and_the_table_is_that_of_the_reference():
+    many = {f"m{number}": 0.8 + number / 100 for number in range(12)}
+    other = [
+        {"method": method, "task": "images", "seed": seed, "accuracy": gain}
+        for method, gain in many.items()
+        for seed in (0, 1)
+    ]
+    found = judge([*rows(), *other], reference="a")
+    assert found.said[-1] == "judge apart from sst2, with which they share no method: images"
+    table = found._repr_html_().partition("<tbody>")[2]
+    assert all(f"<code>{method}</code>" in table for method in MEANS)
+    assert not any("judge apart" in line for line in judge(rows(tasks=("cola", "sst2"))).said)
+
+
+def test_several_files_have_the_name_of_the_first_and_their_number(tmp_path):
+    files = [write(tmp_path / f"{method}.csv", rows(methods={method: 0.0})) for method in MEANS]
+    page = next(path for path in judge(*files).write_report(tmp_path / "out") if path.suffix == ".md").read_text()
+    assert page.startswith("# a and 2 others\n") and "/docs/" not in page
+
+
+def test_what_is_not_compared_has_no_name_of_a_base_model_that_is_unknown(tmp_path):
+    table = [*rows(tasks=("cola", "sst2")), *({**row, "task": "mine"} for row in rows(methods={"d": 0.0, "e": 0.0}))]
+    page = next(path for path in judge(table).write_report(tmp_path) if path.suffix == ".md").read_text()
+    assert "d on mine: a was not run there" in page and "on ," not in page
 
 
 def test_results_of_peft_are_single_runs_of_its_experiments(tmp_path):

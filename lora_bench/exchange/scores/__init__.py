@@ -28,7 +28,7 @@ from lora_bench.report.figures.plan import Form
 from lora_bench.report.model.reference import Question
 from lora_bench.report.model.report import Report
 from lora_bench.report.sections.first_screen import answer_card, answer_text
-from lora_bench.report.text import natural, prose, unmarked
+from lora_bench.report.text import natural, plural, prose, unmarked
 from lora_bench.stats.power import ALPHA
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def judge(
     asked = AskedColumns(score=(score,) if isinstance(score, str) else tuple(score or ()), **columns)
     runs, facts, said = collect(sources_of(scores, asked), scale)
     name = Path(scores[0]).stem if isinstance(scores[0], str | Path) else ""
+    name += f" and {plural(len(scores) - 1, 'other')}" if name and len(scores) > 1 else ""
     records = _records(runs, facts, name or NO_TASK)
     sections: list[list[Block]] = [
         single_runs_section(runs, facts, alpha or ALPHA),

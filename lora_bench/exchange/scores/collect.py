@@ -90,9 +90,7 @@ class Rows:
 
     def _read(self, source: Source, columns: dict[str, array[int]], scores: array[float], lines: array[int]) -> None:
         kinds = [kind for kind in source.named if kind != "score"]
-        constant = (
-            source.constant if "measure" in kinds or "measure" not in self.kinds else {"measure": "", **source.constant}
-        )
+        constant = {**dict.fromkeys({"measure"} & {*self.kinds} - {*kinds}, ""), **source.constant}
         if missing := [kind for kind in self.kinds if kind not in (*kinds, *constant)]:
             raise LoraBenchError(f"{source.file} has no {missing[0].replace('_', ' ')}, which other files have")
         at = [*source.named].index("score")
@@ -188,7 +186,7 @@ def collect(sources: Sequence[Source], scale: Scale | None) -> tuple[list[Run], 
         )
         for at, score, items in found
     ]
-    return runs, facts, [*rows.said, *said, *_named_seeds(rows), *_lacking(runs)]
+    return runs, facts, [*rows.said, *said, *_named_seeds(rows), *_lacking(runs), *_apart(runs)]
 
 
 Found = list[tuple[int, float, Floats | None]]
@@ -253,16 +251,11 @@ def _scaled(rows: Rows, scale: Scale | None) -> tuple[dict[str, TaskFacts], list
     for number, (task, fact) in enumerate(known.items()):
         # Means over tasks take gains alone.
         used = (scale or fact.scale or guess) if fact.higher_is_better else "own"
-        # Of a correlation below -1 in per cents all may be, also those from 0 to 1.
-        if (
-            used == "percent"
-            and scale is None
-            and fact.scale is None
-            and not (rows.scores[numbers == number] < -1).any()
-        ):
-            guessed.append(number)
         if used == "percent":
             rows.per_cents.add(number)
+            # Beside a correlation below -1, one from 0 to 1 is a per cent too.
+            sure = scale or fact.scale or (rows.scores[numbers == number] < -1).any()
+            guessed += [] if sure else [number]
         # One of our metrics would bring its own scale.
         own_unit = f"{fact.metric} in its own unit" if default_margin(fact.metric) is not None else fact.metric
         name = own_unit if used == "own" else f"{SHARE}{fact.metric.replace('/', '_')}"
@@ -279,10 +272,10 @@ def _refuse_mixed(rows: Rows, per_cents: NDArray[np.bool_]) -> None:
     """Refuse shares of 1 among rows of per cents, or per cents among shares: the fewer."""
     shares = np.flatnonzero(per_cents & (rows.scores > 0) & (rows.scores <= 1))
     above = np.flatnonzero(per_cents & (rows.scores > 1))
-    odd, is_one = (
+    odd, said = (
         (shares, "a share among per cents") if len(shares) <= len(above) else (above, "no share among shares of 1")
     )
-    hint = f"is {is_one}; `--scale percent` if all are per cents"
+    hint = f"is {said}; `--scale percent` if all are per cents"
     rows.refuse_each(odd if len(shares) else (), "score", lambda at: f"{rows.scores[at]:g} {hint}")
 
 
@@ -346,3 +339,19 @@ def _lacking(runs: Sequence[Run]) -> list[str]:
     lacks = [f"{method} {len(own)}" for method, own in sorted(lacking.items()) if own]
     named = ", ".join(lacks[:SHOWN_FAULTS])
     return [f"seeds that others have and a method lacks: {named}; pairs are the seeds that both have"] if named else []
+
+
+def _apart(runs: Sequence[Run]) -> list[str]:
+    """Say which tasks share no method with the first, not even by way of others, so that nothing compares them."""
+    pairs = dict.fromkeys((run.method, " on ".join(filter(None, (run.task, run.base_model)))) for run in runs)
+    first = next(iter(pairs))[1]
+    methods, places = {method for method, place in pairs if place == first}, {first}
+    while more := {place for method, place in pairs if method in methods} - places:
+        places |= more
+        methods |= {method for method, place in pairs if place in more}
+    others = [*dict.fromkeys(place for _, place in pairs if place not in places)]
+    return (
+        [f"judge apart from {first}, with which they share no method: {listed(others[:SHOWN_FAULTS])}"]
+        if others
+        else []
+    )

@@ -18,7 +18,8 @@ from lora_bench.exchange.peft_results import record_in, result_files
 from lora_bench.exchange.scores.collect import Scale, Source, TaskFacts
 from lora_bench.exchange.scores.columns import AskedColumns, choose, lower_is_better, plain
 from lora_bench.exchange.scores.tables import MAX_BYTES, SUFFIXES, GivenTable, fault, load, read_table, table_of
-from lora_bench.util.regular_files import read_regular
+from lora_bench.report.text import listed
+from lora_bench.util.regular_files import open_regular, read_regular
 
 _SAMPLES = re.compile(r"samples_(.+?)_(\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl")
 _SCALES: dict[tuple[Any, Any], Scale] = {(0, 1): "share", (-1, 1): "share", (0, 100): "percent"}
@@ -104,6 +105,13 @@ def _samples(path: Path, task: str, date: str) -> Source:
     head = table.head()
     numbers = [name for name, values in head.items() if isinstance(values[0], int | float) and "." not in name]
     if "doc_id" not in head or numbers in ([], ["doc_id"]):
+        with open_regular(path) as stream:
+            first = load(stream.readline(), str(path))
+        metrics = first.get("metrics")
+        named = {*map(str, metrics)} if isinstance(metrics, list) else set()
+        if lists := [f"`{name}`" for name, of in first.items() if name in named and isinstance(of, list)]:
+            why = f"{listed(lists)} is a list, of which a score is made over all items"
+            raise fault(f"has no result on an item: {why}", str(path))
         raise fault("has no `doc_id` with a number a metric, as lm-evaluation-harness writes", str(path))
     metric = next((name for name in ("acc", "exact_match") if name in numbers), numbers[-1])  # the last keys of a line
     said = [

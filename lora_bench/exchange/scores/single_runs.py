@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,12 +18,14 @@ import numpy as np
 from lora_bench.exchange.scores.collect import Floats, Run, TaskFacts
 from lora_bench.report.blocks import Block, Heading, SectionAnswer, TextTable
 from lora_bench.report.model.rows import grouped
-from lora_bench.report.text import code, inert, listed, plural, score
+from lora_bench.report.text import code, inert, listed, plural, score, span
 from lora_bench.stats import Estimate, Uncertainty, holm, sign_flip
 from lora_bench.stats.paired import FEWEST_FLIPS
 
 # So many differences that are not zero have all their signs flipped; so many runs and tasks are named in an answer.
 MOST_FLIPS, MOST_NAMED = 13, 4
+# What tells runs of one model apart in its name.
+_DATE = re.compile(r" \d{4}-\d\d-\d\dT[\d.:-]+$")
 
 
 class OnItems(NamedTuple):
@@ -45,7 +48,7 @@ def single_runs_section(runs: Sequence[Run], facts: Mapping[str, TaskFacts], alp
     pairs = [(place, *pair) for place, results in found.items() for pair in itertools.combinations(results, 2)]
     adjusted = holm([p_of_items(found[place][one] - found[place][other]) for place, one, other in pairs], alpha)
     shown = {pair for pair, of in zip(pairs, adjusted, strict=True) if of.p_value is not None and of.p_value <= alpha}
-    said: list[str] = []
+    said: dict[str, list[str]] = {}
     tables: list[Block] = []
     for place, results in found.items():
         told = [pair for of, *pair in shown if of == place]
@@ -53,7 +56,7 @@ def single_runs_section(runs: Sequence[Run], facts: Mapping[str, TaskFacts], alp
         first, *others = results.values()
         alike = all(np.array_equal(first, other) for other in others)
         answer = f"all {len(results)} have the same result on every item" if alike else _answer(ranked)
-        said.append(answer + (f" on {code(place[0])}" if len(found) > 1 else ""))
+        said.setdefault(answer, []).append(code(place[0]))
         places = [f"{one.best}{f' to {one.worst}' * (one.worst > one.best)} of {len(ranked)}" for one in ranked]
         rows = [
             [code(one.label), f"{score(one.mean)} ± {score(one.error)}", at]
@@ -63,11 +66,16 @@ def single_runs_section(runs: Sequence[Run], facts: Mapping[str, TaskFacts], alp
         tables += [Heading(3, name or "Runs"), TextTable(["run of", "score ± standard error", "place"], rows)]
     if not found:
         return []
-    more = [f"more on {plural(len(said) - MOST_NAMED, 'further task')}"] if len(said) > MOST_NAMED else []
-    whole = f"Of these runs, on new items like these: {'; '.join([*said[:MOST_NAMED], *more])}."
+    words = [f"{answer} on {_named(tasks)}" if len(found) > 1 else answer for answer, tasks in said.items()]
+    further = sum(map(len, [*said.values()][MOST_NAMED:]))
+    more = [f"more on {plural(further, 'further task')}"] if further else []
+    items = span([len(one) for results in found.values() for one in results.values()]) + " a task" * (len(found) > 1)
+    whole = f"Of these runs, on new items like these ({items}): {'; '.join([*words[:MOST_NAMED], *more])}."
+    methods = {_DATE.sub("", run.method) for run in runs}
+    one_run = "their names differ by date only" if len(methods) == 1 else "each has one run"
     return [
         Heading(2, "These runs on new test items"),
-        SectionAnswer(f"{whole} This says nothing of the methods: each has one run."),
+        SectionAnswer(f"{whole} This says nothing of methods: {one_run}."),
         f"All pairs of runs are one family with an error level of {alpha:g} (Holm): all places are right at once with "
         f"{100 * (1 - alpha):g} %. A standard error is that of the choice of items.",
         *tables,
@@ -102,6 +110,11 @@ def p_of_items(differences: Floats) -> float | None:
     return Estimate(value=float(differences.mean()), uncertainties=(of_items,)).p_value()
 
 
+def _named(tasks: Sequence[str]) -> str:
+    more = [f"{len(tasks) - MOST_NAMED} more"] if len(tasks) > MOST_NAMED else []
+    return listed([*tasks[:MOST_NAMED], *more])
+
+
 def _answer(ranked: Sequence[OnItems]) -> str:
     """Return which runs may be the first."""
     first = [code(one.label) for one in ranked if one.best == 1]
@@ -109,5 +122,4 @@ def _answer(ranked: Sequence[OnItems]) -> str:
         return f"that of {first[0]} scores highest, above {plural(len(ranked) - 1, 'other')}"
     if len(first) == len(ranked):
         return f"any of the {len(ranked)} may score highest"
-    more = [f"{len(first) - MOST_NAMED} more"] if len(first) > MOST_NAMED else []
-    return f"{listed([*first[:MOST_NAMED], *more])} may each score highest, of {len(ranked)}"
+    return f"{_named(first)} may each score highest, of {len(ranked)}"

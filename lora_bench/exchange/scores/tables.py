@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,12 +36,12 @@ class GivenTable(NamedTuple):
         return {name: [row[place] for row in rows] for place, name in enumerate(self.names)}
 
 
+@dataclass
 class Faults:
     """Faults of a table: the first are kept, and the others counted."""
 
-    def __init__(self) -> None:
-        self.shown: list[Fault] = []
-        self.more = 0
+    shown: list[Fault] = field(default_factory=list)
+    more: int = 0
 
     def add(self, found: Fault) -> None:
         """Add a fault."""

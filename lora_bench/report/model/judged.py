@@ -260,7 +260,7 @@ def _tables(
             continue
         for table in setting.tables:
             place = next((place for place, row in enumerate(table.rows) if row.label == analysis.reference), None)
-            where = f"on {table.model.shown}, {setting.spec.task.name}"
+            where = f"on {', '.join(filter(None, (table.model.shown, setting.spec.task.name)))}"
             if place is None:
                 missing = (f"{row.label} {where}: {analysis.reference} was not run there" for row in table.rows)
                 left_out.update(dict.fromkeys(missing))

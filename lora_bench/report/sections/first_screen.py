@@ -119,7 +119,7 @@ def summary_table(seen: Overview) -> list[Block]:
 def shown_lines(seen: Overview) -> list[Line]:
     """Return the lines of the table: those of settings with verdicts, else of the first group of settings.
 
-    Of very many it is the reference and those with the highest scores.
+    Of very many it is the reference and those with the highest scores, on its tasks first.
     """
     groups = {line.group for line in seen.lines if line.contrasts} or {line.group for line in seen.lines[:1]}
     lines = [line for line in seen.lines if line.group in groups]
@@ -128,8 +128,11 @@ def shown_lines(seen: Overview) -> list[Line]:
     higher = all(place.setting.spec.task.higher_is_better is not False for line in lines for place in line.places)
     sign = -1 if higher else 1
 
+    met = {id(place.table) for line in lines if line.reference for place in line.places}
+
     def place(line: Line) -> tuple[object, ...]:
-        return not (line.reference and seen.contrasts), line.score is None, sign * (line.score or 0.0)
+        apart = bool(met) and met.isdisjoint(id(place.table) for place in line.places)
+        return not (line.reference and seen.contrasts), apart, line.score is None, sign * (line.score or 0.0)
 
     return sorted(lines, key=place)[:MOST_LINES]
 

@@ -25,7 +25,9 @@ def verdict_section(judged: Judged, said: Sequence[str] = (), picture: Sequence[
     blocks: list[Block] = [Heading(2, "Verdicts"), *said]
     blocks += [_lost(judged)] if judged.lost else []
     rates = not judged.comparison.scores_alone
-    blocks += [*picture, verdict_legend([held.verdict for held in judged.held], rates=rates), MORE]
+    blocks += [*picture, verdict_legend([held.verdict for held in judged.held], rates=rates)]
+    # Scores of others lie outside our repository, where a link to its pages leads nowhere.
+    blocks += [MORE] if rates else []
     blocks += [*_tables(judged), *_collapses(judged)]
     if judged.left_out:
         blocks += ["Not compared:", TextList([f"{inert(reason)}." for reason in judged.left_out])]
