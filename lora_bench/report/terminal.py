@@ -32,7 +32,7 @@ from lora_bench.report.sections.method_tables import (
     score_table,
     setting_name,
 )
-from lora_bench.report.text import MISSING, count, plain, unmarked
+from lora_bench.report.text import MISSING, count, plain, told_apart, unmarked
 
 
 def terminal_table(records: Sequence[Record]) -> Group:
@@ -107,11 +107,12 @@ def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
     costs = ("place",) if alone else ("file, MiB", "time", "memory")
     for name in ("score", Text(f"less {plain(seen.reference, 16)}"), "verdict", *costs):
         table.add_column(name, justify="right", overflow="fold", max_width=26)
+    names = told_apart([line.label for line in shown], 22)
     for line in shown:
         sizes = first_screen.size_of(line).rsplit(" to ", 1)
         values = " to ".join([sizes[0].rsplit(" ", 1)[-1], *sizes[1:]])
         size = f", {unmarked(values)}" if values else ""
-        name = f"{plain(line.label, 22)}{size}{' (reference)' if line.reference else ''}"
+        name = f"{names[line.label]}{size}{' (reference)' if line.reference else ''}"
         cells = [
             first_screen.score_of(line, shown),
             first_screen.difference_of(line),
@@ -140,6 +141,8 @@ def _bars(contrasts: Sequence[Contrast]) -> list[Text]:
         return min(BAR - 1, max(0, round((contrasts[0].unit * value - low) / (high - low) * (BAR - 1))))
 
     lines = []
+    names = told_apart([contrast.label for contrast in contrasts], 20)
+    tasks = {contrast.setting.spec.task.name for contrast in contrasts if contrast.tasks == 1}
     for contrast in contrasts:
         bar = [" "] * BAR
         interval = contrast.verdict.adjusted
@@ -147,6 +150,8 @@ def _bars(contrasts: Sequence[Contrast]) -> list[Text]:
             bar[place(interval.low) : place(interval.high) + 1] = "-" * (place(interval.high) - place(interval.low) + 1)
         bar[place(0.0)] = "|"
         bar[place(contrast.verdict.difference)] = "o"
-        name = f"{plain(contrast.label, 20):20} {plain(contrast.table.model.shown, 22):22}"
+        task = contrast.setting.spec.task.name if len(tasks) > 1 else ""
+        on = plain(", ".join(filter(None, [task, contrast.table.model.shown])), 22)
+        name = f"{names[contrast.label]:20} {on:22}"
         lines.append(Text(f"{name} {''.join(bar)} {words(contrast)}"))
     return [*lines, *(Text(note) for note in notes_of_words(contrasts))]

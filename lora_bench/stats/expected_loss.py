@@ -59,7 +59,7 @@ class Loss:
 
 
 def draw_scores(contenders: Sequence[Contender], item_covariance: Floats | None, draw_seed: int) -> Floats | None:
-    """Return draws of the true gains, shape (KEPT, contenders), or None if no two runs tell the spread of others.
+    """Return draws of the true gains, shape (KEPT, contenders), or None if no runs that differ tell the spread of others.
 
     Args:
         contenders: At least one.
@@ -75,6 +75,9 @@ def draw_scores(contenders: Sequence[Contender], item_covariance: Floats | None,
         return None
     generator = np.random.default_rng(draw_seed)
     variances, freedom = spread
+    same = variances.max() <= (1e-12 * np.nanmax(np.abs(gains))) ** 2
+    if same and item_covariance is None and not any(one.choice_sd for one in contenders):
+        return None
     shape = DRAWS, len(contenders)
     drawn = generator.standard_normal(shape) * np.sqrt(
         variances / number * freedom / generator.chisquare(freedom, shape)

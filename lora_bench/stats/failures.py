@@ -37,12 +37,12 @@ class Risk:
     Args:
         loss: Gain of its runs that learned over one that learned nothing, above 0.
         share: Share of its runs in the comparison that collapsed.
-        excluded: Rate of collapses that its runs exclude at 95 %, of all its places.
+        excluded: Rate of collapses that its runs exclude at 95 %, of all its places; None where no collapse is seen.
     """
 
     loss: float
     share: float
-    excluded: float
+    excluded: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +52,12 @@ class Cancelling:
     Args:
         of_first: Whether collapses of the first method would, and not of the second.
         rate: Share of runs, in (0, 1].
-        excluded: The rate that the runs of this method exclude at 95 %.
+        excluded: The rate that the runs of this method exclude at 95 %, or None as in `Risk`.
     """
 
     of_first: bool
     rate: float
-    excluded: float
+    excluded: float | None
 
 
 def cancelling(rooms: tuple[float | None, float | None], risks: tuple[Risk, Risk]) -> Cancelling | None:

@@ -116,8 +116,77 @@ def test_a_task_with_one_method_leaves_the_choice_to_the_others():
     alone = [{**row, "task": "mine"} for row in rows(methods={"a": 0.0})]
     found = judge([*rows(tasks=("cola", "sst2")), *alone])
     assert found.answer.startswith("Take b: most likely the best of 3, in the mean of 2 tasks")
-    # The mean of a is over one task more, which is said.
-    assert "(2 of 3)" in found._repr_html_()
+    # The further task of a is in none of the means, which are beside each other.
+    shown = found._repr_html_()
+    assert "(mean of 2 tasks)" in shown and "of 3)" not in shown
+
+
+def test_a_method_without_a_score_on_a_task_is_named_and_has_no_mean_beside_the_others():
+    table = [row for row in rows(tasks=("cola", "sst2")) if (row["method"], row["task"]) != ("c", "cola")]
+    found = judge(table)
+    assert "best of 2, in the mean of 2 tasks" in found.answer
+    assert "Left out of the choice: c (no score on cola)." in found.answer
+    scores = {line.label: line.score for line in found.report.overview.lines}
+    assert scores["c"] is None and scores["b"] > scores["a"]
+
+
+def test_one_score_repeated_tells_no_loss_and_a_tie_no_method_to_take():
+    means = {"a": 0.7, "b": 0.75}
+    table = [{**row, "accuracy": means[row["method"]]} for row in rows(methods=means)]
+    found = judge(table)
+    assert found.answer.startswith("Take b: its mean is the best; one score repeated does not tell what it may lose.")
+    assert "all seeds gave the same difference, which tells nothing of others" in found.answer
+    tie = judge([{**row, "accuracy": 0.7} for row in table])
+    assert tie.winner is None and "Take" not in tie.answer
+
+
+def test_runs_that_repeat_others_are_named_first():
+    tasks = ("cola", "sst2")
+    table = rows(tasks=tasks)
+    assert "Copies" not in judge(table).answer
+    first = {(row["method"], row["task"], row["seed"]): row["accuracy"] for row in table}
+    copied = [
+        {**row, "accuracy": first["b", row["task"], row["seed"] % 5]} if row["method"] == "b" else row for row in table
+    ]
+    assert judge(copied).answer.startswith("Copies: 5 of the 10 runs of b have the same results as another run")
+    # One task whose scores agree is no sign of a copy, but all its items are.
+    assert "Copies" not in judge([row for row in copied if row["task"] == "cola"]).answer
+    assert "Copies: 3 of the 4 runs of a and 3 of the 4 runs of b" in judge(items((60, 90), seeds=range(4))).answer
+
+
+def test_the_claim_that_a_collapse_to_0_would_cancel_first_is_named_and_no_rate_is_excluded(tmp_path):
+    found = judge(rows(methods={"a": 0.0, "b": 0.05}))
+    assert "The claim holds unless b collapses to a score of 0 in over" in found.answer
+    both = judge(rows(methods={"a": 0.1, "b": 0.05, "c": 0.0}), reference="a")
+    assert "The claim most easily cancelled, that on b, holds unless a collapses to a score of 0 in over" in both.answer
+    (page,) = [path.read_text() for path in both.write_report(tmp_path) if path.suffix == ".md"]
+    assert "rule out" not in page and "collapses in over" in page and "% excluded)" not in page
+
+
+def test_lines_of_several_tasks_in_a_terminal_name_their_task(tmp_path, capsys):
+    table = [{**{key: row[key] for key in ("method", "task", "seed")}, "loss": 3 - row["accuracy"]}
+             for row in rows(tasks=("cola", "sst2"))]  # fmt: skip
+    assert main(["judge", str(write(tmp_path / "x.csv", table)), "--out", str(tmp_path)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    drawn = [words[:2] for words in lines if words[1:2] in (["cola"], ["sst2"])]
+    assert drawn == [["b", "cola"], ["c", "cola"], ["b", "sst2"], ["c", "sst2"]]
+
+
+def test_a_shown_difference_whose_interval_reaches_0_is_explained(tmp_path):
+    # By Holm's procedure the level of the second of two comparisons is that of one, and intervals have half of it.
+    noise = np.array([-1, 1] * 5) * 0.01
+    table = [
+        {"method": method, "seed": seed, "score": 0.5 + gain + own}
+        for method, gain, spread in (("a", 0.0, 0.0), ("b", 0.2, 1.0), ("c", 0.0082, 1.0))
+        for seed, own in enumerate(spread * noise)
+    ]
+    said = "A difference may be shown though its interval reaches 0"
+    for own, explained in ((table, True), (table[:20], False)):
+        found = judge(own)
+        (page,) = [path.read_text() for path in found.write_report(tmp_path) if path.suffix == ".md"]
+        verdicts = {held.row.label: held.verdict for held in found.report.judged.held}
+        assert all(verdict.verdict == "better" for verdict in verdicts.values())
+        assert any(verdict.simultaneous.low <= 0 for verdict in verdicts.values()) == (said in page) == explained
 
 
 def test_a_loss_is_better_if_it_is_lower_and_has_a_unit_of_its_own():
@@ -126,6 +195,7 @@ def test_a_loss_is_better_if_it_is_lower_and_has_a_unit_of_its_own():
         del row["accuracy"]
     found = judge(table)
     assert found.winner == "b" and "lower is better: by the name `loss`" in found.said
+    assert "or under" in found.answer and "above it" in found.answer
     assert judge(table, lower_is_better=False).winner != "b"
 
 

@@ -59,8 +59,14 @@ def test_more_seeds_lose_less_and_a_worse_method_more():
     assert many[1].expected < few[1].expected and many[0].expected > many[1].expected
 
 
-def test_scores_of_no_spread_are_what_they_are_and_one_run_each_tells_none():
-    assert [loss.expected for loss in found(method(1.0, 0 * NOISE), method(0.5, 0 * NOISE))] == [0.0, 0.5]
+def test_neither_one_score_repeated_nor_one_run_each_tells_a_loss():
+    repeated = [
+        Contender(gains=(gain,) * 10, fallen=0, floor=None, choice_sd=choice)
+        for gain, choice in ((0.8, 0.0), (0.7, 0.01), (0.7, 0.0))
+    ]
+    assert draw_scores([repeated[0], repeated[2]], None, 0) is None
+    # What the choice of a rate may err is known.
+    assert draw_scores([repeated[0], repeated[1]], None, 0) is not None
     one = Contender(gains=(1.0,), fallen=0, floor=None, choice_sd=0.0)
     assert draw_scores([one, one], None, 0) is None
 

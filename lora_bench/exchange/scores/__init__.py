@@ -19,7 +19,7 @@ from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.exchange.scores.collect import Run, Scale, TaskFacts, collect
 from lora_bench.exchange.scores.columns import AskedColumns
 from lora_bench.exchange.scores.score_files import sources_of
-from lora_bench.exchange.scores.single_runs import single_runs_section
+from lora_bench.exchange.scores.single_runs import copies, single_runs_section
 from lora_bench.records.record import Record
 from lora_bench.records.spec import SCORES_ALONE, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
 from lora_bench.records.store import Answers
@@ -109,7 +109,7 @@ def judge(
     records = _records(runs, facts, name or NO_TASK)
     sections: list[list[Block]] = [
         single_runs_section(runs, facts, alpha or ALPHA),
-        [Heading(2, "Where the scores come from"), TextList([f"{prose(line)}." for line in said])],
+        [Heading(2, "Where the scores come from"), *copies(runs), TextList([f"{prose(line)}." for line in said])],
     ]
     stored = {record.run_id: run for record, run in zip(records, runs, strict=True)}
 

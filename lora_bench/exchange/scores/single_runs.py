@@ -82,6 +82,24 @@ def single_runs_section(runs: Sequence[Run], facts: Mapping[str, TaskFacts], alp
     ]
 
 
+def copies(runs: Sequence[Run]) -> list[Block]:
+    """Return an answer on methods of whose runs half at least repeat others, on several tasks or on all items.
+
+    Fewer may agree by chance, as may single scores on one task.
+    """
+    said = []
+    for method, own in grouped(runs, lambda run: run.method).items():
+        results = [
+            {(run.task, run.base_model, run.score if run.items is None else run.items.tobytes()) for run in of_seed}
+            for of_seed in grouped(own, lambda run: run.seed).values()
+        ]
+        more = len(results) - len({*map(frozenset, results)})
+        if 2 * more >= len(results) and (len(own) > len(results) or own[0].items is not None):
+            said.append(f"{more} of the {len(results)} runs of {code(method)}")
+    words = "have the same results as another run of their method. Copies are no evidence, and make verdicts too sure."
+    return [SectionAnswer(f"**Copies:** {listed(said)} {words}")] if said else []
+
+
 def _ranked(results: Mapping[str, Floats], sign: int, told: Sequence[Sequence[str]]) -> list[OnItems]:
     means = {label: sign * float(own.mean()) for label, own in results.items()}
     found = []

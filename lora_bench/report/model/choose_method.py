@@ -8,6 +8,7 @@ Where no spread of runs is known, as with one seed, the method with the best mea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -267,7 +268,7 @@ def _choose(
 
 
 def take(choices: Sequence[Choice]) -> Taken | None:
-    """Return the one method to take on all tables of *choices*, or None where they share no two methods or no scale."""
+    """Return the one method to take on all tables, or None where they share no two methods or no scale, or methods tie."""
     names = [[row.label for row in choice.rows] for choice in choices]
     labels = [label for label in names[0] if all(of.count(label) == 1 for of in names)] if names else []
     units = {choice.unit for choice in choices}
@@ -278,7 +279,7 @@ def take(choices: Sequence[Choice]) -> Taken | None:
     drawn = [choice.drawn[:, place] for choice, place in places if choice.drawn is not None]
     if len(drawn) < len(choices):
         label, *others = {choice.method for choice in choices}
-        return None if others else Taken(label, None, label, None, len(labels), None, unit)
+        return None if others or any(map(_tied, choices)) else Taken(label, None, label, None, len(labels), None, unit)
     found = losses(np.mean(drawn, axis=0))
     margins = [choice.margin for choice in choices if choice.margin is not None]
     margin = float(np.mean(margins)) if len(margins) == len(choices) else None
@@ -290,6 +291,13 @@ def take(choices: Sequence[Choice]) -> Taken | None:
     chosen = cheapest(whole, found, costs, margin)
     least = min(whole, key=lambda place: found[place].expected)
     return Taken(labels[chosen], found[chosen], labels[least], found[least], len(labels), margin, unit)
+
+
+def _tied(choice: Choice) -> bool:
+    """Tell if several methods have the best mean, where nothing else tells them apart."""
+    sign = choice.setting.sign
+    *_, second, best = [-math.inf, *sorted(sign * row.score.mean for row in choice.rows if row.score is not None)]
+    return choice.drawn is None and math.isclose(second, best, rel_tol=1e-12)
 
 
 def _drawn(of_table: Sequence[Scored]) -> Floats | None:

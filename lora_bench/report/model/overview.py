@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -131,7 +131,7 @@ class Line:
 
     Args:
         group: Settings that it is of: those of different groups differ in more than the task and the target.
-        score: Mean score over places; None where metrics have no common scale.
+        score: Mean score over places; None without a common scale, or where a stranger's method lacks a place of the choice.
         scored: Number of places with a score.
         file_bytes: Bytes of the files to ship at each place.
         counted: Whether these are computed from parameter counts, as no files were kept.
@@ -210,17 +210,23 @@ def overview(
     contrasts = tuple(contrasts_of(judged)) if judged is not None else ()
     places = _places(comparison, reference)
     probed = probed_cells(beside.probes)
+    chosen = choices if comparison.scores_alone else ()
+    common = [choice.table for choice in chosen if reference in [row.label for row in choice.rows]]
 
     def lines(apart: bool) -> tuple[Line, ...]:
         def key(label: str, setting: Setting) -> tuple[str, Group, Target]:
             return label, *(_apart(setting, comparison) if apart else (("", 0), None))
 
         of_lines = grouped(places, lambda place: key(place.row.label, place.setting))
+        for line, every in of_lines.items():
+            of_lines[line] = [place for place in every if place.table in common] or every
         compared = grouped(contrasts, lambda contrast: key(contrast.label, contrast.setting))
         found = [
             _line(label, target, group, of_line, reference, compared.get((label, group, target), []), beside, probed)
             for (label, group, target), of_line in of_lines.items()
         ]
+        lacking = [line for line in found if sum(place.table in common for place in line.places) < len(common)]
+        found = [replace(line, score=None) if line in lacking or line.scored < len(common) else line for line in found]
         judged_groups = {line.group for line in found if line.contrasts}
         order = [*dict.fromkeys(line.target for line in found)]
 

@@ -214,7 +214,10 @@ def _risk_of(places: Sequence[Scored], excluded: float) -> Risk | None:
     loss = float(np.mean(losses))
     if loss <= 0:
         return None
-    return Risk(loss=loss, share=float(np.mean(np.multiply(losses, fallen))) / loss, excluded=excluded)
+    # A floor of 0 is assumed, so no run can be seen to have fallen to it.
+    seen = all(place.row.least_learned is not None for place in places)
+    lost = float(np.mean(np.multiply(losses, fallen)))
+    return Risk(loss=loss, share=lost / loss, excluded=excluded if seen else None)
 
 
 def both_risks(*sides: tuple[Sequence[Scored], float]) -> tuple[Risk, Risk] | None:

@@ -21,18 +21,20 @@ def take_words(seen: Overview, taken: Taken) -> str:
     """Return the method to take, with what it may lose, and where another loses less, why not that one."""
     said = f"Take {code(taken.label)}"
     if taken.loss is None or taken.least_loss is None:
-        return f"{said}: its mean is the best; one seed does not tell what it may lose."
+        several = any(len(row.scores) > 1 for choice in seen.choices for row in choice.rows)
+        return f"{said}: its mean is the best; one {'score repeated' if several else 'seed'} does not tell what it may lose."
     counts = _kinds(seen)
     mean = f", in the mean of {listed(counts)}," if counts else ""
     expected, most = (amount_words(of, taken.unit) for of in (taken.loss.expected, taken.loss.at_most))
+    off = "below" if all(choice.setting.spec.task.higher_is_better is not False for choice in seen.choices) else "above"
     if expected.startswith("under"):
         below = most if most.startswith("under") else f"at most {most}"
-        said += f": most likely the best of {taken.of}{mean or ','} or {below} {taken.unit} below it"
+        said += f": most likely the best of {taken.of}{mean or ','} or {below} {taken.unit} {off} it"
     else:
-        said += f": expected to score {expected} {taken.unit} below the best of {taken.of}{mean or ','}"
+        said += f": expected to score {expected} {taken.unit} {off} the best of {taken.of}{mean or ','}"
         said += f" at most {most} with {percent(SURE, 0)}"
     if taken.least == taken.label:
-        return f"{said}."
+        return f"{said}.{_not_chosen(seen)}"
     own, least = (next(line for line in seen.methods if line.label == label) for label in (taken.label, taken.least))
     ratios = [theirs / mine for mine, theirs in zip(own.file_ratios, least.file_ratios, strict=False)]
     larger = span(ratios, lambda ratio: f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}")
@@ -41,6 +43,18 @@ def take_words(seen: Overview, taken: Taken) -> str:
     if taken.margin is not None:
         margin = f", the smallest file within the margin of {amount(taken.margin, taken.unit == POINTS)}"
     return f"{said}{margin}. The least loss is that of {code(least.label)}: {loss_words(taken.least_loss, taken.unit)}{file}."
+
+
+def _not_chosen(seen: Overview) -> str:
+    """Return a sentence on methods of a stranger's table that lack a score which the choice needs."""
+    if not seen.comparison.scores_alone:
+        return ""
+    said = []
+    for label in sorted({row.label for choice in seen.choices for row in choice.rows}):
+        lacks = [choice for choice in seen.choices if label not in [row.label for row in choice.rows]]
+        on = code(lacks[0].setting.spec.task.name) if len(lacks) == 1 else f"{len(lacks)} of {len(seen.choices)} tables"
+        said += [f"{code(label)} (no score on {on})"] if lacks else []
+    return f" Left out of the choice: {listed(said)}." if said else ""
 
 
 def _kinds(seen: Overview) -> list[str]:

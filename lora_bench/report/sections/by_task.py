@@ -13,7 +13,7 @@ from lora_bench.report.model.rows import Row, grouped, total_of, unique
 from lora_bench.report.model.searches import Beside
 from lora_bench.report.model.sweeps import over_targets
 from lora_bench.report.sections import method_tables as tables
-from lora_bench.report.sections.verdicts import numbers, rank_words
+from lora_bench.report.sections.verdicts import numbers, rank_words, reaches_none
 from lora_bench.report.text import MISSING, code, inert, listed
 
 
@@ -24,6 +24,7 @@ def over_tasks_blocks(judged: Judged, beside: Beside) -> list[Block]:
     reference = code(judged.analysis.reference)
     metrics = {setting.spec.task.metric for group in judged.over_tasks for setting in group.settings.values()}
     mixed = f" The tasks have {len(metrics)} metrics, whose points are not worth the same." if len(metrics) > 1 else ""
+    verdicts = [one.verdict for group in judged.over_tasks for one in group.methods if one.verdict is not None]
     blocks: list[Block] = [
         Heading(3, "Over tasks"),
         f"Each task counts alike, in points of its score.{mixed} The results hold for these tasks only. Differences to "
@@ -34,6 +35,7 @@ def over_tasks_blocks(judged: Judged, beside: Beside) -> list[Block]:
                 f"*difference*: the method less {reference}, on the tasks that both have.",
                 f"*tasks*: number of tasks on which the method is shown to be better or worse than {reference}, and of the "
                 "others.",
+                *reaches_none(verdicts),
                 *([] if judged.comparison.scores_alone else [_COSTS]),
             ]
         ),

@@ -233,11 +233,11 @@ def _easily_cancelled(seen: Overview) -> str:
         return ""
     least, label = min(found, key=lambda one: one[0].rate)
     of = code(label if least.of_first else seen.reference)
-    which = "The claim holds" if len(found) == 1 else f"All {len(found)} claims hold"
-    return (
-        f"{which} unless {of} collapses in over {rate_words(least.rate)} of runs; "
-        f"its runs exclude over {rate_words(least.excluded)}. "
-    )
+    which = " most easily cancelled" if len(found) > 1 else ""
+    which += f", that on {code(label)}," if which and not least.of_first else ""
+    collapses = "collapses" if least.excluded is not None else "collapses to a score of 0"
+    excluded = f"; its runs rule out over {rate_words(least.excluded)}" if least.excluded is not None else ""
+    return f"The claim{which} holds unless {of} {collapses} in over {rate_words(least.rate)} of runs{excluded}. "
 
 
 _TOO_HIGH = (

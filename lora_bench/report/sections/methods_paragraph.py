@@ -21,6 +21,11 @@ def methods_paragraph(judged: Judged) -> str:
         "these claims are a second family (Shaffer 1986, doi:10.1080/01621459.1986.10478341) and" if several else "they"
     )
     holm = ", by Holm's procedure over all comparisons (Holm 1979, JSTOR 4615733)" if several else ""
+    cancelled = [one.cancelled for one in verdicts if one.cancelled is not None]
+    excluded = (
+        " and the one that the method's runs exclude at 95 % (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404)"
+    )
+    known = f",{excluded}" if any(one.excluded is not None for one in cancelled) else ""
     sentences = {
         comparison_words(judged): True,
         _tests(judged): True,
@@ -41,8 +46,7 @@ def methods_paragraph(judged: Judged) -> str:
         ),
         "Standard errors include the choice of learning rates, from repeats of its search"
         f"{'' if all(chosen) else ', where trials here made it'}.": any(chosen),
-        "Beside a claim stands the rate of collapses that would cancel it, and the one that the method's runs exclude at 95 % "
-        "(Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404).": any(one.cancelled is not None for one in verdicts),
+        f"Beside a claim stands the rate of collapses that would cancel it{known}.": bool(cancelled),
         f"{_intervals(judged)}.": True,
         "Means over tasks weigh tasks alike, draw seeds for all tasks at once, and are families of their own.": bool(
             judged.over_tasks

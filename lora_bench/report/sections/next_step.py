@@ -122,7 +122,9 @@ def more_seeds(seen: Overview) -> list[str]:
     have = max(contrast.verdict.pairs for contrast in seen.contrasts)
     folds = _folds(seen)
     if total is None:
-        alone = "No number of seeds up to 1,000 is expected to decide."
+        same = all(contrast.verdict.interval is None for contrast in seen.contrasts)
+        why = ": all seeds gave the same difference, which tells nothing of others" if same else ""
+        alone = f"No number of seeds up to 1,000 is expected to decide{why}."
         return [alone if folds is None else "Every row is tested once, so only more rows would decide more."]
     more, time = plural(total - have, "more seed"), _time(seen, total - have)
     needed = [contrast for contrast in seen.contrasts if contrast.verdict.needed is not None]

@@ -80,6 +80,7 @@ seen is the true one.""".splitlines()
 def verdict_legend(verdicts: Sequence[Verdict], *, rates: bool = True) -> TextList:
     """Return the legend of a table of verdicts, with items on collapses where these limit one; *rates* as `verdict_words`."""
     items = [line.replace("{confidence}", f"{100 * (1 - verdicts[0].alpha):g}") for line in _LEGEND]
+    items += reaches_none(verdicts)
     if any(verdict.choice_sd is not None for verdict in verdicts):
         items.append(
             "*SD of the choice*: standard deviation of the difference if learning rates were chosen again by as many trials. "
@@ -95,13 +96,23 @@ def verdict_legend(verdicts: Sequence[Verdict], *, rates: bool = True) -> TextLi
             "*runs of two kinds*: some runs collapsed, or stand apart more than normal scores do. No p of such a "
             f"comparison is below 2 / 4ⁿ with n seeds ({least_p(seeds):.2g} with {seeds}); none is equivalent or non-inferior."
         )
-    if any(verdict.cancelled is not None for verdict in verdicts):
+    if cancelled := [verdict.cancelled for verdict in verdicts if verdict.cancelled is not None]:
+        seen = any(one.excluded is not None for one in cancelled)
+        brackets = "in brackets the rate that the method's runs in all places exclude at 95 %"
         items.append(
-            "*unless … collapses in over x of runs*: so many collapses would cancel the claim; in brackets the rate that the "
-            "method's runs in all places exclude at 95 %. A claim of the margin is a verdict only if a tenth is excluded, "
+            "*unless … collapses in over x of runs*: so many collapses would cancel the claim; "
+            f"{brackets if seen else 'each is a score of 0'}. A claim of the margin is a verdict only if a tenth is excluded, "
             f"which takes {fewest_unseen(ALPHA)} seeds, and more in a family; before, it stands behind *inconclusive*."
         )
     return TextList(items)
+
+
+def reaches_none(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return an item of a legend where a difference is shown beside an interval that has no difference in it."""
+    shown = [one.simultaneous for one in verdicts if one.verdict in ("better", "worse")]
+    beside = any(own is not None and own.low <= 0 <= own.high for own in shown)
+    said = "its interval reaches 0: *better* and *worse* follow *p* (Holm), which shows more than such intervals do"
+    return [f"A difference may be shown though {said} (Bonferroni)."] if beside else []
 
 
 def _seeds(judged: Judged, held: Held) -> str:
@@ -171,8 +182,9 @@ def verdict_words(verdict: Verdict, *, rates: bool = True) -> str:
         return word
     if verdict.cancelled is not None:
         who = "it" if verdict.cancelled.of_first else "the reference"
-        rate, excluded = rate_words(verdict.cancelled.rate), rate_words(verdict.cancelled.excluded)
-        word += f" unless {who} collapses in over {rate} of runs ({excluded} excluded)"
+        known = verdict.cancelled.excluded
+        excluded = f" ({rate_words(known)} excluded)" if known is not None else ""
+        word += f" unless {who} collapses in over {rate_words(verdict.cancelled.rate)} of runs{excluded}"
     elif verdict.verdict == "inconclusive":
         word += " unless some runs collapse"
     return f"{word}, at these rates" if verdict.choice_sd is None and rates else word

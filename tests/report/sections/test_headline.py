@@ -248,7 +248,7 @@ def test_few_collapses_keep_few_seeds_from_a_verdict_all_the_same():
         for method in ("full", "lora", "prefix_tuning") for seed in range(4)
     ]  # fmt: skip
     found, _ = headline(some)
-    (why,) = [sentence for sentence in found.further if "runs collapse" in sentence]
+    (why,) = [sentence for sentence in (found.lead, *found.further) if "runs collapse" in sentence]
     assert found.decision.level == "undecided" and told(why) == ([], ["4"])
 
 
