@@ -80,7 +80,7 @@ def what_fits(
     for label, base, again in itertools.product(METHODS, get_args(Base), (False, True)):
         if base == "4 bits" and label != "lora_all":
             continue
-        progress(f"counting {label} on {base_model.shown} in {base}")
+        progress(f"counting {label} on {base_model.shown} in {base}{', checkpointed' if again else ''}")
         try:
             traces = step_traces(base_model, named_method(label), base, length, checkpointing=again)
         except (LoraBenchError, RuntimeError, ValueError) as error:

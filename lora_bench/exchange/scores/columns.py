@@ -1,4 +1,4 @@
-"""Which column of somebody's table is the method, the task, the seed and the score: by name, and said in a line each."""
+"""Find the columns of a table of scores by their names: method, task, seed, score. Each guess is said in a line."""
 
 from __future__ import annotations
 

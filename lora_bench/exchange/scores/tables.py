@@ -1,4 +1,4 @@
-"""Somebody's table as rows of text with their lines: CSV, JSON, Parquet, or what Python has. Nothing in a file runs."""
+"""Read a table into rows with their line numbers: CSV, JSON, Parquet, or data in memory. Nothing in a file runs."""
 
 from __future__ import annotations
 
