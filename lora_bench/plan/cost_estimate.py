@@ -83,18 +83,19 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
     amounts = (recipe.target, *recipe.caps.items())
     examples = min(amount / WORK[axis].of_example(example) for axis, amount in amounts)
     train_flops = padded * of_example * examples
+    scored = len(data.splits[spec.score_on].ids)
+    every, steps = spec.selection_every, math.ceil(examples / recipe.batch_size)
+    curve = 0 if every is None else steps // every * len(data.splits[spec.rules.choose_on].ids)
     if parameters.adapter == 0 and parameters.head < parameters.total:
         # Features of a frozen base model are computed once, in a forward pass of each row.
         rows = recipe.distinct_examples or len(data.splits["train"].ids)
         train_flops = of_example / 2 * min(examples, rows)
-    scored = len(data.splits[spec.score_on].ids)
-    steps = math.ceil(examples / recipe.batch_size)
-    evaluations = 1 + (steps // spec.selection_every if spec.selection_every else 0)
+        curve = curve and len(data.splits[spec.rules.choose_on].ids) * (spec.rules.choose_on != spec.score_on)
     answered = tokens
     if spec.decoding is not None:
         new = min(spec.decoding.max_new_tokens, written + 1)
         answered = asked + new * spec.decoding.beams * DECODED_TOKEN
-    flops = train_flops / recipe.processes + 2 * shape.multiplied * answered * scored * evaluations
+    flops = train_flops / recipe.processes + 2 * shape.multiplied * answered * (scored + curve)
     per_token = ACTIVATION_BYTES_FULL if is_full else ACTIVATION_BYTES_FROZEN
     rows = recipe.batch_size // (recipe.accumulation * recipe.processes)
     size = 1.0 if recipe.base_precision == "float32" else 0.5

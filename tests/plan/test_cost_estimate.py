@@ -30,6 +30,11 @@ budget: {{train_examples: 48}}
 
 def planned(folder, kind, decoding="", suite=SUITE):
     """The only cell of a suite on a tiny GPT-2, whose answers have two words."""
+    [cell] = plan_of(folder, kind, decoding, suite).cells
+    return cell
+
+
+def plan_of(folder, kind, decoding, suite):
     folder.mkdir()
     write_model(folder / "base", "gpt2")
     with (folder / "told.csv").open("w", newline="") as file:
@@ -38,8 +43,7 @@ def planned(folder, kind, decoding="", suite=SUITE):
         rows.writerows([f"the film {number}", f"great {'end' if number % 2 else 'plot'}"] for number in range(100))
     file = folder / "told.yaml"
     file.write_text(suite.format(kind=kind, decoding=decoding))
-    [cell] = make_plan(load_suite(file), folder / "runs").cells
-    return cell
+    return make_plan(load_suite(file), folder / "runs", with_data=True)
 
 
 def test_a_frozen_model_reads_each_row_once_however_often_it_comes_round(tmp_path):
@@ -51,6 +55,28 @@ def test_a_frozen_model_reads_each_row_once_however_often_it_comes_round(tmp_pat
     # The split to train has about 80 rows.
     assert seconds["linear_probe", 8_000] == seconds["linear_probe", 800] < seconds["full", 800] / 10
     assert seconds["full", 8_000] > 8 * seconds["full", 800]
+
+
+def test_a_curve_costs_answers_of_the_selection_split_and_none_of_the_test_split(tmp_path):
+    seconds = {}
+    for method, every in itertools.product(["full", "linear_probe"], ["", "selection_every: 3"]):
+        folder = tmp_path / f"{method}{every[-1:]}"
+        changed = SUITE.replace("[full]", f"[{method}]").replace(": 48", ": 160")
+        changed = changed.replace(
+            "label: answer", "label: answer\n    split: {{train: 0.4, selection: 0.1, test: 0.5}}"
+        )
+        plan = plan_of(folder, "classification", every, changed)
+        seconds[method, bool(every)] = plan.cells[0].estimate.seconds
+        answers = {name: split.examples for name, split in plan.data[0].splits.items()}
+    # 160 examples are ten steps of 16, so that a curve has three points. A pass back costs as much as two forward, of which a
+    # frozen base model takes none, and it reads each row once.
+    assert answers["test"] > 3 * answers["selection"] > 0
+    curve = 3 * answers["selection"]
+    whole = 3 * 160 + answers["test"]
+    assert seconds["full", True] / seconds["full", False] == pytest.approx((whole + curve) / whole, rel=0.01)
+    whole = answers["train"] + answers["test"]
+    with_curve = whole + answers["selection"]
+    assert seconds["linear_probe", True] / seconds["linear_probe", False] == pytest.approx(with_curve / whole, rel=0.01)
 
 
 def test_a_run_in_bfloat16_takes_as_much_less_time_as_was_measured(tmp_path, monkeypatch):
