@@ -4,8 +4,6 @@ An export has every number of a record, failed runs included, under the names of
 Nothing is computed or rounded.
 """
 
-from __future__ import annotations
-
 import pkgutil
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A record for an experiment tracker: tags, parameters, metrics and a curve, from the frame's own columns."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

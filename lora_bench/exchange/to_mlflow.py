@@ -6,8 +6,6 @@ written again. MLflow's parameters cannot be changed, so replacing is deleting a
 trash.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import time

@@ -4,8 +4,6 @@ A run's config has the record's `run_id`, and a `record_sha256` that shows what 
 replaces its run. Trackio writes in the background and only warns of failures, so every run is read back.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -5,8 +5,6 @@ markdown-it are imported by the functions that use them. A report is `<name>.md`
 beside it, and `<name>.html`, the same with its figures inside; in `runs/<suite>/` as in `reports/`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import replace

@@ -3,8 +3,6 @@
 It is made from the heads of the pages themselves, so it costs nothing beside them and needs no records.
 """
 
-from __future__ import annotations
-
 import re
 from html import escape, unescape
 from pathlib import Path

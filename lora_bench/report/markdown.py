@@ -3,8 +3,6 @@
 The page has no date, host or folder, so the same records give the same bytes. What only some readers need is folded away.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from lora_bench.errors import LoraBenchError

@@ -4,8 +4,6 @@ The answer comes last, since a terminal is read from its end. Colour is left out
 terminal. Strings of a record are shown as text and never read as rich's markup.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD

@@ -9,8 +9,6 @@ What is equal is what `tests/tuners/test_adapterhub.py` compares by numbers. Whe
 parallel adapters differ by design: see `lora_bench.tuners.bottleneck`.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping

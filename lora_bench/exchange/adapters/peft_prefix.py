@@ -4,8 +4,6 @@ PEFT saves keys and values of all layers as one tensor, `prompt_embeddings`, alr
 puts them into the cache, so a text starts at the position behind them: `first_position` of our config.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Our side is a folder as PEFT saves it. The base model is needed as a skeleton wi
 and tells before anything is written whether the weights are those that the tuner will look for.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 import warnings

@@ -5,8 +5,6 @@ number that means less than its name is a warning in the record. Some numbers ha
 total time, averages and percentiles of memory, and the seconds of each evaluation.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Iterator, Sequence

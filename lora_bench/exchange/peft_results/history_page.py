@@ -4,8 +4,6 @@ A configuration has one run a date, with one seed. Only results that name the ca
 with the settings of the newest one, as far as both files say them. Software, PEFT's script and the data's commits may differ.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import statistics

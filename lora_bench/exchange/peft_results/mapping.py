@@ -1,7 +1,5 @@
 """Convert a result file of PEFT's method_comparison to a record, with warnings about numbers of another meaning."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """The layout of a result file of PEFT's method_comparison: fields in use are typed, and new fields are ignored."""
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Annotated, Any, Literal

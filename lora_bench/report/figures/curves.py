@@ -1,7 +1,5 @@
 """Learning curves as lines: pairs of step and value, made from the points that records have."""
 
-from __future__ import annotations
-
 import bisect
 import math
 from collections.abc import Sequence

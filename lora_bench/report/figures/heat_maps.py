@@ -3,8 +3,6 @@
 Imported only when one is drawn, since it needs matplotlib.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

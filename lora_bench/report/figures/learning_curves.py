@@ -1,7 +1,5 @@
 """Training loss, and scores of evaluations while training, against the step. Needs matplotlib, as `panels` does."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 Imported only when a figure is drawn, since it needs matplotlib.
 """
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Scores along one number, such as the rank or the number of different training rows. Needs matplotlib, as `panels` does."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

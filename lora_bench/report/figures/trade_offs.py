@@ -1,7 +1,5 @@
 """Scores against costs: a line of panels a base model, a column a cost. Needs matplotlib, as `panels` does."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any

@@ -6,8 +6,6 @@
 Where no spread of runs is known, as with one seed, the method with the best mean is chosen, and no loss is stated.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

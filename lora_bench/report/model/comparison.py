@@ -9,8 +9,6 @@ for parameters: its runs stand beside those of every target that are equal in al
 status and reason. Rows are in alphabetical order, exempt ones first, so that a table suggests no winner.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections import Counter

@@ -5,8 +5,6 @@
 Trials are left out: they choose, and are no results.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

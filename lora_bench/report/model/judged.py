@@ -7,8 +7,6 @@ Differences between two methods other than the reference are a third, used for r
 choose on the reported split, are left out: their runs may have been chosen by their own scores.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -7,8 +7,6 @@ enter, with the one setting per task that was run with the target. A method with
 mean and is not ranked.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence

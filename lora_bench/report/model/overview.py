@@ -6,8 +6,6 @@ Contrasts are the means over tasks where a report has them, else those of each t
 same base model, so that large and small base models count alike.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

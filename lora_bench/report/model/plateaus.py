@@ -5,8 +5,6 @@ one number are a family, which shares the error level. The pairs of methods at e
 crossing of two lines is shown on both of its sides.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence

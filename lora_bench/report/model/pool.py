@@ -7,8 +7,6 @@ paired by seed. A pair of runs that stands in several suites counts once, in the
 and base model, of other settings or suites, are averaged by their pairs of runs. All claims are one family.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections import Counter

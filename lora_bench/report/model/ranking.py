@@ -6,8 +6,6 @@ contradict a verdict. All true ranks lie in the shown ones with probability 1 âˆ
 `benchmarks/rank_coverage.py` measures.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

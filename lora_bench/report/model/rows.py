@@ -6,8 +6,6 @@ have no spread and no interval. Speed
 and memory are medians over seeds. Runs that ended in another way than `ok` stay in the row with status and reason.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import statistics

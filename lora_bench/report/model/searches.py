@@ -3,8 +3,6 @@
 Such costs are the trials that chose a row's learning rate, and the files that must be kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The scores of a row by seed, the test items behind them, and the difference of two rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar

@@ -6,8 +6,6 @@ The number is an option of the method (rank, scaling, length), the learning rate
 there are. Learning rates that trials chose may differ along a line. Trials have no sweeps: their scores are no results.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter

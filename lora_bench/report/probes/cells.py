@@ -4,8 +4,6 @@ The process is the unit of replication. A cell's step time is the geometric mean
 processes. So the noise floor is of the very numbers shown. Every other number is a median over the processes.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ The claims are facts in a file beside the suite. `_MEASURED` says what each clai
 base model, or each forward pass. What explains the numbers is in docs/probes.md. A number that was not measured is a dash.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path

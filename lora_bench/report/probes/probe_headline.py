@@ -1,7 +1,5 @@
 """The headline of a report of probes alone: the cost of each method beside the reference, and its limits."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

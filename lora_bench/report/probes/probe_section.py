@@ -4,8 +4,6 @@ Every number comes from `lora_bench.report.probes.cells`. The noise floor, from 
 stands before any difference. A missing measurement is a dash, and its reason is listed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from operator import itemgetter
 

@@ -3,8 +3,6 @@
 Each number is one of `lora_bench.report.probes.cells`; what was not measured is a dash.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial

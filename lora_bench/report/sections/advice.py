@@ -3,8 +3,6 @@
 Every number is a loss of `choose_method`, or a difference, a margin or a ratio of files of the report's verdicts.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence

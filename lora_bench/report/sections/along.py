@@ -1,7 +1,5 @@
 """The section on sweeps: the plateau of each line, and where methods change places."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lora_bench.report.blocks import Block, Heading, TextTable

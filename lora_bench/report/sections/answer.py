@@ -3,8 +3,6 @@
 They say nothing that the headline says already, or that a row of a table below does not.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The section on the budget: conditions that all runs share, the size of each method, and the work that runs used."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial

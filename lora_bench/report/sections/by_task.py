@@ -1,7 +1,5 @@
 """Tables over several tasks or targets: each method over all of them, and the score of each method on each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lora_bench.report import text

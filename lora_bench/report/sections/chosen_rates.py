@@ -1,7 +1,5 @@
 """The learning rate that a search chooses for each method and base model, and the small table of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from lora_bench.records.budget import AXES

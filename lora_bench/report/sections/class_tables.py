@@ -4,8 +4,6 @@ Test items that one method answers right in most runs and another wrong have a p
 report can be passed on without them.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import quote

@@ -6,8 +6,6 @@ Scores of other data, another metric or another split are not compared. All else
 their verdict: it is what the verdict is about.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """The environments of a report's runs: each one, their differences, and the rows that ran in each."""
 
-from __future__ import annotations
-
 from lora_bench.records.record import Environment
 from lora_bench.report.blocks import Block, Heading, TextList, TextTable
 from lora_bench.report.model.comparison import Comparison, rows_of

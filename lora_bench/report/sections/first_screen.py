@@ -4,8 +4,6 @@ A further section, such as that of a published table, gives its answer to the he
 decide nothing. It is also text and a piece of HTML by itself, for a notebook.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from lora_bench.report import text

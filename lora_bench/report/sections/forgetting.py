@@ -1,7 +1,5 @@
 """Learning against forgetting: the score of each method beside what it lost of the base model's abilities."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

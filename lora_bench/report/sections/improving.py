@@ -11,8 +11,6 @@ Scores against time stand below: each method when the cheapest one ended, and wh
 clock, or in older records steps times its mean seconds a step; evaluations and checkpoints take no part of them.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import Counter

@@ -1,7 +1,5 @@
 """The tables of a report: the rows of a comparison, with the marks that the footnotes explain."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal

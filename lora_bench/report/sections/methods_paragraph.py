@@ -3,8 +3,6 @@
 Both are made of the report's own settings and counts, and name what was used and nothing else.
 """
 
-from __future__ import annotations
-
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.sections.answer import comparison_words, margin_words, rules_words, scope_words, seeds_words
 from lora_bench.report.text import plural

@@ -1,7 +1,5 @@
 """The reader's next step: the command that decides more, or that uses the result."""
 
-from __future__ import annotations
-
 import math
 import re
 

@@ -1,7 +1,5 @@
 """Other reports on the same data: what each says, and how many runs it shares with this one, from the records of both."""
 
-from __future__ import annotations
-
 from urllib.parse import quote
 
 from lora_bench.report.blocks import Block, Fold

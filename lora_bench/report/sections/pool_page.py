@@ -1,7 +1,5 @@
 """The page of a pool: the question, the answer, every claim, and the part of each suite."""
 
-from __future__ import annotations
-
 from lora_bench.report.blocks import Block, Commands, Fold, Heading, Lead, TextList, TextTable, to_markdown
 from lora_bench.report.model.pool import PooledClaim, SuitePool
 from lora_bench.report.text import MISSING, code, inert, listed, plural, probability

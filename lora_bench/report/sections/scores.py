@@ -4,8 +4,6 @@ A report of one task has its tables in the first. One of several has there what 
 tables of each task in a section of their own, after the figures.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lora_bench.records.budget import PARAMETER_AXES

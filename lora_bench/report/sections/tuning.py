@@ -7,8 +7,6 @@ any k of them are better than k drawn ones. So later rungs have none. Trials bey
 for, are left out.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 

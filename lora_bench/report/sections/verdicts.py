@@ -1,7 +1,5 @@
 """Verdicts in a report: a table of every comparison, its words, and their basis."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lora_bench.report import text

@@ -3,8 +3,6 @@
 Numbers are medians over layers and runs; heat maps are means.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable, Collection, Iterable, Sequence
