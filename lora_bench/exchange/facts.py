@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.records.record import CurvePoint, Record
 from lora_bench.records.sealed_records import to_json
 from lora_bench.report.frames.record_frame import columns_of
+from lora_bench.report.model.rows import grouped
 from lora_bench.util.redaction import without_secrets, without_secrets_in
 
 Value = str | int | float | bool
@@ -87,55 +89,40 @@ def facts_of(record: Record) -> RecordFacts:
 
 def by_suite(records: Sequence[Record]) -> dict[str, list[RecordFacts]]:
     """Return the facts of *records* by suite, in their order."""
-    suites: dict[str, list[RecordFacts]] = {}
-    for record in records:
-        suites.setdefault(record.suite, []).append(facts_of(record))
-    return suites
+    return {suite: [*map(facts_of, own)] for suite, own in grouped(records, lambda record: record.suite).items()}
 
 
-@dataclass
-class Count:
-    """Numbers of runs that an export added, replaced and left."""
+def renew(
+    facts: Iterable[RecordFacts],
+    there: Iterable[Any],
+    *,
+    tag: Callable[[Any, str], Any],
+    delete: Callable[[Any], object],
+    write: Callable[[RecordFacts], object],
+) -> Counter[str]:
+    """Write the records whose run in a tracker is missing, incomplete or of another content, and delete such runs.
 
-    new: int = 0
-    changed: int = 0
-    unchanged: int = 0
-
-    def renew(
-        self,
-        facts: Iterable[RecordFacts],
-        there: Iterable[Any],
-        *,
-        tag: Callable[[Any, str], Any],
-        delete: Callable[[Any], object],
-        write: Callable[[RecordFacts], object],
-    ) -> None:
-        """Write the records whose run in a tracker is missing, incomplete or of another content, and delete such runs.
-
-        *there* are the runs in the tracker, of which *tag* gives a tag by its name.
-        """
-        of_record: dict[str, list[Any]] = {}
-        for run in there:
-            of_record.setdefault(str(tag(run, "run_id")), []).append(run)
-        for fact in facts:
-            runs = of_record.get(fact.run_id, [])
-            kept = [run for run in runs if tag(run, COMPLETE) == fact.sha256][:1]
-            for run in runs:
-                if run not in kept:
-                    delete(run)
-            if kept:
-                self.unchanged += 1
-                continue
+    *there* are the runs in the tracker, of which *tag* gives a tag by its name. Return how many runs are "new", "replaced" and
+    "unchanged".
+    """
+    of_record = grouped(there, lambda run: str(tag(run, "run_id")))
+    count: Counter[str] = Counter()
+    for fact in facts:
+        runs = of_record.get(fact.run_id, [])
+        kept = [run for run in runs if tag(run, COMPLETE) == fact.sha256][:1]
+        for run in runs:
+            if run not in kept:
+                delete(run)
+        if not kept:
             write(fact)
-            if runs:
-                self.changed += 1
-            else:
-                self.new += 1
+        count["unchanged" if kept else "replaced" if runs else "new"] += 1
+    return count
 
-    def sentence(self, where: str) -> str:
-        """Return a sentence with the numbers, and the tracker's place."""
-        total = self.new + self.changed + self.unchanged
-        return f"{total:,} runs in {where}: {self.new:,} new, {self.changed:,} replaced, {self.unchanged:,} unchanged"
+
+def sentence(count: Counter[str], where: str) -> str:
+    """Return a sentence with the numbers of `renew`, and the tracker's place."""
+    numbers = ", ".join(f"{count[word]:,} {word}" for word in ("new", "replaced", "unchanged"))
+    return f"{count.total():,} runs in {where}: {numbers}"
 
 
 def not_installed(package: str) -> LoraBenchError:

@@ -9,13 +9,14 @@ trash.
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.exchange.facts import COMPLETE, Count, RecordFacts, by_suite, not_installed
+from lora_bench.exchange.facts import COMPLETE, RecordFacts, by_suite, not_installed, renew, sentence
 from lora_bench.records.record import Record
 
 # Limits of MLflow's API on one call of log_batch, and on the length of a value.
@@ -43,14 +44,14 @@ def to_mlflow(records: Sequence[Record], out: str | None = None) -> str:
         raise not_installed("mlflow") from None
 
     uri = get_tracking_uri() if out is None else _uri(out)
-    count = Count()
+    count: Counter[str] = Counter()
     try:
         client = MlflowClient(tracking_uri=uri)
         for suite, facts in by_suite(records).items():
-            _export_suite(client, suite, facts, count)
+            count += _export_suite(client, suite, facts)
     except (MlflowException, ImportError, OSError) as error:
         raise LoraBenchError(f"MLflow at {uri} refused: {error}") from error
-    return count.sentence(uri)
+    return sentence(count, uri)
 
 
 def _uri(out: str) -> str:
@@ -64,11 +65,11 @@ def _uri(out: str) -> str:
     return f"sqlite:///{folder / 'mlflow.db'}"
 
 
-def _export_suite(client: Any, suite: str, facts: Sequence[RecordFacts], count: Count) -> None:
+def _export_suite(client: Any, suite: str, facts: Sequence[RecordFacts]) -> Counter[str]:
     name = _name(suite)
     experiment = client.get_experiment_by_name(name)
     experiment_id = experiment.experiment_id if experiment is not None else client.create_experiment(name)
-    count.renew(
+    return renew(
         facts,
         _runs(client, experiment_id),
         tag=lambda run, name: run.data.tags.get(name),

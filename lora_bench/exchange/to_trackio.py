@@ -7,12 +7,13 @@ replaces its run. Trackio writes in the background and only warns of failures, s
 import contextlib
 import io
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.exchange.facts import COMPLETE, Count, RecordFacts, by_suite, not_installed
+from lora_bench.exchange.facts import COMPLETE, RecordFacts, by_suite, not_installed, renew, sentence
 from lora_bench.records.record import Record
 
 ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
@@ -40,13 +41,13 @@ def to_trackio(records: Sequence[Record], out: str | None = None) -> str:
             f"this process already uses Trackio's store in {TRACKIO_DIR}; export to {out} from another process"
         )
 
-    count = Count()
+    count: Counter[str] = Counter()
     try:
         for suite, facts in by_suite(records).items():
-            _export_suite(trackio, suite, facts, count)
+            count += _export_suite(trackio, suite, facts)
     except ValueError as error:
         raise LoraBenchError(f"Trackio refused: {error}") from error
-    return count.sentence(str(TRACKIO_DIR))
+    return sentence(count, str(TRACKIO_DIR))
 
 
 def _runs(trackio: Any, project: str) -> list[Any]:
@@ -56,10 +57,10 @@ def _runs(trackio: Any, project: str) -> list[Any]:
         return []
 
 
-def _export_suite(trackio: Any, project: str, facts: Sequence[RecordFacts], count: Count) -> None:
+def _export_suite(trackio: Any, project: str, facts: Sequence[RecordFacts]) -> Counter[str]:
     said = io.StringIO()
     with contextlib.redirect_stdout(said):  # Trackio prints three lines a run
-        count.renew(
+        count = renew(
             facts,
             _runs(trackio, project),
             tag=_tag,
@@ -70,6 +71,7 @@ def _export_suite(trackio: Any, project: str, facts: Sequence[RecordFacts], coun
     lost = [fact.run_id for fact in facts if fact.sha256 not in kept]
     if lost:
         raise LoraBenchError(f"Trackio did not keep {', '.join(lost)}; it said: {said.getvalue().strip()}")
+    return count
 
 
 def _tag(run: Any, name: str) -> Any:

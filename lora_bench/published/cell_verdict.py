@@ -1,23 +1,19 @@
 """The verdict on a published number: what our runs of its cell came to, and whether that is the same number.
 
-Two things are kept apart. Whether a cell is comparable follows from its recipe and data. Whether a comparable cell is
-*reproduced*, *in line* or *not reproduced* follows from its scores, by the rule of `lora_bench.published.rule`. Half of the
-runs or more that diverge are no reproduction either.
+A comparable cell is *reproduced*, *in line* or *not reproduced* by the rule of `lora_bench.published.rule`. Half of the runs or
+more that diverge are no reproduction either.
 
 **Not comparable** is a cell whose runs differ from what its table's suite asks for: base model (by name, and by the count of
 adapter parameters), metric, data, protocol, recipe, decoding. So is one with fewer than 3 runs, since two give no spread
 worth the name, and one whose spread is too wide to say anything. A field that the source leaves unpublished is the suite's
 choice. A choice that meets the number is reproduced or in line; one that does not shows nothing about the paper, so the cell
 is then not comparable, with those fields. **Not run** is a cell without runs that have its score.
-
-An average over tasks is judged alike, from the cells that it is over. All cells of a table are judged together, so that the
-chance of one wrong word of a kind is at most 5 % for the table.
 """
 
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +31,7 @@ from lora_bench.published.rule import (
 )
 from lora_bench.published.table import PublishedCell, PublishedTable
 from lora_bench.records.record import Record
+from lora_bench.report.model.rows import grouped
 
 FEWEST_RUNS = 3
 
@@ -116,10 +113,8 @@ def judge_table(
             `expected_from` makes it of a plan.
         stand_ins: For a base model of the table, the name of the model that was run in its stead.
     """
-    places: dict[tuple[str, str, str], list[Record]] = {}
-    for record in records:
-        if record.spec.score_on == "test":
-            places.setdefault(place_of(record.spec), []).append(record)
+    tested = (record for record in records if record.spec.score_on == "test")
+    places = grouped(tested, lambda record: place_of(record.spec))
     verdicts: dict[tuple[str, str, str, str], CellVerdict] = {}
     for cell in table.cells:
         if not cell.derived:
@@ -193,12 +188,9 @@ def judge_average(cell: PublishedCell, parts: Sequence[Sequence[CellVerdict]]) -
     return _decide(cell, measured, _once(hard), _once(soft))
 
 
-def _once(differing: Iterable[Differing]) -> tuple[Differing, ...]:
-    once: list[Differing] = []  # not a set: values may be lists
-    for difference in differing:
-        if difference not in once:
-            once.append(difference)
-    return tuple(once)
+def _once(differing: Sequence[Differing]) -> tuple[Differing, ...]:
+    # No set, since values may be lists.
+    return tuple(one for place, one in enumerate(differing) if one not in differing[:place])
 
 
 def _decide(

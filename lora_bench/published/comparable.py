@@ -8,6 +8,8 @@ from lora_bench.families import hub_name
 from lora_bench.published.table import PublishedCell
 from lora_bench.records.record import Record
 from lora_bench.records.spec import RunSpec, without_shown
+from lora_bench.report.model.comparison import flat
+from lora_bench.report.model.rows import grouped
 from lora_bench.tasks import Release
 
 
@@ -40,17 +42,7 @@ def fields(spec: RunSpec) -> dict[str, Any]:
     del task["name"], content["training"]["threads"]
     content["training"]["arguments"].pop("gradient_accumulation_steps", None)
     task["definition"] = without_shown(spec.task.definition)
-    return {**_flat(content), "start": None if spec.start is None else spec.start.shown}
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
+    return {**flat(content), "start": None if spec.start is None else spec.start.shown}
 
 
 Expected = Mapping[str, Any] | None
@@ -119,42 +111,40 @@ def nearest(
     cell: PublishedCell, records: Sequence[Record], expected: Expected
 ) -> tuple[Sequence[Record], tuple[Differing, ...]]:
     """The runs of one recipe that differ least from the expected fields, and their differences."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
+
+    def recipe(record: Record) -> str:
         counts = sorted(record.data.examples.items()) if record.data is not None else None
-        recipe = repr((record.spec.model.name, sorted(fields(record.spec).items()), counts))
-        groups.setdefault(recipe, []).append(record)
-    pairs = [(group, _differing(cell, group, expected)) for group in groups.values()]
+        return repr((record.spec.model.name, sorted(fields(record.spec).items()), counts))
+
+    pairs = [(group, _differing(cell, group, expected)) for group in grouped(records, recipe).values()]
     pairs.sort(key=lambda pair: (len(pair[1]), -len(pair[0]), min(record.run_id for record in pair[0])))
     return pairs[0] if pairs else ((), ())
 
 
 def _differing(cell: PublishedCell, records: Sequence[Record], expected: Expected) -> tuple[Differing, ...]:
     spec = records[0].spec
-    apart: dict[str, Differing] = {}
+    apart: dict[str, tuple[Any, Any]] = {}  # what is asked and what was run, by field
     # Only the hub gives a base model a revision: a folder may have any name and hold any weights.
     if spec.model.revision is None or hub_name(spec.model.name) != cell.model:
-        apart["model"] = Differing("model", cell.model, spec.model.shown)
+        apart["model"] = cell.model, spec.model.shown
     counted = [record.parameters.adapter for record in records if record.parameters is not None]
     counts = {count for count in counted if count is not None}
     if cell.adapter_parameters is not None and counts - {cell.adapter_parameters}:
-        apart["adapter parameters"] = Differing("adapter parameters", cell.adapter_parameters, min(counts))
+        apart["adapter parameters"] = cell.adapter_parameters, min(counts)
     if cell.printed_metric is not None:
-        apart["metric"] = Differing("metric", cell.printed_metric, cell.score)
-    apart |= {field: Differing(field, theirs, ours) for field, theirs, ours in cell.unlike}
+        apart["metric"] = cell.printed_metric, cell.score
+    apart |= {field: (theirs, ours) for field, theirs, ours in cell.unlike}
     if expected is None:
-        apart["recipe"] = Differing("recipe", "that of the table's suite", "not held against it")
+        apart["recipe"] = "that of the table's suite", "not held against it"
     else:
         run = fields(spec) | _found(records[0], expected)
         for name in dict.fromkeys((*expected, *run)):
             if expected.get(name) != run.get(name):
-                apart[name] = Differing(name, expected.get(name, "nothing"), run.get(name, "nothing"))
+                apart[name] = expected.get(name, "nothing"), run.get(name, "nothing")
     aggregation = spec.rules.aggregation if spec.rules is not None else None
     if cell.statistic not in (None, aggregation):
-        apart["rules.aggregation"] = Differing("rules.aggregation", cell.statistic, aggregation)
-    return tuple(
-        Differing(fact.field, "nothing" if fact.asked is None else fact.asked, fact.run) for fact in apart.values()
-    )
+        apart["rules.aggregation"] = cell.statistic, aggregation
+    return tuple(Differing(name, "nothing" if asked is None else asked, run) for name, (asked, run) in apart.items())
 
 
 def unpublished(cell: PublishedCell) -> tuple[Differing, ...]:

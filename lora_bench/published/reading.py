@@ -160,10 +160,8 @@ class _Reading:
 
     def cell(self) -> PublishedCell:
         percent = self._one_of("percent", ("yes", "no")) == "yes"
-        value, spread = (
-            self._same_number("value", "printed", percent),
-            self._same_number("spread", "printed_spread", percent),
-        )
+        value = self._same_number("value", "printed", percent)
+        spread = self._same_number("spread", "printed_spread", percent)
         derived = self._derived()
         facts: dict[str, Any] = {column: self._text(column) for column in TEXTS}
         facts |= {column: self.row[column] or None for column in OPTIONAL_TEXTS}

@@ -8,10 +8,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from lora_bench.published import CellVerdict, Differing, Disagreement, PublishedCell, PublishedTable
+from lora_bench.published import CellVerdict, Disagreement, PublishedCell, PublishedTable
 from lora_bench.published.cell_verdict import VerdictName
 from lora_bench.published.printed_orders import FirstPlace, printed_orders
 from lora_bench.report.blocks import Block, Heading, SectionAnswer, TextList, TextTable
+from lora_bench.report.model.rows import grouped
 from lora_bench.report.text import MISSING, code, inert, json_value, listed, plural
 
 VERDICTS: tuple[VerdictName, ...] = ("reproduced", "in line", "not reproduced", "not comparable", "not run")
@@ -164,38 +165,20 @@ def _sentence(note: str) -> str:
 
 
 def _differing(verdicts: Sequence[CellVerdict]) -> list[Block]:
-    found: list[tuple[Differing, list[PublishedCell]]] = []  # not a mapping: values may be lists
-    for verdict in verdicts:
-        for one in verdict.differs:
-            cells = next((cells for other, cells in found if other == one), None)
-            if cells is None:
-                found.append((one, [verdict.cell]))
-            else:
-                cells.append(verdict.cell)
-    if not found:
-        return []
-    rows = [
-        [
-            code(one.field),
-            "not published" if one.asked is None else json_value(one.asked),
-            json_value(one.run),
-            _where(cells),
-        ]
-        for one, cells in found
-    ]
+    pairs = [(one, verdict.cell) for verdict in verdicts for one in verdict.differs]
+    rows = []
+    for found in grouped(pairs, lambda pair: repr(pair[0])).values():  # by their text: values may be lists
+        one = found[0][0]
+        asked = "not published" if one.asked is None else json_value(one.asked)
+        rows.append([code(one.field), asked, json_value(one.run), _where([cell for _, cell in found])])
     header = ["field", "the published number is of", "the runs are of", "cells"]
-    return [Heading(3, "What is not comparable"), TextTable(header, rows, numbers_from=len(header))]
+    return [Heading(3, "What is not comparable"), TextTable(header, rows, numbers_from=len(header))] if rows else []
 
 
 def _reasons(verdicts: Sequence[CellVerdict]) -> list[Block]:
-    found: dict[str, list[PublishedCell]] = {}
-    for verdict in verdicts:
-        if verdict.reason is not None:
-            found.setdefault(verdict.reason, []).append(verdict.cell)
-    if not found:
-        return []
-    items = [f"{_sentence(reason)[:-1]}: {_where(cells)}." for reason, cells in found.items()]
-    return [Heading(3, "What was not run, and why"), TextList(items)]
+    found = grouped([(verdict.reason, verdict.cell) for verdict in verdicts if verdict.reason], lambda pair: pair[0])
+    items = [f"{_sentence(reason)[:-1]}: {_where([cell for _, cell in own])}." for reason, own in found.items()]
+    return [Heading(3, "What was not run, and why"), TextList(items)] if items else []
 
 
 def disagreement_text(found: Disagreement) -> str:
@@ -236,10 +219,8 @@ def _first_place(one: FirstPlace) -> str:
 
 
 def _elsewhere(found: Sequence[Disagreement]) -> list[Block]:
-    if not found:
-        return []
     items = [f"{inert(disagreement_text(one))}." for one in found]
-    return [Heading(3, "What other tables print"), TextList(items)]
+    return [Heading(3, "What other tables print"), TextList(items)] if items else []
 
 
 def _where(cells: Sequence[PublishedCell]) -> str:

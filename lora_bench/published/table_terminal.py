@@ -26,16 +26,9 @@ def tables_listing() -> Table:
         caption=Text(plain(_pairs(every), 600)), caption_justify="left", box=SIMPLE_HEAD,
     )  # fmt: skip
     for found in every:
-        cells = [Text(plain(part)) for part in (found.name, found.title)]
         models, tasks = (", ".join(names) for names in (map(_short, found.models), found.tasks))
-        table.add_row(
-            *cells,
-            str(len(found.cells)),
-            Text(plain(models)),
-            Text(plain(tasks)),
-            Text(_repeatable(found)),
-            _shown(found),
-        )
+        cells = (found.name, found.title, str(len(found.cells)), models, tasks, _repeatable(found), _shown(found))
+        table.add_row(*(Text(plain(cell)) for cell in cells))
     return table
 
 
@@ -111,7 +104,7 @@ def _pairs(tables: Sequence[PublishedTable]) -> str:
 
 def _repeatable(found: PublishedTable) -> str:
     if found.no_suite is not None:
-        return plain(f"no: {found.no_suite}")
+        return f"no: {found.no_suite}"
     without = sum(cell.no_run is not None and not cell.derived for cell in found.cells)
     return "yes" if not without else f"all but {text.plural(without, 'cell')}"
 

@@ -12,7 +12,7 @@ status and reason. Rows are in alphabetical order, exempt ones first, so that a 
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -263,7 +263,7 @@ def conditions_of(of: RunSpec, budget: Budget | None) -> dict[str, JsonValue]:
     spec["start"] = None if of.start is None else of.start.shown
     spec["task"]["definition"] = without_shown(of.task.definition)
     held_to = None if budget is None else budget.model_dump(mode="json")
-    return dict(sorted(_flat({**spec, "budget": held_to}).items()))
+    return dict(sorted(flat({**spec, "budget": held_to}).items()))
 
 
 def _settings(records: Sequence[Record]) -> list[list[Record]]:
@@ -384,8 +384,9 @@ def _differing(of_groups: list[dict[str, JsonValue]]) -> list[dict[str, JsonValu
     return [{name: group.get(name) for name in apart} for group in of_groups]
 
 
-def _flat(data: dict[str, JsonValue], prefix: str = "") -> dict[str, JsonValue]:
-    flat: dict[str, JsonValue] = {}
+def flat(data: Mapping[str, JsonValue], prefix: str = "") -> dict[str, JsonValue]:
+    """Return nested data by dotted name."""
+    found: dict[str, JsonValue] = {}
     for key, value in data.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value})
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
