@@ -3,11 +3,10 @@
 A comparable cell is *reproduced*, *in line* or *not reproduced* by the rule of `lora_bench.published.rule`. Half of the runs or
 more that diverge are no reproduction either.
 
-**Not comparable** is a cell whose runs differ from what its table's suite asks for: base model (by name, and by the count of
-adapter parameters), metric, data, protocol, recipe, decoding. So is one with fewer than 3 runs, since two give no spread
-worth the name, and one whose spread is too wide to say anything. A field that the source leaves unpublished is the suite's
-choice. A choice that meets the number is reproduced or in line; one that does not shows nothing about the paper, so the cell
-is then not comparable, with those fields. **Not run** is a cell without runs that have its score.
+**Not comparable** is a cell whose runs differ from what its table's suite asks for, one with fewer than 3 runs, since two give
+no spread worth the name, and one whose spread is too wide to say anything. So is one that misses the number where the source
+leaves a field unpublished, which the suite chose. **Not run** is a cell without runs that have its score. See
+docs/published.md#verdicts.
 """
 
 import dataclasses

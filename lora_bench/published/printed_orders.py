@@ -1,9 +1,8 @@
 """Which orders of a published table its own printed standard deviations support.
 
-Two rows are held against each other on each base model, task and score. The printed numbers, standard deviations and counts of
-runs give Welch's test, since a table does not say which runs shared a seed. All pairs that can be judged are one family (Holm).
-Rounding counts against an order: a difference is taken less half of one in the last digit of both numbers, a standard deviation
-at the upper end of what its digits stand for. A median of normal scores has π/2 times the variance of a mean.
+Every two rows are compared on each base model, task and score: docs/published.md#which-orders-a-table-supports. Rounding
+counts against an order: a difference is taken less half of one in the last digit of both numbers, a standard deviation at the
+upper end of what its digits stand for. A median of normal scores has π/2 times the variance of a mean.
 """
 
 import itertools

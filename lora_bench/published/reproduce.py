@@ -56,7 +56,7 @@ def reproduction(
     train_examples: int | None = None,
     start_from: Path | str | None = None,
 ) -> Suite:
-    """Return the suite of the part of a published table that is to run.
+    """Return the suite of the part of a published table that is to run, by the options of docs/published.md#repeat-a-part.
 
     Args:
         name: Of the table.
@@ -66,14 +66,12 @@ def reproduction(
         tasks: Names of tasks; all by default. Those that they start from come along.
         methods: Labels of methods; all by default.
         seeds: Their number, from 0 on; the table's own by default.
-        protocol: Name of another protocol than the table's; no cell is comparable then.
-        epochs: Passes over the training split in place of each recipe's, for a smoke test; no cell is comparable then.
-        train_examples: Examples seen in their place, likewise.
-        start_from: Folder of an adapter in PEFT's format, from which rows start that start from another task's run. That
-            task is then run only if it is named; such a row is not comparable.
+        protocol: Name of another protocol than the table's.
+        epochs: Passes over the training split in place of each recipe's, for a smoke test.
+        train_examples: Examples seen in their place.
+        start_from: Folder of an adapter in PEFT's format.
 
-    Raises:
-        LoraBenchError: If a name is not in the table.
+    Raise LoraBenchError if a name is not in the table.
     """
     _, suite = table_suite(name)
     known = {entry.model: entry for entry in suite.models}

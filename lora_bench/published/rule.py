@@ -1,24 +1,8 @@
-"""The rule that turns our scores and a published number into a word, on plain numbers.
-
-d = T − P is our mean or median T of n runs less the published value P of m seeds. Its standard error is
-
-    e = s √(c/n + c/m + h)
-
-- s is the standard deviation over our seeds, pooled with the published one where that is printed with its number of seeds
-  (degrees of freedom n − 1, or n + m − 2). A printed ± is read as a standard deviation. A printed ± 0.0 is a rounded one,
-  so it is not pooled.
-- c is 1 for a mean and π/2 for a median. m is 1 where the source does not say it.
-- h is 0, or 1/k + 1 for runs that start from k other runs. All runs of one start share its luck, which their spread does not
-  show. A start is taken to vary as much as a seed, ours and theirs.
-
-Two t-tests follow, both with the error level α = 0.05 for all cells that are judged together (Holm's procedure):
-
-- *a difference is shown* where d differs from 0 by more than half of one in the last printed digit;
-- *equivalence is shown* where two one-sided tests put d within the tolerance less that half: one point, or 1 % of P for NIST
-  and CIDEr, whose unit is no point.
+"""The rule that turns our scores and a published number into a word, on plain numbers: docs/published.md#verdicts.
 
 *Reproduced* is a cell with equivalence, *not reproduced* one with a difference and no equivalence, *in line* one with
 neither. If even a difference of three tolerances could pass for noise, "in line" would say nothing: the cell is *too wide*.
+Holm's procedure holds the error level of each of both tests over all cells that are judged together.
 """
 
 import math
@@ -114,7 +98,7 @@ def uncertainty(
     """Return the uncertainty of a difference from a published value, or None for fewer than two scores.
 
     *spread* and *seeds* are of the published value, by default without an error of its own, and *starts* is the number of other
-    runs that ours start from.
+    runs that ours start from. Degrees of freedom are n − 1, or n + m − 2 of pooled spreads.
     """
     n, m = len(scores), seeds or 1
     if n < 2:

@@ -23,32 +23,13 @@ class Unlike(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedCell:
-    """One printed number.
+    """One printed number, with the columns of docs/published.md#a-table-of-your-own; an empty one is None.
 
     Args:
         line: Its line in the file.
-        row: The row of the printed table.
-        method: Label of the suite's method that repeats it, or None where nothing here does.
-        model: Name of the base model on the hub.
-        task: Name of the task; for an average over tasks, of the group.
-        score: Key of the number in a record's scores, such as "mismatched/accuracy".
-        printed_metric: What the number is a score of, where that is not quite *score*; it is then not comparable.
-        value: The number in our unit.
-        spread: What is printed after ±, in our unit.
-        printed: The number as printed.
-        printed_spread: What is printed after ±, as printed.
         step: Half of one in the last printed digit, in our unit: how far rounding may have moved the number.
-        statistic: What it is of the seeds' scores, or None where the source does not say.
-        seeds: Number of seeds, or None where the source does not say.
-        source: Paper or repository.
-        table: Which of its tables.
         printed_parameters: The count of trained parameters as printed, with no more digits than were printed.
-        adapter_parameters: What the suite's method counts to on this base model, the head apart.
-        copied: The prior work that the number was copied from, where the source did not run it.
         unpublished: What the sources leave out of the recipe; the suite then makes a choice, which the notes name.
-        unlike: What the sources do and no suite here can say; the cell is not comparable.
-        percent: Whether the paper prints a hundred times our value.
-        no_run: Why no suite here repeats it.
         derived: For an average over tasks: each task with the scores whose mean enters.
         notes: What is known of this number: where paper and script disagree, and what the suite takes.
     """

@@ -50,11 +50,7 @@ _ITEMS_HTML = ITEMS_PAGE.replace(".md", ".html")
 
 
 def render_files(report: Report) -> dict[str, bytes]:
-    """Return the files of a report by path relative to its folder: `<name>.md`, `<name>.html` and more.
-
-    Raises:
-        LoraBenchError: If there are no records, or two different ones with the same run id.
-    """
+    """Return the files of a report by path relative to its folder; errors are those of `render_markdown`."""
     name, facts = report.name, replace(facts_of(report), reload_seconds=report.reload_seconds)
     figures, narrow = _figures(report, "svg")
     blocks = page_of(report)
@@ -93,8 +89,7 @@ def _figures(report: Report, form: Form) -> tuple[dict[str, bytes], dict[str, by
 def write_report(report: Report, folder: Path) -> list[Path]:
     """Write a report into *folder*, replacing one of the same name with its figures; return the files written.
 
-    Raises:
-        LoraBenchError: If there are no records, or two different ones with the same run id.
+    Raise LoraBenchError if there are no records, or two different ones with the same run id.
     """
     return _write_page(render_files(report), folder, report.name)
 

@@ -44,11 +44,7 @@ from lora_bench.report.text import MISSING, code, count, inert, listed, plural, 
 
 
 def render_markdown(report: Report) -> str:
-    """Return a report as GitHub Markdown.
-
-    Raises:
-        LoraBenchError: If there are no records, or two different ones with the same run id.
-    """
+    """Return a report as GitHub Markdown; LoraBenchError if it has no records, or two different ones with the same run id."""
     return to_markdown(page_of(report))
 
 

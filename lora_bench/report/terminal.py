@@ -34,11 +34,7 @@ from lora_bench.report.text import MISSING, count, plain, told_apart, unmarked
 
 
 def terminal_table(records: Sequence[Record]) -> Group:
-    """Return the tables of scores and costs of a report, for each setting and base model; failures are rows with their reason.
-
-    Raises:
-        LoraBenchError: If two different records have the same run id.
-    """
+    """Return the tables of scores and costs of records, for each setting and base model; errors are those of `compare`."""
     comparison = compare(records)
     adapter = TableColumn("adapter parameters", lambda row: count(row.parameters.adapter if row.parameters else None))
     parts: list[Table] = []

@@ -196,11 +196,7 @@ class Comparison:
 
 
 def compare(records: Sequence[Record]) -> Comparison:
-    """Put records side by side.
-
-    Raises:
-        LoraBenchError: If two different records have the same run id.
-    """
+    """Put records side by side; raise LoraBenchError if two different ones have the same run id."""
     records = sorted(each_once(records), key=lambda one: (one.spec.task.name, *in_order(one.spec.seed), one.run_id))
     environments = _environments(records)
     settings: list[Setting] = []

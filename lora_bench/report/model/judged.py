@@ -2,9 +2,9 @@
 
     Comparison + declaration → family of paired differences → [Held: a row, its reference, the verdict]
 
-All comparisons of a report are one family, which shares the error level. Comparisons of means over tasks are a second family.
-Differences between two methods other than the reference are a third, used for ranks alone. Searches, and protocols that
-choose on the reported split, are left out: their runs may have been chosen by their own scores.
+All comparisons are one family, those of means over tasks a second, and those of two methods other than the reference a third,
+for ranks alone. Searches, and protocols that choose on the reported split, are left out: their own scores may have chosen
+their runs.
 """
 
 from collections import Counter
@@ -84,10 +84,9 @@ class Judged:
 
     Args:
         analysis: The declaration that they follow.
-        declared: Whether the records carry it, and nothing else: "before" their runs. "several" where each suite carries one of
-            its own, "added" where they carry several that
-            differ in nothing but the seeds, or several fixed numbers of these, "changed" where they carry another one, "never"
-            where they carry none.
+        declared: "before" where the records carry it, and nothing else. "several" where each suite carries one of its own,
+            "added" where they carry several that differ in nothing but the seeds, or several fixed numbers of these, "changed"
+            where they carry another one, "never" where they carry none.
         declarations: Number of different ones that the records carry.
         asked: A reader's margin and error level in place of theirs.
         ranks: Rank of every row that was held and of the references, among the rows of its table.

@@ -2,9 +2,8 @@
 
     suites → [Contribution: a pair on a task and base model in one suite] → [PooledClaim: a pair over the tasks of a scope]
 
-A method is its label with its options, without size and learning rate. Within a suite, runs are compared as in its report,
-paired by seed. A pair of runs that stands in several suites counts once, in the first that has it. Differences on the same task
-and base model, of other settings or suites, are averaged by their pairs of runs. All claims are one family.
+A method is its label with its options, without size and learning rate. Within a suite, runs are compared as in its report. A
+pair of runs that stands in several suites counts in the first that has it. See docs/statistics.md#several-suites.
 """
 
 import itertools

@@ -1,9 +1,7 @@
 """One row of a comparison: a method with one learning rate on one base model, over its seeds.
 
-A score's interval is the 95 % t-interval of the mean over seeds. It covers the spread between seeds and not the choice
-of the scored examples, which all runs of a table share, unless each seed tests a fold of its own; scores that are all the same
-have no spread and no interval. Speed
-and memory are medians over seeds. Runs that ended in another way than `ok` stay in the row with status and reason.
+A score's interval is the 95 % t-interval of the mean over seeds. It covers the spread between seeds and not the choice of the
+scored examples, which all runs of a table share, unless each seed tests a fold of its own; equal scores have none.
 """
 
 import json
@@ -238,10 +236,10 @@ def floor_of(record: Record) -> float | None:
 
 
 def least_learned(record: Record) -> float | None:
-    """Return the score that a run must exceed to have learned: two standard errors beyond that of a constant answer.
+    """Return the score that a run must exceed to have learned: docs/statistics.md#where-runs-collapse.
 
-    The error of a share p of N items is √(p (1 − p) / N), that of a correlation of 0 is 1 / √(N − 1). Other metrics have none:
-    that of a rank of probabilities takes the rows of each class, which records do not have.
+    Metrics that are neither shares nor correlations have no known standard error: that of a rank of probabilities takes the
+    rows of each class, which records do not have.
     """
     floor, metric = floor_of(record) if record.data is not None else None, find(record.spec.task.metric or "")
     items = record.data.examples.get(record.spec.score_on or "test", 0) if record.data is not None else 0

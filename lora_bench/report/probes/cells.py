@@ -111,13 +111,8 @@ def device_name(record: ProbeRecord) -> str:
 def noise_floor(cells: Sequence[Probed]) -> float | None:
     """Return the share by which two step times of an unchanged cell may differ: 19 of 20 such pairs differ by less.
 
-    With the logarithms y of the steps of the n processes of each measurement, twins being measurements of their own, and
-    their pooled variance
-
-        s² = Σ (y − mean of its measurement)² / f,    f = Σ (n − 1),
-
-    the difference of two means of n is within t(0.975, f) s √(2 / n) in 95 % of cases; this is its exponential less 1. Where
-    n differs, its harmonic mean is taken. None where no measurement has two processes.
+    docs/probes.md#the-noise-floor has the formula. Where numbers of processes differ, their harmonic mean is taken. None where
+    no measurement has two.
     """
     # Only here, so that what merely has reports at hand loads no scipy.
     from scipy.stats import t as student

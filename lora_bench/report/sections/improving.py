@@ -1,14 +1,8 @@
 """Learning curves of runs: those that were still improving when their budget ended, and scores against time.
 
-The rule looks at the points of a learning curve: the scores on the selection split where there are at least four of them,
-else the training loss. A run was still improving where the last third of its points is better than those from a sixth to a
-half, by more than LEVEL standard errors. The middles of the two parts are a factor of 2.5 apart, so a gain is one that more
-than a doubling of the steps brought. The noise of a point comes from the median distance between a point and the middle of
-the two beside it, which is nothing on a straight line, and 0.826 standard deviations of independent normal errors.
-`benchmarks/still_improving.py` has how often it is right.
-
-Scores against time stand below: each method when the cheapest one ended, and when it ended itself. Seconds are those of a run's
-clock, or in older records steps times its mean seconds a step; evaluations and checkpoints take no part of them.
+docs/budgets.md#still-improving has the rule. The middles of the two parts of a curve are a factor of 2.5 apart, so a gain is
+one that more than a doubling of the steps brought. The noise of a point comes from the median distance between a point and the
+middle of the two beside it, which is nothing on a straight line, and 0.826 standard deviations of independent normal errors.
 """
 
 import math

@@ -1,10 +1,8 @@
 """Tuning in a report: how good the best of fewer trials would have been, and the cost of all.
 
 A method that is tried more often looks better. So the expected best of k trials stands beside the best of all, for every method
-at the same k (Dodge et al. 2019, in the unbiased form of Tang et al. 2020). It is of trials with the same work that were drawn
-without regard to their scores. Of a successive halving only the first rung is that: what comes after it are the best of it, and
-any k of them are better than k drawn ones. So later rungs have none. Trials beyond the range, which the scores of others asked
-for, are left out.
+at the same k. It is of trials with the same work that were drawn without regard to their scores, so later rungs of a halving,
+which are the best of the first, have none. Trials beyond the range, which the scores of others asked for, are left out.
 """
 
 import statistics
