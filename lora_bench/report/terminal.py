@@ -18,37 +18,32 @@ from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.overview import Contrast, Line, Overview
 from lora_bench.report.model.report import Report
 from lora_bench.report.sections import first_screen
+from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.chosen_rates import rates_table
 from lora_bench.report.sections.headline import headline_blocks, headline_of
-from lora_bench.report.sections.method_tables import (
-    EXEMPT,
-    SHARED,
-    TableColumn,
-    cost_tables,
-    model_name,
-    on_split,
-    score_table,
-    setting_name,
-)
 from lora_bench.report.text import MISSING, count, plain, told_apart, unmarked
 
 
 def terminal_table(records: Sequence[Record]) -> Group:
     """Return the tables of scores and costs of records, for each setting and base model; errors are those of `compare`."""
     comparison = compare(records)
-    adapter = TableColumn("adapter parameters", lambda row: count(row.parameters.adapter if row.parameters else None))
+    adapters = tables.TableColumn(
+        "adapter parameters", lambda row: count(row.parameters.adapter if row.parameters else None)
+    )
     parts: list[Table] = []
     for setting in comparison.settings:
-        note = f"{EXEMPT} exempt from the parameter target" if any(row.exempt for row in setting.rows) else ""
+        note = f"{tables.EXEMPT} exempt from the parameter target" if any(row.exempt for row in setting.rows) else ""
         for of_model in setting.tables:
-            title = f"{setting_name(setting, comparison)}, {model_name(of_model)}, {on_split(setting)}"
+            names = [tables.setting_name(setting, comparison), tables.model_name(of_model), tables.on_split(setting)]
             if setting.scores_alone:
-                title = title.rpartition(", ")[0].removesuffix(f", {MISSING}")
-            parts += [_table(table, title, note) for table in score_table(of_model, setting)]
+                names = [name for name in names[:2] if name != MISSING]
+            parts += [_table(table, ", ".join(names), note) for table in tables.score_table(of_model, setting)]
             if setting.scores_alone:
                 continue
-            beside = f"{SHARED} other work ran beside" if any(row.exclusive is False for row in of_model.rows) else ""
-            parts += [_table(table, note=beside) for table in cost_tables(of_model, setting, [adapter]) if table.rows]
+            shared = any(row.exclusive is False for row in of_model.rows)
+            beside = f"{tables.SHARED} other work ran beside" if shared else ""
+            costs = tables.cost_tables(of_model, setting, [adapters])
+            parts += [_table(table, note=beside) for table in costs if table.rows]
     return Group(*parts)
 
 

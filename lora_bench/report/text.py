@@ -163,10 +163,15 @@ def difference(value: float | None) -> str:
     return MISSING if value is None else _minus(f"{value:+.4f}" if abs(value) < 100 else f"{value:+,.2f}")
 
 
+def points(share: float) -> str:
+    """Return a difference of shares in points of 100 with its sign."""
+    return _minus(f"{100 * share:+.1f}")
+
+
 def amount(value: float, shares: bool) -> str:
-    """Return a difference in points of 100, or in the unit of its metric."""
-    points = f"{100 * value:g}"
-    return f"{points} {'point' if points == '1' else 'points'}" if shares else f"{value:g}"
+    """Return the size of a difference in points of 100, or in the unit of its metric."""
+    number = f"{100 * value:g}"
+    return f"{number} {'point' if number == '1' else 'points'}" if shares else f"{value:g}"
 
 
 def probability(value: float | None) -> str:

@@ -1,8 +1,9 @@
 """Learning curves as lines: pairs of step and value, made from the points that records have."""
 
-import bisect
 import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from lora_bench.records.record import CurvePoint, Record
 
@@ -62,14 +63,11 @@ def mean_line(lines: Sequence[Line]) -> Line:
         return []
     first, last = max(line[0][0] for line in lines), min(line[-1][0] for line in lines)
     steps = sorted({step for line in lines for step, _ in line if first <= step <= last})
-    return [(step, math.fsum(value_at(line, step) for line in lines) / len(lines)) for step in steps]
+    means = np.mean([values_at(line, steps) for line in lines], axis=0)
+    return list(zip(steps, means.tolist(), strict=True))
 
 
-def value_at(line: Line, step: float) -> float:
-    """Return the value of a line at a step, or at seconds, between its ends."""
-    index = bisect.bisect_left(line, step, key=lambda point: point[0])
-    (after, value) = line[index]
-    if after == step:
-        return value
-    before, earlier = line[index - 1]
-    return earlier + (value - earlier) * (step - before) / (after - before)
+def values_at(line: Line, steps: Sequence[float]) -> list[float]:
+    """Return the values of a line at steps, or at seconds, between its ends."""
+    known, values = zip(*line, strict=True)
+    return np.interp(steps, known, values).tolist()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lora_bench.report.figures.draw import settings, to_bytes
 from lora_bench.report.figures.plan import Form, padded, stretched
 from lora_bench.report.model.overview import UNLESS, Contrast, unless_words
-from lora_bench.report.text import amount, difference, plain
+from lora_bench.report.text import amount, difference, plain, points
 from lora_bench.stats.verdict import FEWEST_FOR_INTERVAL, VerdictName
 
 if TYPE_CHECKING:
@@ -74,10 +74,9 @@ def draw_differences(
     contrasts: Sequence[Contrast], reference: str, *, narrow: bool = False, form: Form = "svg"
 ) -> bytes:
     """Return the picture of comparisons, at least one and all on one scale; *narrow* is for a telephone."""
+    reference = plain(reference, 40)
     with settings():
-        return to_bytes(
-            _figure(contrasts, plain(reference, 40), narrow), form, f"Differences to {plain(reference, 40)}"
-        )
+        return to_bytes(_figure(contrasts, reference, narrow), form, f"Differences to {reference}")
 
 
 def _scale(contrast: Contrast) -> tuple[object, ...]:
@@ -271,7 +270,7 @@ def notes_of_words(contrasts: Sequence[Contrast]) -> list[str]:
 def words(contrast: Contrast) -> str:
     """Return a difference and its verdict, such as "+2.1, better" or "−0.4, equivalent*"."""
     value = contrast.verdict.difference
-    shown = f"{100 * value:+.1f}".replace("-", "−") if contrast.shares else difference(value)
+    shown = points(value) if contrast.shares else difference(value)
     word: str = contrast.verdict.verdict
     if word == "inconclusive":
         word = f"{contrast.verdict.unless_collapse}*" if contrast.verdict.unless_collapse else "undecided"

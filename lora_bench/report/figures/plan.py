@@ -7,10 +7,8 @@ better in one of them. It compares means and recorded costs, and ignores their u
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Literal, NamedTuple
 
 from lora_bench.records.budget import PARAMETER_AXES
@@ -206,16 +204,13 @@ def costs_of(settings: Sequence[Setting], environments: Sequence[Environment]) -
         # Nothing has no place on a logarithmic axis.
         return None if row.exempt or row.parameters is None else row.parameters.on(axis) or None
 
-    def in_mib(row: Row) -> float | None:
-        return None if row.train_peak_bytes is None else row.train_peak_bytes / MIB
-
-    def in_ms(row: Row) -> float | None:
-        return None if row.step_seconds is None else row.step_seconds * 1000
+    def times(value: float | None, factor: float) -> float | None:
+        return None if value is None else value * factor
 
     every = [
         Cost(axis.replace("_", " "), False, counted, lambda row: None),
-        Cost("peak memory above the start, MiB", True, in_mib, measured_on),
-        Cost("training step, ms", True, in_ms, measured_on),
+        Cost("peak memory above the start, MiB", True, lambda row: times(row.train_peak_bytes, 1 / MIB), measured_on),
+        Cost("training step, ms", True, lambda row: times(row.step_seconds, 1000), measured_on),
     ]
     scored = [row for setting in settings for row in setting.rows if row.score is not None]
     known = [cost for cost in every if any(cost.of(row) is not None for row in scored)]
@@ -258,16 +253,10 @@ def pareto_front(points: Sequence[tuple[float | None, float | None]], *, higher_
     """
     sign = 1 if higher_is_better else -1
     known = [
-        (cost, sign * score, index)
-        for index, (cost, score) in enumerate(points)
-        if cost is not None and score is not None
+        (cost, sign * score, at) for at, (cost, score) in enumerate(points) if cost is not None and score is not None
     ]
-    front: list[int] = []
-    best: float | None = None
-    for _, of_cost in itertools.groupby(sorted(known), key=itemgetter(0)):
-        members = list(of_cost)
-        top = max(score for _, score, _ in members)
-        if best is None or top > best:
-            best = top
-            front += [index for _, score, index in members if score == top]
-    return front
+
+    def dominated(cost: float, gain: float) -> bool:
+        return any(less <= cost and more >= gain and (less, more) != (cost, gain) for less, more, _ in known)
+
+    return [at for cost, gain, at in sorted(known) if not dominated(cost, gain)]

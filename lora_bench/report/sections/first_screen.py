@@ -262,16 +262,15 @@ def verdict_of(line: Line, *, short: bool = False, needed: bool = True) -> str:
 
 def place_of(line: Line, seen: Overview) -> str:
     """Return the places that a method may have among all, as intervals that hold together."""
-    return (
-        MISSING if seen.judged is None else place_words(seen.judged.ranks_of(line.label, [p.row for p in line.places]))
-    )
+    rows = [place.row for place in line.places]
+    return MISSING if seen.judged is None else place_words(seen.judged.ranks_of(line.label, rows))
 
 
 def difference_of(line: Line) -> str:
     """Return the mean difference, in points of 100 where the scores are shares, as the headline and the picture have it."""
     if line.difference is None or not all(contrast.shares for contrast in line.contrasts):
         return text.difference(line.difference)
-    return f"{100 * line.difference:+.1f} points".replace("-", "−")
+    return f"{text.points(line.difference)} points"
 
 
 def file_of(line: Line) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from lora_bench.records.record import Record
 from lora_bench.report.blocks import Block, Heading, TextList, TextTable
-from lora_bench.report.figures.curves import Line, is_clocked, timed_line, value_at
+from lora_bench.report.figures.curves import Line, is_clocked, timed_line, values_at
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections import method_tables as tables
@@ -146,7 +146,7 @@ class _OverTime(NamedTuple):
         """Return the mean score after so many seconds, or at the end of a run that took fewer; None before a run's first."""
         if any(seconds < line[0][0] for line in self.lines):
             return None
-        return statistics.fmean(value_at(line, min(seconds, line[-1][0])) for line in self.lines)
+        return statistics.fmean(values_at(line, [seconds])[0] for line in self.lines)
 
 
 def _over_time(table: ModelTable) -> list[_OverTime]:
