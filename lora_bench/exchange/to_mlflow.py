@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,9 @@ def _write(client: Any, experiment_id: str, fact: RecordFacts) -> None:
         client.log_batch(run_id, params=part)
     for part in _parts([RunTag(name, value) for name, value in tags.items()], BATCH_TAGS):
         client.log_batch(run_id, tags=part)
-    client.set_terminated(run_id, status="FINISHED" if fact.ok else "FAILED", end_time=_end(start, fact.results))
+    seconds = sum(fact.results.get(f"{part}_seconds", 0.0) for part in ("load", "train", "evaluation"))
+    end = start + int(1000 * seconds)
+    client.set_terminated(run_id, status="FINISHED" if fact.ok else "FAILED", end_time=end)
     client.set_tag(run_id, COMPLETE, fact.sha256)
 
 
@@ -124,9 +126,3 @@ def _milliseconds(started_at: str | None) -> int:
         return int(datetime.fromisoformat(started_at or "").timestamp() * 1000)
     except ValueError:
         return int(time.time() * 1000)
-
-
-def _end(start: int, results: Mapping[str, float]) -> int:
-    """Return the end of a run in milliseconds: *start* and all the seconds that its record measured."""
-    clocks = ("load_seconds", "train_seconds", "evaluation_seconds")
-    return start + int(1000 * sum(results.get(clock, 0.0) for clock in clocks))

@@ -203,19 +203,15 @@ def _decide(
         name: VerdictName = "not comparable" if soft else "not reproduced"
         return CellVerdict(cell=cell, verdict=name, measured=measured, differs=soft, choices=soft, reason=reason)
     assert measured.uncertainty is not None  # at least two runs have a score: of three, fewer than half diverged
+    metric = find(cell.score.rpartition("/")[2])
     gap = Gap(
         difference=measured.value - cell.value,
         uncertainty=measured.uncertainty,
-        tolerance=tolerance_of(cell),
+        # One point, or 1 % of a value whose unit is no point.
+        tolerance=TOLERANCE if metric is None or metric.points else TOLERANCE * abs(cell.value),
         rounding=cell.step,
     )
     return _together([CellVerdict(cell=cell, verdict="in line", measured=measured, gap=gap, choices=soft)])[0]
-
-
-def tolerance_of(cell: PublishedCell) -> float:
-    """Return the declared tolerance: one point, or 1 % of a value whose unit is no point."""
-    metric = find(cell.score.rpartition("/")[2])
-    return TOLERANCE if metric is None or metric.points else TOLERANCE * abs(cell.value)
 
 
 def _together(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:

@@ -82,7 +82,8 @@ def reproduction(
             own = _replaced(role, known)
             # A folder is seen from where the user is and not from the table's own folder.
             stand_ins = {own: str(Path(model).absolute()) if Path(model).is_dir() else model}
-        suite = _renamed(_with_models(suite, [known[own]]), stand_ins)
+        methods_of_it = tuple(entry for entry in suite.methods if not entry.models or own in entry.models)
+        suite = _renamed(dataclasses.replace(suite, models=(known[own],), methods=methods_of_it), stand_ins)
     elif role is not None:
         raise LoraBenchError(f"--as {role} says for which base model another stands in: name that one with --model")
     if revision is not None:
@@ -232,12 +233,6 @@ def _replaced(role: str | None, known: Collection[str]) -> str:
 
 def _with_content(suite: Suite, **changed: object) -> Suite:
     return dataclasses.replace(suite, content=suite.content.model_copy(update=changed))
-
-
-def _with_models(suite: Suite, models: list[ModelEntry]) -> Suite:
-    names = {entry.model for entry in models}
-    methods = tuple(entry for entry in suite.methods if not entry.models or names.intersection(entry.models))
-    return dataclasses.replace(suite, models=tuple(models), methods=methods)
 
 
 def _at_revision(suite: Suite, revision: str) -> Suite:

@@ -27,7 +27,9 @@ def tables_listing() -> Table:
     )  # fmt: skip
     for found in every:
         models, tasks = (", ".join(names) for names in (map(_short, found.models), found.tasks))
-        cells = (found.name, found.title, str(len(found.cells)), models, tasks, _repeatable(found), _shown(found))
+        orders = printed_orders(found)
+        shown = f"{orders.supported} of {orders.judged}" if orders.judged else "none can be judged"
+        cells = (found.name, found.title, str(len(found.cells)), models, tasks, _repeatable(found), shown)
         table.add_row(*(Text(plain(cell)) for cell in cells))
     return table
 
@@ -107,11 +109,6 @@ def _repeatable(found: PublishedTable) -> str:
         return f"no: {found.no_suite}"
     without = sum(cell.no_run is not None and not cell.derived for cell in found.cells)
     return "yes" if not without else f"all but {text.plural(without, 'cell')}"
-
-
-def _shown(found: PublishedTable) -> str:
-    orders = printed_orders(found)
-    return f"{orders.supported} of {orders.judged}" if orders.judged else "none can be judged"
 
 
 def _short(model: str) -> str:

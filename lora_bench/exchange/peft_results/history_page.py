@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from lora_bench.records.record import Record
 from lora_bench.report.blocks import Block, Heading, Lead, TextList, TextTable, wide_table
+from lora_bench.report.model.rows import grouped
 from lora_bench.report.text import MISSING, code, inert, natural, plural
 
 TEST_ITEMS = {"MetaMathQA": 1319}  # the test split of GSM8K
@@ -53,22 +54,21 @@ def history_page(records: Sequence[Record]) -> list[Block]:
         if len(dates) < 2:
             blocks += [Heading(2, task), "No two dates have comparable results of the same configurations."]
             continue
-        blocks += [Heading(2, task), *_pair(found, dates, items), *_all(found, dates, items), *_left_out(left_out)]
+        blocks += [Heading(2, task), *_pair(found, dates, items), *_all(found, dates, items)]
+        said = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
+        blocks += [f"Results left out: {said}."] if said else []
     return blocks
 
 
 def configurations(records: Sequence[Record]) -> tuple[list[Configuration], Counter[str]]:
     """Return the experiments with their comparable results, and the numbers of results that are left out, by reason."""
-    by_label: dict[str, list[Record]] = {}
-    left_out: Counter[str] = Counter()
-    for record in records:
-        if record.status != "ok" or record.score is None:
-            left_out["without a score"] += 1
-        elif record.environment is None or record.environment.device is None:
-            left_out["that do not name their card"] += 1
-        else:
-            by_label.setdefault(record.spec.method.label, []).append(record)
+    scored = [record for record in records if record.status == "ok" and record.score is not None]
+    known = [record for record in scored if record.environment is not None and record.environment.device is not None]
+    left_out = Counter(
+        {"without a score": len(records) - len(scored), "that do not name their card": len(scored) - len(known)}
+    )
     found = []
+    by_label = grouped(known, lambda record: record.spec.method.label)
     for label, group in sorted(by_label.items(), key=lambda pair: natural(pair[0])):
         group.sort(key=lambda record: record.spec.series or "")
         kept = [record for record in group if _comparable(record, group[-1])]
@@ -206,13 +206,6 @@ def _newest(one: Configuration) -> Record:
 def _version(record: Record, package: str) -> str:
     packages = record.environment.packages if record.environment is not None else {}
     return inert(packages.get(package, MISSING).split(" ")[0])
-
-
-def _left_out(left_out: Mapping[str, int]) -> list[Block]:
-    if not left_out:
-        return []
-    said = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
-    return [f"Results left out: {said}."]
 
 
 def _signed(points: float) -> str:

@@ -91,7 +91,9 @@ def _shows_seeds(contrast: Contrast) -> bool:
 def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> Figure:
     from matplotlib.figure import Figure
 
-    panels = _panels(contrasts, narrow)
+    targets = [*dict.fromkeys(contrast.setting.parameter_target for contrast in contrasts)]
+    # One panel for all targets where there are many, or no room.
+    panels: list[object] = [*targets] if 1 < len(targets) <= MOST_PANELS and not narrow else [None]
     rows = _rows(contrasts, panels)
     above = narrow or any(len(row.name) > BESIDE for row in rows if not row.contrasts)
     places, depth = _placed(rows, NARROW_ROW if narrow else ROW, above)
@@ -137,12 +139,6 @@ def _model_name(contrast: Contrast) -> str:
 def _names_at(rows: Sequence[_Row]) -> float:
     """Return where the names of comparisons begin, in inches: at the left where no method has a heading."""
     return LABELS if any(not row.contrasts for row in rows) else 0.04
-
-
-def _panels(contrasts: Sequence[Contrast], narrow: bool) -> list[object]:
-    """Return the targets that stand beside each other; one panel for all where there are many, or no room."""
-    targets = [*dict.fromkeys(contrast.setting.parameter_target for contrast in contrasts)]
-    return [*targets] if 1 < len(targets) <= MOST_PANELS and not narrow else [None]
 
 
 def _rows(contrasts: Sequence[Contrast], panels: Sequence[object]) -> list[_Row]:
