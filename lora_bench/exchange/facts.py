@@ -19,6 +19,8 @@ NUMBERS = ("Int64", "Float64")
 COMPLETE = "record_sha256"
 """Tag of a run in a tracker that shows which content of its record is exported."""
 
+ONE_BY_ONE = {"options": "option_{}", "arguments": "argument_{}", "packages": "package_{}"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecordFacts:
@@ -44,9 +46,6 @@ class RecordFacts:
     results: Mapping[str, int | float]
     curve: Sequence[tuple[int, Mapping[str, float]]]
     last_step: int
-
-
-ONE_BY_ONE = {"options": "option_{}", "arguments": "argument_{}", "packages": "package_{}"}
 
 
 def facts_of(record: Record) -> RecordFacts:

@@ -12,6 +12,9 @@ from lora_bench.report.model.comparison import flat
 from lora_bench.report.model.rows import grouped
 from lora_bench.tasks import Release
 
+Expected = Mapping[str, Any] | None
+EXAMPLES, CONTENT = "data.examples.", "data.sha256"
+
 
 @dataclass(frozen=True)
 class Differing:
@@ -45,9 +48,6 @@ def fields(spec: RunSpec) -> dict[str, Any]:
     return {**flat(content), "start": None if spec.start is None else spec.start.shown}
 
 
-Expected = Mapping[str, Any] | None
-
-
 def place_of(spec: RunSpec) -> tuple[str, str, str]:
     """The method, base model and task of a run, by which it finds its published cells."""
     return spec.method.label, hub_name(spec.model.name), spec.task.name
@@ -77,9 +77,6 @@ def expected_from(
         if spec.score_on == "test"
     }
     return lambda cell: asked.get(place_of_cell(cell, stand_ins))
-
-
-EXAMPLES, CONTENT = "data.examples.", "data.sha256"
 
 
 def _released(release: Release | None, spec: RunSpec) -> dict[str, Any]:

@@ -47,6 +47,10 @@ LINK = re.compile(rf"#[a-z0-9-]+|/docs/[a-z]+\.md(#[a-z0-9-]+)?|{BESIDE.pattern}
 
 _MARKS = ("newline", "escape", "backticks", "emphasis", "link", "entity")
 
+# The name of the strength in a page's head, and the number of letters among which the facts of a head stand.
+STRENGTH = "lora-bench-strength"
+HEAD_LETTERS = 30_000
+
 
 class NamedHeading(NamedTuple):
     """A heading of a page with its address."""
@@ -105,11 +109,6 @@ def frame(title: str, shown: str, facts: PageFacts | None = None) -> str:
 </body>
 </html>
 """
-
-
-# The name of the strength in a page's head, and the number of letters among which the facts of a head stand.
-STRENGTH = "lora-bench-strength"
-HEAD_LETTERS = 30_000
 
 
 def render_card(blocks: Sequence[Block], figures: Mapping[str, bytes]) -> str:

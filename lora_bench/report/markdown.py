@@ -42,6 +42,14 @@ from lora_bench.report.sections.verdicts import verdict_section
 from lora_bench.report.sections.weight_changes import weight_section
 from lora_bench.report.text import MISSING, code, count, inert, listed, plural, prose, unmarked
 
+# A longer table of costs is folded away.
+MOST_COSTS = 28
+
+DATA_FOLDER = (
+    "The folder after `--data-dir` holds the files of the data sets as published: [names of its folders]"
+    "(/docs/tasks.md#the-tasks). Without it, data come from the Hugging Face hub."
+)
+
 
 def render_markdown(report: Report) -> str:
     """Return a report as GitHub Markdown; LoraBenchError if it has no records, or two different ones with the same run id."""
@@ -229,10 +237,6 @@ def _costs(comparison: Comparison) -> list[Block]:
     return [Heading(2, "Costs"), f"{alone} Failed runs have no times. {in_all}", shown]
 
 
-# A longer table of costs is folded away.
-MOST_COSTS = 28
-
-
 def _warnings(comparison: Comparison) -> list[Block]:
     if not comparison.warnings:
         return []
@@ -245,12 +249,6 @@ def _model(model: ModelSpec) -> str:
     weights = code(model.sha256[:16]) if model.sha256 is not None else "not recorded"
     revision = f", revision {code(model.revision)}" if model.revision else ""
     return f"{inert(model.shown, 80)}{name}: weights {weights}{revision}."
-
-
-DATA_FOLDER = (
-    "The folder after `--data-dir` holds the files of the data sets as published: [names of its folders]"
-    "(/docs/tasks.md#the-tasks). Without it, data come from the Hugging Face hub."
-)
 
 
 def _commands(comparison: Comparison) -> list[Block]:

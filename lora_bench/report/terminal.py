@@ -23,6 +23,10 @@ from lora_bench.report.sections.chosen_rates import rates_table
 from lora_bench.report.sections.headline import headline_blocks, headline_of
 from lora_bench.report.text import MISSING, count, plain, told_apart, unmarked
 
+# A terminal shows about so many lines below the prompt.
+ANSWER_LINES = 25
+BAR = 33
+
 
 def terminal_table(records: Sequence[Record]) -> Group:
     """Return the tables of scores and costs of records, for each setting and base model; errors are those of `compare`."""
@@ -56,11 +60,6 @@ def _table(block: TextTable, title: str = "", note: str = "") -> Table:
     for row in block.rows:
         table.add_row(*(Text(unmarked(cell)) for cell in row))
     return table
-
-
-# A terminal shows about so many lines below the prompt.
-ANSWER_LINES = 25
-BAR = 33
 
 
 def terminal_answer(report: Report) -> Group:

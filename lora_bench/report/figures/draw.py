@@ -57,6 +57,9 @@ SETTINGS = {
     "ytick.color": "#404040",
 }
 
+# More methods have no room in a legend, and no colours that can be told apart.
+MOST_METHODS = 14
+
 
 def plan_figures(comparison: Comparison) -> list[FigurePlan]:
     """Return the figures that the data can fill, in the order of the report."""
@@ -114,10 +117,6 @@ def _stem(name: str, stems: set[str]) -> str:
     stem = next(name for name in numbered if name not in stems)
     stems.add(stem)
     return stem
-
-
-# More methods have no room in a legend, and no colours that can be told apart.
-MOST_METHODS = 14
 
 
 def left_out(comparison: Comparison) -> str | None:

@@ -18,6 +18,7 @@ from lora_bench.report.text import natural, plain
 # None is a colour that a page changes on a dark ground, so a cell and its number keep their contrast.
 _COLOURS = LinearSegmentedColormap.from_list("lora_bench", ["#f3f6fa", "#7fb3d5", "#004a78"])
 _DARK_TEXT, _LIGHT_TEXT = "#010101", "#fefefe"
+PLANE_HEIGHT = 3.0
 
 
 def draw_heat_maps(
@@ -46,9 +47,6 @@ def draw_heat_maps(
         parts.label_below(panels, below)
         parts.label_side(figure, side, inches=height)
         return to_bytes(figure, form, title)
-
-
-PLANE_HEIGHT = 3.0
 
 
 def draw_plane(

@@ -54,6 +54,8 @@ TARGETS = (*(f"budget.{axis}" for axis in PARAMETER_AXES), "budget.tolerance")
 DISTINCT = "training.distinct_examples"
 FROM_EPOCHS = ("training.train_examples", "training.steps", "training.warmup_steps", "training.caps.train_examples")
 
+RecordT = TypeVar("RecordT", Record, ProbeRecord)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelTable:
@@ -306,9 +308,6 @@ def _held(records: Sequence[Record]) -> Record:
 
 def _without_target(shared: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return {name: value for name, value in shared.items() if name not in TARGETS}
-
-
-RecordT = TypeVar("RecordT", Record, ProbeRecord)
 
 
 def each_once(records: Sequence[RecordT]) -> list[RecordT]:

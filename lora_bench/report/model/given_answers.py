@@ -36,6 +36,9 @@ from lora_bench.stats.items import Floats
 # A confusion matrix of more classes takes too much memory.
 MOST_CLASSES = 1_000
 
+# Classes that a sentence names.
+MOST_TOLD = 3
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GivenAnswers:
@@ -87,10 +90,6 @@ class ClassScores:
     confusion: Floats
     calibration_error: Summary | None = None
     brier_score: Summary | None = None
-
-
-# Classes that a sentence names.
-MOST_TOLD = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,9 @@ SHOWN = (*DECIDED, *UNLESS_COLLAPSE)
 
 Target = tuple[ParameterAxis, int] | None
 
+# Where runs come from, and a number among the settings of one task and target.
+Group = tuple[str, int]
+
 
 def shown_verdict(verdict: Verdict) -> str:
     """Return the verdict; of an open one what would hold if runs never collapsed, with a mark."""
@@ -61,10 +64,6 @@ def verdict_name(shown: str, verdicts: Iterable[Verdict]) -> str:
     """Return a verdict that some comparisons share, with what would cancel one that holds if no run collapses."""
     name, *if_sound = shown.split(f" {UNLESS}")
     return f"{name} {unless_words(verdicts)}" if if_sound else name
-
-
-# Where runs come from, and a number among the settings of one task and target.
-Group = tuple[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,8 @@ from lora_bench.stats import UNDECLARED, JudgeSettings, Verdict
 # Along these numbers a crossing of methods says which to take when; a shared learning rate or option says nothing.
 _CROSSED = ("distinct_examples", "work")
 
+Pair = tuple[SweptPoint, SweptPoint]
+
 
 @dataclass(frozen=True)
 class Plateau:
@@ -89,9 +91,6 @@ def sweep_findings(comparison: Comparison, answers: AnswersOf, settings: JudgeSe
         if of_axis[0].kind in _CROSSED:
             crossings += _crossings(of_axis, scores, settings or UNDECLARED)
     return SweepFindings(plateaus=tuple(plateaus), crossings=tuple(crossings))
-
-
-Pair = tuple[SweptPoint, SweptPoint]
 
 
 def _judged(

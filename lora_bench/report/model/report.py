@@ -34,6 +34,9 @@ from lora_bench.stats.verdict import grade as grade_of
 # None if they may not be shown.
 TextsOf = Callable[[TaskSpec, Sequence[int], Sequence[int | None]], Sequence[tuple[str, ...]] | None]
 
+# "partly": some comparisons are decided.
+Level = Grade | Literal["partly", "undecided"]
+
 
 def no_texts(task: TaskSpec, references: Sequence[int], seeds: Sequence[int | None] = ()) -> None:
     """Give no texts."""
@@ -42,10 +45,6 @@ def no_texts(task: TaskSpec, references: Sequence[int], seeds: Sequence[int | No
 def no_data(report: Report) -> dict[str, bytes]:
     """Give no files."""
     return {}
-
-
-# "partly": some comparisons are decided.
-Level = Grade | Literal["partly", "undecided"]
 
 
 @dataclass(frozen=True, kw_only=True)

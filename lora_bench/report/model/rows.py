@@ -20,6 +20,9 @@ from lora_bench.records.spec import TaskSpec
 from lora_bench.report.text import GIB
 from lora_bench.stats import Summary, collapsed, summarise
 
+ValueT = TypeVar("ValueT")
+KeyT = TypeVar("KeyT", bound=Hashable)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -307,10 +310,6 @@ def in_order(value: float | None) -> tuple[bool, float]:
 def canonical(value: object) -> str:
     """Plain data as text that is the same whatever the order of its keys."""
     return json.dumps(value, sort_keys=True)
-
-
-ValueT = TypeVar("ValueT")
-KeyT = TypeVar("KeyT", bound=Hashable)
 
 
 def grouped(values: Iterable[ValueT], key: Callable[[ValueT], KeyT]) -> dict[KeyT, list[ValueT]]:

@@ -1,33 +1,19 @@
 """The scores of a row by seed, the test items behind them, and the difference of two rows."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from lora_bench import stats
 from lora_bench.metrics import default_margin, find
 from lora_bench.metrics.support.item_weights import item_metric
 from lora_bench.metrics.support.label_arrays import are_label_sets
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.store import Answers
 from lora_bench.report.model.comparison import Setting
-from lora_bench.report.model.rows import Row, Score, fallen_runs
-from lora_bench.stats import (
-    ChoiceError,
-    Items,
-    ItemScores,
-    PairedDifference,
-    Risk,
-    Verdict,
-    crossed_bootstrap,
-    in_groups,
-    item_difference,
-    judge,
-    paired_difference,
-    seed_from,
-    with_failures_at_floor,
-)
+from lora_bench.report.model.rows import KeyT, Row, Score, fallen_runs
 from lora_bench.stats.apart import least_p
 from lora_bench.stats.crossed import with_items
 from lora_bench.stats.items import FoldItems, is_mean, same_groups
@@ -60,12 +46,12 @@ class Scored:
     row: Row
     setting: Setting
     scores: dict[int, float]
-    items: Items | None
+    items: stats.Items | None
     expected: References | None
-    choice: ChoiceError | None = None
+    choice: stats.ChoiceError | None = None
 
 
-def scored(row: Row, setting: Setting, answers: AnswersOf, choice: ChoiceError | None = None) -> Scored:
+def scored(row: Row, setting: Setting, answers: AnswersOf, choice: stats.ChoiceError | None = None) -> Scored:
     """Return the scores of a row of *setting*, with their items where *answers* has them."""
     by_seed = {score.seed: score.value for score in row.scores if score.seed is not None}
     found = _items(row, setting, answers)
@@ -79,7 +65,7 @@ def has_items(setting: Setting) -> bool:
     return declared is not None and declared.of_items
 
 
-def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, References] | None:
+def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[stats.Items, References] | None:
     if not row.overlap:
         return _items_of(row.scores, setting, answers)
     parts = {score.seed: _items_of([score], setting, answers) for score in row.scores}
@@ -89,7 +75,9 @@ def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Refer
     return FoldItems(tuple(items for items, _ in known.values())), {seed: right for seed, (_, right) in known.items()}
 
 
-def _items_of(scores: Sequence[Score], setting: Setting, answers: AnswersOf) -> tuple[Items, Sequence[Any]] | None:
+def _items_of(
+    scores: Sequence[Score], setting: Setting, answers: AnswersOf
+) -> tuple[stats.Items, Sequence[Any]] | None:
     """Return the scores of runs on the same test items as functions of these, with their references."""
     metric = setting.spec.task.metric
     if metric is None or not has_items(setting):
@@ -113,7 +101,9 @@ def _items_of(scores: Sequence[Score], setting: Setting, answers: AnswersOf) -> 
             return None
         predictions[score.seed] = found.predictions if by_item is None else by_item
     if expected and by_item is not None:
-        return in_groups(ItemScores(tuple(predictions), np.array([*predictions.values()])), groups), expected
+        return stats.in_groups(
+            stats.ItemScores(tuple(predictions), np.array([*predictions.values()])), groups
+        ), expected
     if not expected:
         return None
     classes = len(setting.spec.task.labels or ())
@@ -122,10 +112,10 @@ def _items_of(scores: Sequence[Score], setting: Setting, answers: AnswersOf) -> 
             return None
     elif isinstance(expected[0], str | list) and (declared is None or declared.item_parts is None):
         return None
-    return in_groups(item_metric(metric, expected, predictions, classes=classes or None), groups), expected
+    return stats.in_groups(item_metric(metric, expected, predictions, classes=classes or None), groups), expected
 
 
-def items_of(one: Scored, other: Scored) -> tuple[Items, Items] | None:
+def items_of(one: Scored, other: Scored) -> tuple[stats.Items, stats.Items] | None:
     """Return the items of two rows, where both have them and they are the same."""
     mine, theirs = one.items, other.items
     if mine is None or theirs is None:
@@ -149,7 +139,7 @@ class Compared:
 
     one: Scored
     other: Scored
-    difference: PairedDifference
+    difference: stats.PairedDifference
     with_items: bool
 
 
@@ -161,7 +151,7 @@ def difference_of(one: Scored, other: Scored) -> Compared | str:
     if not one.scores.keys() & other.scores.keys():
         return "they share no seed"
     items = items_of(one, other)
-    difference = paired_difference(
+    difference = stats.paired_difference(
         one.scores,
         other.scores,
         draw_seed=_draw_seed(one, other),
@@ -173,13 +163,10 @@ def difference_of(one: Scored, other: Scored) -> Compared | str:
     return Compared(one, other, difference, items is not None)
 
 
-KeyT = TypeVar("KeyT", bound=Hashable)
-
-
-def judge_rows(family: Mapping[KeyT, Compared], **declared: Any) -> dict[KeyT, Verdict]:
+def judge_rows(family: Mapping[KeyT, Compared], **declared: Any) -> dict[KeyT, stats.Verdict]:
     """Return the verdicts on differences of rows, as one family; *declared* are further arguments of `judge`."""
     seen = [key for key, of in family.items() if collapse_seen(of.one, of.other)]
-    return judge(
+    return stats.judge(
         {key: of.difference for key, of in family.items()},
         higher_is_better={key: bool(of.one.setting.spec.task.higher_is_better) for key, of in family.items()},
         **{"collapsed": seen, **declared},
@@ -196,7 +183,7 @@ def collapse_seen(one: Scored, other: Scored) -> bool:
     )
 
 
-def _risk_of(places: Sequence[Scored], excluded: float) -> Risk | None:
+def _risk_of(places: Sequence[Scored], excluded: float) -> stats.Risk | None:
     """Return the cost of collapses of a method, as the mean over its places; None where one has no known floor."""
     losses, fallen = [], []
     for row, task in ((place.row, place.setting.spec.task) for place in places):
@@ -215,10 +202,10 @@ def _risk_of(places: Sequence[Scored], excluded: float) -> Risk | None:
     # A floor of 0 is assumed, so no run can be seen to have fallen to it.
     seen = all(place.row.least_learned is not None for place in places)
     lost = float(np.mean(np.multiply(losses, fallen)))
-    return Risk(loss=loss, share=lost / loss, excluded=excluded if seen else None)
+    return stats.Risk(loss=loss, share=lost / loss, excluded=excluded if seen else None)
 
 
-def both_risks(*sides: tuple[Sequence[Scored], float]) -> tuple[Risk, Risk] | None:
+def both_risks(*sides: tuple[Sequence[Scored], float]) -> tuple[stats.Risk, stats.Risk] | None:
     """Return the costs of collapses of two methods; None unless both are known.
 
     A side has the rows that enter a comparison, and the rate of collapses that all runs of the method exclude.
@@ -247,8 +234,8 @@ def gain_and_p(one: Scored, other: Scored, analysis: Analysis, *, apart: bool = 
     estimate = replace(alone, share=share).widened(choices)
     p_value = estimate.p_value()
     if items is not None and (p_value is None or p_value <= analysis.alpha):
-        difference = item_difference(*items, seeds)
-        crossed = crossed_bootstrap(difference, draw_seed=_draw_seed(one, other), draws=_draws(items))
+        difference = stats.item_difference(*items, seeds)
+        crossed = stats.crossed_bootstrap(difference, draw_seed=_draw_seed(one, other), draws=_draws(items))
         p_value = replace(with_items(values, crossed, size, overlap), share=share).widened(choices).p_value()
     if p_value is not None and (apart or collapse_seen(one, other)):
         p_value = max(p_value, min(1.0, least_p(len(seeds)) / share))
@@ -264,15 +251,15 @@ def at_floor(row: Row, reference: Row) -> float | None:
     for one in (row, reference):
         failed = [record.spec.seed for record in one.failures if record.spec.seed is not None]
         by_seed = {score.seed: score.value for score in one.scores if score.seed is not None}
-        values = with_failures_at_floor(by_seed, failed, floor)
+        values = stats.with_failures_at_floor(by_seed, failed, floor)
         means.append(sum(values.values()) / len(values))
     return means[0] - means[1]
 
 
 def _draw_seed(one: Scored, other: Scored) -> int:
-    return seed_from(*sorted(one.row.run_ids), *sorted(other.row.run_ids))
+    return stats.seed_from(*sorted(one.row.run_ids), *sorted(other.row.run_ids))
 
 
-def _draws(items: tuple[Items, Items] | None) -> int:
+def _draws(items: tuple[stats.Items, stats.Items] | None) -> int:
     # A mean over items needs no draws for its variance, and 2,000 give that of another metric to 2 %.
     return 0 if items is not None and all(map(is_mean, items)) else DRAWS

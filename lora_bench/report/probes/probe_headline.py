@@ -26,6 +26,9 @@ MOST_ROWS = 10
 
 Pairs = dict[str, list[tuple[Probed, Probed]]]
 
+# The end of a shape's name.
+_RANDOM = " (random weights)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeHeadline:
@@ -106,10 +109,6 @@ def _conditions(cells: Sequence[Probed]) -> str:
     batches = dict.fromkeys(f"{cell.spec.batch_size} × {cell.spec.length} tokens" for cell in measured)
     precisions = dict.fromkeys(cell.spec.shown_precision for cell in measured)
     return f"{models}; steps of {listed([*batches])} in {listed([*precisions])} on {listed(devices)}"
-
-
-# The end of a shape's name.
-_RANDOM = " (random weights)"
 
 
 def _method(cell: Probed) -> str:

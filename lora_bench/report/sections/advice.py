@@ -14,6 +14,8 @@ from lora_bench.report.text import amount, code, listed, percent, plural, score,
 from lora_bench.stats.apart import fewest_unseen
 from lora_bench.stats.expected_loss import SURE
 
+_WORDS = {"equivalent": "as good", "non-inferior": "not worse", "inconclusive": "undecided"}
+
 
 def take_words(seen: Overview, taken: Taken) -> str:
     """Return the method to take, with what it may lose, and where another loses less, why not that one."""
@@ -145,9 +147,6 @@ def _shown_on(contrasts: Sequence[Contrast]) -> str:
     where = {0: "no single task", 1: f"{''.join(same)} alone"}.get(len(same), f"{len(same)} of {only.tasks} tasks")
     against = f", but {opposite} on {listed(others)}" if others else ""
     return f" in the mean, shown on {where}{against}"
-
-
-_WORDS = {"equivalent": "as good", "non-inferior": "not worse", "inconclusive": "undecided"}
 
 
 def _margin(contrasts: Sequence[Contrast]) -> str:

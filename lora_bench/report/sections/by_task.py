@@ -14,6 +14,13 @@ from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.verdicts import numbers, rank_words, reaches_none
 from lora_bench.report.text import MISSING, code, inert, listed
 
+_COSTS = "*peak memory*: the largest of the tasks. Times are of all runs; *tuning* is of the trials."
+_CELLS = "The mean (or the median, where the protocol takes it) with its 95 % interval over seeds"
+_MATRIX_NOTE = (
+    f"{_CELLS}. In bold: the methods that are not shown to be worse than another on the task, if any two differ. Bold methods "
+    "are not shown to be equal."
+)
+
 
 def over_tasks_blocks(judged: Judged, beside: Beside) -> list[Block]:
     """Return each method over the tasks of a base model; empty where no base model has several."""
@@ -41,9 +48,6 @@ def over_tasks_blocks(judged: Judged, beside: Beside) -> list[Block]:
     for group in judged.over_tasks:
         blocks += [Heading(4, _group_name(group, judged.comparison)), *_over_tasks(group, judged, beside)]
     return blocks
-
-
-_COSTS = "*peak memory*: the largest of the tasks. Times are of all runs; *tuning* is of the trials."
 
 
 def _group_name(group: OverTasks, comparison: Comparison) -> str:
@@ -117,14 +121,6 @@ def scores_by_task(comparison: Comparison, judged: Judged | None) -> list[Block]
         target = f", {tables.target_name(found[0][0])}" if len(targets) > 1 else ""
         blocks += [*([] if name == MISSING else [Heading(4, f"{name}{target}")]), _matrix(found, comparison, judged)]
     return blocks
-
-
-_CELLS = "The mean (or the median, where the protocol takes it) with its 95 % interval over seeds"
-
-_MATRIX_NOTE = (
-    f"{_CELLS}. In bold: the methods that are not shown to be worse than another on the task, if any two differ. Bold methods "
-    "are not shown to be equal."
-)
 
 
 def _matrix(found: Sequence[tuple[Setting, ModelTable]], comparison: Comparison, judged: Judged | None) -> TextTable:

@@ -38,6 +38,16 @@ ITEMS_PAGE = "items.md"
 
 _Scored = tuple[Row, ClassScores]
 
+_MEANS = "Means over the runs with a score, with 95 % intervals over seeds from 3 on: "
+_POOLED = "Pooled over folds: of the answers of all runs together, each to the rows of its fold: "
+_LEGEND = "[how to read them](/docs/statistics.md#classes-and-calibration)."
+MOST_ITEMS, FEWEST_ITEMS = 50, 5
+MOST_CHARACTERS = 300
+ABOUT = (
+    "Each of these items is answered right by one method in most runs and wrong by another, the clearest first. "
+    "A cell has the number of runs that are right, and the commonest wrong answer where there are several."
+)
+
 
 def class_blocks(table: ModelTable, report: Report) -> list[Block]:
     """Return the part on one base model; empty where no predictions are stored."""
@@ -59,11 +69,6 @@ def class_blocks(table: ModelTable, report: Report) -> list[Block]:
     blocks = [legend, *_summary(scored), *_classes(scored, names), *_confusions(scored, names)]
     blocks += _agreement(rows, report.overview.reference, report.name)
     return [Fold("Classes, confusions and calibration", blocks)]
-
-
-_MEANS = "Means over the runs with a score, with 95 % intervals over seeds from 3 on: "
-_POOLED = "Pooled over folds: of the answers of all runs together, each to the rows of its fold: "
-_LEGEND = "[how to read them](/docs/statistics.md#classes-and-calibration)."
 
 
 def _errors(rows: Sequence[tuple[Row, GivenAnswers]]) -> TextTable:
@@ -197,10 +202,6 @@ def _mean_count(value: float) -> str:
     return count(int(value)) if value.is_integer() else f"{value:,.1f}"
 
 
-MOST_ITEMS, FEWEST_ITEMS = 50, 5
-MOST_CHARACTERS = 300
-
-
 def items_page(report: Report) -> list[Block]:
     """Return the page; empty if no methods differ on an item."""
     if not report.records:
@@ -222,12 +223,6 @@ def items_page(report: Report) -> list[Block]:
         blocks.append(Heading(2, f"{setting_name(setting, report.comparison)}, {model_name(table)}"))
         blocks += _table(setting, table, rows, items, most, report.texts)
     return blocks
-
-
-ABOUT = (
-    "Each of these items is answered right by one method in most runs and wrong by another, the clearest first. "
-    "A cell has the number of runs that are right, and the commonest wrong answer where there are several."
-)
 
 
 def _table(

@@ -25,6 +25,16 @@ from lora_bench.report.text import MISSING, code, inert, plural, unmarked
 PICTURE, BY_TASK, NARROW = "differences.svg", "differences-by-task.svg", "-narrow.svg"
 PICTURE_TEXT, BY_TASK_TEXT = "Difference of each method to the reference", "Differences to the reference on each task"
 
+# A first screen has no room for more methods; all are under Scores.
+MOST_LINES = 10
+
+# So many metrics are named in a heading.
+MOST_METRICS = 4
+
+ESTIMATED = "≈"
+
+PLACES = "Places{some}: those that the shown differences leave open, all of them right at once with {percent} %."
+
 
 def first_screen(seen: Overview, headline: Headline, folder: str, answers: Sequence[str]) -> list[Block]:
     """Return the first screen; *answers* of sections stand before the headline."""
@@ -86,17 +96,6 @@ def answer_card(report: Report) -> str:
     contrasts = picture_contrasts(seen)
     figures = {PICTURE: differences.draw_differences(contrasts, seen.reference)} if contrasts else {}
     return render_card([*headline_blocks(headline, alone=True), *_below(seen, headline, PICTURE)], figures)
-
-
-# A first screen has no room for more methods; all are under Scores.
-MOST_LINES = 10
-
-# So many metrics are named in a heading.
-MOST_METRICS = 4
-
-ESTIMATED = "≈"
-
-PLACES = "Places{some}: those that the shown differences leave open, all of them right at once with {percent} %."
 
 
 def summary_table(seen: Overview) -> list[Block]:

@@ -28,6 +28,9 @@ EXEMPT, SHARED, SEVERAL = "†", "‡", "§"
 WORDS = "*words alone*"
 NO_REASON = "no reason was recorded"
 
+# More names than this are counted.
+MOST_NAMES = 3
+
 
 @dataclass(frozen=True)
 class TableColumn:
@@ -241,10 +244,6 @@ def model_name(table: ModelTable) -> str:
     if not table.model.shown:
         return MISSING
     return inert(table.model.shown, 80) + (f" (weights {code(table.weights)})" if table.ambiguous else "")
-
-
-# More names than this are counted.
-MOST_NAMES = 3
 
 
 def range_words(places: Sequence[tuple[Setting, ModelTable]]) -> str:

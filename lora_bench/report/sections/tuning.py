@@ -21,6 +21,15 @@ from lora_bench.stats import expected_best
 
 Name = tuple[str, str, str]
 
+_DRAWN = (
+    "drawn at random. A trial is the mean over its seeds; a failed one counts as the majority class. The last column is the "
+    "cost of all."
+)
+_DRAWN_SHORT = (
+    f"{_DRAWN} All of them are short, so runs with all of the work score otherwise, above all those of slow methods."
+)
+_CHOSEN = "These learning rates are the best of the rung before and not drawn at random, so no expected best is shown."
+
 
 def untuned_tasks(comparison: Comparison) -> list[str]:
     """Return the tasks on which every method ran at one given learning rate; runs that no suite planned say nothing of it.
@@ -89,16 +98,6 @@ def trial_blocks(setting: Setting, rungs: Sequence[Setting] = ()) -> list[Block]
         return _expected(setting, _DRAWN.replace("its seeds", "the seeds of all rates") if halved else _DRAWN)
     expected = _expected(setting, _DRAWN_SHORT) if setting.rung == 1 else [_CHOSEN]
     return [*_went_on(setting, rungs), *expected]
-
-
-_DRAWN = (
-    "drawn at random. A trial is the mean over its seeds; a failed one counts as the majority class. The last column is the "
-    "cost of all."
-)
-_DRAWN_SHORT = (
-    f"{_DRAWN} All of them are short, so runs with all of the work score otherwise, above all those of slow methods."
-)
-_CHOSEN = "These learning rates are the best of the rung before and not drawn at random, so no expected best is shown."
 
 
 def _expected(setting: Setting, how: str) -> list[Block]:

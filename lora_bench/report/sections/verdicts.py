@@ -17,6 +17,12 @@ from lora_bench.stats.verdict import FEWEST_PAIRS
 # The share of runs from which on a fact about them stands before any ranking.
 MANY = 0.1
 
+# Runs that are named one by one.
+MOST_NAMED = 5
+
+# Where the longer text on how to read verdicts is.
+MORE = "More on how to read verdicts: [docs/statistics.md](/docs/statistics.md#verdicts)."
+
 
 def verdict_section(judged: Judged, said: Sequence[str] = (), picture: Sequence[Block] = ()) -> list[Block]:
     """Return the section with every comparison, below paragraphs on them and the picture of each task."""
@@ -41,10 +47,6 @@ def seeds_added(judged: Judged) -> str:
     )
 
 
-# Runs that are named one by one.
-MOST_NAMED = 5
-
-
 def _lost(judged: Judged) -> str:
     """Return a sentence on runs without their predictions, and what that costs."""
     lost = set(judged.lost)
@@ -59,9 +61,6 @@ def _lost(judged: Judged) -> str:
         "`lora-bench run SUITE --retry` makes the predictions again."
     )
 
-
-# Where the longer text on how to read verdicts is.
-MORE = "More on how to read verdicts: [docs/statistics.md](/docs/statistics.md#verdicts)."
 
 _LEGEND = """\
 *difference*: the method less the reference, mean over seeds.

@@ -32,6 +32,8 @@ THRESHOLDS = (0.5, 0.3, 0.7)
 
 _OF = {"A": "A", "delta": "ΔW"}
 
+_NORMS = "‖ΔW‖ as a percentage of ‖W‖, by layer and part: means over runs."
+
 
 def weight_page(analysis: WeightAnalysis) -> dict[str, bytes]:
     """Return the page of an analysis as the content of its files, by path."""
@@ -227,9 +229,6 @@ def _overlaps(model: ModelChanges) -> list[Block]:
 
 def _pair(overlap: Overlap) -> str:
     return " and ".join(dict.fromkeys(map(code, (overlap.first, overlap.second))))
-
-
-_NORMS = "‖ΔW‖ as a percentage of ‖W‖, by layer and part: means over runs."
 
 
 def _norm_map(group: str, runs: Sequence[RunChanges]) -> HeatMap:
