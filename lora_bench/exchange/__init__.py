@@ -18,9 +18,8 @@ FILES, TRACKERS = ("csv", "parquet", "json"), ("mlflow", "trackio")
 def export(records: Sequence[Record], to: str, *, beside: Path, out: str | None = None) -> str:
     """Write *records* in the format *to*, one of `FILES` and `TRACKERS`. Return a sentence about what was written and where.
 
-    *out* is a file, by default *beside*; for "trackio" a folder; for "mlflow" a folder or tracking URI.
-
-    Raise LoraBenchError if the format is unknown, its package is not installed, or a tracker refuses.
+    *out* is a file, by default *beside*; for "trackio" a folder; for "mlflow" a folder or tracking URI. Raise LoraBenchError if
+    the format is unknown, its package is not installed, or a tracker refuses.
     """
     if to in TRACKERS:
         return str(pkgutil.resolve_name(f"lora_bench.exchange.to_{to}:to_{to}")(records, out))

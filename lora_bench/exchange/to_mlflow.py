@@ -30,9 +30,8 @@ _NOT_IN_NAMES = re.compile(r"[^\w. :/-]", re.ASCII)
 def to_mlflow(records: Sequence[Record], out: str | None = None) -> str:
     """Write *records* to an MLflow tracking store. Return a sentence about what was done.
 
-    *out* is a tracking URI, or the folder of `mlflow.db`; by default `MLFLOW_TRACKING_URI`, then MLflow's own default.
-
-    Raise LoraBenchError if MLflow is not installed, or refuses.
+    *out* is a tracking URI, or the folder of `mlflow.db`; by default `MLFLOW_TRACKING_URI`, then MLflow's own default. Raise
+    LoraBenchError if MLflow is not installed, or refuses.
     """
     # An export sends its numbers only to the given store.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -72,14 +72,9 @@ class PublishedCell:
 
 
 class TableFile(Strict):
-    """Head of a table, as `published.yaml` gives it.
+    """Head of a table, as `published.yaml` gives it: name, title, source with its address, and remarks on all its cells.
 
-    Args:
-        table: Its name, which is its folder's.
-        title: Of the table.
-        source: Paper, table and address.
-        no_suite: The reason that no suite here repeats it, if none does.
-        notes: Remarks that hold for all its cells.
+    *no_suite* is the reason that no suite here repeats it, if none does.
     """
 
     table: str
@@ -91,12 +86,7 @@ class TableFile(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedTable:
-    """A published table.
-
-    Args:
-        folder: Where it lies.
-        cells: In the order of the file.
-    """
+    """A published table, with its cells in the order of the file."""
 
     name: str
     title: str

@@ -61,11 +61,7 @@ def export_adapter(
 ) -> None:
     """Write an adapter of ours, as PEFT saved it, as another library saves it: *to* "adapterhub", or "peft" for its prefixes.
 
-    *base* is the name or folder of its base model, by default the name in *folder*.
-
-    Raises:
-        UnsupportedPair: If the library computes something else than our tuner.
-        LoraBenchError: If it cannot be read, does not fit the base model, or *out* is not empty.
+    *base* and the errors are those of `import_adapter`.
     """
     from lora_bench.exchange.adapters.adapterhub import to_adapterhub
     from lora_bench.exchange.adapters.peft_prefix import to_peft_prefix

@@ -279,7 +279,6 @@ def _curve(metrics: Sequence[Metrics]) -> tuple[CurvePoint, ...]:
 
 
 def _last(metrics: Sequence[Metrics], key: str) -> int | None:
-    """Return the integer of the last entry with *key*."""
     values = [entry[key] for entry in metrics if key in entry]
     value = values[-1] if values else None
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None

@@ -181,10 +181,7 @@ def _failed(panel: Any, row: Row, line: int) -> None:
 
 
 def legend(figure: Figure, plan: FigurePlan, rows: Iterable[Row], further: Sequence[tuple[Any, str]] = ()) -> None:
-    """One legend below all panels, where it covers nothing, and on the left, where a phone shows it.
-
-    *further* are handles of what is no method, with their names.
-    """
+    """One legend of methods, and of *further* handles with their names."""
     exempt = {row.label: row.exempt for row in rows}
     entries = []
     for label in sorted(exempt, key=lambda name: (not exempt[name], natural(name))):
@@ -195,7 +192,7 @@ def legend(figure: Figure, plan: FigurePlan, rows: Iterable[Row], further: Seque
 
 
 def legend_below(figure: Figure, entries: Sequence[tuple[Any, str]]) -> None:
-    """One legend below all panels, of handles with their names, with as many columns as a phone shows."""
+    """One legend below all panels, where it covers nothing, and on the left, where a phone shows it."""
     widest = 0.5 + 0.065 * max(len(name) for _, name in entries)
     columns = max(1, min(4, int(PHONE_INCHES / widest)))
     figure.legend(*zip(*entries, strict=True), loc="outside lower left", ncols=columns, frameon=False)

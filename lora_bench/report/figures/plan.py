@@ -242,14 +242,9 @@ def several_bases(rows: Sequence[Row], cost: Cost) -> bool:
 
 
 def pareto_front(points: Sequence[tuple[float | None, float | None]], *, higher_is_better: bool) -> list[int]:
-    """Return the points that no other dominates, the cheapest first. Equal points do not dominate each other.
+    """Return the indexes of the points that no other dominates, the cheapest first; equal points do not dominate each other.
 
-    Args:
-        points: Cost and score of each; one that lacks either is left out. A lower cost is better.
-        higher_is_better: Whether higher scores are better.
-
-    Returns:
-        Indexes into *points*.
+    A point is a cost, of which less is better, and a score; one that lacks either is left out.
     """
     sign = 1 if higher_is_better else -1
     known = [

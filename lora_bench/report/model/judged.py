@@ -160,16 +160,9 @@ def judge_comparison(
 ) -> Judged | None:
     """Return the verdicts on a comparison, or None if nothing can be compared.
 
-    Args:
-        comparison: Rows of *records*.
-        records: Records of the rows; they carry the declarations.
-        answers: Gives the predictions of a run, where they are stored.
-        analysis: A declaration in place of the records' own.
-        reference: Label of the method to compare with, in place of the declared one.
-        asked: A reader's margin and error level, in place of the declared ones.
-
-    Raises:
-        LoraBenchError: If no method has the label of *reference*, or the margin cannot be one of these scores.
+    *analysis* stands in place of the declaration of the records, *reference* of its label of the method to compare with,
+    *asked* of its margin and error level. Raise LoraBenchError if no method has this label, or the margin cannot be one of
+    these scores.
     """
     carried = {record.analysis.sha256: record.analysis for record in records if record.analysis is not None}
     number = Counter(record.analysis.sha256 for record in records if record.analysis is not None)

@@ -1,7 +1,4 @@
-"""A report as one object: what it is made of, and what follows from that, computed when first asked for and once.
-
-Verdicts with test items take most of a report's time.
-"""
+"""A report as one object: what it is made of, and what follows from that, computed when first asked for and once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The cells of probe records, and how far two measurements of an unchanged cell may differ.
 
-The process is the unit of replication. A cell's step time is the geometric mean over the medians of its
-processes. So the noise floor is of the very numbers shown. Every other number is a median over the processes.
+The process is the unit of replication. A cell's step time is the geometric mean over the medians of its processes. So the noise
+floor is of the very numbers shown. Every other number is a median over the processes; one that was not measured is a dash.
 """
 
 import math

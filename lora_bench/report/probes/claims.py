@@ -1,7 +1,7 @@
 """A paper's claims about parameters, memory, speed, latency and storage, each beside what the probes of a suite found.
 
 The claims are facts in a file beside the suite. `_MEASURED` says what each claimed quantity comes to here: one number for each
-base model, or each forward pass. What explains the numbers is in docs/probes.md. A number that was not measured is a dash.
+base model, or each forward pass. What explains the numbers is in docs/probes.md.
 """
 
 import statistics
@@ -54,12 +54,7 @@ class Claim(Strict):
 
 
 class Claims(Strict):
-    """The claims of a paper.
-
-    Args:
-        paper: Authors, year, title and address.
-        claims: Claims in the order of the report.
-    """
+    """The claims of a *paper*, which stands with authors, year, title and address, in the order of the report."""
 
     paper: str
     claims: tuple[Claim, ...] = Field(min_length=1)

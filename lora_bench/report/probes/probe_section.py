@@ -1,7 +1,7 @@
 """Results of a suite's probes: speed, memory, use and storage, and how far to trust them.
 
-Every number comes from `lora_bench.report.probes.cells`. The noise floor, from a second measurement of an unchanged cell,
-stands before any difference. A missing measurement is a dash, and its reason is listed.
+The noise floor, from a second measurement of an unchanged cell, stands before any difference. The reasons of missing
+measurements are listed.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""The tables of what probes measured: speed, memory, storage and use, a line a method and an entry here for each column.
-
-Each number is one of `lora_bench.report.probes.cells`; what was not measured is a dash.
-"""
+"""The tables of what probes measured: speed, memory, storage and use, a line a method and an entry here for each column."""
 
 import statistics
 from collections.abc import Callable, Sequence

@@ -24,10 +24,7 @@ _GRADES: dict[Grade, str] = {
 
 
 def answer(judged: Judged, level: Level | None = None) -> list[str]:
-    """Return the paragraphs: the comparison, runs that are compared twice, and its scope.
-
-    A headline of *level* "partly" says nothing of the grade of single verdicts, so the last one does.
-    """
+    """Return the paragraphs; below a headline of *level* "partly" the last one says the grade of single verdicts too."""
     scope = "; ".join([*_grades(judged.held, level), scope_words(judged.held)])
     return [
         f"{comparison_words(judged)}{_any_false_claim(judged)}",

@@ -87,16 +87,9 @@ def hold_against(
 ) -> TwoSets:
     """Compare every row of *second* with that of *first* that has the same task, base model and label.
 
-    Args:
-        first: Runs before.
-        second: Runs to compare with them.
-        settings: How all comparisons are judged; by default at the metrics' own margins. Shares of the error level are those
-            of the records.
-        of_change: Whether *second* is *first* after a change. The spread is then pooled over the comparisons, and shares of
-            the error level are those of *settings*.
-
-    Raises:
-        LoraBenchError: If the sets have no row in common.
+    All are judged by *settings*, by default at the metrics' own margins, with the records' shares of the error level. With
+    *of_change*, *second* is *first* after a change: the spread is pooled over the comparisons, and shares are those of
+    *settings*. Raise LoraBenchError if the sets have no row in common.
     """
     rows, others = _rows(first.records), _rows(second.records)
     shared = [place for place in rows if place in others]

@@ -1,7 +1,4 @@
-"""What a paper says of a report's comparisons: a paragraph on the methods, and the rules for the note below a table.
-
-Both are made of the report's own settings and counts, and name what was used and nothing else.
-"""
+"""What a paper says of a report's comparisons: a paragraph on the methods, and the rules for the note below a table."""
 
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.sections.answer import comparison_words, margin_words, rules_words, scope_words, seeds_words
