@@ -145,9 +145,8 @@ def published_blocks(name: str, records: Sequence[Record], role: str | None = No
 
 def _stand_ins(table: PublishedTable, records: Sequence[Record], role: str | None) -> dict[str, str]:
     """The base model of the table that another one in the records stands in for, with the name of that one."""
-    others = sorted(
-        {record.spec.model.name for record in records if not _own_model(record.spec.model.name, table.models)}
-    )
+    names = {record.spec.model.name for record in records}
+    others = sorted(name for name in names if not _own_model(name, table.models))
     if not others:
         return {}
     if len(others) > 1:
@@ -251,9 +250,7 @@ def _renamed(suite: Suite, stand_ins: dict[str, str]) -> Suite:
     if not stand_ins:
         return suite
     recipes = tuple(recipe.model_copy(update={"models": renamed(recipe.models)}) for recipe in suite.content.recipes)
-    models = tuple(
-        ModelEntry(model=stand_ins[entry.model]) if entry.model in stand_ins else entry for entry in suite.models
-    )
+    models = tuple(ModelEntry(model=stand_ins[one.model]) if one.model in stand_ins else one for one in suite.models)
     methods = tuple(
         dataclasses.replace(
             entry,

@@ -97,11 +97,6 @@ class PublishedTable:
     cells: tuple[PublishedCell, ...]
 
     @property
-    def rows(self) -> tuple[str, ...]:
-        """The rows of the printed table."""
-        return tuple(dict.fromkeys(cell.row for cell in self.cells))
-
-    @property
     def models(self) -> tuple[str, ...]:
         """Names of its base models."""
         return tuple(dict.fromkeys(cell.model for cell in self.cells))

@@ -51,9 +51,8 @@ def cells_listing(found: PublishedTable) -> Table:
 
 def orders_listing(found: PublishedTable) -> list[Text]:
     """The card of a table: which of its orders its printed spreads support."""
-    parts = (
-        part for block in orders_blocks(found) for part in (block.items if isinstance(block, TextList) else [block])
-    )
+    blocks = orders_blocks(found)
+    parts = [part for block in blocks for part in (block.items if isinstance(block, TextList) else [block])]
     return [Text(text.unmarked(str(part))) for part in parts]
 
 

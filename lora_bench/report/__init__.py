@@ -80,10 +80,11 @@ def _figures(report: Report, form: Form) -> tuple[dict[str, bytes], dict[str, by
     drawn = {plan.file: draw(plan, form) for plan in plan_figures(report.comparison)}
     drawn |= forgetting_figures(report.comparison, form)
     maps = {} if report.analysis is None else weight_figures(report.analysis, form)
-    drawn, small = (
-        {f"{report.name}/{at}": one for at, one in of.items()} for of in ({**wide, **drawn, **maps}, narrow)
-    )
-    return drawn, small
+
+    def in_folder(files: dict[str, bytes]) -> dict[str, bytes]:
+        return {f"{report.name}/{file}": content for file, content in files.items()}
+
+    return in_folder({**wide, **drawn, **maps}), in_folder(narrow)
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:

@@ -47,10 +47,8 @@ def from_peft_prefix(
     table = tensors.pop("prompt_embeddings")
     head = {name.removeprefix(HEAD_PREFIX): tensor for name, tensor in tensors.items()}
     task_type, mapping = settings.get("task_type"), settings.get("auto_mapping")
-    bare = task_type in (None, "FEATURE_EXTRACTION") and (mapping or {}).get("base_model_class") in (
-        None,
-        type(model).__name__,
-    )
+    named = (mapping or {}).get("base_model_class")
+    bare = task_type in (None, "FEATURE_EXTRACTION") and named in (None, type(model).__name__)
     inside = "" if bare else f"{model.base_model_prefix}."
     model_class = portable.class_name(model, inside, mapping, task_type)
     config = PrefixConfig(

@@ -26,13 +26,9 @@ def to_comparison_frame(comparison: Comparison, judged: Judged | None, beside: B
     """Return one row a method with one learning rate on a task and base model, trials left out where there are results."""
     lines = [
         SimpleNamespace(
-            setting=setting,
-            table=table,
-            row=row,
-            held=judged.of(row) if judged is not None else None,
-            rank=judged.rank_of(row) if judged is not None else None,
+            **place._asdict(), held=judged and judged.of(place.row), rank=judged and judged.rank_of(place.row)
         )
-        for setting, table, row in rows_of(comparison.results)
+        for place in rows_of(comparison.results)
     ]
 
     def beside_row(cost: Callable[[Row, ModelTable, Setting], float | None]) -> Column:
@@ -144,16 +140,8 @@ def _rank(of: str) -> dict[str, Column]:
 
 
 def _verdict(of: str) -> dict[str, Column]:
-    numbers = (
-        "difference",
-        "p_value",
-        "adjusted_p",
-        "equivalence_p",
-        "noninferiority_p",
-        "margin",
-        "alpha",
-        "choice_sd",
-    )
+    p_values = ("p_value", "adjusted_p", "equivalence_p", "noninferiority_p")
+    numbers = ("difference", *p_values, "margin", "alpha", "choice_sd")
     return {
         **_read("string", **{name: f"{of}.{name}" for name in ("verdict", "small_but_real", "grade")}),
         **_read("string", interval_source=f"{of}.interval.source", needed_by=f"{of}.needed.by"),

@@ -154,23 +154,21 @@ def given_in(stored: Sequence[Answers], task: TaskSpec) -> GivenAnswers | None:
     first = stored[0].references
     if not first or any(one.references != first or len(one.predictions) != len(first) for one in stored):
         return None
+    predictions = [one.predictions for one in stored]
+    every = [first, *predictions]
     classes = task.labels or ()
     kind = known_kinds().get(str((task.definition or {}).get("kind")))
     forms = kind.metric_kinds if kind is not None else ()
     if "tokens" in forms:
-        return _given_words(first, [one.predictions for one in stored], classes)
+        return _given_words(first, predictions, classes)
     if "multilabel" in forms:
-        if len(classes) > MOST_CLASSES or not all(
-            are_label_sets(one, len(classes)) for one in (first, *(run.predictions for run in stored))
-        ):
+        if len(classes) > MOST_CLASSES or not all(are_label_sets(one, len(classes)) for one in every):
             return None
-        right, of_runs = label_arrays(first, [one.predictions for one in stored], len(classes))
+        right, of_runs = label_arrays(first, predictions, len(classes))
         return GivenAnswers(classes=classes, references=right, answers=of_runs, probabilities=())
-    if not all(
-        isinstance(value, int | float) for one in (first, *(run.predictions for run in stored)) for value in one
-    ):
+    if not all(isinstance(value, int | float) for one in every for value in one):
         return None
-    references, said = np.array(first), np.array([one.predictions for one in stored])
+    references, said = np.array(first), np.array(predictions)
     if classes:
         kinds, both = {references.dtype.kind, said.dtype.kind}, np.append(references, said)
         if len(classes) > MOST_CLASSES or kinds != {"i"} or (both < 0).any() or (both >= len(classes)).any():

@@ -116,11 +116,8 @@ class Judged:
 
     def ranks_of(self, label: str, rows: Sequence[Row]) -> list[Rank]:
         """Return the ranks of a method over tasks on each base model, or without such those of its *rows*."""
-        if self.over_tasks:
-            return [
-                one.rank for of in self.over_tasks for one in of.methods if one.label == label and one.rank is not None
-            ]
-        return [rank for row in rows if (rank := self.rank_of(row)) is not None]
+        found = [one.rank for group in self.over_tasks for one in group.methods if one.label == label]
+        return [rank for rank in (found if self.over_tasks else map(self.rank_of, rows)) if rank is not None]
 
     @property
     def learned_little(self) -> bool:
@@ -277,9 +274,8 @@ def _lost(tables: Sequence[JudgedTable], records: Sequence[Record], answers: Ans
     """Return the runs of the tables whose record names predictions that *answers* does not have."""
     if answers is no_answers:
         return ()
-    named = {
-        record.run_id for record in records if record.predictions is not None and record.predictions.file == PREDICTIONS
-    }
+    stored = {record.run_id: record.predictions for record in records}
+    named = {run_id for run_id, kept in stored.items() if kept is not None and kept.file == PREDICTIONS}
     return tuple(
         score.run_id
         for table in tables

@@ -254,9 +254,7 @@ def _names(methods: set[MethodKey]) -> dict[MethodKey, str]:
     for label, keys in grouped(sorted(methods), lambda method: method[0]).items():
         options = [{"method": method, **given} for method, given in (json.loads(key[1]) for key in keys)]
         for key, own in zip(keys, options, strict=True):
-            differing = (
-                name for name in own if any(canonical(one.get(name)) != canonical(own[name]) for one in options)
-            )
-            given = ", ".join(f"{name}={canonical(own[name])}" for name in differing)
-            found[key] = f"{label} ({given})" if given else label
+            values = {name: {canonical(one.get(name)) for one in options} for name in own}
+            differing = ", ".join(f"{name}={canonical(own[name])}" for name, given in values.items() if len(given) > 1)
+            found[key] = f"{label} ({differing})" if differing else label
     return found

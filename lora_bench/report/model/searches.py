@@ -50,9 +50,8 @@ class Searches:
     """The searches of a comparison, from which its results have their learning rates."""
 
     def __init__(self, comparison: Comparison) -> None:
-        last = (
-            one for one in comparison.settings if one.trials and one.rung in (None, one.budget and one.budget.rungs)
-        )
+        trials = (one for one in comparison.settings if one.trials)
+        last = (one for one in trials if one.rung in (None, one.budget and one.budget.rungs))
         self._rows = grouped(rows_of(last), lambda place: _key(place.row, place.table, place.setting))
 
     def error(self, row: Row, table: ModelTable, setting: Setting) -> ChoiceError | None:

@@ -235,9 +235,7 @@ def _changes(sets: TwoSets) -> list[Block]:
 def _rows(records: Sequence[Record]) -> dict[Place, RowPlace]:
     """Every row that is a result, by task, base model and label; a place that several rows share is left out as ambiguous."""
     results = (setting for setting in compare(records).settings if not (setting.search or setting.trials))
-    found = grouped(
-        rows_of(results), lambda cell: (cell.setting.spec.task.name, cell.table.model.shown, cell.row.label)
-    )
+    found = grouped(rows_of(results), lambda one: (one.setting.spec.task.name, one.table.model.shown, one.row.label))
     return {place: rows[0] for place, rows in found.items() if len(rows) == 1}
 
 

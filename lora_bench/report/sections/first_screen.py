@@ -74,13 +74,11 @@ def draw_pictures(seen: Overview, form: Form = "svg") -> tuple[dict[str, bytes],
     """Return the pictures by file name, and those for telephones, which only a page has."""
     wide, narrow = {}, {}
     by_task = by_task_contrasts(seen.judged) if seen.judged is not None else []
-    for file, contrasts in ((PICTURE, picture_contrasts(seen)), (BY_TASK, by_task)):
-        if contrasts:
-            wide[file] = differences.draw_differences(contrasts, seen.reference, form=form)
-            if form == "svg":
-                narrow[file.replace(".svg", NARROW)] = differences.draw_differences(
-                    contrasts, seen.reference, narrow=True
-                )
+    for file, found in ((PICTURE, picture_contrasts(seen)), (BY_TASK, by_task)):
+        if found:
+            wide[file] = differences.draw_differences(found, seen.reference, form=form)
+        if found and form == "svg":
+            narrow[file.replace(".svg", NARROW)] = differences.draw_differences(found, seen.reference, narrow=True)
     return wide, narrow
 
 
