@@ -70,4 +70,4 @@ def mean_line(lines: Sequence[Line]) -> Line:
 def values_at(line: Line, steps: Sequence[float]) -> list[float]:
     """Return the values of a line at steps, or at seconds, between its ends."""
     known, values = zip(*line, strict=True)
-    return np.interp(steps, known, values).tolist()
+    return [*map(float, np.interp(steps, known, values))]
