@@ -253,9 +253,11 @@ def range_words(places: Sequence[tuple[Setting, ModelTable]]) -> str:
     on = text.listed([code(task) for task in tasks]) if len(tasks) <= MOST_NAMES else text.plural(len(tasks), "task")
     shown = sorted({inert(name, 60) for name, _ in models})
     these = text.listed(shown) if len(shown) <= MOST_NAMES else f"these {len(models)} base models"
-    steps = {setting.spec.training.steps for setting, _ in places}
+    recipes = [setting.spec.training for setting, _ in places]
+    steps = {recipe.steps for recipe in recipes}
     number = next(iter(steps)) if len(steps) == 1 else None
-    after = f", after {text.plural(number, 'step')}" if number is not None else ""
+    most = "at most " if any(recipe.plateau is not None or recipe.caps for recipe in recipes) else ""
+    after = f", after {most}{text.plural(number, 'step')}" if number is not None else ""
     return f"Range: {f'{these} on ' if models else ''}{on}{after}; not tested on others."
 
 
