@@ -17,17 +17,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_bench.metrics import find
+from lora_bench.published import rule
 from lora_bench.published.comparable import Differing, Expected, nearest, place_of, place_of_cell, unpublished
-from lora_bench.published.rule import (
-    TOLERANCE,
-    WIDEST_TOLERANCES,
-    CellUncertainty,
-    Gap,
-    Word,
-    combined,
-    uncertainty,
-    words,
-)
 from lora_bench.published.table import PublishedCell, PublishedTable
 from lora_bench.records.record import Record
 from lora_bench.report.model.rows import grouped
@@ -55,7 +46,7 @@ class Measured:
     diverged: int
     value: float
     own_width: float | None
-    uncertainty: CellUncertainty | None
+    uncertainty: rule.CellUncertainty | None
     run_ids: tuple[str, ...]
 
     @property
@@ -81,7 +72,7 @@ class CellVerdict:
     verdict: VerdictName
     direction: Direction | None = None
     measured: Measured | None = None
-    gap: Gap | None = None
+    gap: rule.Gap | None = None
     differs: tuple[Differing, ...] = ()
     choices: tuple[Differing, ...] = ()
     reason: str | None = None
@@ -151,13 +142,13 @@ def judge(cell: PublishedCell, records: Sequence[Record], expected: Expected) ->
     rules = records[0].spec.rules
     statistic = cell.statistic or (rules.aggregation if rules is not None else "mean")
     starts = {record.spec.start.run_id for record in records if record.spec.start is not None}
-    own = uncertainty(scores, statistic)
+    own = rule.uncertainty(scores, statistic)
     measured = Measured(
         n=len(scores),
         diverged=diverged,
         value=(statistics.median if statistic == "median" else statistics.fmean)(scores),
         own_width=own.width if own is not None else None,
-        uncertainty=uncertainty(scores, statistic, spread=cell.spread, seeds=cell.seeds, starts=len(starts)),
+        uncertainty=rule.uncertainty(scores, statistic, spread=cell.spread, seeds=cell.seeds, starts=len(starts)),
         run_ids=tuple(sorted(record.run_id for record in records)),
     )
     if len(scores) + diverged < FEWEST_RUNS:
@@ -178,7 +169,7 @@ def judge_average(cell: PublishedCell, parts: Sequence[Sequence[CellVerdict]]) -
         diverged=max(one.diverged for part in known for one in part),
         value=statistics.fmean(statistics.fmean(one.value for one in part) for part in known),
         own_width=_combined([[one.own_width for one in part] for part in known]),
-        uncertainty=combined([[one.uncertainty for one in part] for part in known]),
+        uncertainty=rule.combined([[one.uncertainty for one in part] for part in known]),
         run_ids=tuple(sorted({run_id for part in known for one in part for run_id in one.run_ids})),
     )
     # What a source leaves open and what its scores are too wide for are asked of the average anew.
@@ -204,11 +195,11 @@ def _decide(
         return CellVerdict(cell=cell, verdict=name, measured=measured, differs=soft, choices=soft, reason=reason)
     assert measured.uncertainty is not None  # at least two runs have a score: of three, fewer than half diverged
     metric = find(cell.score.rpartition("/")[2])
-    gap = Gap(
+    gap = rule.Gap(
         difference=measured.value - cell.value,
         uncertainty=measured.uncertainty,
         # One point, or 1 % of a value whose unit is no point.
-        tolerance=TOLERANCE if metric is None or metric.points else TOLERANCE * abs(cell.value),
+        tolerance=rule.TOLERANCE if metric is None or metric.points else rule.TOLERANCE * abs(cell.value),
         rounding=cell.step,
     )
     return _together([CellVerdict(cell=cell, verdict="in line", measured=measured, gap=gap, choices=soft)])[0]
@@ -216,16 +207,16 @@ def _decide(
 
 def _together(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:
     gaps = [verdict.gap for verdict in verdicts if verdict.gap is not None]
-    phrases = iter(words(gaps))
+    phrases = iter(rule.words(gaps))
     return [verdict if verdict.gap is None else _worded(verdict, verdict.gap, next(phrases)) for verdict in verdicts]
 
 
-def _worded(verdict: CellVerdict, gap: Gap, word: Word) -> CellVerdict:
+def _worded(verdict: CellVerdict, gap: rule.Gap, word: rule.Word) -> CellVerdict:
     name: VerdictName = "not comparable"
     direction: Direction | None = None
     differs: tuple[Differing, ...] = ()
     if word == "too wide":
-        widest = WIDEST_TOLERANCES * gap.tolerance
+        widest = rule.WIDEST_TOLERANCES * gap.tolerance
         differs = (Differing("spread", f"at most ± {widest:.4g}", f"± {gap.uncertainty.width:.4g}"),)
     elif word == "not reproduced" and verdict.choices:
         differs = verdict.choices

@@ -51,8 +51,8 @@ ALWAYS_PLANNED = (
 TARGETS = (*(f"budget.{axis}" for axis in PARAMETER_AXES), "budget.tolerance")
 
 # What says how many different training rows there are, and what follows from them where the work is in epochs.
-DISTINCT = "training.distinct_examples"
-FROM_EPOCHS = ("training.train_examples", "training.steps", "training.warmup_steps", "training.caps.train_examples")
+_NUMBERS = ("distinct_examples", "train_examples", "steps", "warmup_steps", "caps.train_examples")
+OF_ROWS = {f"training.{name}" for name in _NUMBERS}
 
 RecordT = TypeVar("RecordT", Record, ProbeRecord)
 

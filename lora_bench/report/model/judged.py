@@ -16,24 +16,14 @@ from typing import Literal, NamedTuple
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.record import Record
+from lora_bench.report.model import seed_scores
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.over_tasks import JudgedTable, OverTasks, judge_over_tasks
 from lora_bench.report.model.ranking import Contest, Rank, rank_all
 from lora_bench.report.model.reference import NOTHING_ASKED, Question, undeclared_analysis, with_reference
 from lora_bench.report.model.rows import Row, fallen_runs, grouped
 from lora_bench.report.model.searches import Searches
-from lora_bench.report.model.seed_scores import (
-    AnswersOf,
-    Scored,
-    at_floor,
-    both_risks,
-    difference_of,
-    gain_and_p,
-    has_items,
-    judge_rows,
-    no_answers,
-    scored,
-)
+from lora_bench.report.model.seed_scores import AnswersOf, Scored, no_answers, scored
 from lora_bench.stats import PairedDifference, Verdict
 from lora_bench.stats.failures import excluded_rate
 from lora_bench.stats.verdict import FEWEST_PAIRS
@@ -262,7 +252,7 @@ def _compared(
 ) -> JudgedTable:
     differences = {}
     for place, one in enumerate(rows):
-        difference = difference_of(one, rows[reference]) if place != reference else None
+        difference = seed_scores.difference_of(one, rows[reference]) if place != reference else None
         if isinstance(difference, str):
             left_out[f"{one.row.label} {where}: {difference}"] = None
         elif difference is not None:
@@ -279,7 +269,7 @@ def _lost(tables: Sequence[JudgedTable], records: Sequence[Record], answers: Ans
     return tuple(
         score.run_id
         for table in tables
-        if has_items(table.setting)
+        if seed_scores.has_items(table.setting)
         for one in table.scored
         if one.items is None
         for score in one.row.scores
@@ -303,12 +293,12 @@ def _with_verdicts(
     """Judge the whole family: comparisons with a margin and those without have one error level."""
     family = {(number, place): of for number, table in enumerate(tables) for place, of in table.found.items()}
     tasks = {key: of.one.setting.spec.task for key, of in family.items()}
-    found = judge_rows(
+    found = seed_scores.judge_rows(
         family,
         margin={key: analysis.margin_of(task.name, task.metric) for key, task in tasks.items()},
         settings=analysis,
         risks={
-            key: both_risks(*(([side], excluded[side.row.label]) for side in (of.one, of.other)))
+            key: seed_scores.both_risks(*(([side], excluded[side.row.label]) for side in (of.one, of.other)))
             for key, of in family.items()
         },
     )
@@ -327,7 +317,7 @@ def _held(table: JudgedTable, place: int) -> Held:
         reference=of.other.row,
         difference=of.difference,
         with_items=of.with_items,
-        at_floor=at_floor(of.one.row, of.other.row),
+        at_floor=seed_scores.at_floor(of.one.row, of.other.row),
         verdict=table.verdicts[place],
     )
 
@@ -343,7 +333,7 @@ def _ranks(tables: Sequence[JudgedTable], analysis: Analysis) -> Iterator[tuple[
             means=[one.row.score.mean if one.row.score is not None else 0.0 for one in rows],
             sign=table.setting.sign,
             verdicts=[*table.verdicts.values()],
-            compare=lambda one, other: gain_and_p(rows[one], rows[other], analysis, apart=apart),
+            compare=lambda one, other: seed_scores.gain_and_p(rows[one], rows[other], analysis, apart=apart),
         )
 
     contests = [contest(table, rows) for table, rows in zip(tables, entered, strict=True)]

@@ -14,15 +14,7 @@ from typing import Literal, TypeGuard
 from pydantic import JsonValue
 
 from lora_bench.records.budget import AXES, Axis, Work
-from lora_bench.report.model.comparison import (
-    DISTINCT,
-    FROM_EPOCHS,
-    TARGETS,
-    Comparison,
-    ModelTable,
-    Setting,
-    conditions_of,
-)
+from lora_bench.report.model.comparison import OF_ROWS, TARGETS, Comparison, ModelTable, Setting, conditions_of
 from lora_bench.report.model.rows import Row, canonical, grouped, in_order, unique
 from lora_bench.report.text import learning_rate, natural
 
@@ -107,7 +99,7 @@ def sweeps(comparison: Comparison) -> tuple[Sweep, ...]:
                 for one in _sweep("learning_rate", "learning rate", table, points, _CUTS[:2])
             ]
         )
-    for settings in _alike(comparison, {DISTINCT, *FROM_EPOCHS}):
+    for settings in _alike(comparison, OF_ROWS):
         groups.append([*_over_settings("distinct_examples", "different training rows", settings, _rows_of)])
     for settings in _alike(comparison, _OF_WORK):
         for axis, name in _WORK_NAMES.items():

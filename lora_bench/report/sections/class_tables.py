@@ -221,17 +221,12 @@ def items_page(report: Report) -> list[Block]:
     blocks: list[Block] = [Heading(1, f"{suites}: test items"), ABOUT]
     for setting, table, rows, items in found:
         blocks.append(Heading(2, f"{setting_name(setting, report.comparison)}, {model_name(table)}"))
-        blocks += _table(setting, table, rows, items, most, report.texts)
+        blocks += _table(setting, rows, items, most, report.texts)
     return blocks
 
 
 def _table(
-    setting: Setting,
-    table: ModelTable,
-    rows: Sequence[tuple[Row, GivenAnswers]],
-    items: Sequence[int],
-    most: int,
-    texts: TextsOf,
+    setting: Setting, rows: Sequence[tuple[Row, GivenAnswers]], items: Sequence[int], most: int, texts: TextsOf
 ) -> list[Block]:
     first = rows[0][1]
     references = [int(value) for value in first.references]

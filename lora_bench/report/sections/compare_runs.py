@@ -15,20 +15,12 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.record import Record
 from lora_bench.report.blocks import Block, Heading, SectionAnswer, TextList, wide_table
+from lora_bench.report.model import seed_scores
 from lora_bench.report.model.comparison import RowPlace, compare, conditions_of, rows_of
 from lora_bench.report.model.judged import ends_of
 from lora_bench.report.model.overview import SHOWN, shown_verdict, verdict_name
 from lora_bench.report.model.rows import Row, canonical, grouped
-from lora_bench.report.model.seed_scores import (
-    AnswersOf,
-    Compared,
-    Scored,
-    both_risks,
-    collapse_seen,
-    difference_of,
-    judge_rows,
-    scored,
-)
+from lora_bench.report.model.seed_scores import AnswersOf, Compared, Scored, difference_of, scored
 from lora_bench.report.sections.method_tables import SHARED
 from lora_bench.report.sections.verdicts import numbers, verdict_legend
 from lora_bench.report.text import MISSING, change, code, inert, listed, plural, score
@@ -120,13 +112,13 @@ def hold_against(
         )
         found = {place: replace(of, difference=pooled[place]) for place, of in found.items()}
     shares = {place: _share(of.difference.pairs, (first, second)) for place, of in found.items()}
-    verdicts = judge_rows(
+    verdicts = seed_scores.judge_rows(
         found,
-        collapsed=[place for place, of in found.items() if collapse_seen(of.other, of.one)],
+        collapsed=[place for place, of in found.items() if seed_scores.collapse_seen(of.other, of.one)],
         margin={place: settings.margin_of(task.name, task.metric) for place, task in tasks.items()},
         settings=settings,
         shares=None if of_change else shares,
-        risks={place: both_risks(_side(of.one), _side(of.other)) for place, of in found.items()},
+        risks={place: seed_scores.both_risks(_side(of.one), _side(of.other)) for place, of in found.items()},
         fewest=FEWEST_OF_A_CHANGE if of_change else FEWEST_PAIRS,
     )
     return TwoSets(

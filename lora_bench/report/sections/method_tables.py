@@ -8,16 +8,7 @@ from lora_bench.records.budget import amount_of
 from lora_bench.records.record import Record
 from lora_bench.report import text
 from lora_bench.report.blocks import MOST_COLUMNS, Block, Heading, TextTable, wide_table
-from lora_bench.report.model.comparison import (
-    DISTINCT,
-    FROM_EPOCHS,
-    TARGETS,
-    Comparison,
-    ModelTable,
-    Setting,
-    rows_of,
-    work_of,
-)
+from lora_bench.report.model.comparison import OF_ROWS, TARGETS, Comparison, ModelTable, Setting, rows_of, work_of
 from lora_bench.report.model.rows import Row, grouped, in_order, total_of, unique
 from lora_bench.report.model.searches import best_rates
 from lora_bench.report.text import MISSING, code, count, inert
@@ -215,7 +206,7 @@ def setting_name(setting: Setting, comparison: Comparison) -> str:
     if len({other.distinct_examples for other in kin}) > 1:
         rows = setting.distinct_examples
         said.append("all training rows" if rows is None else f"{count(rows)} rows")
-        named |= {DISTINCT, *FROM_EPOCHS}
+        named |= OF_ROWS
     if set(comparison.differs_from_kin(setting)) - named:
         number = next(index for index, other in enumerate(kin, start=1) if other is setting)
         said.append(_work(setting, kin) or f"setting {number}")
