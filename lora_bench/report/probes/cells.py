@@ -15,7 +15,6 @@ from lora_bench.report import text
 from lora_bench.report.frames.record_frame import at
 from lora_bench.report.model.rows import grouped
 
-REFERENCE = "full"
 STEP = "speed.step_seconds_median"
 WIDE = "wide.step_seconds_median"
 
@@ -30,6 +29,11 @@ class Probed:
     records: tuple[ProbeRecord, ...]
     twins: tuple[ProbeRecord, ...]
     failures: tuple[ProbeRecord, ...]
+
+    @property
+    def is_reference(self) -> bool:
+        """True if the cell trains all weights."""
+        return self.spec.method.name == "full"
 
     def value(self, of: Value) -> float | None:
         """Return a field by its path, or a value computed from a record, over the processes that have it: see the module."""
@@ -58,11 +62,10 @@ def longer_passes(cell: Probed, shape: tuple[int, int], state: State) -> list[fl
     return [own / base - 1 for base, own in both if base and own is not None]
 
 
-def pass_shapes(cell: Probed) -> dict[tuple[int, int], set[State]]:
-    """Return the batch sizes and lengths of a cell's forward passes, ascending, with the states that were timed."""
+def pass_shapes(cell: Probed) -> list[tuple[int, int]]:
+    """Return the batch sizes and lengths of a cell's forward passes, ascending."""
     latencies = [one for record in cell.records if record.inference for one in record.inference.latencies]
-    shapes = grouped(latencies, lambda one: (one.batch_size, one.length))
-    return {shape: {one.state for one in shapes[shape]} for shape in sorted(shapes)}
+    return sorted({(one.batch_size, one.length) for one in latencies})
 
 
 def probed_cells(records: Sequence[ProbeRecord]) -> list[Probed]:
@@ -85,7 +88,7 @@ def _order(cell: Probed) -> tuple[object, ...]:
     spec = cell.spec
     return (
         text.natural(spec.model.shown), spec.kind, spec.batch_size, spec.length, spec.shown_precision,
-        spec.method.name != REFERENCE, text.natural(spec.method.label), spec.probe_id,
+        not cell.is_reference, text.natural(spec.method.label), spec.probe_id,
     )  # fmt: skip
 
 

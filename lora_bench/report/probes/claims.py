@@ -14,7 +14,7 @@ from pydantic import Field
 from lora_bench.documents import Strict, read_yaml, validate
 from lora_bench.records.probe_record import ProbeRecord, State
 from lora_bench.report.blocks import Block, Heading, TextTable
-from lora_bench.report.probes.cells import REFERENCE, STEP, Probed, Value, longer_passes, pass_shapes, probed_cells
+from lora_bench.report.probes.cells import STEP, Probed, Value, longer_passes, pass_shapes, probed_cells
 from lora_bench.report.probes.probe_tables import figures
 from lora_bench.report.text import MISSING, code, inert, percent, plural, signed_percent, span
 from lora_bench.util.paths import folders
@@ -115,8 +115,7 @@ def _beside_whole(cells: Sequence[Probed]) -> list[tuple[Probed, Probed]]:
         return cell.spec.model_dump(exclude={"method", "latency_shapes", "wide_tokens"})
 
     own = [cell for cell in cells if cell.spec.method.name == CLAIMED]
-    wholes = [cell for cell in cells if cell.spec.method.name == REFERENCE]
-    return [(whole, cell) for cell in own for whole in wholes if step(whole) == step(cell)]
+    return [(whole, cell) for cell in own for whole in cells if whole.is_reference and step(whole) == step(cell)]
 
 
 def _times(of: Value) -> Callable[[Claim, Sequence[Probed]], list[float]]:

@@ -7,16 +7,7 @@ from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.report.blocks import Block, Lead, TextTable
 from lora_bench.report.model.overview import PEAK
 from lora_bench.report.model.rows import grouped
-from lora_bench.report.probes.cells import (
-    REFERENCE,
-    STEP,
-    Probed,
-    Value,
-    comparable,
-    device_name,
-    noise_floor,
-    probed_cells,
-)
+from lora_bench.report.probes.cells import STEP, Probed, Value, comparable, device_name, noise_floor, probed_cells
 from lora_bench.report.text import code, inert, listed, plain, span
 
 STORED = "checkpoint.stored_bytes"
@@ -148,7 +139,7 @@ def _pairs(groups: Sequence[Sequence[Probed]]) -> Pairs:
     pairs = []
     for group in groups:
         measured = [cell for cell in group if cell.records]
-        reference = next((cell for cell in measured if cell.spec.method.name == REFERENCE), None)
+        reference = next((cell for cell in measured if cell.is_reference), None)
         if reference is not None:
             pairs += [(cell, reference) for cell in measured if cell is not reference]
     return grouped(pairs, lambda pair: pair[0].spec.method.label)

@@ -8,17 +8,7 @@ from lora_bench.records.probe_record import ProbeRecord, State
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, wide_table
 from lora_bench.report.frames.record_frame import at
-from lora_bench.report.probes.cells import (
-    REFERENCE,
-    STEP,
-    WIDE,
-    Probed,
-    Value,
-    longer_passes,
-    pass_seconds,
-    pass_shapes,
-    values,
-)
+from lora_bench.report.probes.cells import STEP, WIDE, Probed, Value, longer_passes, pass_seconds, pass_shapes, values
 from lora_bench.report.text import MISSING, code
 
 # The head of a column and its text for a cell.
@@ -106,7 +96,7 @@ def _shown(value: Value, form: Callable[[float | None], str]) -> Callable[[Probe
 
 
 def _reference(cells: Sequence[Probed]) -> Probed:
-    return next((cell for cell in cells if cell.spec.method.name == REFERENCE), cells[0])
+    return next((cell for cell in cells if cell.is_reference), cells[0])
 
 
 def _against(reference: Probed, value: Value) -> Column:
