@@ -96,12 +96,8 @@ def judge_table(
 ) -> tuple[CellVerdict, ...]:
     """The verdict on every cell of a table, in its order.
 
-    Args:
-        table: The table.
-        records: Any; those of a cell have the label of its method, its task and its base model. Trials are passed over.
-        expected: The `fields` of a run of the cell as the table's own suite asks for it, or None if unknown:
-            `expected_from` makes it of a plan.
-        stand_ins: For a base model of the table, the name of the model that was run in its stead.
+    The *records* of a cell are those with its method, task and base model; others and trials are passed over. *expected* gives
+    the `fields` of its run as the table's own suite asks for it, or None if unknown: `expected_from` makes it of a plan.
     """
     tested = (record for record in records if record.spec.score_on == "test")
     places = grouped(tested, lambda record: place_of(record.spec))

@@ -58,20 +58,9 @@ def reproduction(
 ) -> Suite:
     """Return the suite of the part of a published table that is to run, by the options of docs/published.md#repeat-a-part.
 
-    Args:
-        name: Of the table.
-        model: A base model of the table, with or without the owner of its repository, or any other that stands in for one.
-        role: The base model that a stand-in replaces; the table's first by default.
-        revision: Revision of the base model on the hub, such as one with weights in safetensors; the table's own by default.
-        tasks: Names of tasks; all by default. Those that they start from come along.
-        methods: Labels of methods; all by default.
-        seeds: Their number, from 0 on; the table's own by default.
-        protocol: Name of another protocol than the table's.
-        epochs: Passes over the training split in place of each recipe's, for a smoke test.
-        train_examples: Examples seen in their place.
-        start_from: Folder of an adapter in PEFT's format.
-
-    Raise LoraBenchError if a name is not in the table.
+    What is not given is the table's own. *model* is one of the table, with or without the owner of its repository, or stands
+    in for *role*. *seeds* is their number, from 0 on. *epochs* and *train_examples* stand in place of each recipe's work, for
+    a smoke test. Raise LoraBenchError if a name is not in the table.
     """
     _, suite = table_suite(name)
     known = {entry.model: entry for entry in suite.models}

@@ -247,20 +247,19 @@ def _speed(train: TrainInfo) -> Speed | None:
 
 def _all(entries: Sequence[Metrics], key: str) -> list[float]:
     """Return the numbers of *entries* at *key*; empty if one of them has none."""
-    numbers = [number_in(entry.get(key)) for entry in entries]
-    return [] if None in numbers else [value for value in numbers if value is not None]
+    numbers = [number for entry in entries if (number := number_in(entry.get(key))) is not None]
+    return numbers if len(numbers) == len(entries) else []
 
 
 def _scores(metrics: Sequence[Metrics]) -> dict[str, float]:
     """Return the measurements after the last step: the test split's scores, and other metrics of the task."""
     scored = [entry for entry in metrics if any(key.startswith("test ") for key in entry)][-1:]
-    scores = {
-        key.removeprefix("test "): number_in(value)
+    return {
+        key.removeprefix("test "): number
         for entry in scored
         for key, value in entry.items()
-        if key not in NOT_SCORES and not key.startswith("valid ")
+        if key not in NOT_SCORES and not key.startswith("valid ") and (number := number_in(value)) is not None
     }
-    return {name: value for name, value in scores.items() if value is not None}
 
 
 def _curve(metrics: Sequence[Metrics]) -> tuple[CurvePoint, ...]:

@@ -145,6 +145,8 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
     memories = [record.memory for record in whole if record.memory is not None]
     kind = unique(memory.kind for memory in memories)
     speeds = [record.speed for record in whole if record.speed is not None]
+    words = (record.data.word_model_score for record in records if record.data is not None)
+    own_rows = all(record.spec.training.distinct_seed is None for record in records)
     alone = [memory.exclusive for memory in memories] + [speed.exclusive for speed in speeds]
     parameters = unique(record.parameters for record in records)
     target = first.budget.parameter_target if first.budget is not None else None
@@ -181,22 +183,13 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         evaluation_seconds_total=total_of(speed.evaluation_seconds for speed in all_speeds),
         majority_score=over_folds((floor_of(record) for record in records if record.data is not None), overlap),
         least_learned=over_folds(map(least_learned, records), overlap),
-        word_model_score=_word_model_score(records, overlap),
+        word_model_score=over_folds(words, overlap or own_rows),
         checkpoint_bytes=median_of(record.weights.stored_bytes for record in records if record.weights is not None),
         extended=any(record.extended for record in records),
         environments=tuple(sorted({environment_index(record, environments) for record in records} - {-1})),
         forgetting=_forgetting(records),
         overlap=overlap,
     )
-
-
-def _word_model_score(records: Sequence[Record], overlap: float) -> float | None:
-    """Return the score of words alone: the mean over draws of rows, or folds, where each run has its own."""
-    found = [record.data.word_model_score for record in records if record.data is not None]
-    scores = [one for one in found if one is not None]
-    if scores and (overlap or all(record.spec.training.distinct_seed is None for record in records)):
-        return statistics.fmean(scores)
-    return unique(scores)
 
 
 def _forgetting(records: Sequence[Record]) -> Forgetting | None:
@@ -277,7 +270,7 @@ def one_of_each_fold(records: Iterable[Record]) -> list[Record]:
 
 
 def over_folds(values: Iterable[float | None], overlap: float) -> float | None:
-    """Return what runs have in common, or the mean where they test folds of an *overlap*."""
+    """Return what runs have in common, or the mean where each has rows of its own, as with folds of an *overlap*."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if overlap and known else unique(known)
 
