@@ -31,15 +31,10 @@ Direction = Literal["lower", "higher"]
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Result of a cell's runs.
+    """Result of a cell's runs: the mean or median of the *n* with the score, which leaves out those that diverged.
 
-    Args:
-        n: Runs with the score.
-        diverged: Runs that diverged; the value leaves them out.
-        value: Their mean or median.
-        own_width: Half-width of the 95 % interval of the value over seeds, or None for a single run.
-        uncertainty: Of the difference from the published value, or None where no spread is known.
-        run_ids: The runs, the diverged ones too.
+    *own_width* is the half-width of the 95 % interval of the value over seeds, None for a single run. *uncertainty* is that of
+    the difference from the published value, None where no spread is known. *run_ids* has the diverged ones too.
     """
 
     n: int

@@ -18,13 +18,7 @@ EXAMPLES, CONTENT = "data.examples.", "data.sha256"
 
 @dataclass(frozen=True)
 class Differing:
-    """A field in which the runs differ from the published number's recipe.
-
-    Args:
-        field: Its name, as in a run spec where it stands there.
-        asked: What the published number is of, or None where its source does not say.
-        run: What was run.
-    """
+    """A field, named as in a run spec, in which the runs differ; None is asked where the source does not say."""
 
     field: str
     asked: Any
@@ -66,10 +60,8 @@ def expected_from(
 ) -> Callable[[PublishedCell], Expected]:
     """A function from a cell to the run that the table's own suite asks for, made from the run specs of its plan.
 
-    Args:
-        specs: Of the plan; trials of a learning rate among them are passed over.
-        stand_ins: For a base model of the table, the name of the model that the plan has in its stead.
-        releases: The data release of each task, by task name.
+    Trials among these are passed over. *stand_ins* has, for a base model of the table, the name of the model that the plan has
+    in its stead, and *releases* the data release of each task.
     """
     asked = {
         place_of(spec): fields(spec) | _released((releases or {}).get(spec.task.name), spec)

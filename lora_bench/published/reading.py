@@ -115,13 +115,7 @@ def _derived_faults(cells: Iterable[PublishedCell], file: str) -> list[Fault]:
 
 
 class Disagreement(NamedTuple):
-    """A number of a table, and the different one that another table prints.
-
-    Args:
-        cell: The number in the table.
-        table: Name of the other table.
-        other: The number there.
-    """
+    """A number of a table, and the different one that another table, here by its name, prints."""
 
     cell: PublishedCell
     table: str

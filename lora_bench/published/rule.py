@@ -37,13 +37,9 @@ class CellUncertainty:
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """The difference of our value from a published one.
+    """The difference of our value from a published one, ours less theirs, and its uncertainty without what rounding adds.
 
-    Args:
-        difference: Ours less theirs.
-        uncertainty: Its standard error, without what rounding adds.
-        tolerance: Differences within it do not matter.
-        rounding: Half of one in the last printed digit.
+    Differences within the *tolerance* do not matter. *rounding* is half of one in the last printed digit.
     """
 
     difference: float

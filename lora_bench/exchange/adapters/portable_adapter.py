@@ -213,14 +213,9 @@ def attention_paths(model: PreTrainedModel) -> list[str]:
 
 
 def prefix_weights(table: Tensor, model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return a prefix's weights under our names.
+    """Return a prefix's weights under our names, from keys and values of shape (prefix_tokens, 2 * layers * width).
 
-    Args:
-        table: Keys and values, shape (prefix_tokens, 2 * layers * width): the key of the first layer, its value, and so on.
-        model: Skeleton of the base model.
-
-    Raises:
-        LoraBenchError: If the model has another number of layers.
+    These are the key of the first layer, its value, and so on. Raise LoraBenchError if the model has another number of layers.
     """
     paths = attention_paths(model)
     if not paths or table.shape[-1] % (2 * len(paths)):

@@ -32,16 +32,10 @@ Quantity = Literal[
 
 
 class Claim(Strict):
-    """A claim of a paper.
+    """A claim of a paper on a quantity, as *printed*, with its place there and what the paper measured.
 
-    Args:
-        quantity: The quantity that is claimed to be small, or large.
-        where: Place in the paper.
-        of: The model or setting that the paper measured.
-        printed: The claim in the paper's numbers.
-        model: Name of the base model that the claim is of, if it is compared with one alone.
-        method: Label of the method, likewise.
-        shape: Batch size and length of a forward pass, likewise.
+    If it is compared with one alone, it names the base model, the label of the method, or batch size and length of a forward
+    pass.
     """
 
     quantity: Quantity
