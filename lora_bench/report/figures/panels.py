@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import CARETDOWN, CARETLEFT, CARETRIGHT, CARETUP
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from lora_bench.report.figures.plan import FigurePlan, Style, padded, stretched
@@ -205,7 +205,7 @@ def score_limits(rows: Iterable[Row]) -> Limits:
     return padded(*stretched(seeds, (row.score.interval for row in scored if row.score is not None)), share=0.06)
 
 
-def logarithmic(panel: Any, limits: Limits, formatter: FuncFormatter, *, upwards: bool = False) -> None:
+def logarithmic(panel: Any, limits: Limits, formatter: Formatter, *, upwards: bool = False) -> None:
     """A logarithmic axis whose ticks have room for their labels."""
     decades = math.log10(limits[1] / limits[0])
     between = (1.0, 2.0, 5.0) if decades < 1.3 else (1.0, 3.0) if decades < 2.3 else (1.0,)

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from lora_bench.report.figures import panels as parts
 from lora_bench.report.figures.plan import Cost, FigurePlan, Style, front_of, not_alone, padded
@@ -78,7 +78,7 @@ def _parameter_axis(panel: Any, plan: FigurePlan, cost: Cost) -> None:
     # At least a factor of 5 apart, so that equal counts look equal, and room at the sides.
     widen = max(1.5 * (max(values) / min(values)) ** 0.15, (5 * min(values) / max(values)) ** 0.5)
     limits = min(values) / widen, max(values) * widen
-    parts.logarithmic(panel, limits, FuncFormatter(lambda value, _: _short_count(value)))
+    parts.logarithmic(panel, limits, EngFormatter())
     for target, tolerance in held:
         panel.axvspan(target * (1 - tolerance), target * (1 + tolerance), color="#000000", alpha=0.06, linewidth=0)
 
@@ -89,10 +89,3 @@ def _measured_axis(panel: Any, rows: Sequence[Row], cost: Cost) -> None:
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     values = [value for row in rows if (value := cost.of(row)) is not None]
     panel.set_xlim(padded(min(values), max(values), share=0.15) if values else (0.0, 1.0))
-
-
-def _short_count(value: float) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:g} {unit}"
-    return f"{value:g}"

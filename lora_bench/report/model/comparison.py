@@ -14,6 +14,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 from pydantic import JsonValue
@@ -26,11 +27,10 @@ from lora_bench.records.record import Environment, Record, Status
 from lora_bench.records.spec import ModelSpec, RunSpec, TrainingSpec, without_shown
 from lora_bench.report.model.rows import (
     Row,
-    alike,
     canonical,
-    environment_index,
     grouped,
     in_order,
+    machine_of,
     make_row,
     overlap_of,
     row_key,
@@ -181,10 +181,7 @@ class Comparison:
 
     def kin_of(self, setting: Setting) -> list[Setting]:
         """Return the settings of its task that are results as it is, or trials of the same rung; itself among them."""
-
-        def kind(of: Setting) -> tuple[str, bool, int | None]:
-            return of.spec.task.name, of.trials, of.rung
-
+        kind = attrgetter("spec.task.name", "trials", "rung")
         return [other for other in self.settings if kind(other) == kind(setting)]
 
     def differs_from_kin(self, setting: Setting) -> dict[str, JsonValue]:
@@ -364,12 +361,8 @@ def model_key(model: ModelSpec) -> tuple[str, str, str, str]:
 
 def _environments(records: Sequence[Record]) -> tuple[Environment, ...]:
     """Return every environment once, that of the most records first."""
-    found: list[Environment] = []
-    for record in records:
-        if record.environment is not None and not any(alike(record.environment, other) for other in found):
-            found.append(record.environment)
-    numbers = Counter(environment_index(record, found) for record in records)
-    return tuple(found[index] for index in sorted(range(len(found)), key=lambda index: -numbers[index]))
+    found = grouped((one.environment for one in records if one.environment is not None), machine_of)
+    return tuple(alike[0] for alike in sorted(found.values(), key=len, reverse=True))
 
 
 def _differing(of_groups: list[dict[str, JsonValue]]) -> list[dict[str, JsonValue]]:

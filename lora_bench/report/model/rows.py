@@ -277,17 +277,14 @@ def over_folds(values: Iterable[float | None], overlap: float) -> float | None:
 
 def environment_index(record: Record, environments: Sequence[Environment]) -> int:
     """Return the index of a record's environment in *environments*; -1 if the record has none."""
-    mine = record.environment
-    matches = (index for index, other in enumerate(environments) if mine is not None and alike(mine, other))
-    return next(matches, -1)
+    mine = None if record.environment is None else machine_of(record.environment)
+    return next((index for index, other in enumerate(environments) if machine_of(other) == mine), -1)
 
 
-def alike(one: Environment, other: Environment) -> bool:
-    """Compare two environments, with memory rounded to GiB, as it changes by some MiB from boot to boot."""
-    without_memory = [environment.model_copy(update={"memory_bytes": None}) for environment in (one, other)]
-    memories = [environment.memory_bytes for environment in (one, other)]
-    in_gib = [None if memory is None else round(memory / GIB) for memory in memories]
-    return without_memory[0] == without_memory[1] and in_gib[0] == in_gib[1]
+def machine_of(environment: Environment) -> str:
+    """Return an environment as text, with memory in GiB, as it changes by some MiB from boot to boot."""
+    memory = environment.memory_bytes
+    return canonical({**environment.model_dump(mode="json"), "memory_bytes": memory and round(memory / GIB)})
 
 
 def statuses(records: Iterable[Record]) -> dict[Status, int]:
