@@ -24,10 +24,10 @@ from lora_bench.report.latex import to_latex
 from lora_bench.report.markdown import facts_of, page_of, render_markdown
 from lora_bench.report.model.comparison import Comparison, compare
 from lora_bench.report.model.report import Report
+from lora_bench.report.sections.answer import methods_paragraph, table_note
 from lora_bench.report.sections.class_tables import ABOUT, ITEMS_PAGE, items_page
 from lora_bench.report.sections.first_screen import draw_pictures
 from lora_bench.report.sections.forgetting import forgetting_figures
-from lora_bench.report.sections.methods_paragraph import methods_paragraph, table_note
 from lora_bench.report.sections.weight_changes import PAGE, weight_figures, weight_page
 from lora_bench.report.terminal import terminal_answer, terminal_table
 from lora_bench.util.regular_files import read_regular

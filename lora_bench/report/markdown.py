@@ -29,13 +29,12 @@ from lora_bench.report.probes.probe_section import probe_section, probes_page
 from lora_bench.report.sections import budgets
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.along import along_section
-from lora_bench.report.sections.answer import answer
+from lora_bench.report.sections.answer import answer, methods_paragraph
 from lora_bench.report.sections.environments import environment_section
 from lora_bench.report.sections.first_screen import by_task_picture, first_screen
 from lora_bench.report.sections.forgetting import forgetting_section, kept_of_base
 from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.improving import improving_blocks, over_time_section, plateau_blocks
-from lora_bench.report.sections.methods_paragraph import methods_paragraph
 from lora_bench.report.sections.other_reports import other_reports
 from lora_bench.report.sections.scores import exempt_note, scores_section, task_section, tuning_section
 from lora_bench.report.sections.verdicts import verdict_section

@@ -8,7 +8,7 @@ import pytest
 from lora_bench.records.analysis import Analysis
 from lora_bench.report import Report, render_files, render_markdown
 from lora_bench.report.model.reference import Question
-from lora_bench.report.sections.methods_paragraph import methods_paragraph, table_note
+from lora_bench.report.sections.answer import methods_paragraph, table_note
 from tests.report.model.test_verdicts import FULL, MANY, judged, runs, shifted
 
 STATISTICS = (Path(__file__).parents[3] / "docs" / "statistics.md").read_text(encoding="utf-8")
