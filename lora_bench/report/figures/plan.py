@@ -5,8 +5,6 @@ figure shows. On the Pareto front are the rows that no other dominates: one that
 better in one of them. It compares means and recorded costs, and ignores their uncertainty.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -29,6 +27,19 @@ class Style(NamedTuple):
 
     colour: str
     marker: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One axis of a trade-off: a name with its unit, and where a row stands; None where that is unknown or it has no place.
+
+    Costs of one *basis* can be compared. Other work on the machine changes a *measured* one, and none that is counted.
+    """
+
+    label: str
+    measured: bool
+    of: Callable[[Row], float | None]
+    basis: Callable[[Row], Hashable]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,19 +182,6 @@ def _learning_curves(plan: FigurePlan) -> list[str]:
 def not_alone(row: Row, cost: Cost) -> bool:
     """Tell if a row has a measured cost that other work on the machine may have changed."""
     return cost.measured and row.score is not None and cost.of(row) is not None and not row.exclusive
-
-
-@dataclass(frozen=True)
-class Cost:
-    """One axis of a trade-off: a name with its unit, and where a row stands; None where that is unknown or it has no place.
-
-    Costs of one *basis* can be compared. Other work on the machine changes a *measured* one, and none that is counted.
-    """
-
-    label: str
-    measured: bool
-    of: Callable[[Row], float | None]
-    basis: Callable[[Row], Hashable]
 
 
 def costs_of(settings: Sequence[Setting], environments: Sequence[Environment]) -> list[Cost]:

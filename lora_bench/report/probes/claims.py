@@ -94,12 +94,12 @@ def claims_section(claims: Claims, records: Sequence[ProbeRecord]) -> list[Block
 
 
 class _Measure(NamedTuple):
-    """What a claimed quantity comes to here: its name, its numbers, and the words for one of them and for their span."""
+    """What a claimed quantity comes to here: its name, its numbers, and the words for one of them or for their span."""
 
     name: str
     values: Callable[[Claim, Sequence[Probed]], list[float]]
-    form: Callable[[float], str]
     words: str = "{}"
+    form: Callable[[float], str] = figures
 
 
 def _beside_whole(cells: Sequence[Probed]) -> list[tuple[Probed, Probed]]:
@@ -152,18 +152,14 @@ def _adapted(claim: Claim, cells: Sequence[Probed]) -> list[float]:
 
 
 _MEASURED: dict[Quantity, _Measure] = {
-    "trained_weights": _Measure(
-        "trained weights, without heads", _times("parameters.adapter"), figures, "{} times fewer"
-    ),
-    "step_memory": _Measure("memory in training", _times("measured.peak_bytes"), figures, "{} times less"),
-    "stored_weights": _Measure(
-        "stored weights, without heads", _times("checkpoint.adapter_bytes"), figures, "{} times smaller"
-    ),
-    "step_speed": _Measure("speed of training", _times(STEP), lambda times: percent(times - 1, 0), "{} faster"),
-    "merged_latency": _Measure("latency when merged", lambda _, cells: _longer(cells, "merged"), signed_percent),
-    "adapted_latency": _Measure("latency of {method}{shape}", _adapted, signed_percent),
+    "trained_weights": _Measure("trained weights, without heads", _times("parameters.adapter"), "{} times fewer"),
+    "step_memory": _Measure("memory in training", _times("measured.peak_bytes"), "{} times less"),
+    "stored_weights": _Measure("stored weights, without heads", _times("checkpoint.adapter_bytes"), "{} times smaller"),
+    "step_speed": _Measure("speed of training", _times(STEP), "{} faster", lambda times: percent(times - 1, 0)),
+    "merged_latency": _Measure("latency when merged", lambda _, cells: _longer(cells, "merged"), form=signed_percent),
+    "adapted_latency": _Measure("latency of {method}{shape}", _adapted, form=signed_percent),
     "task_switch": _Measure(
-        "switches between tasks", _switches, figures, "{} times as quick as to load the base model, from memory"
+        "switches between tasks", _switches, "{} times as quick as to load the base model, from memory"
     ),
-    "hundred_tasks": _Measure(f"files of {TASKS} tasks", _hundred_tasks, figures, "{} times less"),
+    "hundred_tasks": _Measure(f"files of {TASKS} tasks", _hundred_tasks, "{} times less"),
 }
