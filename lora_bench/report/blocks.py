@@ -5,8 +5,6 @@ and backslashes before characters that would be marks. `text.inert`, `text.code`
 so; no renderer looks into a string for anything but these marks.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -47,7 +45,7 @@ class SectionAnswer:
 class TextList:
     """A list; an item that is a list itself belongs to the one before it."""
 
-    items: Sequence[str | TextList]
+    items: Sequence["str | TextList"]
     numbered: bool = False
 
 
@@ -78,7 +76,7 @@ class Fold:
     """Blocks that a page folds away behind *summary*, which has words and numbers alone and so no string of a record."""
 
     summary: str
-    blocks: Sequence[Block]
+    blocks: Sequence["Block"]
 
     def __post_init__(self) -> None:
         assert _SUMMARY.fullmatch(self.summary), "a summary has no markup"

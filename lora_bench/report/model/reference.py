@@ -1,7 +1,5 @@
 """The comparison of records whose suite declared none, and that which a reader asks for in place of a declared one."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +52,7 @@ class Question:
     margin: float | None = None
     alpha: float | None = None
 
-    def of(self, analysis: Analysis, comparison: Comparison) -> tuple[Analysis, Question]:
+    def of(self, analysis: Analysis, comparison: Comparison) -> tuple[Analysis, "Question"]:
         """Return a comparison with what is asked, and what of that is new; LoraBenchError for a margin in points."""
         tasks = [setting.spec.task for setting in comparison.results]
         shares = all(default_margin(task.metric) is not None for task in tasks)

@@ -1,7 +1,5 @@
 """A report as one object: what it is made of, and what follows from that, computed when first asked for and once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
@@ -39,7 +37,7 @@ def no_texts(task: TaskSpec, references: Sequence[int], seeds: Sequence[int | No
     """Give no texts."""
 
 
-def no_data(report: Report) -> dict[str, bytes]:
+def no_data(report: "Report") -> dict[str, bytes]:
     """Give no files."""
     return {}
 
@@ -132,10 +130,10 @@ class Report:
     asked: Question = NOTHING_ASKED
     about: str = ""
     sections: Sequence[Sequence[Block]] = ()
-    data: Callable[[Report], Mapping[str, bytes]] = no_data
+    data: Callable[["Report"], Mapping[str, bytes]] = no_data
     texts: TextsOf = no_texts
     analysis: WeightAnalysis | None = None
-    beside: Mapping[str, Report] = field(default_factory=dict)
+    beside: Mapping[str, "Report"] = field(default_factory=dict)
     reload_seconds: int = 0
     latex: bool = False
     figures: Form = "svg"
