@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from lora_bench.documents import read_yaml, validate
 from lora_bench.errors import BadInput, Fault, did_you_mean, unknown
 from lora_bench.published.table import PublishedCell, PublishedTable, TableFile, Unlike
+from lora_bench.report.model.rows import grouped
 from lora_bench.util.paths import folders
 from lora_bench.util.regular_files import MIB, read_regular
 
@@ -34,10 +35,8 @@ _UNLIKE = re.compile(r"([\w.]+): (.+) > (.+)")
 
 def known_tables() -> dict[str, Path]:
     """Every published table by name, with its folder."""
-    tables: dict[str, Path] = {}
-    for folder in reversed(folders("baselines")):
-        tables.update({path.parent.name: path.parent for path in sorted(folder.glob("*/published.csv"))})
-    return tables
+    files = (file for folder in reversed(folders("baselines")) for file in sorted(folder.glob("*/published.csv")))
+    return {file.parent.name: file.parent for file in files}
 
 
 def load_table(name: str) -> PublishedTable:
@@ -124,11 +123,8 @@ class Disagreement(NamedTuple):
 
 def disagreements(table: PublishedTable, others: Iterable[PublishedTable] | None = None) -> list[Disagreement]:
     """Return the numbers of *table* that *others* print differently, in its order; by default all tables that can be read."""
-    found: dict[tuple[str, ...], list[tuple[str, PublishedCell]]] = {}
-    for other in _readable() if others is None else others:
-        if other.name != table.name:
-            for cell in other.cells:
-                found.setdefault(cell.key, []).append((other.name, cell))
+    elsewhere = [other for other in (_readable() if others is None else others) if other.name != table.name]
+    found = grouped(((other.name, cell) for other in elsewhere for cell in other.cells), lambda pair: pair[1].key)
     return [
         Disagreement(cell, name, other)
         for cell in table.cells

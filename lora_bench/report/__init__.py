@@ -22,7 +22,7 @@ from lora_bench.report.frames.record_frame import to_frame
 from lora_bench.report.html import PageFacts, render_page
 from lora_bench.report.latex import to_latex
 from lora_bench.report.markdown import facts_of, page_of, render_markdown
-from lora_bench.report.model.comparison import Comparison, compare
+from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.report import Report
 from lora_bench.report.sections.answer import methods_paragraph, table_note
 from lora_bench.report.sections.class_tables import ABOUT, ITEMS_PAGE, items_page
@@ -33,7 +33,6 @@ from lora_bench.report.terminal import terminal_answer, terminal_table
 from lora_bench.util.regular_files import read_regular
 
 __all__ = [
-    "Comparison",
     "Report",
     "check_report",
     "compare",

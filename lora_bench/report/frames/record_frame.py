@@ -229,12 +229,12 @@ COLUMNS = _columns()
 _PROBE_NAMES = {
     "model_name": "model", "method_name": "method", "method_label": "label", "method_size": "size", "schema_version": "schema",
 }  # fmt: skip
-_PROBE_LISTS = {"inference.latencies"}  # a frame of their own
+_RUN_ID = {"run_id": Column("string", attrgetter("run_id"))}
 
 
 def to_probe_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
     """Return one row a process, in the order given, failures included; missing measurements are missing values."""
-    return frame(records, {"run_id": Column("string", attrgetter("run_id")), **probe_columns()})
+    return frame(records, {**_RUN_ID, **probe_columns()})
 
 
 def to_latency_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
@@ -245,15 +245,13 @@ def to_latency_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
         if record.inference is not None
         for latency in record.inference.latencies
     ]
-    return frame(passes, {"run_id": Column("string", attrgetter("run_id")), **dict(_probe_columns(Latency))})
+    return frame(passes, {**_RUN_ID, **probe_columns(Latency)})
 
 
-def probe_columns() -> dict[str, Column]:
-    """Return every column of `to_probe_frame` but the run id."""
-    return dict(_probe_columns(ProbeRecord))
-
-
-def _probe_columns(model: type[BaseModel]) -> Iterator[tuple[str, Column]]:
-    for path, dtype in fields_of(model, _PROBE_LISTS):
-        name = path.removeprefix("spec.").replace(".", "_")
-        yield _PROBE_NAMES.get(name, name), Column(dtype, partial(at, path=path))
+def probe_columns(model: type[BaseModel] = ProbeRecord) -> dict[str, Column]:
+    """Return every column of `to_probe_frame`, or of the frame of a part of its records, but the run id."""
+    fields = fields_of(model, leave_out={"inference.latencies"})  # a frame of their own
+    named = {
+        path.removeprefix("spec.").replace(".", "_"): Column(dtype, partial(at, path=path)) for path, dtype in fields
+    }
+    return {_PROBE_NAMES.get(name, name): column for name, column in named.items()}
