@@ -1,7 +1,5 @@
 """A folder of runs → the analysis of the weights that they kept."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial

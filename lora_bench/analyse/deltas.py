@@ -5,8 +5,6 @@ difference of the trained weight and the base model's. What one module computes 
 is taken apart.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ decompositions give its singular values and vectors without the product. Hu et a
 Shuttleworth et al. 2024 (https://arxiv.org/abs/2410.21228).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,7 +42,7 @@ class Singular:
         """Largest singular value, 0 for a matrix of zeros."""
         return float(self.values[0]) if len(self.values) else 0.0
 
-    def first(self, directions: int) -> Singular:
+    def first(self, directions: int) -> "Singular":
         """Return the first directions alone."""
         return Singular(self.left[:, :directions], self.values[:directions], self.right[:, :directions])
 

@@ -9,8 +9,6 @@ change, and the folder then has runs of the earlier choice. No report reads them
 may also be the same: its runs then state the search as it is now.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 

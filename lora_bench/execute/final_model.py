@@ -6,8 +6,6 @@ It trains as long as the runs of the comparison did, in epochs. Nothing is left 
 comparison: that of the same settings, trained on fewer rows, on rows they had not seen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path

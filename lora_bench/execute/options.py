@@ -1,7 +1,5 @@
 """The options of a command that does runs."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -1,12 +1,10 @@
 """Display of a suite that Python code runs: one output in a notebook, bars in a terminal, nothing elsewhere."""
 
-from __future__ import annotations
-
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from html import escape
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 
@@ -66,7 +64,7 @@ class NotebookOutput(Lines):
         else:
             self.output.update(HTML(self.html()))
 
-    def __enter__(self) -> NotebookOutput:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -7,8 +7,6 @@ could not: only the command line of a worker allows pickled weights and code. A 
 workers started before and after the change, or on machines with different copies, would do different runs.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shlex

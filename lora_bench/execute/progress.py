@@ -3,13 +3,11 @@
 Colours follow the terminal and `NO_COLOR`, which rich respects.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -148,7 +146,7 @@ class Lines(Display):
             self.console.print(line, markup=False, highlight=False)
         self.say(line)
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -284,7 +282,7 @@ class Bars(Display):
     def _share(self, bar: TaskID) -> float:
         return self.progress.tasks[self.progress.task_ids.index(bar)].percentage / 100
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> Self:
         self.progress.start()
         return self
 

@@ -4,8 +4,6 @@ The same command again measures only missing records. A pair that does not work,
 with its reason, and the other cells are measured.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace

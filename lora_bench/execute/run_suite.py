@@ -4,8 +4,6 @@ The same command again does only the missing runs. A pair that does not work, or
 becomes a record with its reason at once. Several processes may work on one folder: a record is written once.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence

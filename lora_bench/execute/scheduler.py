@@ -1,7 +1,5 @@
 """Do jobs beside other processes: runs of another process come last, and are waited for when nothing else is left."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """A cell of a plan: one run, its method's fit, and its existing record; and cells that wait for others."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from lora_bench.plan.cost_estimate import CostEstimate

@@ -3,8 +3,6 @@
 The speed is that of now, beside whatever else runs: of layers of a small encoder, forward and backward.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ shorter runs. All seeds are counted, also those that a decided method will not n
 its own, unless the table names its test rows.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 import time
@@ -68,7 +66,7 @@ class Design:
         """Return the number of folds of a table, one for each seed; None for one test split."""
         return self.seeds if self.seeds >= FOLDS and self.seeds != UNFOLDED and may_fold(seen, self.seeds) else None
 
-    def on(self, seen: TableFacts) -> Design:
+    def on(self, seen: TableFacts) -> "Design":
         """Return the design for a table, which has a seed more where `FOLDS` seeds share one test split."""
         return replace(self, seeds=UNFOLDED) if self.seeds == FOLDS and not may_fold(seen, FOLDS) else self
 

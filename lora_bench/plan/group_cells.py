@@ -1,7 +1,5 @@
 """The cells of a group: runs of one task, base model, method and budget that differ in their learning rate, rung and seed."""
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Obtain the inputs of a suite: the data of its tasks, its base models, and the data of `retention`."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The texts of test items for a report: of a user's own data, and of sets whose licence lets everybody pass them on."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import cache

@@ -5,8 +5,6 @@
 Data and base models are obtained here, so their faults are reported before the first step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ shapes alone (see `lora_bench.training.measure.step_costs`). From the second par
 too. So a split batch needs room for all gradients beside the peak of a part.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The runs of a task, base model, method and budget: its trials and, once these have records, its reported runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ The cells of a suite depend on model, method, size and shapes, and not on seeds 
 cells than runs. Nothing is written here.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Resolve a cell of a suite to its run spec: every name, default and fraction becomes a value."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

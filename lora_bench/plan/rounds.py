@@ -5,8 +5,6 @@ records. The verdicts of a round are made from its own seeds alone, so the runs 
 resumed command, several at one folder and a cluster plan the same.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

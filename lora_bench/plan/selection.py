@@ -1,7 +1,5 @@
 """Choices from records while a suite runs: the learning rate of its trials, and the runs that others start from."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lora_bench.records.protocol import Protocol

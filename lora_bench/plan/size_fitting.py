@@ -5,8 +5,6 @@ the method's size meets the budget's target (0.2 to 0.4 s a method for base-size
 method, the target and the versions of the libraries, and is cached under the hash of these.
 """
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Callable

@@ -4,8 +4,6 @@ The peak of a step is counted from shapes (see `lora_bench.training.measure.laye
 card takes no time. The time of a step is an estimate from published speeds.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json

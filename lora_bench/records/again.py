@@ -4,8 +4,6 @@ A record may be a stranger's, and its command any text: it is shown only if it i
 consent to code or pickles, for which the command then asks.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 

@@ -1,7 +1,5 @@
 """The declared comparison of a suite's scores. Each record carries it, so a later change shows."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Collection, Sequence
@@ -87,7 +85,7 @@ class Analysis(AnalysisSettings):
         planned = 1.0 if self.seeds is None else share_of(pairs, self.seeds.looks)
         return planned / self._looks
 
-    def paying(self, looks: int) -> Analysis:
+    def paying(self, looks: int) -> Self:
         """Return the comparison with the error level of the last of so many looks that no rule planned."""
         paid = self.model_copy()
         paid._looks = looks

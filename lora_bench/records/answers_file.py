@@ -7,8 +7,6 @@
 Records name these by their hashes, so the hashes in `runs.json` seal this file too, however it is compressed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import lzma
 import re

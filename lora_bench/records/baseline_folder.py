@@ -9,8 +9,6 @@
 Generated texts stay in the runs folder: they repeat the data set, whose licence may forbid redistribution.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

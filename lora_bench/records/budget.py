@@ -6,8 +6,6 @@ of work stops a run: examples (or epochs), real tokens, FLOPs or seconds. The ot
 each, and `docs/budgets.md` defines them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, get_args
@@ -185,7 +183,7 @@ class Caps(Work):
     epochs: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
-    def _one_number_of_examples(self) -> Caps:
+    def _one_number_of_examples(self) -> Self:
         if self.train_examples is not None and self.epochs is not None:
             raise ValueError("give at most one of train_examples and epochs")
         return self
@@ -216,7 +214,7 @@ class HeldEqual(Work):
         return any(work is not None and getattr(work, axis) is not None for work in (self, self.caps))
 
     @model_validator(mode="after")
-    def _one_measure_of_work(self) -> HeldEqual:
+    def _one_measure_of_work(self) -> Self:
         if len(self.given) != 1:
             names = [*Work.model_fields]
             raise ValueError(f"give exactly one of {', '.join(names[:-1])} and {names[-1]}")

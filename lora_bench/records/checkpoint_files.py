@@ -8,8 +8,6 @@ manifest was left by an interrupted writer. A second checkpoint of the same step
 only one is never removed.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import itertools

@@ -1,7 +1,5 @@
 """The machine and packages of a run: enough to repeat it, without names of people, hosts or folders."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json

@@ -4,8 +4,6 @@ The folder may be a stranger's, so its configuration is read with the limits of 
 have PEFT read code or pickles.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod

@@ -13,8 +13,6 @@ A run that was ended from outside decides nothing, and neither does the first cr
 before its learning rate is compared with others, or another run starts from it.
 """
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

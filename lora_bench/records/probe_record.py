@@ -4,8 +4,6 @@ A probe has several processes, because steps within one process are more alike t
 replication. A quantity that was not measured is null, and `unmeasured` says why. Units are in the names.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import ConfigDict, Field, JsonValue

@@ -1,7 +1,5 @@
 """The records of probes: `probes/<probe_id>-<repeat>.json` beside the runs of their suite, or `probes.json` of a baseline."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

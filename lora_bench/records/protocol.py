@@ -6,8 +6,6 @@ epoch on the reported split, the best of these, the median over seeds. Scores un
 report does not rank them together.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from lora_bench.documents import Strict

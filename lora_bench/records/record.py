@@ -4,8 +4,6 @@ A quantity that was not measured or is unknown is null, never zero. A status oth
 record is a row of every report like any other. Units are in the names.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field

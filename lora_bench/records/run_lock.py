@@ -16,8 +16,6 @@ the clock of the process that looks, is dead. A disk in this machine proves noth
 through this one. No time of day and no time of a file decides anything.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json
@@ -27,7 +25,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, Self
 
 from lora_bench.records.layout import RECORD
 from lora_bench.util.atomic_files import TEMPORARY, is_local, let_others_read, link_once, make_folder
@@ -90,7 +88,7 @@ class RunLock:
         os.close(self._descriptor)
         self._lock.close()
 
-    def __enter__(self) -> RunLock:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

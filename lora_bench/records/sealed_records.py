@@ -10,8 +10,6 @@ In a file of many a record has a line a field, so that a diff shows what changed
     ]}
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path

@@ -9,8 +9,6 @@ a run are null in its `RunSpec`, and null never equals anything. A `PlannedSpec`
 other.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import ConfigDict, Field, JsonValue

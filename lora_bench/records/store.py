@@ -18,8 +18,6 @@ Damaged files are moved to `quarantine/` and never deleted.
 A baseline holds the records of all runs in one file, and their answers in a second: see `lora_bench.records.baseline_folder`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib
@@ -71,7 +69,7 @@ class RunFolder:
         """Folder of the trained weights."""
         return self.path / "weights"
 
-    def of(self, run_id: str) -> RunFolder:
+    def of(self, run_id: str) -> "RunFolder":
         """Return the folder of another run of the same suite."""
         return RunFolder(self.path.parent / run_id)
 

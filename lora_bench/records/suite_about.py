@@ -1,7 +1,5 @@
 """The purpose of a suite whose file is beside its records, as a baseline has it, and its tasks without a run."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path

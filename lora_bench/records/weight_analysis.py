@@ -3,8 +3,6 @@
 ΔW is a run's change of one weight W of a layer, U and V its left and right singular vectors.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

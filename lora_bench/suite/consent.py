@@ -5,8 +5,6 @@ the classes of a base model's repository (`trust_remote_code`). The user allows 
 present hash: `--allow-code NAME@HASH`. Changed code has another hash, and needs a new permission.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass

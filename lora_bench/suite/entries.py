@@ -1,12 +1,10 @@
 """Readers of a suite's list entries: tasks, base models, and methods with their learning rates."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -45,7 +43,7 @@ class Range(Strict):
     high: float = Field(gt=0)
 
     @model_validator(mode="after")
-    def _is_a_range(self) -> Range:
+    def _is_a_range(self) -> Self:
         if self.low >= self.high:
             raise ValueError(f"low is {self.low:g} and high {self.high:g}; low must be the smaller one")
         return self

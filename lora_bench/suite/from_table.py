@@ -1,7 +1,5 @@
 """A suite file for a table: methods with tuned learning rates, written with comments and made to be edited."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

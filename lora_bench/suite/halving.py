@@ -9,8 +9,6 @@ n trials begin, and the best ⌊n / f⌋ of a rung go on to the next:
 Without rounding, each rung spends T / R. Jamieson and Talwalkar 2016, https://arxiv.org/abs/1502.07943
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from lora_bench.errors import LoraBenchError

@@ -4,8 +4,6 @@
 Checks that need data, weights or counting come later: see `lora_bench.plan.make_plan`.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 A suite of runs can be probed too: its runs give models, methods, batch and length, and its `probe` block the rest.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

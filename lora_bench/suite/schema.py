@@ -3,9 +3,7 @@
 Pydantic checks the type of each key here. `lora_bench.suite.load_suite` looks up names and checks keys against each other.
 """
 
-from __future__ import annotations
-
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
@@ -143,7 +141,7 @@ class SuiteBudget(HeldEqual):
         return next(((axis, targets) for axis, targets in amounts if targets is not None), None)
 
     @model_validator(mode="after")
-    def _one_axis_of_parameters(self) -> SuiteBudget:
+    def _one_axis_of_parameters(self) -> Self:
         if sum(getattr(self, axis) is not None for axis in PARAMETER_AXES) > 1:
             raise ValueError(f"give at most one of {' and '.join(PARAMETER_AXES)}")
         return self
@@ -281,7 +279,7 @@ class ModelEntry(Strict):
     family: Family | None = None
 
     @model_validator(mode="after")
-    def _code_is_pinned(self) -> ModelEntry:
+    def _code_is_pinned(self) -> Self:
         if self.trust_remote_code and (self.revision is None or not COMMIT.fullmatch(self.revision)):
             revision = "nothing" if self.revision is None else repr(self.revision)
             raise ValueError(f"trust_remote_code needs a revision of all 40 digits of a commit, got {revision}")

@@ -1,7 +1,5 @@
 """Check the keys of a suite against each other, and the names in it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue

@@ -4,8 +4,6 @@ Of F folds a row with the draw d in [0, 1) is in fold ⌊F d⌋, at the place F 
 others, selection has the places from k s on, where s is its share of them: other ones for each fold.
 """
 
-from __future__ import annotations
-
 import hashlib
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict

@@ -4,11 +4,9 @@ A task is one YAML file in `tasks/`, or a few lines in a suite. The type of each
 in `load_task`, and every fault has its line. `sources` declares where the rows come from.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PrivateAttr, model_validator
 
@@ -219,7 +217,7 @@ class Task(Strict):
         """The hash of each script among its metrics that may run, by the script's name."""
         return dict(self._allowed_code)
 
-    def allowing(self, code: Mapping[str, str]) -> Task:
+    def allowing(self, code: Mapping[str, str]) -> Self:
         """The task with scripts that may run to score it; see `lora_bench.suite.consent`."""
         allowed = self.model_copy()
         allowed._allowed_code = dict(code)
@@ -250,7 +248,7 @@ class Task(Strict):
         )  # fmt: skip
         return frozenset(name for name in named if name is not None)
 
-    def of_part(self, part: str) -> Task:
+    def of_part(self, part: str) -> "Task":
         """Return the task for one file, with that file's own columns if it has any."""
         own = self.data.also.get(part)
         if own is None or isinstance(own, str):

@@ -8,8 +8,6 @@ For generation and chat a label is the texts that may be written for an input: o
 splits, where an input in several rows is one example.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ The standard library reads csv, tsv and jsonl. It keeps every value as written, 
 go stale. A file may be gzipped. Only the wanted columns are kept: MNLI's parses alone are some 250 MB.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import hashlib

@@ -4,8 +4,6 @@
 files are named relative to the folder, so that equal files give equal data wherever they lie.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

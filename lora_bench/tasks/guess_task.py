@@ -3,8 +3,6 @@
 The first that finds its columns names the kind. A kind says in `TaskKind.seen_in` what it looks like in a table.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import typing

@@ -1,7 +1,5 @@
 """Tasks by name and from YAML, with every fault of their keys that their types do not show, alone and together."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Each guess is returned as a sentence, so that a user reads it before anything is trained.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections import Counter

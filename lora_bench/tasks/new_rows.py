@@ -1,7 +1,5 @@
 """Rows to answer: a table with the columns of a task, which needs no label."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path

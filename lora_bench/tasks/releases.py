@@ -3,8 +3,6 @@
 Each reader returns the names of the columns, the rows, and the place of each row, counted from 1 within its file.
 """
 
-from __future__ import annotations
-
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator

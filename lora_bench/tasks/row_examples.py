@@ -1,7 +1,5 @@
 """Rows of a table as examples: texts and labels as the kind of task reads them, ids, and every fault in them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

@@ -3,8 +3,6 @@
 `datasets` reads the hub and knows the names behind integer labels; `files` reads local files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

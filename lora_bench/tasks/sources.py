@@ -1,7 +1,5 @@
 """Sources of a task's rows: files, an asset or the hub, and the layout in which a set is distributed as files."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator

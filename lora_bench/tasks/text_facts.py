@@ -3,8 +3,6 @@
 Texts come as `normal` writes them: two are the same if they are equal but for case and spaces, as where rows are dealt out.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 

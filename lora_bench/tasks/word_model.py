@@ -8,8 +8,6 @@ Logistic regression answers with a class, ridge regression with a number, as sci
 one with the best score on the selection split is taken, the strongest of equals; without that split, the middle one.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Sequence

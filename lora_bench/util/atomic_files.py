@@ -5,8 +5,6 @@ keep the file and lose its name. New folders and those above them are flushed to
 process that writes it, so the leftovers of a killed writer can be recognised.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import functools

@@ -4,8 +4,6 @@
 repository's own configuration may name programs that git runs.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Settings and templates of strangers that may never end: patterns with too many ways to match, and work without a limit."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import re

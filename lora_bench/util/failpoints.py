@@ -4,8 +4,6 @@ A site is an audit event of Python, `lora_bench.SITE`. Without an audit hook it 
 lists the sites, and its hook kills the process there, fills its disk, and more: see docs/faults.md.
 """
 
-from __future__ import annotations
-
 import sys
 
 

@@ -4,8 +4,6 @@ Suites, tasks, series, baselines and run ids have such names. They may come from
 records, and must not lead anywhere else.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Annotated
 

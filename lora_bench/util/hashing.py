@@ -1,7 +1,5 @@
 """Hashes of plain data, as run ids, cache keys and seals use them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

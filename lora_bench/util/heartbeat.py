@@ -3,8 +3,6 @@
 Steps are reported one by one; work without steps (loading, evaluating) beats here between its parts.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator

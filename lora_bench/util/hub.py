@@ -5,8 +5,6 @@ at each use, which costs as much as hashing a local folder. A damaged file is re
 downloads it again.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import glob
 import hashlib

@@ -3,8 +3,6 @@
 `0-3 5,9` says that items 0 to 3 are one group, and items 5 and 9 another; all other items stand alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 

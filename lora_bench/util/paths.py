@@ -4,8 +4,6 @@
 `LORA_BENCH_CACHE` moves the cache folder.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Literal

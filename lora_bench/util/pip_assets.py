@@ -8,8 +8,6 @@ The hash is checked at every use: some milliseconds for the data, and 0.2 s for 
 made. A truncated or changed file in the cache is therefore noticed and fetched again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """Identity of a process, unique over time: run locks carry it, and names of temporary files."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import platform

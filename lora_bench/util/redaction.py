@@ -4,8 +4,6 @@ Names, reasons and messages of exceptions may come from a downloaded file, a ser
 HTTP libraries often repeat the requested address, with the password before its @.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import re

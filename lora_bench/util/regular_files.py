@@ -4,8 +4,6 @@ A pipe would block the reader for ever, and a link to a device would fill the me
 `tests/security/test_one_door.py` finds every other reading of a file in the package.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io

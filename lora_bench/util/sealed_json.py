@@ -4,8 +4,6 @@ The key `sha256` holds the hash of all other content, as canonical JSON. It is n
 Files from before seals are read without one.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """Stop work on signals: the first SIGINT or SIGTERM asks it to stop, the second forces it."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

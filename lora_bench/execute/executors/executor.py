@@ -1,7 +1,5 @@
 """The protocol of executors: take units of work, yield the result of each job in any order, stop on request."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Literal, Protocol, TypeVar

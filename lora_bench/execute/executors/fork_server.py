@@ -20,8 +20,6 @@ When its standard input closes, the process that started it has ended: it kills 
 group, which ends with it, so that no child of a run outlives it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import importlib

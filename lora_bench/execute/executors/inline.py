@@ -1,7 +1,5 @@
 """Runs one after the other in this process: for debuggers, and for systems without fork."""
 
-from __future__ import annotations
-
 import gc
 from collections import deque
 from collections.abc import Callable, Generator, Sequence

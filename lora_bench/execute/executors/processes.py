@@ -1,7 +1,5 @@
 """Reasons for the end of a process, and ways to leave none behind."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os
