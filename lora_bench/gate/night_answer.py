@@ -148,7 +148,7 @@ class Answer(Strict):
         series: Answers on the series, worst first.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     schema_version: int = Field(alias="schema", default=SCHEMA)
     verdict: Verdict

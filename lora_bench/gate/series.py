@@ -186,7 +186,7 @@ class Night(Strict):
         cells: Its data on each series.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     schema_version: int = Field(alias="schema", default=1)
     suite: str

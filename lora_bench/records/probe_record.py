@@ -280,9 +280,7 @@ class ProbeRecord(Strict):
         environment: Machine and packages.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, populate_by_name=True, json_schema_extra=with_seal
-    )
+    model_config = ConfigDict(populate_by_name=True, json_schema_extra=with_seal)
 
     schema_version: int = Field(alias="schema", default=SCHEMA)
     probe_id: FileName

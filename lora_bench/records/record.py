@@ -345,9 +345,7 @@ class Record(Strict):
         went_on: Shorter trial that it went on from; None if it was trained from nothing.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, populate_by_name=True, json_schema_extra=with_seal
-    )
+    model_config = ConfigDict(populate_by_name=True, json_schema_extra=with_seal)
 
     schema_version: int = Field(alias="schema", default=SCHEMA)
     run_id: FileName

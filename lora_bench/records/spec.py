@@ -37,7 +37,7 @@ RUN_ID_LENGTH = 16
 class RecordPart(Strict):
     """A part of a record that a plan narrows to known facts: an instance of the narrower class is read as this one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, revalidate_instances="subclass-instances")
+    model_config = ConfigDict(revalidate_instances="subclass-instances")
 
 
 class TaskSpec(RecordPart):

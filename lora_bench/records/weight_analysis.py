@@ -118,7 +118,7 @@ class WeightAnalysis(Strict):
         left_out: Reason why the runs of a method have no ΔW, by method label.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     schema_version: int = Field(alias="schema", default=SCHEMA)
     suites: tuple[str, ...]

@@ -2,8 +2,3 @@
 
 A unit is a list of jobs; an executor takes units and returns records, in any order.
 """
-
-from lora_bench.execute.executors.executor import AnyJob, Done, Executor, Lost
-from lora_bench.training.job import Event
-
-__all__ = ["AnyJob", "Done", "Event", "Executor", "Lost"]

@@ -8,8 +8,6 @@ The work never waits for a single actor. An actor that has no place yet, such as
 no work before it has reported.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal
@@ -21,21 +19,18 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_bench.errors import LoraBenchError, WorkersLost
 from lora_bench.execute.executors.executor import Alive, Lost, PackFailed, done_alone, pack_failed, patience_with
 from lora_bench.execute.executors.local import CLEAN
 from lora_bench.execute.executors.ray_actor import Said, Worker
-from lora_bench.training.job import Event, Note, Word
+from lora_bench.records.record import Record
+from lora_bench.records.run_lock import Elsewhere
+from lora_bench.training.job import Event, Job, Note, Word
 from lora_bench.util.atomic_files import TEMPORARY, make_folder
 from lora_bench.util.process_identity import this_process
 from lora_bench.version import __version__
-
-if TYPE_CHECKING:
-    from lora_bench.records.record import Record
-    from lora_bench.records.run_lock import Elsewhere
-    from lora_bench.training.job import Job
 
 # A run that loses its actor so often at one step is given up, and so are actors after as many failed starts.
 MOST_LOSSES = 3
@@ -313,9 +308,7 @@ def _anywhere(job: Job) -> Job:
 # If the listener is no head of a cluster, Ray tries 20 times for 40 s each; with these settings it takes 16 s in all.
 IMPATIENT = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "5"}
 
-
 CONNECT_SECONDS = 5.0
-
 
 # Ray runs its workers at a niceness of 15, behind all else on the machine; here they are the main work.
 OF_ITS_OWN = {"RAY_worker_niceness": "0"}

@@ -3,8 +3,6 @@
 Nothing heavy is imported before `hello`, which also tells that the actor has a place.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import threading
@@ -13,14 +11,11 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_bench.execute.executors.executor import Alive
-from lora_bench.training.job import Event
+from lora_bench.training.job import Event, Job
 from lora_bench.version import __version__
-
-if TYPE_CHECKING:
-    from lora_bench.training.job import Job
 
 # Time that an answer waits for a message worth sending.
 TELL_SECONDS = 0.5
