@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 SHOWN_CHARACTERS = 200
@@ -74,6 +75,15 @@ def refuse(faults: Iterable[Fault]) -> None:
     """Raise BadInput with all faults, if there are any."""
     if found := list(faults):
         raise BadInput(found)
+
+
+@contextmanager
+def collecting(faults: list[Fault]) -> Iterator[None]:
+    """Add the faults of a BadInput that this block raises to *faults*, to be reported with those of what follows."""
+    try:
+        yield
+    except BadInput as error:
+        faults += error.faults
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
+from lora_bench.errors import BadInput, Fault, LoraBenchError, collecting, refuse, unknown
 from lora_bench.gate.series import Night
 from lora_bench.records.sealed_records import first_fault
 from lora_bench.records.store import write_once
@@ -31,18 +31,15 @@ def read_nights(baseline: Path) -> list[Night]:
     nights: list[Night] = []
     faults: list[Fault] = []
     for file in sorted((baseline / NIGHTS).glob("*.json")):
-        try:
+        with collecting(faults):
             nights.append(_read(file))
-        except BadInput as error:
-            faults += error.faults
     for night in nights:
         place = str(baseline / NIGHTS / f"{night.label}.json")
         if night.number is None:
             faults.append(Fault("is no accepted night: it has no number", file=place))
         if night.suite != nights[0].suite:
             faults.append(Fault(f"is of the suite {night.suite!r}, and others are of {nights[0].suite!r}", file=place))
-    if faults:
-        raise BadInput(faults)
+    refuse(faults)
     return sorted(nights, key=lambda night: (night.number or 0, natural(night.label), night.label))
 
 

@@ -10,6 +10,7 @@ In a file of many a record has a line a field, so that a diff shows what changed
     ]}
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from lora_bench.documents import dotted
-from lora_bench.errors import BadInput, Fault, refuse
+from lora_bench.errors import BadInput, Fault, collecting, refuse
 from lora_bench.util.atomic_files import write_atomic
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.regular_files import MIB, load_json, read_regular
@@ -69,12 +70,10 @@ def read_many(path: Path, model: type[ModelT], newest: int, kind: str) -> list[M
         name = ", ".join(str(record[key])[:100] for key in _NAMES if key in record)
         shown = f"{path}: record {number} ({name})"
         content = {key: value for key, value in record.items() if key != SEAL}
-        try:
+        with collecting(faults):
             if not _is_hash_of(content, record.get(SEAL)):
                 raise DamagedRecord([Fault("does not match its sha256; it changed after it was written", file=shown)])
             records.append(_checked(content, True, shown, model, newest, kind))
-        except BadInput as error:
-            faults += error.faults
     refuse(faults)
     return records
 
@@ -84,12 +83,8 @@ def read_each(files: Iterable[Path], read: Callable[[Path], ModelT]) -> list[Mod
     records: list[ModelT] = []
     faults: list[Fault] = []
     for file in files:
-        try:
+        with collecting(faults), contextlib.suppress(MissingRecord):
             records.append(read(file))
-        except MissingRecord:
-            continue
-        except BadInput as error:
-            faults += error.faults
     refuse(faults)
     return records
 

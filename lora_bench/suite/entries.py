@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from lora_bench.documents import Document, Key, Strict, validate
-from lora_bench.errors import BadInput, Fault, LoraBenchError, refuse
+from lora_bench.errors import BadInput, Fault, LoraBenchError, collecting, refuse
 from lora_bench.methods import Method, Preset, known_methods, known_presets, unknown_method
 from lora_bench.suite.from_table import as_yaml, name_of, task_flow
 from lora_bench.suite.halving import rungs_of
@@ -213,11 +213,9 @@ def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
             only[part] = tuple(names)
     rates: dict[str | None, tuple[float, ...]] = {}
     ranges: list[Range] = []
-    try:
+    with collecting(faults):
         if "learning_rate" in entry:
             rates = _rates(document, (*key, "learning_rate"), entry["learning_rate"], ranges)
-    except BadInput as error:
-        faults += error.faults
     try:
         method = validate(known[name], document, key, without=("method", "label", "learning_rate", "tasks", "models"))  # type: ignore[type-var]
     except BadInput as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from lora_bench.documents import Document, Key, read_yaml, validate
-from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
+from lora_bench.errors import BadInput, Fault, LoraBenchError, collecting, unknown
 from lora_bench.records.analysis import Analysis, UntilDecided, default_analysis
 from lora_bench.records.budget import Budget
 from lora_bench.records.kept_adapter import KeptAdapter
@@ -154,10 +154,8 @@ def load_suite(name_or_file: str | Path) -> Suite:
     models = read_each(document, "models", faults, lambda key, entry: read_model(document, key, entry))
     methods = read_each(document, "methods", faults, lambda key, entry: read_method(document, key, entry))
     content: SuiteFile | None = None
-    try:
+    with collecting(faults):
         content = validate(SuiteFile, document)
-    except BadInput as error:
-        faults += error.faults
     faults += repeated(document, "tasks", [task.task for task, _ in tasks])
     faults += repeated(document, "models", [entry.model for entry in models])
     faults += repeated(document, "methods", [entry.label for entry in methods])
@@ -180,12 +178,11 @@ def _protocol(document: Document, faults: list[Fault]) -> tuple[str, Protocol]:
         return "strict", PROTOCOLS["strict"]
     if isinstance(rules, str):
         return name, PROTOCOLS[name]
-    try:
+    changes: dict[str, JsonValue] = {}
+    with collecting(faults):
         own = validate(Protocol, document, ("protocol",), without=("protocol",))
-    except BadInput as error:
-        faults += error.faults
-        return name, PROTOCOLS[name]
-    return name, PROTOCOLS[name].model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+        changes = {key: getattr(own, key) for key in own.model_fields_set}
+    return name, PROTOCOLS[name].model_copy(update=changes)
 
 
 def with_seeds(suite: Suite, number: int) -> Suite:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, JsonValue
 
 from lora_bench.documents import Document, Key, Strict, validate
-from lora_bench.errors import BadInput, Fault, did_you_mean
+from lora_bench.errors import BadInput, Fault, collecting, did_you_mean
 from lora_bench.kinds import ModelKind
 from lora_bench.records.spec import AnyPrecision, Precision
 from lora_bench.suite.entries import MethodEntry, read_each, read_method, read_model
@@ -158,10 +158,8 @@ def read_probe_suite(file: Path, document: Document, argument: str) -> ProbeSuit
     models = read_each(document, "models", faults, lambda key, entry: read_model(document, key, entry))
     methods = read_each(document, "methods", faults, lambda key, entry: read_method(document, key, entry))
     content: ProbeFile | None = None
-    try:
+    with collecting(faults):
         content = validate(ProbeFile, document)
-    except BadInput as error:
-        faults += error.faults
     faults += repeated(document, "models", [entry.model for entry in models])
     faults += repeated(document, "methods", [entry.label for entry in methods])
     if content is not None:

@@ -15,7 +15,7 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 
-from lora_bench.errors import BadInput, Fault, refuse
+from lora_bench.errors import Fault, collecting, refuse
 from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Split, Table, normal
 from lora_bench.metrics import find
 from lora_bench.metrics.support.tags import is_tag
@@ -186,10 +186,8 @@ def _tables(task: Task, base: Path, progress: Progress | None) -> tuple[dict[str
     tables, hashes, faults = {}, {}, []
     for part, file in data.files.items():
         layout = replace(_layout(task.of_part(part)), wanted=wanted_of(task.of_part(part), part))
-        try:
+        with collecting(faults):
             tables[part], hashes[part] = read_file(base / Path(file).expanduser(), layout)
-        except BadInput as error:
-            faults += error.faults
     refuse(faults)
     return tables, content_hash(hashes)
 
