@@ -27,7 +27,6 @@ from lora_bench.published.reproduce import published_blocks, reproduction
 from lora_bench.published.table_terminal import choices_listing
 from lora_bench.records.outcomes import OUT_OF_TIME, at_work
 from lora_bench.records.probe_record import ProbeRecord
-from lora_bench.records.probe_store import read_probes
 from lora_bench.records.record import Record
 from lora_bench.records.store import answers_in, read_records, record_files
 from lora_bench.records.weight_analysis import read_analysis
@@ -58,10 +57,7 @@ def _say(console: Console, line: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train every missing run of a suite, and write its report."""
-    suite, console = _suite(arguments), terminal()
-    with display(console, quiet=arguments.quiet) as screen:
-        outcome = run_suite(suite, _options(arguments), display=screen)
-    return _report(suite, outcome, arguments, console, lambda records: [])
+    return _run_and_report(_suite(arguments), arguments)
 
 
 def _suite(arguments: argparse.Namespace) -> Suite:
@@ -80,30 +76,23 @@ def _allowed(suite: SuiteT, arguments: argparse.Namespace) -> SuiteT:
     return replace(suite, pickles=pickles, code=code)
 
 
-def _report(
+def _run_and_report(
     suite: Suite,
-    outcome: Outcome,
     arguments: argparse.Namespace,
-    console: Console,
-    sections: Callable[[Sequence[Record]], list[list[Block]]],
+    sections: Callable[[Sequence[Record]], list[list[Block]]] = lambda records: [],
 ) -> int:
-    """Write the report of a suite, with further sections made of its records, and say how the work ended."""
-    folder = runs_folder(suite, arguments.runs, arguments.series)
+    """Do a suite, write its report, with further sections made of its records, and say how the work ended."""
+    console = terminal()
+    with display(console, quiet=arguments.quiet) as screen:
+        outcome = run_suite(suite, _options(arguments), display=screen)
     interrupted = outcome.interrupted
     with at_work(did=lambda: outcome.done > 0):
         if suite.content.probe is not None and not (interrupted or arguments.only or arguments.no_probes):
-            interrupted = _probe_after_runs(suite, folder, arguments, console)
+            interrupted = _probe_after_runs(suite, outcome.folder, arguments, console)
         reach("suite.report")
         if outcome.records:
-            report = Report(
-                outcome.records,
-                probes=read_probes(folder),
-                answers=answers_in(folder, outcome.records),
-                sections=sections(outcome.records),
-                texts=item_texts(suite),
-                analysis=read_analysis(folder),
-            )
-            written = write_report(report, folder)
+            report = replace(outcome.report, sections=sections(outcome.records), texts=item_texts(suite))
+            written = write_report(report, outcome.folder)
             index = write_index(Path(arguments.runs))
             if not arguments.quiet:
                 _show(console, outcome.records)
@@ -234,10 +223,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
     def sections(records: Sequence[Record]) -> list[list[Block]]:
         return [published_blocks(arguments.table, records, arguments.role)]
 
-    console = terminal()
-    with display(console, quiet=arguments.quiet) as screen:
-        outcome = run_suite(suite, _options(arguments), display=screen)
-    return _report(suite, outcome, arguments, console, sections)
+    return _run_and_report(suite, arguments, sections)
 
 
 def probe(arguments: argparse.Namespace) -> int:
