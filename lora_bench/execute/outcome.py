@@ -25,8 +25,6 @@ class Outcome:
     """Result of a suite; a notebook shows its answer.
 
     Args:
-        suite: Name of the suite.
-        folder: Folder of its runs.
         records: Every record of the suite, old and new, in the suite's order.
         done: Number of missing runs that this command took up, including runs that cannot be done or were stopped.
         interrupted: Cause that stopped the work, the name of a signal, `disk_full`, `out_of_time`, or None.

@@ -49,7 +49,6 @@ class Against:
     """Runs held against others.
 
     Args:
-        answer: The answer, worst series first.
         pairs: What was compared, by series.
         seeds: Seeds with which an unchanged system passes in 80 %, if they are more than there are.
     """

@@ -37,11 +37,8 @@ class Way:
     """Settings for repeating runs.
 
     Args:
-        suite: The suite, by name or file.
         options: Further options of `lora-bench run` and `probe`, such as `--data-dir FOLDER`.
         workers: Number of concurrent runs; probes are measured one by one.
-        python: The interpreter; this one by default.
-        environment: Environment variables of the child.
     """
 
     suite: str

@@ -55,7 +55,6 @@ class MacroDifference(Difference):
         wins: Number of tasks on which the first method's mean is better; descriptive, without an interval.
         without_items: Tasks without items; the errors do not cover their test items.
         values: Differences of each task and seed, shape (tasks, seeds).
-        draws: Number of resamples.
     """
 
     left_out: tuple[int, ...]

@@ -68,7 +68,6 @@ class Estimate:
     """A number with its errors.
 
     Args:
-        value: The estimate.
         uncertainties: One or two; none if the error is unknown, for a single seed or equal scores.
         least_p: Lower bound of the p-value against zero; there is no interval at a confidence above 1 − least_p.
         share: Share of the error level that this look has, in (0, 1]: p-values are divided by it, and intervals are as wide

@@ -17,9 +17,6 @@ class Rate:
 
     Args:
         count: Number of the counted runs, such as diverged or collapsed ones.
-        runs: Number of all runs.
-        low: Lower bound at *confidence*.
-        high: Upper bound.
     """
 
     count: int

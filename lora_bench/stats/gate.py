@@ -117,7 +117,6 @@ class Shift:
         p_worse: One-sided p-value of a loss this large in an unchanged series; in [0, 1].
         p_better: One-sided p-value of a gain: 1 − p_worse.
         adjusted_worse: p_worse after Holm's procedure over the series judged together.
-        adjusted_better: p_better likewise.
         worst: The bound on the bad side: `observed` beyond it is `worse`. Its distance from `expected` is the margin or the
             prediction interval, whichever is larger.
         best: The bound on the good side.
@@ -134,7 +133,6 @@ class Shift:
     p_worse: float
     p_better: float
     adjusted_worse: float
-    adjusted_better: float
     worst: float
     best: float
 
@@ -354,7 +352,6 @@ def _shifts(family: Mapping[KeyT, _Means | str], alpha: float) -> dict[KeyT, Shi
             p_worse=means.p_value(1),
             p_better=means.p_value(-1),
             adjusted_worse=down.p_value,
-            adjusted_better=up.p_value,
             worst=means.expected + bad * means.reach(down.level),
             best=means.expected - bad * means.reach(up.level),
         )

@@ -165,9 +165,6 @@ class FoldItems:
 
     The mean over seeds has the variance B = Σ b / n² from its items, with b of one seed's score. Seeds that are drawn bring
     their items with them, so in `crossed` E is B, and the larger of A and B is the variance of the mean.
-
-    Args:
-        of_seeds: The scores of each seed.
     """
 
     of_seeds: tuple[Items, ...]

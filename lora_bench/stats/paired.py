@@ -60,7 +60,6 @@ class Superiority:
 
     Args:
         above: Pairs in which the first scores higher.
-        ties: Pairs that score the same.
         share: (above + ties / 2) / pairs.
         low: Lower bound of the exact 95 % interval, ties counted against the first.
         high: Upper bound, ties counted for it.

@@ -37,7 +37,6 @@ class PlaceDifference:
     Args:
         value: First less second, positive if the first is better.
         error: Standard error over seeds and test items, above 0.
-        freedom: Degrees of freedom of the error.
     """
 
     value: float

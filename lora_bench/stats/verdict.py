@@ -74,12 +74,10 @@ class Verdict:
     """Verdict on the first method against the second. Differences are first minus second, in the metric's own direction.
 
     Args:
-        verdict: Verdict on the first method.
         small_but_real: Direction of a difference that is shown and also shown to be smaller than the margin.
         beyond_margin: Whether a better or worse method is so by more than the margin, by the interval `simultaneous`.
         grade: Degree of trust: up to 5 pairs `exploratory` (a hint where to look), 6 to 9 `indicative` (an assumption-free
             test could confirm it), 10 and more `recommendation`.
-        difference: The estimate.
         interval: The wider interval at 1 − alpha, for this comparison alone. None if no error is known. Where seeds were
             added until decided, it is wider, to cover as often in spite of the stop.
         adjusted: Interval at the level at which Holm's procedure tested this comparison: it leaves out 0 exactly if a
@@ -97,8 +95,6 @@ class Verdict:
             they hold at these rates only.
         apart: Whether runs collapsed or stand apart, so that p-values have a least value and no margin is claimed.
         margin: In the unit of the metric, or None.
-        alpha: Error level of the family.
-        family: Number of comparisons in it.
         needed: For `inconclusive`: the seeds that would decide; None beyond 1000, and if no spread is known.
         needed_items: The test items that would decide with these seeds, if they must grow by a smaller factor than seeds.
         reason: Why no verdict is possible, or None.

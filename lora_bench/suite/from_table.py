@@ -93,7 +93,6 @@ class Draft:
     """The facts in the suite file of a table.
 
     Args:
-        methods: Their labels.
         rates: Number of learning rates that each tries, 1 to `MOST_RATES`.
         seeds: Number of seeds, at most.
         train_examples: Examples that each run sees, at most.

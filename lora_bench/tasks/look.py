@@ -42,9 +42,7 @@ class TableFacts(GuessedTask):
     """Facts about a table, for the task to be made of it.
 
     Args:
-        layout: How the file is written.
         uneven: Rows with too few or too many values.
-        unlabelled: Rows without a label.
         rows: Number of the other rows: those that are used.
         classes: Rows of each class or label, the largest first; empty for kinds without classes.
         words: Words of a text: median, 95th percentile and maximum.
@@ -52,7 +50,6 @@ class TableFacts(GuessedTask):
         contradicting: Texts that stand in several rows with different labels.
         guessed: Sentences on settings that were guessed.
         metric: Metric of the task; None for the kind's usual one.
-        empty: Rows without a text.
         split: Keys of the task's split, such as `by`, with their columns.
         files: Files of the splits that have their own: selection or test.
         test_rows: Number of test rows, if the user names them.
