@@ -62,8 +62,23 @@ class Items(Drawable, Protocol):
         """Return the scores, shape (draws, seeds), on data that repeats each item by its *weights* (draws, items)."""
 
 
+class _SharedItems:
+    """Scores of a method whose seeds share their test items."""
+
+    @property
+    def independent(self: Items) -> int:
+        return _independent(self.items, self.groups)
+
+    def drawn(self: Items, generator: np.random.Generator, draws: int) -> Floats:
+        return self.on(draw_weights(generator, draws, self.items, self.groups))
+
+    def __post_init__(self: Items) -> None:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise LoraBenchError(f"seeds {tuple(self.seeds)} contain one twice; expected one run for each seed")
+
+
 @dataclass(frozen=True, eq=False)
-class ItemScores:
+class ItemScores(_SharedItems):
     """Per-item scores of a metric that is their mean.
 
     Args:
@@ -80,7 +95,7 @@ class ItemScores:
     groups: Integers | None = None
 
     def __post_init__(self) -> None:
-        _refuse_repetition(self.seeds)
+        super().__post_init__()
         if self.values.ndim != 2 or self.values.shape[0] != len(self.seeds) or self.values.shape[1] < 1:
             raise LoraBenchError(
                 f"per-item scores have shape {self.values.shape}; expected ({len(self.seeds)}, items), a row for each seed"
@@ -96,10 +111,6 @@ class ItemScores:
     def items(self) -> int:
         return int(self.values.shape[1])
 
-    @property
-    def independent(self) -> int:
-        return _independent(self.items, self.groups)
-
     def select(self, seeds: Sequence[int]) -> Self:
         return replace(self, seeds=tuple(seeds), values=self.values[[self.seeds.index(seed) for seed in seeds]])
 
@@ -109,16 +120,13 @@ class ItemScores:
     def on(self, weights: Floats) -> Floats:
         return np.asarray(weights @ self.values.T / weights.sum(axis=1, keepdims=True))
 
-    def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
-        return self.on(draw_weights(generator, draws, self.items, self.groups))
-
     def parts(self) -> tuple[float, float]:
         item, both = mean_parts(self.values, self.groups)
         return float(item), float(both)
 
 
 @dataclass(frozen=True, eq=False)
-class ItemMetric:
+class ItemMetric(_SharedItems):
     """A metric that is not a mean over items, as a function of item weights.
 
     Args:
@@ -135,13 +143,6 @@ class ItemMetric:
     metric: Weighted
     groups: Integers | None = None
 
-    @property
-    def independent(self) -> int:
-        return _independent(self.items, self.groups)
-
-    def __post_init__(self) -> None:
-        _refuse_repetition(self.seeds)
-
     def select(self, seeds: Sequence[int]) -> Self:
         columns = [self.seeds.index(seed) for seed in seeds]
         return replace(self, seeds=tuple(seeds), metric=lambda weights: self.metric(weights)[:, columns])
@@ -151,9 +152,6 @@ class ItemMetric:
 
     def on(self, weights: Floats) -> Floats:
         return self.metric(weights)
-
-    def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
-        return self.on(draw_weights(generator, draws, self.items, self.groups))
 
     def parts(self) -> None:
         """Return None: the parts must be drawn."""
@@ -390,8 +388,3 @@ def _sums(values: Floats, groups: Integers | None) -> Floats:
 
 def _independent(items: int, groups: Integers | None) -> int:
     return items if groups is None else int(groups.max()) + 1
-
-
-def _refuse_repetition(seeds: Sequence[int]) -> None:
-    if len(set(seeds)) < len(seeds):
-        raise LoraBenchError(f"seeds {tuple(seeds)} contain one twice; expected one run for each seed")

@@ -10,10 +10,6 @@ The three come from sums of squares: of tasks adjusted for base models, of base 
 every task has every base model, this is A + B − E of `crossed` with tasks for seeds and base models for items: exact, with
 Satterthwaite's degrees of freedom. Test items of a task are the same for all its base models, so their error is in τ². The
 errors of the places themselves, from seeds and items, bound the error from below: few tasks may agree by chance.
-
-A library's mixed model was not taken. statsmodels' `MixedLM` has intervals with normal quantiles for any number of tasks,
-where three tasks need Student's 4.3 and not 1.96, and it would bring pandas and patsy. `benchmarks/places_coverage.py`
-measures ours.
 """
 
 import math

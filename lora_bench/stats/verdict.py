@@ -11,9 +11,8 @@ Better and worse are one kind of claim, equivalent and non-inferior another. Ove
 probability of at most alpha (see `family`). Every p-value is the larger of that over seeds and that over seeds and test items.
 Two one-sided tests: Schuirmann 1987, https://doi.org/10.1007/BF01068419
 
-Scores with occasional collapses are not normal, and a few scores do not reveal it. If runs collapsed or stand apart, no p-value
-is below 2 / 4ⁿ, and no claim of a margin is made. Otherwise a claim of a margin must also exclude that a method collapses in a
-tenth of its runs. That takes 29 pairs without a collapse, and more in a family (see `apart`).
+Where runs collapse, p-values have a least value and margins are not claimed (see `apart`). Otherwise a claim of a margin takes
+29 pairs without a collapse, and more in a family.
 """
 
 import math
