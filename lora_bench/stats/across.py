@@ -50,17 +50,11 @@ class MacroDifference(Difference):
     All numbers are in declared units. Positive: the first is better, whatever the direction of the metrics.
 
     Args:
-        left_out: Seeds that only some tasks or methods have.
         tasks: Mean difference of each task in its declared unit, positive if the first method is better.
-        wins: Number of tasks on which the first method's mean is better; descriptive, without an interval.
-        without_items: Tasks without items; the errors do not cover their test items.
         values: Differences of each task and seed, shape (tasks, seeds).
     """
 
-    left_out: tuple[int, ...]
     tasks: dict[str, float]
-    wins: int
-    without_items: tuple[str, ...]
     values: Floats = field(compare=False, repr=False)
     draws: int
 
@@ -79,7 +73,6 @@ def macro_difference(
     higher_is_better: Mapping[str, bool] | None = None,
     items: Mapping[str, tuple[Items, Items]] | None = None,
     draws: int = DRAWS,
-    item_draws: int | None = None,
     choices: Mapping[str, Sequence[ChoiceError | None]] | None = None,
     overlap: float = 0.0,
 ) -> MacroDifference:
@@ -93,7 +86,6 @@ def macro_difference(
         higher_is_better: Direction of each task's metric; by default higher is better.
         items: For tasks, the scores of both methods as functions of the test items.
         draws: Resamples.
-        item_draws: Resamples of items, if other than *draws*; means over items need none.
         choices: For each task, the errors of the choice of each method's learning rate.
         overlap: Of folds, see `Estimate`: the mean over tasks.
 
@@ -106,7 +98,7 @@ def macro_difference(
             f"the first method has tasks {sorted(first)} and the second {sorted(second)}; expected the same"
         )
     tasks, items = sorted(first), items or {}
-    everywhere = [set(seeds_in_order(method[task])) for task in tasks for method in (first, second)]
+    everywhere = (set(seeds_in_order(method[task])) for task in tasks for method in (first, second))
     seeds = tuple(sorted(set.intersection(*everywhere)))
     if not seeds:
         raise LoraBenchError("no seed is in every task for both methods; expected the same list for all")
@@ -121,8 +113,7 @@ def macro_difference(
     ]
     rest = sum((values[row] for row, task in enumerate(tasks) if task not in items), np.zeros(len(seeds)))
     scored = _OverTasks(tuple(parts), rest / len(tasks))
-    drawn = draws if item_draws is None else item_draws
-    crossed = crossed_bootstrap(scored, draw_seed=draw_seed, draws=drawn) if parts else None
+    crossed = crossed_bootstrap(scored, draw_seed=draw_seed, draws=draws) if parts else None
     weighted = [
         None if one is None else replace(one, sd=abs(factors[task]) / len(tasks) * one.sd)
         for task in tasks
@@ -131,7 +122,6 @@ def macro_difference(
     estimate = with_items(differences, crossed, size, overlap).widened(weighted)
     return MacroDifference(
         seeds=seeds,
-        left_out=tuple(sorted(set.union(*everywhere) - set(seeds))),
         tasks=dict(zip(tasks, values.mean(axis=1).tolist(), strict=True)),
         scores=(_over_tasks(first, factors, seeds), _over_tasks(second, factors, seeds)),
         differences=tuple(differences.tolist()),
@@ -139,9 +129,7 @@ def macro_difference(
         estimate=estimate,
         draw_seed=draw_seed,
         superiority=superiority(differences.tolist(), size),
-        wins=int((values.mean(axis=1) > 1e-12 * size).sum()),
         crossed=crossed,
-        without_items=tuple(task for task in tasks if task not in items),
         values=values,
         draws=draws,
         reason=None if estimate.uncertainties else "the macro mean is the same at every seed, or there is one seed",
@@ -195,12 +183,11 @@ class _OverTasks:
         return self.rest + sum(factor * part.drawn(generator, draws) for factor, part in self.parts_)
 
     def parts(self) -> tuple[float, float] | None:
-        known = [(factor**2, part.parts()) for factor, part in self.parts_]
         item = both = 0.0
-        for square, found in known:
-            if found is None:
+        for factor, part in self.parts_:
+            if (found := part.parts()) is None:
                 return None
-            item, both = item + square * found[0], both + square * found[1]
+            item, both = item + factor**2 * found[0], both + factor**2 * found[1]
         return item, both
 
 

@@ -11,7 +11,8 @@ parts are computed separately and made unbiased, and Student's quantile is appli
 
 A and B both contain E, so it is subtracted once; freedom is Satterthwaite's (1946, https://doi.org/10.2307/3002019). If items
 add no variance this is the t-interval over seeds; if all seeds agree it is the one over items. Where items belong together,
-sums over groups take their place, and N in the factors is the number of groups.
+sums over groups take their place, and N in the factors is the number of groups. Only a metric that is no mean over items is
+computed on resamples: of a mean the three parts are known in closed form.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.stats.estimate import CONFIDENCE, Estimate, Interval, Uncertainty, mean_estimate
+from lora_bench.stats.estimate import Estimate, Uncertainty, mean_estimate
 from lora_bench.stats.items import Drawable, Floats
 
 DRAWS = 10_000
@@ -38,26 +39,19 @@ class Crossed:
     Args:
         seeds: n, at least 2.
         items: N, at least 2: independent items, of which a group is one; the total over tasks if there are several.
-        draws: Number of resamples on which the metric is defined.
-        undefined: Number of resamples on which it is undefined.
         seed_variance: A of the module docstring, of the mean over seeds.
         item_variance: B.
         shared_variance: E.
         freedom: Degrees of freedom of the variance.
-        percentile: The 95 % interval of the published Multibootstrap, for comparison; too narrow for few seeds. None
-            without draws.
     """
 
     seeds: int
     items: int
-    draws: int
-    undefined: int
     seed_variance: float
     item_variance: float
     shared_variance: float
     variance: float
     freedom: float
-    percentile: Interval | None
 
 
 def crossed_bootstrap(scored: Drawable, *, draw_seed: int, draws: int = DRAWS) -> Crossed | None:
@@ -66,7 +60,7 @@ def crossed_bootstrap(scored: Drawable, *, draw_seed: int, draws: int = DRAWS) -
     Args:
         scored: The scores of a method, or the difference of two.
         draw_seed: Seed of the draws, see `seed_from`.
-        draws: Resamples. With 0, a mean over items gives all but the percentile interval.
+        draws: Resamples of items, for a metric that is not a mean over them.
 
     Returns:
         None for fewer than 2 seeds or items, or if the metric is undefined on more than 1 % of the resamples.
@@ -78,21 +72,16 @@ def crossed_bootstrap(scored: Drawable, *, draw_seed: int, draws: int = DRAWS) -
     seeds, items = len(scores), scored.independent
     if seeds < 2 or items < 2:
         return None
-    parts = scored.parts()
-    if parts is None and draws < 1:
-        raise LoraBenchError("draws is 0; expected at least 1 for a metric that is no mean over items")
-    drawn, mean = _draw(scored, draw_seed, draws)
-    undefined = draws - len(drawn)
-    if undefined > MOST_UNDEFINED * draws:
-        return None
     alone = float(scores.var()) / seeds
+    parts = scored.parts()
     if parts is None:
+        if draws < 1:
+            raise LoraBenchError("draws is 0; expected at least 1 for a metric that is no mean over items")
+        drawn = _draw(scored, draw_seed, draws)
+        if draws - len(drawn) > MOST_UNDEFINED * draws:
+            return None
         together = float(drawn.var(axis=1).mean()) / seeds - alone
         parts = float(drawn.mean(axis=1).var()), max(0.0, together)
-    percentile = None
-    if draws:
-        low, high = np.quantile(mean, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        percentile = Interval(low=float(low), high=float(high), confidence=CONFIDENCE, source="bootstrap")
     seed, item, shared = unbiased_parts(
         np.array(alone), np.array(parts[0]), np.array(parts[1]), seeds=seeds, items=items
     )
@@ -100,14 +89,11 @@ def crossed_bootstrap(scored: Drawable, *, draw_seed: int, draws: int = DRAWS) -
     return Crossed(
         seeds=seeds,
         items=items,
-        draws=len(drawn),
-        undefined=undefined,
         seed_variance=float(seed),
         item_variance=float(item),
         shared_variance=float(shared),
         variance=float(variance),
         freedom=float(freedom),
-        percentile=percentile,
     )
 
 
@@ -149,14 +135,9 @@ def seed_from(*names: str) -> int:
     return int.from_bytes(hashlib.sha256("\n".join(sorted(names)).encode()).digest()[:8], "big")
 
 
-def _draw(scored: Drawable, draw_seed: int, draws: int) -> tuple[Floats, Floats]:
-    """Return scores on resampled items, shape (defined draws, seeds), and their means over resampled seeds."""
+def _draw(scored: Drawable, draw_seed: int, draws: int) -> Floats:
+    """Return scores on resampled items, shape (draws on which all are defined, seeds)."""
     generator = np.random.default_rng(draw_seed)
-    seeds = len(scored.scores())
     size = max(1, BLOCK // scored.items)
-    blocks = [scored.drawn(generator, min(size, draws - done)) for done in range(0, draws, size)]
-    drawn = np.concatenate(blocks) if blocks else np.empty((0, seeds))
-    chosen = generator.integers(seeds, size=(draws, seeds))
-    mean = np.take_along_axis(drawn, chosen, axis=1).mean(axis=1)
-    defined = np.isfinite(drawn).all(axis=1)
-    return drawn[defined], mean[defined]
+    drawn = np.concatenate([scored.drawn(generator, min(size, draws - done)) for done in range(0, draws, size)])
+    return np.asarray(drawn[np.isfinite(drawn).all(axis=1)])

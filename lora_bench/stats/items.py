@@ -182,7 +182,7 @@ class FoldItems:
             return None
         firsts = np.cumsum([0, *(part.independent for part in self.of_seeds)])
         own = [np.arange(part.items) if part.groups is None else part.groups for part in self.of_seeds]
-        return np.concatenate([first + groups for first, groups in zip(firsts, own, strict=False)])
+        return np.asarray(np.concatenate([first + groups for first, groups in zip(firsts, own, strict=False)]))
 
     @property
     def independent(self) -> int:
@@ -257,12 +257,6 @@ class ItemDifference:
             pairs = zip(self.first.of_seeds, self.second.of_seeds, strict=True)
             return fold_parts([ItemDifference(*pair) for pair in pairs])
         return None
-
-
-def is_mean(scored: Items) -> bool:
-    """Tell if the scores are means over items, whose variance needs no draws."""
-    folds = isinstance(scored, FoldItems) and all(map(is_mean, scored.of_seeds))
-    return folds or isinstance(scored, ItemScores)
 
 
 def item_difference(first: Items, second: Items, seeds: Sequence[int]) -> ItemDifference:

@@ -132,16 +132,12 @@ class PairedDifference(Difference):
     """The difference on one task. Positive: the first scores higher.
 
     Args:
-        only_first: Seeds of the first method only; they enter `unpaired` alone.
-        only_second: Seeds of the second method only, likewise.
         correlation: Correlation of the two methods' scores over pairs; None for fewer than 3 pairs or constant scores. Near
             0, pairing gains nothing and costs degrees of freedom: see `unpaired` too.
-        unpaired: Sensitivity analysis. None if either method has one run, or the runs of each score the same.
+        unpaired: Sensitivity analysis, with all seeds of each. None if either method has one run, or the runs of each score
+            the same.
     """
 
-    only_first: tuple[int, ...]
-    only_second: tuple[int, ...]
-    median: float
     correlation: float | None
     unpaired: Unpaired | None
 
@@ -190,11 +186,8 @@ def paired_difference(
     correlated = len(seeds) > 2 and not (all_the_same(left) or all_the_same(right))
     return PairedDifference(
         seeds=seeds,
-        only_first=tuple(seed for seed in mine if seed not in second),
-        only_second=tuple(seed for seed in theirs if seed not in first),
         scores=(tuple(left), tuple(right)),
         differences=tuple(differences),
-        median=statistics.median(differences),
         sd=statistics.stdev(differences) if len(seeds) > 1 else None,
         estimate=estimate,
         correlation=statistics.correlation(left, right) if correlated else None,

@@ -78,14 +78,12 @@ def test_the_variance_is_unbiased():
     assert np.mean(estimates) == pytest.approx(truth, abs=3 * np.std(estimates) / np.sqrt(1000))
 
 
-def test_percentiles_are_those_of_a_bootstrap_written_out(values, found):
+def test_the_parts_are_those_of_a_bootstrap_written_out(values, found):
     generator = np.random.default_rng(3)
     means = [
         values[np.ix_(generator.integers(SEEDS, size=SEEDS), generator.integers(ITEMS, size=ITEMS))].mean()
         for _ in range(10_000)
     ]
-    assert found.percentile.low == pytest.approx(np.quantile(means, 0.025), abs=0.01)
-    assert found.percentile.high == pytest.approx(np.quantile(means, 0.975), abs=0.01)
     # The variance of those draws is the sum of the three parts before each is made unbiased.
     biased = found.seed_variance * 3 / 4 + found.item_variance * 29 / 30 + found.shared_variance * 3 / 4 * 29 / 30
     assert np.var(means) == pytest.approx(biased, rel=0.06)
@@ -106,17 +104,17 @@ def test_a_difference_is_drawn_on_the_same_items():
     first = scores(generator)
     second = first - 0.1  # on every item
     difference = item_difference(scored(first), scored(second), range(SEEDS))
-    found = crossed_bootstrap(difference, draw_seed=0, draws=500)
-    assert found.variance == pytest.approx(0, abs=1e-30)
-    assert found.percentile.low == pytest.approx(0.1) and found.percentile.high == pytest.approx(0.1)
+    assert crossed_bootstrap(difference, draw_seed=0).variance == pytest.approx(0, abs=1e-30)
+    assert difference.drawn(np.random.default_rng(0), 500) == pytest.approx(np.full((500, SEEDS), 0.1))
 
 
 def test_a_difference_of_means_is_the_mean_of_differences(values):
     second = scores(np.random.default_rng(5))
-    one = crossed_bootstrap(item_difference(scored(values), scored(second), range(SEEDS)), draw_seed=6)
-    other = crossed_bootstrap(scored(values - second), draw_seed=6)
+    difference, whole = item_difference(scored(values), scored(second), range(SEEDS)), scored(values - second)
+    one, other = crossed_bootstrap(difference, draw_seed=6), crossed_bootstrap(whole, draw_seed=6)
     assert one.variance == pytest.approx(other.variance) and one.freedom == pytest.approx(other.freedom)
-    assert one.percentile.low == pytest.approx(other.percentile.low)
+    of_difference, of_whole = (each.drawn(np.random.default_rng(6), 50) for each in (difference, whole))
+    assert of_difference == pytest.approx(of_whole)
 
 
 def test_a_difference_of_matthews_correlations_is_that_of_simulated_experiments():
@@ -144,9 +142,10 @@ def test_a_difference_of_matthews_correlations_is_that_of_simulated_experiments(
     assert np.mean(claimed) == pytest.approx(np.var(seen), rel=0.33)
 
 
-def test_draws_follow_from_their_seed_and_the_seed_from_names_in_any_order(values, found):
-    assert crossed_bootstrap(scored(values), draw_seed=1) == found
-    assert crossed_bootstrap(scored(values), draw_seed=2).percentile != found.percentile
+def test_draws_follow_from_their_seed_and_the_seed_from_names_in_any_order(values):
+    metric = ItemMetric(tuple(range(SEEDS)), ITEMS, lambda weights: weights @ values.T / ITEMS)
+    first, again, other = (crossed_bootstrap(metric, draw_seed=seed, draws=100) for seed in (1, 1, 2))
+    assert first == again and first.item_variance != other.item_variance
     assert seed_from("a", "b") == seed_from("b", "a") != seed_from("a", "c")
 
 
@@ -160,7 +159,6 @@ def test_the_order_of_seeds_and_of_items_changes_no_variance(values, found):
 def test_shift_and_scale(values, found):
     again = crossed_bootstrap(scored(5 + 2 * values), draw_seed=1)
     assert again.variance == pytest.approx(4 * found.variance) and again.freedom == pytest.approx(found.freedom)
-    assert again.percentile.high == pytest.approx(5 + 2 * found.percentile.high)
 
 
 def test_seeds_that_agree_leave_the_interval_of_the_items():
@@ -263,24 +261,26 @@ def test_a_metric_that_is_often_undefined_has_none():
     assert crossed_bootstrap(scored, draw_seed=0) is None
 
 
-def test_resamples_on_which_a_metric_is_undefined_are_counted():
-    # (4/5)^25 of the resamples, 4 in a thousand, lack the five items of the second class.
+def test_few_resamples_on_which_a_metric_is_undefined_are_left_out():
+    # (4/5)^25 of the resamples, 4 in a thousand, lack the five items of the second class; F1 is 1 on all others.
     right = [1] * 5 + [0] * 20
-    found = crossed_bootstrap(item_metric("f1", right, {0: right, 1: right}), draw_seed=0)
-    assert found.undefined + found.draws == 10_000 and 10 < found.undefined < 80
+    metric = item_metric("f1", right, {0: right, 1: right})
+    assert 10 < np.isnan(metric.drawn(np.random.default_rng(0), 10_000)[:, 0]).sum() < 80
+    assert crossed_bootstrap(metric, draw_seed=0).variance == 0
 
 
 def test_no_draws_are_enough_for_a_mean_and_for_nothing_else(values, found):
     exact = crossed_bootstrap(scored(values), draw_seed=1, draws=0)
-    assert exact.percentile is None and exact.variance == found.variance
+    assert exact == found
     with pytest.raises(LoraBenchError, match="draws is 0"):
         crossed_bootstrap(item_metric("f1", [0, 1], {0: [0, 1], 1: [1, 1]}), draw_seed=0, draws=0)
 
 
 def test_ten_seeds_of_two_thousand_items_take_little_memory():
     values = np.random.default_rng(0).random((10, 2000))
+    metric = ItemMetric(tuple(range(10)), 2000, lambda weights: weights @ values.T / 2000)
     tracemalloc.start()
-    found = crossed_bootstrap(scored(values), draw_seed=0)
+    found = crossed_bootstrap(metric, draw_seed=0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert found.draws == 10_000 and peak < 100 * 2**20
+    assert found.items == 2000 and peak < 100 * 2**20

@@ -21,7 +21,6 @@ from lora_bench.report.model.rows import Row, grouped
 from lora_bench.report.model.seed_scores import DRAWS, Compared, Scored, both_risks, items_of, overlap_of
 from lora_bench.stats import MacroDifference, Summary, Verdict, judge, macro_difference, seed_from, summarise
 from lora_bench.stats.apart import least_p
-from lora_bench.stats.items import is_mean
 from lora_bench.stats.verdict import FEWEST_PAIRS, VerdictName
 
 
@@ -189,7 +188,6 @@ def _macro_difference(pairs: Mapping[str, tuple[Scored, Scored]], *, draws: int)
         draw_seed=seed_from(*sorted(run_id for one, _ in pairs.values() for run_id in one.row.run_ids)),
         items=items if draws else {},
         draws=draws,
-        item_draws=0 if all(is_mean(side) for pair in items.values() for side in pair) else None,
         choices={task: (one.choice, other.choice) for task, (one, other) in pairs.items()},
         overlap=overlap,
     )

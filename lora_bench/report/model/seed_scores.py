@@ -16,10 +16,10 @@ from lora_bench.report.model.comparison import Setting
 from lora_bench.report.model.rows import KeyT, Row, Score, fallen_runs
 from lora_bench.stats.apart import least_p
 from lora_bench.stats.crossed import with_items
-from lora_bench.stats.items import FoldItems, is_mean, same_groups
+from lora_bench.stats.items import FoldItems, same_groups
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
-# Resamples of test items, for a metric that is no mean over them.
+# Resamples of test items, for a metric that is no mean over them: they give its variance to 2 %.
 DRAWS = 2_000
 
 AnswersOf = Callable[[str], Answers | None]
@@ -156,7 +156,7 @@ def difference_of(one: Scored, other: Scored) -> Compared | str:
         other.scores,
         draw_seed=_draw_seed(one, other),
         items=items,
-        draws=_draws(items),
+        draws=DRAWS,
         choices=(one.choice, other.choice),
         overlap=overlap_of(one, other),
     )
@@ -235,7 +235,7 @@ def gain_and_p(one: Scored, other: Scored, analysis: Analysis, *, apart: bool = 
     p_value = estimate.p_value()
     if items is not None and (p_value is None or p_value <= analysis.alpha):
         difference = stats.item_difference(*items, seeds)
-        crossed = stats.crossed_bootstrap(difference, draw_seed=_draw_seed(one, other), draws=_draws(items))
+        crossed = stats.crossed_bootstrap(difference, draw_seed=_draw_seed(one, other), draws=DRAWS)
         p_value = replace(with_items(values, crossed, size, overlap), share=share).widened(choices).p_value()
     if p_value is not None and (apart or collapse_seen(one, other)):
         p_value = max(p_value, min(1.0, least_p(len(seeds)) / share))
@@ -258,8 +258,3 @@ def at_floor(row: Row, reference: Row) -> float | None:
 
 def _draw_seed(one: Scored, other: Scored) -> int:
     return stats.seed_from(*sorted(one.row.run_ids), *sorted(other.row.run_ids))
-
-
-def _draws(items: tuple[stats.Items, stats.Items] | None) -> int:
-    # A mean over items needs no draws for its variance, and 2,000 give that of another metric to 2 %.
-    return 0 if items is not None and all(map(is_mean, items)) else DRAWS
