@@ -183,7 +183,8 @@ def _tables(task: Task, base: Path, progress: Progress | None) -> tuple[dict[str
             for split, name in data.splits.named.items()
         }
         return tables, hub_sha256(data, commit)
-    tables, hashes, faults = {}, {}, []
+    tables, hashes = {}, {}
+    faults: list[Fault] = []
     for part, file in data.files.items():
         layout = replace(_layout(task.of_part(part)), wanted=wanted_of(task.of_part(part), part))
         with collecting(faults):
