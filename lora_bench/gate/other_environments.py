@@ -14,7 +14,7 @@ import tempfile
 import venv
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_bench.errors import WorkBroken
@@ -39,7 +39,7 @@ COMPLETE = "complete"
 
 @dataclass
 class Tries:
-    """Runs a failing cell in environments and classifies each try; `told` has a line for each.
+    """Runs a failing cell in environments, and classifies and prints each try.
 
     Tries are compared with the nights that the cell was compared with. *folder* receives a folder for each environment, with
     the runs and the output of pip and of the runs. *margin* replaces the margins that the suite declares.
@@ -51,7 +51,6 @@ class Tries:
     way: Way
     folder: Path
     margin: float | None = None
-    told: list[str] = field(default_factory=list)
 
     def at(self, candidates: Candidates, index: int) -> Tried:
         """Try one candidate and print the result."""
@@ -94,8 +93,7 @@ class Tries:
         return self._say(name, result, findings or f"{score(one.observed if one is not None else None)}")
 
     def _say(self, name: str, result: Tried, why: str) -> Tried:
-        self.told.append(plain(f"{name}: {SAID[result]}: {why}", 1000))
-        print(self.told[-1], flush=True)
+        print(plain(f"{name}: {SAID[result]}: {why}", 1000), flush=True)
         return result
 
 

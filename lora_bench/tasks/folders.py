@@ -4,14 +4,12 @@
 files are named relative to the folder, so that equal files give equal data wherever they lie.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.sources import Data, Files, Local, Part
-
-Progress = Callable[[str], None]
 
 SHOWN_ENTRIES = 8
 
@@ -42,7 +40,7 @@ def find_folder(task: Task, data_dir: Path) -> Path:
     )
 
 
-def in_folder(task: Task, folder: Path, progress: Progress | None = None) -> Task:
+def in_folder(task: Task, folder: Path) -> Task:
     """Return the task with its data in *folder*, named relative to it.
 
     Raises:
@@ -51,8 +49,6 @@ def in_folder(task: Task, folder: Path, progress: Progress | None = None) -> Tas
     local = _local(task)
     if _missing(local, folder):
         raise LoraBenchError(_what_is_missing(task, folder))
-    if progress is not None:
-        progress(f"{task.task}: its files are in {folder}")
 
     def found(names: Files | None) -> str | None:
         return _first_there(folder, names) if names is not None else None

@@ -96,12 +96,10 @@ def test_a_data_directory_without_the_folder_is_said_with_what_it_has(mine, tmp_
 def test_in_a_folder_it_is_a_plain_task_with_the_names_of_its_files(mine, tmp_path):
     folder = write_set(tmp_path / "Mine")
     (folder / "train.tsv").rename(folder / "training.tsv")
-    said = []
-    plain = in_folder(mine, folder, said.append)
+    plain = in_folder(mine, folder)
     assert plain.local is None
     assert plain.data.files == {"train": "training.tsv", "test": "dev.tsv", "other": "other.tsv"}
     assert str(tmp_path) not in str(definition(plain))
-    assert said == [f"mine: its files are in {folder}"]
     data = load_data(plain, folder)
     assert data.splits["other"].labels == [0, 1] * 20
     assert data.labels == ("no", "yes")
