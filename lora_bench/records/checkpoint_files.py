@@ -34,8 +34,8 @@ KEPT = 2
 _NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
 
-def write_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> Path:
-    """Write the files of a checkpoint after *step*, and remove all but the newest two; return its folder, on the disk."""
+def write_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> None:
+    """Write the files of a checkpoint after *step*, flushed to the disk, and remove all but the newest two."""
     reach("checkpoint.begin")
     make_folder(folder)
     further = (folder / f"step-{step:08d}-{number}" for number in itertools.count(2))
@@ -57,7 +57,6 @@ def write_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> Pat
     reach("checkpoint.written")
     for older in [path for path in _newest_first(folder) if (path / MANIFEST).is_file()][KEPT:]:
         _remove(older)
-    return target
 
 
 def newest_checkpoint(

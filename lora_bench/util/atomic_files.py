@@ -235,13 +235,12 @@ def remove_tree(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_orphans(folder: Path) -> int:
-    """Remove the temporary files below a folder whose writers have ended. Return their number.
+def remove_orphans(folder: Path) -> None:
+    """Remove the temporary files below a folder whose writers have ended.
 
     Writers of this machine are looked up; those from before its last start are known to have ended. Temporary files of
     another machine or container stay: their writers may still run.
     """
-    removed = 0
     # Unlike a glob, a walk tolerates that a folder disappears meanwhile.
     for place, _, names in os.walk(folder):
         for name in names:
@@ -249,8 +248,6 @@ def remove_orphans(folder: Path) -> int:
             if name.startswith(TEMPORARY) and tag_is_gone(tag):
                 with contextlib.suppress(OSError):
                     Path(place, name).unlink()
-                    removed += 1
-    return removed
 
 
 def check_writable(folder: Path, option: str) -> None:
