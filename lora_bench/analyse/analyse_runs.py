@@ -53,8 +53,7 @@ def analyse_runs(runs: Path, bases: Sequence[Path] = (), say: Say = lambda text:
 
     *bases* are folders of base models whose names do not lead to them from here.
 
-    Raises:
-        LoraBenchError: If no run kept weights, no method changed any, or a base model is missing.
+    Raise LoraBenchError if no run kept weights, no method changed any, or a base model is missing.
     """
     records = [
         record

@@ -32,8 +32,7 @@ class RunOptions:
         continue_from: Runs folder or baseline whose runs are taken as done, and copied with their answers.
         allow_code: Code of the suite that may run, as `NAME@HASH`; see `lora_bench.suite.consent`.
 
-    Raises:
-        LoraBenchError: If two options contradict each other, or the series is not a valid file name.
+    Raise LoraBenchError if two options contradict each other, or the series is not a valid file name.
     """
 
     runs: str | Path = "runs"

@@ -84,17 +84,13 @@ class Outcome:
         return to_comparison_frame(self.report.comparison, self.report.judged, self.report.costs)
 
     def write_report(self, folder: str | Path | None = None, name: str = "report") -> list[Path]:
-        """Write the report as Markdown and as a page.
+        """Write the report as Markdown and as a page. Return the files.
 
         Args:
             folder: Folder of the report; that of the runs by default.
             name: Name of its files.
 
-        Returns:
-            The files written.
-
-        Raises:
-            LoraBenchError: If there are no records.
+        Raise LoraBenchError if there are no records.
         """
         from lora_bench.report import write_report
 

@@ -141,8 +141,7 @@ def _tried(suite: Suite, task: str, base_model: BaseModel) -> dict[str, tuple[fl
 def check_equal_trials(suite: Suite, tasks: list[LoadedTask], models: list[BaseModel]) -> list[str]:
     """Refuse to tune methods with unequal numbers of learning rates: a method that is tried more often looks better.
 
-    Returns:
-        A warning for each task and base model where a method has one given rate beside others that are tuned.
+    Return a warning for each task and base model where a method has one given rate beside others that are tuned.
     """
     if suite.content.tuning is None or suite.content.budget.trials is not None:
         return []  # `check_cell` compares with the number of trials

@@ -44,8 +44,7 @@ def obtain(
     *data_dir* has published data sets in their usual layout, used for every task that has one. Without *download*, known shapes
     and released counts stand in for models and data that are not on this machine.
 
-    Raises:
-        BadInput: With every fault at once; or earlier, if a model would run code that the user has not allowed.
+    Raise BadInput with every fault at once; or earlier, if a model would run code that the user has not allowed.
     """
     require_permission(suite, kind="model")
     with asked_once():

@@ -80,8 +80,7 @@ def make_plan(
             shown and not run.
         with_data: Describe the data too, for a reader.
 
-    Raises:
-        BadInput: With every fault of the data and the base models, or if only `full` can meet the budget.
+    Raise BadInput with every fault of the data and the base models, or if only `full` can meet the budget.
     """
     tasks, models = obtain(suite, data_dir, progress, download=download)
     unequal = checks.check_equal_trials(suite, tasks, models)

@@ -89,9 +89,8 @@ def macro_difference(
         choices: For each task, the errors of the choice of each method's learning rate.
         overlap: Of folds, see `Estimate`: the mean over tasks.
 
-    Raises:
-        LoraBenchError: If the tasks differ, a unit is missing or not above 0, no seed is common to all, or items do not
-            give their scores.
+    Raise LoraBenchError if the tasks differ, a unit is missing or not above 0, no seed is common to all, or items do not give
+    their scores.
     """
     if set(first) != set(second) or not first:
         raise LoraBenchError(

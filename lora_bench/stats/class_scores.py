@@ -12,15 +12,12 @@ Classes = npt.NDArray[np.int64]
 
 
 def confusion(references: Classes, predictions: Classes, classes: int) -> Classes:
-    """Return how often each class was answered for items of each class.
+    """Return how often each class was answered for items of each class, shape (right class, answered class).
 
     Args:
         references: Right class of each item, shape (items,).
         predictions: Shape (items,).
         classes: Number of classes.
-
-    Returns:
-        Counts of shape (right class, answered class).
     """
     counts = np.bincount(references * classes + predictions, minlength=classes**2)
     return counts.reshape(classes, classes)

@@ -1,10 +1,9 @@
 """Crossed bootstrap: the error of a mean over seeds from the choice of seeds and of test items.
 
-Seeds and test items are resampled at once, each seed meeting each item (the Multibootstrap: Sellam et al. 2022,
-https://arxiv.org/abs/2106.16163; the pigeonhole bootstrap: Owen 2007, https://arxiv.org/abs/0712.1111). Its variance is the
-sum of three parts: seeds alone, items alone, and the interaction of both. Its percentile interval is too narrow. With n seeds
-the first part is underestimated by the factor (n − 1) / n, and the quantiles are normal, as if n were large. So the three
-parts are computed separately and made unbiased, and Student's quantile is applied to their sum:
+Seeds and test items are resampled at once: docs/statistics.md#the-crossed-bootstrap. The variance is the sum of three parts:
+seeds alone, items alone, and the interaction of both. Its percentile interval is too narrow: with n seeds the first part is
+too small by the factor (n − 1) / n, and the quantiles are normal, as if n were large. So the parts are made unbiased, and
+Student's quantile is applied to their sum:
 
     A = n/(n−1) · seeds alone,   B = N/(N−1) · items alone,   E = nN/((n−1)(N−1)) · together
     variance = A + B − E,        freedom = (A + B − E)² / (A²/(n−1) + B²/(N−1) + E²/((n−1)(N−1)))
@@ -57,16 +56,14 @@ class Crossed:
 def crossed_bootstrap(scored: Drawable, *, draw_seed: int, draws: int = DRAWS) -> Crossed | None:
     """Resample seeds and items of *scored*.
 
+    Return None for fewer than 2 seeds or items, or if the metric is undefined on more than 1 % of the resamples.
+
     Args:
         scored: The scores of a method, or the difference of two.
         draw_seed: Seed of the draws, see `seed_from`.
         draws: Resamples of items, for a metric that is not a mean over them.
 
-    Returns:
-        None for fewer than 2 seeds or items, or if the metric is undefined on more than 1 % of the resamples.
-
-    Raises:
-        LoraBenchError: If *draws* is 0 and the metric is not a mean over items.
+    Raise LoraBenchError if *draws* is 0 and the metric is not a mean over items.
     """
     scores = scored.scores()
     seeds, items = len(scores), scored.independent

@@ -164,8 +164,7 @@ class Summary:
 def summarise(values: Sequence[float], confidence: float = CONFIDENCE, *, overlap: float = 0.0) -> Summary:
     """Return mean, median, sample standard deviation, least, greatest and t-interval of *values*, with an *overlap* of folds.
 
-    Raises:
-        LoraBenchError: If there are no values, or one is not finite.
+    Raise LoraBenchError if there are no values, or one is not finite.
     """
     if not values:
         raise LoraBenchError("there are no values to summarise; expected at least one")

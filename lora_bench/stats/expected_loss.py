@@ -1,17 +1,11 @@
 """What the choice of a method may cost: for each method of a table, its loss to the best of them, expected and at most.
 
-The true scores of all methods are drawn together, each as
-
-    mean of its sound runs + error of seeds + error of test items + error of the choice of its rate − collapses
-
-Seeds that methods share are paired. The variance of a method's runs is that of `DEGREES` further runs of all methods together
-(a moderated variance: Smyth 2004, https://doi.org/10.2202/1544-6115.1027). A run collapses to its floor with a rate that has a
-Beta distribution before any run is seen. Without more, the best of many noisy means would be too good to be true. So the
-draws are weighted by what scores of methods usually are beside each other: Student's t with one degree of freedom around a
-middle that is not known, with a scale that is one of `SCALES` errors of a method beside the others.
-
-The loss of a method in a draw is that of its score to the best one. The mean over draws is what its choice is expected to lose,
-and in `SURE` of them it loses at most the bound. `benchmarks/expected_loss.py` measures how often that is so.
+The true scores of all methods are drawn together: docs/how-to/use-the-winner.md#what-it-may-lose. The variance of a method's
+runs is that of `DEGREES` further runs of all methods together (a moderated variance: Smyth 2004,
+https://doi.org/10.2202/1544-6115.1027). A run collapses to its floor with a rate that has a Beta distribution before any run is
+seen. Draws are weighted by what scores of methods usually are beside each other: Student's t with one degree of freedom around
+a middle that is not known, with a scale that is one of `SCALES` errors of a method beside the others.
+`benchmarks/expected_loss.py` measures how often a method loses no more than its bound.
 """
 
 import math

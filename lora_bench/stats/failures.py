@@ -78,8 +78,7 @@ def excluded_rate(count: int, runs: int) -> float:
 def rate(count: int, runs: int, confidence: float = CONFIDENCE) -> Rate:
     """Return the rate of *count* among *runs*.
 
-    Raises:
-        LoraBenchError: If there are no runs, or fewer than *count*.
+    Raise LoraBenchError if there are no runs, or fewer than *count*.
     """
     if not 0 <= count <= runs or runs < 1:
         raise LoraBenchError(
@@ -106,8 +105,7 @@ def collapsed(scores: Mapping[int, float], floor: float, *, higher_is_better: bo
 def with_failures_at_floor(scores: Mapping[int, float], failed: Iterable[int], floor: float) -> dict[int, float]:
     """Add *failed* seeds with the score *floor*: the result for a user, who cannot choose the seed.
 
-    Raises:
-        LoraBenchError: If a seed both failed and has a score, or *floor* is not finite.
+    Raise LoraBenchError if a seed both failed and has a score, or *floor* is not finite.
     """
     refuse_no_numbers([("floor", floor)], "the")
     failed = list(failed)

@@ -53,8 +53,7 @@ def holm(p_values: Sequence[float | None], alpha: float) -> list[Adjusted]:
         p_values: One for each comparison of the family; None counts as 1.
         alpha: In (0, 1).
 
-    Raises:
-        LoraBenchError: If a p-value is not a probability.
+    Raise LoraBenchError if a p-value is not a probability.
     """
     known = _known(p_values)
     adjusted, levels = [1.0] * len(known), [alpha] * len(known)
@@ -82,8 +81,7 @@ def margin_claims(above: Sequence[float | None], below: Sequence[float | None], 
         below: One-sided p-values of the claims that they are below +margin.
         alpha: One-sided, in (0, 0.5).
 
-    Raises:
-        LoraBenchError: If a p-value is not a probability.
+    Raise LoraBenchError if a p-value is not a probability.
     """
     if not above:
         return []

@@ -8,18 +8,13 @@ m nights (one for tonight, five for the drift test),
 
 is compared with Student's t. This is a prediction interval, which covers the error of the next mean and of x̄ (Hahn and Meeker
 1991, https://doi.org/10.1002/9780470316771, chapter 4). A bound of two standard deviations, or the interval of x̄ itself, is
-exceeded several times as often as its level. The spread s and its degrees of freedom come from the k nights. If scores of
-seeds are given, they also come from the seeds and from other series (`night_spread`).
+exceeded several times as often as its level. The spread s and its degrees of freedom come from the nights, and from the seeds
+of all series where they are given (`night_spread`).
 
-*Level*: tonight against the last twenty nights, all series of the night together by Holm's procedure. *Drift*: the mean of the
-last five nights against an anchored release. A loss of a tenth of a standard deviation a night moves the last twenty nights
-along with it and never looks sudden. In both tests a change counts only if it is also larger than the margin. Worse and better
-are two families, each at the given error level.
-
-Series that moved are run again with new seeds, twice, and each set of seeds is tested alone (`confirm`). One set is not enough:
-where one run of a hundred collapses, three of a hundred nights would have a collapse in both sets of one of fifty series.
-
-docs/gate.md explains the answers, and gives the rates of false alarms and of detected losses in simulations.
+docs/gate.md#the-statistics-alone has the tests of the level, of drift and of new seeds. A loss of a tenth of a standard
+deviation a night moves the last twenty nights along with it: only the test of drift finds it. One set of new seeds is not
+enough: where one run of a hundred collapses, three of a hundred nights would have a collapse in both sets of one of fifty
+series.
 """
 
 import math
@@ -72,9 +67,8 @@ class History:
         seeds: Scores of the seeds of each of *nights*; None if only means are known, so that only nights give the spread.
         kind: Kind of series, such as scores or times; nights of one kind are assumed to add alike to the variance of seeds.
 
-    Raises:
-        LoraBenchError: If a number is not finite, the margin is below 0, the floor is not above 0, or *seeds* has a
-            different number of nights.
+    Raise LoraBenchError if a number is not finite, the margin is below 0, the floor is not above 0, or *seeds* has a different
+    number of nights.
     """
 
     nights: Sequence[float]
@@ -190,8 +184,7 @@ def judge_night(
         alpha: Error level of the level test over all series of the night, for each direction.
         drift_alpha: Error level of the drift test, likewise.
 
-    Raises:
-        LoraBenchError: If a mean is not finite, a series has no history, or a level is not in (0, 0.5).
+    Raise LoraBenchError if a mean is not finite, a series has no history, or a level is not in (0, 0.5).
     """
     refuse_no_numbers(tonight.items(), "tonight's mean of")
     for key in tonight:
@@ -236,8 +229,7 @@ def confirm(
             than that of *alpha*. A second mean beyond it also confirms: two means beyond a bound are not chance.
         drift: Whether the last nights drifted. The mean is then compared with the anchored release, and *first* is unused.
 
-    Raises:
-        LoraBenchError: If the mean is not finite, there are too few nights, or the level is not in (0, 0.5).
+    Raise LoraBenchError if the mean is not finite, there are too few nights, or the level is not in (0, 0.5).
     """
     refuse_no_numbers([("seeds", second)], "the mean of the second set of")
     spread = None if first is None else (first.spread, first.freedom)

@@ -50,8 +50,7 @@ def rank(
         alpha: Largest p-value that shows a difference.
         higher_is_better: Direction of the metric.
 
-    Raises:
-        LoraBenchError: If a pair is missing.
+    Raise LoraBenchError if a pair is missing.
     """
     order = tuple(sorted(means, key=lambda name: (-means[name] if higher_is_better else means[name], name)))
     apart = {pair for pair in itertools.combinations(order, 2) if _apart(pair, p_values, alpha)}

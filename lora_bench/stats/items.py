@@ -86,8 +86,7 @@ class ItemScores(_SharedItems):
         values: Shape (seeds, items), finite.
         groups: Set by `in_groups`.
 
-    Raises:
-        LoraBenchError: If shapes do not fit, a seed is repeated or a value is not finite.
+    Raise LoraBenchError if shapes do not fit, a seed is repeated or a value is not finite.
     """
 
     seeds: tuple[int, ...]
@@ -262,8 +261,7 @@ class ItemDifference:
 def item_difference(first: Items, second: Items, seeds: Sequence[int]) -> ItemDifference:
     """Return the difference of two methods on *seeds*, scored on the same items in the same order.
 
-    Raises:
-        LoraBenchError: If the numbers of items or their groups differ, or a seed is missing.
+    Raise LoraBenchError if the numbers of items or their groups differ, or a seed is missing.
     """
     for one in (first, second):
         missing = sorted(set(seeds) - set(one.seeds))
@@ -286,8 +284,7 @@ def in_groups(scored: ItemScores | ItemMetric, groups: Sequence[int] | None) -> 
         scored: The scores.
         groups: The group of each item, as any numbers: equal ones belong together. None if all items are independent.
 
-    Raises:
-        LoraBenchError: If there is not one for each item.
+    Raise LoraBenchError if there is not one for each item.
     """
     if groups is None:
         return scored
@@ -350,7 +347,7 @@ def draw_weights(generator: np.random.Generator, draws: int, items: int, groups:
 
 
 def mean_parts(values: Floats, groups: Integers | None = None) -> tuple[Floats, Floats]:
-    """Return the variance parts of a mean's bootstrap with infinitely many draws, without drawing.
+    """Return the two variance parts of a mean's bootstrap with infinitely many draws, without drawing, each of shape (...).
 
     With seed means r, item means c and the mean m of all, Σ(c_i − m)² / N² is the variance from resampling items alone.
     Σ(x_si − r_s − c_i + m)² / (nN)² is the additional variance from resampling both. Of *groups* the sums are squared: to the
@@ -359,9 +356,6 @@ def mean_parts(values: Floats, groups: Integers | None = None) -> tuple[Floats, 
     Args:
         values: x, shape (..., seeds n, items N).
         groups: The group of each item, from 0; None if all items are independent.
-
-    Returns:
-        These two, each of shape (...).
     """
     *_, seeds, items = values.shape
     rows, columns = values.mean(axis=-1, keepdims=True), values.mean(axis=-2, keepdims=True)

@@ -1,13 +1,10 @@
 """Look at scores while seeds are added, and stop once a comparison is decided, with one error level over all looks.
 
 A test repeated after each seed, until it finds a difference, finds one in the end even where there is none. So each look has a
-share of alpha, and the shares add up to one: a p-value is divided by its look's share (Bonferroni over looks). The error holds
-however looks depend on each other, for t-tests, resampled items and margins alike, and a comparison may stop at any look.
-
-The last look has three quarters, so that a suite that goes to its end finds nearly what it would have found without looking.
-`benchmarks/statistics_sequential.py` compares this rule with alpha spending (Lan and DeMets 1983,
-https://doi.org/10.1093/biomet/70.3.659) and with a test that may stop anywhere (Rouder et al. 2009's Bayes factor as an
-e-process, https://doi.org/10.3758/PBR.16.2.225).
+share of alpha, by which its p-values are divided: docs/statistics.md#seeds-until-decided. The last look has three quarters, so
+that a suite that goes to its end finds nearly what it would have found without looking. `benchmarks/statistics_sequential.py`
+compares this rule with alpha spending (Lan and DeMets 1983, https://doi.org/10.1093/biomet/70.3.659) and with a test that may
+stop anywhere (Rouder et al. 2009's Bayes factor as an e-process, https://doi.org/10.3758/PBR.16.2.225).
 """
 
 import math

@@ -163,9 +163,8 @@ def paired_difference(
         choices: Errors of the choice of each method's learning rate; None if one was not chosen by trials.
         overlap: Of folds, see `Estimate`.
 
-    Raises:
-        LoraBenchError: If a score is not finite, no seed is in both, the items are not the same, or they do not give the
-            scores.
+    Raise LoraBenchError if a score is not finite, no seed is in both, the items are not the same, or they do not give the
+    scores.
     """
     mine, theirs = seeds_in_order(first), seeds_in_order(second)
     seeds = tuple(seed for seed in mine if seed in second)

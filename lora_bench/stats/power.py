@@ -58,6 +58,8 @@ def minimum_detectable_effect(
 ) -> float:
     """Return the least true difference that is detected with probability *power*.
 
+    It is in standard deviations: of the differences if *paired*, else of the scores of one method.
+
     Args:
         seeds: Of each method, at least 2.
         paired: Whether differences are taken by seed.
@@ -66,11 +68,7 @@ def minimum_detectable_effect(
         comparisons: Size of the family, which shares alpha as in the first step of Holm's procedure.
         item_variance: Part of the mean difference's variance from test items, in squares of the unit below.
 
-    Returns:
-        In standard deviations: of the differences if *paired*, else of the scores of one method.
-
-    Raises:
-        LoraBenchError: For fewer than 2 seeds.
+    Raise LoraBenchError for fewer than 2 seeds.
     """
     from scipy.optimize import brentq
 
@@ -104,6 +102,8 @@ def seeds_needed(
 ) -> Needed | None:
     """Return the fewest seeds that detect *difference*, or prove it to be within *margin*, with probability *power*.
 
+    Return None if *most* seeds are not enough.
+
     Args:
         difference: The assumed true difference: the observed one.
         sd: Standard deviation of the differences over seeds.
@@ -115,9 +115,6 @@ def seeds_needed(
         most: Largest number of seeds considered.
         fewest: Fewest seeds that allow a claim of a difference.
         fewest_within: Fewest seeds that allow a claim of a margin.
-
-    Returns:
-        None if *most* seeds are not enough.
     """
     found: list[Needed] = []
     seeds = fewest_enough(lambda n: difference_power(difference, n, sd, item_variance, alpha) >= power, most)

@@ -2,13 +2,8 @@
 
 Two copies of one method, each tuned by few trials, get different rates and so different scores, whatever number of seeds is
 reported. So the choice is repeated on resampled trials, and the standard deviation of the chosen rate's score enters every
-verdict:
-
-    a trial at a rate with mean m over n trials    m + s √(1 + 1/n) z,  or the floor with the share of trials that fell
-    the error of the choice                        the SD, over repeats, of the mean at the rate that is chosen
-
-s is the spread of trials within a rate, pooled over rates, and 1/n the error of m. `benchmarks/rate_choice.py` measures how
-often two copies are then called different.
+verdict: docs/statistics.md#the-choice-of-learning-rates. `benchmarks/rate_choice.py` measures how often two copies are then
+called different.
 """
 
 import math

@@ -14,7 +14,7 @@ from lora_bench.stats.estimate import refuse_no_numbers
 
 
 def expected_best(scores: Sequence[float], *, higher_is_better: bool = True) -> tuple[float, ...]:
-    """Return the expected best score of 1, 2, …, n trials.
+    """Return the expected best score of 1, 2, …, n trials: the mean first, the best last.
 
     With scores ascending, that of k is Σ_i C(i−1, k−1) / C(n, k) · score_i. The factor is the share of choices in which the
     i-th score is the greatest.
@@ -23,11 +23,7 @@ def expected_best(scores: Sequence[float], *, higher_is_better: bool = True) -> 
         scores: Scores of all trials on the selection split, failed ones at the metric's floor.
         higher_is_better: Direction of the metric.
 
-    Returns:
-        One number for each k: the mean first, the best last.
-
-    Raises:
-        LoraBenchError: If there are no scores, or one is not finite.
+    Raise LoraBenchError if there are no scores, or one is not finite.
     """
     if not scores:
         raise LoraBenchError("there are no trials; expected the score of at least one")

@@ -1,15 +1,9 @@
 """Verdicts on a family of comparisons, from differences, a margin declared beforehand, and one alpha.
 
-`equivalent`    the difference is smaller than the margin, either way (two one-sided tests)
-`better`        the first method scores better, by any amount
-`worse`         likewise
-`non-inferior`  the first method is not worse by the margin or more, and nothing stronger is shown
-`inconclusive`  none of these; it never means that methods are equal
-
-A difference can be real but too small to matter: the verdict is then `equivalent`, and `small_but_real` gives the direction.
-Better and worse are one kind of claim, equivalent and non-inferior another. Over the whole family each kind is false with a
-probability of at most alpha (see `family`). Every p-value is the larger of that over seeds and that over seeds and test items.
-Two one-sided tests: Schuirmann 1987, https://doi.org/10.1007/BF01068419
+docs/statistics.md#verdicts says what each verdict means. A difference can be real but too small to matter: the verdict is then
+`equivalent`, and `small_but_real` gives the direction. Better and worse are one kind of claim, equivalent and non-inferior
+another. Over the whole family each kind is false with a probability of at most alpha (see `family`). Every p-value is the
+larger of that over seeds and that over seeds and test items.
 
 Where runs collapse, p-values have a least value and margins are not claimed (see `apart`). Otherwise a claim of a margin takes
 29 pairs without a collapse, and more in a family.
@@ -164,8 +158,7 @@ def judge(
         risks: Cost of collapses of the first and of the second method, where it is known.
         fewest: Pairs of seeds that a verdict takes.
 
-    Raises:
-        LoraBenchError: If a margin is missing or not above 0, a direction is missing, or alpha is not in (0, 0.5).
+    Raise LoraBenchError if a margin is missing or not above 0, a direction is missing, or alpha is not in (0, 0.5).
     """
     alpha = settings.alpha
     if not 0 < alpha < 0.5:

@@ -178,9 +178,7 @@ def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
         tasks: Tasks to run it on; all by default.
         models: Base models to run it on; all by default.
 
-    Raises:
-        BadInput: With every fault of the entry.
-        LoraBenchError: If no method has the name, or the method needs options.
+    Raise BadInput with every fault of the entry; LoraBenchError if no method has the name, or the method needs options.
     """
     presets = known_presets()
     known = known_methods() | {name: method for name, (method, _) in presets.items()}

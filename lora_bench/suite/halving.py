@@ -1,12 +1,6 @@
 """Successive halving: the work of a number of trials, spent on more learning rates in shorter runs.
 
-With a factor f and R rungs, a run of rung r has the work divided by f^(R − r), so a run of the last rung has all of it.
-n trials begin, and the best ⌊n / f⌋ of a rung go on to the next:
-
-    spent(n) = Σ_r ⌊n / f^(r−1)⌋ / f^(R−r),   in units of a run with all of the work
-    n        = the greatest number with spent(n) ≤ T, the number of trials to pay for
-
-Without rounding, each rung spends T / R. Jamieson and Talwalkar 2016, https://arxiv.org/abs/1502.07943
+docs/budgets.md#successive-halving has the rule. Jamieson and Talwalkar 2016, https://arxiv.org/abs/1502.07943
 """
 
 from dataclasses import dataclass

@@ -68,10 +68,8 @@ def load_data(
         whole_train: Set no selection split aside if the data has none.
         fold: Fold to test. By default all folds are checked, and the first is returned with the warnings of all.
 
-    Raises:
-        BadInput: With every fault of the data.
-        AssetUnavailable: If the data is an asset that is neither cached nor available.
-        LoraBenchError: If the hub does not have the data or cannot be reached.
+    Raise BadInput with every fault of the data; AssetUnavailable if the data is an asset that is neither cached nor available;
+    LoraBenchError if the hub does not have the data or cannot be reached.
     """
     found, sha256 = _tables(task, base, progress)
     tables = as_column_says(task, {part: with_labels(task.of_part(part), table) for part, table in found.items()})
@@ -131,8 +129,7 @@ def released_data(task: Task, *, whole_train: bool = False) -> TaskData | None:
 def pinned(task: Task) -> Task:
     """Return the task with the commit that its hub revision names now, so that a record names its data.
 
-    Raises:
-        LoraBenchError: If the hub does not have it, or cannot be reached and the cache does not know it.
+    Raise LoraBenchError if the hub does not have it, or cannot be reached and the cache does not know it.
     """
     if task.data.hub is None or task.data.revision is None:
         return task
@@ -143,9 +140,7 @@ def pinned(task: Task) -> Task:
 def load_unlabelled(task: Task, folder: Path, name: str) -> Split:
     """Load the inputs of one of the layout's splits with secret labels, such as GLUE's test files, as a split without labels.
 
-    Raises:
-        BadInput: With every fault of the file.
-        LoraBenchError: If there is no such split or file.
+    Raise BadInput with every fault of the file; LoraBenchError if there is no such split or file.
     """
     part = unlabelled_file(task, folder, name)
     mine = with_part(as_laid_out(task), part)

@@ -19,8 +19,7 @@ def find_folder(task: Task, data_dir: Path) -> Path:
 
     Names are matched exactly first, then without case. The first folder that has every file wins.
 
-    Raises:
-        LoraBenchError: If there is none, with what was looked for and what is there.
+    Raise LoraBenchError if there is none, with what was looked for and what is there.
     """
     local = _local(task)
     if not data_dir.is_dir():
@@ -43,8 +42,7 @@ def find_folder(task: Task, data_dir: Path) -> Path:
 def in_folder(task: Task, folder: Path) -> Task:
     """Return the task with its data in *folder*, named relative to it.
 
-    Raises:
-        LoraBenchError: If a file is missing, with what is there.
+    Raise LoraBenchError if a file is missing, with what is there.
     """
     local = _local(task)
     if _missing(local, folder):

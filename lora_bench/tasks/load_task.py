@@ -28,9 +28,7 @@ MOST_TEMPLATE_BYTES = 2**20
 def load_task(name: str) -> Task:
     """Return the task of a name; paths in it are relative to the folder of its file.
 
-    Raises:
-        LoraBenchError: If no task has this name, with the nearest one.
-        BadInput: With every fault of its file.
+    Raise LoraBenchError if no task has this name, with the nearest one; BadInput with every fault of its file.
     """
     files = task_files()
     if name not in files:
@@ -45,8 +43,7 @@ def load_task(name: str) -> Task:
 def task_from_document(document: Document, key: Key = (), *, base: Path = Path()) -> Task:
     """Return the task at *key* of a YAML file, by default the whole file; its paths start from *base*.
 
-    Raises:
-        BadInput: With every fault.
+    Raise BadInput with every fault.
     """
     task = validate(Task, document, key)
     faults = [document.fault((*key, *at), message) for at, message in contradictions(task)]

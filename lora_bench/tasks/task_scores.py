@@ -63,8 +63,7 @@ def score(
         Values by the metrics' names, without undefined ones, such as a correlation with a constant, and without those that
         this machine cannot compute (`unavailable_metrics`).
 
-    Raises:
-        LoraBenchError: If a metric is a script that the task does not allow (`Task.allowing`), or has changed since.
+    Raise LoraBenchError if a metric is a script that the task does not allow (`Task.allowing`), or has changed since.
     """
     references = [list(each) if isinstance(each, tuple) else each for each in references]
     found: dict[str, float] = {}

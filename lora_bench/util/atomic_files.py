@@ -213,8 +213,7 @@ def first_new(folders: Iterable[Path]) -> Path:
 def quarantine(path: Path, reason: str, folder: Path) -> Path | None:
     """Move a damaged file or folder into *folder*, under a number of its own, with the reason beside it.
 
-    Returns:
-        The new path, or None if another process moved it first.
+    Return the new path, or None if another process moved it first.
     """
     make_folder(folder)
     place = first_new(folder / str(number) for number in itertools.count(len(list(folder.iterdir())) + 1))

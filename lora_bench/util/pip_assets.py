@@ -154,9 +154,8 @@ def obtain(name: str, progress: Progress | None = None) -> Path:
     Safe for concurrent processes: each downloads to a temporary file and renames it. *progress* is called with each sentence
     for the user.
 
-    Raises:
-        LoraBenchError: If the asset is unknown.
-        AssetUnavailable: If it is neither cached nor downloadable, with the way to get it by hand.
+    Raise LoraBenchError if the asset is unknown; AssetUnavailable if it is neither cached nor downloadable, with the way to get
+    it by hand.
     """
     asset = find_asset(name)
     say = progress or (lambda message: None)
