@@ -48,12 +48,7 @@ class Singular:
 
 
 def of_product(B: Tensor, A: Tensor) -> Singular:
-    """Return the decomposition of B A from its factors, without forming the product.
-
-    Args:
-        B: Shape (out_features, rank).
-        A: Shape (rank, in_features).
-    """
+    """Return the decomposition of B A from its factors, of shapes (out_features, rank) and (rank, in_features), without it."""
     left, of_b = torch.linalg.qr(B.double())
     right, of_a = torch.linalg.qr(A.double().T)
     u, values, vt = torch.linalg.svd(of_b @ of_a.T, full_matrices=False)
@@ -61,11 +56,9 @@ def of_product(B: Tensor, A: Tensor) -> Singular:
 
 
 def of_matrix(matrix: Tensor, rounding: float = 0.0) -> Singular:
-    """Return the decomposition of a whole matrix.
+    """Return the decomposition of a whole matrix, of shape (out_features, in_features).
 
-    Args:
-        matrix: Shape (out_features, in_features).
-        rounding: Singular values up to this are rounding.
+    Singular values up to *rounding* are rounding.
     """
     u, values, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
     return _without_rounding(Singular(u, values, vt.T), rounding)
@@ -79,14 +72,8 @@ def _without_rounding(found: Singular, rounding: float = 0.0) -> Singular:
 def similarities(first: Tensor, second: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
     """Return φ(i, j) = ‖U₁ᵀU₂‖² / min(i, j) over the first i and the first j directions (eq. 4 of the LoRA paper).
 
-    Args:
-        first: Orthonormal columns, shape (width, r₁).
-        second: Orthonormal columns, shape (width, r₂).
-        rows: Values of i, at most r₁.
-        columns: Values of j, at most r₂.
-
-    Returns:
-        Values in [0, 1], shape (rows, columns): 1 if one subspace contains the other, 0 if they are orthogonal.
+    *first* and *second* are orthonormal columns, of shapes (width, r₁) and (width, r₂); *rows* are values of i, at most r₁, and
+    *columns* of j. The result, of shape (rows, columns), is 1 if one subspace contains the other, 0 if they are orthogonal.
     """
     squares = (first.T @ second).square().cumsum(0).cumsum(1)
     i, j = torch.tensor(rows), torch.tensor(columns)

@@ -84,13 +84,9 @@ class Outcome:
         return to_comparison_frame(self.report.comparison, self.report.judged, self.report.costs)
 
     def write_report(self, folder: str | Path | None = None, name: str = "report") -> list[Path]:
-        """Write the report as Markdown and as a page. Return the files.
+        """Write the report as Markdown and as a page, by default into the folder of the runs. Return the files.
 
-        Args:
-            folder: Folder of the report; that of the runs by default.
-            name: Name of its files.
-
-        Raise LoraBenchError if there are no records.
+        *name* is that of the files. Raise LoraBenchError if there are no records.
         """
         from lora_bench.report import write_report
 

@@ -68,13 +68,9 @@ def newest_checkpoint(
     """Return the folder and files of the newest checkpoint that matches its manifest, or None.
 
     Leftovers of an interrupted writer are removed. A damaged or foreign checkpoint is moved to the quarantine beside *folder*,
-    since it would otherwise count as one of those that are kept.
-
-    Args:
-        folder: Folder of the checkpoints.
-        say: Called with a sentence for each damaged or foreign checkpoint, which says what the run resumes from.
-        needed: Files that every checkpoint of a run has, whatever its manifest lists.
-        foreign: Returns the reason why the files of a checkpoint belong to another run, or None.
+    since it would otherwise count as one of those that are kept. *say* is called with a sentence for each of these, which says
+    what the run resumes from. *needed* are files that every checkpoint of a run has, whatever its manifest lists. *foreign*
+    returns the reason why the files of a checkpoint belong to another run, or None.
     """
     passed_over: list[str] = []
     found: tuple[Path, dict[str, bytes]] | None = None

@@ -200,9 +200,8 @@ class RunFolder:
     def retry(self, seen: Record | None = None) -> None:
         """Move the record to the attempts, so that the run is repeated.
 
-        Args:
-            seen: The record to move; nothing happens if it has been replaced, or another process has the run. None moves any
-                record, and needs the run lock.
+        If another record than *seen* is there by now, or another process has the run, nothing happens. None moves any record,
+        and needs the run lock.
         """
         if seen is not None:
             lock = self.try_lock()

@@ -136,13 +136,7 @@ def macro_difference(
 
 
 def interquartile_mean(values: Floats, *, draw_seed: int, draws: int = DRAWS) -> InterquartileMean | None:
-    """Return the mean of the middle half of *values*, or None for fewer than 20.
-
-    Args:
-        values: Shape (tasks, seeds).
-        draw_seed: Seed of the draws.
-        draws: Resamples of seeds; none for fewer than 2.
-    """
+    """Return the mean of the middle half of *values*, of shape (tasks, seeds), or None for fewer than 20."""
     if values.size < FEWEST_FOR_IQM:
         return None
     from scipy.stats import trim_mean

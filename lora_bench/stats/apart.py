@@ -53,12 +53,10 @@ def fewest_apart(level: float) -> int:
 
 
 def stand_apart(rows: Iterable[Sequence[float]], level: float = LEVEL) -> bool:
-    """Test if the runs of these rows stand apart more than those of normal scores.
+    """Test if the runs of these rows stand apart more than normal scores do, with a share *level* of false detections.
 
-    Args:
-        rows: The scores of each method at each place. Rows of fewer than 3 runs, or of equal scores, are ignored; a
-            repeated row counts once.
-        level: Rate of false detections in families of normal scores.
+    A row has the scores of a method at a place. Rows of fewer than 3 runs, or of equal scores, are ignored; a repeated row
+    counts once.
     """
     different = dict.fromkeys(tuple(sorted(row)) for row in rows)
     telling = [row for row in different if len(row) >= FEWEST_RUNS and row[-1] - row[0] > _rounding(row)]

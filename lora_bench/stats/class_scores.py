@@ -14,10 +14,7 @@ Classes = npt.NDArray[np.int64]
 def confusion(references: Classes, predictions: Classes, classes: int) -> Classes:
     """Return how often each class was answered for items of each class, shape (right class, answered class).
 
-    Args:
-        references: Right class of each item, shape (items,).
-        predictions: Shape (items,).
-        classes: Number of classes.
+    *references* are the right classes of the items, shape (items,), like *predictions*; *classes* is their number.
     """
     counts = np.bincount(references * classes + predictions, minlength=classes**2)
     return counts.reshape(classes, classes)
@@ -42,11 +39,8 @@ def calibration_error(references: Classes, probabilities: Floats) -> float:
     """Return the expected calibration error, in [0, 1].
 
     It is the mean distance of confidence and accuracy in equal bins of confidence, weighted by their items. Confidence is the
-    probability of the likeliest class.
-
-    Args:
-        references: Right class of each item, shape (items,), at least one.
-        probabilities: Shape (items, classes).
+    probability of the likeliest class. *references* are the right classes, shape (items,), at least one; *probabilities* have
+    the shape (items, classes).
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == references
     # Confidence 1 belongs to the last bin.
@@ -58,11 +52,8 @@ def calibration_error(references: Classes, probabilities: Floats) -> float:
 def brier_score(references: Classes, probabilities: Floats) -> float:
     """Return the Brier score: the mean squared error of the probabilities, as scikit-learn scales it.
 
-    With two classes it is of the second, in [0, 1]; with more the sum over classes, in [0, 2].
-
-    Args:
-        references: Right class of each item, shape (items,), at least one.
-        probabilities: Shape (items, classes).
+    With two classes it is of the second, in [0, 1]; with more the sum over classes, in [0, 2]. The arguments are those of
+    `calibration_error`.
     """
     classes = probabilities.shape[1]
     errors = ((probabilities - np.eye(classes)[references]) ** 2).sum(axis=1)

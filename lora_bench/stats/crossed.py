@@ -54,16 +54,11 @@ class Crossed:
 
 
 def crossed_bootstrap(scored: Drawable, *, draw_seed: int, draws: int = DRAWS) -> Crossed | None:
-    """Resample seeds and items of *scored*.
+    """Resample seeds and items of *scored*: the scores of a method, or the difference of two.
 
-    Return None for fewer than 2 seeds or items, or if the metric is undefined on more than 1 % of the resamples.
-
-    Args:
-        scored: The scores of a method, or the difference of two.
-        draw_seed: Seed of the draws, see `seed_from`.
-        draws: Resamples of items, for a metric that is not a mean over them.
-
-    Raise LoraBenchError if *draws* is 0 and the metric is not a mean over items.
+    *draw_seed* (see `seed_from`) and the number of *draws* are for a metric that is not a mean over items. Return None for
+    fewer than 2 seeds or items, or if the metric is undefined on more than 1 % of the draws. Raise LoraBenchError if it takes
+    draws, and there are none.
     """
     scores = scored.scores()
     seeds, items = len(scores), scored.independent

@@ -183,11 +183,8 @@ def summarise(values: Sequence[float], confidence: float = CONFIDENCE, *, overla
 def mean_estimate(values: Sequence[float], size: float | None = None, overlap: float = 0.0) -> Estimate:
     """Return the mean of finite *values* over seeds, with the standard error s / √n on n − 1 degrees of freedom.
 
-    Args:
-        values: At least one.
-        size: Magnitude of the numbers that *values* were computed from, which sets their rounding error; by default the
-            greatest of *values*.
-        overlap: Of folds, see `Estimate`. Their training rows overlap, so the variance is 1 + *overlap* times as great.
+    *size* is the magnitude of the numbers that *values* were computed from, which sets their rounding error; by default the
+    greatest of *values*. Training rows of folds overlap, so their variance is 1 + *overlap* times as great, see `Estimate`.
     """
     mean = statistics.fmean(values)
     if all_the_same(values, size):

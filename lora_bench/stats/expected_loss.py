@@ -55,11 +55,8 @@ class Loss:
 def draw_scores(contenders: Sequence[Contender], item_covariance: Floats | None, draw_seed: int) -> Floats | None:
     """Return draws of the true gains, shape (KEPT, contenders), or None if no runs that differ tell the spread of others.
 
-    Args:
-        contenders: At least one.
-        item_covariance: Of the means, from the choice of test items; None if test items are unknown, or each seed has others:
-            they are then a part of the spread of seeds.
-        draw_seed: Seed of the draws, see `seed_from`.
+    *item_covariance* is of the means, from the choice of test items; None if test items are unknown, or each seed has others:
+    they are then a part of the spread of seeds. For *draw_seed* see `seed_from`.
     """
     gains = np.array([one.gains for one in contenders])
     number = np.isfinite(gains).sum(axis=1)

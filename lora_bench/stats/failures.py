@@ -91,10 +91,7 @@ def rate(count: int, runs: int, confidence: float = CONFIDENCE) -> Rate:
 def collapsed(scores: Mapping[int, float], floor: float, *, higher_is_better: bool = True) -> tuple[int, ...]:
     """Return the seeds that ended `ok` with a score no better than *floor*, ascending.
 
-    Args:
-        scores: Score of each seed.
-        floor: Score of a method that learned nothing, such as that of the majority class.
-        higher_is_better: Direction of the metric.
+    *floor* is the score of a method that learned nothing, such as that of the majority class.
     """
     refuse_no_numbers([("floor", floor)], "the")
     return tuple(

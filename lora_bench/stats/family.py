@@ -47,11 +47,7 @@ class MarginClaims:
 
 
 def holm(p_values: Sequence[float | None], alpha: float) -> list[Adjusted]:
-    """Apply Holm's procedure to a family.
-
-    Args:
-        p_values: One for each comparison of the family; None counts as 1.
-        alpha: In (0, 1).
+    """Apply Holm's procedure to a family, with a p-value for each comparison; None counts as 1.
 
     Raise LoraBenchError if a p-value is not a probability.
     """
@@ -74,14 +70,10 @@ def holm(p_values: Sequence[float | None], alpha: float) -> list[Adjusted]:
 
 
 def margin_claims(above: Sequence[float | None], below: Sequence[float | None], alpha: float) -> list[MarginClaims]:
-    """Apply Holm's procedure to the two hypotheses of each comparison of a family.
+    """Apply Holm's procedure to the two hypotheses of each comparison of a family, at the one-sided level *alpha* in (0, 0.5).
 
-    Args:
-        above: One-sided p-values of the claims that differences are above −margin; None if unknown.
-        below: One-sided p-values of the claims that they are below +margin.
-        alpha: One-sided, in (0, 0.5).
-
-    Raise LoraBenchError if a p-value is not a probability.
+    *above* and *below* are one-sided p-values of the claims that differences are above −margin and below +margin; None if
+    unknown. Raise LoraBenchError if a p-value is not a probability.
     """
     if not above:
         return []

@@ -41,16 +41,11 @@ def rank(
     alpha: float = ALPHA,
     higher_is_better: bool = True,
 ) -> Ranking:
-    """Group methods by the differences that are shown.
+    """Group methods by the differences that are shown, from the *means* of their scores.
 
-    Args:
-        means: Mean score of each method.
-        p_values: For every pair of methods, in either order, the p-value of no difference, adjusted over all pairs (see
-            `holm`); None, as for too few seeds, shows no difference.
-        alpha: Largest p-value that shows a difference.
-        higher_is_better: Direction of the metric.
-
-    Raise LoraBenchError if a pair is missing.
+    *p_values* has for every pair of methods, in either order, the p-value of no difference, adjusted over all pairs (see
+    `holm`); None, as for too few seeds, shows no difference, and so does one above *alpha*. Raise LoraBenchError if a pair is
+    missing.
     """
     order = tuple(sorted(means, key=lambda name: (-means[name] if higher_is_better else means[name], name)))
     apart = {pair for pair in itertools.combinations(order, 2) if _apart(pair, p_values, alpha)}

@@ -280,11 +280,8 @@ def item_difference(first: Items, second: Items, seeds: Sequence[int]) -> ItemDi
 def in_groups(scored: ItemScores | ItemMetric, groups: Sequence[int] | None) -> ItemScores | ItemMetric:
     """Return the scores with items that belong together.
 
-    Args:
-        scored: The scores.
-        groups: The group of each item, as any numbers: equal ones belong together. None if all items are independent.
-
-    Raise LoraBenchError if there is not one for each item.
+    *groups* has the group of each item, as any numbers: equal ones belong together. None if all items are independent. Raise
+    LoraBenchError if there is not one for each item.
     """
     if groups is None:
         return scored
@@ -301,8 +298,7 @@ def same_groups(first: Items, second: Items) -> bool:
 def by_index(metric: Callable[[Integers], Floats]) -> Callable[[Floats], Floats]:
     """Turn a metric of item indices into one of item weights.
 
-    Args:
-        metric: From indices of shape (draws, items) to scores of shape (draws, seeds), whatever the order of the indices.
+    It takes indices of shape (draws, items) to scores of shape (draws, seeds), whatever the order of the indices.
     """
 
     def weighted(weights: Floats) -> Floats:
@@ -322,10 +318,7 @@ def one_at_a_time(
 ) -> ItemMetric:
     """Turn any metric into one of item weights. It is called for every seed and draw: slow, so use fewer draws.
 
-    Args:
-        metric: From predictions and references to a number, or None if undefined.
-        references: One for each item.
-        predictions: For each seed, one for each item.
+    *metric* takes predictions and references, one for each item, to a number, or None if undefined; *predictions* are by seed.
     """
 
     def score(answers: Sequence[Any], drawn: Integers) -> float:
@@ -349,13 +342,10 @@ def draw_weights(generator: np.random.Generator, draws: int, items: int, groups:
 def mean_parts(values: Floats, groups: Integers | None = None) -> tuple[Floats, Floats]:
     """Return the two variance parts of a mean's bootstrap with infinitely many draws, without drawing, each of shape (...).
 
-    With seed means r, item means c and the mean m of all, Σ(c_i − m)² / N² is the variance from resampling items alone.
-    Σ(x_si − r_s − c_i + m)² / (nN)² is the additional variance from resampling both. Of *groups* the sums are squared: to the
-    first order in their number, as their sizes vary.
-
-    Args:
-        values: x, shape (..., seeds n, items N).
-        groups: The group of each item, from 0; None if all items are independent.
+    *values* are x, shape (..., seeds n, items N). With seed means r, item means c and the mean m of all, Σ(c_i − m)² / N² is
+    the variance from resampling items alone. Σ(x_si − r_s − c_i + m)² / (nN)² is the additional variance from resampling both.
+    Of *groups*, with the group of each item from 0, the sums are squared: to the first order in their number, as their sizes
+    vary.
     """
     *_, seeds, items = values.shape
     rows, columns = values.mean(axis=-1, keepdims=True), values.mean(axis=-2, keepdims=True)

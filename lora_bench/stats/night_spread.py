@@ -59,12 +59,8 @@ def pooled_variance(
 ) -> tuple[Floats, Floats]:
     """Return the variance of night means of every series, and its degrees of freedom, of the shape of *between*.
 
-    Args:
-        between: b of the module docstring, at least 0. If it or *within* is 0, a series is not pooled.
-        within: w, at least 0.
-        nights: k, at least 2.
-        seeds: m, at least 1. A series with one seed is not pooled.
-        axis: Axis of the series.
+    *between*, *within*, *nights* and *seeds* are b, w, k and m of the module docstring, with series along *axis*. A series
+    whose b or w is 0, or that has one seed, is not pooled; k is at least 2.
     """
     from scipy.special import digamma, polygamma
 

@@ -199,12 +199,7 @@ def paired_difference(
 
 
 def sign_flip(differences: Sequence[float], *, draw_seed: int) -> SignFlip | None:
-    """Run the sign-flip permutation test on *differences*; None for fewer than 6.
-
-    Args:
-        differences: One for each pair.
-        draw_seed: Seed of the drawn patterns, from 14 pairs on.
-    """
+    """Run the sign-flip permutation test on *differences*; None for fewer than 6. From 14 pairs on, patterns are drawn."""
     if len(differences) < FEWEST_FLIPS:
         return None
     # For a mean, patterns are one matrix product, many times as fast as scipy's general test.
@@ -226,11 +221,9 @@ def _patterns(pairs: int) -> Floats:
 
 
 def superiority(differences: Sequence[float], size: float | None = None) -> Superiority:
-    """Estimate the probability that the first method scores above the second.
+    """Estimate the probability that the first method scores above the second, from at least one difference.
 
-    Args:
-        differences: At least one.
-        size: Magnitude of the scores: differences within 1e-12 of it are ties.
+    *size* is the magnitude of the scores: differences within 1e-12 of it are ties.
     """
     tie = 1e-12 * (max(map(abs, differences)) if size is None else size)
     above, ties, pairs = sum(d > tie for d in differences), sum(abs(d) <= tie for d in differences), len(differences)

@@ -66,7 +66,7 @@ def minimum_detectable_effect(
         power: In (0, 1).
         alpha: Two-sided error level of the family.
         comparisons: Size of the family, which shares alpha as in the first step of Holm's procedure.
-        item_variance: Part of the mean difference's variance from test items, in squares of the unit below.
+        item_variance: Part of the mean difference's variance from test items, in squares of that unit.
 
     Raise LoraBenchError for fewer than 2 seeds.
     """

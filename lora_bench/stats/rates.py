@@ -104,11 +104,8 @@ def trials_of(
 ) -> Trials:
     """Return the trials of a search.
 
-    Args:
-        scores: For each rate, in the order of trial, the score of each seed; None for a run without one.
-        floor: Score of a method that learned nothing, or that of each seed, where each is scored on other rows.
-        higher_is_better: Direction of the metric.
-        search: Rule of the search.
+    *scores* has for each rate, in the order of trial, the score of each seed; None for a run without one. *floor* is the score
+    of a method that learned nothing, or that of each seed, where each is scored on other rows.
     """
     sign = 1 if higher_is_better else -1
     # The seed that all rates have was the first.

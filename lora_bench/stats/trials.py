@@ -17,13 +17,8 @@ def expected_best(scores: Sequence[float], *, higher_is_better: bool = True) -> 
     """Return the expected best score of 1, 2, …, n trials: the mean first, the best last.
 
     With scores ascending, that of k is Σ_i C(i−1, k−1) / C(n, k) · score_i. The factor is the share of choices in which the
-    i-th score is the greatest.
-
-    Args:
-        scores: Scores of all trials on the selection split, failed ones at the metric's floor.
-        higher_is_better: Direction of the metric.
-
-    Raise LoraBenchError if there are no scores, or one is not finite.
+    i-th score is the greatest. *scores* are those of all trials on the selection split, failed ones at the metric's floor.
+    Raise LoraBenchError if there are none, or one is not finite.
     """
     if not scores:
         raise LoraBenchError("there are no trials; expected the score of at least one")
