@@ -35,12 +35,9 @@ Place = tuple[int, str]
 
 @dataclass(frozen=True)
 class Delta:
-    """The change of one weight.
+    """The change of one weight, decomposed.
 
-    Args:
-        delta: Its decomposition.
-        matrix: ΔW itself, or None where its factors are known.
-        A: First factor of LoRA, shape (rank, in_features), or None.
+    *matrix* is ΔW itself, or None where its factors are known; *A* is LoRA's first, shape (rank, in_features), or None.
     """
 
     delta: Singular

@@ -70,11 +70,7 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class Group:
-    """A group of a command's arguments.
-
-    Args:
-        of: The group of argparse. Other facts of an argument, such as its type, are argparse's too.
-    """
+    """A group of argparse for a command's arguments, whose further facts, such as a type, are argparse's too."""
 
     of: argparse._ArgumentGroup
 

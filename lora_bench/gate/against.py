@@ -46,11 +46,9 @@ HARMLESS = ("keep_weights", "training.threads")
 
 @dataclass(frozen=True)
 class Against:
-    """Runs held against others.
+    """Runs held against others: the answer, and what was compared, by series.
 
-    Args:
-        pairs: What was compared, by series.
-        seeds: Seeds with which an unchanged system passes in 80 %, if they are more than there are.
+    *seeds* is the number with which an unchanged system passes in 80 %, if it is more than there are.
     """
 
     answer: Answer
@@ -132,11 +130,9 @@ def runs_of_night(night: Night, name: str, now: Sequence[Record]) -> RunSet:
 
 @dataclass(frozen=True)
 class ChanceToPass:
-    """How likely an unchanged system is to pass.
+    """How likely an unchanged system is to pass with the seeds that there are.
 
-    Args:
-        chance: With the seeds that there are.
-        seeds: The fewest with which it is 80 %; None above 1,000.
+    *seeds* is the fewest with which it is 80 %; None above 1,000.
     """
 
     chance: float

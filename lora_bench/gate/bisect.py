@@ -32,9 +32,7 @@ _COMMITS = re.compile(r"(?P<good>[A-Za-z0-9][\w./~^-]*?)\.\.(?P<bad>[A-Za-z0-9][
 class Candidates:
     """Candidates of a search, from the good end to the bad one.
 
-    Args:
-        package: The package whose versions are searched, or None for commits of the repository in the working folder.
-        names: Versions, or commit hashes.
+    They are versions of a *package*, or without one commits of the repository in the working folder.
     """
 
     package: str | None

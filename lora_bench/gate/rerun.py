@@ -36,9 +36,7 @@ INSIST_SECONDS = 15.0
 class Way:
     """Settings for repeating runs.
 
-    Args:
-        options: Further options of `lora-bench run` and `probe`, such as `--data-dir FOLDER`.
-        workers: Number of concurrent runs; probes are measured one by one.
+    *options* are further ones of `lora-bench run` and `probe`, such as `--data-dir FOLDER`; *workers* are for runs alone.
     """
 
     suite: str

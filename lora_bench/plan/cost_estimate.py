@@ -42,11 +42,9 @@ _WIDTH, _HEADS, _LENGTH, _ROWS = 384, 12, 48, 16
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """Estimated cost of a run, from a record of the same cell on this machine, else from arithmetic.
+    """Estimated cost of a run, *measured* if from a record of the same cell on this machine, else from arithmetic.
 
-    Args:
-        measured: True if the time is that of a record.
-        timed: False if the time is not known, because the data was counted and not read.
+    It is not *timed* if the data was counted and not read.
     """
 
     seconds: float

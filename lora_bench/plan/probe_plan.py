@@ -48,9 +48,8 @@ class ProbeCell:
 class ProbePlan:
     """Every process of a suite's probes, in the order of execution.
 
-    Args:
-        jobs: Rounds over all cells, every second one backwards, so that a drift affects all alike.
-        refused: Records of the cells that cannot be measured, with their reason.
+    *jobs* are rounds over all cells, every second one backwards, so that a drift affects all alike; *refused* are records of
+    cells that cannot be measured.
     """
 
     name: str

@@ -24,12 +24,7 @@ _Key = tuple[object, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Rounds:
-    """The runs of a suite by the rounds so far.
-
-    Args:
-        waiting: Runs of later rounds, if there may be any.
-        untried: Ids of runs whose record decides nothing.
-    """
+    """The runs of a suite by the rounds so far, those of later rounds, and the ids of runs whose record decides nothing."""
 
     cells: tuple[Cell, ...]
     waiting: tuple[Waiting, ...] = ()

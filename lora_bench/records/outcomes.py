@@ -1,13 +1,4 @@
-"""Ends of runs other than `ok`, and how the same command treats them the next time.
-
-| end | record | the same command |
-| --- | --- | --- |
-| stopped by the user | an attempt | resumes from its checkpoint |
-| disk full | an attempt; the suite stops | resumes from its checkpoint, once there is room |
-| ended by a signal from outside | `failed`, its reason begins with `signal` | resumes from its checkpoint, once |
-| no progress | `timeout` | leaves it; `--retry` resumes from its checkpoint |
-| crashed (`signal SIGSEGV`), out of memory, an exception | `out_of_memory` or `failed` | leaves it; `--retry` |
-| diverged, unsupported | kept for good | leaves it |
+"""Ends of runs other than `ok`, and how the same command treats them the next time: docs/faults.md#how-a-run-ends.
 
 A run that was ended from outside decides nothing, and neither does the first crash or loss of its process. It is repeated
 before its learning rate is compared with others, or another run starts from it.

@@ -29,13 +29,8 @@ FEWEST_FOR_IQM = 20
 class InterquartileMean:
     """Mean of the middle half of all differences over tasks and seeds, so that no single task dominates.
 
-    Agarwal et al. 2021, https://arxiv.org/abs/2108.13264
-
-    Args:
-        value: In the declared units.
-        interval: From resampled seeds, with the factor √(n/(n−1)) and Student's quantile; None if resamples all agree
-            or there are none.
-        values: Number of differences.
+    The value is in the declared units. The interval is from resampled seeds, with the factor √(n/(n−1)) and Student's quantile;
+    None if resamples all agree or there are none. Agarwal et al. 2021, https://arxiv.org/abs/2108.13264
     """
 
     value: float
@@ -47,11 +42,8 @@ class InterquartileMean:
 class MacroDifference(Difference):
     """The difference over tasks, for seeds that every task has for both methods; scores are means over tasks.
 
-    All numbers are in declared units. Positive: the first is better, whatever the direction of the metrics.
-
-    Args:
-        tasks: Mean difference of each task in its declared unit, positive if the first method is better.
-        values: Differences of each task and seed, shape (tasks, seeds).
+    All numbers are in declared units. Positive: the first is better, whatever the direction of the metrics. *tasks* has the
+    mean difference of each task, and *values* those of each task and seed, shape (tasks, seeds).
     """
 
     tasks: dict[str, float]

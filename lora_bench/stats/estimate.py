@@ -20,11 +20,9 @@ Source = Literal["t", "bootstrap"]
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """An interval of an estimate.
+    """An interval of an estimate, which contains the true value in a share *confidence* of cases.
 
-    Args:
-        confidence: Share of such intervals that contain the true value, in (0, 1).
-        source: `t` covers seeds on these test items; `bootstrap` covers seeds and test items.
+    `t` covers seeds on these test items; `bootstrap` covers seeds and test items.
     """
 
     low: float
@@ -38,12 +36,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Uncertainty:
-    """A standard error with its degrees of freedom.
-
-    Args:
-        standard_error: Above 0.
-        freedom: Degrees of freedom, above 0; not always a whole number.
-    """
+    """A standard error above 0, with its degrees of freedom, above 0 and not always a whole number."""
 
     source: Source
     standard_error: float
@@ -54,9 +47,7 @@ class Uncertainty:
 class ChoiceError:
     """The error of a score from the choice of its learning rate by trials.
 
-    Args:
-        sd: Standard deviation over repeats of the search, in the unit of the score.
-        freedom: Degrees of freedom of the trials' spread.
+    *sd* is over repeats of the search, in the unit of the score, and *freedom* that of the trials' spread.
     """
 
     sd: float
@@ -143,13 +134,10 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Values over seeds.
+    """Values over seeds, *n* of them, at least 1.
 
-    Args:
-        n: Number of values, at least 1.
-        sd: Sample standard deviation; None for a single value.
-        interval: t-interval of the mean; None for a single value and for equal values, which do not show the spread of
-            others.
+    The sample standard deviation is None for a single value. So is the t-interval of the mean, also for equal values, which do
+    not show the spread of others.
     """
 
     n: int

@@ -13,11 +13,7 @@ from lora_bench.stats.estimate import CONFIDENCE, clopper_pearson, refuse_no_num
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """A share of runs, with its exact (Clopper-Pearson) interval.
-
-    Args:
-        count: Number of the counted runs, such as diverged or collapsed ones.
-    """
+    """A share of runs, such as of diverged or collapsed ones, with its exact (Clopper-Pearson) interval."""
 
     count: int
     runs: int
@@ -44,12 +40,9 @@ class Risk:
 
 @dataclass(frozen=True, kw_only=True)
 class Cancelling:
-    """The rate of collapses that would cancel a claim.
+    """The rate of collapses of the first method, or of the second, in (0, 1], that would cancel a claim.
 
-    Args:
-        of_first: Whether collapses of the first method would, and not of the second.
-        rate: Share of runs, in (0, 1].
-        excluded: The rate that the runs of this method exclude at 95 %, or None as in `Risk`.
+    *excluded* is the rate that the runs of this method exclude at 95 %, or None as in `Risk`.
     """
 
     of_first: bool

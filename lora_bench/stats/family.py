@@ -31,13 +31,9 @@ class Adjusted:
 
 @dataclass(frozen=True, kw_only=True)
 class MarginClaims:
-    """Adjusted p-values of the claims on one side of a margin, and within it.
+    """Adjusted p-values of claims that a difference is above −margin, below +margin, and both; None without a p-value.
 
-    Args:
-        above: For the claim that the difference is above −margin. None without a p-value.
-        below: For the claim that it is below +margin.
-        within: For both claims.
-        level: One-sided error level at which hypotheses that were not rejected were tested.
+    *level* is the one-sided error level at which hypotheses that were not rejected were tested.
     """
 
     above: float | None

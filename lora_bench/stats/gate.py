@@ -153,11 +153,9 @@ class JudgedSeries:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """Result of a further set of seeds for a series that moved.
+    """Result of a further set of seeds: `regression` or `improved` if its mean moved the same way, else `flaky`.
 
-    Args:
-        answer: `regression` or `improved` if its mean moved the same way, else `flaky`.
-        shift: Its mean against the nights before tonight. Its p-values are of this series alone and not corrected.
+    *shift* is that of the mean from the nights before tonight. Its p-values are of this series alone and not corrected.
     """
 
     answer: ConfirmedAnswer

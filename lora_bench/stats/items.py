@@ -79,14 +79,9 @@ class _SharedItems:
 
 @dataclass(frozen=True, eq=False)
 class ItemScores(_SharedItems):
-    """Per-item scores of a metric that is their mean.
+    """Per-item scores of a metric that is their mean: finite *values* of shape (seeds, items), with different seeds.
 
-    Args:
-        seeds: One for each row, without repetition.
-        values: Shape (seeds, items), finite.
-        groups: Set by `in_groups`.
-
-    Raise LoraBenchError if shapes do not fit, a seed is repeated or a value is not finite.
+    `in_groups` sets *groups*. Raise LoraBenchError if shapes do not fit, a seed is repeated or a value is not finite.
     """
 
     seeds: tuple[int, ...]
@@ -128,13 +123,9 @@ class ItemScores(_SharedItems):
 class ItemMetric(_SharedItems):
     """A metric that is not a mean over items, as a function of item weights.
 
-    Args:
-        seeds: One for each column of what *metric* returns, without repetition.
-        items: Number of test items.
-        metric: From weights of shape (draws, items), whole numbers, to scores of shape (draws, seeds); NaN where the metric
-            is undefined. The package's metrics state theirs as `weighted`; `by_index` and `one_at_a_time` make one of other
-            functions.
-        groups: Set by `in_groups`.
+    *metric* takes weights of shape (draws, items), whole numbers, to scores of shape (draws, seeds), a column for each of
+    different seeds; NaN where it is undefined. The package's metrics state theirs as `weighted`; `by_index` and `one_at_a_time`
+    make one of other functions. `in_groups` sets *groups*.
     """
 
     seeds: tuple[int, ...]

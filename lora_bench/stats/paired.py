@@ -39,13 +39,10 @@ AGREEMENT = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class SignFlip:
-    """Sign-flip permutation test of a mean difference of zero, two-sided.
+    """Sign-flip permutation test of a mean difference of zero, two-sided, by all patterns of signs (*exact*) or drawn ones.
 
-    Fisher 1935, The Design of Experiments, section 21; Pitman 1937, https://doi.org/10.2307/2984124
-
-    Args:
-        p_value: Share of sign patterns that give a mean at least as far from zero.
-        exact: Whether all patterns were enumerated; else they were drawn.
+    *p_value* is the share of patterns that give a mean at least as far from zero. Fisher 1935, The Design of Experiments,
+    section 21; Pitman 1937, https://doi.org/10.2307/2984124
     """
 
     p_value: float
@@ -56,13 +53,8 @@ class SignFlip:
 class Superiority:
     """P(A > B): the probability that the first method scores above the second at one seed; a tie counts half.
 
-    Bouthillier et al. 2021, https://arxiv.org/abs/2103.03098
-
-    Args:
-        above: Pairs in which the first scores higher.
-        share: (above + ties / 2) / pairs.
-        low: Lower bound of the exact 95 % interval, ties counted against the first.
-        high: Upper bound, ties counted for it.
+    *low* and *high* are the exact 95 % interval, with ties counted against the first, and for it. Bouthillier et al. 2021,
+    https://arxiv.org/abs/2103.03098
     """
 
     above: int
@@ -75,13 +67,9 @@ class Superiority:
 
 @dataclass(frozen=True, kw_only=True)
 class Unpaired:
-    """Welch's interval and p-value for the difference of two means, all seeds of both, as if they shared nothing.
+    """Welch's interval and p-value for the difference of two means, all runs of both methods, as if they shared nothing.
 
     Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28
-
-    Args:
-        first: Runs of the first method.
-        second: Runs of the second.
     """
 
     first: int

@@ -28,11 +28,9 @@ ROUNDING = 1e-20
 
 @dataclass(frozen=True, kw_only=True)
 class PlaceDifference:
-    """The difference of two methods on one task and base model.
+    """The difference of two methods on one task and base model, positive if the first is better.
 
-    Args:
-        value: First less second, positive if the first is better.
-        error: Standard error over seeds and test items, above 0.
+    *error* is its standard error over seeds and test items, above 0.
     """
 
     value: float
@@ -42,12 +40,10 @@ class PlaceDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class OverPlaces:
-    """The mean difference over places.
+    """The mean difference over places, with the error over tasks and base models and with that of seeds and items alone.
 
-    Args:
-        estimate: The mean, with the error over tasks and base models and with that of seeds and items alone.
-        tasks: Mean difference of each task.
-        task_sd: Standard deviation of the tasks' true differences, without the noise of seeds and items; None for one task.
+    *tasks* has the mean of each. *task_sd* is the standard deviation of the tasks' true differences, without the noise of seeds
+    and items; None for one task.
     """
 
     estimate: Estimate

@@ -33,12 +33,9 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True)
 class Pool(Generic[KeyT]):
-    """Comparisons that share a spread.
+    """Comparisons, with the number of pairs of each, that share the standard deviation of a difference over seeds.
 
-    Args:
-        seeds: Number of pairs of each comparison.
-        sd: Standard deviation of a difference over seeds.
-        per_seed: Degrees of freedom that each comparison gives for each seed after the first: 1, or 2 if unpaired.
+    *per_seed* is the degrees of freedom that each gives for each seed after the first: 1, or 2 if unpaired.
     """
 
     seeds: Mapping[KeyT, int]

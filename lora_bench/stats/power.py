@@ -35,12 +35,10 @@ Decides = Literal["difference", "equivalence"]
 
 @dataclass(frozen=True, kw_only=True)
 class Needed:
-    """Number of seeds that would decide a comparison.
+    """Pairs of runs, with the existing ones, that would decide a comparison by the claim that takes fewer of them.
 
-    Args:
-        seeds: Pairs of runs in total, including existing ones.
-        by: The claim that would then have the requested power, if the true difference is the observed one: a difference, or
-            equivalence within the margin. The claim that takes fewer seeds.
+    That is a difference, or equivalence within the margin. It would then have the requested power, if the true difference is
+    the observed one.
     """
 
     seeds: int

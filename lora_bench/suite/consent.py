@@ -21,11 +21,9 @@ OPTION = "--allow-code"
 
 @dataclass(frozen=True)
 class Code:
-    """Code that a suite would run.
+    """Code that a suite would run, by the suite's name for it, such as `hub:./mine` or `owner/name`.
 
-    Args:
-        name: The suite's name for it, such as `hub:./mine` or `owner/name`.
-        version: The commit on the hub, or the sha256 of a local script with the modules that it imports.
+    *version* is the commit on the hub, or the sha256 of a local script with the modules that it imports.
     """
 
     kind: str
