@@ -51,9 +51,8 @@ class _Run:
 def analyse_runs(runs: Path, bases: Sequence[Path] = (), say: Say = lambda text: None) -> WeightAnalysis:
     """Analyse the weights that the runs of a folder kept; *say* gets a line for each run.
 
-    *bases* are folders of base models whose names do not lead to them from here.
-
-    Raise LoraBenchError if no run kept weights, no method changed any, or a base model is missing.
+    *bases* are folders of base models whose names do not lead to them from here. Raise LoraBenchError if no run kept weights,
+    no method changed any, or a base model is missing.
     """
     records = [
         record

@@ -42,9 +42,8 @@ def obtain(
     """Return the data and the base models of a suite.
 
     *data_dir* has published data sets in their usual layout, used for every task that has one. Without *download*, known shapes
-    and released counts stand in for models and data that are not on this machine.
-
-    Raise BadInput with every fault at once; or earlier, if a model would run code that the user has not allowed.
+    and released counts stand in for models and data that are not on this machine. Raise BadInput with every fault at once; or
+    earlier, if a model would run code that the user has not allowed.
     """
     require_permission(suite, kind="model")
     with asked_once():

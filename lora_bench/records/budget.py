@@ -260,9 +260,8 @@ def fit_size(
 ) -> int:
     """Return the size whose count is nearest to *target*; the smaller of two equally near ones.
 
-    *count* gives the parameters of a size of at least 1, and must grow with it. *axis* is for the message.
-
-    Raise BudgetUnreachable if the nearest count misses the target by more than *tolerance*, a share of it.
+    *count* gives the parameters of a size of at least 1, and must grow with it. *axis* is for the message. Raise
+    BudgetUnreachable if the nearest count misses the target by more than *tolerance*, a share of it.
     """
     high = 1
     while count(high) < target and high < MAX_SIZE:

@@ -17,9 +17,8 @@ SHOWN_ENTRIES = 8
 def find_folder(task: Task, data_dir: Path) -> Path:
     """Return the folder of a task's files below a data directory, or the directory itself if it holds them.
 
-    Names are matched exactly first, then without case. The first folder that has every file wins.
-
-    Raise LoraBenchError if there is none, with what was looked for and what is there.
+    Names are matched exactly first, then without case. The first folder that has every file wins. Raise LoraBenchError if there
+    is none, with what was looked for and what is there.
     """
     local = _local(task)
     if not data_dir.is_dir():

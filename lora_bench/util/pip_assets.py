@@ -152,10 +152,8 @@ def obtain(name: str, progress: Progress | None = None) -> Path:
     """Return the archive of an asset, from the cache or else from its source.
 
     Safe for concurrent processes: each downloads to a temporary file and renames it. *progress* is called with each sentence
-    for the user.
-
-    Raise LoraBenchError if the asset is unknown; AssetUnavailable if it is neither cached nor downloadable, with the way to get
-    it by hand.
+    for the user. Raise LoraBenchError if the asset is unknown; AssetUnavailable if it is neither cached nor downloadable, with
+    the way to get it by hand.
     """
     asset = find_asset(name)
     say = progress or (lambda message: None)
