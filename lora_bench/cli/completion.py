@@ -14,6 +14,23 @@ from lora_bench.cli.help import Commands, add_command
 
 SHELLS = ("bash", "zsh", "fish")
 ASKED = "_ARGCOMPLETE"
+# By the name of the argument that takes them, a function that gives them; its module is imported only when it is called.
+_SUITES, _TABLES = "lora_bench.util.paths:suite_files", "lora_bench.published.reading:known_tables"
+_BASELINES = "lora_bench.cli.shared_options:known_baselines"
+NAMES = {
+    "suite": _SUITES,
+    "texts": _SUITES,
+    "table": _TABLES,
+    "published": _TABLES,
+    "tasks": "lora_bench.util.paths:task_files",
+    "reference": "lora_bench.methods:known_methods",
+    "kind": "lora_bench.kinds:known_kinds",
+    "metric": "lora_bench.metrics:known_metrics",
+    "model": "lora_bench.models.registry:known_models",
+    "baseline": _BASELINES,
+    "against": _BASELINES,
+    "name": _BASELINES,
+}
 
 
 def add_completion(commands: Commands) -> None:
@@ -71,22 +88,3 @@ def _completer(names: str) -> Callable[..., list[str]]:
         return [*found, *FilesCompleter()(prefix)]
 
     return completions
-
-
-# By the name of the argument that takes them, a function that gives them; its module is imported only when it is called.
-_SUITES, _TABLES = "lora_bench.util.paths:suite_files", "lora_bench.published.reading:known_tables"
-_BASELINES = "lora_bench.cli.shared_options:known_baselines"
-NAMES = {
-    "suite": _SUITES,
-    "texts": _SUITES,
-    "table": _TABLES,
-    "published": _TABLES,
-    "tasks": "lora_bench.util.paths:task_files",
-    "reference": "lora_bench.methods:known_methods",
-    "kind": "lora_bench.kinds:known_kinds",
-    "metric": "lora_bench.metrics:known_metrics",
-    "model": "lora_bench.models.registry:known_models",
-    "baseline": _BASELINES,
-    "against": _BASELINES,
-    "name": _BASELINES,
-}

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from lora_bench.report import Report
 
+NO_RECORDS = "No run of this suite has ended yet."
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Outcome:
@@ -103,6 +105,3 @@ class Outcome:
         from lora_bench.report.sections.first_screen import answer_card
 
         return answer_card(self.report) if self.records else f"<p>{escape(NO_RECORDS)}</p>"
-
-
-NO_RECORDS = "No run of this suite has ended yet."

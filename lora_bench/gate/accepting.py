@@ -12,6 +12,7 @@ from lora_bench.report.text import count, plain, plural
 
 ALL = "all"
 MOST_REASON_CHARACTERS = 500
+_ID = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
 
 
 def accepted_night(
@@ -75,9 +76,6 @@ def series_or_why(text: str) -> tuple[tuple[str, ...], str | None]:
     if len(text.split()) == 1 or _ID.fullmatch(parts[0]):
         return parts, None
     return (), text
-
-
-_ID = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
 
 
 def open_findings(of: SeriesAnswer) -> list[Finding]:

@@ -26,6 +26,7 @@ OVERHEAD_SECONDS = 60.0
 _VERSION = r"[A-Za-z0-9][A-Za-z0-9.+!_-]*"
 _VERSIONS = re.compile(rf"(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*)=(?P<versions>{_VERSION}(?:,{_VERSION})+)")
 _COMMITS = re.compile(r"(?P<good>[A-Za-z0-9][\w./~^-]*?)\.\.(?P<bad>[A-Za-z0-9][\w./~^-]*)")
+SAID: dict[Tried, str] = {"good": "good", "bad": "bad", "skip": "not to be tried"}
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,6 @@ def search(count: int, try_: Callable[[int], Tried]) -> Found:
         else:
             good = index
     return Found(good, bad, tuple(sorted(index for index in skipped if good < index < bad)))
-
-
-SAID: dict[Tried, str] = {"good": "good", "bad": "bad", "skip": "not to be tried"}
 
 
 def failing_cell(answer: Answer, series: str | None) -> SeriesAnswer:

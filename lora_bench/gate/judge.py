@@ -34,6 +34,8 @@ from lora_bench.stats.gate import (
     judge_night,
 )
 
+UNCONFIRMED = f"not confirmed with {CONFIRMATIONS} sets of new seeds"
+
 
 def judge(
     tonight: Night,
@@ -265,6 +267,3 @@ class _Series:
         expected, observed, change = shown_move(self.cell, shift.expected, shift.observed)
         bound = score(self._own(shift.worst if shift.direction == "worse" else shift.best))
         return f"{observed} where {nights} give {expected} ({change}); the bound is {bound}"
-
-
-UNCONFIRMED = f"not confirmed with {CONFIRMATIONS} sets of new seeds"

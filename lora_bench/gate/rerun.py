@@ -30,6 +30,7 @@ NAMES = {code: name for name, code in CODES.items()}
 
 # Seconds that a child has to end at once; its workers take up to ten.
 INSIST_SECONDS = 15.0
+AGAIN = "probed-again"
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,6 @@ def read_confirmations(folder: Path, label: str) -> list[Night]:
             break
         found.append(night_of(records, series, probes))
     return found
-
-
-AGAIN = "probed-again"
 
 
 def confirm(

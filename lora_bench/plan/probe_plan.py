@@ -31,6 +31,7 @@ from lora_bench.suite.probe_suite import CellShape, ProbeSuite
 from lora_bench.suite.schema import Probe
 
 PROCESSES: dict[DeviceType, int] = {"cpu": 3, "cuda": 5}
+Found = tuple[BaseModel, MethodEntry, MethodFit, CellShape, Probe]
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,6 @@ def _method_spec(entry: MethodEntry, fit: MethodFit) -> MethodSpec:
     return (
         spec if fit.reason is None else spec.model_copy(update={"chosen": {**spec.chosen, "unsupported": fit.reason}})
     )
-
-
-Found = tuple[BaseModel, MethodEntry, MethodFit, CellShape, Probe]
 
 
 def _of_probes(suite: ProbeSuite, progress: Progress | None) -> Iterator[Found]:

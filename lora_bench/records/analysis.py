@@ -15,7 +15,6 @@ from lora_bench.stats.looks import looks_between, share_of
 # The default reference is the one that most readers ask for first, else the best-known method.
 REFERENCES = ("full", "lora")
 
-
 LEAST_MARGIN = 1e-9
 """Smallest margin: far below any score's, and far above where its square is no number."""
 

@@ -97,7 +97,6 @@ WORK: dict[Axis, WorkAxis] = {
 }
 AXES: tuple[Axis, ...] = tuple(WORK)
 
-
 TARGETS = "targets"
 """Key of the text to write in an encoded example whose input an encoder reads apart."""
 

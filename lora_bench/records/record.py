@@ -21,6 +21,10 @@ from lora_bench.util.sealed_json import with_seal
 SCHEMA = 1
 
 Status = Literal["ok", "unsupported", "out_of_memory", "diverged", "timeout", "failed", "interrupted"]
+# A record of ours never contains a password or a token, whatever text enters it.
+Said = Annotated[str, AfterValidator(without_secrets)]
+# Sums and squares of greater scores are infinite; a model with one has diverged.
+MOST_SCORE = 1e100
 
 
 class Parameters(RecordPart):
@@ -288,14 +292,6 @@ class Environment(Strict):
     python: str | None
     packages: dict[str, str]
     driver: str | None = None
-
-
-# A record of ours never contains a password or a token, whatever text enters it.
-Said = Annotated[str, AfterValidator(without_secrets)]
-
-
-# Sums and squares of greater scores are infinite; a model with one has diverged.
-MOST_SCORE = 1e100
 
 
 def _bounded(score: float) -> float:

@@ -32,6 +32,10 @@ Draws = Literal["random", "even"]
 KeepWeights = Literal["none", "best", "last"]
 
 RUN_ID_LENGTH = 16
+# Source of a run of which a table has the score, and nothing else is known.
+SCORES_ALONE = "a table of scores"
+# Keys of a task's definition that describe it and change no score; `data` enters the id by content.
+SHOWN_ONLY = {"task", "about", "licence", "citation", "data", "local"}
 
 
 class RecordPart(Strict):
@@ -418,17 +422,11 @@ class PlannedSpec(RunSpec):
     rules: Protocol = STRICT
 
 
-# Source of a run of which a table has the score, and nothing else is known.
-SCORES_ALONE = "a table of scores"
-
 # Fields added after the first records, with the value that keeps the old behaviour: at it they leave the id alone.
 LATER: dict[str, JsonValue] = {
     "rules": STRICT.model_dump(mode="json"),
     **dict.fromkeys(("decoding", "start", "retention", "source", "source_sha256")),
 }
-
-# Keys of a task's definition that describe it and change no score; `data` enters the id by content.
-SHOWN_ONLY = {"task", "about", "licence", "citation", "data", "local"}
 
 
 def without_shown(definition: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:

@@ -46,6 +46,7 @@ from lora_bench.util.regular_files import MIB, read_regular
 
 # Our largest predictions have some MB.
 MAX_BESIDE_BYTES = 1024 * MIB
+AnswersFile = Predictions | Probabilities
 
 
 @dataclass(frozen=True)
@@ -282,9 +283,6 @@ class Answers(NamedTuple):
     probabilities: list[list[float]] | None = None
     item_scores: dict[str, list[float]] | None = None
     groups: list[int] | None = None
-
-
-AnswersFile = Predictions | Probabilities
 
 
 def files_in(folder: Path) -> Callable[[str, AnswersFile], bytes | None]:

@@ -46,6 +46,7 @@ Direction = Literal["worse", "better"]
 LevelAnswer = Literal["pass", "suspect", "improved", "insufficient_history"]
 ConfirmedAnswer = Literal["regression", "improved", "flaky"]
 ANSWERS: dict[Direction | None, LevelAnswer] = {None: "pass", "worse": "suspect", "better": "improved"}
+KeyT = TypeVar("KeyT", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +161,6 @@ class Confirmation:
 
     answer: ConfirmedAnswer
     shift: Shift
-
-
-KeyT = TypeVar("KeyT", bound=Hashable)
 
 
 def judge_night(

@@ -24,6 +24,8 @@ import numpy as np
 
 from lora_bench.stats.items import Floats
 
+KeyT = TypeVar("KeyT", bound=Hashable)
+
 
 class SeriesNights(NamedTuple):
     """Data of a series for the estimate of its spread: at least 2 night means, each with the scores of at least 2 seeds.
@@ -39,9 +41,6 @@ class SeriesNights(NamedTuple):
         """Return b, w, k and m of the module docstring."""
         within = statistics.fmean(statistics.variance(scores) / len(scores) for scores in self.seeds)
         return statistics.variance(self.nights), within, len(self.nights), min(map(len, self.seeds))
-
-
-KeyT = TypeVar("KeyT", bound=Hashable)
 
 
 def spreads(series: Mapping[KeyT, SeriesNights]) -> dict[KeyT, tuple[float, float]]:

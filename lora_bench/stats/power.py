@@ -31,6 +31,8 @@ MOST_SEEDS = 1000
 MOST_TIMES = 20
 
 Decides = Literal["difference", "equivalence"]
+# With 2 seeds and a family of thousands an effect of some 1e5 standard deviations is needed.
+_WIDEST = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +81,6 @@ def minimum_detectable_effect(
         )
     freedom, error = 2 * seeds - 2, math.sqrt(2 / seeds)
     return float(brentq(lambda effect: two_sided_power(effect / error, freedom, level) - power, 0.0, _WIDEST))
-
-
-# With 2 seeds and a family of thousands an effect of some 1e5 standard deviations is needed.
-_WIDEST = 1e6
 
 
 def seeds_needed(

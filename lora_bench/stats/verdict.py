@@ -35,6 +35,8 @@ VerdictName = Literal["better", "worse", "equivalent", "non-inferior", "inconclu
 Direction = Literal["better", "worse"]
 Grade = Literal["exploratory", "indicative", "recommendation"]
 WithinMargin = Literal["equivalent", "non-inferior"]
+KeyT = TypeVar("KeyT", bound=Hashable)
+ValueT = TypeVar("ValueT")
 
 
 class JudgeSettings(Protocol):
@@ -126,9 +128,6 @@ class Verdict:
     def at_least(self) -> float:
         """The least size of a claimed difference by `simultaneous`; 0 where that excludes no size."""
         return 0.0 if self.simultaneous is None else max(0.0, self.simultaneous.low, -self.simultaneous.high)
-
-
-KeyT = TypeVar("KeyT", bound=Hashable)
 
 
 def judge(
@@ -367,9 +366,6 @@ def _reason(asked: _Asked) -> str | None:
     if asked.difference.reason is None and not asked.enough:
         return f"{asked.difference.pairs} pairs of seeds are fewer than the {asked.fewest} of which verdicts are made"
     return asked.difference.reason
-
-
-ValueT = TypeVar("ValueT")
 
 
 def _each(value: ValueT | Mapping[KeyT, ValueT], key: KeyT, kind: str) -> ValueT:

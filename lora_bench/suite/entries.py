@@ -21,6 +21,7 @@ from lora_bench.util.paths import task_files
 
 # So few rates drawn at random from a range are likely to leave a hole around the best one.
 FEW_RATES = 6
+PartT = TypeVar("PartT")
 
 
 def draws_of(draws: str | None, number: int) -> str:
@@ -101,9 +102,6 @@ class MethodEntry:
         if model in self.learning_rates:
             return self.learning_rates[model]
         return self.learning_rates.get(None, (type(self.method).learning_rate,))
-
-
-PartT = TypeVar("PartT")
 
 
 def read_each(document: Document, name: str, faults: list[Fault], read: Callable[[Key, Any], PartT]) -> list[PartT]:

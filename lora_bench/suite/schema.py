@@ -40,7 +40,6 @@ OWN_ARGUMENTS = {
     "push_to_hub_model_id", "push_to_hub_organization",
 }  # fmt: skip
 
-
 Schedule = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]  # fmt: skip

@@ -31,6 +31,8 @@ from lora_bench.version import REPOSITORY, __version__
 Progress = Callable[[str], None]
 
 PROGRESS_SECONDS = 5.0
+# A path that continues after the name of an archive continues inside it.
+_NESTED = re.compile(r"(?P<archive>.+?\.(?:tar\.gz|tgz|zip|whl))/(?P<rest>.+)")
 
 
 @dataclass(frozen=True)
@@ -247,10 +249,6 @@ def _how_to_get(asset: Asset, path: Path, reason: str, damaged: bool) -> str:
         f"on a machine that reaches {asset.source}, run\n    {command}\n"
         f"and put {asset.file} into\n    {path.parent}"
     )
-
-
-# A path that continues after the name of an archive continues inside it.
-_NESTED = re.compile(r"(?P<archive>.+?\.(?:tar\.gz|tgz|zip|whl))/(?P<rest>.+)")
 
 
 def _member(shown: str, archive: Path | io.BytesIO, inner: str) -> bytes:

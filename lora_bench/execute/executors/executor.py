@@ -6,6 +6,9 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 from lora_bench.training.job import Note, Word
 
+# Longest silence of a pack, unless one of its members is allowed more.
+LONGEST_SILENCE_SECONDS = 1800.0
+
 
 class AnyJob(Protocol):
     """A job, of a run or of one process of a probe: its unique name, and the number of steps to display, if known before."""
@@ -28,10 +31,6 @@ class Done(Protocol):
 JobT = TypeVar("JobT", bound=AnyJob)
 DoneT = TypeVar("DoneT", bound=Done)
 DoneT_co = TypeVar("DoneT_co", bound=Done, covariant=True)
-
-
-# Longest silence of a pack, unless one of its members is allowed more.
-LONGEST_SILENCE_SECONDS = 1800.0
 
 
 def patience_with(each: Sequence[float | None]) -> float | None:

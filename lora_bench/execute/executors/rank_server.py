@@ -44,6 +44,9 @@ _DONE = "done"
 
 # Argument of a worker rank that the server spawned, which then sends it its work.
 _RANK = "rank"
+# Stacks go into one file: each worker rank has its part of this time, so that they do not mix. Less than STACK_SECONDS of
+# the workers, after which the run is stopped.
+_STACKS_SECONDS = 0.6
 
 
 @dataclass
@@ -102,11 +105,6 @@ def _become(connection: Connection[Any, Any], argument: str) -> NoReturn:
     os.set_inheritable(connection.fileno(), True)
     name = "lora_bench.execute.executors.rank_server"
     os.execv(sys.executable, our_command(name, str(connection.fileno()), argument))
-
-
-# Stacks go into one file: each worker rank has its part of this time, so that they do not mix. Less than STACK_SECONDS of
-# the workers, after which the run is stopped.
-_STACKS_SECONDS = 0.6
 
 
 def _run(job: Job, devices: list[str], meeting: Path, connection: Connection[Any, Any], spawns: bool) -> None:

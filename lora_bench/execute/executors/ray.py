@@ -38,6 +38,11 @@ LOOK_SECONDS = 0.5
 
 # Variables of the command's environment that an actor gets: places of files, and use of the hub.
 HANDED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
+# If the listener is no head of a cluster, Ray tries 20 times for 40 s each; with these settings it takes 16 s in all.
+IMPATIENT = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "5"}
+CONNECT_SECONDS = 5.0
+# Ray runs its workers at a niceness of 15, behind all else on the machine; here they are the main work.
+OF_ITS_OWN = {"RAY_worker_niceness": "0"}
 
 
 @dataclass(eq=False)
@@ -303,15 +308,6 @@ def _anywhere(job: Job) -> Job:
         base_model=replace(job.base_model, folder=job.base_model.folder.absolute()),
         folder=replace(job.folder, path=job.folder.path.absolute()),
     )
-
-
-# If the listener is no head of a cluster, Ray tries 20 times for 40 s each; with these settings it takes 16 s in all.
-IMPATIENT = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "5"}
-
-CONNECT_SECONDS = 5.0
-
-# Ray runs its workers at a niceness of 15, behind all else on the machine; here they are the main work.
-OF_ITS_OWN = {"RAY_worker_niceness": "0"}
 
 
 @contextmanager
