@@ -95,7 +95,9 @@ def _run_and_report(
             written = write_report(report, outcome.folder)
             index = write_index(Path(arguments.runs))
             if not arguments.quiet:
-                _show(console, outcome.records)
+                console.print(terminal_table(outcome.records))
+                for warning in dict.fromkeys(warning for record in outcome.records for warning in record.warnings):
+                    _say(console, f"warning: {warning}")
                 console.print(terminal_answer(report), highlight=False)
                 _say(console, f"report: {written[0]} and {written[1].name}; all suites: {index}")
     if interrupted == OUT_OF_TIME:
@@ -135,12 +137,6 @@ def _probe_after_runs(suite: Suite, folder: Path, arguments: argparse.Namespace,
         # The runs are done, and their scores need no probes.
         _say(console, without_secrets(f"speed, memory and storage were not measured: {error}"))
         return None
-
-
-def _show(console: Console, records: Sequence[Record]) -> None:
-    console.print(terminal_table(records))
-    for warning in dict.fromkeys(warning for record in records for warning in record.warnings):
-        _say(console, f"warning: {warning}")
 
 
 def plan(arguments: argparse.Namespace) -> int:

@@ -61,7 +61,9 @@ class GroupCells(RunGroup):
             whole = self._spec(rate, rungs[-1])[0]
             if shares_beginning(spec, whole):
                 whole_steps = whole.training.steps
-                estimate = replace(estimate, disk_bytes=estimate.disk_bytes + _handover_bytes(fit))
+                # A state has the trained weights, and AdamW's two moments of each.
+                trained = fit.parameters.trained if fit.parameters is not None else 0
+                estimate = replace(estimate, disk_bytes=estimate.disk_bytes + 3 * BYTES_PER_WEIGHT * trained)
         spec = spec.model_copy(update={"seed": seed, "start": start})
         if fit.reason is not None or blocked is not None:
             several = len(suite.budgets(self.entry)) > 1
@@ -118,11 +120,6 @@ def _further(estimate: CostEstimate, shorter: PlannedSpec, longer: PlannedSpec, 
     if not folder.handover.is_dir() and folder.record() is not None:
         return estimate
     return replace(estimate, seconds=(1 - rule.latest(done) / steps) * estimate.seconds)
-
-
-def _handover_bytes(fit: MethodFit) -> int:
-    """Return the size of a state: trained weights, and AdamW's two moments of each."""
-    return 3 * BYTES_PER_WEIGHT * fit.parameters.trained if fit.parameters is not None else 0
 
 
 def _not_to_be_run(spec: PlannedSpec, reason: str, budget: Budget | None) -> PlannedSpec:

@@ -40,11 +40,6 @@ _LATER_KEYS = (
 )  # fmt: skip
 
 
-def _label_is_optional(schema: dict[str, Any]) -> None:
-    """Let an editor accept a chat without a label."""
-    schema["required"].remove("label")
-
-
 class Shares(Strict):
     """Shares of the splits, for data that does not come in three.
 
@@ -134,7 +129,8 @@ class Task(Strict):
         citation: Reference to credit.
     """
 
-    model_config = ConfigDict(json_schema_extra=_label_is_optional)
+    # An editor accepts a chat without a label.
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema["required"].remove("label"))
 
     task: Name
     version: int = Field(default=1, ge=1)

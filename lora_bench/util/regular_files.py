@@ -105,15 +105,12 @@ def check_regular(folder: Path, what: str) -> None:
 
 def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file; never wait for the writer of a pipe."""
-    raw = io.FileIO(path, "rb", opener=_without_waiting)
+    no_wait = getattr(os, "O_NONBLOCK", 0)
+    raw = io.FileIO(path, "rb", opener=lambda name, flags: os.open(name, flags | no_wait))
     if not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
         raw.close()
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return io.BufferedReader(raw)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _refuse(name: str) -> float:
