@@ -21,17 +21,10 @@ from lora_bench.records.budget import WORK, ParameterAxis, amount_of
 from lora_bench.records.environment import described_devices
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.report.text import learning_rate
+from lora_bench.suite import validate_suite
 from lora_bench.suite.entries import FEW_RATES, MethodEntry
 from lora_bench.suite.halving import Rung
 from lora_bench.suite.load_suite import CellRecipe, Suite
-from lora_bench.suite.validate_suite import (
-    base_misfit,
-    masks_misfit,
-    ranks_misfit,
-    rates_wanted,
-    schedule_misfit,
-    wanted_trials,
-)
 from lora_bench.tasks import Task
 from lora_bench.training.step_plan import ENDLESS
 from lora_bench.util.regular_files import MIB
@@ -47,14 +40,14 @@ NEAR_WIDTH = 1.5
 def check_cell(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
     """Check that trials, schedule, processes and masks of a cell fit the suite, its budget and its batch."""
     where = f"{entry.label} on {base_model.name} for {task}"
-    if recipe.budget.trials is not None and len(recipe.rates) != rates_wanted(suite.content):
-        message = f"{wanted_trials(suite.content)}, but {where} has {len(recipe.rates)} learning rates"
+    if recipe.budget.trials is not None and len(recipe.rates) != validate_suite.rates_wanted(suite.content):
+        message = f"{validate_suite.wanted_trials(suite.content)}, but {where} has {len(recipe.rates)} learning rates"
         raise BadInput([suite.document.fault(("budget", "trials"), message)])
     misfit = (
-        schedule_misfit(recipe.budget, recipe.training)
-        or ranks_misfit(recipe.budget, recipe.training, recipe.arguments)
-        or masks_misfit(recipe.training, recipe.arguments)
-        or base_misfit(recipe.training, recipe.arguments)
+        validate_suite.schedule_misfit(recipe.budget, recipe.training)
+        or validate_suite.ranks_misfit(recipe.budget, recipe.training, recipe.arguments)
+        or validate_suite.masks_misfit(recipe.training, recipe.arguments)
+        or validate_suite.base_misfit(recipe.training, recipe.arguments)
     )
     if misfit is not None:
         raise BadInput([suite.document.fault(("recipes",), f"{where}: {misfit[0]} {misfit[1]}")])

@@ -9,18 +9,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, model_valida
 
 from lora_bench.documents import Strict
 from lora_bench.families import Family
+from lora_bench.records import spec
 from lora_bench.records.analysis import AnalysisSettings, UntilDecided
 from lora_bench.records.budget import PARAMETER_AXES, Budget, HeldEqual, ParameterAxis, Work
-from lora_bench.records.spec import (
-    Attention,
-    Decoding,
-    Draws,
-    KeepWeights,
-    Parallelism,
-    Precision,
-    ScoreSplit,
-    Settings,
-)
 from lora_bench.stats.rates import Search
 from lora_bench.suite.halving import Rung, rungs_of
 from lora_bench.util.filenames import NAME as NAME
@@ -75,7 +66,7 @@ Rates = Annotated[
 ]
 
 
-class SuiteSettings(Settings):
+class SuiteSettings(spec.Settings):
     """The settings of a suite, with bounds and defaults.
 
     Args:
@@ -90,12 +81,12 @@ class SuiteSettings(Settings):
     warmup_steps: int | None = Field(default=None, ge=0)
     weight_decay: AtLeastZero = 0.0
     max_grad_norm: AtLeastZero = 1.0
-    precision: Precision = "float32"
+    precision: spec.Precision = "float32"
     label_smoothing: Share = 0.0
     base_dropout: Share | None = None
     head_dropout: Share | None = None
     processes: Positive = 1
-    parallelism: Parallelism = "ddp"
+    parallelism: spec.Parallelism = "ddp"
     head_learning_rate: Rate | None = None
 
 
@@ -183,7 +174,7 @@ class Recipe(Work, SuiteSettings):
     methods: Names = ()
     learning_rate: Rates | None = None
     selection_every: Positive | None = None
-    decoding: Decoding | None = None
+    decoding: spec.Decoding | None = None
     start: str | None = None
     training_arguments: dict[str, JsonValue] = Field(default_factory=dict)
 
@@ -213,7 +204,7 @@ class Tuning(Strict):
 
     seeds: Annotated[Annotated[tuple[Seed, ...], Field(min_length=1)], _seed_list(100)] = (100, 101)
     search: Search = "all_seeds"
-    draws: Draws | None = None
+    draws: spec.Draws | None = None
     search_seed: Seed = 0
     extend: bool | None = None
     halving: int | None = Field(default=None, ge=2, le=10)
@@ -241,7 +232,7 @@ class Probe(Strict):
     """
 
     processes: Positive | None = None
-    attention: Attention | None = None
+    attention: spec.Attention | None = None
     latency: tuple[Shape, ...] = ((1, 128), (16, 256), (32, 512))
     wide_tokens: Positive | None = None
     twin: str | None = None
@@ -327,16 +318,16 @@ class SuiteFile(Strict):
     budget: SuiteBudget
     training: Training = Training()
     training_arguments: dict[str, JsonValue] = Field(default_factory=dict)
-    score_on: ScoreSplit = "test"
+    score_on: spec.ScoreSplit = "test"
     distinct_examples: Targets = None
     distinct_seed: Seed | Literal["run"] = 0
-    distinct_draw: Draws = "random"
+    distinct_draw: spec.Draws = "random"
     selection_every: int | None = Field(default=None, gt=0)
-    keep_weights: KeepWeights = "none"
+    keep_weights: spec.KeepWeights = "none"
     protocol: str | dict[str, JsonValue] = "strict"
     recipes: tuple[Recipe, ...] = ()
     tuning: Tuning | None = None
-    decoding: Decoding = Decoding()
+    decoding: spec.Decoding = spec.Decoding()
     retention: bool | RetentionText = False
     data: dict[str, str] = Field(default_factory=dict)
     probe: Probe | None = None

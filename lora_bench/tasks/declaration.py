@@ -17,19 +17,8 @@ from lora_bench.kinds.support.linearise import Linearise
 from lora_bench.kinds.support.row_values import Columns
 from lora_bench.kinds.support.task_kind import TaskKind
 from lora_bench.metrics import higher_is_better, kind_of
+from lora_bench.tasks import sources
 from lora_bench.tasks.source_tables import Format
-from lora_bench.tasks.sources import (
-    Data,
-    Encoding,
-    LabelKey,
-    Local,
-    Part,
-    Release,
-    TextKey,
-    UnevenRows,
-    file_as_data,
-    names_as_text,
-)
 from lora_bench.util.filenames import Name
 
 # Keys that tasks gained after the first records: a definition leaves them out while they have their default, so that a
@@ -136,24 +125,24 @@ class Task(Strict):
     version: int = Field(default=1, ge=1)
     about: str = ""
     kind: KindName = "classification"
-    data: Annotated[Data, BeforeValidator(file_as_data, json_schema_input_type=str | Data)]
-    local: Local | None = None
-    release: Release | None = None
+    data: Annotated[sources.Data, BeforeValidator(sources.file_as_data, json_schema_input_type=str | sources.Data)]
+    local: sources.Local | None = None
+    release: sources.Release | None = None
     format: Format | None = None
     columns: Columns | None = None
     quoting: bool = True
     delimiter: str | None = None
-    encoding: Encoding | None = None
-    uneven_rows: UnevenRows = "refuse"
+    encoding: sources.Encoding | None = None
+    uneven_rows: sources.UnevenRows = "refuse"
     unlabelled_rows: Literal["refuse", "leave_out"] = "refuse"
     empty_texts: Literal["refuse", "keep"] = "refuse"
-    text: TextKey
+    text: sources.TextKey
     linearise: Linearise | None = None
-    label: LabelKey
+    label: sources.LabelKey
     chat_template: str | None = Field(default=None, min_length=1)
     unanswerable: bool = False
     spelling: Literal["tokens"] | None = None
-    labels: Annotated[tuple[str, ...], BeforeValidator(names_as_text)] | None = None
+    labels: Annotated[tuple[str, ...], BeforeValidator(sources.names_as_text)] | None = None
     label_names: dict[str, str] = Field(default_factory=dict)
     id: str | None = None
     metric: str = "accuracy"
@@ -252,7 +241,7 @@ class Task(Strict):
         return with_part(self, own)
 
 
-def with_part(task: Task, part: Part) -> Task:
+def with_part(task: Task, part: sources.Part) -> Task:
     """Return the task with the columns of a self-describing file, which is not split and names its classes."""
     return task.model_copy(
         update={
