@@ -9,15 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lora_bench.analyse import subspaces
 from lora_bench.analyse.deltas import Delta, NoDelta, Place, deltas_of, load_base, weights_of
-from lora_bench.analyse.subspaces import (
-    MOST_DIRECTIONS,
-    Singular,
-    along,
-    intruder_similarities,
-    of_matrix,
-    similarities,
-)
 from lora_bench.errors import LoraBenchError
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.record import Record
@@ -86,7 +79,7 @@ def _of_model(
     spec = PlannedSpec.model_validate(records[0].spec.model_dump())
     base_model = _base(records[0], bases)
     base = load_base(spec, base_model)
-    weights = {place: (W, of_matrix(W)) for place, W in weights_of(base)}
+    weights = {place: (W, subspaces.of_matrix(W)) for place, W in weights_of(base)}
     done: list[_Run] = []
     for record, group in zip(records, _groups(records), strict=True):
         label = record.spec.method.label
@@ -138,11 +131,13 @@ def _groups(records: Sequence[Record]) -> list[str]:
     return names
 
 
-def _changes(run: _Run, deltas: Mapping[Place, Delta], weights: Mapping[Place, tuple[Tensor, Singular]]) -> _Run:
+def _changes(
+    run: _Run, deltas: Mapping[Place, Delta], weights: Mapping[Place, tuple[Tensor, subspaces.Singular]]
+) -> _Run:
     """Measure each change of a run, and keep its directions."""
     for place, change in deltas.items():
         (layer, part), (W, before) = place, weights[place]
-        delta = change.delta.first(MOST_DIRECTIONS)
+        delta = change.delta.first(subspaces.MOST_DIRECTIONS)
         r = len(delta.values)
         run.changes[place] = WeightChange(
             layer=layer,
@@ -152,14 +147,14 @@ def _changes(run: _Run, deltas: Mapping[Place, Delta], weights: Mapping[Place, t
             delta_norm=change.delta.norm,
             delta_spectral_norm=change.delta.spectral_norm,
             directions=r,
-            along_delta=along(W, delta),
+            along_delta=subspaces.along(W, delta),
             along_weight=before.first(r).norm,
-            similarities=tuple(intruder_similarities(before, of_matrix(change.added_to(W)))),
+            similarities=tuple(subspaces.intruder_similarities(before, subspaces.of_matrix(change.added_to(W)))),
         )
         if r:
             run.directions["delta", place] = delta.right
         if change.A is not None:
-            run.directions["A", place] = of_matrix(change.A).right[:, :MOST_DIRECTIONS]
+            run.directions["A", place] = subspaces.of_matrix(change.A).right[:, : subspaces.MOST_DIRECTIONS]
     return run
 
 
@@ -196,7 +191,7 @@ def _overlaps_of(first: str, second: str, pairs: Sequence[tuple[_Run, _Run]], sa
         rows = _steps(min(run.shape[1] for run, _ in every))
         columns = _steps(min(other.shape[1] for _, other in every))
         layers = [
-            torch.stack([similarities(*vectors, rows, columns) for vectors in by_layer[layer]]).mean(0)
+            torch.stack([subspaces.similarities(*vectors, rows, columns) for vectors in by_layer[layer]]).mean(0)
             for layer in sorted(by_layer)
         ]
         yield Overlap(

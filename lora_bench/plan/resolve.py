@@ -13,19 +13,8 @@ from lora_bench.methods import Method
 from lora_bench.metrics import find
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.inputs import LoadedTask
+from lora_bench.records import spec
 from lora_bench.records.budget import AXES, WORK, Axis, Budget, Caps, UntilPlateau
-from lora_bench.records.spec import (
-    KeepWeights,
-    MethodSpec,
-    PlannedModel,
-    PlannedSpec,
-    PlannedTask,
-    PlannedTraining,
-    PlateauRule,
-    Retention,
-    Settings,
-    Start,
-)
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.load_suite import CellRecipe, Suite
 from lora_bench.suite.schema import Training
@@ -54,7 +43,7 @@ class RunGroup:
     recipe: CellRecipe
     series: str | None
     distinct: int | None = None
-    retention: Retention | None = None
+    retention: spec.Retention | None = None
 
 
 def run_spec(
@@ -64,8 +53,8 @@ def run_spec(
     *,
     trial: bool = False,
     part: int = 1,
-    start: Start | None = None,
-) -> PlannedSpec:
+    start: spec.Start | None = None,
+) -> spec.PlannedSpec:
     """Return the run spec of a cell of a suite.
 
     A *trial* chooses a learning rate, and is scored on the split for choices. Its work is divided by *part*, as in the first
@@ -91,8 +80,8 @@ def run_spec(
     if every is None and suite.rules.checkpoint == "best":
         # The papers evaluate after every epoch.
         every = math.ceil(in_split / training.batch_size)
-    return PlannedSpec(
-        task=PlannedTask(
+    return spec.PlannedSpec(
+        task=spec.PlannedTask(
             name=task.task,
             definition=definition(task),
             data_sha256=data.sha256,
@@ -116,10 +105,10 @@ def run_spec(
     )
 
 
-def model_spec(base_model: BaseModel) -> PlannedModel:
+def model_spec(base_model: BaseModel) -> spec.PlannedModel:
     """Return the spec of a base model."""
     given = base_model.family
-    return PlannedModel(
+    return spec.PlannedModel(
         name=base_model.name if not Path(base_model.name).is_absolute() else Path(base_model.name).name,
         shown=base_model.shown,
         sha256=base_model.sha256,
@@ -129,9 +118,9 @@ def model_spec(base_model: BaseModel) -> PlannedModel:
     )
 
 
-def method_spec(label: str, method: Method) -> MethodSpec:
+def method_spec(label: str, method: Method) -> spec.MethodSpec:
     """Return the spec of a method, with the size that meets the budget among its options."""
-    return MethodSpec(
+    return spec.MethodSpec(
         name=method.name,
         label=label,
         size=method.size,
@@ -142,7 +131,7 @@ def method_spec(label: str, method: Method) -> MethodSpec:
 
 def _training(
     recipe: CellRecipe, learning_rate: float, in_split: int, part: int, metric: str, every: int | None
-) -> PlannedTraining:
+) -> spec.PlannedTraining:
     given: Training = recipe.training
     work = recipe.budget
     amounts = _amounts(work, in_split, part)
@@ -157,8 +146,8 @@ def _training(
         warmup_steps = round(given.warmup * steps)
     elif warmup_steps is not None:
         warmup_steps = round(warmup_steps / part)
-    return PlannedTraining(
-        **{name: getattr(given, name) for name in Settings.model_fields},
+    return spec.PlannedTraining(
+        **{name: getattr(given, name) for name in spec.Settings.model_fields},
         train_examples=examples,
         **amounts,
         caps=_amounts(work.caps, in_split, part),
@@ -172,12 +161,12 @@ def _training(
     )
 
 
-def _plateau(rule: UntilPlateau, metric: str) -> PlateauRule:
+def _plateau(rule: UntilPlateau, metric: str) -> spec.PlateauRule:
     """Return a rule with its least rise as a number: by default half of what matters in the metric."""
     known = find(metric)
     margin = known.margin if known is not None else None
     rise = (margin or 0.0) / 2 if rule.rise is None else rule.rise
-    return PlateauRule(rise=rise, patience=rule.patience, decay=rule.decay)
+    return spec.PlateauRule(rise=rise, patience=rule.patience, decay=rule.decay)
 
 
 def _amounts(work: Budget | Caps | None, in_split: int, part: int) -> dict[Axis, Any]:
@@ -190,7 +179,7 @@ def _amounts(work: Budget | Caps | None, in_split: int, part: int) -> dict[Axis,
     return {axis: given[axis] // part if WORK[axis].whole else given[axis] / part for axis in AXES if axis in given}
 
 
-def _kept(suite: Suite, task: str) -> KeepWeights:
+def _kept(suite: Suite, task: str) -> spec.KeepWeights:
     """Return the weights that a run keeps: those the suite asks for, and those that another run starts from."""
     wanted = suite.content.keep_weights
     if wanted == "none" and any(recipe.start == task for recipe in suite.content.recipes):
