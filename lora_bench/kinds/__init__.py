@@ -4,8 +4,6 @@ A kind says how rows become examples, what its labels look like, which metrics r
 called elsewhere. `exercises` has the half beside it that works with a model. Reading a kind loads no torch.
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from functools import cache

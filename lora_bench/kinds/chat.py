@@ -1,7 +1,5 @@
 """Chat: a model writes the answers of a conversation. Its model is that of generation."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar

@@ -1,7 +1,5 @@
 """Classification: a text, or a pair of texts, has one class."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Generation: a model writes a text for an input."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace

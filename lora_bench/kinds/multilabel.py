@@ -1,7 +1,5 @@
 """Several labels a text: each row has some of the labels, or none of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar

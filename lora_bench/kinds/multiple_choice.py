@@ -4,8 +4,6 @@
 0, or one of the names in `labels`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Regression: a text, or a pair of texts, has a number."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Answers that stand in a text, as in SQuAD: a question has the first and the last character of some of its text."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence

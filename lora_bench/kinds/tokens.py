@@ -1,7 +1,5 @@
 """Labels of words, such as the tags of named entities: each word of a text has one label."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain

@@ -4,8 +4,6 @@ A product is done in the type of its weight, and leaves in the base's type, so t
 head is in float32, with its inputs and its logits.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import re

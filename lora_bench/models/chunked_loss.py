@@ -4,8 +4,6 @@ A chunk's logits are computed anew in the backward pass. The sum over chunks dif
 torch's `linear_cross_entropy` is not used: in bfloat16 it gives the loss in bfloat16, three digits.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

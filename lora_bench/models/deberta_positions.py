@@ -6,8 +6,6 @@ projected. The same products are summed, so scores agree up to rounding. This ho
 dropout is drawn for the whole table.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 

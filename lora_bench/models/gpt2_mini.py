@@ -1,7 +1,5 @@
 """gpt2-mini: a GPT-2 of 5.4 M weights, pretrained for this project."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from lora_bench.models.made_folder import Progress, made_folder

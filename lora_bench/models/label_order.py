@@ -1,7 +1,5 @@
 """Compare the order of a task's labels with that of a base model's checkpoint."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 

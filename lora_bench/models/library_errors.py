@@ -4,8 +4,6 @@ A configuration can hold any value, and each library fails on a wrong one in its
 such failure is a `LoraBenchError`. Only a full disk or memory is left as it is: it says nothing about the folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

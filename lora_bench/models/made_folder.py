@@ -5,8 +5,6 @@ hashes at every use (0.2 s for MiniLM), because a changed byte would make anothe
 `quarantine/` and made again.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -12,8 +12,6 @@ terms between content and relative position start at zero, because their project
 is random, because otherwise neither could ever learn. It has a fixed seed, so that the file is the same on every machine.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

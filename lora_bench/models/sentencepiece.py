@@ -5,8 +5,6 @@ full-width letter becomes a letter, an ellipsis three full stops, a no-break spa
 from it and normalises by NFC alone, so that such characters become unknown tokens. Here the file's own rules are restored.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

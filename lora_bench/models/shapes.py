@@ -5,8 +5,6 @@ Speed, memory and counts depend on a model's shape and not on the values of its 
 random.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Copies of a base model that share its weights, so that its next run needs neither a read nor more memory."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from typing import TypeVar

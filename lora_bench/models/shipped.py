@@ -4,8 +4,6 @@ A checkout has them, and so has a package that is installed from one. The wheel 
 nearly all of it; there they come from files of the release, which benchmarks/model_wheels.py writes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
 

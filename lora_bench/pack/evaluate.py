@@ -5,8 +5,6 @@ Texts are written as by one causal model whose rows have the weights of one memb
 of decoding is one forward pass for all rows of all members: `vmap` over rows.
 """
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Group runs into packs: those of one base model, kind of task and method, in packs as large as a device can use."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 

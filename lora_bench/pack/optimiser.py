@@ -1,7 +1,5 @@
 """AdamW over stacked weights: each member with its own rate, decay, step and gradient norm, as in torch's AdamW."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import torch

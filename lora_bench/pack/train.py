@@ -1,7 +1,5 @@
 """Train runs as a pack: each has the callbacks, checkpoints and record of a single run, and ends like one."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack

@@ -4,8 +4,6 @@ They are the time of forward passes of the base model, the adapted one and the m
 the model on the public base, and the time of a change of task.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import statistics

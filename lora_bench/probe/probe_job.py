@@ -1,7 +1,5 @@
 """A probe's job: a probe spec with one machine's facts about it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ unfragmented; then storage, and the costs in use. A part that cannot be measured
 are still measured.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable

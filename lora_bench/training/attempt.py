@@ -1,7 +1,5 @@
 """An attempt at a run: its known facts, its progress, and the record of an end that is not `ok`."""
 
-from __future__ import annotations
-
 import re
 import traceback
 from collections.abc import Iterator

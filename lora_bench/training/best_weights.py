@@ -1,7 +1,5 @@
 """Scores on the selection split during training, and the best weights by them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

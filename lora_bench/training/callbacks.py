@@ -3,8 +3,6 @@
 Each does one thing: seed dropout by (seed, step), end the run at its budget, watch the loss, write checkpoints.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import signal

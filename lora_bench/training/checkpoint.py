@@ -5,8 +5,6 @@ A checkpoint has the trained weights, the optimiser's tensors, and everything el
 functions of (seed, epoch) and (seed, step).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A job: a run spec with one machine's facts about it. Plans make jobs, executors carry them, `run` does them."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -3,8 +3,6 @@
 An adapter is kept in PEFT's format, a whole model in transformers'. Beside it lie the tokenizer and a model card.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Mapping

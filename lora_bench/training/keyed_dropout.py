@@ -9,8 +9,6 @@ The hash is a multiply-xorshift finaliser of 32 bits (https://github.com/skeeto/
 before each.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections.abc import Callable, Iterator

@@ -3,8 +3,6 @@
 CUDA builds of torch for Linux bring Triton; only they import this module. Triton's interpreter runs it without a card.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

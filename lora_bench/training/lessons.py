@@ -1,7 +1,5 @@
 """The data of a run: its encoded examples, and the order and number of its steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -4,8 +4,6 @@ Methods differ only in `method.apply`. Every other line is the same for all meth
 `lora_bench.training.run` takes the steps of a single run, and `lora_bench.pack` those of runs that share a base model.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import tempfile

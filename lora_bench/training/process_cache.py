@@ -5,8 +5,6 @@ weights of the cached model. These are hashed again before the next run, so a me
 reload and changes no score.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

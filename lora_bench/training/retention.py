@@ -6,8 +6,6 @@ checkpoint. An encoder is scored on pairs of sentences without a head: the mean 
 Spearman's correlation of the cosines with people's ratings. The adapter is on; merging it changes nothing but rounding.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

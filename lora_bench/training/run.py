@@ -4,8 +4,6 @@ Every executor calls `run_job`, in any process. A pack takes the steps of its me
 module for everything else. A run that does not end `ok` leaves a record too, with its reason.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack

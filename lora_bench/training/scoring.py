@@ -1,7 +1,5 @@
 """Score a trained model, and keep its answers beside the record."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

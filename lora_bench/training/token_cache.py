@@ -8,8 +8,6 @@ tokens are in memory once for all workers, and only while they are read. One wor
 Damaged files are moved to `quarantine/` beside them, and made again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

@@ -4,8 +4,6 @@ Weights to which a method gives a rate, such as LoRA+ to its B, have one of thei
 groups of weights are split, so that decay, schedule and checkpoints stay its own; a pack takes the rates from the same groups.
 """
 
-from __future__ import annotations
-
 import gc
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set

@@ -4,8 +4,6 @@ bitsandbytes stores and multiplies them, on CUDA and on the CPU. On the meta dev
 tensors that a step of theirs makes. So a plan needs neither numbers nor bitsandbytes' kernels.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from collections.abc import Collection

@@ -5,8 +5,6 @@ A window is the question and as much of the text as `max_length` leaves room for
 answer points at its first token.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The interface of exercises: an exercise adapts a kind of task to a model, and turns its outputs into answers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Multiple choice: an answer is the index of the likeliest ending."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

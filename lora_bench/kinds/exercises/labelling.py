@@ -1,7 +1,5 @@
 """Labels of a text: an answer is the index of the likeliest class, a number, or the indexes of several labels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast

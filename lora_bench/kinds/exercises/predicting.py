@@ -1,7 +1,5 @@
 """Run a model over examples: batches of like lengths, precision, and quiet libraries."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence

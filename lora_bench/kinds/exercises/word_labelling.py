@@ -4,8 +4,6 @@ The words are joined by spaces and encoded as a text, as a model saw texts in it
 label and the others none. A word that is cut off, or of which a tokenizer makes nothing, is answered as outside of entities.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

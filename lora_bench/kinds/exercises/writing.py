@@ -1,7 +1,5 @@
 """Generation and chat: an answer is a text that a model writes."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

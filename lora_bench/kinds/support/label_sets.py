@@ -1,7 +1,5 @@
 """Several labels a row, as a table has them: a list, JSON or text with a separator in one column, or columns of 0 and 1."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any

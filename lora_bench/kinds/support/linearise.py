@@ -4,8 +4,6 @@
 the value of a row, in any of the shapes that files and the hub give it, and raises ValueError for another shape.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal

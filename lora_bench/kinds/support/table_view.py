@@ -1,7 +1,5 @@
 """A table with what a user says of it: columns that may be text or label, for kinds of task to be seen in it."""
 
-from __future__ import annotations
-
 import re
 import statistics
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The interface of a kind of task, in the half that needs no torch. What most kinds have in common is the default."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal

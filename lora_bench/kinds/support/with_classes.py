@@ -1,7 +1,5 @@
 """What kinds of task have in common whose labels are names of classes."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

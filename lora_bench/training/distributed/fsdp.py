@@ -4,8 +4,6 @@ This uses torch's `fully_shard`: each layer's weights are gathered before use an
 layer in full, and its shard of the rest.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Callable

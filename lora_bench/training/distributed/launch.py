@@ -6,8 +6,6 @@ This process holds the run lock and publishes the record. The worker ranks take 
 process ends for any reason, the rank server notices and ends the worker ranks.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

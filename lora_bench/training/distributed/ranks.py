@@ -4,8 +4,6 @@ All worker ranks take the same steps, each with its share of every batch, and th
 is weighted by its part of the batch, so that the average is the batch's own loss and gradient, whatever the sizes.
 """
 
-from __future__ import annotations
-
 import functools
 import signal
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ The loop is bare: no Trainer, no data loading, no logging. So it measures the co
 adds the same to all methods.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import itertools

@@ -4,8 +4,6 @@ On a CUDA device memory is the peak of the allocator, on a CPU the peak resident
 does not tell is None.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc

@@ -5,8 +5,6 @@ outside the layers in the middle, with the number of layers. A layer in the midd
 So four small steps on fake tensors give the peak of any batch of a deep model.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection
 from contextlib import nullcontext

@@ -5,8 +5,6 @@ fake ones, which have shapes and no numbers. So a prediction needs no weights an
 models. FLOPs come from the same pass.
 """
 
-from __future__ import annotations
-
 import contextlib
 import weakref
 from collections.abc import Collection, Iterable

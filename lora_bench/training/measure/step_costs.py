@@ -11,8 +11,6 @@ Where an encoder reads the input and a decoder writes, a batch has two lengths, 
 their product: then counts are taken from a surface of the second degree, if eight of them lie on it.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Callable, Sequence

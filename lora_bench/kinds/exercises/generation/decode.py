@@ -6,8 +6,6 @@ prompt. An encoder's inputs are padded on the right, and what the decoder writes
 `transformers`' generate() drives the model, so everything that works there works here: PEFT's methods, caches, autocast.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

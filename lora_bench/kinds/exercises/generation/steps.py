@@ -3,8 +3,6 @@
 All three see only the tokens after the prompt, and all three treat a row alike in any batch.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
