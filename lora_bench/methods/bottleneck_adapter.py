@@ -25,19 +25,11 @@ Limits: it cannot be merged and adds latency. The base model's LayerNorms stay f
 variant stands behind a decoder's attention to an encoder.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
 from lora_bench.methods.contract import OfConfig, Preset, SearchedRates, register
-
-if TYPE_CHECKING:
-    from peft import PeftConfig
-    from transformers import PreTrainedModel
-
 
 Layer = Annotated[int, Field(strict=True, ge=0)]
 
@@ -94,10 +86,3 @@ class BottleneckAdapter(OfConfig):
     initialisation: Literal["identity", "paper"] = "identity"
     # Not strict: a record's JSON gives a list.
     skip_layers: Annotated[tuple[Layer, ...], AfterValidator(_in_order)] = Field(default=(), strict=False)
-
-    def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
-        """Return the config for *model*, with the modules of *head* trained whole."""
-        from lora_bench.tuners import BottleneckConfig
-
-        options: dict[str, Any] = self.model_dump(mode="json")
-        return BottleneckConfig(**options, modules_to_save=list(head))

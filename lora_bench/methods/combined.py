@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from lora_bench.documents import Strict
-from lora_bench.methods.contract import Method, known_methods, register, with_size
+from lora_bench.methods.contract import Method, SizeIfGiven, known_methods, register, with_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,13 +78,6 @@ def _in_one_way(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     return tuple({"method": method.name, **method.model_dump(mode="json", exclude_defaults=True)} for method in methods)
 
 
-class _SizeIfGiven:
-    """The size of the first part, if the suite gives it."""
-
-    def __get__(self, method: Combined | None, owner: type[Combined]) -> str | None:
-        return "size_value" if method is not None and method.size_value is not None else None
-
-
 @register
 class Combined(Strict):
     """Several adapters on one model.
@@ -95,7 +88,7 @@ class Combined(Strict):
     """
 
     name: ClassVar[str] = "combined"
-    size: ClassVar[Any] = _SizeIfGiven()
+    size: ClassVar[Any] = SizeIfGiven()
     learning_rate: ClassVar[float] = 1e-3
 
     # Not strict: a record's JSON gives a list.

@@ -72,8 +72,7 @@ class Method(Protocol):
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with the method's weights and the modules named in *head* trainable, and no others.
 
-        Raises:
-            UnsupportedPair: If the method cannot adapt this base model.
+        Raise UnsupportedPair if the method cannot adapt this base model.
         """
 
     def model_dump(self, *, mode: str = "python") -> dict[str, Any]:
@@ -81,21 +80,32 @@ class Method(Protocol):
 
 
 class OfConfig(Strict):
-    """A method that one PEFT config puts on a model."""
+    """A method that one PEFT config of `lora_bench.tuners` puts on a model; its fields are the method's options."""
+
+    peft_types: ClassVar[tuple[str, ...]]
 
     def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
         """Return the config for *model*, with the modules of *head* trained whole."""
-        raise NotImplementedError
+        from lora_bench.tuners.registration import known_configs
+
+        (peft_type,) = self.peft_types
+        return known_configs()[peft_type](**self.model_dump(mode="json"), modules_to_save=list(head))
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the weights of the config and the head trainable.
-
-        Raises:
-            UnsupportedPair: For the reasons that the method's class names.
-        """
+        """Return *model* with only the config's weights and the head trainable. Raise UnsupportedPair as the class says."""
         from peft import get_peft_model
 
         return get_peft_model(model, self.config(model, head))
+
+
+class SizeIfGiven:
+    """The size `size_value` of a method that has one only if the suite gives it *option*."""
+
+    def __init__(self, option: str = "size_value") -> None:
+        self.option = option
+
+    def __get__(self, method: Any, owner: type) -> str | None:
+        return "size_value" if getattr(method, self.option, None) is not None else None
 
 
 def own_callbacks(method: Method) -> list[TrainerCallback]:
@@ -180,8 +190,7 @@ MethodT = TypeVar("MethodT", bound=Method)
 def register(method: type[MethodT]) -> type[MethodT]:
     """Register a method under its name.
 
-    Raises:
-        LoraBenchError: If the class lacks what `Method` asks, or another method has this name; the message says where.
+    Raise LoraBenchError if the class lacks what `Method` asks, or another method has this name; the message says where.
     """
     lacks = _lacks(method)
     if lacks:

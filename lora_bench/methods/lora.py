@@ -145,9 +145,8 @@ class Lora(Strict):
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with only the LoRA weights and the head trainable.
 
-        Raises:
-            UnsupportedPair: If the initialisation does not fit the weights: fused, transposed, quantised, or of a lower rank.
-                Or if the model lacks a layer of *rank_pattern* or a token of *train_tokens*, or has no norms to train.
+        Raise UnsupportedPair if the initialisation does not fit the weights (fused, transposed, quantised, or of a lower rank),
+        or if the model lacks a layer of *rank_pattern* or a token of *train_tokens*, or has no norms to train.
         """
         from peft import get_peft_model
         from peft.tuners.lora.layer import LoraLayer

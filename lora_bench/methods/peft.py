@@ -31,7 +31,7 @@ from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, UnsupportedPair, typed_line, unknown
 from lora_bench.families import Role, parts_of, roles_in_order
 from lora_bench.kinds import find_kind, kind_of_class
-from lora_bench.methods.contract import register
+from lora_bench.methods.contract import SizeIfGiven, register
 from lora_bench.records.kept_adapter import harmful_option
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ TRIAL_SIZE = 8
 
 # What PEFT reads as a set of names or of layers.
 SETS = ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save", "layers_to_transform")
-
-
 # Methods that put virtual tokens into the text.
 PROMPTS = {"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"}
 
@@ -73,13 +71,6 @@ def _in_one_way(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return {name: written(name, value) for name, value in options.items()}
 
 
-class _SizeIfNamed:
-    """The size of a method that has one only if the suite names it."""
-
-    def __get__(self, method: Peft | None, owner: type[Peft]) -> str | None:
-        return "size_value" if method is not None and method.size_option is not None else None
-
-
 @register
 class Peft(Strict):
     """A method of PEFT, by type.
@@ -93,7 +84,7 @@ class Peft(Strict):
     """
 
     name: ClassVar[str] = "peft"
-    size: ClassVar[Any] = _SizeIfNamed()
+    size: ClassVar[Any] = SizeIfGiven("size_option")
     learning_rate: ClassVar[float] = 1e-3
 
     type: Annotated[str, AfterValidator(str.upper)]
@@ -152,10 +143,9 @@ class Peft(Strict):
 
     def along_with(self, size: int) -> dict[str, Any]:
         """Return the options at another size: alpha keeps its ratio to r, so that a budget changes no update's strength."""
-        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+        from lora_bench.tuners.registration import known_configs
 
-        configs = {known.value: config for known, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-        fields = getattr(configs.get(self.type), "__dataclass_fields__", {})
+        fields = getattr(known_configs().get(self.type), "__dataclass_fields__", {})
         if self.size_option != "r" or self.size_value in (None, size) or "lora_alpha" not in fields:
             return {}
         alpha: Any = self.options.get("lora_alpha", fields["lora_alpha"].default)
@@ -183,12 +173,12 @@ class Peft(Strict):
     def _config(self, model: PreTrainedModel, head: list[str]) -> PeftConfig:
         """Return the method's config for a base model; refuse an unknown type or option, and what the config class refuses."""
         from peft import PromptLearningConfig
-        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
         from transformers.pytorch_utils import Conv1D
 
         from lora_bench.tuners.inferred_family import family_of_model
+        from lora_bench.tuners.registration import known_configs
 
-        configs = {known.value: config for known, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+        configs = known_configs()
         if self.type not in configs:
             raise unknown("PEFT type", self.type, configs)
         config_class = configs[self.type]

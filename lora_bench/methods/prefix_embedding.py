@@ -14,18 +14,11 @@ does not start exactly from the base model, and costs the time of P + Q more tok
 they would be prefix tokens.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from lora_bench.methods.contract import OfConfig, register
-
-if TYPE_CHECKING:
-    from peft import PeftConfig
-    from transformers import PreTrainedModel
 
 
 @register
@@ -49,9 +42,3 @@ class PrefixEmbedding(OfConfig):
     num_virtual_tokens: int = Field(default=16, ge=1)
     init_std: float = Field(default=0.02, ge=0)
     num_infix_tokens: int = Field(default=0, ge=0)
-
-    def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
-        """Return the config for *model*, with the modules of *head* trained whole."""
-        from lora_bench.tuners import PrefixEmbeddingConfig
-
-        return PrefixEmbeddingConfig(**self.model_dump(), modules_to_save=list(head))

@@ -13,18 +13,11 @@ Limits: it cannot be merged and does not start exactly from the base model. The 
 completion, are left out: no token of a classifier could see them, and a model that writes is not told where its prompt ends.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from lora_bench.methods.contract import OfConfig, register
-
-if TYPE_CHECKING:
-    from peft import PeftConfig
-    from transformers import PreTrainedModel
 
 
 @register
@@ -45,9 +38,3 @@ class PreLayer(OfConfig):
 
     num_virtual_tokens: int = Field(default=16, ge=1)
     init_std: float = Field(default=0.02, ge=0)
-
-    def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
-        """Return the config for *model*, with the modules of *head* trained whole."""
-        from lora_bench.tuners import PrefixActivationConfig
-
-        return PrefixActivationConfig(**self.model_dump(), modules_to_save=list(head))

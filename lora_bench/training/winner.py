@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line, unknown
+from lora_bench.families import Family
+from lora_bench.methods.contract import import_tuners
+from lora_bench.models.find_family import with_family
+from lora_bench.models.loading import load_rounded, load_tokenizer, open_tokenizer
+from lora_bench.models.registry import BaseModel, find_model
 from lora_bench.records.again import again
 from lora_bench.records.kept_adapter import CONFIG, WEIGHTS, adapter_config
 from lora_bench.records.layout import PREDICTIONS
@@ -28,8 +35,6 @@ from lora_bench.util.atomic_files import let_all_read, whole_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from lora_bench.models.registry import BaseModel
 
 # Rounding alone moves a logit of a merged model less.
 MERGED_TOLERANCE = 1e-4
@@ -112,7 +117,6 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
     import torch
 
     from lora_bench.kinds.exercises.predicting import quiet
-    from lora_bench.models.loading import open_tokenizer
     from lora_bench.training.kept_weights import open_adapter
 
     label = winner.row.label
@@ -139,7 +143,6 @@ def share_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
     adapter is not of it.
     """
     from lora_bench.kinds.exercises.predicting import quiet
-    from lora_bench.models.loading import open_tokenizer
     from lora_bench.training.kept_weights import open_adapter
 
     with quiet(), whole_folder(out) as made:
@@ -167,8 +170,6 @@ def copy_winner(winner: Winner, out: Path) -> None:
 
 def _base_for(winner: Winner, out: Path, base: Path | None) -> Any:
     """Return a winner's base model with its labels, to write to *out*. Raise LoraBenchError if that or no adapter is there."""
-    from lora_bench.models.loading import load_rounded, load_tokenizer
-
     if out.exists():
         raise LoraBenchError(f"{out} is there already; name a new folder")
     if winner.tuner is None:
@@ -199,12 +200,6 @@ def _card(winner: Winner, tuner: str | None, base: str | None = None) -> str:
 
 def base_for(spec: RunSpec, base: Path | None = None) -> BaseModel:
     """Return a run's base model here, by name or in the folder *base*. Raise LoraBenchError if that is missing or another."""
-    from pydantic import TypeAdapter
-
-    from lora_bench.families import Family
-    from lora_bench.models.find_family import with_family
-    from lora_bench.models.registry import find_model
-
     model = spec.model
     given = model.name if base is None else str(base)
     found = find_model(given, base=Path(), revision=model.revision if base is None else None)
@@ -241,14 +236,12 @@ def _logits(model: nn.Module, vocabulary: int) -> Tensor:
 
 
 def _tuner_of(peft_type: str) -> str:
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    from lora_bench.methods.contract import import_tuners
+    from lora_bench.tuners.registration import known_configs
     from lora_bench.tuners.sites import module_of
 
     import_tuners()
-    configs = {known.value: config for known, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    return module_of(configs[peft_type]) if peft_type in configs else ""
+    config = known_configs().get(peft_type)
+    return "" if config is None else module_of(config)
 
 
 def _row(table: ModelTable, method: str) -> Row:

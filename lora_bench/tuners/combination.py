@@ -1,9 +1,8 @@
 """Several of PEFT's and our adapters on one model, as one adapter that is trained, saved and loaded together.
 
-LoRA + PreEmbed and LoRA + PreLayer of Hu et al. 2021 (https://arxiv.org/abs/2106.09685, Table 15) and the mix-and-match adapter
-of He et al. 2021 (https://arxiv.org/abs/2110.04366) are such combinations. A part acts as it does alone, on what the parts
-inside it make of its site. The inner parts are put on first (weights, then blocks, then attention, then the stack of layers),
-because a wrapped module has another path. A reparameterised prefix is folded when saving, as alone.
+A part acts as it does alone, on what the parts inside it make of its site. The inner parts are put on first (weights, then
+blocks, then attention, then the stack of layers), because a wrapped module has another path. A reparameterised prefix is folded
+when saving, as alone. `lora_bench.methods.combined` names combinations of papers.
 """
 
 from collections.abc import Iterator
@@ -12,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peft import PeftConfig
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from torch import nn
 
 from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.tuners.prefix import FoldingConfig, FoldingTuner
-from lora_bench.tuners.registration import register
+from lora_bench.tuners.registration import known_configs, register
 from lora_bench.tuners.sites import OnlyTuner
 
 ORDER = (
@@ -68,11 +67,8 @@ class CombinedConfig(FoldingConfig):
 
     def configs(self) -> list[PeftConfig]:
         """Return the config of each part, the innermost first."""
-        by_name = {member.value: config for member, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-        return [
-            by_name[part["peft_type"]](**{name: value for name, value in part.items() if name != "peft_type"})
-            for part in self.parts
-        ]
+        known, parts = known_configs(), [dict(part) for part in self.parts]
+        return [known[part.pop("peft_type")](**part) for part in parts]
 
 
 class CombinedModel(FoldingTuner, OnlyTuner):
@@ -82,11 +78,7 @@ class CombinedModel(FoldingTuner, OnlyTuner):
     alone = "a combination is"
 
     def put_on(self, model: nn.Module, adapter_name: str, config: CombinedConfig) -> None:
-        """Put every part on the model, and make all of them trainable.
-
-        Raises:
-            UnsupportedPair: If the model refuses a part.
-        """
+        """Put every part on the model, and make all of them trainable. Raise UnsupportedPair if the model refuses one."""
         for part in config.configs():
             part.inference_mode = config.inference_mode
             PEFT_TYPE_TO_TUNER_MAPPING[part.peft_type](model, {adapter_name: part}, adapter_name)

@@ -1,10 +1,9 @@
 """The family of a model of a type that no family names, worked out from its structure.
 
-A small copy of the model with random weights is asked what depends on what. With one token, a query and a key change nothing,
-because a softmax over one score is 1. With several tokens, only keys and values carry one token's state to another. So two
-passes tell query, key, value and the rest apart, whatever they are called, also as slices of one weight. Order and shapes tell
-the output projection and the feed-forward block. Each site that is found is then tried by a tiny forward and backward pass. A
-mixture of experts has no one feed-forward block, and a family without it: methods on attention alone work.
+What depends on what in a small copy of the model (`tuners.layer_probe`) tells query, key, value and the rest apart, whatever
+they are called, also as slices of one weight. Order and shapes tell the output projection and the feed-forward block. Each
+site that is found is then tried by a tiny forward and backward pass. A mixture of experts has no one feed-forward block, and a
+family without it: methods on attention alone work.
 """
 
 import copy
@@ -23,6 +22,7 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair, typed_line
 from lora_bench.families import ROLES, Family, FusedLayout, Site, declare, declared_family, forget, sites_after
 from lora_bench.tuners.attention import CACHE_ARGUMENTS
 from lora_bench.tuners.layer_probe import TOKENS, LayerProbe, SeenModule, hooked, probe_layer, states_of, untold
+from lora_bench.tuners.registration import known_configs
 from lora_bench.tuners.trial import small_config
 
 NEEDED = ("query", "key", "value", "attention_output")
@@ -246,34 +246,25 @@ def _tried(family: Family, probe: LayerProbe) -> Family:
     declare(family)
     try:
         roles = ["all"] if family.feed_forward_out else ["query", "key", "value", "output"]
-        fault = _fault(probe, _config("LORA_BENCH_FUSED_LORA", r=2, roles=roles))
+        fault = _fault(probe, "LORA_BENCH_FUSED_LORA", r=2, roles=roles)
         if fault is not None:
             raise untold(family.name, f"an update of what was taken for them fails: {fault}")
         sites = {
             variant: site
             for variant, site in family.bottleneck_sites.items()
-            if _fault(probe, _config("BOTTLENECK_ADAPTER", bottleneck_size=2, variant=variant)) is None
+            if _fault(probe, "BOTTLENECK_ADAPTER", bottleneck_size=2, variant=variant) is None
         }
-        prefix = (
-            family.prefix_kind if _fault(probe, _config("LORA_BENCH_PREFIX", num_virtual_tokens=2)) is None else None
-        )
+        fits = _fault(probe, "LORA_BENCH_PREFIX", num_virtual_tokens=2) is None
     finally:
         forget(*family.model_types)
-    return replace(family, bottleneck_sites=sites, prefix_kind=prefix)
+    return replace(family, bottleneck_sites=sites, prefix_kind=family.prefix_kind if fits else None)
 
 
-def _config(tuner: str, **settings: Any) -> Any:
-    """Return the settings of a tuner of this package, by its name in PEFT: tuners import this module."""
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    configs = {peft_type.value: config for peft_type, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    return configs[tuner](**settings)
-
-
-def _fault(probe: LayerProbe, config: Any) -> str | None:
-    """Return why an adapter does not work on the small model, or None."""
+def _fault(probe: LayerProbe, tuner: str, **settings: Any) -> str | None:
+    """Return why an adapter does not work on the small model, or None; *tuner* is its PEFT type: tuners import this module."""
     from peft import get_peft_model
 
+    config = known_configs()[tuner](**settings)
     try:
         adapted = get_peft_model(copy.deepcopy(probe.model), config).train()
         freed = {path: weight for path, weight in adapted.named_parameters() if weight.requires_grad}

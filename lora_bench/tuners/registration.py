@@ -10,6 +10,7 @@ to Python's `enum`. `tests/tuners/test_registration.py` names each, and fails fi
 """
 
 from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import PeftType, register_peft_method
 
@@ -31,19 +32,16 @@ def extend_peft_type(name: str) -> PeftType:
     return member
 
 
+def known_configs() -> dict[str, type[PeftConfig]]:
+    """Return the config classes of PEFT's methods and of ours, by the name of their PEFT type."""
+    return {peft_type.value: config for peft_type, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+
+
 def register(name: str, config: type[PeftConfig], tuner: type[BaseTuner]) -> PeftType:
-    """Register *name* as a PEFT method with this config and tuner class.
+    """Register *name*, in upper case as in `adapter_config.json`, as a PEFT method; return the new member of `PeftType`.
 
-    Args:
-        name: Upper-case name, as in `adapter_config.json`.
-        config: Config class. Its `__post_init__` sets `peft_type` to the returned member.
-        tuner: Tuner class, with the prefix of its parameter containers in `tuner.prefix`.
-
-    Returns:
-        The new member of `PeftType`.
-
-    Raises:
-        KeyError: If PEFT already has a method or a parameter prefix of this name.
+    The `__post_init__` of *config* sets `peft_type` to that member, and `tuner.prefix` is the prefix of the tuner's parameter
+    containers. Raise KeyError if PEFT already has a method or a parameter prefix of this name.
     """
     member = extend_peft_type(name)
     register_peft_method(name=name.lower(), config_cls=config, model_cls=tuner, prefix=tuner.prefix)
