@@ -17,7 +17,6 @@ _ANSWER_NAMES = re.compile(r"(?i)answers?(_text)?|spans?")
 _QUESTION_NAMES = re.compile(r"(?i)(question|query|frage)s?")
 _START_NAMES = re.compile(r"(?i)((answer|span)_?)?(start|begin)")
 
-
 Span = tuple[int, int]
 """First character of an answer in its text, and the one behind its last."""
 

@@ -31,7 +31,7 @@ class Tokens(WithClasses):
         asked = view.asked
         words = _lists(view, [asked.text] if asked.text else view.free)
         tags = _lists(view, view.labels)
-        vocabulary = {name: _different(lists) for name, lists in (words | tags).items()}
+        vocabulary = {name: set(map(str, chain.from_iterable(lists))) for name, lists in (words | tags).items()}
         for of_words in sorted(words, key=lambda name: -len(vocabulary[name])):
             for of_tags in sorted(tags, key=lambda name: _TAG_NAMES.fullmatch(name) is None):
                 rows = [pair for pair in zip(words[of_words], tags[of_tags], strict=True) if pair[0] and pair[1]]
@@ -117,10 +117,6 @@ def _lists(view: View, names: Iterable[str]) -> dict[str, list[list[Any]]]:
         if any(len(one) > 1 for one in lists) and not any(isinstance(word, Mapping) for one in lists for word in one):
             found[name] = lists
     return found
-
-
-def _different(lists: Iterable[Iterable[Any]]) -> set[str]:
-    return set(map(str, chain.from_iterable(lists)))
 
 
 def _listed(value: Any) -> list[Any] | None:

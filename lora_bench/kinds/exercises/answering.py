@@ -19,6 +19,7 @@ from lora_bench.kinds.exercises.generation.encode import CompletionCollator
 from lora_bench.kinds.exercises.labelling import Labelling
 from lora_bench.kinds.exercises.predicting import Example
 from lora_bench.kinds.spans import Span
+from lora_bench.kinds.support.row_values import Encoded
 from lora_bench.kinds.support.task_kind import Shape
 from lora_bench.tasks import Split
 
@@ -49,7 +50,7 @@ class Answering(Labelling):
     collator = WindowCollator
     weighs_classes = False
 
-    def lessons(self, split: Split) -> tuple[list[Example], float]:
+    def lessons(self, split: Split) -> Encoded:
         """Return every window of every example, with the tokens of its first answer."""
         windows, truncated = self.questions(split)
         right: Sequence[Any] = split.labels
@@ -61,7 +62,7 @@ class Answering(Labelling):
             found.append({**window, "start_positions": first, "end_positions": last})
         return found, truncated
 
-    def questions(self, split: Split) -> tuple[list[Example], float]:
+    def questions(self, split: Split) -> Encoded:
         return encode_windows(split, self._tokenizer, self._spec.training.max_length)
 
     def units(self, lessons: Sequence[Example]) -> Sequence[Any]:
@@ -110,15 +111,12 @@ def likeliest_span(logits: Tensor, window: Example) -> tuple[float, list[int]]:
     return float(sums[first, last]), characters
 
 
-def encode_windows(
-    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> tuple[list[dict[str, Any]], float]:
-    """Encode question and text of each example as windows, not padded.
+def encode_windows(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Encode question and text of each example as windows; a question is cut to half of *max_length*.
 
-    For each window return its `input_ids`, `attention_mask` and the tokenizer's other values; `begins` and `ends`, the
-    characters of the text that each token stands for, or `NOWHERE`; `example`, the number of its example; and `windows`, how
-    many windows that has; and the share of examples whose question was cut, to half of *max_length*. Raise LoraBenchError if
-    the tokenizer does not tell which characters a token stands for, or *max_length* is too small.
+    Beside the tokenizer's values a window has `begins` and `ends`, the characters of the text that each token stands for, or
+    `NOWHERE`; `example`, the number of its example; and `windows`, how many windows that has. Raise LoraBenchError if the
+    tokenizer does not tell which characters a token stands for, or *max_length* is too small.
     """
     check_tells_characters(tokenizer, "answers cannot be found")
     if max_length < 4 * AROUND:
@@ -141,12 +139,15 @@ def encode_windows(
     of_each = Counter(numbers)
     windows: list[dict[str, Any]] = []
     for place, row in enumerate(zip(*columns.values(), strict=True)):
-        of_text = [sequence == 1 for sequence in batch.sequence_ids(place)]
+        sequences = batch.sequence_ids(place)
+        of_text = [
+            span if number == 1 else (NOWHERE, NOWHERE) for span, number in zip(spans[place], sequences, strict=True)
+        ]
         windows.append(
             {
                 **dict(zip(columns, row, strict=True)),
-                "begins": [span[0] if inside else NOWHERE for span, inside in zip(spans[place], of_text, strict=True)],
-                "ends": [span[1] if inside else NOWHERE for span, inside in zip(spans[place], of_text, strict=True)],
+                "begins": [first for first, _ in of_text],
+                "ends": [behind for _, behind in of_text],
                 "example": numbers[place],
                 "windows": of_each[numbers[place]],
             }

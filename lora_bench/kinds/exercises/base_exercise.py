@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.exercises.predicting import Example
-from lora_bench.kinds.support.row_values import Texts
+from lora_bench.kinds.support.row_values import Encoded, Texts
 from lora_bench.kinds.support.task_kind import Shape
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.tasks import Split, Task, TaskData
@@ -78,12 +78,12 @@ class Exercise:
         self._task, self._tokenizer, self._spec, self._seed = task, tokenizer, spec, seed
         self.collate: Callable[[list[Example]], Mapping[str, Tensor]] = self.collator(tokenizer)
 
-    def lessons(self, split: Split) -> tuple[list[Example], float]:
-        """Return the training examples of a split, unpadded, and the share that was truncated."""
+    def lessons(self, split: Split) -> Encoded:
+        """Return the training examples of a split."""
         raise NotImplementedError
 
-    def questions(self, split: Split) -> tuple[list[Example], float]:
-        """Return the examples of a split to answer, and the share that was truncated."""
+    def questions(self, split: Split) -> Encoded:
+        """Return the examples of a split to answer."""
         raise NotImplementedError
 
     def to_answer(self, texts: Texts) -> list[Example]:

@@ -9,7 +9,7 @@ from lora_bench.kinds.exercises.base_exercise import UNCUT, QuestionWindows, Rep
 from lora_bench.kinds.exercises.generation.encode import CompletionCollator
 from lora_bench.kinds.exercises.labelling import Labelling
 from lora_bench.kinds.exercises.predicting import Example
-from lora_bench.kinds.support.row_values import Texts
+from lora_bench.kinds.support.row_values import Encoded, Texts
 from lora_bench.tasks import Split, encode
 
 
@@ -31,15 +31,15 @@ class Choosing(Labelling):
 
     collator = EndingCollator
 
-    def lessons(self, split: Split) -> tuple[list[Example], float]:
+    def lessons(self, split: Split) -> Encoded:
         """Return a row for each ending, with the index of the right one."""
         rows, truncated = self.questions(split)
         return [{**row, "labels": split.labels[row["example"]]} for row in rows], truncated
 
-    def questions(self, split: Split) -> tuple[list[Example], float]:
+    def questions(self, split: Split) -> Encoded:
         return self._rows(split, self._spec.training.max_length)
 
-    def _rows(self, split: Split, longest: int) -> tuple[list[Example], float]:
+    def _rows(self, split: Split, longest: int) -> Encoded:
         of_each = [number for number, text in enumerate(split.texts) for _ in text[1:]]
         pairs: Texts = [(text[0], ending) for text in split.texts for ending in text[1:]]
         rows, truncated = encode(Split([], pairs, []), self._tokenizer, longest)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +12,14 @@ from transformers import DataCollatorWithPadding
 from lora_bench.errors import Diverged
 from lora_bench.kinds.exercises.base_exercise import Exercise, Loss, Pack, Replies, binary_cross_entropy, squared_error
 from lora_bench.kinds.exercises.predicting import Example, autocast, predict, predict_in_order
+from lora_bench.kinds.support.row_values import Encoded
 from lora_bench.kinds.support.task_kind import Shape
 from lora_bench.metrics import find
 from lora_bench.metrics.support.label_arrays import label_arrays
 from lora_bench.tasks import Split, Task, TaskData, encode
 
-USUAL = 0.5
-
-
-TRIED = tuple(number / 100 for number in range(1, 100))
-
-
+# Thresholds: without a selection split, and those tried on it.
+USUAL, TRIED = 0.5, tuple(number / 100 for number in range(1, 100))
 CHOSEN_ON = "selection"
 
 
@@ -32,11 +29,11 @@ class Labelling(Exercise):
     collator = DataCollatorWithPadding
     weighs_classes = True
 
-    def lessons(self, split: Split) -> tuple[list[Example], float]:
+    def lessons(self, split: Split) -> Encoded:
         examples, truncated = self.questions(split)
         return [{**example, "labels": label} for example, label in zip(examples, split.labels, strict=True)], truncated
 
-    def questions(self, split: Split) -> tuple[list[Example], float]:
+    def questions(self, split: Split) -> Encoded:
         return encode(split, self._tokenizer, self._spec.training.max_length)
 
     def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
@@ -87,7 +84,7 @@ class Marking(Labelling):
     Without a selection split it is a half.
     """
 
-    def lessons(self, split: Split) -> tuple[list[Example], float]:
+    def lessons(self, split: Split) -> Encoded:
         """Return token ids with a 1 for each label."""
         examples, truncated = self.questions(split)
         right: Sequence[Any] = split.labels
@@ -112,10 +109,8 @@ class Marking(Labelling):
         """Return the answers to each split at the threshold that those to the selection split choose, and the threshold."""
         threshold = USUAL
         if CHOSEN_ON in answers:
-            logits, references = (
-                answers[CHOSEN_ON].logits,
-                cast("Sequence[Sequence[int]]", data.splits[CHOSEN_ON].labels),
-            )
+            logits = answers[CHOSEN_ON].logits
+            references: Any = data.splits[CHOSEN_ON].labels
             assert logits is not None
             threshold = best_threshold(task.metric, references, logits)
         found = {}

@@ -16,6 +16,7 @@ from lora_bench.kinds.exercises.base_exercise import UNCUT, Replies, check_tells
 from lora_bench.kinds.exercises.generation.encode import NO_LOSS, CompletionCollator
 from lora_bench.kinds.exercises.labelling import Labelling
 from lora_bench.kinds.exercises.predicting import Example
+from lora_bench.kinds.support.row_values import Encoded
 from lora_bench.tasks import Split
 
 NO_WORD = -1
@@ -32,7 +33,7 @@ class Tagging(Labelling):
 
     collator = CompletionCollator
 
-    def lessons(self, split: Split) -> tuple[list[Example], float]:
+    def lessons(self, split: Split) -> Encoded:
         """Return tokens with a label for each word's first. Raise LoraBenchError for an example without a token of a word."""
         examples, truncated = self.questions(split)
         index = {name: number for number, name in enumerate(self._spec.task.labels)}
@@ -45,7 +46,7 @@ class Tagging(Labelling):
             found.append({key: example[key] for key in example if key not in ("begins", "words")} | {"labels": labels})
         return found, truncated
 
-    def questions(self, split: Split) -> tuple[list[Example], float]:
+    def questions(self, split: Split) -> Encoded:
         return encode_words(split, self._tokenizer, self._spec.training.max_length)
 
     def read(self, logits: torch.Tensor) -> torch.Tensor:
@@ -67,14 +68,11 @@ class Tagging(Labelling):
         return encode_words(split, self._tokenizer, UNCUT)[0]
 
 
-def encode_words(
-    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> tuple[list[dict[str, Any]], float]:
-    """Encode the words of each example, cut to *max_length* tokens and not padded.
+def encode_words(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Encode the words of each example, cut to *max_length* tokens.
 
-    For each example return its `input_ids`, `attention_mask` and the tokenizer's other values; `begins`, the number of the word
-    that each token begins, or `NO_WORD`; and `words`, their number; and the share of examples that were cut. Raise
-    LoraBenchError if the tokenizer does not tell which characters a token stands for.
+    Beside the tokenizer's values an example has `begins`, the number of the word that each token begins, or `NO_WORD`, and
+    `words`, their number. Raise LoraBenchError if the tokenizer does not tell which characters a token stands for.
     """
     check_tells_characters(tokenizer, "words cannot be labelled")
     texts = [" ".join(words) for words in split.texts]

@@ -25,7 +25,7 @@ from lora_bench.kinds.exercises.generation.encode import (
     with_decoder_inputs,
 )
 from lora_bench.kinds.exercises.predicting import Example, autocast, evaluating, quiet
-from lora_bench.kinds.support.row_values import Texts
+from lora_bench.kinds.support.row_values import Encoded, Texts
 from lora_bench.kinds.support.task_kind import Shape
 from lora_bench.models.loading import reads_apart
 from lora_bench.records.budget import TARGETS
@@ -53,10 +53,10 @@ class Writing(Exercise):
         if self.apart:
             self.collate = PairCollator(tokenizer)
 
-    def lessons(self, split: Split) -> tuple[list[Example], float]:
+    def lessons(self, split: Split) -> Encoded:
         return self.texts(split, self._spec.training.max_length)
 
-    def questions(self, split: Split) -> tuple[list[Example], float]:
+    def questions(self, split: Split) -> Encoded:
         """Return the inputs to continue, and the texts to weigh."""
         prompts: list[Example] = []
         cut = 0.0
@@ -86,13 +86,13 @@ class Writing(Exercise):
         asked = unlabelled(texts, ("a",))
         return self.inputs(asked, self._spec.training.max_length, self._spec.decoding.max_new_tokens)[0]
 
-    def texts(self, split: Split, longest: int) -> tuple[list[Example], float]:
-        """Return inputs with the texts to write for them, of so many tokens at most, and the share that was truncated."""
+    def texts(self, split: Split, longest: int) -> Encoded:
+        """Return inputs with the texts to write for them, of so many tokens at most."""
         encode = encode_targets if self.apart else encode_completions
         return encode(split, self._tokenizer, longest)
 
-    def inputs(self, split: Split, longest: int, new: int) -> tuple[list[Example], float]:
-        """Return inputs that leave room for so many new tokens, and the share that was truncated."""
+    def inputs(self, split: Split, longest: int, new: int) -> Encoded:
+        """Return inputs that leave room for so many new tokens."""
         if self.apart:
             return encode_sources(split, self._tokenizer, longest)
         return encode_prompts(split, self._tokenizer, longest, new)
@@ -159,10 +159,10 @@ class Writing(Exercise):
 class Conversing(Writing):
     """Writes the answers of a conversation, in the form of a chat template."""
 
-    def texts(self, split: Split, longest: int) -> tuple[list[Example], float]:
+    def texts(self, split: Split, longest: int) -> Encoded:
         return encode_conversations(split, self._tokenizer, longest, self._task.chat_template)
 
-    def inputs(self, split: Split, longest: int, new: int) -> tuple[list[Example], float]:
+    def inputs(self, split: Split, longest: int, new: int) -> Encoded:
         return encode_openings(split, self._tokenizer, longest, new, self._task.chat_template)
 
     @classmethod

@@ -120,30 +120,18 @@ def _short(value: Any) -> str:
 
 
 _QUOTES = "'\"’‘“”`´"
-
-
 _LETTER = r"[^\W\d_]"
-
-
 _AFTER_LETTER = rf"(?<={_LETTER})"
-
-
 _FIRST = re.compile(rf"\.\.+|…|[{_QUOTES}£$€,:;!?()\[\]{{}}<>_#*&§%=—–]|\+(?![0-9])")
-
-
 _LAST = re.compile(
     rf"(?:['’][sS]|\.\.+|…|[{_QUOTES},:;!?()\[\]{{}}<>_#*&—–]|(?<=[0-9])[+£$€%]"
     # A full stop stays with a single capital, as in "J."
     rf"|(?:(?<=[^\W_A-Z])|(?<=[%²+\-)\]{_QUOTES}])|(?<=[A-Z][A-Z]))\.)$"
 )
-
-
 _BETWEEN = re.compile(
     rf"(\.\.+|…|(?<=[0-9])[+\-*^](?=[0-9-])|(?:(?<=[^\W\d_A-Z])|(?<=[{_QUOTES}]))\.(?=[A-Z{_QUOTES}])"
     rf"|{_AFTER_LETTER}(?:,|--+|[-—–~:<>=/])(?={_LETTER}))"
 )
-
-
 _CONTRACTION = re.compile(r"(.+?)(n['’]t|['’](?:ll|re|ve|d|m))|(that)(s)|(can)(not)", flags=re.IGNORECASE)
 
 

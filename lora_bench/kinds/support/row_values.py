@@ -3,8 +3,6 @@
 Labels are compared as text, so that 1, "1" and a column of integers mean the same.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import json
@@ -12,7 +10,7 @@ import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -128,7 +126,7 @@ class Table:
         if rows:
             faults.append(self.rows_fault(message, rows, hint))
 
-    def where(self, rows: Sequence[int]) -> Table:
+    def where(self, rows: Sequence[int]) -> Self:
         """Return the table with only these rows, given by index."""
         columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
         return replace(self, columns=columns, places=[self.places[row] for row in rows])
@@ -145,22 +143,26 @@ class Examples:
     groups: list[str]
     subsets: list[str | None]
 
-    def where(self, keep: Sequence[bool]) -> Examples:
+    def where(self, keep: Sequence[bool]) -> Self:
         """Return the examples that are kept, in their order."""
         return self.at([index for index, kept in enumerate(keep) if kept])
 
-    def renamed(self, split: str) -> Examples:
+    def renamed(self, split: str) -> Self:
         """Return the examples with the name of the split that they come from before their ids."""
         return replace(self, ids=[f"{split} {own}" for own in self.ids])
 
-    def __add__(self, others: Examples) -> Examples:
+    def __add__(self, others: Self) -> Self:
         """Return these examples and then the others."""
-        return Examples(**{own.name: getattr(self, own.name) + getattr(others, own.name) for own in fields(self)})
+        return replace(self, **{own.name: getattr(self, own.name) + getattr(others, own.name) for own in fields(self)})
 
-    def at(self, places: Sequence[int]) -> Examples:
+    def at(self, places: Sequence[int]) -> Self:
         """Return the examples at these indexes, in this order."""
         lists = {own.name: getattr(self, own.name) for own in fields(self)}
-        return Examples(**{name: [items[place] for place in places] for name, items in lists.items()})
+        return replace(self, **{name: [items[place] for place in places] for name, items in lists.items()})
+
+
+Encoded = tuple[list[dict[str, Any]], float]
+"""The encoded examples of a split, not padded, and the share of them that was truncated."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.chat import ANSWERS, Message, messages_of
-from lora_bench.kinds.exercises.generation.encode import NO_LOSS, Example, as_example
-from lora_bench.kinds.support.row_values import Split
+from lora_bench.kinds.exercises.generation.encode import NO_LOSS, as_example
+from lora_bench.kinds.support.row_values import Encoded, Split
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.util.endless_work import processor_seconds
 
@@ -127,11 +127,10 @@ class ChatFormat:
 
 def encode_conversations(
     split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, template: str | None
-) -> tuple[list[Example], float]:
-    """Return the training examples: conversations, each of messages as JSON with the first of its answers.
+) -> Encoded:
+    """Return the training examples, with `labels`: conversations, each of messages as JSON with the first of its answers.
 
-    Return the `input_ids`, `attention_mask` and `labels` of each example, unpadded; and the share that was truncated. Raise
-    LoraBenchError if the tokenizer has no template, the template does not fit the messages, or *max_length* is below 2.
+    Raise LoraBenchError if the tokenizer has no template, the template does not fit the messages, or *max_length* is below 2.
     """
     if max_length < 2:
         raise LoraBenchError(f"max_length must be at least 2 for a chat, got {max_length}")
@@ -147,12 +146,11 @@ def encode_conversations(
 
 def encode_openings(
     split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, max_new_tokens: int, template: str | None
-) -> tuple[list[Example], float]:
+) -> Encoded:
     """Return the prompts to answer: each conversation up to its last answer.
 
     A prompt and *max_new_tokens* of its answer have *max_length* tokens together; the rest is as in `encode_conversations`.
-    Return the `input_ids` and `attention_mask` of each example, unpadded; and the share that was truncated. Raise
-    LoraBenchError as for `encode_conversations`, or if no room is left for a prompt.
+    Raise LoraBenchError as it does, or if no room is left for a prompt.
     """
     room = max_length - max_new_tokens
     if room < 1:

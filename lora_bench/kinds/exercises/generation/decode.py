@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedTokenizerBase, TemperatureLogitsWarper
 from transformers.utils import ModelOutput
 
@@ -156,15 +157,11 @@ def _completions(
 
 def _padded(prompts: Sequence[Tokens], filler: int, device: torch.device, *, left: bool) -> dict[str, Tensor]:
     """Return the prompts and their mask, each of shape (prompts, longest), padded on the left or on the right."""
-    longest = max(len(prompt) for prompt in prompts)
-
-    def filled(row: list[int], one: int) -> list[int]:
-        filling = [one] * (longest - len(row))
-        return filling + row if left else row + filling
-
-    rows = [filled(list(prompt), filler) for prompt in prompts]
-    mask = [filled([1] * len(prompt), 0) for prompt in prompts]
-    return {"input_ids": torch.tensor(rows, device=device), "attention_mask": torch.tensor(mask, device=device)}
+    side = "left" if left else "right"
+    rows = [torch.tensor(prompt, dtype=torch.long) for prompt in prompts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=filler, padding_side=side)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side=side)
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
 
 def _base_of(model: Any) -> Any:

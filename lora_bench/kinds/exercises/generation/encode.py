@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.kinds.support.row_values import Split
+from lora_bench.kinds.support.row_values import Encoded, Split
 from lora_bench.records.budget import TARGETS
 
 if TYPE_CHECKING:
@@ -35,14 +35,11 @@ NO_LOSS = -100
 """Label of a token that the loss ignores, in torch and in transformers."""
 
 
-def encode_completions(
-    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> tuple[list[Example], float]:
-    """Return the training examples: each input with the first of its references, of *max_length* tokens at most.
+def encode_completions(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Return the training examples, with `labels`: each input with the first of its references, of *max_length* tokens at most.
 
-    Return the `input_ids`, `attention_mask` and `labels` of each example, unpadded; and the share that was truncated. Raise
-    LoraBenchError if the tokenizer has no end-of-text token, or *max_length* is below 4: a token and an end of text for input
-    and completion each.
+    Raise LoraBenchError if the tokenizer has no end-of-text token, or *max_length* is below 4: a token and an end of text for
+    input and completion each.
     """
     end = end_of_text(tokenizer)
     if max_length < 4:
@@ -59,13 +56,10 @@ def encode_completions(
     return examples, cut / len(examples) if examples else 0.0
 
 
-def encode_prompts(
-    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, max_new_tokens: int
-) -> tuple[list[Example], float]:
+def encode_prompts(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, max_new_tokens: int) -> Encoded:
     """Return the prompts to complete; a prompt and *max_new_tokens* of its completion have *max_length* tokens together.
 
-    Return the `input_ids` and `attention_mask` of each example, unpadded; and the share that was truncated. Raise
-    LoraBenchError if the tokenizer has no end-of-text token, or no room is left for a prompt.
+    Raise LoraBenchError if the tokenizer has no end-of-text token, or no room is left for a prompt.
     """
     end = end_of_text(tokenizer)
     room = max_length - max_new_tokens - 1
@@ -81,7 +75,6 @@ def encode_prompts(
 
 Pair = dict[str, Any]
 """`input_ids` and `attention_mask` as lists, and `TARGETS` as a tuple, since it has another length."""
-
 
 Collate = Callable[[Any], Mapping[str, Any]]
 
@@ -145,11 +138,10 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def encode_targets(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[Pair], float]:
-    """Return the training examples: each input with the first of its references, each of *max_length* tokens at most.
+def encode_targets(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Return the training examples, with `TARGETS`: inputs and the first of their references, of *max_length* tokens at most.
 
-    Return the `input_ids`, `attention_mask` and `TARGETS` of each example, unpadded; and the share that was truncated. Raise
-    LoraBenchError if the tokenizer has no end-of-text token, or *max_length* is below 2.
+    Raise LoraBenchError if the tokenizer has no end-of-text token, or *max_length* is below 2.
     """
     sources, cut = _ended(inputs_of(split), tokenizer, max_length)
     texts = [references[0].strip() for references in references_of(split)]
@@ -158,8 +150,8 @@ def encode_targets(split: Split, tokenizer: PreTrainedTokenizerBase, max_length:
     return examples, len(cut | cut_targets) / max(1, len(examples))
 
 
-def encode_sources(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[Pair], float]:
-    """Return the inputs that the model is to write for, and the share that was truncated; see `encode_targets`."""
+def encode_sources(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Return the inputs that the model is to write for; see `encode_targets`."""
     sources, cut = _ended(inputs_of(split), tokenizer, max_length)
     return [as_example(source) for source in sources], len(cut) / max(1, len(sources))
 
