@@ -24,7 +24,6 @@ __all__ = [
 
 FAMILIES: tuple[Family, ...] = (*ENCODERS, *DECODERS, *ENCODER_DECODERS)
 
-
 ENTRY_POINTS = "lora_bench.families"
 """Group of the entry points by which an installed package adds families; each names a `Family`."""
 
@@ -54,11 +53,7 @@ def installed_family(model_type: str) -> Family | None:
 
 
 def family_of(model_type: str) -> Family:
-    """Return the family of a model, by the `model_type` of its config.
-
-    Raises:
-        UnsupportedPair: If no family covers *model_type*.
-    """
+    """Return the family of a model, by the `model_type` of its config. Raise UnsupportedPair if no family covers it."""
     found = declared_family(model_type)
     if found is None:
         plugged_in, broken = _plugged_in()

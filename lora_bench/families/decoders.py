@@ -37,7 +37,6 @@ GPT2 = Family(
     in_every_check=True,
 )
 
-
 # Pre-norm like GPT-2, with rotated queries and keys, keys shared by several heads, and no biases. A prefix is not rotated:
 # it has no position.
 LLAMA = Family(

@@ -174,8 +174,7 @@ class Family:
     def targets(self, *parts: Part) -> str:
         """Return a regular expression of *parts* in every layer, for PEFT's `target_modules`.
 
-        Raises:
-            UnsupportedPair: If one is of a feed-forward block that is not known.
+        Raise UnsupportedPair if one is of a feed-forward block that is not known.
         """
         if self.feed_forward_out is None and set(ROLES["ffn"]) & set(parts):
             raise UnsupportedPair(
@@ -205,19 +204,14 @@ class Family:
         return width
 
     def slices_at(self, path: str, config: Mapping[str, Any]) -> tuple[Part, ...]:
-        """Return the part of each slice of the output of the module at *path*; all slices are equally wide.
-
-        Raises:
-            UnsupportedPair: See `fused_slices`.
-        """
+        """Return the part of each slice of the output at *path*, all equally wide. Raise as `fused_slices` does."""
         parts = self.parts_at(path)
         return parts if len(parts) < 3 else self.fused_slices(config)
 
     def fused_slices(self, config: Mapping[str, Any]) -> tuple[Part, ...]:
         """Return the part of each slice of a fused output; queries are several slices where heads share keys, as in Phi-4.
 
-        Raises:
-            UnsupportedPair: If the queries of several heads do not lie together.
+        Raise UnsupportedPair if the queries of several heads do not lie together.
         """
         shared = config[self.num_heads_key] * self._head_width(config) // self.key_width(config)
         if shared > 1 and self.fused_layout == "heads":

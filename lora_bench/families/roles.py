@@ -19,11 +19,7 @@ ROLES: Mapping[Role, tuple[Part, ...]] = {
 
 
 def roles_in_order(roles: Iterable[Role]) -> tuple[Role, ...]:
-    """Return the roles in one order, so that two spellings are one method; all of them are `all`.
-
-    Raises:
-        ValueError: If a role is named twice.
-    """
+    """Return the roles in one order, so that two spellings are one method; all are `all`. Raise ValueError for a repeat."""
     named = tuple(roles)
     if len(set(named)) < len(named) or ("all" in named and len(named) > 1):
         raise ValueError(f"names something twice: {', '.join(named)}")

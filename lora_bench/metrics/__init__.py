@@ -38,15 +38,9 @@ def metric(name: str, allowed: str | None = None) -> evaluate.Metric | HubMetric
     """Return a metric, ready for `compute(references=..., predictions=...)`.
 
     For generation, predictions are texts and references are lists of texts. `compute` raises the reason if the metric is
-    unavailable.
-
-    Args:
-        name: Name of the metric.
-        allowed: Hash of the code that may run, for a script; by default any code that the name stands for.
-
-    Raises:
-        LoraBenchError: If no metric has this name, with the nearest one; or one from the hub cannot be loaded, or is other
-            code than what is allowed.
+    unavailable. *allowed* is the hash of the code that may run, for a script; by default any code that the name stands for.
+    Raise LoraBenchError if no metric has this name, with the nearest one; or one from the hub cannot be loaded, or is other
+    code than what is allowed.
     """
     if declared(name) is None:
         from lora_bench.metrics.support.hub_metric import HubMetric

@@ -1,12 +1,8 @@
 """Prefix-layer tuning: trained activations of virtual tokens at the input of every layer.
 
-PreLayer of Hu et al. 2021 (https://arxiv.org/abs/2106.09685, section 5.1). Virtual tokens stand before the text, and learned
-activations replace their output of each layer: L P width weights for P tokens in L layers. Real tokens meet them only in
-attention, as keys and values from the layer's frozen projections. This is a key/value prefix with half the weights and the base
-model's projections in front, and it is computed as one. Nothing is inserted; positions, masks, caches and generation are those
-of the base model.
-
-The paper's infix tokens are left out: see `lora_bench.methods.prefix_layer`. `tuners.embeddings` has them for classifiers.
+`lora_bench.methods.prefix_layer` tells the method. Real tokens meet virtual ones only in attention, as keys and values from the
+layer's frozen projections. This is a key/value prefix with the base model's projections in front, and it is computed as one.
+Nothing is inserted; positions, masks, caches and generation are those of the base model.
 """
 
 from collections.abc import Mapping
@@ -25,12 +21,7 @@ from lora_bench.tuners.sites import TunerConfig
 
 @dataclass(kw_only=True)
 class PrefixActivationConfig(TunerConfig):
-    """Config of trained activations of virtual tokens at the input of every layer.
-
-    Args:
-        num_virtual_tokens: Number of tokens, at least 1.
-        init_std: Standard deviation of the initial activations.
-    """
+    """Config of trained activations of virtual tokens at the input of every layer; `methods.prefix_layer` tells the options."""
 
     num_virtual_tokens: int
     init_std: float = field(default=0.02)
@@ -95,11 +86,7 @@ class PrefixActivationModel(PrefixModel):
     def new_layer(
         self, base_layer: nn.Module, config: Any, family: Family, model_config: dict[str, Any], path: str
     ) -> PrefixActivationLayer:
-        """Wrap one attention module of the base model.
-
-        Raises:
-            UnsupportedPair: See `Family.fused_slices`.
-        """
+        """Wrap one attention module of the base model. Raise as `Family.fused_slices` does."""
         layer = self.model.get_submodule(path.removesuffix(f".{family.self_attention}"))
         norm = layer.get_submodule(family.attention_norm) if family.attention_norm else None
         return PrefixActivationLayer(base_layer, prefix_kind(family), family, model_config, norm)

@@ -255,9 +255,8 @@ def _mask_left_out(
         keys = encoded.shape[1]
     elif cache is not None:
         past = cache.get_seq_length(attention.layer_idx)
-        keys, first = cache.get_mask_sizes(
-            tokens, attention.layer_idx
-        )  # a static cache has room that is not filled yet
+        # A static cache has room that is not filled yet.
+        keys, first = cache.get_mask_sizes(tokens, attention.layer_idx)
     visible = torch.ones(tokens, keys, dtype=torch.bool, device=hidden_states.device)
     if causal:
         visible = visible.tril(past - first)

@@ -1,12 +1,9 @@
 """Bottleneck adapters: a narrow two-layer network added to the output of a block of a frozen model.
 
-f(x) = scaling * (W_up activation(W_down x + b_down) + b_up), with W_down of shape (bottleneck_size, width) and W_up of shape
-(width, bottleneck_size). `lora_bench.methods.bottleneck_adapter` tells the four variants with their papers and numbers of
-weights, and `lora_bench.families.Placement` how a variant joins its module. In BERT-like layers `houlsby` acts before the
-residual sum and LayerNorm. On GPT-2 `lin` wraps the layer, so `output_hidden_states` shows each layer without its adapter.
-
-No variant can be merged into the base weights. One adapter acts at a time: two in a row and two side by side would both be
-fair readings of two active adapters.
+`lora_bench.methods.bottleneck_adapter` tells the formula and the four variants, and `lora_bench.families.Placement` how a
+variant joins its module. In BERT-like layers `houlsby` acts before the residual sum and LayerNorm. On GPT-2 `lin` wraps the
+layer, so `output_hidden_states` shows each layer without its adapter. One adapter acts at a time: two in a row and two side by
+side would both be fair readings of two active adapters.
 """
 
 import math
@@ -69,18 +66,14 @@ def bottleneck(
 
 @dataclass(kw_only=True)
 class BottleneckConfig(TunerConfig):
-    """Config of bottleneck adapters in every layer.
+    """Config of bottleneck adapters in every layer; `methods.bottleneck_adapter` tells the other options.
 
     Args:
-        bottleneck_size: Width of the bottleneck, not a reduction factor; at least 1.
-        variant: Placement: `houlsby`, `pfeiffer`, `parallel` or `lin`.
         non_linearity: relu, gelu, silu, swish (another name of silu) or tanh.
-        scaling: Factor on the update.
         initialisation: `identity` sets W_up = 0. `paper` draws as the variant's paper or its authors' code: normal with
             standard deviation 0.01 cut at twice that in both matrices (houlsby), normal with 0.02 in both (pfeiffer, lin),
             Kaiming-uniform W_down and W_up = 0 (parallel). Biases are zero in all.
         init_std: Standard deviation of the initial W_down if *initialisation* is `identity`.
-        skip_layers: Indexes of layers without an adapter.
     """
 
     bottleneck_size: int
@@ -160,8 +153,7 @@ class BottleneckLayer(TunerLayer):
     def forward(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
         """Return the base module's output with the update of the active adapter, or of each row's own.
 
-        Raises:
-            LoraBenchError: If more than one adapter is active.
+        Raise LoraBenchError if more than one adapter is active.
         """
         join = PLACEMENTS[self.placement]
         if adapter_names is not None and not self.disable_adapters:
@@ -184,8 +176,7 @@ class BottleneckModel(Tuner):
     def site_pattern(self, config: BottleneckConfig, family: Family, model_config: dict[str, Any]) -> str:
         """Return a regular expression of the variant's sites in *family*.
 
-        Raises:
-            UnsupportedPair: If adapters of two variants meet, the family lacks the variant, or *skip_layers* leaves no layer.
+        Raise UnsupportedPair if adapters of two variants meet, the family lacks the variant, or *skip_layers* leaves no layer.
         """
         variants = {other.variant for other in self.peft_config.values() if isinstance(other, BottleneckConfig)}
         if len(variants) > 1:

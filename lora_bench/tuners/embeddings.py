@@ -1,17 +1,12 @@
 """Prefix-embedding tuning: trained embeddings of virtual tokens in front of a text.
 
-PreEmbed of Hu et al. 2021 (https://arxiv.org/abs/2106.09685, section 5.1): P width weights for P tokens. They pass every layer
-like those of the text and are dropped at the end, so the head reads its usual token. They are inserted behind the embedding
-layer, so its positions and LayerNorm are part of what is learned. The text keeps its positions; in a DeBERTa virtual tokens
-stand at negative ones. If a mask lets queries see different tokens, such as those of several packed texts, virtual tokens see
-what all of them see, so that nothing passes between texts.
+`lora_bench.methods.prefix_embedding` tells the method. Virtual tokens are inserted behind the embedding layer, so its positions
+and LayerNorm are part of what is learned. In a DeBERTa they stand at negative positions. If a mask lets queries see different
+tokens, such as those of several packed texts, virtual tokens see what all of them see, so that nothing passes between texts.
 
-GPT-2's classifiers have them too. Its model adds a position to each token and masks what comes later, so it is called with the
-longer text. There the paper's infix tokens stand behind the text, and the head reads the last of them: it alone sees the text
-and all virtual tokens. In an encoder they would be prefix tokens.
-
-A model that writes would also need its cache and the positions of all later tokens moved: PEFT's prompt tuning does that.
-`tuners.activations` has the stronger relative of this method, in every family.
+GPT-2 adds a position to each token and masks what comes later, so it is called with the longer text. The head then reads the
+last infix token: it alone sees the text and all virtual tokens. A model that writes would also need its cache and the positions
+of all later tokens moved: PEFT's prompt tuning does that.
 """
 
 import re
@@ -22,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import Family
@@ -56,13 +52,7 @@ def insert_in_mask(mask: Tensor | None, visible: Tensor) -> Tensor | None:
 
 @dataclass(kw_only=True)
 class PrefixEmbeddingConfig(TunerConfig):
-    """Config of trained embeddings of virtual tokens in front of the text.
-
-    Args:
-        num_virtual_tokens: Number of tokens, at least 1.
-        init_std: Standard deviation of the initial embeddings.
-        num_infix_tokens: Number of tokens behind the text of a causal model.
-    """
+    """Config of trained embeddings of virtual tokens in front of the text; `methods.prefix_embedding` tells the options."""
 
     num_virtual_tokens: int
     init_std: float = field(default=0.02)
@@ -125,10 +115,9 @@ class PrefixEmbeddingLayer(TunerLayer):
         """Return each row's virtual tokens, shape (batch, longest, width), at the end of theirs, and which of them are real."""
         none = next(iter(self.virtual_embedding.values())).new_zeros(0, self.width)
         rows = [weights.get(name, none) for name in adapter_names]
-        longest = max(len(row) for row in rows)
+        padded = pad_sequence(rows, batch_first=True, padding_side="left")
         lengths = torch.tensor([len(row) for row in rows], device=none.device)
-        visible = torch.arange(longest, device=none.device) >= longest - lengths[:, None]
-        return torch.stack([F.pad(row, (0, 0, longest - len(row), 0)) for row in rows]), visible
+        return padded, torch.arange(padded.shape[1], device=none.device) >= padded.shape[1] - lengths[:, None]
 
 
 class DecoderEmbeddingLayer(PrefixEmbeddingLayer):
@@ -269,9 +258,8 @@ class PrefixEmbeddingModel(Tuner):
     def site_pattern(self, config: PrefixEmbeddingConfig, family: Family, model_config: dict[str, Any]) -> str:
         """Return a regular expression of the stack of layers of *family*, or of the decoder without its head.
 
-        Raises:
-            UnsupportedPair: If the model writes text, its layers are not called as one module, its attention kernel takes
-                positions for packed texts, or an encoder is to have infix tokens.
+        Raise UnsupportedPair if the model writes text, its layers are not called as one module, its attention kernel takes
+        positions for packed texts, or an encoder is to have infix tokens.
         """
         if family.encoder is None:
             return self._decoder(family)

@@ -20,46 +20,34 @@ _OF_EVERY_TOKEN = ("ForTokenClassification", "ForQuestionAnswering")
 
 
 class ComputeOnce:
-    """The forward pass of a classifier over a frozen base model that computes each row once.
+    """The forward pass of a *classifier*, a base model and a head, that computes each row once in the frozen base model.
 
-    Args:
-        classifier: A model of transformers with a base model and a head.
-
-    Raises:
-        UnsupportedPair: If it reads one text and writes another.
+    Raise UnsupportedPair if it reads one text and writes another.
     """
 
     def __init__(self, classifier: Any) -> None:
         if getattr(classifier.config, "is_encoder_decoder", False):
             raise UnsupportedPair("features of a model that reads one text and writes another are not those of a row")
         family = next((one for one in FAMILIES if classifier.config.model_type in one.model_types), None)
-        first = (
-            family is not None and family.reads == "first" and not type(classifier).__name__.endswith(_OF_EVERY_TOKEN)
-        )
-        self.base = getattr(classifier, classifier.base_model_prefix)
-        self.features, self.whole = _Features(self.base, first), classifier.forward
+        reads_first = family is not None and family.reads == "first"
+        # Then only the vector of the first token is kept.
+        self.first = reads_first and not type(classifier).__name__.endswith(_OF_EVERY_TOKEN)
+        self.base, self.whole = getattr(classifier, classifier.base_model_prefix), classifier.forward
+        self.plain: Callable[..., Any] = self.base.forward
+        self.names = tuple(inspect.signature(type(self.base).forward).parameters)[1:]
+        self.kept: dict[bytes, Tensor] = {}
+        self.answer_type: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the classifier's output."""
-        self.base.forward = self.features.answer
+        self.base.forward = self._answer
         try:
             return self.whole(*args, **kwargs)
         finally:
             del self.base.forward
 
-
-class _Features:
-    """The features of each row that the frozen base model has seen; with *first* the vector of the first token alone."""
-
-    def __init__(self, base: Any, first: bool) -> None:
-        self.base, self.first = base, first
-        self.plain: Callable[..., Any] = base.forward
-        self.names = tuple(inspect.signature(type(base).forward).parameters)[1:]
-        self.kept: dict[bytes, Tensor] = {}
-        self.answer_type: Any = None
-
     @torch.no_grad()
-    def answer(self, *args: Any, **kwargs: Any) -> Any:
+    def _answer(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the base model would, from its memory."""
         given = dict(zip(self.names, args, strict=False)) | kwargs
         ids = given.get("input_ids")

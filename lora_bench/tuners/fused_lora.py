@@ -1,15 +1,12 @@
 """LoRA on chosen slices of a weight that computes query, key and value together.
 
 y_s = W_s x + scaling * B_s A_s x for each adapted slice s of the output, with A_s of shape (rank, in_features) and B_s of shape
-(width, rank). Other slices stay as they are. GPT-2's `c_attn` and DeBERTa v1's `in_proj` are such weights. Hu et al. 2021
-(https://arxiv.org/abs/2106.09685) adapt only query and value, each with its own matrices: 2 rank width weights a slice, 4 rank
-width for the two of a layer. PEFT's LoRA on a fused weight has one A and a B as high as all three slices. That is 4 rank width
-too, but another method: the key moves, and A is shared.
+(width, rank). Other slices stay as they are. GPT-2's `c_attn` and DeBERTa v1's `in_proj` are such weights. PEFT's LoRA on one
+has one A and a B as high as all three slices. That has as many weights as the paper's query and value, but is another method:
+the key moves, and A is shared. `lora_bench.methods.lora` names the papers.
 
-A is drawn as in PEFT and B is zero, so training starts exactly from the base model. A weight that is not fused is one slice, so
-one adapter may name both kinds. Where heads share keys, as in Phi-4, the query is several slices with one A. DoRA (Liu et al.
-2024, https://arxiv.org/abs/2402.09353) learns the length of each adapted row of the weight apart from its direction. rsLoRA
-(Kalajdzievski 2023, https://arxiv.org/abs/2312.03732) divides by the square root of the rank in place of the rank.
+A is drawn as in PEFT. A weight that is not fused is one slice, so one adapter may name both kinds. Where heads share keys, as
+in Phi-4, the query is several slices with one A.
 """
 
 import math
@@ -152,11 +149,7 @@ class FusedLoraLayer(TunerLayer):
         self.merged_gains: dict[str, Tensor] = {}
 
     def update_layer(self, adapter_name: str, config: FusedLoraConfig, device: torch.device) -> None:
-        """Add an adapter without effect yet, its A drawn on *device*.
-
-        Raises:
-            UnsupportedPair: If DoRA meets a quantised weight.
-        """
+        """Add an adapter without effect yet, its A drawn on *device*. Raise UnsupportedPair for DoRA on a quantised weight."""
         config = config.at(self.path)
         self.configs[adapter_name] = config
         weight = self.get_base_layer().weight
@@ -242,8 +235,7 @@ class FusedLoraLayer(TunerLayer):
     def forward(self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:
         """Return the module's output with the updates of the active adapters, or of each row's own.
 
-        Raises:
-            LoraBenchError: If rows name adapters while some are merged, or a DoRA adapter is not active alone.
+        Raise LoraBenchError if rows name adapters while some are merged, or a DoRA adapter is not active alone.
         """
         if self.disable_adapters and self.merged:
             self.unmerge()
@@ -280,9 +272,8 @@ class FusedLoraLayer(TunerLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Fold adapters into the base weight; the active ones by default.
 
-        Raises:
-            LoraBenchError: If the weight is quantised, or a DoRA adapter would not be merged alone.
-            ValueError: With *safe_merge*, if a merged weight is not finite; the weight is then unchanged.
+        Raise LoraBenchError if the weight is quantised, or a DoRA adapter would not be merged alone; with *safe_merge*
+        ValueError if a merged weight is not finite, which leaves the weight unchanged.
         """
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.configs:
@@ -347,8 +338,7 @@ class FusedLoraModel(Tuner):
     ) -> FusedLoraLayer:
         """Wrap one linear module of the base model.
 
-        Raises:
-            UnsupportedPair: If the module computes none of the config's parts, or slices of unequal widths head by head.
+        Raise UnsupportedPair if the module computes none of the config's parts, or slices of unequal widths head by head.
         """
         parts = family.slices_at(path, model_config)
         if not set(parts) & set(config.parts):

@@ -1,15 +1,8 @@
 """Key/value prefixes: learned keys and values in front of every layer's own.
 
-Li and Liang 2021, https://arxiv.org/abs/2101.00190. 2 L P width weights for P virtual tokens in L layers, drawn from a normal
-distribution. Unlike an update that starts at zero, a prefix changes the model from the first step.
-
-The paper trains a reparameterisation and drops it after training. An embedding of the P tokens passes a layer of tanh units
-shared by all layers, and each layer projects these to its keys and values. Here the shared part belongs to the first layer.
-Saving folds everything into plain keys and values; loading gives those, even in a model that was itself reparameterised. A
-folded prefix cannot be trained on as before. For resumable checkpoints use `fold_on_save=False`, and `fold` after training.
-
-A model with an encoder and a decoder has three prefixes, as the paper's BART, each with a reparameterisation of its own: see
-`lora_bench.methods.prefix_tuning`.
+`lora_bench.methods.prefix_tuning` tells the method and its reparameterisation, whose shared part belongs to the first layer.
+Saving folds it into plain keys and values; loading gives those, even in a model that was itself reparameterised. A folded
+prefix cannot be trained on as before. For resumable checkpoints use `fold_on_save=False`, and `fold` after training.
 
 PEFT has the method for models with a cache, and puts the prefix into the cache. Real tokens then start at position P, and
 DeBERTa, which has no cache, is out of reach. Here the prefix meets the keys inside attention (`tuners.attention`), so
@@ -30,6 +23,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import Family, PrefixKind
@@ -187,11 +181,9 @@ class PrefixLayer(TunerLayer):
         first, _ = next(iter(own.values()))
         none = first.new_zeros(0, first.shape[-1])
         rows = [own.get(name, (none, none)) for name in adapter_names]
-        longest = max(len(key) for key, _ in rows)
-        keys, values = ([F.pad(row[part], (0, 0, 0, longest - len(row[part]))) for row in rows] for part in (0, 1))
+        keys, values = (pad_sequence([row[part] for row in rows], batch_first=True) for part in (0, 1))
         lengths = torch.tensor([len(key) for key, _ in rows], device=none.device)
-        mask = torch.arange(longest, device=none.device) < lengths[:, None]
-        return Prefix(torch.stack(keys), torch.stack(values), mask)
+        return Prefix(keys, values, torch.arange(keys.shape[1], device=none.device) < lengths[:, None])
 
     def forward(
         self, hidden_states: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
@@ -227,15 +219,9 @@ class FoldingTuner(BaseTuner):
         with torch.no_grad():
             for path, layer in layers:
                 shared = sharers[layer.sharer(adapter_name)]
-                hidden = f"{shared}.prefix_hidden.{adapter_name}"
-                projection = f"{path}.prefix_projection.{adapter_name}"
-                names = (
-                    f"{shared}.prefix_embedding.{adapter_name}",
-                    f"{hidden}.weight",
-                    f"{hidden}.bias",
-                    f"{projection}.weight",
-                    f"{projection}.bias",
-                )
+                linear = (f"{shared}.prefix_hidden.{adapter_name}", f"{path}.prefix_projection.{adapter_name}")
+                weights = [f"{module}.{part}" for module in linear for part in ("weight", "bias")]
+                names = (f"{shared}.prefix_embedding.{adapter_name}", *weights)
                 key, value = reparameterised_prefix(*(kept[name] for name in names))
                 trained.update(names)
                 folded[f"{path}.prefix_key.{adapter_name}"] = key.contiguous()
@@ -270,8 +256,7 @@ class PrefixModel(FoldingTuner, Tuner):
     def site_pattern(self, config: PrefixConfig, family: Family, model_config: dict[str, Any]) -> str:
         """Return a regular expression of the attention modules of *family*.
 
-        Raises:
-            UnsupportedPair: If a prefix cannot enter the family's attention or the model's attention kernel.
+        Raise UnsupportedPair if a prefix cannot enter the family's attention or the model's attention kernel.
         """
         if prefix_kind(family) in ("cache", "t5"):
             refuse_kernel(getattr(self.model.config, "_attn_implementation", None))

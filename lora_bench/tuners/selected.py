@@ -53,11 +53,7 @@ class SelectedModel(OnlyTuner):
     alone = "weights trained in place are"
 
     def put_on(self, model: nn.Module, adapter_name: str, config: SelectedConfig) -> None:
-        """Make the chosen weights trainable, and no others.
-
-        Raises:
-            UnsupportedPair: If no weight matches, or a matching one is quantised.
-        """
+        """Make the chosen weights trainable, and no others. Raise UnsupportedPair if none matches, or one is quantised."""
         weights = {name: weight for name, weight in model.named_parameters() if config.chosen(name)}
         chosen = weights.keys()
         if not chosen and config.weights:
@@ -69,11 +65,7 @@ class SelectedModel(OnlyTuner):
             weight.requires_grad_(name in chosen and not config.inference_mode)
 
     def disable_adapter_layers(self) -> None:
-        """Refuse to disable: the base model's weights are overwritten.
-
-        Raises:
-            LoraBenchError: Always.
-        """
+        """Raise LoraBenchError: the base model's weights are overwritten."""
         raise LoraBenchError("weights trained in place cannot be disabled: load the base model again")
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:

@@ -61,11 +61,7 @@ class TunerConfig(PeftConfig):
     modules_to_save: list[str] | None = field(default=None)
 
     def refuse_below(self, least: int, *options: str) -> None:
-        """Refuse settings below *least*.
-
-        Raises:
-            LoraBenchError: If one is.
-        """
+        """Raise LoraBenchError for a setting below *least*."""
         for name in options:
             if getattr(self, name) < least:
                 raise LoraBenchError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -115,11 +111,7 @@ class TunerLayer(nn.Module, BaseTunerLayer):
                 entry.to(device=target, dtype=dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refuse to merge: this layer has no weight to merge an adapter into.
-
-        Raises:
-            LoraBenchError: Always.
-        """
+        """Raise LoraBenchError: this layer has no weight to merge an adapter into."""
         raise LoraBenchError(f"{type(self).__name__} has no weight to merge an adapter into")
 
 
@@ -167,11 +159,7 @@ class Tuner(_Replacing):
     """Name of the method in error messages."""
 
     def site_pattern(self, config: Any, family: Family, model_config: dict[str, Any]) -> str:
-        """Return a regular expression of the modules to wrap.
-
-        Raises:
-            UnsupportedPair: If the method cannot act on this model.
-        """
+        """Return a regular expression of the modules to wrap. Raise UnsupportedPair if the method cannot act on this model."""
         raise NotImplementedError
 
     def new_layer(

@@ -23,13 +23,8 @@ from lora_bench.tuners.trial import decoder_inputs
 def prefix_from_words(model: PeftModel, input_ids: Tensor, adapter_name: str = "default") -> None:
     """Set a prefix, in place, to the keys and values of words.
 
-    Args:
-        model: A model with a prefix that is not reparameterised.
-        input_ids: Tokens of the words, one for each virtual token, shape (prefix_tokens,).
-        adapter_name: Name of the prefix.
-
-    Raises:
-        LoraBenchError: If the prefix has another length, or is reparameterised.
+    *input_ids* are the tokens of the words, one for each virtual token, shape (prefix_tokens,). Raise LoraBenchError if the
+    prefix has another length, or is reparameterised.
     """
     config = model.peft_config[adapter_name]
     if config.reparameterised:

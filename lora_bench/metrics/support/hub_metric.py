@@ -41,12 +41,9 @@ FETCHED = re.compile(r"^(?:import|from)\s+\.[^#\n]*#", re.MULTILINE)
 class HubMetric:
     """A metric from the hub, with the `compute` of the others.
 
-    Args:
-        name: ``hub:NAME`` or ``hub:NAME:NUMBER``; NAME is a folder or ends in a commit.
-        allowed: The `code_hash` that may run; by default any code that the name stands for.
-
-    Raises:
-        LoraBenchError: If it cannot be loaded, or is no longer the code that is allowed.
+    *name* is ``hub:NAME`` or ``hub:NAME:NUMBER``, where NAME is a folder or ends in a commit. *allowed* is the `code_hash` that
+    may run; by default any code that the name stands for. Raise LoraBenchError if it cannot be loaded, or is no longer the code
+    that is allowed.
     """
 
     def __init__(self, name: str, allowed: str | None = None) -> None:

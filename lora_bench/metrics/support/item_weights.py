@@ -31,8 +31,7 @@ def item_metric(
         predictions: Predictions of each seed, in the order of *references*.
         classes: Number of classes of the task; by default that of the classes that occur.
 
-    Raises:
-        LoraBenchError: If the metric is unknown, the numbers of predictions differ, or a prediction is not finite.
+    Raise LoraBenchError if the metric is unknown, the numbers of predictions differ, or a prediction is not finite.
     """
     facts = find(metric)
     if facts is None or not facts.of_items:
@@ -63,9 +62,8 @@ def item_metric(
     weighted = facts.weighted(references=right, predictions=values, classes=max(classes, 2))
     if (constant := facts.constant) is None:
         return ItemMetric(seeds, len(right), weighted)
-    one_answer = (values == values[:, :1]).all(
-        axis=1
-    )  # of seeds that give every item one answer the metric is undefined
+    # Of seeds that give every item one answer the metric is undefined.
+    one_answer = (values == values[:, :1]).all(axis=1)
     return ItemMetric(seeds, len(right), lambda weights: np.where(one_answer, constant, weighted(weights)))
 
 
