@@ -52,12 +52,8 @@ def load_model(
 
     Its weights are in *precision* from the moment they are read, and its head in float32. None leaves dropout in the base
     model, dropout before the classifier, or the kernel path of attention as the checkpoint has it. On the meta device it has
-    shapes and names only, in a fraction of a second.
-
-    Raises:
-        LoraBenchError: If it cannot be loaded.
-        UnsupportedPair: If the kind is generation and the model writes no text, or transformers has no model of its type for
-            words or answers.
+    shapes and names only, in a fraction of a second. Raise LoraBenchError if it cannot be loaded, UnsupportedPair if the kind
+    is generation and the model writes no text, or transformers has no model of its type for words or answers.
     """
     use_family(base_model)
     options: dict[str, Any] = {"dtype": precision}
@@ -292,9 +288,8 @@ def open_tokenizer(owner: str, folder: Path, *, trusted: bool = False) -> PreTra
 def _heads_of_other_tasks(model: PreTrainedModel) -> set[str]:
     """Return weights of modules that are a head in the model family, although a fine-tuned checkpoint may contain them."""
     family = declared_family(model.config.model_type)
-    heads = (
-        () if family is None else family.heads
-    )  # of an undeclared family only missing weights are known to be a head
+    # Of an undeclared family only missing weights are known to be a head.
+    heads = () if family is None else family.heads
     return {name for name, _ in model.named_parameters() if name.split(".")[0] in heads}
 
 

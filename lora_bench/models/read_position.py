@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -48,45 +49,15 @@ class Reading:
     tokens: int | None = None
 
 
-class KnownKeys:
-    """A cache argument that gives attention the keys and values of all tokens, whatever the tokens of its queries.
-
-    Args:
-        key: Shape (rows, heads, tokens, head_width).
-        value: Same shape as *key*.
-    """
-
-    def __init__(self, key: Tensor, value: Tensor) -> None:
-        self.key, self.value = key, value
-
-    def update(self, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Return the keys and values of all tokens."""
-        return self.key, self.value
-
-
 class ReadSelfAttention(deberta.DisentangledSelfAttention):
     """DeBERTa's attention, whose queries may be of the first token alone."""
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor,
-        output_attentions: bool = False,
-        query_states: Tensor | None = None,
-        relative_pos: Tensor | None = None,
-        rel_embeddings: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, hidden_states: Tensor, *args: Any, query_states: Tensor | None = None, **given: Any) -> Any:
         """Return context and probabilities; transformers' own code bypasses adapters if queries are given."""
         if query_states is None:
-            found: tuple[Tensor, Tensor | None] = super().forward(
-                hidden_states, attention_mask, output_attentions, None, relative_pos, rel_embeddings
-            )
-            return found
+            return super().forward(hidden_states, *args, **given)
         none = hidden_states.new_zeros(0, self.all_head_size)
-        return attend_deberta(
-            self, Prefix(none, none), hidden_states, attention_mask, output_attentions, query_states, relative_pos,
-            rel_embeddings,
-        )  # fmt: skip
+        return attend_deberta(self, Prefix(none, none), hidden_states, *args, query_states=query_states, **given)
 
     def disentangled_att_bias(
         self, query_layer: Tensor, key_layer: Tensor, relative_pos: Tensor, rel_embeddings: Tensor, scale_factor: int
@@ -236,7 +207,9 @@ def _by_cache(layer: Any, attention: Any, family: Family, heads: int, reading: R
         x = layer.get_submodule(family.attention_norm)(hidden) if family.attention_norm is not None else hidden
         to_key, to_value = key_value_projections(attention, family)
         key, value = _without_queries(to_key, x) if family.fused else (to_key(x), to_value(x))
-        known = KnownKeys(*(states.unflatten(-1, (heads, -1)).transpose(1, 2) for states in (key, value)))
+        # A cache gives attention the keys and values of all tokens, each of shape (rows, heads, tokens, head_width).
+        states = tuple(one.unflatten(-1, (heads, -1)).transpose(1, 2) for one in (key, value))
+        known = SimpleNamespace(update=lambda *of_query, **options: states)
         if at is None:
             rows, mask = hidden[:, :1], None if mask is None else mask[..., :1, :]
         else:

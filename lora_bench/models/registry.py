@@ -8,7 +8,6 @@ runs; `lora_bench.models.safety` has the two exceptions that a user can make.
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from lora_bench.errors import LoraBenchError, did_you_mean
@@ -29,7 +28,6 @@ from lora_bench.util.regular_files import check_regular, read_object, sha256_of
 # Files that make a model; other files of a folder (cards, logs, other formats) do not change it.
 MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt",
                "*.model", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")  # fmt: skip
-
 
 # Before the name of a known model in a file for other programs: no hub can have such a name.
 LOCAL = "lora_bench:"
@@ -90,9 +88,7 @@ def known_models() -> dict[str, KnownModel]:
             shown="MiniLM-L6 as DeBERTa-v2 (relative terms at zero)",
             about="all-MiniLM-L6-v2 rewritten exactly as a DeBERTa-v2, whose relative-position terms are all zero",
             assets=("minilm-l6",),
-            # 32 buckets tell apart the distances in inputs of some 64 tokens. DeBERTa-v3's 256 would make a step half again
-            # as slow, and the relative terms start at zero in both cases.
-            folder=partial(deberta_folder, position_buckets=32),
+            folder=deberta_folder,
         ),
         "deberta-mini": KnownModel(
             shown="deberta-mini (22.4 M weights, from MiniLM-L6)",
@@ -128,11 +124,8 @@ def find_model(
     """Return the base model called *name*: a known one, a folder (relative to *base*), a shape, or one on the hub.
 
     To run code of its repository (*trust_remote_code*), *revision* must be a commit. `lora_bench.models.safety` tells about
-    pickles.
-
-    Raises:
-        LoraBenchError: If the name is unknown, its weights are not in safetensors, or it needs code that is not trusted.
-        AssetUnavailable: If a known model's asset is neither cached nor downloadable.
+    pickles. Raise LoraBenchError if the name is unknown, its weights are not in safetensors, or it needs code that is not
+    trusted; AssetUnavailable if a known model's asset is neither cached nor downloadable.
     """
     if name.startswith(PREFIX):
         folder, commit = shape_folder(name, base)

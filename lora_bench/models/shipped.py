@@ -4,15 +4,14 @@ A checkout has them, and so has a package that is installed from one. The wheel 
 nearly all of it; there they come from files of the release, which benchmarks/model_wheels.py writes.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from lora_bench.errors import AssetUnavailable
+from lora_bench.models.made_folder import Progress
 from lora_bench.util.paths import PACKAGE
 from lora_bench.util.pip_assets import members
 from lora_bench.version import REPOSITORY, __version__
-
-Progress = Callable[[str], None]
 
 DATA = PACKAGE / "data"
 

@@ -47,11 +47,7 @@ class StackedAdamW:
                 for number, group in enumerate(self.optimizers[0].param_groups)
                 if any(parameter is own[0] for parameter in group["params"])
             )
-        self._steps = [self._steps_of(optimizer) for optimizer in self.optimizers]
-
-    @staticmethod
-    def _steps_of(optimizer: AdamW) -> list[Tensor]:
-        return [state["step"] for state in optimizer.state.values()]
+        self._steps = [[state["step"] for state in optimizer.state.values()] for optimizer in self.optimizers]
 
     @torch.no_grad()
     def step(self, max_norms: Sequence[float]) -> None:

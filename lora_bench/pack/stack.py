@@ -9,12 +9,10 @@ If sizes differ (ranks, widths of bottlenecks) the stack has the largest, and th
 the column of B that it meets are both zero, so both gradients are.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
@@ -111,7 +109,7 @@ class Stack:
         with evaluating(chassis):
             return vmap(one)(self.weights, self.factors_on(device))
 
-    def part(self, which: Sequence[int]) -> Stack:
+    def part(self, which: Sequence[int]) -> Self:
         """Return a stack of some members, by their numbers, with a copy of their present weights, for evaluation."""
         part = copy.copy(self)
         part.members = [self.members[index] for index in which]
@@ -224,7 +222,6 @@ LOWER = frozenset(
     }
 )  # fmt: skip
 """Operations that autocast does in the lower precision on every device, by name."""
-
 
 WHOLE = {
     "cuda": frozenset(

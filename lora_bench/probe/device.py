@@ -1,11 +1,10 @@
 """Readings of a device: other processes on it, used memory by its driver, and energy."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 import psutil
 
@@ -16,6 +15,8 @@ BUSY_SHARE = 0.2
 WATCHED_SECONDS = 0.5
 
 HOST_IS_DEVICE = "host and device are one"
+
+ReadT = TypeVar("ReadT")
 
 
 def nvml_device(card: CudaDevice) -> tuple[Any, Any] | str:
@@ -70,16 +71,20 @@ def _parts(nvml: Any, card: Any) -> dict[str, Any]:
     return found
 
 
+def _told(device: tuple[Any, Any] | str, read: Callable[[Any, Any], ReadT]) -> ReadT | str:
+    """Return what *read* gets of NVML and its handle of a device, or the reason why it gets nothing."""
+    if isinstance(device, str):
+        return device
+    try:
+        return read(*device)
+    except Exception as error:
+        return f"the driver does not tell: {error}"
+
+
 def used_bytes(card: CudaDevice) -> int | None:
     """Return the bytes used on a CUDA device by all processes, or None if its driver does not tell."""
-    found = nvml_device(card)
-    if isinstance(found, str):
-        return None
-    nvml, handle = found
-    try:
-        return int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
-    except Exception:
-        return None
+    used = _told(nvml_device(card), lambda nvml, handle: int(nvml.nvmlDeviceGetMemoryInfo(handle).used))
+    return None if isinstance(used, str) else used
 
 
 class EnergyMeter:
@@ -91,7 +96,7 @@ class EnergyMeter:
         self._device = nvml_device(card) if card is not None else HOST_IS_DEVICE
         self._before = 0.0
 
-    def __enter__(self) -> EnergyMeter:
+    def __enter__(self) -> Self:
         self._before = self._total() or 0.0
         return self
 
@@ -101,15 +106,11 @@ class EnergyMeter:
 
     def _total(self) -> float | None:
         """Return the joules since the driver was loaded, or None with the reason recorded."""
-        if isinstance(self._device, str):
-            self.reason = self._device
+        found = _told(self._device, lambda nvml, handle: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000)
+        if isinstance(found, str):
+            self.reason = found
             return None
-        nvml, handle = self._device
-        try:
-            return float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
-        except Exception as error:
-            self.reason = f"the driver does not tell: {error}"
-            return None
+        return found
 
 
 class Company:
@@ -158,15 +159,8 @@ def company(card: CudaDevice | None) -> list[str] | None:
 
 def _on_cuda(card: CudaDevice) -> dict[int, str] | None:
     """Return the processes on a CUDA device by number, or None if its driver does not tell."""
-    found = nvml_device(card)
-    if isinstance(found, str):
-        return None
-    nvml, handle = found
-    try:
-        running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    except Exception:
-        return None
-    return {process.pid: _named(process.pid) for process in running}
+    running = _told(nvml_device(card), lambda nvml, handle: nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    return None if isinstance(running, str) else {process.pid: _named(process.pid) for process in running}
 
 
 def _cpu_seconds() -> dict[int, float]:

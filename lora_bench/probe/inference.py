@@ -24,8 +24,6 @@ from lora_bench.training.measure.counters import quantile
 from lora_bench.tuners.trial import decoder_inputs, is_in
 
 NO_MEMORY = "there is not the memory for it"
-
-
 NOT_TRACED = "the profiler traced no kernel"
 SECOND = "second"
 WARMUP_PASSES = 2

@@ -224,10 +224,7 @@ class KeepCheckpoints(TrainerCallback):
             state.global_step = self.resume_from.step
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Write a checkpoint if one is due, or after a stop request.
-
-        It does so at the start of the next step, after the loss of the last one has been logged.
-        """
+        """Write a checkpoint if one is due, or after a stop request, now that the loss of the last step has been logged."""
         step, end = state.global_step, self.watch.follow.plateau
         if self.handover is not None and end is not None and step == end.decay_after > 0:
             self._save(step, self.measure.seconds_so_far(), self.handover, **inside)

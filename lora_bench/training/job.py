@@ -152,7 +152,6 @@ class Job:
 Fields = Mapping[str, Any]
 """Fields of a spec as pydantic's `exclude` takes them: a name to True, or to the fields inside it."""
 
-
 MAY_DIFFER: Fields = {
     # The number of labels and the kind of task decide the head: `in_common` adds them.
     "task": {"name": True, "definition": True, "data_sha256": True, "labels": True, "metric": True, "higher_is_better": True},

@@ -1,12 +1,10 @@
 """The task and recipe of kept weights, in a file beside them, so that a copy of their folder can answer new rows."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lora_bench.errors import LoraBenchError, first_line
 from lora_bench.records.kept_adapter import CONFIG
@@ -38,13 +36,13 @@ class KeptModel:
     beside: Path | None = None
 
     @classmethod
-    def of_run(cls, record: Record, folder: Path) -> KeptModel:
+    def of_run(cls, record: Record, folder: Path) -> Self:
         """Return the weights that a run kept in a folder."""
         facts = {"spec": record.spec.model_dump(mode="json"), "threshold": record.threshold}
         return cls.of_facts(facts, f"run {record.run_id}", folder)
 
     @classmethod
-    def of_facts(cls, facts: Mapping[str, Any], source: str, folder: Path, beside: Path | None = None) -> KeptModel:
+    def of_facts(cls, facts: Mapping[str, Any], source: str, folder: Path, beside: Path | None = None) -> Self:
         """Return the weights beside the content of `FILE`. Raise LoraBenchError, with *source*, if it is no planned run's."""
         try:
             spec = PlannedSpec.model_validate_json(json.dumps(facts.get("spec")))

@@ -103,8 +103,9 @@ def examples_of(
     facts.warnings += [*data.warnings, *unavailable_metrics(job.task)]
     for name, share in sorted(truncated.items()):
         if share > 0:
+            shown = f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
             facts.warnings.append(
-                f"{_share(share)} of the {name} inputs are longer than {spec.training.max_length} tokens and were truncated"
+                f"{shown} of the {name} inputs are longer than {spec.training.max_length} tokens and were truncated"
             )
     facts.warnings += label_order_warnings(job.base_model, data.labels)
     facts.data = DataSummary(
@@ -129,11 +130,6 @@ def _distinct(spec: PlannedSpec, data: TaskData, number: int) -> list[int] | Non
 def _word_model_score(job: Job, data: TaskData, rows: Sequence[int] | None) -> float | None:
     what = f"words of {'all rows' if rows is None else rows}, {job.task.metric}"
     return WARM.encoded(job, what, lambda: word_model_score(job.task, data, "test", rows))
-
-
-def _share(share: float) -> str:
-    """Return a share above 0 in per cent, never rounded to zero."""
-    return f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
 
 
 def balanced_weights(labels: Sequence[int], classes: int) -> Tensor:

@@ -3,8 +3,6 @@
 The card has the metadata that the Hugging Face hub reads: base model, tags, pipeline and scores.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -35,6 +33,17 @@ from lora_bench.version import __version__
 
 PLACE = "THIS FOLDER"
 
+# Resamples of test items, and numbers in memory for a block of them.
+_DRAWS, _BLOCK = 2_000, 2**22
+
+
+@dataclass(frozen=True)
+class ItemFacts:
+    """95 % intervals of a run's scores by metric, where that is of single items, and the classes it never answers rightly."""
+
+    intervals: Mapping[str, tuple[float, float]]
+    never_found: NeverFound | None
+
 
 def model_card(
     spec: PlannedSpec,
@@ -56,6 +65,7 @@ def model_card(
     items = items or ItemFacts({}, None)
     options = _code(json.dumps(spec.method.options, sort_keys=True))
     labels = _words(", ".join(spec.task.labels))
+    beside = _is_folder(spec.model) and tuner is not None and base is None
     revision = f" at revision `{spec.model.revision}`" if spec.model.revision else ""
     metadata = yaml.safe_dump(
         _metadata(spec, tuner, scores or {}, examples, items.intervals), sort_keys=False, allow_unicode=True, width=1000
@@ -76,11 +86,7 @@ def model_card(
             f"seed {spec.seed}, weights after step {step}. Labels in order: {labels or 'none'}.",
             "",
             f"Base model: `{_code(public_name(spec.model))}`{revision} (content {spec.model.sha256[:16]})."
-            + (
-                " Run these lines beside its folder."
-                if _is_folder(spec.model) and tuner is not None and base is None
-                else ""
-            ),
+            + (" Run these lines beside its folder." if beside else ""),
             "",
             "```python",
             *loading_lines(spec, PLACE if base is None else f"{PLACE}/adapter", tuner, threshold, base),
@@ -109,18 +115,6 @@ def write_card(folder: Path, card: str) -> None:
     (folder / "README.md").write_text(card, encoding="utf-8")
     for path in folder.iterdir():
         let_all_read(path)
-
-
-# Resamples of test items, and numbers in memory for a block of them.
-_DRAWS, _BLOCK = 2_000, 2**22
-
-
-@dataclass(frozen=True)
-class ItemFacts:
-    """95 % intervals of a run's scores by metric, where that is of single items, and the classes it never answers rightly."""
-
-    intervals: Mapping[str, tuple[float, float]]
-    never_found: NeverFound | None
 
 
 def item_facts(
@@ -186,14 +180,7 @@ def loading_lines(
         # A causal classifier reads the last token that is not padding.
         lines += ["model.config.pad_token_id = tokenizer.pad_token_id"]
     if threshold is not None:
-        lines += [
-            "",
-            "",
-            *_LABELS_OF.format(threshold=threshold).splitlines(),
-            "",
-            "",
-            'print(labels_of("a new text"))',
-        ]
+        lines += _LABELS_OF.format(threshold=threshold).splitlines()
     answer = kind_of_run(spec).python_answer
     if answer is not None:
         texts = ", ".join(['"a new text"', '"its second text"'][: len(_texts(spec))])
@@ -208,10 +195,14 @@ def _texts(spec: RunSpec) -> Sequence[Any]:
     return columns if isinstance(columns, list | tuple) else [columns]
 
 
-_LABELS_OF = """\
+_LABELS_OF = """
+
 def labels_of(text, threshold={threshold}):
     probabilities = model(**tokenizer(text, truncation=True, return_tensors="pt")).logits.sigmoid()[0].tolist()
     return [model.config.id2label[place] for place, one in enumerate(probabilities) if one > threshold]
+
+
+print(labels_of("a new text"))
 """
 
 
@@ -268,13 +259,11 @@ def _metadata(
     ]
     results = [{"task": {"type": pipeline}, "dataset": {"name": name, "type": name}, "metrics": metrics}]
     title = f"{_bare(spec.method.label)} on {_bare(spec.model.shown)}"
+    known = spec.model.name in known_models()
+    base = {} if known else {"base_model": _bare(public_name(spec.model).removeprefix("./"))}
     return {
         "library_name": "transformers" if tuner is None else "peft",
-        **(
-            {}
-            if spec.model.name in known_models()
-            else {"base_model": _bare(public_name(spec.model).removeprefix("./"))}
-        ),
+        **base,
         "pipeline_tag": pipeline,
         "tags": ["lora_bench", _bare(spec.method.name)],
         **({"model-index": [{"name": title, "results": results}]} if metrics else {}),

@@ -3,8 +3,6 @@
 A row is encoded, batched and answered as those of the test split were, so the same texts get the same answers.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import tempfile
@@ -13,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 import torch
 from torch import nn
@@ -117,7 +115,7 @@ class Predictor:
     unread: int = 0
 
     @classmethod
-    def opened(cls, kept: KeptModel, base: Path | None) -> Predictor:
+    def opened(cls, kept: KeptModel, base: Path | None) -> Self:
         """Load the weights onto the device of runs. Raise LoraBenchError if that fails, or the base model is not here."""
         spec, kind = kept.spec, kind_of_run(kept.spec)
         torch.set_num_threads(spec.training.threads)  # another number adds floats in another order

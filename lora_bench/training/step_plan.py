@@ -6,8 +6,6 @@ one of its caps. If the target is not a number of examples, the learning rate fo
 of steps.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -47,7 +45,7 @@ class InOrder(Sequence[Example]):
         epoch, place = divmod(self._start + index, len(self._examples))
         return self._examples[self._order(epoch)[place]]
 
-    def after(self, seen: int, count: int = ENDLESS) -> InOrder:
+    def after(self, seen: int, count: int = ENDLESS) -> "InOrder":
         """Return the examples that follow the first *seen* ones, or *count* of them."""
         return InOrder(self._examples, self._order, self._start + seen, count)
 

@@ -3,19 +3,19 @@
 An adapter in a folder, in PEFT's format, may take the run's place.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.kept_adapter import WEIGHTS, checked_adapter
 from lora_bench.records.store import RunFolder
 from lora_bench.tuners.trial import is_in
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 Shape = tuple[int, ...]
 
@@ -25,9 +25,6 @@ HIDDEN = {"lora_alpha": None, "use_rslora": False, "use_dora": False, "fan_in_fa
 
 def start_from(model: nn.Module, source: RunFolder, head: list[str]) -> None:
     """Load a run's kept weights into a model of the same method, but for the head. Raise LoraBenchError if they do not fit."""
-    from peft import PeftModel
-    from safetensors.torch import load_file
-
     adapted = isinstance(model, PeftModel)
     # PEFT reads a pickle, or asks the hub, if the file it looks for first is missing.
     if not any(source.weights.glob(WEIGHTS if adapted else "model*.safetensors")):
@@ -52,9 +49,6 @@ def start_from_adapter(model: nn.Module, folder: Path, head: list[str]) -> None:
 
 def check_adapter(model: nn.Module, folder: Path, head: list[str]) -> None:
     """Raise LoraBenchError for an adapter of another method, shape or strength than a model's, or of a part of it only."""
-    from peft import PeftModel
-    from peft.utils import get_peft_model_state_dict
-
     if not isinstance(model, PeftModel):
         raise LoraBenchError(f"{_named(folder)} does not fit a method that trains the base model")
     theirs, headers = checked_adapter(folder)
@@ -76,8 +70,6 @@ def _named(folder: Path) -> str:
 
 
 def _load_adapter(model: Any, folder: Path, head: list[str], shown: str) -> None:
-    from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
-
     own, theirs = get_peft_model_state_dict(model), load_peft_weights(str(folder), device="cpu")
     taken = _fitting(_shapes(own), _shapes(theirs), head, shown)
     set_peft_model_state_dict(model, {**own, **{name: theirs[name] for name in taken}})

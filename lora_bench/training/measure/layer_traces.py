@@ -74,9 +74,6 @@ class StepTraces(Strict):
             for own, depth, step in self.steps
         ]
 
-        def mixed(value: Callable[[StepTrace], int]) -> int:
-            return sum(weight * value(step) for step, weight in steps)
-
         parts = []
         for index, (name, _) in enumerate(self.steps[0][2].parts):
             columns = [(step.parts[index][1], weight) for step, weight in steps]
@@ -85,14 +82,9 @@ class StepTraces(Strict):
             weights = [weight for _, weight in columns]
             lines = zip(*(values for values, _ in columns), strict=True)
             parts.append((name, tuple(sum(map(int.__mul__, weights, line)) for line in lines)))
-        return StepTrace(
-            parts=tuple(parts),
-            weights=mixed(lambda step: step.weights),
-            gradients=mixed(lambda step: step.gradients),
-            states=mixed(lambda step: step.states),
-            trained=mixed(lambda step: step.trained),
-            flops=mixed(lambda step: step.flops),
-        )
+        numbers = StepTrace.model_fields.keys() - {"parts"}
+        mixed = {name: sum(weight * getattr(step, name) for step, weight in steps) for name in numbers}
+        return StepTrace(parts=tuple(parts), **mixed)
 
 
 def _weight(at: int, two: tuple[int, int], own: int) -> int:

@@ -1,14 +1,11 @@
 """Predict the FLOPs and the memory of training steps, and if a step fits a card, before any weight is loaded.
 
-A step is done on fake tensors of each padded shape, which have no numbers, so its peak memory is counted and not estimated (see
-`lora_bench.training.measure.step_bytes`). A process also needs room for the CUDA context and for the allocator's gaps. The
-operations of its matrix products are added up, forward and backward. Attention is counted as its matrix products, whatever
-kernel computes it.
+`lora_bench.training.measure.step_bytes` counts both on fake tensors of each padded shape. A process also needs room for the
+CUDA context and for the allocator's gaps. Attention's FLOPs are those of its matrix products, whatever kernel computes it.
 
-A run has as many shapes as its batches have lengths. In between, a count is interpolated if five counts lie on one parabola: at
-a given batch size some parts of a step do not depend on the length, some grow with it, and attention grows with its square.
-Where an encoder reads the input and a decoder writes, a batch has two lengths, and attention from one to the other grows with
-their product: then counts are taken from a surface of the second degree, if eight of them lie on it.
+A run has as many shapes as its batches have lengths. `at_lengths` interpolates: at a given batch size some parts of a step do
+not depend on the length, some grow with it, and attention grows with its square. Where an encoder reads the input and a decoder
+writes, attention from one to the other grows with the product of two lengths: see `at_two_lengths`.
 """
 
 import functools
@@ -59,7 +56,6 @@ CARDS = {
 # Context of a process with its kernels loaded, and share of the allocator's memory lost in gaps.
 CONTEXT_BYTES = 700 * 2**20
 GAPS = 0.05
-
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*G(i?)B\b", re.IGNORECASE)
 
