@@ -4,19 +4,13 @@ It has MiniLM-L6's word vectors and tokenizer, and no table of absolute position
 the rest, which the package ships; the two are joined on first use.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_bench.models.made_folder import Progress, made_folder
-from lora_bench.models.minilm import DEBERTA, write_from_minilm
+from lora_bench.models.minilm import DEBERTA, Tensors, write_from_minilm
 from lora_bench.models.shipped import shipped_files
 from lora_bench.util.pip_assets import DEBERTA_MINI
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 # Raised where the folder that is made has other content.
 VERSION = 2
@@ -42,7 +36,7 @@ def _write(folder: Path, progress: Progress | None) -> None:
     write_from_minilm(folder, lambda minilm: _joined(weights, minilm), CONFIG, inputs, card.decode(), progress)
 
 
-def _joined(weights: bytes, minilm: dict[str, Tensor]) -> dict[str, Tensor]:
+def _joined(weights: bytes, minilm: Tensors) -> Tensors:
     """Return the weights of the encoder, which are stored beside a head for masked words, with MiniLM's word vectors."""
     from safetensors.torch import load
 

@@ -52,12 +52,20 @@ class Reading:
 class ReadSelfAttention(deberta.DisentangledSelfAttention):
     """DeBERTa's attention, whose queries may be of the first token alone."""
 
-    def forward(self, hidden_states: Tensor, *args: Any, query_states: Tensor | None = None, **given: Any) -> Any:
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor,
+        output_attentions: bool = False,
+        query_states: Tensor | None = None,
+        **given: Any,
+    ) -> Any:
         """Return context and probabilities; transformers' own code bypasses adapters if queries are given."""
         if query_states is None:
-            return super().forward(hidden_states, *args, **given)
+            return super().forward(hidden_states, attention_mask, output_attentions, **given)
         none = hidden_states.new_zeros(0, self.all_head_size)
-        return attend_deberta(self, Prefix(none, none), hidden_states, *args, query_states=query_states, **given)
+        prefix = Prefix(none, none)
+        return attend_deberta(self, prefix, hidden_states, attention_mask, output_attentions, query_states, **given)
 
     def disentangled_att_bias(
         self, query_layer: Tensor, key_layer: Tensor, relative_pos: Tensor, rel_embeddings: Tensor, scale_factor: int

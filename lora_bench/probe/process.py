@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
@@ -149,8 +150,6 @@ class ProbeAtWork:
 
     def _note_held(self) -> None:
         """Record memory outside the phases' peaks, right after the steps."""
-        import psutil
-
         if self.device.type == "cuda":
             self.peaks["reserved_bytes"] = torch.cuda.max_memory_reserved(self.device)
             used = None if self.job.card is None else used_bytes(self.job.card)

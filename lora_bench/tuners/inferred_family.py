@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from peft import get_peft_model
 from torch import Tensor, nn
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, typed_line
@@ -262,8 +263,6 @@ def _tried(family: Family, probe: LayerProbe) -> Family:
 
 def _fault(probe: LayerProbe, tuner: str, **settings: Any) -> str | None:
     """Return why an adapter does not work on the small model, or None; *tuner* is its PEFT type: tuners import this module."""
-    from peft import get_peft_model
-
     config = known_configs()[tuner](**settings)
     try:
         adapted = get_peft_model(copy.deepcopy(probe.model), config).train()

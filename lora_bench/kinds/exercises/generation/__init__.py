@@ -1,5 +1,4 @@
 """Generation: training examples and texts for inputs.
 
 `encode` makes examples of inputs and texts to write, and `chat_format` those of conversations. `decode` writes texts.
-Importing this package, or what makes examples, loads no torch; the others do.
 """

@@ -8,11 +8,11 @@ prompt is the same up to the first token of the last answer.
 A conversation that is too long loses its beginning, down to half of the length, and then its last answer loses its end.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.chat import ANSWERS, Message, messages_of
@@ -20,9 +20,6 @@ from lora_bench.kinds.exercises.generation.encode import NO_LOSS, as_example
 from lora_bench.kinds.support.row_values import Encoded, Split
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.util.endless_work import processor_seconds
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 # Characters for private use, which no text has and no template changes.
 _MARK = "\ue2a7{}\ue2a8"

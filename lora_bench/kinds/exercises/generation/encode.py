@@ -16,18 +16,17 @@ text, and ends with the end-of-text token. Each may have `max_length` tokens; a 
 loss is over every token of the text. The decoder reads the text shifted by one, behind the token with which the model begins.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.support.row_values import Encoded, Split
 from lora_bench.records.budget import TARGETS
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
 
 Example = dict[str, list[int]]
 
@@ -93,8 +92,6 @@ class CompletionCollator:
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Return tensors of shape (examples, longest) for each key of the examples."""
-        import torch
-
         longest = max(len(example["input_ids"]) for example in examples)
         return {
             name: torch.tensor([example[name] + [fill] * (longest - len(example[name])) for example in examples])
@@ -164,12 +161,9 @@ class PairCollator:
 
     def __call__(self, examples: Sequence[Pair]) -> dict[str, Tensor]:
         """Return `input_ids` and `attention_mask`, shape (examples, longest input), and `labels`, (examples, longest text)."""
-        import torch
-
-        targets = [example[TARGETS] for example in examples]
-        longest = max(map(len, targets))
-        labels = [[*target, *[NO_LOSS] * (longest - len(target))] for target in targets]
-        return {**self._inputs(examples), "labels": torch.tensor(labels)}
+        targets = [torch.tensor(example[TARGETS], dtype=torch.long) for example in examples]
+        labels = pad_sequence(targets, batch_first=True, padding_value=NO_LOSS)
+        return {**self._inputs(examples), "labels": labels}
 
 
 def with_decoder_inputs(collate: Collate, model: Any) -> Collate:
