@@ -10,17 +10,11 @@ Limits: biases change in place, so it cannot be switched off or share its base i
 Llama and T5, have nothing to train.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from lora_bench.documents import Strict
 from lora_bench.errors import UnsupportedPair
-from lora_bench.methods.contract import register
-
-if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedModel
+from lora_bench.methods.contract import Adapted, Pretrained, register
 
 
 @register
@@ -32,7 +26,7 @@ class BitFit(Strict):
     learning_rate: ClassVar[float] = 1e-3
     packed_options: ClassVar[tuple[str, ...]] = ()
 
-    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
+    def apply(self, model: Pretrained, *, head: list[str]) -> Adapted:
         """Return *model* with only the biases and the head trainable; refuse one without biases outside its head."""
         from peft import get_peft_model
 

@@ -20,19 +20,13 @@ Limits: it cannot be merged or unloaded, and its runs take no part in packs. All
 and prefixes from words are no parts.
 """
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from lora_bench.documents import Strict
-from lora_bench.methods.contract import Method, SizeIfGiven, known_methods, register, with_size
-
-if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedModel
+from lora_bench.methods.contract import Adapted, Method, Pretrained, SizeIfGiven, known_methods, register, with_size
 
 KINDS: dict[str, str] = {
     "lora": "a low-rank update",
@@ -105,14 +99,14 @@ class Combined(Strict):
         """Return the factor on the learning rate of a weight, by its name: that of LoRA+."""
         return math.prod(float(part.rate_factor(weight)) for part in self.methods if hasattr(part, "rate_factor"))
 
-    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
+    def apply(self, model: Pretrained, *, head: list[str]) -> Adapted:
         """Return *model* with only the parts and the head trainable; refuse one that a part refuses."""
         from peft import get_peft_model
 
         from lora_bench.tuners import CombinedConfig
 
         configs = [part.config(model) for part in self.methods]  # type: ignore[attr-defined]  # see KINDS
-        adapted: nn.Module = get_peft_model(
+        adapted: Adapted = get_peft_model(
             model, CombinedConfig(parts=[config.to_dict() for config in configs], modules_to_save=head)
         )
         return adapted

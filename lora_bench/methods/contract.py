@@ -23,7 +23,7 @@ import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, typed_line, unknown
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
     from transformers import PreTrainedModel, TrainerCallback
+
+# By name, so that reading a method imports neither torch nor transformers: a base model, the same with a method's weights, and
+# the settings by which PEFT puts them on.
+Pretrained: TypeAlias = "PreTrainedModel"
+Adapted: TypeAlias = "nn.Module"
+AdapterConfig: TypeAlias = "PeftConfig"
 
 ENTRY_POINTS = "lora_bench.methods"
 
@@ -69,7 +75,7 @@ class Method(Protocol):
     learning_rate: ClassVar[float]
     """Learning rate used if a suite gives none."""
 
-    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
+    def apply(self, model: Pretrained, *, head: list[str]) -> Adapted:
         """Return *model* with the method's weights and the modules named in *head* trainable, and no others.
 
         Raise UnsupportedPair if the method cannot adapt this base model.
@@ -84,14 +90,14 @@ class OfConfig(Strict):
 
     peft_types: ClassVar[tuple[str, ...]]
 
-    def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
+    def config(self, model: Pretrained, head: Sequence[str] = ()) -> AdapterConfig:
         """Return the config for *model*, with the modules of *head* trained whole."""
         from lora_bench.tuners.registration import known_configs
 
         (peft_type,) = self.peft_types
         return known_configs()[peft_type](**self.model_dump(mode="json"), modules_to_save=list(head))
 
-    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
+    def apply(self, model: Pretrained, *, head: list[str]) -> Adapted:
         """Return *model* with only the config's weights and the head trainable. Raise UnsupportedPair as the class says."""
         from peft import get_peft_model
 

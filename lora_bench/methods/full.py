@@ -8,20 +8,14 @@ Learning rates: 1e-5 to 1e-4 for base-size models, 3e-5 to 1e-3 for small ones.
 Limits: runs cannot share a base. A result is stored as a whole model, or as the trained layers.
 """
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from lora_bench.documents import Strict
 from lora_bench.errors import UnsupportedPair
-from lora_bench.methods.contract import FirstRates, Preset, SearchedRates, register
-
-if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedModel
+from lora_bench.methods.contract import Adapted, FirstRates, Preset, Pretrained, SearchedRates, register
 
 
 @register
@@ -51,7 +45,7 @@ class Full(Strict):
 
     top_layers: int | None = Field(default=None, ge=1)
 
-    def apply(self, model: PreTrainedModel, *, head: list[str]) -> PreTrainedModel | nn.Module:
+    def apply(self, model: Pretrained, *, head: list[str]) -> Adapted:
         """Return *model* with every weight trainable, or only those of the top layers and the head.
 
         Raise UnsupportedPair if a weight is quantised, or the model has fewer layers than *top_layers*.
@@ -67,7 +61,7 @@ class Full(Strict):
         return model
 
 
-def _top_layers(model: PreTrainedModel, head: list[str], count: int) -> nn.Module:
+def _top_layers(model: Pretrained, head: list[str], count: int) -> Adapted:
     from peft import get_peft_model
 
     from lora_bench.tuners import SelectedConfig

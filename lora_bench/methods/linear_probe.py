@@ -14,17 +14,11 @@ rows × tokens × width floats. `train_flops` counts the frozen model's forward 
 layers, as RoBERTa's, trains these too. No model that writes: it has no head.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from lora_bench.documents import Strict
 from lora_bench.errors import UnsupportedPair
-from lora_bench.methods.contract import FirstRates, register
-
-if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedModel
+from lora_bench.methods.contract import Adapted, FirstRates, Pretrained, register
 
 
 @register
@@ -36,7 +30,7 @@ class LinearProbe(Strict):
     learning_rate: ClassVar[float] = 3e-3
     first_rates: ClassVar[FirstRates] = ("1e-2", "3e-3", "3e-2"), ("3e-3", "1e-3", "1e-2")
 
-    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
+    def apply(self, model: Pretrained, *, head: list[str]) -> Adapted:
         """Return *model* with only the head trainable; refuse one without a head, or with one inside its base."""
         from peft import get_peft_model
 

@@ -17,24 +17,16 @@ value together, and change the base in memory. Load a saved one on the published
 `merge_and_unload` gives the trained model; `unload`, `disable_adapter` and a second adapter get the changed base.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from lora_bench.documents import Strict
 from lora_bench.errors import UnsupportedPair
 from lora_bench.families import Family, Role, parts_of, roles_in_order
-from lora_bench.methods.contract import Preset, SearchedRates, register
-
-if TYPE_CHECKING:
-    from peft import PeftConfig
-    from torch import nn
-    from transformers import PreTrainedModel
-
+from lora_bench.methods.contract import Adapted, AdapterConfig, Preset, Pretrained, SearchedRates, register
 
 Layer = Annotated[int, Field(ge=0)]
 Token = Annotated[int, Field(ge=0)]
@@ -142,7 +134,7 @@ class Lora(Strict):
         """Return the factor on the learning rate of a weight, by its name."""
         return self.ratio if re.search(r"\.(?:fused_)?lora_B\.", weight) else 1.0
 
-    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
+    def apply(self, model: Pretrained, *, head: list[str]) -> Adapted:
         """Return *model* with only the LoRA weights and the head trainable.
 
         Raise UnsupportedPair if the initialisation does not fit the weights (fused, transposed, quantised, or of a lower rank),
@@ -151,7 +143,7 @@ class Lora(Strict):
         from peft import get_peft_model
         from peft.tuners.lora.layer import LoraLayer
 
-        adapted: nn.Module = get_peft_model(model, self.config(model, head))
+        adapted: Adapted = get_peft_model(model, self.config(model, head))
         for module in adapted.modules():
             # PEFT takes as many vectors as a weight has.
             if isinstance(module, LoraLayer) and len(module.lora_A["default"].weight) < module.r["default"]:
@@ -161,7 +153,7 @@ class Lora(Strict):
                 )
         return adapted
 
-    def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
+    def config(self, model: Pretrained, head: Sequence[str] = ()) -> AdapterConfig:
         """Return the config for *model*, with the modules of *head* trained whole; refuse as `apply` does."""
         from peft import LoraConfig
         from transformers.pytorch_utils import Conv1D
@@ -217,7 +209,7 @@ class Lora(Strict):
         return {rf"{layer}{index}\..*": rank for index, rank in sorted(self.rank_pattern.items())}
 
 
-def rows_of(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]]:
+def rows_of(model: Pretrained, tokens: Sequence[int]) -> dict[str, list[int]]:
     """Return the rows of *tokens* by module: the embeddings, and an output of its own. Refuse tokens that are not there."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     if max(tokens) >= len(inputs.weight):
@@ -229,7 +221,7 @@ def rows_of(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int
     return {paths[id(module)]: sorted(set(tokens)) for module in ((inputs, outputs) if own else (inputs,))}
 
 
-def norms_of(model: nn.Module, family: Family) -> list[str]:
+def norms_of(model: Pretrained, family: Family) -> list[str]:
     """Return the paths of the norms in every layer of a model; refuse one without any."""
     inside = re.compile(rf"{family.layer}\..+")
     norms = [

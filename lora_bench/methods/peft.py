@@ -17,13 +17,11 @@ its importance scores, so a resumed run differs from an uninterrupted one; PEFT 
 labels.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math
 import warnings
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
@@ -31,13 +29,8 @@ from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, UnsupportedPair, typed_line, unknown
 from lora_bench.families import Role, parts_of, roles_in_order
 from lora_bench.kinds import find_kind, kind_of_class
-from lora_bench.methods.contract import SizeIfGiven, register
+from lora_bench.methods.contract import Adapted, AdapterConfig, Pretrained, SizeIfGiven, register
 from lora_bench.records.kept_adapter import harmful_option
-
-if TYPE_CHECKING:
-    from peft import PeftConfig
-    from torch import nn
-    from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
 
 TRIAL_SIZE = 8
 
@@ -97,7 +90,7 @@ class Peft(Strict):
     size_value: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _size_is_named_and_given(self) -> Peft:
+    def _size_is_named_and_given(self) -> Self:
         if (self.size_option is None) != (self.size_value is None):
             raise ValueError("size_option and size_value are given together")
         twice = [self.size_option] if self.size_option in self.options else []
@@ -111,7 +104,7 @@ class Peft(Strict):
             )
         return self
 
-    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
+    def apply(self, model: Pretrained, *, head: list[str]) -> Adapted:
         """Return *model* with only the method's weights and the head trainable.
 
         Raise LoraBenchError if PEFT has no such type, or the type no such option; UnsupportedPair if the trial on a small model
@@ -126,13 +119,13 @@ class Peft(Strict):
             raise UnsupportedPair(reason)
         return self.put_on(model, head)
 
-    def put_on(self, model: PreTrainedModel, head: list[str]) -> nn.Module:
+    def put_on(self, model: Pretrained, head: list[str]) -> Adapted:
         """Return *model* with the method on it, without a trial. Raise UnsupportedPair if PEFT raises anything."""
         from peft import get_peft_model
 
         config = self._config(model, head)
         try:
-            adapted: nn.Module = get_peft_model(model, config)
+            adapted: Adapted = get_peft_model(model, config)
         except Exception as error:  # PEFT's methods raise whatever their arithmetic does
             raise UnsupportedPair(f"PEFT's {self.type} cannot be put on this model: {typed_line(error)}") from error
         for name, weight in adapted.named_parameters():
@@ -162,7 +155,7 @@ class Peft(Strict):
             return None
         return "AdaLoRA's orthogonality penalty (orth_reg_weight)"
 
-    def callbacks(self) -> list[TrainerCallback]:
+    def callbacks(self) -> list[Any]:
         """Return AdaLoRA's allocation of ranks for that type, and nothing for others."""
         if self.type != "ADALORA":
             return []
@@ -170,7 +163,7 @@ class Peft(Strict):
 
         return [AllocateRanks(sets_total="total_step" not in self.options)]
 
-    def _config(self, model: PreTrainedModel, head: list[str]) -> PeftConfig:
+    def _config(self, model: Pretrained, head: list[str]) -> AdapterConfig:
         """Return the method's config for a base model; refuse an unknown type or option, and what the config class refuses."""
         from peft import PromptLearningConfig
         from transformers.pytorch_utils import Conv1D
@@ -225,7 +218,7 @@ class Peft(Strict):
 def _trial(
     method: str,
     config: str,
-    classes: tuple[type[PreTrainedConfig], type[PreTrainedModel]],
+    classes: tuple[Any, Any],
     head: tuple[str, ...],
 ) -> str | None:
     """Return why a `Peft`, as JSON, fails on a small model with this config and these classes; None if it works."""

@@ -19,21 +19,14 @@ real tokens apart by P. Here their distances stay those that T5 was trained with
 Limits: it cannot be merged and does not start exactly from the base model. A reparameterised prefix cannot start from words.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.methods.contract import Preset, SearchedRates, register
-
-if TYPE_CHECKING:
-    from peft import PeftConfig
-    from torch import Tensor, nn
-    from transformers import PreTrainedModel
+from lora_bench.methods.contract import Adapted, AdapterConfig, Preset, Pretrained, SearchedRates, register
 
 
 @register
@@ -75,17 +68,18 @@ class PrefixTuning(Strict):
     words: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
-    def _words_are_not_computed(self) -> PrefixTuning:
+    def _words_are_not_computed(self) -> Self:
         if self.words is not None and self.reparameterised:
             raise ValueError("a reparameterised prefix is computed and cannot start from words")
         return self
 
-    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
+    def apply(self, model: Pretrained, *, head: list[str]) -> Adapted:
         """Return *model* with only the prefix and the head trainable.
 
         Raise UnsupportedPair if no prefix is written for the model's attention, or *words* are given and no tokenizer is found;
         LoraBenchError if *words* hold no token.
         """
+        import torch
         from peft import get_peft_model
 
         from lora_bench.tuners import prefix_from_words
@@ -96,19 +90,18 @@ class PrefixTuning(Strict):
         tokens = _tokens(self.words, model, self.num_virtual_tokens)
         adapted = get_peft_model(model, config)
         if model.device.type != "meta":  # where weights are counted and nothing can be read
-            prefix_from_words(adapted, tokens.to(model.device))
+            prefix_from_words(adapted, torch.tensor(tokens, device=model.device))
         return adapted
 
-    def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
+    def config(self, model: Pretrained, head: Sequence[str] = ()) -> AdapterConfig:
         """Return the config for *model*, with the modules of *head* trained whole."""
         from lora_bench.tuners import PrefixConfig
 
         return PrefixConfig(**self.model_dump(exclude={"words"}), modules_to_save=list(head))
 
 
-def _tokens(words: str, model: PreTrainedModel, count: int) -> Tensor:
-    """Return the first *count* tokens of repeated *words*, shape (count,), by the tokenizer beside *model*."""
-    import torch
+def _tokens(words: str, model: Pretrained, count: int) -> list[int]:
+    """Return the first *count* tokens of repeated *words*, by the tokenizer beside *model*."""
     from transformers import AutoTokenizer
 
     try:
@@ -121,4 +114,4 @@ def _tokens(words: str, model: PreTrainedModel, count: int) -> Tensor:
     tokens = tokenizer(words, add_special_tokens=False)["input_ids"]
     if not tokens:
         raise LoraBenchError(f"words must hold at least one token, got {words!r}")
-    return torch.tensor([tokens[index % len(tokens)] for index in range(count)])
+    return [tokens[index % len(tokens)] for index in range(count)]

@@ -15,20 +15,14 @@ load it on the base in floating point, which answers nearly the same. For the ba
 `quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)`.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
 from lora_bench.documents import Strict
 from lora_bench.families import Role, roles_in_order
-from lora_bench.methods.contract import register
+from lora_bench.methods.contract import Adapted, Pretrained, register
 from lora_bench.methods.lora import Lora
-
-if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedModel
 
 
 @register
@@ -56,7 +50,7 @@ class QLora(Strict):
         default=("all",), min_length=1, strict=False
     )
 
-    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
+    def apply(self, model: Pretrained, *, head: list[str]) -> Adapted:
         """Return *model* with its layers in four bits, and only the LoRA weights and the head trainable.
 
         Raise UnsupportedPair if bitsandbytes is not installed or does not fit the model, or `lora` does not.
