@@ -208,10 +208,8 @@ class FusedLoraLayer(TunerLayer):
     def updates(self, adapter_name: str, x: Tensor, parts: Sequence[Tensor]) -> dict[int, Tensor]:
         """Return an adapter's addition to each adapted slice.
 
-        Args:
-            adapter_name: The adapter.
-            x: Inputs of the module, shape (..., in_features).
-            parts: Slices of its output without any adapter, each of shape (..., width).
+        *x* are the inputs of the module, shape (..., in_features), and *parts* the slices of its output without any adapter,
+        each of shape (..., width).
         """
         config = self.configs[adapter_name]
         A, B = self.factors(adapter_name)

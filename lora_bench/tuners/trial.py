@@ -98,7 +98,7 @@ def fault_of(model: nn.Module, title: str, head: Sequence[str]) -> str | None:
     ]
     if frozen:
         return f"{title} leaves a part of the head frozen: {frozen[0]}"
-    for without in _without_gradient(model, adapter):
+    if without := _without_gradient(model, adapter):
         return f"{len(without)} of the {len(adapter)} weights of {title} get no gradient here, {without[0]} first"
     difference = _padding_difference(model)
     if not difference <= 1e-3:  # and not `>`, which is false for NaN
@@ -134,8 +134,8 @@ def _logits(model: nn.Module, lengths: tuple[int, ...]) -> Tensor:
     return found.logits if "logits" in found else torch.stack([found.start_logits, found.end_logits], -1)
 
 
-def _without_gradient(model: nn.Module, adapter: dict[str, nn.Parameter]) -> list[list[str]]:
-    """Train a few steps; return at most one list, of the weights that never had a gradient."""
+def _without_gradient(model: nn.Module, adapter: dict[str, nn.Parameter]) -> list[str]:
+    """Train a few steps; return the weights that never had a gradient."""
     model.train()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
     reached: set[str] = set()
@@ -145,8 +145,7 @@ def _without_gradient(model: nn.Module, adapter: dict[str, nn.Parameter]) -> lis
         reached |= {path for path, weight in adapter.items() if weight.grad is not None}
         optimizer.step()
         optimizer.zero_grad()
-    missed = sorted(set(adapter) - reached)
-    return [missed] if missed else []
+    return sorted(set(adapter) - reached)
 
 
 @torch.no_grad()
