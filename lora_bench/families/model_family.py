@@ -151,11 +151,8 @@ class Family:
     def pattern(self, *modules: str, without_layers: Collection[int] = ()) -> str:
         """Return a regular expression that matches the full path of *modules* in every layer, and nothing else.
 
-        A list of names would not do: "output.dense" is also the end of "attention.output.dense".
-
-        Args:
-            modules: Paths relative to a layer.
-            without_layers: Indexes of layers in which nothing matches.
+        A list of names would not do: "output.dense" is also the end of "attention.output.dense". Paths are relative to a layer,
+        and in the layers of the indexes *without_layers* nothing matches.
         """
         layer = self.layer
         if without_layers:

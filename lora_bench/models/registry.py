@@ -38,8 +38,6 @@ class BaseModel:
     """A base model on this machine.
 
     Args:
-        shown: Its name for readers.
-        sha256: Hash of its content.
         revision: Commit on the hub, if it came from there.
         has_weights: True if its folder has weights; those of a shape are drawn at random.
         remote_code: True if code that comes with it runs.

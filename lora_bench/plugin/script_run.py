@@ -36,7 +36,6 @@ class OwnRun:
         earlier: Seconds, examples and tokens before the checkpoint of a resumed run; None if unknown.
         done: Counts of all steps of this process, and after `add_up` of all processes.
         finite: True if every trained weight was finite after the last step; None if unknown.
-        written: Last record written by this training.
         ended_at: Length of the log history when training ended, or None before.
         predicted: Scores of predictions after training, which the Trainer does not log.
     """

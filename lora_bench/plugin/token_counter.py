@@ -20,14 +20,8 @@ class TokenCounter:
     Without a mask of shape (examples, tokens) every position is a real token, because the model treats it as one, as in
     sequences packed without padding. If the examples of a batch are flattened into one row, with restarting positions, their
     number is unknown. Of an encoder-decoder the encoder's tokens count. Passes without gradients (evaluation, generation, a
-    reference model) are no training and do not count.
-
-    Args:
-        model: The model that trains.
-        device: Device of the training.
-
-    Attributes:
-        fault: Reason why a batch could not be counted, so that the counts are unknown; or None.
+    reference model) are no training and do not count. *fault* is the reason why a batch could not be counted, so that the
+    counts are unknown; or None.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:

@@ -98,12 +98,7 @@ class BottleneckConfig(TunerConfig):
 
 
 class BottleneckLayer(TunerLayer):
-    """A module of the base model with its bottlenecks.
-
-    Args:
-        base_layer: The module; *placement* says how its inputs and output are used.
-        placement: See `lora_bench.families.Placement`.
-    """
+    """A module of the base model with its bottlenecks; *placement* says how its inputs and output are used."""
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up", "bottleneck_norm")
     other_param_names = ("configs",)

@@ -30,11 +30,7 @@ ORDER = (
 
 @dataclass(kw_only=True)
 class CombinedConfig(FoldingConfig):
-    """Config of several adapters that act together.
-
-    Args:
-        parts: Config of each part as a mapping, with its `peft_type`; in any order.
-    """
+    """Config of several adapters that act together; *parts* are their configs as mappings, with `peft_type`, in any order."""
 
     parts: list[dict[str, Any]] = field()
 

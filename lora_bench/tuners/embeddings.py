@@ -66,11 +66,7 @@ class PrefixEmbeddingConfig(TunerConfig):
 
 
 class PrefixEmbeddingLayer(TunerLayer):
-    """An encoder's stack of layers with the virtual tokens that it reads before the text.
-
-    Args:
-        base_layer: The stack, from hidden states and a mask to an output with hidden states.
-    """
+    """An encoder's stack of layers, which reads hidden states and a mask, with the virtual tokens before the text."""
 
     adapter_layer_names: tuple[str, ...] = ("virtual_embedding",)
 
@@ -121,13 +117,9 @@ class PrefixEmbeddingLayer(TunerLayer):
 
 
 class DecoderEmbeddingLayer(PrefixEmbeddingLayer):
-    """A decoder without its head, with virtual tokens before and behind the text.
+    """A decoder without its head, with virtual tokens before and behind the text; *positions* names its table of positions.
 
     The model looks for its embeddings and its config here, so attributes are the decoder's.
-
-    Args:
-        base_layer: The decoder, from token ids or embeddings and a mask to an output with hidden states.
-        positions: Name of its table of learned positions.
     """
 
     adapter_layer_names: tuple[str, ...] = ("virtual_embedding", "virtual_infix")

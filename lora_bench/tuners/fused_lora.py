@@ -126,12 +126,9 @@ class FusedLoraConfig(TunerConfig):
 
 
 class FusedLoraLayer(TunerLayer):
-    """A linear module of the base model with low-rank updates of slices of its output.
+    """A linear layer, or GPT-2's `Conv1D`, which keeps its weight transposed, with low-rank updates of slices of its output.
 
-    Args:
-        base_layer: A linear layer, or GPT-2's `Conv1D`, which keeps its weight transposed.
-        parts: Part of each slice of its output; see `Family.slices_at`.
-        groups: See `slices_of`.
+    *parts* has the part of each slice, as `Family.slices_at` gives it, and *groups* is that of `slices_of`.
     """
 
     adapter_layer_names = ("fused_lora_A", "fused_lora_B", "fused_lora_magnitude")

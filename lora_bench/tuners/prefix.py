@@ -102,14 +102,10 @@ class PrefixConfig(FoldingConfig):
 
 
 class PrefixLayer(TunerLayer):
-    """An attention module with the prefixes that its queries see.
+    """An attention module with the prefixes that its queries see; *width* is that of its keys, all heads together.
 
-    Args:
-        base_layer: The attention module.
-        kind: Way of keys and values into the module.
-        width: Width of its keys, all heads together.
-        siblings: The prefix layers at the same place of each layer of a stack, in order; a list that they share. This one is
-            appended.
+    *siblings* are the prefix layers at the same place of each layer of a stack, in order; a list that they share. This one is
+    appended.
     """
 
     adapter_layer_names: tuple[str, ...] = (

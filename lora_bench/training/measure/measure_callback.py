@@ -91,11 +91,8 @@ class MeasureCallback(TrainerCallback):
     """Times steps and reads memory peaks inside a `transformers.Trainer`.
 
     Evaluations and checkpoints of the Trainer are separate phases and no part of training. Their begin is read from the
-    Trainer's control, which says after a step what follows.
-
-    Args:
-        exclusive: True if nothing else runs on the device or machine meanwhile, or None if unknown.
-        warmup_steps: Number of untimed steps.
+    Trainer's control, which says after a step what follows. *exclusive* says that nothing else runs on the device or machine
+    meanwhile, and is None if unknown; steps of the warm-up are not timed.
     """
 
     def __init__(self, *, exclusive: bool | None = True, warmup_steps: int = WARMUP_STEPS) -> None:
