@@ -18,8 +18,9 @@ def judge(arguments: argparse.Namespace) -> int:
     """Judge scores, print the answer, and write the page if it is asked for."""
     from lora_bench.cli.commands import terminal
 
-    asked = ("method", "task", "base_model", "seed", "item", "lower_is_better", "scale", "reference", "margin", "alpha")
-    found = judge_scores(*arguments.scores, score=arguments.score, **{name: getattr(arguments, name) for name in asked})
+    columns = ("method", "task", "base_model", "seed", "item", "cost", "score", "lower_is_better")
+    asked = (*columns, "scale", "reference", "margin", "alpha")
+    found = judge_scores(*arguments.scores, **{name: getattr(arguments, name) for name in asked})
     if arguments.json:
         print(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
     else:
@@ -39,12 +40,15 @@ def _as_json(found: Judgement) -> dict[str, Any]:
     """Return the answer, the choice, places and verdicts as plain data."""
     report = found.report
     loss = report.overview.taken.loss if report.overview.taken is not None else None
+    given = report.given_costs
+    costs = {line.label: line.cost for line in report.overview.methods}
     frames = {"over_tasks": to_over_tasks_frame(report.judged), "tasks": found.verdicts}
     return {
         "answer": found.answer,
         "said": found.said,
         "take": found.winner,
         "expected_loss": None if loss is None else asdict(loss),
+        "cost": None if given is None else {"column": given.name, "mean": costs},
         "level": report.decision.level,
         **{name: json.loads(frame.to_json(orient="records")) for name, frame in frames.items()},
     }

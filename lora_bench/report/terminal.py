@@ -21,7 +21,7 @@ from lora_bench.report.sections import first_screen
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.chosen_rates import rates_table
 from lora_bench.report.sections.headline import headline_blocks, headline_of
-from lora_bench.report.text import MISSING, count, plain, told_apart, unmarked
+from lora_bench.report.text import MISSING, cost, count, plain, told_apart, unmarked
 
 # A terminal shows about so many lines below the prompt.
 ANSWER_LINES = 25
@@ -93,7 +93,8 @@ def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
     table.add_column("method", no_wrap=True, max_width=34)
     alone = seen.comparison.scores_alone
     costs = ("place",) if alone else ("file, MiB", "time", "memory")
-    for name in ("score", Text(f"less {plain(seen.reference, 16)}"), "verdict", *costs):
+    given = [Text(seen.cost_name)] if any(line.cost is not None for line in shown) else []
+    for name in ("score", *given, Text(f"less {plain(seen.reference, 16)}"), "verdict", *costs):
         table.add_column(name, justify="right", overflow="fold", max_width=26)
     names = told_apart([line.label for line in shown], 22)
     for line in shown:
@@ -103,6 +104,7 @@ def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
         name = f"{names[line.label]}{size}{' (reference)' if line.reference else ''}"
         cells = [
             first_screen.score_of(line, shown),
+            *([cost(line.cost)] if given else []),
             first_screen.difference_of(line),
             first_screen.verdict_of(line, short=True),
         ]

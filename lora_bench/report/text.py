@@ -234,5 +234,10 @@ def learning_rate(value: float | None) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+def cost(value: float | None) -> str:
+    """Return a cost of any unit with three digits, or all before the point."""
+    return MISSING if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _minus(text: str) -> str:
     return text.replace("-", "−")

@@ -418,6 +418,82 @@ def test_from_python_neither_torch_nor_pandas_is_imported():
     assert done.stdout == "[]\n"
 
 
+COST = {"a": 1.0, "b": 50.0, "c": 2.0}
+
+
+def costly(name="gpu hours", methods=MEANS, **given):
+    return [{**row, name: COST[row["method"]] + row["seed"]} for row in rows(methods=methods, **given)]
+
+
+def test_a_column_of_costs_is_guessed_shown_and_has_no_verdict(tmp_path, capsys):
+    table = costly(tasks=("cola", "sst2"))
+    assert main(["judge", str(write(tmp_path / "x.csv", table)), "--out", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "cost: column `gpu hours`" in err
+    # Ten seeds add 4.5 hours on average.
+    assert [line.split()[2 + line.startswith(" a")] for line in out.splitlines() if re.match(" [abc] ", line)] == [
+        "5.5", "54.5", "6.5"
+    ]  # fmt: skip
+    page = (tmp_path / "judge.md").read_text()
+    assert "| method | accuracy (mean of 2 tasks) | gpu hours |" in page
+    without = judge(rows(tasks=("cola", "sst2")))
+    assert judge(table).verdicts.equals(without.verdicts) and judge(table).answer == without.answer
+
+
+def test_of_methods_within_the_margin_the_cheap_one_is_taken_and_the_least_loss_is_named_with_its_cost():
+    near = {"a": 0.0, "b": 0.051, "c": 0.05}
+    found = judge(costly(methods=near))
+    lead = found.answer.splitlines()[0]
+    assert (
+        found.winner == "c"
+        and "the best for about the least cost within the margin of 0.5 points: 6.5 gpu hours" in lead
+    )
+    assert "The least loss is that of b: under 0.1 points, for 54.5 gpu hours." in lead
+    assert "file" not in lead
+    # Without a cost for each run nothing is chosen by costs.
+    some = [{**row, "gpu hours": None if row["seed"] == 3 else row["gpu hours"]} for row in costly(methods=near)]
+    assert judge(rows(methods=near)).winner == judge(some).winner == "b"
+    assert (
+        judge(costly("note", methods=near)).winner == "b"
+        and judge(costly("note", methods=near), cost="note").winner == "c"
+    )
+
+
+def test_what_is_a_score_or_a_moment_is_no_cost_and_a_cost_is_no_task(tmp_path, capsys):
+    for name in ("start time", "timestamp", "step seconds"):
+        assert judge(costly(name)).report.given_costs is None
+    with pytest.raises(LoraBenchError, match="did you mean 'gpu hours'"):
+        judge(costly(), cost="gpu hour")
+    wide = [
+        {"method": row["method"], "seed": row["seed"], "cola": 0.5, "sst2": row["accuracy"], "price": 3.0}
+        for row in rows()
+    ]
+    assert "tasks: columns `cola`, `sst2`" in judge(wide).said
+    table = costly()
+    table[2]["gpu hours"] = -1
+    assert judge(table).report.given_costs is None
+    assert main(["judge", str(write(tmp_path / "x.csv", table)), "--cost", "gpu hours"]) == 2
+    assert "x.csv:4: gpu hours: '-1' is no cost" in capsys.readouterr().err
+
+
+def test_the_cost_of_a_run_on_items_is_that_of_an_item_on_average(tmp_path, capsys):
+    table = [{**row, "usd": 0.1 * (row["item"] in ("q0", "q1"))} for row in items((60, 90))]
+    assert main(["judge", str(write(tmp_path / "x.csv", table)), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cost"] == {"column": "usd", "mean": {"a": pytest.approx(0.002), "b": pytest.approx(0.002)}}
+
+
+def test_costs_of_two_names_in_two_files_are_not_compared(tmp_path):
+    files = [
+        write(tmp_path / f"{method}.csv", costly(name, methods={method: 0.0}))
+        for method, name in (("a", "hours"), ("b", "seconds"))
+    ]
+    found = judge(*files)
+    assert (
+        found.report.given_costs is None and "costs are not read, as files have them in hours and seconds" in found.said
+    )
+
+
 def samples(folder, right, *, date="2026-01-02T03-04-05.678901", filters=("strict-match",)):
     """A file of samples as lm-evaluation-harness writes it, of which the first *right* of 50 are right."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ from lora_bench.report.blocks import Block, Heading, TextList, answers
 from lora_bench.report.figures.plan import Form
 from lora_bench.report.model.reference import Question
 from lora_bench.report.model.report import Report
+from lora_bench.report.model.searches import GivenCosts
 from lora_bench.report.sections.first_screen import answer_card, answer_text
 from lora_bench.report.text import natural, plural, prose, unmarked
 from lora_bench.stats.power import ALPHA
@@ -92,7 +93,7 @@ def judge(
         reference: Label of the method to compare with; full fine-tuning or LoRA, or the first, by default.
         margin: Difference that does not matter; half a point of shares by default, and none for other scores.
         alpha: Error level of each family of claims; 0.05 by default.
-        columns: Names of the columns *method*, *task*, *base_model*, *seed* and *item*, and whether *lower_is_better*.
+        columns: Names of the columns *method*, *task*, *base_model*, *seed*, *item* and *cost*, and whether *lower_is_better*.
 
     Raises:
         BadInput: With a line for each fault, with file, line and column.
@@ -103,7 +104,7 @@ def judge(
     if not scores:
         raise LoraBenchError("there is nothing to judge; give a file or a data frame")
     asked = AskedColumns(score=(score,) if isinstance(score, str) else tuple(score or ()), **columns)
-    runs, facts, said = collect(sources_of(scores, asked), scale)
+    runs, facts, cost, said = collect(sources_of(scores, asked), scale)
     name = Path(scores[0]).stem if isinstance(scores[0], str | Path) else ""
     name += f" and {plural(len(scores) - 1, 'other')}" if name and len(scores) > 1 else ""
     records = _records(runs, facts, name or NO_TASK)
@@ -112,14 +113,18 @@ def judge(
         [Heading(2, "Where the scores come from"), *copies(runs), TextList([f"{prose(line)}." for line in said])],
     ]
     stored = {record.run_id: run for record, run in zip(records, runs, strict=True)}
+    costs = {run_id: run.cost for run_id, run in stored.items() if run.cost is not None}
 
     def results(run_id: str) -> Answers | None:
         items, metric = stored[run_id].items, facts[stored[run_id].task].metric
         nothing = [""] * (0 if items is None else len(items))
         return None if items is None else Answers(nothing, nothing, item_scores={metric: items.tolist()})
 
-    report = Report(records, name="judge", answers=results, reference=reference, asked=Question(margin, alpha))
-    return Judgement(replace(report, sections=sections), tuple(said))
+    report = Report(
+        records, name="judge", answers=results, reference=reference, asked=Question(margin, alpha), sections=sections,
+        given_costs=GivenCosts(cost, costs) if costs else None,
+    )  # fmt: skip
+    return Judgement(report, tuple(said))
 
 
 def _records(runs: Sequence[Run], facts: Mapping[str, TaskFacts], name: str) -> list[Record]:

@@ -46,7 +46,7 @@ class TaskFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Rows of one file: the kinds of its cells in order, "score" among them, and what all rows share, by kind."""
+    """Rows of one file: the kinds of its cells in order, "cost" and "score" the last, and what all rows share, by kind."""
 
     file: str
     named: dict[str, str]
@@ -58,7 +58,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Run:
-    """A run by the names of its task, base model, method and seed, with its score, and its results in the order of items."""
+    """A run by the names of its task, base model, method and seed, with its score, results in the order of items, and cost."""
 
     task: str
     base_model: str
@@ -66,10 +66,14 @@ class Run:
     seed: str | None
     score: float | None
     items: Floats | None
+    cost: float | None = None
 
 
 class Rows:
-    """All rows: for each kind a number a row and the names behind the numbers, the scores (NaN for none), and their places."""
+    """All rows: for each kind a number a row and the names behind the numbers, the scores (NaN for none), and their places.
+
+    Costs are as scores, where a source has them, and else there are none.
+    """
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources, self.said = sources, [*dict.fromkeys(line for one in sources for line in one.said)]
@@ -78,22 +82,32 @@ class Rows:
         self.faults = Faults()
         self.per_cents: set[int] = set()
         columns = {kind: array("i") for kind in self.kinds}
-        scores, lines, starts = array("d"), array("i"), []
+        scores, costs, lines, starts = array("d"), array("d"), array("i"), []
+        costly = sorted({source.named["cost"] for source in sources if "cost" in source.named})
+        self.cost = costly[0] if len(costly) == 1 else ""
+        self.said += [f"costs are not read, as files have them in {listed(costly)}"] if costly[1:] else []
         for source in sources:
             starts.append(len(lines))
-            self._read(source, columns, scores, lines)
+            self._read(source, columns, scores, costs, lines)
         self.faults.refuse()
         self.starts = np.array(starts)
         self.numbers = {kind: np.frombuffer(column, dtype=np.int32) for kind, column in columns.items()}
-        self.scores, self.lines = np.frombuffer(scores), lines
+        self.scores, self.costs, self.lines = np.frombuffer(scores), np.frombuffer(costs), lines
         self.names = {kind: [*known] for kind, known in self.known.items()}
 
-    def _read(self, source: Source, columns: dict[str, array[int]], scores: array[float], lines: array[int]) -> None:
-        kinds = [kind for kind in source.named if kind != "score"]
+    def _read(
+        self,
+        source: Source,
+        columns: dict[str, array[int]],
+        scores: array[float],
+        costs: array[float],
+        lines: array[int],
+    ) -> None:
+        kinds = [kind for kind in source.named if kind not in ("score", "cost")]
         constant = {**dict.fromkeys({"measure"} & {*self.kinds} - {*kinds}, ""), **source.constant}
         if missing := [kind for kind in self.kinds if kind not in (*kinds, *constant)]:
             raise LoraBenchError(f"{source.file} has no {missing[0].replace('_', ' ')}, which other files have")
-        at = [*source.named].index("score")
+        at, cost_at = len(source.named) - 1, len(kinds)
         parsed: dict[Cell, float] = {}
         filled = [(columns[kind], self.known[kind], kind) for kind in kinds]
         before = len(lines)
@@ -108,7 +122,14 @@ class Rows:
                 self.refuse(source, line, "score", f"{score!r} is no finite number")
             scores.append(number)
             lines.append(line)
-            for (numbers, known, kind), cell in zip(filled, (*row[:at], *row[at + 1 :]), strict=True):
+            if self.cost:
+                cost = number_in(row[cost_at]) if cost_at < at else math.nan
+                if cost < 0 or math.isinf(cost):
+                    self.refuse(
+                        source, line, "cost", f"{row[cost_at]!r} is no cost; `--cost COLUMN` names another column"
+                    )
+                costs.append(cost)
+            for (numbers, known, kind), cell in zip(filled, row, strict=False):
                 name = cell.strip() if type(cell) is str else _name(cell)
                 if name == "" and kind != "measure":
                     self.refuse(source, line, kind, f"there is no {kind.replace('_', ' ')}")
@@ -160,8 +181,8 @@ def _name(cell: Cell) -> str:
     return "" if cell is None else str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
-def collect(sources: Sequence[Source], scale: Scale | None) -> tuple[list[Run], dict[str, TaskFacts], list[str]]:
-    """Return the runs of some sources, the facts of their tasks, and sentences on what was guessed.
+def collect(sources: Sequence[Source], scale: Scale | None) -> tuple[list[Run], dict[str, TaskFacts], str, list[str]]:
+    """Return the runs of some sources, the facts of their tasks, the column of costs, and sentences on what was guessed.
 
     Raise BadInput with what is wrong with them.
     """
@@ -183,14 +204,15 @@ def collect(sources: Sequence[Source], scale: Scale | None) -> tuple[list[Run], 
             rows.name("seed", at) if "seed" in rows.kinds else None,
             None if math.isnan(score) else score,
             items,
+            None if math.isnan(cost) else cost,
         )
-        for at, score, items in found
+        for at, score, items, cost in found
     ]
-    return runs, facts, [*rows.said, *said, *_named_seeds(rows), *_lacking(runs), *_apart(runs)]
+    return runs, facts, rows.cost, [*rows.said, *said, *_named_seeds(rows), *_lacking(runs), *_apart(runs)]
 
 
-Found = list[tuple[int, float, Floats | None]]
-"""For each run its first row, its score and its results on items."""
+Found = list[tuple[int, float, Floats | None, float]]
+"""For each run its first row, its score, its results on items, and its cost, that of an item on average; NaN for none."""
 
 
 def _of_runs(rows: Rows, keys: NDArray[np.int64]) -> Found:
@@ -206,7 +228,9 @@ def _of_runs(rows: Rows, keys: NDArray[np.int64]) -> Found:
                 known = f"which has {rows.given(first[key])} in {rows.before(at, first[key])}"
                 rows.refuse(*rows.place(at), "score", f"{rows.given(at)} for {rows.run(at)}, {known}{hint}")
     rows.count_again(again)
-    return [(at, float(rows.scores[at]), None) for at in first.values()]
+    return [
+        (at, float(rows.scores[at]), None, float(rows.costs[at]) if rows.cost else math.nan) for at in first.values()
+    ]
 
 
 def _of_items(rows: Rows, keys: NDArray[np.int64]) -> Found:
@@ -235,7 +259,8 @@ def _of_items(rows: Rows, keys: NDArray[np.int64]) -> Found:
             odd = int(np.setxor1d(own, known)[0])
             has = f"{'has' if odd in own else 'lacks'} item {rows.names['item'][odd]}, unlike {rows.run(other)}"
             rows.refuse(source, line, "item", f"{rows.run(at)} {has}; all runs of a task need the same items")
-        found.append((at, float(results.mean()), results))
+        cost = float(rows.costs[order[start:end]].mean()) if rows.cost else math.nan
+        found.append((at, float(results.mean()), results, cost))
     return found
 
 

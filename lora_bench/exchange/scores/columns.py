@@ -25,6 +25,12 @@ _NAMES = {
     "item": "item item_id example_id doc_id question_id sample_id instance_id example question",
     "measure": "measure metric metric_name measure_name",
 }
+# What a cost is called, by any word of the name, in the order of preference; a moment in time is none.
+_COSTS = (
+    "cost", "price", "usd", "dollars", "eur", "seconds", "secs", "sec", "hours", "hour", "minutes", "runtime", "time", "kwh",
+    "energy",
+)  # fmt: skip
+_MOMENTS = {"start", "end", "stamp", "date", "step"}
 _SCORES = (
     "score", "accuracy", "acc", "acc_norm", "f1", "macro_f1", "exact_match", "em", "correct", "is_correct",
     "matthews_correlation", "mcc", "auc", "auroc", "roc_auc", "pearson", "spearman", "rouge_l", "rouge_1", "rouge_2", "bleu",
@@ -38,7 +44,7 @@ _NO_SCORES = {
     "avg", "average", "mean", "macro", "std", "sd", "stderr", "ci", "n", "count", "rank", "params", "parameters", "param",
     "trainable", "time", "seconds", "sec", "memory", "mem", "gb", "mb", "bytes", "flops", "cost", "lr", "rate", "epoch",
     "epochs", "step", "steps", "batch", "size", "alpha", "dropout", "index", "idx", "id", "unnamed", "version", "year", "date",
-    "timestamp", "overall", "total",
+    "timestamp", "overall", "total", *_COSTS,
 }  # fmt: skip
 _LOWER = re.compile(r"(?:^|_)(?:loss|perplexity|ppl|error|err|rmse|mae|mse|wer|cer|ter|fid|nll|bits|latency)(?:_|$)")
 
@@ -52,6 +58,7 @@ class AskedColumns:
     base_model: str | None = None
     seed: str | None = None
     item: str | None = None
+    cost: str | None = None
     score: tuple[str, ...] = ()
     lower_is_better: bool | None = None
 
@@ -98,7 +105,7 @@ def choose(head: Head, asked: AskedColumns) -> ChosenColumns:
     for own in asked.score:
         if own not in head:
             raise unknown("column", own, head)
-    scores = asked.score or _scores(head, found)
+    scores = asked.score or _scores(head, {**found, "cost": asked.cost or ""})
     if not scores:
         for name in _known_scores(head, any):
             known = next(value for value in head[name] if value is not None)
@@ -118,6 +125,11 @@ def choose(head: Head, asked: AskedColumns) -> ChosenColumns:
         if measure is not None and not _numbers(head[measure]):
             found["measure"] = measure
             said.append(f"what each task's score is: column `{measure}`")
+    if (cost := asked.cost or _cost(head, {*found.values(), *scores})) is not None:
+        if cost not in head:
+            raise unknown("column", cost, head)
+        found["cost"] = cost
+        said.append(f"cost: column `{cost}`, the mean of a method's runs; no verdict is about it")
     others = [f"`{name}`" for name in head if name not in (*scores, *found.values())]
     more = [f"{len(others) - SHOWN_COLUMNS} more"] if len(others) > SHOWN_COLUMNS else []
     said += [f"columns not read: {', '.join([*others[:SHOWN_COLUMNS], *more])}"] if others else []
@@ -127,6 +139,19 @@ def choose(head: Head, asked: AskedColumns) -> ChosenColumns:
 def _named(head: Head, names: Sequence[str], taken: Collection[str]) -> str | None:
     known = {plain(name): name for name in reversed([*head]) if name not in taken}
     return next((known[name] for name in names if name in known), None)
+
+
+def _cost(head: Head, taken: Collection[str]) -> str | None:
+    """Return the column of costs: named so, and without a value that is none."""
+    costs = {
+        name: words
+        for name, values in head.items()
+        if name not in taken
+        and not _MOMENTS & (words := {*plain(name).split("_")})
+        and all(0 <= number_in(value) < math.inf for value in values if value is not None)
+        and any(value is not None for value in values)
+    }
+    return next((name for word in _COSTS for name, words in costs.items() if word in words), None)
 
 
 def _known_scores(

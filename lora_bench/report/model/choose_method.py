@@ -25,7 +25,7 @@ from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, 
 from lora_bench.report.model.given_answers import NeverFound, given_by, never_found
 from lora_bench.report.model.judged import judge_comparison
 from lora_bench.report.model.rows import Row, fell
-from lora_bench.report.model.searches import Searches
+from lora_bench.report.model.searches import GivenCosts, Searches
 from lora_bench.report.model.seed_scores import AnswersOf, Scored, items_of, no_answers, overlap_of, scored
 from lora_bench.stats import seed_from
 from lora_bench.stats.expected_loss import SURE, Contender, Loss, draw_scores, item_covariance, losses
@@ -116,6 +116,8 @@ class Taken:
         of: Number of methods that all tables have.
         margin: Loss that does not matter, the mean over tables; None for none.
         unit: "points" of 100, or the metric.
+        cost: Of a table, on average; None where that of a method is not known.
+        least_cost: That of the method with the least loss.
     """
 
     label: str
@@ -125,6 +127,8 @@ class Taken:
     of: int
     margin: float | None
     unit: str
+    cost: float | None = None
+    least_cost: float | None = None
 
 
 def loss_words(loss: Loss, unit: str) -> str:
@@ -199,8 +203,12 @@ def choices_of(
     tables: Sequence[tuple[Setting, ModelTable]] | None = None,
     margin: float | None = None,
     prefer: Prefer = "storage",
+    given: GivenCosts | None = None,
 ) -> tuple[Choice, ...]:
-    """Return the choice for each of *tables* with a score; by default for all results, as a report's headline advises."""
+    """Return the choice for each of *tables* with a score; by default for all results, as a report's headline advises.
+
+    Costs are those *given*, else measured ones.
+    """
     declared = next((record.analysis for record in records if record.analysis is not None), Analysis(reference=""))
     searches = Searches(comparison)
     found = []
@@ -210,7 +218,11 @@ def choices_of(
             task = setting.spec.task
             of_table = [scored(row, setting, answers, searches.error(row, table, setting)) for row in rows]
             allowed = declared.margin_of(task.name, task.metric) if margin is None else margin
-            found.append(_choose(table, of_table, allowed, prefer, answers))
+            costs = _costs(rows, prefer) if given is None else [*map(given.mean, rows)]
+            if setting.scores_alone and None in costs:
+                # The cheapest of some is not the cheapest.
+                costs = [None] * len(rows)
+            found.append(_choose(table, of_table, costs, allowed, prefer, answers))
     return tuple(found)
 
 
@@ -241,14 +253,18 @@ def _chosen_tables(comparison: Comparison, task: str | None, model: str | None) 
 
 
 def _choose(
-    table: ModelTable, of_table: Sequence[Scored], margin: float | None, prefer: Prefer, answers: AnswersOf
+    table: ModelTable,
+    of_table: Sequence[Scored],
+    costs: Sequence[float | None],
+    margin: float | None,
+    prefer: Prefer,
+    answers: AnswersOf,
 ) -> Choice:
     """Choose among the methods of one table, which all have a score."""
     rows, setting = [one.row for one in of_table], of_table[0].setting
     means = [setting.sign * row.score.mean for row in rows if row.score is not None]
     whole = [place for place, row in enumerate(rows) if not row.failures] or [*range(len(rows))]
     best = max(whole, key=lambda place: means[place])
-    costs = _costs(rows, prefer)
     drawn = _drawn(of_table)
     found = None if drawn is None else losses(drawn)
     return Choice(
@@ -283,12 +299,13 @@ def take(choices: Sequence[Choice]) -> Taken | None:
     margin = float(np.mean(margins)) if len(margins) == len(choices) else None
     methods = [*zip(*([(choice.rows[at], choice.costs[at]) for at in place] for choice, place in places), strict=True)]
     known = [[cost for _, cost in of_method if cost is not None] for of_method in methods]
-    costs = [sum(of_method) if len(of_method) == len(choices) else None for of_method in known]
+    costs = [float(np.mean(of_method)) if len(of_method) == len(choices) else None for of_method in known]
     sound = [number for number, of_method in enumerate(methods) if not any(row.failures for row, _ in of_method)]
     whole = sound or [*range(len(labels))]
     chosen = cheapest(whole, found, costs, margin)
     least = min(whole, key=lambda place: found[place].expected)
-    return Taken(labels[chosen], found[chosen], labels[least], found[least], len(labels), margin, unit)
+    of_least = found[least], len(labels), margin, unit, costs[chosen], costs[least]
+    return Taken(labels[chosen], found[chosen], labels[least], *of_least)
 
 
 def _tied(choice: Choice) -> bool:

@@ -133,6 +133,7 @@ class Line:
         file_bytes: Bytes of the files to ship at each place.
         counted: Whether these are computed from parameter counts, as no files were kept.
         file_ratios: Bytes as multiples of the reference's.
+        cost: Mean cost over places, of a stranger's table that has one for all runs.
     """
 
     label: str
@@ -148,6 +149,7 @@ class Line:
     file_ratios: tuple[float, ...]
     step: Ratio | None
     memory: Ratio | None
+    cost: float | None = None
 
     @cached_property
     def by_verdict(self) -> dict[str, list[Contrast]]:
@@ -176,6 +178,7 @@ class Overview:
         methods: Every method over all targets; the reference first.
         choices: The result of `choose_method` for each task, base model and target; empty where nothing was judged, or runs
             learned nothing.
+        cost_name: Name of the costs of lines, which says their unit.
     """
 
     comparison: Comparison
@@ -185,6 +188,7 @@ class Overview:
     lines: tuple[Line, ...]
     methods: tuple[Line, ...]
     choices: tuple[Choice, ...] = ()
+    cost_name: str = ""
 
     @cached_property
     def taken(self) -> Taken | None:
@@ -223,7 +227,10 @@ def overview(
             for (label, group, target), of_line in of_lines.items()
         ]
         lacking = [line for line in found if sum(place.table in common for place in line.places) < len(common)]
-        found = [replace(line, score=None) if line in lacking or line.scored < len(common) else line for line in found]
+        found = [
+            replace(line, score=None, cost=None) if line in lacking or line.scored < len(common) else line
+            for line in found
+        ]
         judged_groups = {line.group for line in found if line.contrasts}
         order = [*dict.fromkeys(line.target for line in found)]
 
@@ -240,6 +247,7 @@ def overview(
         lines=lines(apart=True),
         methods=lines(apart=False),
         choices=choices,
+        cost_name=beside.given.name if beside.given is not None else "",
     )
 
 
@@ -311,6 +319,8 @@ def _line(
     once = [*{place.row.run_ids: place for place in places}.values()]
     sizes = [(place, _file_bytes(place.row, place, beside)) for place in once]
     scores = [score for place in once if (score := place.setting.score_of(place.row)) is not None]
+    costs = [] if beside.given is None else [beside.given.mean(place.row) for place in once]
+    known = [cost for cost in costs if cost is not None]
     ratios = []
     # A method that is exempt from the target has one set of runs, and the files of each target's reference beside them.
     for place in places:
@@ -331,6 +341,7 @@ def _line(
         file_ratios=tuple(ratios),
         step=_ratio(once, probed, STEP, lambda row: row.step_seconds),
         memory=_ratio(once, probed, PEAK, lambda row: row.train_peak_bytes),
+        cost=statistics.fmean(known) if known and len(known) == len(once) else None,
     )
 
 

@@ -18,7 +18,7 @@ from lora_bench.report.model.judged import Judged, judge_comparison
 from lora_bench.report.model.overview import DECIDED, SHOWN, Line, Overview, overview
 from lora_bench.report.model.plateaus import SweepFindings, sweep_findings
 from lora_bench.report.model.reference import NOTHING_ASKED, Question
-from lora_bench.report.model.searches import Beside, beside
+from lora_bench.report.model.searches import Beside, GivenCosts, beside
 from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 from lora_bench.report.sections.improving import improving_runs
 from lora_bench.stats.apart import least_p
@@ -117,6 +117,7 @@ class Report:
         analysis: Changes of the weights that these runs kept.
         reload_seconds: Seconds after which its page loads itself again, while runs go on; 0 for never.
         latex: Whether its tables are written as LaTeX too.
+        given_costs: Costs of runs of which nothing but scores is known else.
         figures: Format of its figures; beside PDF stands SVG, which a page shows.
         beside: Reports in the same folder, by the name of their pages; this one may be among them.
     """
@@ -135,6 +136,7 @@ class Report:
     analysis: WeightAnalysis | None = None
     beside: Mapping[str, "Report"] = field(default_factory=dict)
     reload_seconds: int = 0
+    given_costs: GivenCosts | None = None
     latex: bool = False
     figures: Form = "svg"
 
@@ -151,14 +153,14 @@ class Report:
     @cached_property
     def costs(self) -> Beside:
         """Costs beside the rows."""
-        return beside(self.comparison, self.probes)
+        return beside(self.comparison, self.probes, self.given_costs)
 
     @cached_property
     def overview(self) -> Overview:
         """Each method over all its tasks and base models."""
         choose = self.judged is not None and not self.judged.no_result and not self.comparison.single_runs
-        margin = self.asked.margin
-        choices = choices_of(self.comparison, self.records, self.answers, margin=margin) if choose else ()
+        margin, given = self.asked.margin, self.given_costs
+        choices = choices_of(self.comparison, self.records, self.answers, margin=margin, given=given) if choose else ()
         if self.comparison.scores_alone:
             # In a stranger's table a method may stand alone on a task, which is no choice.
             choices = tuple(choice for choice in choices if len(choice.rows) > 1)

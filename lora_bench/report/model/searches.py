@@ -3,8 +3,10 @@
 Such costs are the trials that chose a row's learning rate, and the files that must be kept.
 """
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, conditions_of, rows_of
@@ -69,12 +71,28 @@ def _key(row: Row, table: ModelTable, setting: Setting) -> str:
     return canonical([shared, table.model.model_dump(mode="json"), row.label, row.method, row.options])
 
 
+class GivenCosts(NamedTuple):
+    """Costs of runs by their ids, from a column of a table, in the unit that its name says."""
+
+    name: str
+    of_runs: Mapping[str, float]
+
+    def mean(self, row: Row) -> float | None:
+        """Return the mean cost of a row's runs; None if one has none."""
+        known = [self.of_runs[run_id] for run_id in row.run_ids if run_id in self.of_runs]
+        return statistics.fmean(known) if len(known) == len(row.run_ids) else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Beside:
-    """Costs beside the rows: probes, and seconds of training in all trials, by the key that a row and its trials share."""
+    """Costs beside the rows: probes, and seconds of training in all trials, by the key that a row and its trials share.
+
+    *given* are those of a stranger's table.
+    """
 
     tuning_seconds: dict[tuple[object, ...], float | None]
     probes: Sequence[ProbeRecord]
+    given: GivenCosts | None = None
 
     def tuning(self, row: Row, table: ModelTable, setting: Setting) -> float | None:
         """Seconds of training of the trials that chose a row's learning rate; None if the report has no such trials."""
@@ -100,12 +118,12 @@ def is_probed_by(spec: ProbeSpec, row: Row, table: ModelTable) -> bool:
     return same_model and (spec.method.name, spec.method.options) == (row.method, row.options)
 
 
-def beside(comparison: Comparison, probes: Sequence[ProbeRecord] = ()) -> Beside:
+def beside(comparison: Comparison, probes: Sequence[ProbeRecord] = (), given: GivenCosts | None = None) -> Beside:
     """Collect the costs beside the rows of *comparison*; *probes* are of the same report."""
     trials = rows_of(setting for setting in comparison.settings if setting.trials)
     cells = grouped(trials, lambda cell: _cell_key(*cell))
     seconds = {key: total_of(row.train_seconds_total for _, _, row in found) for key, found in cells.items()}
-    return Beside(tuning_seconds=seconds, probes=probes)
+    return Beside(tuning_seconds=seconds, probes=probes, given=given)
 
 
 def _cell_key(setting: Setting, table: ModelTable, row: Row) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from lora_bench.report.model.choose_method import LIKE_COST, POINTS, Taken, amount_words, loss_words
 from lora_bench.report.model.overview import UNLESS, WITHIN, Contrast, Line, Overview, unless_words
 from lora_bench.report.sections.method_tables import metric_name
-from lora_bench.report.text import amount, code, listed, percent, plural, score, span
+from lora_bench.report.text import amount, code, cost, listed, percent, plural, score, span
 from lora_bench.stats.apart import fewest_unseen
 from lora_bench.stats.expected_loss import SURE
 
@@ -35,14 +35,17 @@ def take_words(seen: Overview, taken: Taken) -> str:
         said += f" at most {most} with {percent(SURE, 0)}"
     if taken.least == taken.label:
         return f"{said}.{_not_chosen(seen)}"
+    margin = f" within the margin of {amount(taken.margin, taken.unit == POINTS)}" if taken.margin is not None else ""
+    lost = f"The least loss is that of {code(taken.least)}: {loss_words(taken.least_loss, taken.unit)}"
+    if seen.comparison.scores_alone:
+        mine, theirs = (f"{cost(of)} {code(seen.cost_name)}" for of in (taken.cost, taken.least_cost))
+        return f"{said}, the best for about the least cost{margin}: {mine}. {lost}, for {theirs}.{_not_chosen(seen)}"
     own, least = (next(line for line in seen.methods if line.label == label) for label in (taken.label, taken.least))
     ratios = [theirs / mine for mine, theirs in zip(own.file_ratios, least.file_ratios, strict=False)]
     larger = span(ratios, lambda ratio: f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}")
     file = f", with a file {larger} times as large" if min(ratios, default=0.0) > 1 + LIKE_COST else ""
-    margin = ""
-    if taken.margin is not None:
-        margin = f", the smallest file within the margin of {amount(taken.margin, taken.unit == POINTS)}"
-    return f"{said}{margin}. The least loss is that of {code(least.label)}: {loss_words(taken.least_loss, taken.unit)}{file}."
+    smallest = f", the smallest file{margin}" if margin else ""
+    return f"{said}{smallest}. {lost}{file}."
 
 
 def _not_chosen(seen: Overview) -> str:

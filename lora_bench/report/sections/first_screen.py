@@ -153,6 +153,8 @@ def notes(seen: Overview) -> list[str]:
         )
         percent = f"{100 * (1 - 2 * seen.judged.analysis.alpha):g}" if seen.judged else ""
         said.append(PLACES.format(some=some, percent=percent))
+    if any(line.cost is not None for line in shown):
+        said.append(f"{code(seen.cost_name)}: the mean of a method's runs, as given.")
     if any(line.step is not None or line.memory is not None for line in shown):
         said.append(f"Time and memory are multiples of {code(seen.reference)}'s.")
     if any(line.counted and line.file_bytes for line in shown):
@@ -170,6 +172,7 @@ def _columns(seen: Overview, shown: Sequence[Line]) -> list[tuple[str, Callable[
     return [
         ("method", lambda line: _name(line, seen)),
         (_score_name(shown), lambda line: score_of(line, shown)),
+        (inert(seen.cost_name), lambda line: text.cost(line.cost)),
         (f"difference to {reference}", difference_of),
         # More seeds decide nothing where runs learn nothing.
         (f"verdict on {on}" if on else "verdict", lambda line: verdict_of(line, needed=not seen.learned_little)),

@@ -155,7 +155,8 @@ def _own_word(setting: Setting) -> list[Block]:
 def _model_tables(setting: Setting, report: Report) -> list[Block]:
     blocks: list[Block] = []
     for table in setting.tables:
-        shown = tables.score_table(table, setting, _judged(setting, report.judged))
+        given = tables.given_cost(report.given_costs)
+        shown = tables.score_table(table, setting, [*given, *_judged(setting, report.judged)])
         named = [Heading(4, tables.model_name(table))] if table.model.shown else []
         blocks += [*named, *shown, *_seeds_note(table)]
         if setting.scores_alone:
