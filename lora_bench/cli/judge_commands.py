@@ -42,6 +42,7 @@ def _as_json(found: Judgement) -> dict[str, Any]:
     loss = report.overview.taken.loss if report.overview.taken is not None else None
     given = report.given_costs
     costs = {line.label: line.cost for line in report.overview.methods}
+    claims = report.pooled.claims if report.pooled is not None else ()
     frames = {"over_tasks": to_over_tasks_frame(report.judged), "tasks": found.verdicts}
     return {
         "answer": found.answer,
@@ -50,5 +51,6 @@ def _as_json(found: Judgement) -> dict[str, Any]:
         "expected_loss": None if loss is None else asdict(loss),
         "cost": None if given is None else {"column": given.name, "mean": costs},
         "level": report.decision.level,
+        "new_tasks": [{**asdict(claim), "shown": claim.shown} for claim in claims],
         **{name: json.loads(frame.to_json(orient="records")) for name, frame in frames.items()},
     }

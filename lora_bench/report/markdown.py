@@ -36,6 +36,7 @@ from lora_bench.report.sections.forgetting import forgetting_section, kept_of_ba
 from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.improving import improving_blocks, over_time_section, plateau_blocks
 from lora_bench.report.sections.other_reports import other_reports
+from lora_bench.report.sections.pool_page import pooled_section
 from lora_bench.report.sections.scores import exempt_note, scores_section, task_section, tuning_section
 from lora_bench.report.sections.verdicts import verdict_section
 from lora_bench.report.sections.weight_changes import weight_section
@@ -62,14 +63,15 @@ def page_of(report: Report) -> list[Block]:
         return probes_page(report.probes)
     if not report.records:
         raise LoraBenchError("there are no records to report")
-    comparison, judged = report.comparison, report.judged
+    comparison, judged, pooled = report.comparison, report.judged, report.pooled is not None
     sections: list[Sequence[Block]] = [
         [
-            *verdict_section(judged, answer(judged, report.decision.level), by_task_picture(judged, folder)),
-            Fold("Methods, as a paragraph for a paper", [methods_paragraph(judged)]),
+            *verdict_section(judged, answer(judged, report.decision.level, pooled), by_task_picture(judged, folder)),
+            Fold("Methods, as a paragraph for a paper", [methods_paragraph(judged, pooled)]),
         ]
         if judged is not None
         else [],
+        pooled_section(report.pooled),
         scores_section(report),
         _figures(plan_figures(comparison), folder, comparison),
         along_section(report.along),

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +15,12 @@ from lora_bench import judge
 from lora_bench.cli import main
 from lora_bench.errors import LoraBenchError
 from lora_bench.exchange.scores.single_runs import p_of_items
+from lora_bench.records.store import read_records
+from lora_bench.report import Report
+from lora_bench.report.model.pool import pool
 from tests.exchange.test_peft_results import LORA, full, result
 
+ROOT = Path(__file__).parents[2]
 # Ten seeds, the same for both: b is five points above a, and c is a again.
 SEEDS = np.random.default_rng(0).normal(0.7, 0.01, 10)
 NOISE = np.random.default_rng(1).normal(0, 0.002, (3, 10))
@@ -492,6 +497,63 @@ def test_costs_of_two_names_in_two_files_are_not_compared(tmp_path):
     assert (
         found.report.given_costs is None and "costs are not read, as files have them in hours and seconds" in found.said
     )
+
+
+def points(**by_task):
+    """Ten seeds of a and b, which is better by these points on each task, with a spread of a tenth of one."""
+    return [
+        {"method": method, "task": task, "seed": seed, "accuracy": 0.6 + seed / 100 + gain + own}
+        for task, of in by_task.items()
+        for seed in range(10)
+        for method, gain, own in (("a", 0.0, 0.0), ("b", of / 100, 0.001 * (-1) ** seed))
+    ]
+
+
+def test_on_new_tasks_a_difference_has_the_t_interval_of_the_tasks(tmp_path):
+    found = judge(points(x=2.0, y=4.0, z=6.0))
+    (claim,) = found.report.pooled.claims
+    half = 4.302653 * 2 / 3**0.5
+    assert (claim.found.estimate.value, claim.pairs) == (pytest.approx(4.0), 30)
+    assert (claim.interval.low, claim.interval.high) == pytest.approx((4 - half, 4 + half))
+    # t = 4 / (2 / √3), on two degrees of freedom.
+    assert claim.p_value == pytest.approx(0.0742, abs=1e-4)
+    assert "For new tasks like these 3: no difference is shown" in found.answer
+    page = next(path for path in found.write_report(tmp_path) if path.suffix == ".md").read_text()
+    assert "| `b` | 30 | +4.0 | −1.0 to +9.0 | 0.074 | +2.0 (`x`) to +6.0 (`z`), SD 2.0 |" in page
+    # Differences, margins and ranks in each place and over tasks, and one family more.
+    assert "and differences on new tasks the chance of any false claim on this page is at most 35 %" in page
+    assert "For new tasks like these 3: shown, 1 of 1 comparison: b beats a by 4.0 points" in (
+        judge(points(x=3.9, y=4.0, z=4.1)).answer
+    )
+
+
+def test_nothing_is_said_of_new_tasks_by_one_task_or_copies_of_it():
+    for table in (points(x=2.0), points(x=2.0, y=2.0), [row for row in points(x=2.0, y=4.0) if row["seed"] == 0]):
+        assert judge(table).report.pooled is None and "new tasks" not in judge(table).answer
+
+
+def test_scores_of_records_say_on_new_tasks_what_the_pool_of_the_records_says():
+    records = read_records(ROOT / "baselines" / "glue-small")
+    table = [
+        {
+            "method": one.spec.method.label, "task": one.spec.task.name, "base model": one.spec.model.shown,
+            "seed": one.spec.seed, "metric": one.spec.task.metric, "score": one.judged_score,
+        }
+        for one in records
+        if one.spec.score_on == "test"
+    ]  # fmt: skip
+    found = judge(table).report
+    suite = pool([Report(records, name="glue-small")], reference=found.judged.analysis.reference).claims
+    assert len(suite) == 3
+    for own, theirs in zip(found.pooled.claims, suite, strict=True):
+        assert (own.first, own.second, own.model, own.pairs) == (
+            theirs.first,
+            theirs.second,
+            theirs.model,
+            theirs.pairs,
+        )
+        assert own.found.tasks == pytest.approx(theirs.found.tasks) and own.p_value == pytest.approx(theirs.p_value)
+        assert (own.interval.low, own.interval.high) == pytest.approx((theirs.interval.low, theirs.interval.high))
 
 
 def samples(folder, right, *, date="2026-01-02T03-04-05.678901", filters=("strict-match",)):

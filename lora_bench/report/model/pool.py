@@ -6,16 +6,17 @@ A method is its label with its options, without size and learning rate. Within a
 pair of runs that stands in several suites counts in the first that has it. See docs/statistics.md#several-suites.
 """
 
+from __future__ import annotations
+
 import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lora_bench.metrics import default_margin
 from lora_bench.report.model.judged import not_judged
-from lora_bench.report.model.report import Report
 from lora_bench.report.model.rows import Row, canonical, grouped
 from lora_bench.report.model.searches import Searches
 from lora_bench.report.model.seed_scores import Scored, difference_of, scored
@@ -23,6 +24,9 @@ from lora_bench.stats.estimate import Interval
 from lora_bench.stats.family import holm
 from lora_bench.stats.places import OverPlaces, PlaceDifference, over_places
 from lora_bench.stats.power import ALPHA
+
+if TYPE_CHECKING:
+    from lora_bench.report.model.report import Report
 
 # Label, and the method with its options as canonical JSON.
 MethodKey = tuple[str, str]
@@ -67,11 +71,12 @@ class PooledClaim:
     found: OverPlaces
     interval: Interval | None
     p_value: float | None
+    alpha: float = ALPHA
 
     @property
     def shown(self) -> bool:
         """True if the methods are shown to differ."""
-        return self.p_value is not None and self.p_value <= ALPHA
+        return self.p_value is not None and self.p_value <= self.alpha
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,20 +110,23 @@ class SuitePool:
     left_out: tuple[str, ...]
 
 
-def pool(suites: Sequence[Report]) -> SuitePool:
-    """Pool the runs of suites, each as its report has them; a pair of runs that several have counts in the first of them."""
+def pool(suites: Sequence[Report], *, reference: str | None = None, alpha: float = ALPHA) -> SuitePool:
+    """Pool the runs of suites, each as its report has them; a pair of runs that several have counts in the first of them.
+
+    With the label of a *reference* the claims are those of all others less this method.
+    """
     left_out: dict[str, None] = {}
     names: dict[str, str] = {}
     tables = [table for suite in suites for table in _tables(suite, names, left_out)]
     known: Known = {}
-    every = list(_contributions(tables, known))
+    every = list(_contributions(tables, known, reference))
     scopes = _scopes(every)
     results = [{one.run_id for one in suite.records if one.spec.score_on == "test"} for suite in suites]
     in_suites = Counter(run_id for runs in results for run_id in runs)
     added = []
     for suite, runs in zip(suites, results, strict=True):
         own = [one for one in every if one.table.suite == suite.name]
-        rest = _scopes(list(_contributions([table for table in tables if table.suite != suite.name], known)))
+        rest = _scopes(list(_contributions([of for of in tables if of.suite != suite.name], known, reference)))
         concerned = [key for key, found in scopes.items() if key in rest and any(one in own for one in found)]
         moves = [abs(_over(rest[key]).estimate.value - _over(scopes[key]).estimate.value) for key in concerned]
         added.append(
@@ -134,7 +142,7 @@ def pool(suites: Sequence[Report]) -> SuitePool:
     pairs = grouped(every, lambda one: (one.first, one.second))
     pooled = [one.table for found in scopes.values() for one in found]
     return SuitePool(
-        claims=_claims(scopes),
+        claims=_claims(scopes, alpha),
         tasks=tuple(sorted({table.task for table in pooled})),
         models=tuple(sorted({table.model for table in pooled})),
         runs=len(in_suites),
@@ -177,11 +185,14 @@ def _method(row: Row) -> MethodKey:
     return row.label, canonical([row.method, {name: value for name, value in row.options.items() if name != row.size}])
 
 
-def _contributions(tables: Sequence[PooledTable], known: Known) -> Iterator[Contribution]:
+def _contributions(tables: Sequence[PooledTable], known: Known, reference: str | None) -> Iterator[Contribution]:
     """Yield the differences of tables, each pair of runs once; *known* has those that were computed before."""
     counted: set[tuple[str, str]] = set()
     for table in tables:
-        for first, second in itertools.combinations(sorted(table.rows), 2):
+        for methods in itertools.combinations(sorted(table.rows), 2):
+            first, second = sorted(methods, key=lambda method: method[0] == reference)
+            if reference not in (None, second[0]):
+                continue
             one, other = table.rows[first], table.rows[second]
             runs, others = ({score.seed: score.run_id for score in side.row.scores} for side in (one, other))
             seeds = sorted(one.scores.keys() & other.scores.keys())
@@ -229,10 +240,10 @@ def _over(found: Sequence[Contribution]) -> OverPlaces:
     return over_places(places)
 
 
-def _claims(scopes: Mapping[Scope, Sequence[Contribution]]) -> tuple[PooledClaim, ...]:
+def _claims(scopes: Mapping[Scope, Sequence[Contribution]], alpha: float) -> tuple[PooledClaim, ...]:
     names = _names({method for first, second, _ in scopes for method in (first, second)})
     pooled = {key: _over(found) for key, found in scopes.items()}
-    adjusted = holm([found.estimate.p_value() for found in pooled.values()], ALPHA)
+    adjusted = holm([found.estimate.p_value() for found in pooled.values()], alpha)
     return tuple(
         PooledClaim(
             first=names[key[0]],
@@ -241,8 +252,9 @@ def _claims(scopes: Mapping[Scope, Sequence[Contribution]]) -> tuple[PooledClaim
             models=len({one.table.model for one in scopes[key]}),
             pairs=sum(one.pairs for one in scopes[key]),
             found=found,
-            interval=found.estimate.interval(1 - ALPHA / len(pooled)),
+            interval=found.estimate.interval(1 - alpha / len(pooled)),
             p_value=one.p_value,
+            alpha=alpha,
         )
         for (key, found), one in zip(pooled.items(), adjusted, strict=True)
     )

@@ -17,6 +17,7 @@ from lora_bench.report.model.given_answers import GivenByRow, given_answers
 from lora_bench.report.model.judged import Judged, judge_comparison
 from lora_bench.report.model.overview import DECIDED, SHOWN, Line, Overview, overview
 from lora_bench.report.model.plateaus import SweepFindings, sweep_findings
+from lora_bench.report.model.pool import SuitePool, pool
 from lora_bench.report.model.reference import NOTHING_ASKED, Question
 from lora_bench.report.model.searches import Beside, GivenCosts, beside
 from lora_bench.report.model.seed_scores import AnswersOf, no_answers
@@ -170,6 +171,17 @@ class Report:
     def decision(self) -> Decision:
         """The decision of its verdicts."""
         return _decide(self.overview)
+
+    @cached_property
+    def pooled(self) -> SuitePool | None:
+        """Each method less the reference on new tasks, where nothing but scores is known; None without such a claim.
+
+        Tasks on which all agree to the last digit are copies of one, and speak for no others.
+        """
+        if not self.comparison.scores_alone or self.judged is None:
+            return None
+        found = pool([self], reference=self.judged.analysis.reference, alpha=self.judged.analysis.alpha)
+        return found if any(len({*claim.found.tasks.values()}) > 1 for claim in found.claims) else None
 
     @cached_property
     def given_answers(self) -> GivenByRow:

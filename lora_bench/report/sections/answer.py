@@ -23,11 +23,14 @@ _GRADES: dict[Grade, str] = {
 }
 
 
-def answer(judged: Judged, level: Level | None = None) -> list[str]:
-    """Return the paragraphs; below a headline of *level* "partly" the last one says the grade of single verdicts too."""
+def answer(judged: Judged, level: Level | None = None, pooled: bool = False) -> list[str]:
+    """Return the paragraphs; below a headline of *level* "partly" the last one says the grade of single verdicts too.
+
+    If *pooled*, a section on new tasks has claims too.
+    """
     scope = "; ".join([*_grades(judged.held, level), scope_words(judged.held)])
     return [
-        f"{comparison_words(judged)}{_any_false_claim(judged)}",
+        f"{comparison_words(judged)}{_any_false_claim(judged, pooled)}",
         *_shared_runs(judged),
         f"{scope[0].upper()}{scope[1:]}.",
     ]
@@ -80,14 +83,15 @@ def asked_words(judged: Judged) -> str:
     return f"a reader's {listed([*asked, *([] if alpha is None else [f'error level of {alpha:g}'])])}"
 
 
-def _any_false_claim(judged: Judged) -> str:
+def _any_false_claim(judged: Judged, pooled: bool) -> str:
     """Return the chance of any false claim on a page, whose families of claims have the error level each."""
     margins = [any(one.margin is not None for one in judged.verdicts)]
     in_places = [True, *margins, bool(judged.ranks)]
     over_tasks = [True, *margins, any(one.rank is not None for group in judged.over_tasks for one in group.methods)]
-    number = sum(in_places) + (sum(over_tasks) if judged.over_tasks else 0)
+    number = sum(in_places) + (sum(over_tasks) if judged.over_tasks else 0) + pooled
     most = percent(judged.analysis.alpha * number, 0)
     kinds = "differences, margins and ranks" + (", in each place and over tasks," if judged.over_tasks else "")
+    kinds += " and differences on new tasks" if pooled else ""
     return f" With {kinds} the chance of any false claim on this page is at most {most}."
 
 
@@ -168,7 +172,7 @@ def scope_words(held: Sequence[Held]) -> str:
     return f"the intervals cover {new}, not new {others}"
 
 
-def methods_paragraph(judged: Judged) -> str:
+def methods_paragraph(judged: Judged, pooled: bool = False) -> str:
     """Return the paragraph: comparison, tests with their sources, families, intervals and ranks."""
     verdicts, differences = [held.verdict for held in judged.held], [held.difference for held in judged.held]
     several, margins = len(verdicts) > 1, any(verdict.margin is not None for verdict in verdicts)
@@ -208,6 +212,8 @@ def methods_paragraph(judged: Judged) -> str:
         "Means over tasks weigh tasks alike, draw seeds for all tasks at once, and are families of their own.": bool(
             judged.over_tasks
         ),
+        "Differences on new tasks have tasks and base models as random effects (Henderson 1953, doi:10.2307/3001853), and are "
+        "one more family.": pooled,
         f"Ranks are those that the shown differences leave open, together with {level} probability (Al Mohamad, Goeman and "
         "van Zwet 2022, Biometrics 78); methods share a letter where no difference between them is shown (Piepho 2004, "
         "doi:10.1198/1061860043515).": bool(judged.ranks),

@@ -23,6 +23,7 @@ from lora_bench.report.sections.answer import asked_words
 from lora_bench.report.sections.chosen_rates import chosen_rates, searches, tried_rates
 from lora_bench.report.sections.method_tables import range_words, word_model_score
 from lora_bench.report.sections.next_step import more_seeds, next_lines, work_key
+from lora_bench.report.sections.pool_page import new_tasks
 from lora_bench.report.sections.tuning import untuned_tasks
 from lora_bench.report.sections.verdicts import MANY, seeds_added, without_result
 from lora_bench.report.text import code, inert, listed, plural, plural_span, score
@@ -65,12 +66,13 @@ def headline_of(report: Report) -> Headline:
         lead, further, following = why_not_judged(overview.comparison)
         return Headline((), lead, further, search_strength(overview.comparison), following, decision)
     shown = _nothing_shown(overview, decision) if decision.level == "undecided" else compared(overview)
+    on_new = [] if report.pooled is None else [new_tasks(report.pooled)]
     if overview.judged.no_result:
         lead, further = f"{NO_RESULT}.", [f"Train longer before adding seeds: raise {code(work_key(overview))}."]
     elif overview.taken is not None:
-        lead, further = take_words(overview, overview.taken), [*by_place(overview), *shown]
+        lead, further = take_words(overview, overview.taken), [*by_place(overview), *shown, *on_new]
     else:
-        lead, *further = [*by_place(overview), *shown]
+        lead, *further = [*by_place(overview), *shown, *on_new]
     if not overview.judged.no_result:
         lead = " ".join([*_words_suffice(overview), lead])
     cautions = _cautions(overview, overview.judged, decision)

@@ -23,10 +23,7 @@ def pool_page(pool: SuitePool, command: str) -> str:
             f"{listed([inert(model) for model in pool.models])}. Each run counts once. Rates are those of the suites, tuned or "
             "given.",
             Heading(2, "Differences"),
-            "First less second in points of 100: the mean over tasks, which weigh alike. *Interval*: covers new tasks, seeds "
-            f"and test items, and on *all* also new base models; with {100 * (1 - ALPHA):g} % all intervals hold together. "
-            "*p*: of no difference, after Holm's procedure over all rows. *Tasks*: the least and the greatest difference, and "
-            "the spread (SD) of the true ones, without the noise of seeds and items.",
+            f"First less second {_legend(ALPHA, models=True)}",
             TextTable(
                 ["first", "second", "base model", "pairs of runs", "difference", "interval", "p", "tasks"],
                 [_row(claim) for claim in pool.claims],
@@ -59,6 +56,43 @@ def pool_page(pool: SuitePool, command: str) -> str:
     return to_markdown(blocks)
 
 
+def pooled_section(pool: SuitePool | None) -> list[Block]:
+    """Return the section of a report of scores alone: each method less the reference on new tasks."""
+    if pool is None:
+        return []
+    reference, several = code(pool.claims[0].second), len(pool.models) > 1
+    header = ["method", "base model", "pairs of runs", "difference", "interval", "p", "tasks"]
+    rows = [_row(claim) for claim in pool.claims]
+    return [
+        Heading(2, "On new tasks"),
+        new_tasks(pool),
+        f"Each method less {reference} {_legend(pool.claims[0].alpha, models=several)}",
+        TextTable(
+            [name for name in header if several or name != "base model"],
+            [[name, *[model] * several, *of] for name, _, model, *of in rows],
+            numbers_from=1 + several,
+        ),
+        *([Fold("Left out", [TextList([inert(one) for one in pool.left_out])])] if pool.left_out else []),
+    ]
+
+
+def _legend(alpha: float, *, models: bool) -> str:
+    of_models = ", and on *all* also new base models" if models else ""
+    return (
+        "in points of 100: the mean over tasks, which weigh alike. *Interval*: covers new tasks, seeds "
+        f"and test items{of_models}; with {100 * (1 - alpha):g} % all intervals hold together. "
+        "*p*: of no difference, after Holm's procedure over all rows. *Tasks*: the least and the greatest difference, and "
+        "the spread (SD) of the true ones, without the noise of seeds and items."
+    )
+
+
+def new_tasks(pool: SuitePool) -> str:
+    """Return what the tasks of a report show of others like them."""
+    shown = [claim for claim in pool.claims if claim.shown]
+    answer = _answer(shown, len(pool.claims))
+    return f"For new tasks like these {len(pool.tasks)}: {answer[0].lower()}{answer[1:]}"
+
+
 def _answer(shown: list[PooledClaim], claims: int) -> str:
     if not claims:
         return "Nothing can be pooled: no two methods were compared on two tasks or more."
@@ -69,8 +103,8 @@ def _answer(shown: list[PooledClaim], claims: int) -> str:
     named = []
     for claim in sorted(shown, key=lambda claim: claim.p_value or 0.0)[:MOST_NAMED]:
         ahead, behind = (claim.first, claim.second) if claim.found.estimate.value > 0 else (claim.second, claim.first)
-        where = "all base models" if claim.model is None else inert(claim.model)
-        named.append(f"{code(ahead)} beats {code(behind)} by {abs(claim.found.estimate.value):.1f} points on {where}")
+        where = " on all base models" if claim.model is None else f" on {inert(claim.model)}" if claim.model else ""
+        named.append(f"{code(ahead)} beats {code(behind)} by {abs(claim.found.estimate.value):.1f} points{where}")
     more = f"; {len(shown) - len(named)} more below" if len(shown) > len(named) else ""
     return f"Shown, {len(shown)} of {plural(claims, 'comparison')}: {'; '.join(named)}{more}."
 
