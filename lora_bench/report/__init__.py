@@ -63,7 +63,7 @@ def render_files(report: Report) -> dict[str, bytes]:
         }
     if report.latex:
         judged = report.judged if report.records else None
-        methods = methods_paragraph(judged) if judged is not None else ""
+        methods = methods_paragraph(judged, report.pooled is not None) if judged is not None else ""
         pages[f"{name}.tex"] = to_latex(blocks, name=name, note=table_note(judged), methods=methods)
     tables = {f"{name}/{file}": content for file, content in report.data(report).items()}
     if report.figures == "pdf":

@@ -122,6 +122,19 @@ def natural(label: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", label)]
 
 
+# What tells runs of one model apart in its name.
+_DATE = re.compile(r" \d{4}-\d\d-\d\dT[\d.:-]+$")
+
+
+def once_words(labels: Iterable[str]) -> str:
+    """Return how often methods with one run a label ran; labels may differ by date alone."""
+    names = {*labels}
+    methods = {_DATE.sub("", name) for name in names}
+    if len(methods) == len(names):
+        return "each has one run"
+    return f"{'their' if len(methods) == 1 else 'some'} names differ by date only"
+
+
 def plural(number: int, noun: str) -> str:
     """Return a count with its noun: "1 seed", "2 seeds", "3 tasks"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
@@ -221,6 +234,11 @@ def rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def cost(value: float | None) -> str:
+    """Return a cost of any unit with three digits, or all before the point."""
+    return MISSING if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def swept(value: float, *, rate: bool = False) -> str:
     """Return a value of a swept number: a rank, an amount, or a learning *rate*."""
     return learning_rate(value) if rate else f"{value:,.0f}" if value == round(value) else f"{value:g}"
@@ -232,11 +250,6 @@ def learning_rate(value: float | None) -> str:
         return MISSING
     mantissa, exponent = f"{value:.3e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
-
-
-def cost(value: float | None) -> str:
-    """Return a cost of any unit with three digits, or all before the point."""
-    return MISSING if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _minus(text: str) -> str:

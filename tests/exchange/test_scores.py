@@ -556,6 +556,42 @@ def test_scores_of_records_say_on_new_tasks_what_the_pool_of_the_records_says():
         assert (own.interval.low, own.interval.high) == pytest.approx((theirs.interval.low, theirs.interval.high))
 
 
+def test_two_seeds_alike_to_the_last_digit_on_three_tasks_are_asked_about():
+    three = rows(tasks=("cola", "mnli", "sst2"))
+    first = {(row["method"], row["task"], row["seed"]): row["accuracy"] for row in three}
+    copied = [
+        {**row, "accuracy": first["b", row["task"], 3]} if (row["method"], row["seed"]) == ("b", 7) else row
+        for row in three
+    ]
+    said = "Copies? The results of seeds 3 and 7 of b are equal to the last digit, on all tasks."
+    assert judge(copied).answer.startswith(said) and "Copies" not in judge(three).answer
+    # On two tasks chance may do it, as on 20 items.
+    assert "Copies" not in judge([row for row in copied if row["task"] != "mnli"]).answer
+    for number, asked in ((20, False), (21, True)):
+        table = [
+            {"method": method, "seed": seed, "item": item, "score": (0 if seed == 2 else seed) + item / 7 + (method == "b")}
+            for method in ("a", "b") for seed in (0, 1, 2, 3, 4) for item in range(number)
+        ]  # fmt: skip
+        assert ("Copies? The results of seeds 0 and 2 of a" in judge(table).answer) == asked
+
+
+def test_runs_without_a_score_are_no_copies():
+    table = rows(tasks=("cola", "mnli", "sst2"))
+    failed = [{**row, "accuracy": None} if row["method"] == "b" and row["seed"] > 4 else row for row in table]
+    assert "Copies" not in judge(failed).answer
+
+
+def test_names_that_differ_by_date_only_are_not_called_methods(tmp_path):
+    dated = [{**row, "method": f"m 2026-01-0{1 + ord(row['method']) - ord('a')}T03-04-05.678"} for row in rows(seeds=1)]
+    without_seed = [{key: value for key, value in row.items() if key != "seed"} for row in dated]
+    for table in (dated, without_seed):
+        said = judge(table).answer
+        assert (
+            "their names differ by date only" in said and "methods ran" not in said and "each has one run" not in said
+        )
+    assert "some names differ by date only" in judge([*without_seed, {**without_seed[0], "method": "other"}]).answer
+
+
 def samples(folder, right, *, date="2026-01-02T03-04-05.678901", filters=("strict-match",)):
     """A file of samples as lm-evaluation-harness writes it, of which the first *right* of 50 are right."""
     folder.mkdir(parents=True, exist_ok=True)

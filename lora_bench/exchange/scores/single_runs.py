@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,14 +17,14 @@ import numpy as np
 from lora_bench.exchange.scores.collect import Floats, Run, TaskFacts
 from lora_bench.report.blocks import Block, Heading, SectionAnswer, TextTable
 from lora_bench.report.model.rows import grouped
-from lora_bench.report.text import code, inert, listed, plural, score, span
+from lora_bench.report.text import code, inert, listed, once_words, plural, score, span
 from lora_bench.stats import Estimate, Uncertainty, holm, sign_flip
 from lora_bench.stats.paired import FEWEST_FLIPS
 
 # So many differences that are not zero have all their signs flipped; so many runs and tasks are named in an answer.
 MOST_FLIPS, MOST_NAMED = 13, 4
-# What tells runs of one model apart in its name.
-_DATE = re.compile(r" \d{4}-\d\d-\d\dT[\d.:-]+$")
+# Equal results of two runs on fewer tasks or items are no sign of a copy.
+FEWEST_TASKS, FEWEST_ITEMS = 3, 21
 
 
 class OnItems(NamedTuple):
@@ -71,11 +70,9 @@ def single_runs_section(runs: Sequence[Run], facts: Mapping[str, TaskFacts], alp
     more = [f"more on {plural(further, 'further task')}"] if further else []
     items = span([len(one) for results in found.values() for one in results.values()]) + " a task" * (len(found) > 1)
     whole = f"Of these runs, on new items like these ({items}): {'; '.join([*words[:MOST_NAMED], *more])}."
-    methods = {_DATE.sub("", run.method) for run in runs}
-    one_run = "their names differ by date only" if len(methods) == 1 else "each has one run"
     return [
         Heading(2, "These runs on new test items"),
-        SectionAnswer(f"{whole} This says nothing of methods: {one_run}."),
+        SectionAnswer(f"{whole} This says nothing of methods: {once_words([run.method for run in runs])}."),
         f"All pairs of runs are one family with an error level of {alpha:g} (Holm): all places are right at once with "
         f"{100 * (1 - alpha):g} %. A standard error is that of the choice of items.",
         *tables,
@@ -83,21 +80,28 @@ def single_runs_section(runs: Sequence[Run], facts: Mapping[str, TaskFacts], alp
 
 
 def copies(runs: Sequence[Run]) -> list[Block]:
-    """Return an answer on methods of whose runs half at least repeat others, on several tasks or on all items.
+    """Return answers on runs that repeat others of their method, half of them at least or so much that chance hardly does.
 
-    Fewer may agree by chance, as may single scores on one task.
+    Single scores on few tasks agree by chance.
     """
-    said = []
-    for method, own in grouped(runs, lambda run: run.method).items():
-        results = [
-            {(run.task, run.base_model, run.score if run.items is None else run.items.tobytes()) for run in of_seed}
-            for of_seed in grouped(own, lambda run: run.seed).values()
-        ]
-        more = len(results) - len({*map(frozenset, results)})
-        if 2 * more >= len(results) and (len(own) > len(results) or own[0].items is not None):
-            said.append(f"{more} of the {len(results)} runs of {code(method)}")
-    words = "have the same results as another run of their method. Copies are no evidence, and make verdicts too sure."
-    return [SectionAnswer(f"**Copies:** {listed(said)} {words}")] if said else []
+    many, some = [], []
+    for method, own in grouped([run for run in runs if run.score is not None], lambda run: run.method).items():
+        alike: dict[frozenset[object], list[str]] = {}
+        for seed, of_seed in grouped(own, lambda run: run.seed).items():
+            found = (
+                (run.task, run.base_model, run.score if run.items is None else run.items.tobytes()) for run in of_seed
+            )
+            alike.setdefault(frozenset(found), []).append(code(str(seed)))
+        number = sum(map(len, alike.values()))
+        items = sum(len(run.items) for run in own if run.items is not None) / number
+        if 2 * (number - len(alike)) >= number and (len(own) > number or items):
+            many.append(f"{number - len(alike)} of the {number} runs of {code(method)}")
+        else:
+            twins = [seeds for found, seeds in alike.items() if items >= FEWEST_ITEMS or len(found) >= FEWEST_TASKS]
+            some += [f"seeds {listed(seeds)} of {code(method)}" for seeds in twins if len(seeds) > 1]
+    said = [f"**Copies:** {listed(many)} have the same results as another run of their method."] if many else []
+    said += [f"**Copies?** The results of {'; '.join(some)} are equal to the last digit, on all tasks."] if some else []
+    return [SectionAnswer(f"{' '.join(said)} Copies are no evidence, and make verdicts too sure.")] if said else []
 
 
 def _ranked(results: Mapping[str, Floats], sign: int, told: Sequence[Sequence[str]]) -> list[OnItems]:

@@ -117,8 +117,8 @@ class Report:
         texts: Gives the texts of test items, where they may be shown.
         analysis: Changes of the weights that these runs kept.
         reload_seconds: Seconds after which its page loads itself again, while runs go on; 0 for never.
-        latex: Whether its tables are written as LaTeX too.
         given_costs: Costs of runs of which nothing but scores is known else.
+        latex: Whether its tables are written as LaTeX too.
         figures: Format of its figures; beside PDF stands SVG, which a page shows.
         beside: Reports in the same folder, by the name of their pages; this one may be among them.
     """
@@ -136,8 +136,8 @@ class Report:
     texts: TextsOf = no_texts
     analysis: WeightAnalysis | None = None
     beside: Mapping[str, "Report"] = field(default_factory=dict)
-    reload_seconds: int = 0
     given_costs: GivenCosts | None = None
+    reload_seconds: int = 0
     latex: bool = False
     figures: Form = "svg"
 

@@ -26,7 +26,7 @@ from lora_bench.report.sections.next_step import more_seeds, next_lines, work_ke
 from lora_bench.report.sections.pool_page import new_tasks
 from lora_bench.report.sections.tuning import untuned_tasks
 from lora_bench.report.sections.verdicts import MANY, seeds_added, without_result
-from lora_bench.report.text import code, inert, listed, plural, plural_span, score
+from lora_bench.report.text import code, inert, listed, once_words, plural, plural_span, score
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
 # Tables named with classes that are never found.
@@ -185,8 +185,8 @@ def _nothing_shown(seen: Overview, decision: Decision) -> list[str]:
     most = max(contrast.verdict.pairs for contrast in seen.contrasts)
     if decision.why == "seeds" and most == 1 and seen.comparison.scores_alone:
         said = (
-            "Nothing is shown of the methods: each has one run, which does not tell a method from its seed. A verdict takes "
-            f"{FEWEST_PAIRS} seeds."
+            f"Nothing is shown of the methods: {once_words(line.label for line in seen.methods)}, and one run does not tell "
+            f"a method from its seed. A verdict takes {FEWEST_PAIRS} seeds."
         )
     elif decision.why == "seeds":
         seeds = f"{plural(most, 'seed')} of each method {'is' if most == 1 else 'are'} too few"
@@ -271,7 +271,9 @@ def why_not_judged(comparison: Comparison) -> Said:
     seeds = max(row.score.n for row in rows if row.score is not None)
     ran = f"{plural(len(labels), 'method')} ran"
     if comparison.scores_alone and seeds == 1:
-        return f"No method is ranked: {ran} once each, and one run does not tell a method from its seed.", [], []
+        once = once_words(labels)
+        runs = f"{ran} once each" if once.startswith("each") else f"these are {len(labels)} runs, {once}"
+        return f"No method is ranked: {runs}, and one run does not tell a method from its seed.", [], []
     lead = f"No method is ranked: {ran}, and no two share a reference, base model and seed."
     return lead, [*_sources(comparison), *([] if seeds > 1 else ["One seed a mean tells nothing of chance."])], []
 
