@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pydantic
 import pytest
 
 from lora_bench import judge
@@ -711,3 +712,88 @@ def test_logs_of_every_eval_ever_are_checked_by_their_own_package(tmp_path, monk
     monkeypatch.setitem(sys.modules, "every_eval_ever.eval_types", SimpleNamespace(EvaluationLog=Refuses))
     with pytest.raises(LoraBenchError, match=r"a\.json: is no valid log of Every Eval Ever: 0\.2\.2 is no version"):
         judge(tmp_path)
+
+
+def every_eval_item(model, number, score, result_id):
+    """An item as version 0.3.0 of the package writes it."""
+    return {
+        "schema_version": "0.2.2", "evaluation_id": f"suite/{model}/0", "model_id": model, "evaluation_name": "gsm8k",
+        "evaluation_result_id": result_id, "sample_id": f"gsm8k_{number}", "interaction_type": "single_turn",
+        "input": {"raw": "?", "reference": ["1"]}, "output": {"raw": ["1"]},
+        "answer_attribution": [{
+            "turn_idx": 0, "source": "output.raw", "extracted_value": "1", "extraction_method": "none", "is_terminal": True,
+        }],
+        "evaluation": {"score": score, "is_correct": score == 1.0},
+    }  # fmt: skip
+
+
+def every_eval_items(folder, right, drop=None):
+    """Logs with items beside them: a model is right on the first of 50 items, and strictly so on ten fewer."""
+    folder.mkdir()
+    for model, upto in right.items():
+        results = [
+            {
+                "evaluation_name": "gsm8k", "evaluation_result_id": name,
+                "metric_config": {"metric_name": "exact match", "lower_is_better": False, "min_score": 0, "max_score": 100},
+                "score_details": {"score": 2.0 * (upto - fewer)},
+            }
+            for name, fewer in (("flexible", 0), ("strict", 10))
+        ]  # fmt: skip
+        (folder / f"{model}.json").write_text(json.dumps({"model_info": {"id": model}, "evaluation_results": results}))
+        lines = [
+            every_eval_item(model, number, float(number < upto - fewer), name)
+            for name, fewer in (("flexible", 0), ("strict", 10))
+            for number in range(50)
+        ]
+        text(folder / f"{model}_samples.jsonl", *map(json.dumps, lines))
+    return folder
+
+
+def test_items_of_every_eval_ever_are_compared_in_place_of_the_scores_of_their_logs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "every_eval_ever", None)
+    folder = every_eval_items(tmp_path / "logs", {"a": 20, "b": 40})
+    found = judge(folder)
+    assert found.answer.startswith(
+        "Of these runs, on new items like these (50 a task): that of b scores highest, above 1 other on gsm8k flexible and "
+        "gsm8k strict."
+    )
+    means = {(row.task, row.label): row.mean for row in found.verdicts.itertuples()}
+    assert means["gsm8k flexible", "a"] == 0.4 and means["gsm8k strict", "b"] == pytest.approx(0.6)
+    # If one log has no items, the scores of all are read.
+    (folder / "c.json").write_text((folder / "a.json").read_text().replace('"a"', '"c"'))
+    scores = judge(folder)
+    assert "Of these runs" not in scores.answer and "items beside the logs are not read" in scores.said
+    assert {label for label in scores.verdicts["label"]} == {"a", "b", "c"}
+    assert sorted(scores.verdicts["mean"]) == pytest.approx([0.2, 0.2, 0.4, 0.4, 0.6, 0.8])
+    with pytest.raises(LoraBenchError, match=r"lacks its log beside it, b\.json"):
+        judge((folder / "b.json").unlink() or folder / "b_samples.jsonl")
+
+
+def test_an_item_that_every_eval_ever_refuses_is_told_with_its_line_and_why(tmp_path, monkeypatch):
+    folder = every_eval_items(tmp_path / "logs", {"a": 20, "b": 40})
+    path = folder / "a_samples.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    del lines[2]["evaluation"]["score"]
+    lines[4]["evaluation_result_id"] = "loose"
+    lines[6]["sample_id"] = 6
+    text(path, *map(json.dumps, lines))
+    monkeypatch.setitem(sys.modules, "every_eval_ever", None)
+    with pytest.raises(LoraBenchError) as refused:
+        judge(folder)
+    assert [fault.partition("a_samples.jsonl:")[2] for fault in str(refused.value).splitlines()] == [
+        "3: is no valid item of Every Eval Ever: there is no 'score'",
+        "5: is no valid item of Every Eval Ever: a.json has no result gsm8k loose",
+    ]
+
+    class Item(pydantic.BaseModel):
+        sample_id: str
+        evaluation: dict[str, float]
+
+    types = SimpleNamespace(InstanceLevelEvaluationLog=Item, EvaluationLog=pydantic.create_model("EvaluationLog"))
+    monkeypatch.setitem(sys.modules, "every_eval_ever", SimpleNamespace())
+    for module in ("eval_types", "instance_level_types"):
+        monkeypatch.setitem(sys.modules, f"every_eval_ever.{module}", types)
+    with pytest.raises(
+        LoraBenchError, match=r"a_samples\.jsonl:7: is no valid item .*: sample_id: Input should be a valid"
+    ):
+        judge(folder)

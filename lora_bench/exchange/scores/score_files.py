@@ -1,33 +1,32 @@
 """Files of scores, by the tools that write them: rows of method, task, base model, seed, item and score.
 
 Read are tables of any names; result files of PEFT's method_comparison; samples of lm-evaluation-harness, a file a model and
-task; and Every Eval Ever's JSON, checked by its own package where that is installed.
+task; and Every Eval Ever's logs and items.
 """
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_bench.errors import LoraBenchError, first_line
-from lora_bench.exchange.peft_results import record_in, result_files
-from lora_bench.exchange.scores.collect import Scale, Source, TaskFacts
-from lora_bench.exchange.scores.columns import AskedColumns, choose, lower_is_better, plain
+from lora_bench.errors import LoraBenchError
+from lora_bench.exchange.peft_results import FOLDERS, record_in
+from lora_bench.exchange.scores.collect import Source, TaskFacts
+from lora_bench.exchange.scores.columns import AskedColumns, choose, lower_is_better
+from lora_bench.exchange.scores.every_eval import is_items, items_or_logs, items_source, log_source
 from lora_bench.exchange.scores.tables import MAX_BYTES, SUFFIXES, GivenTable, fault, load, read_table, table_of
 from lora_bench.report.text import listed
 from lora_bench.util.regular_files import open_regular, read_regular
 
 _SAMPLES = re.compile(r"samples_(.+?)_(\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl")
-_SCALES: dict[tuple[Any, Any], Scale] = {(0, 1): "share", (-1, 1): "share", (0, 100): "percent"}
 
 
 def sources_of(given: Sequence[Any], asked: AskedColumns) -> list[Source]:
     """Return the rows of files, folders and frames. Raise BadInput with what is wrong with one."""
-    files = [file for one in given if isinstance(one, str | Path) for file in _files(Path(one))]
+    files = items_or_logs([file for one in given if isinstance(one, str | Path) for file in _files(Path(one))])
     frames = [source for one in given if not isinstance(one, str | Path) for source in _of_table(table_of(one), asked)]
     runs = Counter((file.parent, match[1]) for file in files if (match := _SAMPLES.fullmatch(file.name)))
     return [*frames, *(source for file in files for source in _of_file(file, asked, runs))]
@@ -40,10 +39,9 @@ def _files(path: Path) -> list[Path]:
             raise fault("there is no such file", str(path))
         return [path]
     found = [file for file in path.rglob("*.jsonl") if _SAMPLES.fullmatch(file.name)]
-    try:
-        found = found or result_files(path)
-    except LoraBenchError:
-        found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+    for patterns in ([f"**/{name}/*" for name in FOLDERS], ["**/*"]):
+        every = (file for pattern in patterns for file in path.glob(pattern))
+        found = found or [file for file in every if file.suffix.lower() in SUFFIXES and file.is_file()]
     if not found:
         raise fault(f"has no file of scores ({', '.join(SUFFIXES)})", str(path))
     return sorted(found)
@@ -53,6 +51,9 @@ def _of_file(path: Path, asked: AskedColumns, runs: Counter[tuple[Path, str]]) -
     if (match := _SAMPLES.fullmatch(path.name)) is not None:
         yield _samples(path, match[1], match[2] if runs[path.parent, match[1]] > 1 else "")
         return
+    if is_items(path):
+        yield items_source(path)
+        return
     log = None
     if path.suffix.lower() == ".json":
         log = load(read_regular(path, MAX_BYTES), str(path))
@@ -61,7 +62,7 @@ def _of_file(path: Path, asked: AskedColumns, runs: Counter[tuple[Path, str]]) -
     elif {"run_info", "train_info"} <= log.keys():
         yield _peft(path)
     elif {"model_info", "evaluation_results"} <= log.keys():
-        yield _every_eval(path, log)
+        yield log_source(path, log)
     else:
         known = "a list of objects, a result of PEFT's method_comparison, and a log of Every Eval Ever"
         samples = "; lm-evaluation-harness writes `samples_*.jsonl` with --log_samples" if "results" in log else ""
@@ -144,32 +145,3 @@ def _peft(path: Path) -> Source:
         facts={spec.task.name: TaskFacts(metric, higher)},
         said=["PEFT's result files: the method is the experiment's name, the score that of the test set"],
     )
-
-
-def _every_eval(path: Path, log: dict[str, Any]) -> Source:
-    """Return the scores of a log of Every Eval Ever."""
-    rows, facts = [], {}
-    said = [f"Every Eval Ever, {_checked(path, log)}: the method is `model_info.id`, the task `evaluation_name`"]
-    try:
-        for line, result in enumerate(log["evaluation_results"], start=1):
-            task, metric = str(result["evaluation_name"]).strip(), result["metric_config"]
-            name = plain(metric.get("metric_name") or "score")
-            scale = _SCALES.get((metric.get("min_score"), metric.get("max_score")), "own")
-            facts[task] = TaskFacts(name, not metric["lower_is_better"], scale)
-            rows.append((line, [log["model_info"]["id"], task, result["score_details"]["score"]]))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise fault(f"is no log of Every Eval Ever: {type(error).__name__} {error}", str(path)) from None
-    named = {"method": "model_info.id", "task": "evaluation_name", "score": "score_details.score"}
-    return Source(file=str(path), named=named, rows=rows, facts=facts, said=said)
-
-
-def _checked(path: Path, log: dict[str, Any]) -> str:
-    try:
-        types = importlib.import_module("every_eval_ever.eval_types")
-    except ImportError:
-        return "not checked, as the package `every_eval_ever` is not installed"
-    try:
-        types.EvaluationLog.model_validate(log)
-    except ValueError as error:
-        raise fault(f"is no valid log of Every Eval Ever: {first_line(error)}", str(path)) from None
-    return "checked by the package `every_eval_ever`"

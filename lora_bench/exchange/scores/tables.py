@@ -69,7 +69,7 @@ def read_table(path: Path) -> GivenTable:
         if suffix == ".parquet":
             return _parquet(path)
         if suffix in SUFFIXES:
-            return of_objects(lambda: _objects(path), file)
+            return of_objects(lambda: objects_in(path), file)
     except OSError as error:
         raise fault(f"cannot be read: {error.strerror or first_line(error)}", file) from None
     sheet = "; save the sheet as CSV" if suffix in (".xlsx", ".xls", ".ods") else ""
@@ -145,7 +145,7 @@ def _parquet(path: Path) -> GivenTable:
     return _checked(GivenTable(str(path), opened.schema_arrow.names, rows))
 
 
-def _objects(path: Path) -> Iterator[tuple[int, Any]]:
+def objects_in(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield the objects of JSON lines, or of one list, with their lines."""
     file = str(path)
     if read_start(path, MIB).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
