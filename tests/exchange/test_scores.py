@@ -797,3 +797,14 @@ def test_an_item_that_every_eval_ever_refuses_is_told_with_its_line_and_why(tmp_
         LoraBenchError, match=r"a_samples\.jsonl:7: is no valid item .*: sample_id: Input should be a valid"
     ):
         judge(folder)
+
+
+def test_folds_share_training_rows_so_their_intervals_are_wider_and_it_is_said():
+    by_seed = rows(methods={"a": 0.0, "b": 0.05})
+    by_fold = [{"fold" if key == "seed" else key: value for key, value in row.items()} for row in by_seed]
+    (seeds,), (folds,) = (judge(table).report.judged.held for table in (by_seed, by_fold))
+    assert folds.verdict.difference == seeds.verdict.difference
+    # Of ten folds one is tested and nine are trained on.
+    width = [of.verdict.interval.high - of.verdict.interval.low for of in (seeds, folds)]
+    assert width[1] == pytest.approx(width[0] * (1 + 1 / 9) ** 0.5)
+    assert "runs are paired by it, and share training rows" in " ".join(judge(by_fold).said)

@@ -20,7 +20,7 @@ from lora_bench.exchange.scores.collect import Run, Scale, TaskFacts, collect
 from lora_bench.exchange.scores.columns import AskedColumns
 from lora_bench.exchange.scores.score_files import sources_of
 from lora_bench.exchange.scores.single_runs import copies, single_runs_section
-from lora_bench.records.record import Record
+from lora_bench.records.record import DataSummary, Record
 from lora_bench.records.spec import SCORES_ALONE, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
 from lora_bench.records.store import Answers
 from lora_bench.report.blocks import Block, Heading, TextList, answers
@@ -104,10 +104,10 @@ def judge(
     if not scores:
         raise LoraBenchError("there is nothing to judge; give a file or a data frame")
     asked = AskedColumns(score=(score,) if isinstance(score, str) else tuple(score or ()), **columns)
-    runs, facts, cost, said = collect(sources_of(scores, asked), scale)
+    runs, facts, cost, folds, said = collect(sources_of(scores, asked), scale)
     name = Path(scores[0]).stem if isinstance(scores[0], str | Path) else ""
     name += f" and {plural(len(scores) - 1, 'other')}" if name and len(scores) > 1 else ""
-    records = _records(runs, facts, name or NO_TASK)
+    records = _records(runs, facts, folds, name or NO_TASK)
     sections: list[list[Block]] = [
         single_runs_section(runs, facts, alpha or ALPHA),
         [Heading(2, "Where the scores come from"), *copies(runs), TextList([f"{prose(line)}." for line in said])],
@@ -127,11 +127,17 @@ def judge(
     return Judgement(report, tuple(said))
 
 
-def _records(runs: Sequence[Run], facts: Mapping[str, TaskFacts], name: str) -> list[Record]:
-    """Return the records of runs, in which all is unknown but names and scores; those of one task share its spec."""
+def _records(runs: Sequence[Run], facts: Mapping[str, TaskFacts], folds: int | None, name: str) -> list[Record]:
+    """Return the records of runs, in which all is unknown but names and scores; those of one task share its spec.
+
+    If each seed tests one of several *folds*, training rows overlap, and tests allow for it.
+    """
     nothing = {key: None for key, of in TrainingSpec.model_fields.items() if of.is_required()}
     training = TrainingSpec.model_validate({**nothing, "arguments": {}})
-    unknown_task = {"definition": None, "data_sha256": None, "labels": None}
+    definition = None if folds is None else {"split": {"folds": folds}}
+    unknown_task: dict[str, Any] = {"definition": definition, "data_sha256": None, "labels": None}
+    of_fold = {"examples": {"train": (folds or 0) - 1, "test": 1}, "truncated_share": None, "majority_score": None}
+    data = DataSummary.model_validate(of_fold) if folds is not None and folds > 1 else None
     tasks = {
         task: TaskSpec(name=task or NO_TASK, metric=of.metric, higher_is_better=of.higher_is_better, **unknown_task)
         for task, of in facts.items()
@@ -160,7 +166,7 @@ def _records(runs: Sequence[Run], facts: Mapping[str, TaskFacts], name: str) -> 
         known = run.score is not None
         return Record(
             run_id=hashlib.sha256(named.encode()).hexdigest()[:16], suite=name, status="ok" if known else "failed",
-            reason=None if known else "the table has no score", spec=spec, budget=None, command=None,
+            reason=None if known else "the table has no score", spec=spec, budget=None, command=None, data=data,
             scores={str(spec.task.metric): run.score} if run.score is not None else None,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,8 +181,18 @@ def _name(cell: Cell) -> str:
     return "" if cell is None else str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
-def collect(sources: Sequence[Source], scale: Scale | None) -> tuple[list[Run], dict[str, TaskFacts], str, list[str]]:
-    """Return the runs of some sources, the facts of their tasks, the column of costs, and sentences on what was guessed.
+class Collected(NamedTuple):
+    """Runs, the facts of their tasks, the column of costs, the number of folds if seeds are such, and sentences on guesses."""
+
+    runs: list[Run]
+    facts: dict[str, TaskFacts]
+    cost: str
+    folds: int | None
+    said: list[str]
+
+
+def collect(sources: Sequence[Source], scale: Scale | None) -> Collected:
+    """Return the runs of some sources.
 
     Raise BadInput with what is wrong with them.
     """
@@ -208,7 +218,10 @@ def collect(sources: Sequence[Source], scale: Scale | None) -> tuple[list[Run], 
         )
         for at, score, items, cost in found
     ]
-    return runs, facts, rows.cost, [*rows.said, *said, *_named_seeds(rows), *_lacking(runs), *_apart(runs)]
+    seeds = {source.named.get("seed", "") for source in sources}
+    folds = len(rows.names["seed"]) if all({"fold", "folds"} & {*plain(name).split("_")} for name in seeds) else None
+    said = [*rows.said, *said, *_named_seeds(rows, folds), *_lacking(runs), *_apart(runs)]
+    return Collected(runs, facts, rows.cost, folds, said)
 
 
 Found = list[tuple[int, float, Floats | None, float]]
@@ -219,7 +232,9 @@ def _of_runs(rows: Rows, keys: NDArray[np.int64]) -> Found:
     """Return the score of each run; rows that say the same again count once."""
     first: dict[int, int] = {}
     again = 0
-    hint = "" if "seed" in rows.kinds else "; say which column tells runs apart with --seed COLUMN"
+    hint = (
+        "" if "seed" in rows.kinds else "; say which column tells runs apart with --seed COLUMN, or tasks with --task"
+    )
     for at, (key, score) in enumerate(zip(keys.tolist(), rows.scores.tolist(), strict=True)):
         other = rows.scores[first.setdefault(key, at)]
         if first[key] < at:
@@ -340,15 +355,16 @@ def _scale(scores: Floats, numbers: NDArray[np.int32], known: Mapping[str, TaskF
     return ("percent", "") if low >= -100 and 10 < high <= 100 else ("own", "")
 
 
-def _named_seeds(rows: Rows) -> list[str]:
+def _named_seeds(rows: Rows, folds: int | None) -> list[str]:
     """Say what is called a seed where no column is named so."""
     named = {source.named["seed"] for source in rows.sources if "seed" in source.named}
     said = listed([f"`{name}`" for name in sorted(named) if "seed" not in plain(name)])
-    return (
-        [f"what is called a seed is one of {len(rows.names['seed'])} values of {said}; runs are paired by it"]
+    called = (
+        f"what is called a seed is one of {len(rows.names['seed'])} values of {said}; runs are paired by it"
         if said
-        else []
+        else ""
     )
+    return [called + ", and share training rows" * (folds is not None)] if said else []
 
 
 def _lacking(runs: Sequence[Run]) -> list[str]:

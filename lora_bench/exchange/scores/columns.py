@@ -18,7 +18,8 @@ Head = Mapping[str, Sequence[Any]]
 SHOWN_COLUMNS = 10
 # Names of columns in the order of preference, in lower case and with `_` between words.
 _NAMES = {
-    "method": "method algorithm approach peft_method method_name adapter system model_name model name label experiment",
+    "method": "method algorithm approach peft_method method_name adapter system framework model_name model name label "
+    "experiment",
     "task": "task dataset task_name dataset_name benchmark evaluation_name data subset environment env",
     "base_model": "base_model backbone pretrained_model base model_name_or_path model model_name",
     "seed": "seed random_seed random_state run replicate repetition repeat rep trial fold split",
@@ -27,8 +28,8 @@ _NAMES = {
 }
 # What a cost is called, by any word of the name, in the order of preference; a moment in time is none.
 _COSTS = (
-    "cost", "price", "usd", "dollars", "eur", "seconds", "secs", "sec", "hours", "hour", "minutes", "runtime", "time", "kwh",
-    "energy",
+    "cost", "price", "usd", "dollars", "eur", "seconds", "secs", "sec", "hours", "hour", "minutes", "runtime", "duration",
+    "time", "kwh", "energy",
 )  # fmt: skip
 _MOMENTS = {"start", "end", "stamp", "date", "step"}
 _SCORES = (

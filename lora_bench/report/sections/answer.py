@@ -165,7 +165,8 @@ def scope_words(held: Sequence[Held]) -> str:
     elif with_items:
         new = f"new seeds, and in {with_items} of {len(held)} comparisons new test items"
     else:
-        new = "new seeds on these test items"
+        folds = all(one.difference.estimate.overlap for one in held)
+        new = "other folds of these rows" if folds else "new seeds on these test items"
     if all(one.verdict.choice_sd is not None for one in held):
         return f"the intervals cover {new} and another choice of learning rates, not new data sets or base models"
     others = "data sets or base models" if held[0].setting.scores_alone else "data sets, base models or learning rates"
