@@ -808,3 +808,14 @@ def test_folds_share_training_rows_so_their_intervals_are_wider_and_it_is_said()
     width = [of.verdict.interval.high - of.verdict.interval.low for of in (seeds, folds)]
     assert width[1] == pytest.approx(width[0] * (1 + 1 / 9) ** 0.5)
     assert "runs are paired by it, and share training rows" in " ".join(judge(by_fold).said)
+
+
+def test_a_method_that_the_choice_leaves_out_for_failed_runs_is_named():
+    table = [
+        {**row, "accuracy": None} if (row["method"], row["seed"]) == ("b", 3) else row
+        for row in rows(tasks=("cola", "sst2"))
+    ]
+    found = judge(table)
+    assert found.winner in ("a", "c") and "Left out of the choice: b (2 runs without a score)." in found.answer
+    every = [{**row, "accuracy": None} if row["seed"] == 3 else row for row in table]
+    assert judge(every).winner == "b" and "Left out" not in judge(every).answer

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from lora_bench.report.model.choose_method import LIKE_COST, POINTS, Taken, amount_words, loss_words
 from lora_bench.report.model.overview import UNLESS, WITHIN, Contrast, Line, Overview, unless_words
+from lora_bench.report.model.rows import grouped
 from lora_bench.report.sections.method_tables import metric_name
 from lora_bench.report.text import amount, code, cost, listed, percent, plural, score, span
 from lora_bench.stats.apart import fewest_unseen
@@ -49,14 +50,25 @@ def take_words(seen: Overview, taken: Taken) -> str:
 
 
 def _not_chosen(seen: Overview) -> str:
-    """Return a sentence on methods of a stranger's table that lack a score which the choice needs."""
+    """Return a sentence on methods of a stranger's table that a choice leaves out, for lack of a score or for failed runs."""
     if not seen.comparison.scores_alone:
         return ""
     said = []
-    for label in sorted({row.label for choice in seen.choices for row in choice.rows}):
+    rows = grouped((row for choice in seen.choices for row in choice.rows), lambda row: row.label)
+    whole = [of for of in rows.values() if len(of) == len(seen.choices)]
+    some_failed = not all(any(row.failures for row in of) for of in whole)
+    for label, of in sorted(rows.items()):
         lacks = [choice for choice in seen.choices if label not in [row.label for row in choice.rows]]
         on = code(lacks[0].setting.spec.task.name) if len(lacks) == 1 else f"{len(lacks)} of {len(seen.choices)} tables"
-        said += [f"{code(label)} (no score on {on})"] if lacks else []
+        failed = sum(len(row.failures) for row in of)
+        why = (
+            f"no score on {on}"
+            if lacks
+            else f"{plural(failed, 'run')} without a score"
+            if failed and some_failed
+            else ""
+        )
+        said += [f"{code(label)} ({why})"] if why else []
     return f" Left out of the choice: {listed(said)}." if said else ""
 
 
