@@ -140,10 +140,7 @@ def add_judge(commands: Commands) -> None:
         ("base-model", "column of the base model"),
         ("seed", "column that tells the runs of a method apart"),
         ("item", "column of the test item, where a row is the result on one"),
-        (
-            "cost",
-            "column of what a run cost, such as seconds; it is shown, and chooses between methods within the margin",
-        ),
+        ("cost", "column of a run's cost, such as seconds, which chooses between methods within the margin"),
     ):
         what.takes(f"--{name}", "COLUMN", f"{of} (default: guessed)")
     several = "column of the score, or columns of several tasks: A,B,C (default: guessed)"

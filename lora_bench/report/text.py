@@ -130,9 +130,8 @@ def once_words(labels: Iterable[str]) -> str:
     """Return how often methods with one run a label ran; labels may differ by date alone."""
     names = {*labels}
     methods = {_DATE.sub("", name) for name in names}
-    if len(methods) == len(names):
-        return "each has one run"
-    return f"{'their' if len(methods) == 1 else 'some'} names differ by date only"
+    alike = f"{'their' if len(methods) == 1 else 'some'} names differ by date only"
+    return alike if len(methods) < len(names) else "each has one run"
 
 
 def plural(number: int, noun: str) -> str:

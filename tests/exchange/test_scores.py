@@ -233,7 +233,7 @@ def test_a_row_that_stands_twice_counts_once_and_an_empty_score_is_a_failed_run(
         (["method,seed,accuracy", "a,0,.5", "a,0,.6"],
          ["bad.csv:3: accuracy: 0.6 for a, seed 0, which has 0.5 in line 2"]),
         (["method,accuracy", "a,.5", "a,.6"],
-         ["bad.csv:3: accuracy: 0.6 for a, which has 0.5 in line 2; say which column tells runs apart with --seed"]),
+         ["bad.csv:3: accuracy: 0.6 for a, which has 0.5 in line 2; say which column tells runs apart with --seed or --task"]),
         (["method,accuracy", "a,.5", "b,good", "c,1e999"],
          ["bad.csv:3: accuracy: 'good' is no finite number", "bad.csv:4: accuracy: '1e999' is no finite number"]),
         (["method,accuracy", "a,.5", "b,nan"], ["bad.csv:3: accuracy: 'nan' is no finite number"]),
@@ -520,7 +520,7 @@ def test_on_new_tasks_a_difference_has_the_t_interval_of_the_tasks(tmp_path):
     assert claim.p_value == pytest.approx(0.0742, abs=1e-4)
     assert "For new tasks like these 3: no difference is shown" in found.answer
     page = next(path for path in found.write_report(tmp_path) if path.suffix == ".md").read_text()
-    assert "| `b` | 30 | +4.0 | −1.0 to +9.0 | 0.074 | +2.0 (`x`) to +6.0 (`z`), SD 2.0 |" in page
+    assert "| `b` | `a` | 30 | +4.0 | −1.0 to +9.0 | 0.074 | +2.0 (`x`) to +6.0 (`z`), SD 2.0 |" in page
     # Differences, margins and ranks in each place and over tasks, and one family more.
     assert "and differences on new tasks the chance of any false claim on this page is at most 35 %" in page
     assert "For new tasks like these 3: shown, 1 of 1 comparison: b beats a by 4.0 points" in (

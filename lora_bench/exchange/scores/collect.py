@@ -12,7 +12,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,10 +70,7 @@ class Run:
 
 
 class Rows:
-    """All rows: for each kind a number a row and the names behind the numbers, the scores (NaN for none), and their places.
-
-    Costs are as scores, where a source has them, and else there are none.
-    """
+    """All rows: numbers of each kind and the names behind them, scores and costs (NaN for none), and their places."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources, self.said = sources, [*dict.fromkeys(line for one in sources for line in one.said)]
@@ -81,36 +78,31 @@ class Rows:
         self.known: dict[str, dict[str, int]] = {kind: {} for kind in self.kinds}
         self.faults = Faults()
         self.per_cents: set[int] = set()
-        columns = {kind: array("i") for kind in self.kinds}
-        scores, costs, lines, starts = array("d"), array("d"), array("i"), []
+        self.columns = {kind: array("i") for kind in self.kinds}
+        self.lines, starts = array("i"), []
+        scores, costs = array("d"), array("d")
         costly = sorted({source.named["cost"] for source in sources if "cost" in source.named})
         self.cost = costly[0] if len(costly) == 1 else ""
         self.said += [f"costs are not read, as files have them in {listed(costly)}"] if costly[1:] else []
         for source in sources:
-            starts.append(len(lines))
-            self._read(source, columns, scores, costs, lines)
+            starts.append(len(self.lines))
+            self._read(source, scores, costs)
         self.faults.refuse()
         self.starts = np.array(starts)
-        self.numbers = {kind: np.frombuffer(column, dtype=np.int32) for kind, column in columns.items()}
-        self.scores, self.costs, self.lines = np.frombuffer(scores), np.frombuffer(costs), lines
+        self.numbers = {kind: np.frombuffer(column, dtype=np.int32) for kind, column in self.columns.items()}
+        self.scores = np.frombuffer(scores)
+        self.costs = np.frombuffer(costs) if self.cost else np.broadcast_to(np.nan, len(scores))
         self.names = {kind: [*known] for kind, known in self.known.items()}
 
-    def _read(
-        self,
-        source: Source,
-        columns: dict[str, array[int]],
-        scores: array[float],
-        costs: array[float],
-        lines: array[int],
-    ) -> None:
+    def _read(self, source: Source, scores: array[float], costs: array[float]) -> None:
         kinds = [kind for kind in source.named if kind not in ("score", "cost")]
         constant = {**dict.fromkeys({"measure"} & {*self.kinds} - {*kinds}, ""), **source.constant}
         if missing := [kind for kind in self.kinds if kind not in (*kinds, *constant)]:
             raise LoraBenchError(f"{source.file} has no {missing[0].replace('_', ' ')}, which other files have")
         at, cost_at = len(source.named) - 1, len(kinds)
         parsed: dict[Cell, float] = {}
-        filled = [(columns[kind], self.known[kind], kind) for kind in kinds]
-        before = len(lines)
+        filled = [(self.columns[kind], self.known[kind], kind) for kind in kinds]
+        before = len(self.lines)
         for line, row in source.rows:
             score = row[at]
             number = parsed.get(score)
@@ -121,13 +113,11 @@ class Rows:
             if math.isinf(number):
                 self.refuse(source, line, "score", f"{score!r} is no finite number")
             scores.append(number)
-            lines.append(line)
+            self.lines.append(line)
             if self.cost:
                 cost = number_in(row[cost_at]) if cost_at < at else math.nan
                 if cost < 0 or math.isinf(cost):
-                    self.refuse(
-                        source, line, "cost", f"{row[cost_at]!r} is no cost; `--cost COLUMN` names another column"
-                    )
+                    self.refuse(source, line, "cost", f"{row[cost_at]!r} is no cost; `--cost` names another column")
                 costs.append(cost)
             for (numbers, known, kind), cell in zip(filled, row, strict=False):
                 name = cell.strip() if type(cell) is str else _name(cell)
@@ -135,7 +125,9 @@ class Rows:
                     self.refuse(source, line, kind, f"there is no {kind.replace('_', ' ')}")
                 numbers.append(known.setdefault(name, len(known)))
         for kind, name in constant.items():
-            columns[kind].extend([self.known[kind].setdefault(name, len(self.known[kind]))] * (len(lines) - before))
+            self.columns[kind].extend(
+                [self.known[kind].setdefault(name, len(self.known[kind]))] * (len(self.lines) - before)
+            )
 
     def refuse(self, source: Source, line: int, kind: str, message: str) -> None:
         """Add a fault."""
@@ -181,18 +173,10 @@ def _name(cell: Cell) -> str:
     return "" if cell is None else str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
-class Collected(NamedTuple):
-    """Runs, the facts of their tasks, the column of costs, the number of folds if seeds are such, and sentences on guesses."""
-
-    runs: list[Run]
-    facts: dict[str, TaskFacts]
-    cost: str
-    folds: int | None
-    said: list[str]
-
-
-def collect(sources: Sequence[Source], scale: Scale | None) -> Collected:
-    """Return the runs of some sources.
+def collect(
+    sources: Sequence[Source], scale: Scale | None
+) -> tuple[list[Run], dict[str, TaskFacts], str, int | None, list[str]]:
+    """Return runs, the facts of their tasks, the column of costs, the number of folds if seeds are such, and what was guessed.
 
     Raise BadInput with what is wrong with them.
     """
@@ -221,7 +205,7 @@ def collect(sources: Sequence[Source], scale: Scale | None) -> Collected:
     seeds = {source.named.get("seed", "") for source in sources}
     folds = len(rows.names["seed"]) if all({"fold", "folds"} & {*plain(name).split("_")} for name in seeds) else None
     said = [*rows.said, *said, *_named_seeds(rows, folds), *_lacking(runs), *_apart(runs)]
-    return Collected(runs, facts, rows.cost, folds, said)
+    return runs, facts, rows.cost, folds, said
 
 
 Found = list[tuple[int, float, Floats | None, float]]
@@ -232,9 +216,7 @@ def _of_runs(rows: Rows, keys: NDArray[np.int64]) -> Found:
     """Return the score of each run; rows that say the same again count once."""
     first: dict[int, int] = {}
     again = 0
-    hint = (
-        "" if "seed" in rows.kinds else "; say which column tells runs apart with --seed COLUMN, or tasks with --task"
-    )
+    hint = "" if "seed" in rows.kinds else "; say which column tells runs apart with --seed or --task"
     for at, (key, score) in enumerate(zip(keys.tolist(), rows.scores.tolist(), strict=True)):
         other = rows.scores[first.setdefault(key, at)]
         if first[key] < at:
@@ -243,9 +225,7 @@ def _of_runs(rows: Rows, keys: NDArray[np.int64]) -> Found:
                 known = f"which has {rows.given(first[key])} in {rows.before(at, first[key])}"
                 rows.refuse(*rows.place(at), "score", f"{rows.given(at)} for {rows.run(at)}, {known}{hint}")
     rows.count_again(again)
-    return [
-        (at, float(rows.scores[at]), None, float(rows.costs[at]) if rows.cost else math.nan) for at in first.values()
-    ]
+    return [(at, float(rows.scores[at]), None, float(rows.costs[at])) for at in first.values()]
 
 
 def _of_items(rows: Rows, keys: NDArray[np.int64]) -> Found:
@@ -274,8 +254,7 @@ def _of_items(rows: Rows, keys: NDArray[np.int64]) -> Found:
             odd = int(np.setxor1d(own, known)[0])
             has = f"{'has' if odd in own else 'lacks'} item {rows.names['item'][odd]}, unlike {rows.run(other)}"
             rows.refuse(source, line, "item", f"{rows.run(at)} {has}; all runs of a task need the same items")
-        cost = float(rows.costs[order[start:end]].mean()) if rows.cost else math.nan
-        found.append((at, float(results.mean()), results, cost))
+        found.append((at, float(results.mean()), results, float(rows.costs[order[start:end]].mean())))
     return found
 
 

@@ -92,10 +92,11 @@ def choose(head: Head, asked: AskedColumns) -> ChosenColumns:
     """Choose the columns of a table. Raise LoraBenchError if there is none for the method or the score, or none so named."""
     found: dict[str, str] = {}
     said = []
-    for kind in (one.name for one in fields(AskedColumns) if one.name in _NAMES):
-        own: str | None = getattr(asked, kind)
+    for own in (*asked.score, *(getattr(asked, kind) for kind in (*_NAMES, "cost") if kind != "measure")):
         if own is not None and own not in head:
             raise unknown("column", own, head)
+    for kind in (one.name for one in fields(AskedColumns) if one.name in _NAMES):
+        own = getattr(asked, kind)
         named = own or _named(head, _NAMES[kind].split(), [*found.values(), *asked.score])
         # The words of a column "split" are test and train.
         if named is not None and (own or plain(named) != "split" or _numbers(head[named])):
@@ -103,9 +104,6 @@ def choose(head: Head, asked: AskedColumns) -> ChosenColumns:
             said.append(f"{kind.replace('_', ' ')}: column `{named}`")
     if "method" not in found:
         raise LoraBenchError(f"no column is named like a method ({', '.join(head)}); say it with --method COLUMN")
-    for own in asked.score:
-        if own not in head:
-            raise unknown("column", own, head)
     scores = asked.score or _scores(head, {**found, "cost": asked.cost or ""})
     if not scores:
         for name in _known_scores(head, any):
@@ -127,8 +125,6 @@ def choose(head: Head, asked: AskedColumns) -> ChosenColumns:
             found["measure"] = measure
             said.append(f"what each task's score is: column `{measure}`")
     if (cost := asked.cost or _cost(head, {*found.values(), *scores})) is not None:
-        if cost not in head:
-            raise unknown("column", cost, head)
         found["cost"] = cost
         said.append(f"cost: column `{cost}`, the mean of a method's runs; no verdict is about it")
     others = [f"`{name}`" for name in head if name not in (*scores, *found.values())]
@@ -144,15 +140,12 @@ def _named(head: Head, names: Sequence[str], taken: Collection[str]) -> str | No
 
 def _cost(head: Head, taken: Collection[str]) -> str | None:
     """Return the column of costs: named so, and without a value that is none."""
-    costs = {
-        name: words
-        for name, values in head.items()
-        if name not in taken
-        and not _MOMENTS & (words := {*plain(name).split("_")})
-        and all(0 <= number_in(value) < math.inf for value in values if value is not None)
-        and any(value is not None for value in values)
-    }
-    return next((name for word in _COSTS for name, words in costs.items() if word in words), None)
+    found = {}
+    for name, values in head.items():
+        known = [number_in(value) for value in values if value is not None]
+        if known and min(known) >= 0 and max(known) < math.inf and name not in taken:
+            found[name] = {*plain(name).split("_")}
+    return next((name for word in _COSTS for name, of in found.items() if word in of and not _MOMENTS & of), None)
 
 
 def _known_scores(

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -24,16 +24,6 @@ _ITEMS = "_samples.jsonl"
 _SCALES: dict[tuple[Any, Any], Scale] = {(0, 1): "share", (-1, 1): "share", (0, 100): "percent"}
 
 
-class Result(NamedTuple):
-    """A result of a log: its evaluation and id, by which items name it, its task, and its score."""
-
-    name: str
-    result_id: str | None
-    task: str
-    facts: TaskFacts
-    score: Any
-
-
 def is_items(path: Path) -> bool:
     """Tell if a file has results on items, by its name and first line."""
     first = read_start(path, MIB).partition(b"\n")[0] if path.name.endswith(_ITEMS) else b""
@@ -42,36 +32,28 @@ def is_items(path: Path) -> bool:
 
 def items_or_logs(files: Sequence[Path]) -> list[Path]:
     """Leave out logs whose results on items are all there, else these results: items of some compare no others."""
-    items = {_log_of(file): file for file in files if is_items(file)}
-    both = {log: items[log] for log in items if log in files}
-    whole = all(file in both for file in files if file.suffix == ".json")
-    return [file for file in files if file not in (both.keys() if whole else both.values())]
+    items = {log: file for file in files if is_items(file) and (log := _log_of(file)) in files}
+    whole = all(file in items for file in files if file.suffix == ".json")
+    return [file for file in files if file not in (items.keys() if whole else items.values())]
 
 
 def _log_of(items: Path) -> Path:
     return items.with_name(items.name.removesuffix(_ITEMS) + ".json")
 
 
-def log_source(path: Path, log: dict[str, Any]) -> Source:
+def log_source(path: Path, data: dict[str, Any]) -> Source:
     """Return the scores of a log."""
-    results = _results(path, log)
+    _, log = _read(path, data)
     items = path.with_name(f"{path.stem}{_ITEMS}").exists()
-    return Source(
-        file=str(path),
-        named={"method": "model_info.id", "task": "evaluation_name", "score": "score_details.score"},
-        rows=[(line, [log["model_info"]["id"], one.task, one.score]) for line, one in enumerate(results, start=1)],
-        facts={one.task: one.facts for one in results},
-        said=[*_said("model_info.id", results), *["items beside the logs are not read"] * items],
-    )
+    return replace(log, said=[*log.said, "items beside the logs are not read"]) if items else log
 
 
 def items_source(path: Path) -> Source:
     """Return the results of a model on items, and what they measure by the log beside them."""
-    log, checked = _log_of(path), _package("instance_level_types.InstanceLevelEvaluationLog")
-    if not log.is_file():
-        raise fault(f"lacks its log beside it, {log.name}, which says what is measured", str(path))
-    results = _results(log, load(read_regular(log, MAX_BYTES), str(log)))
-    tasks = {(one.name, one.result_id): one.task for one in results}
+    beside, checked = _log_of(path), _package("instance_level_types.InstanceLevelEvaluationLog")
+    if not beside.is_file():
+        raise fault(f"lacks its log beside it, {beside.name}, which says what is measured", str(path))
+    tasks, log = _read(beside, load(read_regular(beside, MAX_BYTES), str(beside)))
 
     def rows() -> Iterator[tuple[int, list[Any]]]:
         faults = Faults()
@@ -81,7 +63,7 @@ def items_source(path: Path) -> Source:
                     checked.model_validate(data)
                 key = data["evaluation_name"].strip(), data.get("evaluation_result_id")
                 if key not in tasks:
-                    raise ValueError(f"{log.name} has no result {' '.join(filter(None, key))}")
+                    raise ValueError(f"{beside.name} has no result {' '.join(filter(None, key))}")
                 row = [data["model_id"], tasks[key], data["sample_id"], data["evaluation"]["score"]]
             except _WRONG as error:
                 faults.add(Fault(f"is no valid item of Every Eval Ever: {_why(error)}", str(path), line))
@@ -89,39 +71,37 @@ def items_source(path: Path) -> Source:
                 yield line, row
         faults.refuse()
 
-    return Source(
-        file=str(path),
-        named={"method": "model_id", "task": "evaluation_name", "item": "sample_id", "score": "evaluation.score"},
-        rows=rows(),
-        # The log may have the share of right items as a per cent.
-        facts={one.task: replace(one.facts, scale=None) for one in results},
-        said=[*_said("model_id", results), "items are those of the files beside the logs"],
-    )
+    named = {"method": "model_id", "task": "evaluation_name", "item": "sample_id", "score": "evaluation.score"}
+    # The log may have the share of right items as a per cent.
+    facts = {task: replace(of, scale=None) for task, of in log.facts.items()}
+    said = [*log.said, "the item is `sample_id`"]
+    return Source(file=str(path), named=named, rows=rows(), facts=facts, said=said)
 
 
 _WRONG = (ValueError, KeyError, TypeError, AttributeError)
 
 
-def _results(path: Path, log: dict[str, Any]) -> list[Result]:
-    """Return the results of a log. A task is an evaluation, or of several results of one each."""
-    found = []
+def _read(path: Path, data: dict[str, Any]) -> tuple[dict[tuple[str, str | None], str], Source]:
+    """Check a log; return its tasks by evaluation and id of a result, and its scores. Several results of one are tasks each."""
+    checked, tasks, facts, rows = _package("eval_types.EvaluationLog"), {}, {}, []
+    package = "the package `every_eval_ever`"
+    words = f"checked by {package}" if checked is not None else f"not checked, as {package} is not installed"
     try:
-        if (checked := _package("eval_types.EvaluationLog")) is not None:
-            checked.model_validate(log)
-        number = Counter(of["evaluation_name"].strip() for of in log["evaluation_results"])
-        for of in log["evaluation_results"]:
+        if checked is not None:
+            checked.model_validate(data)
+        number = Counter(of["evaluation_name"].strip() for of in data["evaluation_results"])
+        for line, of in enumerate(data["evaluation_results"], start=1):
             name, result_id, metric = of["evaluation_name"].strip(), of.get("evaluation_result_id"), of["metric_config"]
             measure = plain(metric.get("metric_name") or "score")
-            facts = TaskFacts(
-                measure,
-                not metric["lower_is_better"],
-                _SCALES.get((metric.get("min_score"), metric.get("max_score")), "own"),
-            )
-            task = name if number[name] == 1 else f"{name} {result_id or measure}"
-            found.append(Result(name, result_id, task, facts, of["score_details"]["score"]))
+            scale = _SCALES.get((metric.get("min_score"), metric.get("max_score")), "own")
+            tasks[name, result_id] = task = name if number[name] == 1 else f"{name} {result_id or measure}"
+            facts[task] = TaskFacts(measure, not metric["lower_is_better"], scale)
+            rows.append((line, [data["model_info"]["id"], task, of["score_details"]["score"]]))
     except _WRONG as error:
         raise fault(f"is no valid log of Every Eval Ever: {_why(error)}", str(path)) from None
-    return found
+    named = {"method": "model_info.id", "task": "evaluation_name", "score": "score_details.score"}
+    said = [f"Every Eval Ever, {words}: the method is the model's id, the task `evaluation_name`"]
+    return tasks, Source(file=str(path), named=named, rows=rows, facts=facts, said=said)
 
 
 def _package(name: str) -> Any | None:
@@ -131,15 +111,6 @@ def _package(name: str) -> Any | None:
         return getattr(importlib.import_module(f"every_eval_ever.{module}"), model)
     except ImportError:
         return None
-
-
-def _said(method: str, results: Sequence[Result]) -> list[str]:
-    installed = _package("eval_types.EvaluationLog") is not None
-    package = "the package `every_eval_ever`"
-    checked = f"checked by {package}" if installed else f"not checked, as {package} is not installed"
-    several = len({one.name for one in results}) < len(results)
-    task = "`evaluation_name`" + " with a result's id, as some have several" * several
-    return [f"Every Eval Ever, {checked}: the method is `{method}`, the task {task}"]
 
 
 def _why(error: Exception) -> str:

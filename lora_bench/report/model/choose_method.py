@@ -32,6 +32,7 @@ from lora_bench.stats.expected_loss import SURE, Contender, Loss, draw_scores, i
 from lora_bench.stats.items import Floats
 
 Prefer = Literal["storage", "memory", "time"]
+STORAGE: Prefer = "storage"
 
 # Costs that differ by a smaller share count as equal: a budget has a tolerance.
 LIKE_COST = 0.1
@@ -58,7 +59,7 @@ class Choice:
     chosen: Row
     best: Row
     margin: float | None
-    prefer: Prefer
+    prefer: Prefer | GivenCosts
     answers: AnswersOf
 
     @property
@@ -202,13 +203,9 @@ def choices_of(
     *,
     tables: Sequence[tuple[Setting, ModelTable]] | None = None,
     margin: float | None = None,
-    prefer: Prefer = "storage",
-    given: GivenCosts | None = None,
+    prefer: Prefer | GivenCosts = "storage",
 ) -> tuple[Choice, ...]:
-    """Return the choice for each of *tables* with a score; by default for all results, as a report's headline advises.
-
-    Costs are those *given*, else measured ones.
-    """
+    """Return the choice for each of *tables* with a score; by default for all results, as a report's headline advises."""
     declared = next((record.analysis for record in records if record.analysis is not None), Analysis(reference=""))
     searches = Searches(comparison)
     found = []
@@ -218,11 +215,7 @@ def choices_of(
             task = setting.spec.task
             of_table = [scored(row, setting, answers, searches.error(row, table, setting)) for row in rows]
             allowed = declared.margin_of(task.name, task.metric) if margin is None else margin
-            costs = _costs(rows, prefer) if given is None else [*map(given.mean, rows)]
-            if setting.scores_alone and None in costs:
-                # The cheapest of some is not the cheapest.
-                costs = [None] * len(rows)
-            found.append(_choose(table, of_table, costs, allowed, prefer, answers))
+            found.append(_choose(table, of_table, allowed, prefer, answers))
     return tuple(found)
 
 
@@ -253,18 +246,14 @@ def _chosen_tables(comparison: Comparison, task: str | None, model: str | None) 
 
 
 def _choose(
-    table: ModelTable,
-    of_table: Sequence[Scored],
-    costs: Sequence[float | None],
-    margin: float | None,
-    prefer: Prefer,
-    answers: AnswersOf,
+    table: ModelTable, of_table: Sequence[Scored], margin: float | None, prefer: Prefer | GivenCosts, answers: AnswersOf
 ) -> Choice:
     """Choose among the methods of one table, which all have a score."""
     rows, setting = [one.row for one in of_table], of_table[0].setting
     means = [setting.sign * row.score.mean for row in rows if row.score is not None]
     whole = [place for place, row in enumerate(rows) if not row.failures] or [*range(len(rows))]
     best = max(whole, key=lambda place: means[place])
+    costs = _costs(rows, prefer)
     drawn = _drawn(of_table)
     found = None if drawn is None else losses(drawn)
     return Choice(
@@ -355,8 +344,12 @@ def cheapest(whole: Sequence[int], found: Sequence[Loss], costs: Sequence[float 
     return min(like or admitted, key=lambda place: found[place].expected)
 
 
-def _costs(rows: Sequence[Row], prefer: Prefer) -> list[float | None]:
+def _costs(rows: Sequence[Row], prefer: Prefer | GivenCosts) -> list[float | None]:
     """Return the cost of each method, all by one kind of measurement."""
+    if isinstance(prefer, GivenCosts):
+        costs = [*map(prefer.mean, rows)]
+        # The cheapest of some is not the cheapest.
+        return costs if None not in costs else [None] * len(rows)
     if prefer == "memory":
         return [row.train_peak_bytes for row in rows]
     if prefer == "time":
@@ -365,7 +358,9 @@ def _costs(rows: Sequence[Row], prefer: Prefer) -> list[float | None]:
     return kept if None not in kept else [row.counted_bytes for row in rows]
 
 
-def _cost_words(row: Row, cost: float | None, prefer: Prefer) -> str:
+def _cost_words(row: Row, cost: float | None, prefer: Prefer | GivenCosts) -> str:
+    if isinstance(prefer, GivenCosts):
+        return f"{text.cost(cost)} {prefer.name}"
     shared = ", measured while other work ran beside it" if row.exclusive is False and prefer != "storage" else ""
     if cost is None:
         return f"its {prefer} was not measured"

@@ -9,7 +9,7 @@ same base model, so that large and small base models count alike.
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 from lora_bench.metrics import default_margin
@@ -227,10 +227,8 @@ def overview(
             for (label, group, target), of_line in of_lines.items()
         ]
         lacking = [line for line in found if sum(place.table in common for place in line.places) < len(common)]
-        found = [
-            replace(line, score=None, cost=None) if line in lacking or line.scored < len(common) else line
-            for line in found
-        ]
+        blank = partial(replace, score=None, cost=None)
+        found = [blank(line) if line in lacking or line.scored < len(common) else line for line in found]
         judged_groups = {line.group for line in found if line.contrasts}
         order = [*dict.fromkeys(line.target for line in found)]
 

@@ -11,7 +11,7 @@ from lora_bench.records.spec import TaskSpec
 from lora_bench.records.weight_analysis import WeightAnalysis
 from lora_bench.report.blocks import Block
 from lora_bench.report.figures.plan import Form
-from lora_bench.report.model.choose_method import choices_of
+from lora_bench.report.model.choose_method import STORAGE, choices_of
 from lora_bench.report.model.comparison import Comparison, compare
 from lora_bench.report.model.given_answers import GivenByRow, given_answers
 from lora_bench.report.model.judged import Judged, judge_comparison
@@ -160,8 +160,10 @@ class Report:
     def overview(self) -> Overview:
         """Each method over all its tasks and base models."""
         choose = self.judged is not None and not self.judged.no_result and not self.comparison.single_runs
-        margin, given = self.asked.margin, self.given_costs
-        choices = choices_of(self.comparison, self.records, self.answers, margin=margin, given=given) if choose else ()
+        margin, prefer = self.asked.margin, self.given_costs or STORAGE
+        choices = (
+            choices_of(self.comparison, self.records, self.answers, margin=margin, prefer=prefer) if choose else ()
+        )
         if self.comparison.scores_alone:
             # In a stranger's table a method may stand alone on a task, which is no choice.
             choices = tuple(choice for choice in choices if len(choice.rows) > 1)

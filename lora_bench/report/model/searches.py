@@ -78,17 +78,14 @@ class GivenCosts(NamedTuple):
     of_runs: Mapping[str, float]
 
     def mean(self, row: Row) -> float | None:
-        """Return the mean cost of a row's runs; None if one has none."""
+        """Return the mean cost of a row's runs; None if any has none."""
         known = [self.of_runs[run_id] for run_id in row.run_ids if run_id in self.of_runs]
         return statistics.fmean(known) if len(known) == len(row.run_ids) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beside:
-    """Costs beside the rows: probes, and seconds of training in all trials, by the key that a row and its trials share.
-
-    *given* are those of a stranger's table.
-    """
+    """Costs beside the rows: probes, a stranger's, and seconds of all trials, by the key that a row and its trials share."""
 
     tuning_seconds: dict[tuple[object, ...], float | None]
     probes: Sequence[ProbeRecord]

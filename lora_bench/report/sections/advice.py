@@ -61,14 +61,10 @@ def _not_chosen(seen: Overview) -> str:
         lacks = [choice for choice in seen.choices if label not in [row.label for row in choice.rows]]
         on = code(lacks[0].setting.spec.task.name) if len(lacks) == 1 else f"{len(lacks)} of {len(seen.choices)} tables"
         failed = sum(len(row.failures) for row in of)
-        why = (
-            f"no score on {on}"
-            if lacks
-            else f"{plural(failed, 'run')} without a score"
-            if failed and some_failed
-            else ""
-        )
-        said += [f"{code(label)} ({why})"] if why else []
+        if lacks:
+            said.append(f"{code(label)} (no score on {on})")
+        elif failed and some_failed:
+            said.append(f"{code(label)} ({plural(failed, 'run')} without a score)")
     return f" Left out of the choice: {listed(said)}." if said else ""
 
 

@@ -10,7 +10,7 @@ from lora_bench.report import text
 from lora_bench.report.blocks import MOST_COLUMNS, Block, Heading, TextTable, wide_table
 from lora_bench.report.model.comparison import OF_ROWS, TARGETS, Comparison, ModelTable, Setting, rows_of, work_of
 from lora_bench.report.model.rows import Row, grouped, in_order, total_of, unique
-from lora_bench.report.model.searches import GivenCosts, best_rates
+from lora_bench.report.model.searches import best_rates
 from lora_bench.report.text import MISSING, code, count, inert
 from lora_bench.stats import Summary
 from lora_bench.stats.verdict import FEWEST_FOR_INTERVAL
@@ -44,11 +44,6 @@ def score_table(table: ModelTable, setting: Setting, judged: Sequence[TableColum
     if setting.scores_alone:
         columns = [one for one in columns if {one.cell(row) for row in table.rows} - {MISSING, "0"}]
     return _split(table, own, columns, failures=True)
-
-
-def given_cost(given: GivenCosts | None) -> list[TableColumn]:
-    """Return the column of the costs that a table has."""
-    return [] if given is None else [TableColumn(inert(given.name), lambda row: text.cost(given.mean(row)))]
 
 
 def word_model_score(rows: Sequence[Row]) -> float | None:

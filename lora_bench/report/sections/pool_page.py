@@ -1,6 +1,16 @@
 """The page of a pool: the question, the answer, every claim, and the part of each suite."""
 
-from lora_bench.report.blocks import Block, Commands, Fold, Heading, Lead, TextList, TextTable, to_markdown
+from lora_bench.report.blocks import (
+    Block,
+    Commands,
+    Fold,
+    Heading,
+    Lead,
+    TextList,
+    TextTable,
+    known_columns,
+    to_markdown,
+)
 from lora_bench.report.model.pool import PooledClaim, SuitePool
 from lora_bench.report.text import MISSING, code, inert, listed, plural, probability
 from lora_bench.stats.power import ALPHA
@@ -24,11 +34,7 @@ def pool_page(pool: SuitePool, command: str) -> str:
             "given.",
             Heading(2, "Differences"),
             f"First less second {_legend(ALPHA, models=True)}",
-            TextTable(
-                ["first", "second", "base model", "pairs of runs", "difference", "interval", "p", "tasks"],
-                [_row(claim) for claim in pool.claims],
-                numbers_from=3,
-            ),
+            _table(pool),
         ]
     if pool.one_task:
         blocks.append(
@@ -60,20 +66,19 @@ def pooled_section(pool: SuitePool | None) -> list[Block]:
     """Return the section of a report of scores alone: each method less the reference on new tasks."""
     if pool is None:
         return []
-    reference, several = code(pool.claims[0].second), len(pool.models) > 1
-    header = ["method", "base model", "pairs of runs", "difference", "interval", "p", "tasks"]
-    rows = [_row(claim) for claim in pool.claims]
     return [
         Heading(2, "On new tasks"),
         new_tasks(pool),
-        f"Each method less {reference} {_legend(pool.claims[0].alpha, models=several)}",
-        TextTable(
-            [name for name in header if several or name != "base model"],
-            [[name, *[model] * several, *of] for name, _, model, *of in rows],
-            numbers_from=1 + several,
-        ),
+        f"First less second {_legend(pool.claims[0].alpha, models=len(pool.models) > 1)}",
+        _table(pool),
         *([Fold("Left out", [TextList([inert(one) for one in pool.left_out])])] if pool.left_out else []),
     ]
+
+
+def _table(pool: SuitePool) -> TextTable:
+    header = ["first", "second", "base model", "pairs of runs", "difference", "interval", "p", "tasks"]
+    shown, rows = known_columns(header, [_row(claim) for claim in pool.claims], {"base model"})
+    return TextTable(shown, rows, numbers_from=shown.index("pairs of runs"))
 
 
 def _legend(alpha: float, *, models: bool) -> str:
@@ -116,7 +121,7 @@ def _row(claim: PooledClaim) -> list[str]:
     return [
         code(claim.first),
         code(claim.second),
-        f"all {claim.models}" if claim.model is None else inert(claim.model),
+        f"all {claim.models}" if claim.model is None else inert(claim.model) or MISSING,
         f"{claim.pairs:,}",
         f"**{value}**" if claim.shown else value,
         MISSING if interval is None else f"{_points(interval.low)} to {_points(interval.high)}",

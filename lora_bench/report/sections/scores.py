@@ -12,7 +12,7 @@ from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.report import Report
 from lora_bench.report.model.rows import in_order
-from lora_bench.report.model.searches import Beside
+from lora_bench.report.model.searches import Beside, GivenCosts
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.by_task import over_tasks_blocks, score_curves, scores_by_task
 from lora_bench.report.sections.chosen_rates import rungs_of_search
@@ -20,7 +20,7 @@ from lora_bench.report.sections.class_tables import class_blocks
 from lora_bench.report.sections.method_tables import TableColumn
 from lora_bench.report.sections.tuning import edge_items, failing_items, trial_blocks
 from lora_bench.report.sections.verdicts import rank_note, rank_words, verdict_words
-from lora_bench.report.text import MISSING, code, inert, json_value, listed, mebibytes, plural, rate, seed
+from lora_bench.report.text import MISSING, code, cost, inert, json_value, listed, mebibytes, plural, rate, seed
 
 
 def scores_section(report: Report) -> list[Block]:
@@ -155,8 +155,7 @@ def _own_word(setting: Setting) -> list[Block]:
 def _model_tables(setting: Setting, report: Report) -> list[Block]:
     blocks: list[Block] = []
     for table in setting.tables:
-        given = tables.given_cost(report.given_costs)
-        shown = tables.score_table(table, setting, [*given, *_judged(setting, report.judged)])
+        shown = tables.score_table(table, setting, [*_given(report.given_costs), *_judged(setting, report.judged)])
         named = [Heading(4, tables.model_name(table))] if table.model.shown else []
         blocks += [*named, *shown, *_seeds_note(table)]
         if setting.scores_alone:
@@ -164,6 +163,10 @@ def _model_tables(setting: Setting, report: Report) -> list[Block]:
         costs = tables.cost_tables(table, setting, _beside(table, setting, report.costs))
         blocks += [Fold("Memory and time", costs), *class_blocks(table, report)]
     return blocks
+
+
+def _given(costs: GivenCosts | None) -> list[TableColumn]:
+    return [] if costs is None else [TableColumn(inert(costs.name), lambda row: cost(costs.mean(row)))]
 
 
 def _judged(setting: Setting, judged: Judged | None) -> list[TableColumn]:
