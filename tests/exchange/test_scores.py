@@ -465,8 +465,8 @@ def test_of_methods_within_the_margin_the_cheap_one_is_taken_and_the_least_loss_
     )
 
 
-def test_what_is_a_score_or_a_moment_is_no_cost_and_a_cost_is_no_task(tmp_path, capsys):
-    for name in ("start time", "timestamp", "step seconds"):
+def test_a_score_a_moment_or_a_rate_is_no_cost_and_a_cost_is_no_task(tmp_path, capsys):
+    for name in ("start time", "timestamp", "step seconds", "tokens/sec", "samples per hour"):
         assert judge(costly(name)).report.given_costs is None
     with pytest.raises(LoraBenchError, match="did you mean 'gpu hours'"):
         judge(costly(), cost="gpu hour")

@@ -26,12 +26,12 @@ _NAMES = {
     "item": "item item_id example_id doc_id question_id sample_id instance_id example question",
     "measure": "measure metric metric_name measure_name",
 }
-# What a cost is called, by any word of the name, in the order of preference; a moment in time is none.
+# What a cost is called, by any word of the name, in the order of preference; a moment or a rate is none.
 _COSTS = (
     "cost", "price", "usd", "dollars", "eur", "seconds", "secs", "sec", "hours", "hour", "minutes", "runtime", "duration",
     "time", "kwh", "energy",
 )  # fmt: skip
-_MOMENTS = {"start", "end", "stamp", "date", "step"}
+_NO_COSTS = {"start", "end", "date", "step", "steps", "per", "tokens", "examples", "samples", "iterations", "it"}
 _SCORES = (
     "score", "accuracy", "acc", "acc_norm", "f1", "macro_f1", "exact_match", "em", "correct", "is_correct",
     "matthews_correlation", "mcc", "auc", "auroc", "roc_auc", "pearson", "spearman", "rouge_l", "rouge_1", "rouge_2", "bleu",
@@ -145,7 +145,7 @@ def _cost(head: Head, taken: Collection[str]) -> str | None:
         known = [number_in(value) for value in values if value is not None]
         if known and min(known) >= 0 and max(known) < math.inf and name not in taken:
             found[name] = {*plain(name).split("_")}
-    return next((name for word in _COSTS for name, of in found.items() if word in of and not _MOMENTS & of), None)
+    return next((name for word in _COSTS for name, of in found.items() if word in of and not _NO_COSTS & of), None)
 
 
 def _known_scores(

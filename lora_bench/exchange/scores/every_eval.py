@@ -3,8 +3,6 @@
 Both are checked by its own package where that is installed. Of several results of one evaluation each is a task.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
