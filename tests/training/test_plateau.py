@@ -175,5 +175,26 @@ def test_a_report_counts_the_runs_that_ended_by_the_cap():
         for seed in range(4)
     ]
     page = render_markdown(Report(runs))
-    assert "4 of 8 runs that were trained until a plateau ended by the cap: lora 4." in page
+    assert "4 (`lora` 4) of 8 runs that were trained until a plateau ended by the cap" in page
     assert "at most 3,200" in page
+
+
+def test_a_report_counts_the_runs_that_never_rose_before_their_plateau():
+    # After the first score four more without a rise are the rule's patience: the decay begins at the fifth.
+    training = {"plateau": PlateauRule(rise=0.0025, patience=4, decay=0.2)}
+    runs = []
+    for seed, (risen, method) in enumerate(
+        [(0, "full"), (0, "full"), (1, "full"), (0, "lora"), (1, "lora"), (1, "lora")]
+    ):
+        scores = [0.5] * 5 if not risen else [0.5, 0.6] + [0.6] * 4
+        curve = tuple(
+            CurvePoint(step=20 * number, loss=None, scores={"accuracy": score})
+            for number, score in enumerate(scores, start=1)
+        )
+        end = PlateauEnd(by="plateau", decay_after=20 * len(scores), step=25 * len(scores))
+        runs.append(record(METHODS[method], seed=seed % 3, training=training, changes={"plateau": end, "curve": curve}))
+    page = render_markdown(Report(runs))
+    assert (
+        "None of 6 runs that were trained until a plateau ended by the cap, 3 (`full` 2, `lora` 1) as soon as" in page
+    )
+    assert "3 of 6 runs were ended as at a plateau before their score had risen once" in page

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from lora_bench.report.model.choose_method import LIKE_COST, POINTS, Taken, amount_words, loss_words
 from lora_bench.report.model.overview import UNLESS, WITHIN, Contrast, Line, Overview, unless_words
 from lora_bench.report.model.rows import grouped
-from lora_bench.report.sections.method_tables import metric_name
+from lora_bench.report.sections.method_tables import MOST_NAMES, metric_name
 from lora_bench.report.text import amount, code, cost, listed, percent, plural, score, span
 from lora_bench.stats.apart import fewest_unseen
 from lora_bench.stats.expected_loss import SURE
@@ -85,7 +85,13 @@ def by_place(seen: Overview) -> list[str]:
     counts = Counter(choice.method for choice in seen.choices)
     if len(counts) < 2:
         return []
-    named = listed([f"{code(label)} in {number} of {counts.total()}" for label, number in counts.most_common()])
+    tasks = [choice.setting.spec.task.name for choice in seen.choices]
+    if len({*tasks}) == len(tasks) <= MOST_NAMES:
+        named = listed(
+            [f"{code(choice.method)} on {code(task)}" for choice, task in zip(seen.choices, tasks, strict=True)]
+        )
+    else:
+        named = listed([f"{code(label)} in {number} of {counts.total()}" for label, number in counts.most_common()])
     chosen = "the choice is" if seen.comparison.scores_alone else "`lora-bench choose` names"
     return [f"Table by table {chosen} {named}."]
 

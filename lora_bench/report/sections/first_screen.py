@@ -235,8 +235,7 @@ def score_of(line: Line, among: Sequence[Line] = ()) -> str:
         ended = dict.fromkeys(code(status) for place in line.places for status in place.row.statuses if status != "ok")
         return ", ".join(ended) if ended and not line.scored else MISSING
     places = {(place.setting.spec.task.name, place.table.model.shown) for one in among for place in one.places}
-    every = len(places) if line.places[0].setting.scores_alone else len(line.places)
-    some = f" ({line.scored} of {every})" if line.scored < every else ""
+    some = f" ({line.scored} of {len(places)})" if line.scored < len(places) else ""
     return text.score(line.score) + some
 
 

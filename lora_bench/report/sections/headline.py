@@ -21,6 +21,7 @@ from lora_bench.report.model.rows import Row, fallen_runs
 from lora_bench.report.sections.advice import by_place, compared, take_words
 from lora_bench.report.sections.answer import asked_words
 from lora_bench.report.sections.chosen_rates import chosen_rates, searches, tried_rates
+from lora_bench.report.sections.improving import unrisen_runs
 from lora_bench.report.sections.method_tables import range_words, word_model_score
 from lora_bench.report.sections.next_step import more_seeds, next_lines, work_key
 from lora_bench.report.sections.pool_page import new_tasks
@@ -95,7 +96,7 @@ def _cautions(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
         )
     said += _sources(seen.comparison, "**No suite planned these runs**")
     said += _at_edge(seen)
-    said += _doubts(judged, decision)
+    said += _doubts(seen, judged, decision)
     if judged.declared == "added":
         said.append(seeds_added(judged))
     if judged.declared == "several":
@@ -154,13 +155,16 @@ def _at_edge(seen: Overview) -> list[str]:
     names = listed([code(label) for label in sorted({one.label for one in found})])
     ends = " or ".join(sorted({one.end for one in found}))
     return [
-        f"In {len(found)} of {len(tried)} searches the best learning rate is the {ends} tried ({names}): a wider range may "
+        f"In {len(found)} of {len(tried)} searches the learning rate chosen is the {ends} tried ({names}): a wider range may "
         f"raise {'their scores' if len(found) > 1 else 'its score'}."
     ]
 
 
-def _doubts(judged: Judged, decision: Decision) -> list[str]:
+def _doubts(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
     said = without_result(judged)
+    unrisen, ended = unrisen_runs(seen.comparison)
+    if unrisen > 1:
+        said.append(f"{unrisen} of {ended} runs were ended as at a plateau before their score had risen once")
     if decision.share_improving >= MANY_IMPROVING:
         said.append(_still_improving(decision))
     if not said:

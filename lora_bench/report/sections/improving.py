@@ -8,7 +8,7 @@ middle of the two beside it, which is nothing on a straight line, and 0.826 stan
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from lora_bench.report.figures.curves import Line, is_clocked, timed_line, value
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections import method_tables as tables
-from lora_bench.report.text import inert, plural, rate, score
+from lora_bench.report.text import code, inert, plural, rate, score
 
 POINTS = 4
 LOSS_POINTS = 10
@@ -69,18 +69,45 @@ def improving_runs(comparison: Comparison) -> tuple[int, int]:
 
 
 def plateau_blocks(comparison: Comparison) -> list[Block]:
-    """Say how many runs until a plateau ended by their cap, and of which methods; empty without such runs."""
-    ended = [run for runs in _results(comparison).values() for run in runs if run.plateau is not None]
+    """Say how many runs until a plateau ended by their cap or before a rise, and of which methods; empty without such runs."""
+    ended = _until_plateau(comparison)
     if not ended:
         return []
-    capped = Counter(record.spec.method.label for record in ended if _capped(record))
-    of_methods = ", ".join(f"{inert(label)} {number}" for label, number in sorted(capped.items()))
-    said = f"{capped.total()} of {plural(len(ended), 'run')} that were trained until a plateau ended by the cap"
-    return [f"{said}: {of_methods}. More work may change their scores." if capped else f"{said}."]
+    capped, unrisen = (_of_methods(filter(which, ended)) for which in (_capped, _unrisen))
+    said = f"{capped or 'none'} of {plural(len(ended), 'run')} that were trained until a plateau ended by the cap"
+    early = f", {unrisen} as soon as the rule allows, before their score had risen once" if unrisen else ""
+    more = " More work may change their scores." if capped or unrisen else ""
+    return [f"{said[0].upper()}{said[1:]}{early}.{more}"]
+
+
+def unrisen_runs(comparison: Comparison) -> tuple[int, int]:
+    """Count the results that ended at a plateau before their score had risen once, and those trained until a plateau."""
+    ended = _until_plateau(comparison)
+    return sum(map(_unrisen, ended)), len(ended)
+
+
+def _until_plateau(comparison: Comparison) -> list[Record]:
+    return [run for runs in _results(comparison).values() for run in runs if run.plateau is not None]
+
+
+def _of_methods(runs: Iterable[Record]) -> str:
+    """Return the number of runs and how many each method has, such as "5 (`full` 2, `lora` 3)"; "" for none."""
+    found = Counter(run.spec.method.label for run in runs)
+    return f"{found.total()} ({', '.join(f'{code(label)} {found[label]}' for label in sorted(found))})" if found else ""
 
 
 def _capped(record: Record) -> bool:
     return record.plateau is not None and record.plateau.by == "cap"
+
+
+def _unrisen(record: Record) -> bool:
+    """Tell if a run reached its plateau with as many scores as the rule waits for beside the first."""
+    end, recipe = record.plateau, record.spec.training
+    if end is None or end.by == "cap" or recipe.plateau is None:
+        return False
+    counted = range(recipe.warmup_steps or 0, end.decay_after + 1)
+    scores = sum(point.scores is not None and point.step in counted for point in record.curve)
+    return recipe.plateau.patience <= scores <= recipe.plateau.patience + 1
 
 
 def _results(comparison: Comparison) -> dict[tuple[str, tuple[str, ...]], list[Record]]:

@@ -26,7 +26,7 @@ def next_lines(seen: Overview, decision: Decision) -> list[str]:
         keys.append(f"a wider range of `learning_rate` for {listed([code(label) for label in labels])}")
     failing = [] if seen.learned_little or rates_compared(seen.comparison) else [*map(code, _failing(seen))]
     if failing:
-        keys.append(f"another `learning_rate` for {listed(failing)}, of which many runs learned nothing")
+        keys.append(f"another `learning_rate` for {listed(failing)}, of which runs learned nothing")
     few = max(contrast.verdict.pairs for contrast in seen.contrasts) < RECOMMENDATION_PAIRS
     folds = _folds(seen)
     total = RECOMMENDATION_PAIRS if pick is not None and few and folds is None else seeds_to_decide(seen)

@@ -198,6 +198,16 @@ def _seeds_note(table: ModelTable) -> list[Block]:
     return [f"The methods were not run with the same seeds: {'; '.join(seeds)}."]
 
 
+def _rule(setting: Setting) -> str:
+    """Return how a rate is chosen where it need not have the best mean."""
+    if setting.budget is None or setting.budget.search != "halve_seeds":
+        return ""
+    return (
+        ": of all seeds' means the best, or the smallest within a standard error of it where a larger rate learned nothing; "
+        "scores no better than a constant answer's count alike"
+    )
+
+
 def _search(setting: Setting, comparison: Comparison) -> list[Block]:
     rungs = rungs_of_search(setting, comparison)
     every: list[Block] = []
@@ -206,8 +216,8 @@ def _search(setting: Setting, comparison: Comparison) -> list[Block]:
         every += tables.cost_tables(table, setting)
     return [
         Heading(4, "Learning rates"),
-        f"Mean {tables.metric_name(setting)} {tables.on_split(setting)} over n seeds. The best of a line "
-        "is in bold: a choice, not a verdict.",
+        f"Mean {tables.metric_name(setting)} {tables.on_split(setting)} over n seeds. That chosen "
+        f"is in bold, not shown to be better{_rule(setting)}.",
         *tables.learning_rate_table(setting),
         *edge_items(setting, comparison),
         *failing_items(setting, rungs),
