@@ -176,6 +176,22 @@ label: label
 metric: accuracy
 ```
 
+Pairs of answers to a prompt, for DPO: texts, or messages in a chat template (an answer is one message, or its text). The base
+model is a causal one. Pairs of one prompt stay in one split. `beta` is the factor on the log-ratio to the starting model: the
+base model, the same for every method (for `qlora` not in 4 bits), or with `start` the weights of the other run. Its
+log-likelihoods are computed once, before the first step, and cost no budget. A batch of `batch_size` pairs has two rows of
+`max_length` tokens for each.
+
+```yaml
+task: helpful
+kind: preference
+data: {train: train.jsonl, test: test.jsonl}
+prompt: question
+chosen: better
+rejected: worse
+beta: 0.1
+```
+
 A data set on the hub; name a commit if others should repeat the task:
 
 ```yaml

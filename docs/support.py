@@ -66,7 +66,7 @@ PROMPTS = ("CARTRIDGE", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", 
 # Kinds of task by the class of their models: those of texts, of their parts, and of texts to write.
 SHOWN_KINDS: dict[str, list[str]] = {}
 for _kind in sorted(
-    known_kinds().values(), key=lambda kind: (kind.writes, not kind.reads_one_token, kind.model_kind != kind.name)
+    known_kinds().values(), key=lambda kind: (not kind.has_head, not kind.reads_one_token, kind.model_kind != kind.name)
 ):
     SHOWN_KINDS.setdefault(_kind.model_names.auto, []).append(_kind.name)
 
@@ -350,9 +350,9 @@ def support_page() -> str:
         "every weight it adds gets a gradient, the head is trained whole, and padding changes no answer.\n\n"
         "`some` means that some variants of the method work. Numbers are those of the [reasons](#reasons). Kinds of task\n"
         "under one heading share their results, since they load the same class of model; summaries and translations are\n"
-        "`generation`. A chat is one text, so T5 and BART refuse it. `qlora` works where `lora` does, and\n"
-        "`linear_probe` where a model has a head, but for classes, numbers and spans of T5 and BART. Models that are not in\n"
-        "the tables: [families](families.md).\n\n"
+        "`generation`. A chat and a preference are for causal models: T5 and BART refuse them. `qlora` works where `lora`\n"
+        "does, and `linear_probe` where a model has a head, but for classes, numbers and spans of T5 and BART. Models that\n"
+        "are not in the tables: [families](families.md).\n\n"
         "SmolLM2-135M works like any Llama, from a folder or the hub. It has no name of its own here: the package index\n"
         "offers only a copy in 4 bits, and no exact one to check it against.\n\n"
         f"{''.join(tables)}## Reasons\n\n{''.join(notes.lines())}\n"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from lora_bench.documents import Key
 from lora_bench.errors import Fault
@@ -13,6 +13,8 @@ from lora_bench.kinds.support.table_view import GuessedTask, Stage, View
 
 ReadT = TypeVar("ReadT")
 Message = dict[str, Any]
+
+TEMPLATE_KEY: Mapping[Key, str] = {("chat_template",): "is only for chat and preference; the kind is {kind}"}
 
 ANSWERS = "assistant"
 """Role of the messages that a model writes."""
@@ -27,23 +29,24 @@ class Chat(Generation):
 
     exercise = "writing.Conversing"
     usual_metric = "loss"
-    own_keys: ClassVar[Mapping[Key, str]] = {("chat_template",): "is only for chat; the kind is {kind}"}
+    own_keys = TEMPLATE_KEY
 
     def seen_in(self, view: View, stage: Stage) -> GuessedTask | None:
         if stage != "form" or view.asked.label is not None:
             return None
         for name in [view.asked.text] if view.asked.text else view.free:
-            lists = [as_json_list(value) if isinstance(value, str) else value for value in view.values(name)]
-            if lists and all(
-                isinstance(one, list | tuple) and all(isinstance(part, Mapping) and "role" in part for part in one)
-                for one in lists
-            ):
+            if (values := list(view.values(name))) and all(is_conversation(value, least=0) for value in values):
                 return GuessedTask(text=(name,), label=name, why=f"{name} has messages with roles")
         return None
 
     @property
     def model_kind(self) -> str:
         return "generation"
+
+    def filled_in(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Fill in the column of the answers: that of the conversations."""
+        text = given.get("text")
+        return {**({"label": text} if isinstance(text, str) else {}), **given}
 
     def refusal(self, model_type: str, *, apart: bool, processes: int) -> str | None:
         return f"a chat is one text, which {model_type} does not continue: use a causal model" if apart else None
@@ -136,6 +139,16 @@ def _as_json(messages: Sequence[Message], answer: str = "") -> str:
     except (TypeError, UnicodeEncodeError) as error:
         raise ValueError(f"a message that is no JSON ({error})") from None
     return text
+
+
+def is_conversation(value: Any, least: int = 1) -> bool:
+    """Return True for a list of at least so many messages with roles, or JSON of one."""
+    messages = as_json_list(value) if isinstance(value, str) else value
+    return (
+        isinstance(messages, list | tuple)
+        and len(messages) >= least
+        and all(isinstance(one, Mapping) and "role" in one for one in messages)
+    )
 
 
 def messages_of(text: str, answer: str) -> list[Message]:

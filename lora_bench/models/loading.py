@@ -48,7 +48,7 @@ def load_model(
     on_meta: bool = False,
     precision: AnyPrecision = "float32",
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return the base model for a kind of task, and the names of its head's modules, none if it writes.
+    """Return the base model for a kind of task, and the names of its head's modules, if it has one.
 
     Its weights are in *precision* from the moment they are read, and its head in float32. None leaves dropout in the base
     model, dropout before the classifier, or the kernel path of attention as the checkpoint has it. On the meta device it has
@@ -60,7 +60,7 @@ def load_model(
     if attention is not None:
         options["attn_implementation"] = attention
     task_kind = find_kind(kind)
-    if task_kind.writes:
+    if not task_kind.has_head:
         _refuse_encoder(base_model)
     with in_a_sentence(f"model {base_model.name!r} cannot be loaded: config.json ({_described(base_model)})"):
         config = _config(base_model, task_kind, labels, base_dropout, head_dropout)
@@ -68,7 +68,7 @@ def load_model(
             _refuse_unknown(config, task_kind)
         if not base_model.has_weights:
             model = _drawn(base_model, config, task_kind, on_meta, options)
-            return model, _whole_head(model, set() if task_kind.writes else _heads_of_other_tasks(model))
+            return model, _whole_head(model, _heads_of_other_tasks(model) if task_kind.has_head else set())
         if on_meta:
             options["device_map"] = "meta"
         model, report = _from_weights(base_model, config, task_kind, options)
@@ -77,7 +77,7 @@ def load_model(
     _refuse_incomplete(base_model, model, task_kind, lacking, other_shapes)
     _refuse_dropped(base_model, model, report["unexpected_keys"])
     lacking |= set(other_shapes)
-    if not task_kind.writes:
+    if task_kind.has_head:
         lacking |= _heads_of_other_tasks(model)
     return model, _whole_head(model, lacking)
 
@@ -137,7 +137,7 @@ def _from_weights(
             trust_remote_code=base_model.remote_code,
             output_loading_info=True,
             # A classifier of another shape belongs to another task, and is drawn anew like any other head.
-            ignore_mismatched_sizes=not kind.writes,
+            ignore_mismatched_sizes=kind.has_head,
             **options,
         )
     finally:
@@ -154,7 +154,7 @@ def _refuse_incomplete(
 ) -> None:
     """Refuse weights that lack some of the base model, which would be drawn at random; a pooler may lack, as some have none."""
     base: tuple[str, ...] = (f"{model.base_model_prefix}.",)
-    if kind.writes and not hasattr(model, model.base_model_prefix):
+    if not kind.has_head and not hasattr(model, model.base_model_prefix):
         base = ("shared.", "encoder.", "decoder.")  # of T5, which has them beside its output
     needed = [name for name, _ in model.named_parameters() if name.startswith(base) and ".pooler." not in name]
     absent = [name for name in needed if name in lacking]

@@ -42,7 +42,7 @@ def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData])
         declared = cell.job.task
         made = exercise(declared, tokenizer, cell.job.spec)
         try:
-            made.check_tokenizer(declared, tokenizer)
+            made.check_tokenizer(declared, tokenizer, data[task])
         except LoraBenchError as error:
             faults[suite.document.fault(key, f"{base_model.name!r} cannot be trained on {task}: {error}")] = None
             continue

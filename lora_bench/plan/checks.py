@@ -215,6 +215,7 @@ def check_loss(suite: Suite, recipe: CellRecipe, task: Task, base_model: BaseMod
         f"label_smoothing {recipe.training.label_smoothing:g}": recipe.training.label_smoothing
         and task.kind_of.smooths,
         "class_weights": recipe.training.class_weights,
+        f"the loss of {task.kind}": task.kind_of.own_loss,
     }
     for name in [name for name, is_given in given.items() if is_given and term is not None]:
         message = f"{cell}: {name} takes the place of the model's own loss, to which {term} is added: leave one of the two out"

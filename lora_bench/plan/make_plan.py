@@ -123,6 +123,7 @@ def make_plan(
             *unequal,
             *checks.coarse_tuning(suite),
             *checks.unseen_rows(cells),
+            *(f"{loaded.task.task}: {note}" for loaded in tasks if (note := loaded.task.kind_of.plan_note) is not None),
             *too_small(suite, at_hand),
             *odd_classes(at_hand),
             *checks.beyond_memory(cells),

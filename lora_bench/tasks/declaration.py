@@ -26,6 +26,7 @@ from lora_bench.util.filenames import Name
 _LATER_KEYS = (
     "metrics", "label_names", "uneven_rows", "unlabelled_rows", "delimiter", "encoding", "empty_texts", "linearise", "subsets",
     "spelling", "data.also", "data.splits.also", "label.where", "chat_template", "label.start", "unanswerable",
+    "prompt", "chosen", "rejected", "beta",
 )  # fmt: skip
 
 
@@ -103,6 +104,11 @@ class Task(Strict):
             labels of the words, in the same forms. For spans the answers as in SQuAD, or one as a text. None for a chat whose
             `text` has whole conversations.
         chat_template: Template of a chat, or a file of it; the tokenizer's own by default.
+        prompt: For preference the column of the prompt, a text or messages; `prompt` by default.
+        chosen: For preference the column of the better answer; `chosen` by default.
+        rejected: For preference the column of the worse answer; `rejected` by default.
+        beta: For preference the factor on the log-ratio to the starting model, above 0; 0.1 by default. The greater, the
+            nearer the model stays to that.
         unanswerable: True if questions may have no answer, as in SQuAD 2.0.
         spelling: Spelling of the texts to write: "tokens" puts spaces between words and signs.
         labels: Class names in the order of their indexes; by default the sorted values of the training rows.
@@ -118,8 +124,8 @@ class Task(Strict):
         citation: Reference to credit.
     """
 
-    # An editor accepts a chat without a label.
-    model_config = ConfigDict(json_schema_extra=lambda schema: schema["required"].remove("label"))
+    # An editor accepts a chat without a label, and pairs of answers without a text too.
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(required=["task", "data"]))
 
     task: Name
     version: int = Field(default=1, ge=1)
@@ -140,6 +146,10 @@ class Task(Strict):
     linearise: Linearise | None = None
     label: sources.LabelKey
     chat_template: str | None = Field(default=None, min_length=1)
+    prompt: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    beta: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     unanswerable: bool = False
     spelling: Literal["tokens"] | None = None
     labels: Annotated[tuple[str, ...], BeforeValidator(sources.names_as_text)] | None = None
@@ -159,18 +169,20 @@ class Task(Strict):
     @model_validator(mode="before")
     @classmethod
     def _usual_metric(cls, given: Any) -> Any:
-        """Fill in what is missing: the metric by the kind, its direction, and the column of a chat's answers."""
+        """Fill in what is missing: what the kind tells, the metrics by the kind, and the metric's direction."""
         if not isinstance(given, dict):
             return given
-        if given.get("kind") == "chat" and "label" not in given and isinstance(given.get("text"), str):
-            given = {**given, "label": given["text"]}
         kind = known_kinds().get(str(given.get("kind")), find_kind("classification"))
+        given = kind.filled_in(given)
         metric = given.get("metric", kind.usual_metric)
         try:
             direction = higher_is_better(metric) if isinstance(metric, str) else None
         except LoraBenchError:  # an unknown name is reported with its line, together with every other fault
             direction = None
-        return {"metric": metric, **({} if direction is None else {"higher_is_better": direction}), **given}
+        usual: dict[str, Any] = {"metric": metric, **({} if direction is None else {"higher_is_better": direction})}
+        if kind.usual_metrics:
+            usual["metrics"] = [name for name in kind.usual_metrics if name != metric]
+        return {**usual, **given}
 
     @property
     def kind_of(self) -> TaskKind:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from lora_bench.errors import Fault, did_you_mean
-from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Table, normal
+from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Table
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.text_facts import longest_with
 
@@ -42,7 +42,7 @@ def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Exa
     texts = kind.texts(task, table, faults)
     ids = ids_of(task, table, faults)
     by, before = (task.shares.by, task.shares.before) if task.shares is not None else (None, None)
-    groups = [normal(text) for text in texts] if by is None else _group_values(table, by, before, faults)
+    groups = [kind.kept_together(text) for text in texts] if by is None else _group_values(table, by, before, faults)
     if task.shares is not None and task.shares.phrases:
         groups = longest_with(groups)
     subsets = _subset_values(task, table) if part in ("test", "all") else list[str | None]([None] * count)

@@ -1,12 +1,12 @@
 """The data of a run: its encoded examples, and the order and number of its steps."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.exercises import exercise
@@ -46,6 +46,12 @@ class Lessons:
     course: Course
     flops: BatchFlops | None
     class_weights: Tensor | None
+
+    def weighed_at_start(self, model: nn.Module) -> "Lessons":
+        """Return the lessons with rows that the starting model has weighed, each once; see `Exercise.weighed_at_start`."""
+        weigh = partial(self.exercise.weighed_at_start, model)
+        questions = {name: weigh(rows) for name, rows in self.questions.items()}
+        return replace(self, questions=questions, course=self.course.changed(weigh))
 
 
 def read_lessons(setup: Setup, tokenizer: Any) -> Lessons:

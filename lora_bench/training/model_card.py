@@ -176,7 +176,7 @@ def loading_lines(
         lines += [f"from peft import AutoPeftModel{auto}", "from transformers import AutoTokenizer", "", *_labels(spec)]
         lines += [f"model = AutoPeftModel{auto}.from_pretrained({place}{named})"]
     lines += [f"tokenizer = AutoTokenizer.from_pretrained({place})"]
-    if tuner is not None and not writes(spec):
+    if tuner is not None and kind_of_run(spec).has_head:
         # A causal classifier reads the last token that is not padding.
         lines += ["model.config.pad_token_id = tokenizer.pad_token_id"]
     if threshold is not None:

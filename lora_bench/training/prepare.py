@@ -28,7 +28,7 @@ from lora_bench.models.chunked_loss import chunk_loss
 from lora_bench.models.find_family import use_family
 from lora_bench.models.loading import writes_on
 from lora_bench.models.read_position import read_alone
-from lora_bench.models.shared_copy import own_trained
+from lora_bench.models.shared_copy import copy_sharing, own_trained
 from lora_bench.records.budget import Batch, rows_of, tokens_of
 from lora_bench.records.record import WentOn
 from lora_bench.records.run_lock import others_at_work
@@ -46,7 +46,7 @@ from lora_bench.training.measure.measure_callback import MeasureCallback
 from lora_bench.training.process_cache import WARM, load_for
 from lora_bench.training.scoring import answered_splits, scored_splits, scores_of
 from lora_bench.training.step_plan import ENDLESS, Course, UntilNoRise
-from lora_bench.training.trainer import set_rates, training_arguments, warm_up, weigh_classes
+from lora_bench.training.trainer import learn_by, set_rates, training_arguments, warm_up, weigh_classes
 from lora_bench.training.warm_start import start_from, start_from_adapter
 from lora_bench.util.failpoints import reach
 from lora_bench.util.seeding import adapters_drawn_from, draw_head, seed_for
@@ -123,7 +123,7 @@ class Ready(Setup):
     @property
     def has_rows_of_nothing(self) -> bool:
         """Return True if a causal model would classify a text without tokens: its tokenizer adds none of its own."""
-        if not writes_on(self.job.base_model.model_type) or self.job.task.writes:
+        if not writes_on(self.job.base_model.model_type) or not self.job.task.kind_of.has_head:
             return False
         examples = itertools.chain(self.lessons.course.rest(0), *self.lessons.questions.values())
         return any(not tokens_of(example) for example in examples)
@@ -159,6 +159,8 @@ class Ready(Setup):
             trainer.model_accepts_loss_kwargs = False
             if self.lessons.class_weights is not None:
                 weigh_classes(trainer, self.lessons.class_weights, recipe.label_smoothing)
+            if self.job.task.kind_of.own_loss:
+                learn_by(trainer, self.lessons.exercise.loss_of)
             if self.rank is not None:
                 weigh_shares(trainer, self.adapted.masks)
             yield trainer
@@ -196,7 +198,7 @@ def prepare(
     lessons = read_lessons(setup, WARM.tokenizer(job.base_model))
     WARM.keep_base_for(None if trains_base(method) or rank is not None else job)
     measure.begin(device_of_runs(), base_bytes=WARM.base_bytes)
-    adapted = adapt(setup)
+    adapted, lessons = adapt(setup, lessons)
     checkpoint = _checkpoint(job, facts, rank)
     hooks = hooks_of(setup, adapted, lessons, measure, checkpoint)
     facts.enter("preparing the training")
@@ -223,8 +225,11 @@ def _checkpoint(job: Job, facts: Facts, rank: WorkerRank | None) -> Checkpoint |
     return checkpoint
 
 
-def adapt(setup: Setup) -> AdaptedModel:
-    """Load the base model of a run, draw its head and apply its method; record the number of parameters."""
+def adapt(setup: Setup, lessons: Lessons) -> tuple[AdaptedModel, Lessons]:
+    """Load the base model of a run, draw its head and apply its method; record the number of parameters.
+
+    Return it with the lessons, weighed by the starting model if their loss compares with it.
+    """
     job, facts, method, seed, rank = setup.job, setup.facts, setup.method, setup.seed, setup.rank
     facts.enter("loading the base model")
     reach("run.load")
@@ -235,6 +240,9 @@ def adapt(setup: Setup) -> AdaptedModel:
     tokenizer = WARM.tokenizer(job.base_model)
     # A causal model's head looks for the last token that is not padding, so both configs must name the same token.
     model.config.pad_token_id = tokenizer.pad_token_id
+    if job.task.kind_of.own_loss and spec.start is None:
+        # The same model for every method: PiSSA and qlora begin with other base weights, prefixes at random.
+        lessons, began = _weighed_at_start(setup, lessons, copy_sharing(model), began)
     total = sum(weight.numel() for weight in model.parameters())
     draw_head(model, head, seed)
     with adapters_drawn_from(seed):
@@ -256,12 +264,22 @@ def adapt(setup: Setup) -> AdaptedModel:
         start_from(model, job.folder.of(spec.start.run_id), head)
     facts.parameters = count_parameters(model, head=head, total=total)
     facts.watch(model)
+    if job.task.kind_of.own_loss and spec.start is not None:
+        lessons, began = _weighed_at_start(setup, lessons, model, began)
     masks = StepMasks(seed) if spec.training.masks == "keyed" and not setup.packed else None
     if masks is not None:
         with_keyed_masks(model, masks)
     if rank is not None and rank.shards:
         _shard(job, method, model)
-    return AdaptedModel(model, tokenizer, masks, time.perf_counter() - began, tuple(head))
+    return AdaptedModel(model, tokenizer, masks, time.perf_counter() - began, tuple(head)), lessons
+
+
+def _weighed_at_start(setup: Setup, lessons: Lessons, model: nn.Module, began: float) -> tuple[Lessons, float]:
+    """Return the lessons weighed by a model, and when loading would have begun without that."""
+    paused = time.perf_counter()
+    with setup.facts.within("weighing answers by the starting model"):
+        lessons = lessons.weighed_at_start(model.to(device_of_runs()))
+    return lessons, began + time.perf_counter() - paused
 
 
 def device_of_runs() -> torch.device:

@@ -101,7 +101,7 @@ def _bare(job: Job, model: nn.Module) -> Any:
     """Return the trained model to score: a writer as it is, and of a causal classifier a language model with its backbone."""
     trained = inside_peft(model)
     assert job.spec.retention is not None
-    if job.spec.retention.measure == "spearman" or job.task.writes:
+    if job.spec.retention.measure == "spearman" or not job.task.kind_of.has_head:
         return trained
     language = _fresh(job, writes=True).to(next(model.parameters()).device)
     setattr(language, language.base_model_prefix, getattr(trained, trained.base_model_prefix))

@@ -49,6 +49,14 @@ class InOrder(Sequence[Example]):
         """Return the examples that follow the first *seen* ones, or *count* of them."""
         return InOrder(self._examples, self._order, self._start + seen, count)
 
+    def changed(self, count: int, change: Callable[[Sequence[Any]], Sequence[Any]]) -> "InOrder":
+        """Return the same order, where *change* makes other rows of those of the first *count*, examples of several rows."""
+        examples, places = list(self._examples), self._order(0)[:count]
+        rows = iter(change(rows_of([examples[place] for place in places])))
+        for place in places:
+            examples[place] = [next(rows) for _ in examples[place]]
+        return InOrder(examples, self._order, self._start, self._count)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
@@ -107,6 +115,10 @@ class Course:
         """Return the examples after a step, up to the target."""
         seen = self._seen_at(step)
         return self.examples.after(seen, ENDLESS if self.steps is None else self._seen_at(self.steps) - seen)
+
+    def changed(self, change: Callable[[Sequence[Any]], Sequence[Any]]) -> "Course":
+        """Return the course over the rows that *change* makes of those that its steps may read."""
+        return dataclasses.replace(self, examples=self.examples.changed(len(self.rest(0)), change))
 
     def batch(self, step: int) -> list[Example]:
         """Return the examples of the step that follows *step* others."""

@@ -168,6 +168,11 @@ def weigh_classes(trainer: Trainer, weights: Tensor, label_smoothing: float) -> 
     trainer.compute_loss = weighed
 
 
+def learn_by(trainer: Trainer, loss_of: Callable[[nn.Module, Mapping[str, Tensor]], Tensor]) -> None:
+    """Make a Trainer take the loss of a batch from a function, in place of the model's own."""
+    trainer.compute_loss = lambda model, inputs, **options: loss_of(model, inputs)
+
+
 @cache
 def warm_up() -> None:
     """Do a step and a prediction of a tiny model, so that the first run of a process pays no one-time costs.

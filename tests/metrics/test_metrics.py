@@ -135,7 +135,7 @@ def test_an_unknown_metric_is_named_with_the_nearest_one():
 
 def test_errors_alone_are_better_when_lower():
     assert [name for name in known_metrics() if not higher_is_better(name)] == [
-        "mae", "rmse", "ter", "loss", "perplexity",
+        "mae", "rmse", "ter", "loss", "perplexity", "rejected_log_likelihood",
     ]  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def test_the_facts_of_a_metric_are_in_its_module():
     assert f1.options(3) == {"classes": 3} and declared("accuracy").options(3) == {}
     assert find("hub:rouge") is None and find("support") is None and find(None) is None
     assert [name for name in known_metrics() if not find(name).points] == [
-        "mae", "rmse", "cider", "nist", "loss", "perplexity",
+        "mae", "rmse", "cider", "nist", "loss", "perplexity", "chosen_log_likelihood", "rejected_log_likelihood",
     ]  # fmt: skip
 
 
@@ -191,6 +191,6 @@ def test_a_default_margin_is_of_shares_and_correlations():
     assert [name for name in known_metrics() if default_margin(name) is not None] == [
         "accuracy", "accuracy_f1_mean", "f1", "macro_f1", "matthews_correlation", "average_precision", "roc_auc", "pearson",
         "pearson_spearman_mean", "spearman", "exact_match", "seqeval_f1", "token_accuracy", "multilabel_macro_f1",
-        "multilabel_micro_f1", "squad_exact_match", "squad_f1",
+        "multilabel_micro_f1", "squad_exact_match", "squad_f1", "ranked_right",
     ]  # fmt: skip
     assert default_margin("bleu") is None and default_margin("loss") is None

@@ -1,5 +1,6 @@
 """TRL's trainers write records through the callback, and train our tuners as they train PEFT's."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,18 @@ from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lora_bench import BenchmarkCallback
+from lora_bench.kinds.exercises import exercise
 from lora_bench.kinds.exercises.generation.chat_format import ChatFormat
 from lora_bench.methods import known_methods
+from lora_bench.models.loading import load_model, load_tokenizer
+from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import read_records
 from lora_bench.report import compare
+from lora_bench.suite.load_suite import load_suite
+from lora_bench.tasks import Split
 from lora_bench.tuners import BottleneckConfig, PrefixConfig
 from tests.chats import CHATML, chat_tokenizer, echoes
+from tests.kinds import test_preference as pairs
 
 trl = pytest.importorskip("trl", reason="TRL is an extra, and is not installed: tox -e more")
 datasets = pytest.importorskip("datasets")
@@ -119,6 +126,56 @@ def test_sft_trains_a_model_that_a_method_has_adapted(tmp_path):
     )  # fmt: skip
     record = trained(trainer, BenchmarkCallback(tmp_path / "mine"), tmp_path / "mine")
     assert record.spec.method.name == "lora" and record.parameters.adapter == ADAPTER["PEFT's LoRA"]
+
+
+def test_preference_has_the_loss_and_gradients_of_dpo(tmp_path):
+    """On the same batch, of pairs with answers and prompts of several lengths, and an adapter that has moved."""
+    path = pairs.write_project(
+        tmp_path / "project", pairs.only("lora").replace("rejected: worse", "rejected: worse, beta: 0.3")
+    )
+    (cell,) = make_plan(load_suite(path), tmp_path / "runs").cells
+    tokenizer = load_tokenizer(cell.job.base_model)
+    made = exercise(cell.job.task, tokenizer, cell.job.spec)
+    texts = [
+        ("the film", "was great", "awful"),
+        ("a", "b very fine story", "is dull"),
+        ("a plot and music", "was", "a end"),
+    ]
+    base = load_model(cell.job.base_model, kind="preference", labels=0)[0]
+    lessons = made.weighed_at_start(base, made.lessons(Split(["1", "2", "3"], texts, [(0,)] * 3))[0])
+
+    rows = datasets.Dataset.from_list([dict(zip(("prompt", "chosen", "rejected"), one, strict=True)) for one in texts])
+    trainer = trl.DPOTrainer(
+        model=base, args=arguments(trl.DPOConfig, tmp_path, beta=0.3), train_dataset=rows, processing_class=tokenizer,
+        peft_config=LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True),
+    )  # fmt: skip
+    model = trainer.model.eval()
+    torch.manual_seed(0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+
+    def ids(row, label):
+        return [token for token, one in zip(row["input_ids"], row["labels"], strict=True) if (one >= 0) == label]
+
+    theirs = trainer.data_collator(
+        [
+            {"prompt_ids": ids(chosen, False), "chosen_ids": ids(chosen, True), "rejected_ids": ids(rejected, True)}
+            for chosen, rejected in made.units(lessons)
+        ]
+    )
+    losses, gradients = [], []
+    for loss_of, batch in ((trainer.compute_loss, theirs), (made.loss_of, made.collate(lessons))):
+        model.zero_grad()
+        loss = loss_of(model, batch)
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append({name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None})
+    assert abs(losses[0] - math.log(2)) > 0.01
+    torch.testing.assert_close(losses[1], losses[0])
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) == 2 * LAYERS
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -159,5 +159,5 @@ def test_a_template_is_text_or_a_file_whose_text_a_record_has(tmp_path, monkeypa
     (tmp_path / "secret").write_text("letters", encoding="utf-8")
     with pytest.raises(BadInput, match="secret cannot be read: it has no"):
         task_of("a.jsonl", chat_template="secret")
-    with pytest.raises(BadInput, match="chat_template: is only for chat; the kind is generation"):
+    with pytest.raises(BadInput, match="chat_template: is only for chat and preference; the kind is generation"):
         task_of("a.jsonl", kind="generation", label="b", metric="exact_match", chat_template="{{ messages }}")

@@ -114,6 +114,7 @@ def test_the_examples_are_of_each_kind_and_each_source(tasks):
         "helpdesk": "chat",
         "questions": "spans",
         "stories": "multiple_choice",
+        "helpful": "preference",
         "emotion": "classification",
     }
     assert tasks["emotion"].data.hub == "dair-ai/emotion"

@@ -106,8 +106,16 @@ class Exercise:
         """Return examples before any is cut, for counts of their tokens."""
         return encode(split, self._tokenizer, UNCUT)[0]
 
+    def weighed_at_start(self, model: nn.Module, rows: Sequence[Example]) -> Sequence[Example]:
+        """Return rows with what the starting model gives them, for a kind whose own loss compares with it."""
+        raise NotImplementedError
+
+    def loss_of(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss of a batch, for a kind with a loss of its own."""
+        raise NotImplementedError
+
     @classmethod
-    def check_tokenizer(cls, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check_tokenizer(cls, task: Task, tokenizer: PreTrainedTokenizerBase, data: TaskData) -> None:
         """Refuse a tokenizer that cannot make examples of a task. Raise LoraBenchError with what it lacks."""
 
     @staticmethod

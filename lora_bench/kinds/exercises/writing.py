@@ -30,7 +30,7 @@ from lora_bench.kinds.support.task_kind import Shape
 from lora_bench.models.loading import reads_apart
 from lora_bench.records.budget import TARGETS
 from lora_bench.records.spec import Decoding, PlannedSpec
-from lora_bench.tasks import Split, Task
+from lora_bench.tasks import Split, Task, TaskData
 from lora_bench.tasks.task_scores import Likelihood
 from lora_bench.util.failpoints import reach
 from lora_bench.util.heartbeat import beat
@@ -166,7 +166,7 @@ class Conversing(Writing):
         return encode_openings(split, self._tokenizer, longest, new, self._task.chat_template)
 
     @classmethod
-    def check_tokenizer(cls, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check_tokenizer(cls, task: Task, tokenizer: PreTrainedTokenizerBase, data: TaskData) -> None:
         ChatFormat(tokenizer, task.chat_template)
 
     def _ending(self) -> Ending | None:

@@ -16,6 +16,7 @@ from lora_bench.kinds.support.row_values import (
     faults_of_text,
     has_label,
     label_text,
+    normal,
 )
 from lora_bench.kinds.support.table_view import GuessedTask, Stage, View
 from lora_bench.metrics import MetricKind
@@ -44,9 +45,11 @@ class TaskKind:
         model_names_apart: Names of models whose encoder reads the input of what their decoder writes, for texts to write.
         metric_kinds: Kinds of metric that read its answers.
         usual_metric: Metric of a task that names none.
+        usual_metrics: Further metrics of a task that names none.
         has_classes: True if its labels are names of classes.
         writes: True if its answers are texts that a model writes, without a head.
         reads_one_token: True if a head reads one token of an example.
+        own_loss: True if its exercise computes the loss, and not the model.
         weighs_classes: True if the loss of a row can be weighed by its class.
         smooths: True if a share of a label's probability can be spread over the others.
         label_tensors: Tensors of labels in a batch.
@@ -59,6 +62,7 @@ class TaskKind:
         takes_threshold: True if the answers to the selection split choose a threshold for all answers.
         word_model: Linear model on tf-idf whose score stands beside that of a run; None if there is none.
         own_keys: Keys of a task that no other kind may have, each with what is wrong with them in another.
+        plan_note: Sentence on the cost of its runs that a plan says; None for nothing to say.
         python_answer: Python expression that gives the answer of `model` to `inputs`; None if that takes more.
     """
 
@@ -67,9 +71,11 @@ class TaskKind:
     model_names_apart: ClassVar[ModelNames | None] = None
     metric_kinds: ClassVar[tuple[MetricKind, ...]]
     usual_metric: ClassVar[str]
+    usual_metrics: ClassVar[tuple[str, ...]] = ()
     has_classes: ClassVar[bool] = False
     writes: ClassVar[bool] = False
     reads_one_token: ClassVar[bool] = False
+    own_loss: ClassVar[bool] = False
     weighs_classes: ClassVar[bool] = False
     smooths: ClassVar[bool] = True
     label_tensors: ClassVar[tuple[str, ...]] = ("labels",)
@@ -82,6 +88,7 @@ class TaskKind:
     takes_threshold: ClassVar[bool] = False
     word_model: ClassVar[Literal["logistic", "ridge"] | None] = None
     own_keys: ClassVar[Mapping[Key, str]] = {}
+    plan_note: ClassVar[str | None] = None
     python_answer: ClassVar[str | None] = None
 
     @property
@@ -93,6 +100,15 @@ class TaskKind:
     def model_kind(self) -> str:
         """The kind of model that it trains: its own, unless its model is that of another kind."""
         return self.name
+
+    @property
+    def has_head(self) -> bool:
+        """True if its model has a head; False for a language model as it is."""
+        return not self.writes
+
+    def filled_in(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keys of a task, as its file has them, with those that the kind fills in."""
+        return dict(given)
 
     def names_of(self, *, apart: bool) -> ModelNames:
         """Return the names of its models; *apart* if an encoder reads the input of what the model writes."""
@@ -162,6 +178,10 @@ class TaskKind:
     def texts_to_answer(self, task: Declared, table: Table, classes: Sequence[str], faults: list[Fault]) -> Texts:
         """Return the texts of each row of a table without labels, to answer with *classes*; note every fault of them."""
         return self.texts(task, table, faults)
+
+    def kept_together(self, text: tuple[str, ...]) -> str:
+        """Return what rows of one split and item group have in common: by default their text."""
+        return normal(text)
 
     def answer_value(self, answer: Any, text: tuple[str, ...], classes: Sequence[str]) -> Any:
         """Return the answer to a text as a table has it: a name, a number, a text or a list of names."""

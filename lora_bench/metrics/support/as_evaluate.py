@@ -23,6 +23,7 @@ _INPUTS = {
     "tokens": "predictions, references: for each sentence a list of the labels of its words",
     "multilabel": "predictions, references: lists of label indexes",
     "likelihood": "predictions: sums of the losses of a text's tokens, in nats; references: numbers of these tokens",
+    "preference": "predictions: log-likelihoods of chosen and rejected answer, and both at the start; references: lists with 0",
     "spans": 'predictions: texts; references: for each prediction a list of one or more texts, [""] without an answer',
 }
 
@@ -41,8 +42,8 @@ class PackageMetric(evaluate.Metric):
         kind = self.declared.kind
         value = datasets.Value("string" if kind in _TEXTS else "int64" if kind in _INDEXES else "float64")
         listed = datasets.Sequence(value)
-        predictions = listed if kind in ("probabilities", "tokens", "multilabel") else value
-        references = listed if kind in ("generation", "tokens", "multilabel", "spans") else value
+        predictions = listed if kind in ("probabilities", "tokens", "multilabel", "preference") else value
+        references = listed if kind in ("generation", "tokens", "multilabel", "spans", "preference") else value
         if kind == "probabilities":
             references = datasets.Value("int64")
         return evaluate.MetricInfo(

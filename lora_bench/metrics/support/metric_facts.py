@@ -13,7 +13,15 @@ Weighted: TypeAlias = "Callable[[Floats], Floats]"
 """A metric as a function of item weights; see `lora_bench.stats.items.ItemMetric`."""
 
 MetricKind = Literal[
-    "classification", "probabilities", "regression", "generation", "tokens", "multilabel", "spans", "likelihood"
+    "classification",
+    "probabilities",
+    "regression",
+    "generation",
+    "tokens",
+    "multilabel",
+    "spans",
+    "likelihood",
+    "preference",
 ]
 """Form of the answers that a metric reads. A kind of task names those of its own: see `lora_bench.kinds`."""
 
@@ -32,7 +40,9 @@ class Metric:
         kind: Form of the answers that it reads. Predictions are class indexes, numbers, texts, lists of the words' labels or
             lists of label indexes; references of a text are a list of texts. For "probabilities" a prediction has that of each
             class, and a reference is the index of the right one. For "likelihood", of tasks that write texts, a
-            prediction is the sum of the losses of the right text's tokens, in nats, and a reference their number.
+            prediction is the sum of the losses of the right text's tokens, in nats, and a reference their number. For
+            "preference" a prediction has the log-likelihoods of the chosen and the rejected answer, and then those at the
+            start of the run; a reference is the list of 0, the place of the better one.
         higher_is_better: Direction.
         takes_classes: True if `value` takes the number of `classes`. With two, it is then of the second class, so a task must
             give its classes in order.
@@ -47,8 +57,8 @@ class Metric:
             drawn. For several labels there is no `classes`, and the arrays of 0 and 1 have one more axis: the labels.
         item_parts: For a sum over items divided by another, function from an item's reference and prediction to its parts of
             the two sums.
-        of_item: For a mean over items whose predictions are texts, function from an item's references and prediction to its
-            score.
+        of_item: For a mean over items whose predictions are texts or lists, function from an item's references and prediction
+            to its score.
         entities: True if it counts entities, so that labels must be tags such as B-PER, I-PER and O.
     """
 

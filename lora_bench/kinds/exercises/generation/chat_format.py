@@ -123,16 +123,18 @@ class ChatFormat:
 
 
 def encode_conversations(
-    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, template: str | None
+    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, template: str | None, *, last_alone: bool = False
 ) -> Encoded:
     """Return the training examples, with `labels`: conversations, each of messages as JSON with the first of its answers.
 
-    Raise LoraBenchError if the tokenizer has no template, the template does not fit the messages, or *max_length* is below 2.
+    Earlier answers have no labels if *last_alone*. Raise LoraBenchError if the tokenizer has no template, the template does not
+    fit the messages, or *max_length* is below 2.
     """
     if max_length < 2:
         raise LoraBenchError(f"max_length must be at least 2 for a chat, got {max_length}")
     examples, cut = [], 0
     for ids, labels, start in _encoded(split, tokenizer, template):
+        labels = [NO_LOSS] * start + labels[start:] if last_alone else labels
         before = max(max_length // 2, max_length - (len(ids) - start))
         first = max(0, start - before)
         last = first + max_length
