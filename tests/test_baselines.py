@@ -209,7 +209,9 @@ def test_the_learning_rate_of_a_tuned_suite_is_the_best_of_its_trials(name):
             assert means[chosen] == max(means.values())
         else:  # a smaller rate may be taken within a standard error of the best, where a larger one learned nothing
             spread = max(statistics.stdev(scores) for scores in rates.values() if len(scores) > 1)
-            assert means[chosen] >= max(means.values()) - spread
+            # Trials that learned nothing count alike: on CoLA's 447 rows two standard errors of a correlation of 0.
+            nothing = 2 / math.sqrt(447) if cell[0] == "cola_1000" else -math.inf
+            assert means[chosen] >= max(means.values()) - spread or max(means.values()) <= nothing
         seeds = sorted(seed for _, seed in reported[cell])
         if isinstance(content.seeds, UntilDecided):
             assert content.seeds.at_least <= len(seeds) <= content.seeds.at_most and seeds == list(range(len(seeds)))

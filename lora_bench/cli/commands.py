@@ -57,7 +57,10 @@ def _say(console: Console, line: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train every missing run of a suite, and write its report."""
-    return _run_and_report(_suite(arguments), arguments)
+    suite, console = _suite(arguments), terminal()
+    with display(console, quiet=arguments.quiet) as screen:
+        outcome = run_suite(suite, _options(arguments), display=screen)
+    return _report(suite, outcome, arguments, console)
 
 
 def _suite(arguments: argparse.Namespace) -> Suite:
@@ -76,15 +79,14 @@ def _allowed(suite: SuiteT, arguments: argparse.Namespace) -> SuiteT:
     return replace(suite, pickles=pickles, code=code)
 
 
-def _run_and_report(
+def _report(
     suite: Suite,
+    outcome: Outcome,
     arguments: argparse.Namespace,
+    console: Console,
     sections: Callable[[Sequence[Record]], list[list[Block]]] = lambda records: [],
 ) -> int:
-    """Do a suite, write its report, with further sections made of its records, and say how the work ended."""
-    console = terminal()
-    with display(console, quiet=arguments.quiet) as screen:
-        outcome = run_suite(suite, _options(arguments), display=screen)
+    """Write the report of a suite, with further sections made of its records, and say how the work ended."""
     interrupted = outcome.interrupted
     with at_work(did=lambda: outcome.done > 0):
         if suite.content.probe is not None and not (interrupted or arguments.only or arguments.no_probes):
@@ -219,7 +221,10 @@ def reproduce(arguments: argparse.Namespace) -> int:
     def sections(records: Sequence[Record]) -> list[list[Block]]:
         return [published_blocks(arguments.table, records, arguments.role)]
 
-    return _run_and_report(suite, arguments, sections)
+    console = terminal()
+    with display(console, quiet=arguments.quiet) as screen:
+        outcome = run_suite(suite, _options(arguments), display=screen)
+    return _report(suite, outcome, arguments, console, sections)
 
 
 def probe(arguments: argparse.Namespace) -> int:

