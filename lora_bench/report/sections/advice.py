@@ -87,8 +87,9 @@ def by_place(seen: Overview) -> list[str]:
         return []
     tasks = [choice.setting.spec.task.name for choice in seen.choices]
     if len({*tasks}) == len(tasks) <= MOST_NAMES:
+        of_method = grouped(zip(seen.choices, tasks, strict=True), lambda one: one[0].method)
         named = listed(
-            [f"{code(choice.method)} on {code(task)}" for choice, task in zip(seen.choices, tasks, strict=True)]
+            [f"{code(label)} on {listed([code(task) for _, task in of])}" for label, of in of_method.items()]
         )
     else:
         named = listed([f"{code(label)} in {number} of {counts.total()}" for label, number in counts.most_common()])
@@ -146,7 +147,9 @@ def _shown(line: Line, *, first: bool) -> str:
         counted = times(len(found), len(line.contrasts))
         # The first number has its noun.
         noun = " comparisons" if first and counted and not said else ""
-        said.append(f"{_WORDS.get(name, name)}{counted}{noun}{by}")
+        alone = "" if word in ("better", "worse") else shown_alone(line.contrasts)
+        mean = " in the mean" if alone else ""
+        said.append(f"{_WORDS.get(name, name)}{mean}{counted}{noun}{by}{alone}")
     return listed(said)
 
 
@@ -156,14 +159,28 @@ def _shown_on(contrasts: Sequence[Contrast]) -> str:
     if len(contrasts) > 1 or only.tasks == 1:
         return ""
     word = only.verdict.verdict
-    same = [code(task) for task, verdict in only.by_task.items() if verdict == word]
+    same = _tasks_that_show(only, word)
     opposite = "worse" if word == "better" else "better"
-    others = [code(task) for task, verdict in only.by_task.items() if verdict == opposite]
+    others = _tasks_that_show(only, opposite)
     if len(same) == only.tasks:
         return " in the mean and shown on each task"
     where = {0: "no single task", 1: f"{''.join(same)} alone"}.get(len(same), f"{len(same)} of {only.tasks} tasks")
     against = f", but {opposite} on {listed(others)}" if others else ""
     return f" in the mean, shown on {where}{against}"
+
+
+def shown_alone(contrasts: Sequence[Contrast]) -> str:
+    """Return words on the tasks that show a difference by themselves where their mean shows none."""
+    only = contrasts[0]
+    if len(contrasts) > 1 or only.tasks == 1:
+        return ""
+    found = [(word, _tasks_that_show(only, word)) for word in ("better", "worse")]
+    said = [f"{word} on {listed(tasks)}" for word, tasks in found if tasks]
+    return f", {listed(said)}" if said else ""
+
+
+def _tasks_that_show(contrast: Contrast, word: str) -> list[str]:
+    return [code(task) for task, verdict in contrast.by_task.items() if verdict == word]
 
 
 def _margin(contrasts: Sequence[Contrast]) -> str:

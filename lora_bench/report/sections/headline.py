@@ -18,7 +18,7 @@ from lora_bench.report.model.overview import Overview, rate_words
 from lora_bench.report.model.reference import NOTHING_ASKED
 from lora_bench.report.model.report import Decision, Level, Report
 from lora_bench.report.model.rows import Row, fallen_runs
-from lora_bench.report.sections.advice import by_place, compared, take_words
+from lora_bench.report.sections.advice import by_place, compared, shown_alone, take_words
 from lora_bench.report.sections.answer import asked_words
 from lora_bench.report.sections.chosen_rates import chosen_rates, searches, tried_rates
 from lora_bench.report.sections.improving import unrisen_runs
@@ -197,6 +197,8 @@ def _nothing_shown(seen: Overview, decision: Decision) -> list[str]:
         said = f"Nothing is shown: {seeds}, a verdict takes {FEWEST_PAIRS}."
     elif decision.why == "collapses":
         said = f"Nothing is shown: {plural(most, 'seed')} cannot show it where runs collapse."
+    elif any(shown_alone(line.contrasts) for line in seen.methods if line.contrasts):
+        return [*compared(seen), *more_seeds(seen)]
     elif len(seen.contrasts) == 1:
         said = "Nothing is shown: neither a difference, nor that it is smaller than the margin."
     else:

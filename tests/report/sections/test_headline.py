@@ -137,6 +137,13 @@ def test_a_difference_of_means_says_on_which_tasks_it_is_shown():
     assert "better, by at least 1.9 points in the mean, shown on `c` alone, but worse on `a`" in " ".join(
         opposed.further
     )
+    # Two and minus two points, each shown, are no difference of means.
+    undone = " ".join(headline(on(-0.02, 0.02, 0.0001))[0].further)
+    assert "`bottleneck_adapter` is as good in the mean within 1 point unless" in undone, undone
+    assert "of runs collapse, better on `b` and worse on `a`." in undone, undone
+    # The tables of one method are named together.
+    named = " ".join(headline(on(0.03, -0.03, 0.02))[0].further)
+    assert "names `bottleneck_adapter` on `a` and `c` and `lora` on `b`." in named, named
 
 
 def of_two_targets():
@@ -198,7 +205,7 @@ def test_where_tables_share_no_methods_the_answer_is_one_for_each():
          *runs("prefix_tuning", -0.03, task="b"), *runs("full", -0.05, task="c"), *runs("bottleneck_adapter", 0, task="c")]
     )  # fmt: skip
     assert found.decision.winner is None
-    named = ["lora-bench choose", "full", "a", "full", "b", "bottleneck_adapter", "c"]
+    named = ["lora-bench choose", "full", "a", "b", "bottleneck_adapter", "c"]
     assert told(found.lead) == (named, [])
 
 
