@@ -133,6 +133,7 @@ class Line:
         file_bytes: Bytes of the files to ship at each place.
         counted: Whether these are computed from parameter counts, as no files were kept.
         file_ratios: Bytes as multiples of the reference's.
+        step: Of the runs' middle steps; *mean_step* is of all their steps.
         cost: Mean cost over places, of a stranger's table that has one for all runs.
     """
 
@@ -148,6 +149,7 @@ class Line:
     counted: bool
     file_ratios: tuple[float, ...]
     step: Ratio | None
+    mean_step: Ratio | None
     memory: Ratio | None
     cost: float | None = None
 
@@ -338,6 +340,7 @@ def _line(
         counted=any(counted for _, (size, counted) in sizes if size is not None),
         file_ratios=tuple(ratios),
         step=_ratio(once, probed, STEP, lambda row: row.step_seconds),
+        mean_step=_ratio(once, (), STEP, lambda row: 1 / row.examples_per_second if row.examples_per_second else None),
         memory=_ratio(once, probed, PEAK, lambda row: row.train_peak_bytes),
         cost=statistics.fmean(known) if known and len(known) == len(once) else None,
     )

@@ -32,6 +32,8 @@ MOST_LINES = 10
 MOST_METRICS = 4
 
 ESTIMATED = "≈"
+# A mean step so many times the middle one is said: some steps do what the others need not, such as features computed once.
+FAR_MEAN = 2
 
 PLACES = "Places{some}: those that the shown differences leave open, all of them right at once with {percent} %."
 
@@ -157,6 +159,12 @@ def notes(seen: Overview) -> list[str]:
         said.append(f"{code(seen.cost_name)}: the mean of a method's runs, as given.")
     if any(line.step is not None or line.memory is not None for line in shown):
         said.append(f"Time and memory are multiples of {code(seen.reference)}'s.")
+    means = [
+        f"{ratio(line.mean_step, line.reference)} for {code(line.label)}"
+        for line in shown
+        if line.step is not None and line.mean_step is not None and line.mean_step.value > FAR_MEAN * line.step.value
+    ]
+    said += [f"The step is the middle one of a run; its mean step takes {text.listed(means)}."] if means else []
     if any(line.counted and line.file_bytes for line in shown):
         said.append(f"{ESTIMATED} 4 bytes a stored parameter.")
     if any(ratio is not None and not ratio.exclusive for line in shown for ratio in (line.step, line.memory)):
