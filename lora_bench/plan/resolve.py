@@ -166,7 +166,8 @@ def _plateau(rule: UntilPlateau, metric: str) -> spec.PlateauRule:
     known = find(metric)
     margin = known.margin if known is not None else None
     rise = (margin or 0.0) / 2 if rule.rise is None else rule.rise
-    return spec.PlateauRule(rise=rise, patience=rule.patience, decay=rule.decay)
+    first = None if rule.first_patience == rule.patience else rule.first_patience
+    return spec.PlateauRule(rise=rise, patience=rule.patience, decay=rule.decay, first_patience=first)
 
 
 def _amounts(work: Budget | Caps | None, in_split: int, part: int) -> dict[Axis, Any]:

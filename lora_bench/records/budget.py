@@ -125,6 +125,7 @@ class UntilPlateau(Strict):
         rise: Least rise of the best score that counts, in the metric's unit; by default half the metric's margin, or 0 for a
             metric without one.
         patience: Scores without such a rise after which the decay begins.
+        first_patience: Those of a run whose score has not yet risen above its first; by default `patience`.
         decay: Share of a run over which the rate falls to 0.
     """
 
@@ -132,6 +133,7 @@ class UntilPlateau(Strict):
     at_most: float = Field(gt=0, allow_inf_nan=False)
     rise: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     patience: int = Field(default=6, ge=1)
+    first_patience: int | None = Field(default=None, ge=1)
     decay: float = Field(default=0.2, gt=0, lt=1)
 
 

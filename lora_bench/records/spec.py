@@ -187,11 +187,13 @@ class PlateauRule(Strict):
         rise: Least rise of the best score on the selection split that counts.
         patience: Scores without such a rise after which the decay begins.
         decay: Share of the run over which the rate falls to 0.
+        first_patience: The patience with a run whose score has not yet risen above its first; null for the same.
     """
 
     rise: float
     patience: int
     decay: float
+    first_patience: int | None = None
 
     def latest(self, steps: int) -> int:
         """Return the last step at which the decay of a run of at most so many steps may begin."""
@@ -394,6 +396,8 @@ class RunSpec(RecordPart):
                 if part[name] == unset:
                     del part[name]
         content["training"].pop("gradient_checkpointing", None)
+        if self.training.plateau is not None and self.training.plateau.first_patience is None:
+            del content["training"]["plateau"]["first_patience"]
         if self.start is not None and self.start.adapter_sha256 is None:
             del content["start"]["adapter_sha256"]
         del content["method"]["options"], content["model"]["shown"]

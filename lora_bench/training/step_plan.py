@@ -200,8 +200,9 @@ def _uncounted(batch: Batch) -> int:
 class UntilNoRise:
     """The end of a run that is trained until it stops improving, over the curve that it grows: warm-up, constant rate, decay.
 
-    With best score b so far, a score v counts as a rise if v > b + rise. After `patience` scores in a row without one, the rate
-    falls in equal steps to 0. If that comes after step s, with a decay of share d, the run ends after step
+    With best score b so far, a score v counts as a rise if v > b + rise. After `patience` scores in a row without one, or
+    `first_patience` if nothing has risen above the first score, the rate falls in equal steps to 0. If that comes after step s,
+    with a decay of share d, the run ends after step
 
         e = ⌈s / (1 − d)⌉
 
@@ -237,13 +238,15 @@ class UntilNoRise:
     def _plateau(self, rule: PlateauRule, latest: int) -> int | None:
         """Return the first step, up to *latest*, after whose score the rule finds a plateau."""
         sign = 1 if self.spec.task.higher_is_better else -1
-        best, waited = -math.inf, 0
+        best, waited, rises = -math.inf, 0, 0
         for point in self.curve:
             if point.scores is None or not (self.spec.training.warmup_steps or 0) <= point.step <= latest:
                 continue
             # Without a score, as of a constant answer's correlation, nothing has risen.
             value = sign * point.scores.get(self.spec.task.metric, -sign * math.inf)
-            best, waited = (value, 0) if value > best + rule.rise else (best, waited + 1)
-            if waited == rule.patience:
+            risen = value > best + rule.rise
+            best, waited, rises = (value, 0, rises + 1) if risen else (best, waited + 1, rises)
+            # The first score itself is the first rise.
+            if waited == (rule.patience if rises > 1 else rule.first_patience or rule.patience):
                 return point.step
         return None

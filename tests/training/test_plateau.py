@@ -55,6 +55,14 @@ def test_small_rises_count_together():
     assert rule([0.5, 0.508, 0.516, 0.524, 0.532]).end(50) is None
 
 
+def test_a_run_that_has_not_risen_may_have_more_patience():
+    # 0.505 is no rise above the first score, so that the run still waits; after 0.6 two scores are enough.
+    assert rule([0.5, 0.5, 0.505, 0.5], first_patience=4).end(40) is None
+    assert rule([0.5, 0.5, 0.505, 0.5, 0.5], first_patience=4).end(50).decay_after == 50
+    assert rule([0.5, 0.5, 0.505, 0.5, 0.6, 0.6], first_patience=4).end(60) is None
+    assert rule([0.5, 0.5, 0.505, 0.5, 0.6, 0.6, 0.6], first_patience=4).end(70).decay_after == 70
+
+
 def test_a_loss_falls():
     assert rule([3.0, 2.0, 1.0], higher_is_better=False).end(30) is None
     assert rule([1.0, 2.0, 3.0], higher_is_better=False).end(30).decay_after == 30
@@ -113,9 +121,17 @@ def test_a_stopped_run_that_goes_on_equals_one_that_was_not(tmp_path, stop):
 
 
 def test_the_rule_is_part_of_the_run_id_and_no_rule_leaves_it(tmp_path):
-    rules = ["48", "{until: plateau, at_most: 48}", "{until: plateau, at_most: 48, patience: 5}"]
+    until = "{until: plateau, at_most: 48"
+    rules = [
+        "48",
+        f"{until}}}",
+        f"{until}, patience: 5}}",
+        f"{until}, first_patience: 9}}",
+        f"{until}, first_patience: 6}}",
+    ]
     ids = [job(tmp_path, FULL.replace("48", given)).run_id for given in rules]
-    assert len(set(ids)) == 3
+    # Six is the patience itself.
+    assert len(set(ids)) == 4 and ids[4] == ids[1]
     plain = job(tmp_path, FULL).spec
     assert plain.training.plateau is None and "plateau" in type(plain.training).later()
 

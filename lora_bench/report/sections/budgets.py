@@ -193,9 +193,10 @@ def _until(setting: Setting) -> str:
     rule = setting.spec.training.plateau
     if rule is None:
         return MISSING
+    first = f" ({rule.first_patience} before the first)" if rule.first_patience is not None else ""
     return (
         f"a score every {plural(setting.spec.selection_every or 0, 'step')}; after {rule.patience} without a rise above "
-        f"{rule.rise:g} a decay of {rule.decay:.0%} of the run"
+        f"{rule.rise:g}{first} a decay of {rule.decay:.0%} of the run"
     ).replace("%", " %")
 
 

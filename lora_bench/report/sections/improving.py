@@ -101,13 +101,15 @@ def _capped(record: Record) -> bool:
 
 
 def _unrisen(record: Record) -> bool:
-    """Tell if a run reached its plateau with as many scores as the rule waits for beside the first."""
-    end, recipe = record.plateau, record.spec.training
-    if end is None or end.by == "cap" or recipe.plateau is None:
+    """Tell if a run ended at a plateau before a score had risen above its first."""
+    end, rule = record.plateau, record.spec.training.plateau
+    if end is None or end.by == "cap" or rule is None:
         return False
-    counted = range(recipe.warmup_steps or 0, end.decay_after + 1)
-    scores = sum(point.scores is not None and point.step in counted for point in record.curve)
-    return recipe.plateau.patience <= scores <= recipe.plateau.patience + 1
+    metric, sign = record.spec.task.metric, 1 if record.spec.task.higher_is_better else -1
+    counted = range(record.spec.training.warmup_steps or 0, end.decay_after + 1)
+    points = [point.scores or {} for point in record.curve if point.step in counted]
+    scores = [sign * found[metric] for found in points if metric in found]
+    return not scores or max(scores) <= scores[0] + rule.rise
 
 
 def _results(comparison: Comparison) -> dict[tuple[str, tuple[str, ...]], list[Record]]:
