@@ -10,32 +10,15 @@ by task.
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.stats.crossed import DRAWS, crossed_bootstrap, with_items
-from lora_bench.stats.estimate import CONFIDENCE, ChoiceError, Interval, seeds_in_order, student_quantile
+from lora_bench.stats.estimate import ChoiceError, seeds_in_order
 from lora_bench.stats.items import Floats, ItemDifference, Items
-from lora_bench.stats.paired import Difference, scored_difference, superiority
-
-# With fewer values the middle half is a handful, no better than a mean.
-FEWEST_FOR_IQM = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class InterquartileMean:
-    """Mean of the middle half of all differences over tasks and seeds, so that no single task dominates.
-
-    The value is in the declared units. The interval is from resampled seeds, with the factor √(n/(n−1)) and Student's quantile;
-    None if resamples all agree or there are none. Agarwal et al. 2021, https://arxiv.org/abs/2108.13264
-    """
-
-    value: float
-    interval: Interval | None
-    values: int
+from lora_bench.stats.paired import Difference, scored_difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +26,10 @@ class MacroDifference(Difference):
     """The difference over tasks, for seeds that every task has for both methods; scores are means over tasks.
 
     All numbers are in declared units. Positive: the first is better, whatever the direction of the metrics. *tasks* has the
-    mean difference of each task, and *values* those of each task and seed, shape (tasks, seeds).
+    mean difference of each task.
     """
 
     tasks: dict[str, float]
-    values: Floats = field(compare=False, repr=False)
-    draws: int
-
-    @cached_property
-    def interquartile_mean(self) -> InterquartileMean | None:
-        """The mean of the middle half of the differences; None for fewer than 20."""
-        return interquartile_mean(self.values, draw_seed=self.draw_seed, draws=self.draws)
 
 
 def macro_difference(
@@ -119,31 +95,9 @@ def macro_difference(
         sd=statistics.stdev(differences.tolist()) if len(seeds) > 1 else None,
         estimate=estimate,
         draw_seed=draw_seed,
-        superiority=superiority(differences.tolist(), size),
         crossed=crossed,
-        values=values,
-        draws=draws,
         reason=None if estimate.uncertainties else "the macro mean is the same at every seed, or there is one seed",
     )
-
-
-def interquartile_mean(values: Floats, *, draw_seed: int, draws: int = DRAWS) -> InterquartileMean | None:
-    """Return the mean of the middle half of *values*, of shape (tasks, seeds), or None for fewer than 20."""
-    if values.size < FEWEST_FOR_IQM:
-        return None
-    from scipy.stats import trim_mean
-
-    tasks, seeds = values.shape
-    value = float(trim_mean(values, 0.25, axis=None))
-    interval = None
-    if seeds > 1 and draws > 1:
-        chosen = np.random.default_rng(draw_seed).integers(seeds, size=(draws, seeds))
-        drawn = values[:, chosen].transpose(1, 0, 2).reshape(draws, tasks * seeds)
-        error = float(trim_mean(drawn, 0.25, axis=1).std(ddof=1)) * math.sqrt(seeds / (seeds - 1))
-        half = student_quantile(seeds - 1, (1 - CONFIDENCE) / 2) * error
-        if error > 0:
-            interval = Interval(low=value - half, high=value + half, confidence=CONFIDENCE, source="bootstrap")
-    return InterquartileMean(value=value, interval=interval, values=values.size)
 
 
 @dataclass(frozen=True, eq=False)

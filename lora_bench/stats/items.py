@@ -9,9 +9,9 @@ are drawn in place of items, and sums over groups enter every variance (cluster-
 https://doi.org/10.1093/biomet/73.1.13).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,8 +124,7 @@ class ItemMetric(_SharedItems):
     """A metric that is not a mean over items, as a function of item weights.
 
     *metric* takes weights of shape (draws, items), whole numbers, to scores of shape (draws, seeds), a column for each of
-    different seeds; NaN where it is undefined. The package's metrics state theirs as `weighted`; `by_index` and `one_at_a_time`
-    make one of other functions. `in_groups` sets *groups*.
+    different seeds; NaN where it is undefined; see `Metric.weighted`. `in_groups` sets *groups*.
     """
 
     seeds: tuple[int, ...]
@@ -284,42 +283,6 @@ def in_groups(scored: ItemScores | ItemMetric, groups: Sequence[int] | None) -> 
 def same_groups(first: Items, second: Items) -> bool:
     """Tell if two methods can have the same items by their groups; records from before groups have none."""
     return first.groups is None or second.groups is None or bool(np.array_equal(first.groups, second.groups))
-
-
-def by_index(metric: Callable[[Integers], Floats]) -> Callable[[Floats], Floats]:
-    """Turn a metric of item indices into one of item weights.
-
-    It takes indices of shape (draws, items) to scores of shape (draws, seeds), whatever the order of the indices.
-    """
-
-    def weighted(weights: Floats) -> Floats:
-        items = np.arange(weights.shape[1])
-        drawn = [np.repeat(items, row) for row in weights.astype(np.int64)]
-        if len({len(one) for one in drawn}) > 1:  # groups of several sizes
-            return np.concatenate([metric(one[None]) for one in drawn])
-        return metric(np.stack(drawn))
-
-    return weighted
-
-
-def one_at_a_time(
-    metric: Callable[[Sequence[Any], Sequence[Any]], float | None],
-    references: Sequence[Any],
-    predictions: Mapping[int, Sequence[Any]],
-) -> ItemMetric:
-    """Turn any metric into one of item weights. It is called for every seed and draw: slow, so use fewer draws.
-
-    *metric* takes predictions and references, one for each item, to a number, or None if undefined; *predictions* are by seed.
-    """
-
-    def score(answers: Sequence[Any], drawn: Integers) -> float:
-        value = metric([answers[index] for index in drawn], [references[index] for index in drawn])
-        return np.nan if value is None else value
-
-    def scores(indices: Integers) -> Floats:
-        return np.array([[score(answers, drawn) for answers in predictions.values()] for drawn in indices])
-
-    return ItemMetric(tuple(predictions), len(references), by_index(scores))
 
 
 def draw_weights(generator: np.random.Generator, draws: int, items: int, groups: Integers | None = None) -> Floats:

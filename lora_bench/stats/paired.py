@@ -1,8 +1,7 @@
 """Difference of two methods on one task, paired by seed.
 
 Two runs with one seed share the head's initial weights, the order of the data and the test items, so differences are taken
-seed by seed. Three results supplement that difference: a test that assumes no normal distribution, the interval without
-pairing, and the rate at which one method beats the other.
+seed by seed. A test that assumes no normal distribution supplements that difference.
 """
 
 import functools
@@ -15,16 +14,7 @@ import numpy as np
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.stats.crossed import DRAWS, Crossed, crossed_bootstrap, with_items
-from lora_bench.stats.estimate import (
-    CONFIDENCE,
-    ChoiceError,
-    Estimate,
-    Interval,
-    Uncertainty,
-    all_the_same,
-    clopper_pearson,
-    seeds_in_order,
-)
+from lora_bench.stats.estimate import ChoiceError, Estimate, Uncertainty, seeds_in_order
 from lora_bench.stats.items import Floats, ItemDifference, Items, item_difference
 
 # With five pairs the least two-sided p of a sign-flip test is 2 / 2^5 = .0625: it could never be significant.
@@ -50,36 +40,6 @@ class SignFlip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Superiority:
-    """P(A > B): the probability that the first method scores above the second at one seed; a tie counts half.
-
-    *low* and *high* are the exact 95 % interval, with ties counted against the first, and for it. Bouthillier et al. 2021,
-    https://arxiv.org/abs/2103.03098
-    """
-
-    above: int
-    ties: int
-    pairs: int
-    share: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unpaired:
-    """Welch's interval and p-value for the difference of two means, all runs of both methods, as if they shared nothing.
-
-    Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28
-    """
-
-    first: int
-    second: int
-    difference: float
-    interval: Interval
-    p_value: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Difference:
     """First method minus second, over the seeds of both.
 
@@ -99,7 +59,6 @@ class Difference:
     differences: tuple[float, ...]
     sd: float | None
     estimate: Estimate
-    superiority: Superiority
     crossed: Crossed | None
     reason: str | None
     draw_seed: int
@@ -117,17 +76,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference(Difference):
-    """The difference on one task. Positive: the first scores higher.
-
-    Args:
-        correlation: Correlation of the two methods' scores over pairs; None for fewer than 3 pairs or constant scores. Near
-            0, pairing gains nothing and costs degrees of freedom: see `unpaired` too.
-        unpaired: Sensitivity analysis, with all seeds of each. None if either method has one run, or the runs of each score
-            the same.
-    """
-
-    correlation: float | None
-    unpaired: Unpaired | None
+    """The difference on one task. Positive: the first scores higher."""
 
 
 def paired_difference(
@@ -170,17 +119,13 @@ def paired_difference(
     without_error = "one pair of seeds has no spread"
     if len(seeds) > 1:
         without_error = f"all {len(seeds)} differences are the same, which tells nothing of how far others would lie"
-    correlated = len(seeds) > 2 and not (all_the_same(left) or all_the_same(right))
     return PairedDifference(
         seeds=seeds,
         scores=(tuple(left), tuple(right)),
         differences=tuple(differences),
         sd=statistics.stdev(differences) if len(seeds) > 1 else None,
         estimate=estimate,
-        correlation=statistics.correlation(left, right) if correlated else None,
         draw_seed=draw_seed,
-        superiority=superiority(differences, size),
-        unpaired=unpaired([float(first[seed]) for seed in mine], [float(second[seed]) for seed in theirs]),
         crossed=crossed,
         reason=None if estimate.uncertainties else without_error,
     )
@@ -206,28 +151,6 @@ def _patterns(pairs: int) -> Floats:
     """Return every pattern of signs, shape (2 ** pairs, pairs); the first is that of the data."""
     bits = (np.arange(2**pairs)[:, None] >> np.arange(pairs)) & 1
     return np.asarray(1.0 - 2.0 * bits)
-
-
-def superiority(differences: Sequence[float], size: float | None = None) -> Superiority:
-    """Estimate the probability that the first method scores above the second, from at least one difference.
-
-    *size* is the magnitude of the scores: differences within 1e-12 of it are ties.
-    """
-    tie = 1e-12 * (max(map(abs, differences)) if size is None else size)
-    above, ties, pairs = sum(d > tie for d in differences), sum(abs(d) <= tie for d in differences), len(differences)
-    low, high = clopper_pearson(above, above + ties, pairs)
-    return Superiority(above=above, ties=ties, pairs=pairs, share=(above + ties / 2) / pairs, low=low, high=high)
-
-
-def unpaired(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Unpaired | None:
-    """Compare two means by Welch's test; None if either has one value, or all values of each are the same."""
-    if min(len(first), len(second)) < 2 or (all_the_same(first) and all_the_same(second)):
-        return None
-    spreads = [(statistics.variance(scores), len(scores)) for scores in (first, second)]
-    estimate = welch(statistics.fmean(first) - statistics.fmean(second), *spreads)
-    interval, p_value = estimate.interval(confidence), estimate.p_value()
-    assert interval is not None and p_value is not None
-    return Unpaired(first=len(first), second=len(second), difference=estimate.value, interval=interval, p_value=p_value)
 
 
 def welch(difference: float, first: tuple[float, int], second: tuple[float, int]) -> Estimate:

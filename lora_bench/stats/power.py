@@ -1,4 +1,4 @@
-"""Power of a number of seeds: the least detectable effect, and the seeds needed for a decision.
+"""Power of a number of seeds, and the seeds needed for a decision.
 
 Power refers to the tests of the verdicts. An estimate D has the standard error σ, and S estimates σ, with (S/σ)² distributed as
 χ²(f)/f. Then for a true difference d
@@ -31,8 +31,6 @@ MOST_SEEDS = 1000
 MOST_TIMES = 20
 
 Decides = Literal["difference", "equivalence"]
-# With 2 seeds and a family of thousands an effect of some 1e5 standard deviations is needed.
-_WIDEST = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,42 +43,6 @@ class Needed:
 
     seeds: int
     by: Decides
-
-
-def minimum_detectable_effect(
-    seeds: int,
-    *,
-    paired: bool = True,
-    power: float = POWER,
-    alpha: float = ALPHA,
-    comparisons: int = 1,
-    item_variance: float = 0.0,
-) -> float:
-    """Return the least true difference that is detected with probability *power*.
-
-    It is in standard deviations: of the differences if *paired*, else of the scores of one method.
-
-    Args:
-        seeds: Of each method, at least 2.
-        paired: Whether differences are taken by seed.
-        power: In (0, 1).
-        alpha: Two-sided error level of the family.
-        comparisons: Size of the family, which shares alpha as in the first step of Holm's procedure.
-        item_variance: Part of the mean difference's variance from test items, in squares of that unit.
-
-    Raise LoraBenchError for fewer than 2 seeds.
-    """
-    from scipy.optimize import brentq
-
-    if seeds < 2:
-        raise LoraBenchError(f"{seeds} seed has no spread; expected at least 2 seeds of each method")
-    level = alpha / comparisons
-    if paired:
-        return float(
-            brentq(lambda effect: difference_power(effect, seeds, 1.0, item_variance, level) - power, 0.0, _WIDEST)
-        )
-    freedom, error = 2 * seeds - 2, math.sqrt(2 / seeds)
-    return float(brentq(lambda effect: two_sided_power(effect / error, freedom, level) - power, 0.0, _WIDEST))
 
 
 def seeds_needed(

@@ -16,7 +16,7 @@ from sklearn.metrics import (
 from lora_bench.errors import LoraBenchError
 from lora_bench.metrics import kind_of, metric
 from lora_bench.metrics.support.item_weights import item_metric, metrics_of_items
-from lora_bench.stats import ItemMetric, ItemScores, by_index, one_at_a_time
+from lora_bench.stats import ItemScores
 from lora_bench.stats.items import draw_weights
 
 SEEDS = (3, 1, 4)
@@ -140,25 +140,6 @@ def test_constant_predictions_follow_the_conventions_of_the_metrics():
     # Items 0, 2 and 5 alone: no item is of the second class and none is said to be, so there is no F1 of it.
     without = np.array([[2.0, 0, 2, 0, 0, 2]])
     assert np.isnan(item_metric("f1", right, {0: np.zeros(6)}).on(without)).all()
-
-
-def test_a_metric_of_indices_and_one_called_item_by_item_are_the_same_metric():
-    right, given = classes(np.random.default_rng(4), 25, 2)
-    table = np.array([given[seed] for seed in SEEDS])
-    indexed = ItemMetric(SEEDS, 25, by_index(lambda chosen: (table[:, chosen] == right[chosen]).mean(axis=2).T))
-    slow = one_at_a_time(
-        lambda said, truth: float(accuracy_score(truth, said)),
-        right.tolist(),
-        {s: g.tolist() for s, g in given.items()},
-    )
-    weights = draw_weights(np.random.default_rng(5), 10, 25)
-    expected = item_metric("accuracy", right, given).on(weights)
-    assert indexed.on(weights) == pytest.approx(expected) and slow.on(weights) == pytest.approx(expected)
-
-
-def test_a_metric_that_gives_none_is_undefined_there():
-    scored = one_at_a_time(lambda said, truth: None, [1, 0], {0: [1, 1]})
-    assert np.isnan(scored.scores()).all()
 
 
 def test_seeds_are_chosen_by_name():

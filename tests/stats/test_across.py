@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.stats import ItemMetric, ItemScores, interquartile_mean, macro_difference
+from lora_bench.stats import ItemMetric, ItemScores, macro_difference
 
 TASKS, SEEDS = ("cola", "mrpc", "rte"), range(5)
 
@@ -33,7 +33,7 @@ def test_the_macro_mean_and_its_interval_are_those_of_the_means_over_tasks():
     reference = expected.confidence_interval()
     interval = found.estimate.interval()
     assert (interval.low, interval.high) == pytest.approx((reference.low, reference.high))
-    assert (found.pairs, found.crossed, found.interquartile_mean) == (5, None, None)
+    assert (found.pairs, found.crossed) == (5, None)
     for task in TASKS:
         assert found.tasks[task] == pytest.approx(np.mean([FIRST[task][s] - SECOND[task][s] for s in SEEDS]))
 
@@ -116,25 +116,6 @@ def test_tasks_without_items_stay_in_the_mean():
     found = macro_difference(*pair, items=items, draw_seed=0)
     assert found.estimate.value == pytest.approx(macro_difference(*pair, draw_seed=0).estimate.value)
     assert found.crossed.seed_variance == pytest.approx(np.var(found.differences, ddof=1) / 5)
-
-
-def test_the_interquartile_mean_is_that_of_the_middle_half():
-    values = np.arange(24.0).reshape(4, 6)[:, ::-1] ** 2
-    found = interquartile_mean(values, draw_seed=0)
-    # Of 24 values 6 are cut on either side: the squares of 6 to 17.
-    assert found.value == pytest.approx(np.mean(np.arange(6, 18) ** 2))
-    assert found.values == 24 and found.interval.source == "bootstrap"
-    assert interquartile_mean(np.zeros((19, 1)), draw_seed=0) is None
-    assert interquartile_mean(np.zeros((4, 5)), draw_seed=0).interval is None
-
-
-def test_the_interval_of_the_interquartile_mean_covers():
-    generator = np.random.default_rng(5)
-    covered = 0
-    for _ in range(300):
-        values = generator.standard_normal((6, 5))
-        covered += 0 in interquartile_mean(values, draw_seed=0, draws=300).interval
-    assert covered / 300 >= 0.93
 
 
 def test_what_does_not_fit_is_refused():

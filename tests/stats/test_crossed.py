@@ -11,7 +11,6 @@ from lora_bench.metrics.support.item_weights import item_metric
 from lora_bench.stats import (
     ItemMetric,
     ItemScores,
-    by_index,
     crossed_bootstrap,
     in_groups,
     item_difference,
@@ -221,11 +220,6 @@ def test_a_metric_that_is_no_mean_is_drawn_by_group(values):
     # The closed form is of the first order: groups of two or three items differ in size by a third.
     assert drawn.item_variance == pytest.approx(closed.item_variance, rel=0.15)
     assert drawn.shared_variance == pytest.approx(closed.shared_variance, rel=0.15)
-    # A metric of indices gets resamples of different lengths.
-    indexed = by_index(lambda indices: values[:, indices].mean(axis=2).T)
-    assert indexed(np.array([[1.0] * ITEMS, [2.0] * ITEMS])) == pytest.approx(np.tile(values.mean(axis=1), (2, 1)))
-    whole, twice = np.ones((1, ITEMS)), np.eye(1, ITEMS) + 1
-    assert indexed(np.concatenate([whole, twice]))[1] == pytest.approx(mean.on(twice)[0])
 
 
 def test_copies_of_every_item_leave_the_interval_of_a_correlation():

@@ -7,10 +7,9 @@ import pytest
 from scipy.stats import norm
 
 from benchmarks import expected_loss as simulation
-from lora_bench.stats import ItemScores, in_groups
+from lora_bench.stats import ItemMetric, ItemScores, in_groups
 from lora_bench.stats import expected_loss as module
 from lora_bench.stats.expected_loss import Contender, draw_scores, item_covariance, losses
-from lora_bench.stats.items import one_at_a_time
 from tests.stats.test_simulations import stated
 
 # Ten seeds whose mean is 0 and whose variance is 1.
@@ -106,10 +105,12 @@ def test_the_covariance_of_items_is_that_of_means_without_what_single_runs_err()
     # Both methods meet the same items of variance 1; each run's own error, also of variance 1, is left out.
     assert covariance * items == pytest.approx(np.ones((2, 2)), abs=0.1)
     drawn = item_covariance(
-        [one_at_a_time(lambda answers, _: float(np.mean(answers)), [0] * 300, dict(enumerate(values[:, :300])))
-         for values in runs],
+        [
+            ItemMetric(tuple(range(seeds)), 300, lambda weights, values=values[:, :300]: weights @ values.T / 300)
+            for values in runs
+        ],
         0,
-    )  # fmt: skip
+    )
     assert drawn * 300 == pytest.approx(np.full((2, 2), hard[:300].var(ddof=1)), abs=0.35)
 
 

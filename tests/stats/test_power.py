@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
-from lora_bench.errors import LoraBenchError
-from lora_bench.stats import minimum_detectable_effect, seeds_needed
+from lora_bench.stats import seeds_needed
 from lora_bench.stats.power import difference_power, equivalence_power, items_needed, two_sided_power, within_power
 
 
@@ -23,17 +22,22 @@ from lora_bench.stats.power import difference_power, equivalence_power, items_ne
     ],
 )
 def test_the_least_effect_that_is_found_with_power_80_percent(seeds, unpaired, paired, one_of_six):
-    assert minimum_detectable_effect(seeds, paired=False) == pytest.approx(unpaired, abs=0.006)
-    assert minimum_detectable_effect(seeds) == pytest.approx(paired, abs=0.006)
-    assert minimum_detectable_effect(seeds, paired=False, comparisons=6) == pytest.approx(one_of_six, abs=0.006)
+    # Of an effect with two decimals the power is within that of half of one in the last of them.
+    assert difference_power(paired, seeds, 1.0) == pytest.approx(0.8, abs=0.01)
+    apart, freedom = (2 / seeds) ** 0.5, 2 * seeds - 2
+    assert two_sided_power(unpaired / apart, freedom, 0.05) == pytest.approx(0.8, abs=0.01)
+    assert two_sided_power(one_of_six / apart, freedom, 0.05 / 6) == pytest.approx(0.8, abs=0.01)
 
 
 @pytest.mark.parametrize(("seeds", "alpha"), [(2, 0.05), (3, 0.05), (6, 0.05), (6, 0.01), (25, 0.01)])
-def test_statsmodels_finds_it_with_that_power(seeds, alpha):
+def test_statsmodels_has_that_power(seeds, alpha):
     # Its power, and not its solve_power, which looks no further than effects of 10 standard deviations.
-    one, two = (minimum_detectable_effect(seeds, alpha=alpha, paired=paired) for paired in (True, False))
-    assert TTestPower().power(one, seeds, alpha) == pytest.approx(0.8, abs=1e-5)
-    assert TTestIndPower().power(two, seeds, alpha) == pytest.approx(0.8, abs=1e-5)
+    for effect in (0.5, 1.0, 2.0):
+        assert TTestPower().power(effect, seeds, alpha) == pytest.approx(
+            difference_power(effect, seeds, 1.0, 0.0, alpha), abs=1e-5
+        )
+        two = two_sided_power(effect / (2 / seeds) ** 0.5, 2 * seeds - 2, alpha)
+        assert TTestIndPower().power(effect, seeds, alpha) == pytest.approx(two, abs=1e-5)
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 4, 9, 99])
@@ -116,17 +120,11 @@ def test_needed_seeds_are_enough_and_one_fewer_is_not(difference, sd, items, mar
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(2, 40), st.floats(0.01, 100))
+@given(st.integers(2, 40), st.integers(-20, 20))
 def test_seeds_needed_do_not_depend_on_the_unit(seeds, unit):
-    effect = minimum_detectable_effect(seeds)
-    # A thousandth above the least effect, so that rounding decides nothing.
-    assert seeds_needed(1.001 * effect * unit, unit).seeds <= seeds
-    assert minimum_detectable_effect(seeds + 1) < effect
-
-
-def test_one_seed_is_refused():
-    with pytest.raises(LoraBenchError, match="1 seed has no spread"):
-        minimum_detectable_effect(1)
+    needed = seeds_needed(3 / seeds, 1.0)
+    # A unit whose rounding decides nothing: a power of two.
+    assert seeds_needed(3 / seeds * 2**unit, 2.0**unit) == needed
 
 
 def test_the_test_items_that_decide_are_enough_and_one_fewer_is_not():

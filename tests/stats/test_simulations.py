@@ -11,8 +11,9 @@ import pytest
 from benchmarks import places_coverage
 from benchmarks import statistics_coverage as simulation
 from benchmarks.tables import unfolded
-from lora_bench.stats import Crossed, Estimate, ItemScores, crossed_bootstrap, judge, minimum_detectable_effect
+from lora_bench.stats import Crossed, Estimate, ItemScores, crossed_bootstrap, judge
 from lora_bench.stats.crossed import with_items
+from lora_bench.stats.power import difference_power, two_sided_power
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = "\n".join((DOCS / name).read_text(encoding="utf-8") for name in ("statistics.md", "error-rates.md"))
@@ -149,10 +150,11 @@ def test_the_page_states_the_least_effects():
     rows = stated("seeds of each method")
     assert [int(seeds) for seeds, *_ in rows] == [3, 5, 8, 10, 20]
     for seeds, paired, unpaired, of_six in rows:
-        n = int(seeds)
-        assert float(paired) == round(minimum_detectable_effect(n), 2)
-        assert float(unpaired) == round(minimum_detectable_effect(n, paired=False), 2)
-        assert float(of_six) == round(minimum_detectable_effect(n, paired=False, comparisons=6), 2)
+        n, apart = int(seeds), math.sqrt(2 / int(seeds))
+        assert difference_power(float(paired), n, 1.0) == pytest.approx(0.8, abs=0.01)
+        for effect, comparisons in ((unpaired, 1), (of_six, 6)):
+            power = two_sided_power(float(effect) / apart, 2 * n - 2, 0.05 / comparisons)
+            assert power == pytest.approx(0.8, abs=0.01)
 
 
 @pytest.mark.slow

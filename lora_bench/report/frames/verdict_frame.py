@@ -47,7 +47,7 @@ def to_comparison_frame(comparison: Comparison, judged: Judged | None, beside: B
         **_read("string", against="held.reference.label"),
         **_verdict("held.verdict"),
         **_read("Float64", sign_flip_p="held.difference.sign_flip.p_value"),
-        **_read("Float64", share_above="held.difference.superiority.share", difference_at_floor="held.at_floor"),
+        **_read("Float64", difference_at_floor="held.at_floor"),
         "tuning_seconds": beside_row(beside.tuning),
         "checkpoint_bytes": beside_row(beside.checkpoint_bytes),
     }
@@ -79,8 +79,6 @@ def to_over_tasks_frame(judged: Judged | None) -> pandas.DataFrame:
         **_rank("method.rank"),
         **_read("string", against="against"),
         **_verdict("method.verdict"),
-        **_read("Float64", interquartile_mean="method.difference.interquartile_mean.value"),
-        **_ends("interquartile_mean_", "method.difference.interquartile_mean.interval"),
     }
     return frame(lines, columns)
 

@@ -59,10 +59,10 @@ def _group_name(group: OverTasks, comparison: Comparison) -> str:
 
 
 def _over_tasks(group: OverTasks, judged: Judged, beside: Beside) -> list[Block]:
-    middle, tuning = "interquartile mean of differences", "tuning, s"
+    tuning = "tuning, s"
     header = [
         "method", "mean", "95 % interval", "seeds", "ranks", f"against {code(judged.analysis.reference)}", "difference",
-        "interval", middle, "covers", "p", "would decide", "tasks: better / worse / neither", "failed", "adapter parameters",
+        "interval", "covers", "p", "would decide", "tasks: better / worse / neither", "failed", "adapter parameters",
         "peak memory, MiB", "training, s", tuning,
     ]  # fmt: skip
     lines = []
@@ -70,7 +70,7 @@ def _over_tasks(group: OverTasks, judged: Judged, beside: Beside) -> list[Block]
         trials = total_of(beside.tuning(row, group.table, group.settings[task]) for task, row in one.rows.items())
         lines.append([*_mean(one), rank_words(one.rank), *_against(one, group), *_costs(one), text.rate(trials)])
     alone = {"adapter parameters", "peak memory, MiB", "training, s"} if judged.comparison.scores_alone else set()
-    return wide_table(*known_columns(header, lines, {middle, tuning, *alone}), names=1)
+    return wide_table(*known_columns(header, lines, {tuning, *alone}), names=1)
 
 
 def _mean(one: Across) -> list[str]:
@@ -82,7 +82,7 @@ def _mean(one: Across) -> list[str]:
 
 def _against(one: Across, group: OverTasks) -> list[str]:
     if one.difference is None or one.verdict is None:
-        return [MISSING] * 8
+        return [MISSING] * 7
     some = len(one.difference.tasks) < len(group.settings)
     on = f" ({len(one.difference.tasks)} of {len(group.settings)} tasks)" if some else ""
     covers = "seeds, items" if one.difference.crossed is not None else "seeds"
@@ -90,11 +90,7 @@ def _against(one: Across, group: OverTasks) -> list[str]:
     difference, interval, covers, verdict, p_value, needed = numbers(one.verdict, covers, rates=rates)
     better, worse = one.shown.get("better", 0), one.shown.get("worse", 0)
     tasks = f"{better} / {worse} / {sum(one.shown.values()) - better - worse}"
-    found = one.difference.interquartile_mean
-    middle = text.difference(found.value if found is not None else None)
-    if found is not None and found.interval is not None:
-        middle += f" ({text.ends(found.interval, text.difference)})"
-    return [verdict + on, difference, interval, middle, covers, p_value, needed, tasks]
+    return [verdict + on, difference, interval, covers, p_value, needed, tasks]
 
 
 def _costs(one: Across) -> list[str]:

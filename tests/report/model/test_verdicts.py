@@ -547,8 +547,6 @@ def test_each_cell_over_tasks_stands_below_its_heading():
         if line[0] == "`lora`"
         for heading, cell in zip(header, line, strict=True)
     }
-    # The middle half of ten differences of .02 or .021 and ten of .01 or .012.
-    assert cells["interquartile mean of differences"].startswith("+0.0")
     assert (cells["covers"], cells["difference"], cells["seeds"]) == ("seeds", "+0.0158", "10")
 
 
