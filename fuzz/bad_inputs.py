@@ -88,7 +88,6 @@ def bad_inputs(project: Path, number: int, seed: int = 0) -> Iterator[BadInput]:
                     ["predict", "runs/tickets", "tickets.csv", "lora", "--out", "answers.csv"],
                     ["predict", weights, "tickets.csv", "--out", "answers.csv"],
                     ["analyse", "runs/tickets"],
-                    ["export", weights, "--to", "adapterhub", "--out", "out", "--base", "base"],
                     ["import", "adapter", weights, "--out", "out", "--base", "base"],
                 ]
             )

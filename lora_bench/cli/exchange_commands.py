@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from lora_bench.cli.help import DONE
-from lora_bench.cli.result_options import ADAPTER_FORMATS
 from lora_bench.errors import BadInput
 from lora_bench.exchange import adapters
 from lora_bench.exchange import export as export_records
@@ -51,13 +50,8 @@ def _name(folder: Path, folders: tuple[Path, Path]) -> str:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Write records or an adapter as other tools have them."""
+    """Write records as other tools have them."""
     runs: Path = arguments.runs
-    if arguments.to in ADAPTER_FORMATS:
-        out = Path(arguments.out or f"{runs}-{arguments.to}")
-        adapters.export_adapter(runs, arguments.to, out, base=arguments.base, progress=_say)
-        print(out)
-        return DONE
     if arguments.to in ("baseline", "runs"):
         make = keep_baseline if arguments.to == "baseline" else make_runs_folder
         print(*make(runs, Path(arguments.out or f"{runs}-{arguments.to}")), sep="\n")

@@ -10,8 +10,6 @@ from lora_bench.cli.shared_options import margin, records_at, runs_argument, run
 
 Parse = Callable[[Sequence[str]], argparse.Namespace]
 
-ADAPTER_FORMATS = ("adapterhub", "peft")
-
 
 def add_try(commands: Commands, parse: Parse) -> None:
     """Add the commands; *parse* reads a whole command line, as `try` ends in the commands that a user would give next."""
@@ -111,7 +109,7 @@ def add_winner(commands: Commands) -> None:
         "show what training did to kept weights: norms, amplification, intruder dimensions and shared subspaces",
         "lora-bench analyse runs/tickets",
         "winner_commands:analyse",
-        more="The suite must keep weights (`keep_weights: last`); later reports show it too.",
+        more="The suite must keep weights (`keep_weights: last`); reports then show it.",
     )
     runs_argument(analyse)
     base = "a base model (default: found by its name from here); may be repeated"
@@ -186,23 +184,19 @@ def add_exchange(commands: Commands) -> None:
     exports = add_command(
         commands,
         "export RUNS --to FORMAT",
-        "write records as a table, into a tracker, or as files to commit, or an adapter as another library saves it",
+        "write records as a table, into a tracker, or as files to commit",
         "lora-bench export runs/quickstart --to csv",
         "exchange_commands:export",
-        more="An adapter is one of our tuners, as PEFT saved it:\n  lora-bench export FOLDER --to adapterhub",
     )
-    sources = "folder of runs, a baseline, one record, or the folder of an adapter"
-    exports.what.takes("runs", "RUNS", sources, type=records_at)
+    exports.what.takes("runs", "RUNS", "folder of runs, a baseline, or one record", type=records_at)
     place = "file, tracker's folder or URI (default: beside the runs, or the tracker's own)"
     exports.where.takes("--out", "PATH", place)
-    exports.where.takes("--base", "MODEL", "base model of the adapter (default: the one that its folder names)")
     exports.output.takes(
         "--to",
         "FORMAT",
-        "csv, parquet, json, mlflow or trackio; baseline (two files) or runs (a folder a run); adapterhub or peft for an "
-        "adapter",
+        "csv, parquet, json, mlflow or trackio; baseline (two files) or runs (a folder a run)",
         required=True,
-        choices=["csv", "parquet", "json", "mlflow", "trackio", "baseline", "runs", *ADAPTER_FORMATS],
+        choices=["csv", "parquet", "json", "mlflow", "trackio", "baseline", "runs"],
     )
 
     verbs = add_verbs(
@@ -221,10 +215,7 @@ def add_exchange(commands: Commands) -> None:
     )
     peft_results.what.takes("folder", "DIR", "method_comparison, or a folder in it", type=Path)
     runs_option(peft_results, "peft-results/RUN_ID")
-    dates = (
-        "read results of all dates: in the git history of DIR, in dated snapshots, or in its files; writes history.md"
-    )
-    peft_results.what.flag("--history", dates)
+    peft_results.what.flag("--history", "read results of all dates in the git history of DIR; writes history.md")
 
     adapter = add_command(
         verbs,

@@ -1,4 +1,4 @@
-"""Adapters of other libraries, to and from folders that our tuners load.
+"""Adapters of other libraries, as folders that our tuners load.
 
 Bottleneck adapters and prefixes of AdapterHub's `adapters`, and PEFT's own prefix tuning, are converted where both sides
 compute the same. Where they do not, the error says what differs.
@@ -6,11 +6,10 @@ compute the same. Where they do not, the error says what differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.errors import LoraBenchError
 from lora_bench.util.atomic_files import whole_folder
 
 if TYPE_CHECKING:
@@ -46,7 +45,8 @@ def import_adapter(
         convert, named = from_adapterhub, settings.get("model_name")
     else:
         raise LoraBenchError(f"{folder}: its adapter_config.json is neither AdapterHub's nor PEFT's")
-    _check_empty(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LoraBenchError(f"{out} is there already: give --out a new folder")
     model, name = _skeleton(folder, base or named, progress)
     with in_a_sentence(f"{folder}: its adapter_config.json cannot be understood"):
         adapter = convert(folder, settings, model, name, allow_pickle=allow_pickle)
@@ -54,36 +54,6 @@ def import_adapter(
     with whole_folder(out) as made:
         write_adapter(adapter, made)
     return adapter
-
-
-def export_adapter(
-    folder: Path, to: str, out: Path, *, base: str | None = None, progress: Progress | None = None
-) -> None:
-    """Write an adapter of ours, as PEFT saved it, as another library saves it: *to* "adapterhub", or "peft" for its prefixes.
-
-    *base* and the errors are those of `import_adapter`.
-    """
-    from lora_bench.exchange.adapters.adapterhub import to_adapterhub
-    from lora_bench.exchange.adapters.peft_prefix import to_peft_prefix
-    from lora_bench.exchange.adapters.portable_adapter import check_fits, read_adapter, read_settings
-    from lora_bench.models.library_errors import in_a_sentence
-
-    writers: dict[str, Callable[..., None]] = {"adapterhub": to_adapterhub, "peft": to_peft_prefix}
-    if to not in writers:
-        raise unknown("format", to, writers)
-    settings = read_settings(folder)
-    _check_empty(out)
-    model, _ = _skeleton(folder, base or settings.get("base_model_name_or_path"), progress)
-    with in_a_sentence(f"{folder}: its adapter_config.json cannot be understood"):
-        adapter = read_adapter(folder, model)
-        check_fits(adapter, model)
-    with in_a_sentence(f"{folder} cannot be written as {to} saves it"), whole_folder(out) as made:
-        writers[to](adapter, model, made)
-
-
-def _check_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise LoraBenchError(f"{out} is there already: give --out a new folder")
 
 
 def _skeleton(folder: Path, name: Any, progress: Progress | None) -> tuple[PreTrainedModel, str]:

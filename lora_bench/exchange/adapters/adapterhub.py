@@ -1,4 +1,4 @@
-"""Adapters of AdapterHub's `adapters`, to and from those of our tuners, where both compute the same.
+"""Adapters of AdapterHub's `adapters` as those of our tuners, where both compute the same.
 
 `save_adapter` writes `adapter_config.json`, the weights (`pytorch_adapter.bin`, or `adapter.safetensors`), and for a model with
 a head `head_config.json` with weights of its own. Weights are named as in the model, with the adapter's name among them:
@@ -9,14 +9,12 @@ What is equal is what `tests/tuners/test_adapterhub.py` compares by numbers. Whe
 parallel adapters differ by design: see `lora_bench.tuners.bottleneck`.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -27,9 +25,6 @@ from lora_bench.exchange.adapters.portable_adapter import PortableAdapter
 from lora_bench.families import family_of
 from lora_bench.tuners import BottleneckConfig, PrefixConfig
 from lora_bench.tuners.sites import TunerConfig
-
-VERSION = "adapters.1.3.0"
-"""Version whose files and numbers ours were compared with."""
 
 SAFE_WEIGHTS, PICKLED_WEIGHTS = "adapter.safetensors", "pytorch_adapter.bin"
 HEAD_CONFIG, SAFE_HEAD, PICKLED_HEAD = "head_config.json", "model_head.safetensors", "pytorch_model_head.bin"
@@ -69,7 +64,6 @@ KNOWN_OF_PREFIX = {
 _THEIRS = re.compile(
     r"(?P<layer>.*\.\d+)\.(?P<site>[a-z_.]+)\.adapters\.[^.]+\.adapter_(?P<part>down\.0|up)\.(?P<kind>weight|bias)"
 )
-_OURS = re.compile(r"(?P<layer>.*\.\d+)\.(?P<site>[a-z_.]+)\.bottleneck_(?P<part>down|up)\.(?P<kind>weight|bias)")
 _PREFIX = re.compile(r"prefix_tuning\.prefix_tunings\.[^.]+\.self_prefix\.(?P<part>.+)")
 _NETWORK = ("wte.weight", *(f"control_trans.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")))
 
@@ -115,52 +109,12 @@ def from_adapterhub(
     return PortableAdapter(config=config, weights=weights, inside=inside, head=head, model_class=model_class)
 
 
-def to_adapterhub(adapter: PortableAdapter, model: PreTrainedModel, out: Path) -> None:
-    """Write an adapter of one of our tuners as AdapterHub's `save_adapter` does, named as *out*, a folder that is there.
-
-    Raise UnsupportedPair if AdapterHub computes something else with it; LoraBenchError if AdapterHub has no such adapter, or
-    the head's class is unknown.
-    """
-    if adapter.head and adapter.model_class is None:
-        raise LoraBenchError(
-            "the folder has a head and does not say of which class: give its adapter_config.json a task_type, such as SEQ_CLS"
-        )
-    name = re.sub(r"\W+", "_", out.resolve().name) or "adapter"
-    if isinstance(adapter.config, BottleneckConfig):
-        method, tensors = _their_bottlenecks(adapter, adapter.config, model, name)
-    elif isinstance(adapter.config, PrefixConfig):
-        method, tensors = _their_prefix(adapter, adapter.config, model, name)
-    else:
-        raise LoraBenchError("bottleneck adapters and prefixes are what AdapterHub has, too; this is another method")
-    about = {
-        "hidden_size": model.config.hidden_size,
-        "model_class": adapter.model_class or type(model).__name__,
-        "model_name": adapter.config.base_model_name_or_path,
-        "model_type": model.config.model_type,
-        "version": VERSION,
-    }
-    _write(out / portable.ADAPTER_CONFIG, {**about, "config": method, "name": name})
-    save_file({f"{adapter.inside}{path}": tensor.contiguous() for path, tensor in tensors.items()}, out / SAFE_WEIGHTS)
-    if adapter.head:
-        labels = {f"LABEL_{number}": number for number in range(adapter.labels or 0)}
-        _write(
-            out / HEAD_CONFIG, {**about, "config": None, "name": None, "num_labels": len(labels), "label2id": labels}
-        )
-        save_file({path: tensor.contiguous() for path, tensor in adapter.head.items()}, out / SAFE_HEAD)
-
-
-def _write(path: Path, settings: dict[str, Any]) -> None:
-    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def refuse_other_mathematics(kind: str, model: PreTrainedModel) -> None:
     """Raise UnsupportedPair for a kind of adapter that the two libraries compute differently on this type of model."""
     model_type = model.config.model_type
     if kind in EQUAL.get(model_type, ()):
         return
-    if kind == "lin":
-        reason = "AdapterHub has no adapter behind the whole layer"
-    elif model_type == "deberta":
+    if model_type == "deberta":
         reason = "AdapterHub's DeBERTa v1 differs from transformers' without any adapter"
     elif kind == "pfeiffer" and family_of(model_type).attention_norm is not None:
         reason = (
@@ -172,7 +126,7 @@ def refuse_other_mathematics(kind: str, model: PreTrainedModel) -> None:
         reason = "AdapterHub's moves the positions of the text by the length of the prefix"
     else:
         reason = f"the two were shown to be equal on {', '.join(name for name in EQUAL if kind in EQUAL[name])}"
-    raise UnsupportedPair(f"{kind} on {model_type} cannot be taken from one library to the other: {reason}")
+    raise UnsupportedPair(f"{kind} on {model_type} cannot be taken over from AdapterHub: {reason}")
 
 
 def _sites(variant: str, model: PreTrainedModel) -> dict[str, str]:
@@ -229,30 +183,6 @@ def _bottlenecks(
     return config, weights
 
 
-def _their_bottlenecks(
-    adapter: PortableAdapter, config: BottleneckConfig, model: PreTrainedModel, name: str
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    refuse_other_mathematics(config.variant, model)
-    width, size = model.config.hidden_size, config.bottleneck_size
-    theirs = {ours: site for site, ours in _sites(config.variant, model).items()}
-    tensors = {}
-    for path, tensor in adapter.weights.items():
-        match = _OURS.fullmatch(path)
-        assert match is not None  # the weights fit
-        part = "down.0" if match["part"] == "down" else "up"
-        tensors[f"{match['layer']}.{theirs[match['site']]}.adapters.{name}.adapter_{part}.{match['kind']}"] = tensor
-    method = {
-        **PLAIN,
-        **VARIANTS[config.variant],
-        "non_linearity": config.non_linearity,
-        # AdapterHub rounds the quotient down to the size.
-        "reduction_factor": width / size if width % size == 0 else width / (size + 0.5),
-        "scaling": float(config.scaling),
-        "leave_out": list(config.skip_layers),
-    }
-    return method, tensors
-
-
 def _prefix(
     folder: Path,
     method: Mapping[str, Any],
@@ -281,19 +211,6 @@ def _prefix(
         raise LoraBenchError(f"{folder}: {table.numel():,} numbers are no prefix of {tokens} tokens")
     config = PrefixConfig(num_virtual_tokens=tokens, **common)
     return config, portable.prefix_weights(table.reshape(tokens, -1), model)
-
-
-def _their_prefix(
-    adapter: PortableAdapter, config: PrefixConfig, model: PreTrainedModel, name: str
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    refuse_other_mathematics("prefix", model)
-    if config.first_position:
-        raise UnsupportedPair(
-            f"a text behind AdapterHub's prefix starts at position 0, behind this one at {config.first_position}"
-        )
-    table = portable.prefix_table(adapter, model).flatten()
-    method = {"architecture": "prefix_tuning", "flat": True, "prefix_length": config.num_virtual_tokens}
-    return method, {f"prefix_tuning.prefix_tunings.{name}.self_prefix.control_trans": table}
 
 
 def _read_head(folder: Path, model: PreTrainedModel, allow_pickle: bool) -> tuple[dict[str, Tensor], str | None]:

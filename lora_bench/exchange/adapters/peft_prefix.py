@@ -1,4 +1,4 @@
-"""Prefixes of PEFT's own prefix tuning, to and from those of our tuner.
+"""Prefixes of PEFT's own prefix tuning as those of our tuner.
 
 PEFT saves keys and values of all layers as one tensor, `prompt_embeddings`, already computed from its reparameterisation. It
 puts them into the cache, so a text starts at the position behind them: `first_position` of our config.
@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import PrefixTuningConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
@@ -59,36 +57,3 @@ def from_peft_prefix(
     )
     weights = portable.prefix_weights(table, model)
     return PortableAdapter(config=config, weights=weights, inside=inside, head=head, model_class=model_class)
-
-
-def to_peft_prefix(adapter: PortableAdapter, model: PreTrainedModel, out: Path) -> None:
-    """Write a prefix of our tuner as PEFT's prefix tuning does, into a folder that is there.
-
-    Raise UnsupportedPair if PEFT computes something else with it; LoraBenchError if it is no prefix.
-    """
-    config = adapter.config
-    if not isinstance(config, PrefixConfig):
-        raise LoraBenchError("PEFT has key/value prefixes; this is another method")
-    if config.first_position != config.num_virtual_tokens:
-        raise UnsupportedPair(
-            f"a text behind PEFT's prefix starts at position {config.num_virtual_tokens}, behind this one at "
-            f"{config.first_position} (first_position)"
-        )
-    table = portable.prefix_table(adapter, model)
-    heads = model.config.num_attention_heads
-    PrefixTuningConfig(
-        num_virtual_tokens=config.num_virtual_tokens,
-        num_layers=table.shape[1] // 2,
-        token_dim=table.shape[2],
-        num_attention_heads=heads,
-        num_transformer_submodules=1,
-        encoder_hidden_size=table.shape[2],
-        task_type=config.task_type,
-        modules_to_save=config.modules_to_save,
-        base_model_name_or_path=config.base_model_name_or_path,
-        auto_mapping=config.auto_mapping,
-        inference_mode=True,
-    ).save_pretrained(str(out))
-    tensors = {f"{HEAD_PREFIX}{name}": tensor.contiguous() for name, tensor in adapter.head.items()}
-    tensors["prompt_embeddings"] = table.flatten(1).contiguous()
-    save_file(tensors, out / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})

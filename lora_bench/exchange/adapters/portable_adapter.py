@@ -1,4 +1,4 @@
-"""An adapter between two formats: its config, its weights by their place in the base model, and its head.
+"""An adapter on its way to our format: its config, its weights by their place in the base model, and its head.
 
 Our side is a folder as PEFT saves it. The base model is needed as a skeleton without weights: it names the attention modules,
 and tells before anything is written whether the weights are those that the tuner will look for.
@@ -11,9 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+from peft import get_peft_model, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,7 +24,7 @@ from lora_bench.kinds import known_kinds
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.registry import LOCAL, known_models
 from lora_bench.models.safety import pickled_tensors
-from lora_bench.records.kept_adapter import checked_adapter, harmful_option
+from lora_bench.records.kept_adapter import harmful_option
 from lora_bench.tuners.selected import PEFT_PREFIX
 from lora_bench.tuners.sites import TunerConfig
 from lora_bench.util.regular_files import MIB, read_object
@@ -108,26 +107,6 @@ def read_weights(
     return pickled_tensors(str(folder), folder / pickle)
 
 
-def read_adapter(folder: Path, model: PreTrainedModel) -> PortableAdapter:
-    """Return the adapter that PEFT saved, for its base model's skeleton. Raise LoraBenchError if it is not one of ours."""
-    checked_adapter(folder)
-    with in_a_sentence(f"{folder}: its {ADAPTER_CONFIG} is not one of PEFT"):
-        config = PeftConfig.from_pretrained(str(folder))
-    if not isinstance(config, TunerConfig):
-        raise LoraBenchError(f"{folder} holds {config.peft_type.value}, which lora_bench has no tuner for")
-    tensors = read_weights(folder, SAFETENSORS_WEIGHTS_NAME)
-    named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
-    inside = inside_of(named, model)
-    weights = {name.removeprefix(inside): tensor for name, tensor in named.items() if name.startswith(inside)}
-    return PortableAdapter(
-        config=config,
-        weights=weights,
-        inside=inside,
-        head={name: tensor for name, tensor in named.items() if not name.startswith(inside)},
-        model_class=class_name(model, inside, config.auto_mapping, config.task_type),
-    )
-
-
 def write_adapter(adapter: PortableAdapter, out: Path) -> None:
     """Write an adapter as PEFT saves it."""
     adapter.config.save_pretrained(str(out))
@@ -205,35 +184,16 @@ def head_class(config: PretrainedConfig, kind: str) -> str | None:
     return mapping[type(config)].__name__ if type(config) in mapping else None
 
 
-def attention_paths(model: PreTrainedModel) -> list[str]:
-    """Return the paths of the attention modules that a prefix enters, in the order of the layers."""
-    family = family_of(model.config.model_type)
-    pattern = family.pattern(family.self_attention)
-    return [path for path, _ in model.named_modules() if re.fullmatch(pattern, path)]
-
-
 def prefix_weights(table: Tensor, model: PreTrainedModel) -> dict[str, Tensor]:
     """Return a prefix's weights under our names, from keys and values of shape (prefix_tokens, 2 * layers * width).
 
     These are the key of the first layer, its value, and so on. Raise LoraBenchError if the model has another number of layers.
     """
-    paths = attention_paths(model)
+    family = family_of(model.config.model_type)
+    pattern = family.pattern(family.self_attention)
+    paths = [path for path, _ in model.named_modules() if re.fullmatch(pattern, path)]
     if not paths or table.shape[-1] % (2 * len(paths)):
         raise LoraBenchError(f"{table.shape[-1]:,} numbers a token are no keys and values of {len(paths)} layers")
     parts = table.unflatten(-1, (2 * len(paths), -1)).unbind(1)
     keys = {f"{path}.prefix_key": parts[2 * number] for number, path in enumerate(paths)}
     return keys | {f"{path}.prefix_value": parts[2 * number + 1] for number, path in enumerate(paths)}
-
-
-def prefix_table(adapter: PortableAdapter, model: PreTrainedModel) -> Tensor:
-    """Return keys and values of a prefix, shape (prefix_tokens, 2 * layers, width); see `prefix_weights`.
-
-    Raise LoraBenchError if it was saved with its reparameterisation.
-    """
-    paths = attention_paths(model)
-    names = [f"{path}.prefix_{part}" for path in paths for part in ("key", "value")]
-    if names[0] not in adapter.weights:
-        raise LoraBenchError(
-            "the folder holds a reparameterised prefix: load it, call lora_bench.tuners.fold, and save"
-        )
-    return torch.stack([adapter.weights[name] for name in names], dim=1)
