@@ -11,8 +11,9 @@ from lora_bench.cli.help import DONE
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.outcomes import at_work
 from lora_bench.records.weight_analysis import write_analysis
-from lora_bench.report import text, write_weight_page
+from lora_bench.report import text
 from lora_bench.report.model.choose_method import choose_method, loss_words
+from lora_bench.report.sections.weight_changes import weight_answer
 from lora_bench.training.kept_task import ADAPTER, BASE, KeptModel, kept_model
 from lora_bench.training.model_card import loading_lines
 from lora_bench.training.winner import find_winner, merge_winner, share_winner
@@ -94,7 +95,7 @@ def analyse(arguments: argparse.Namespace) -> int:
 
     analysis = analyse_runs(arguments.runs, arguments.base, say=lambda said: print(message(said), file=sys.stderr))
     with at_work():
-        written = [write_analysis(analysis, arguments.runs), *write_weight_page(analysis, arguments.runs)]
-    print(*(path for path in written if path.suffix != ".svg"), sep="\n")
-    print(f"`lora-bench report {shlex.quote(str(arguments.runs))}` adds it to the report")
+        print(write_analysis(analysis, arguments.runs))
+    print(message(text.unmarked(weight_answer(analysis))))
+    print(f"tables and heat maps: lora-bench report {shlex.quote(str(arguments.runs))}")
     return DONE

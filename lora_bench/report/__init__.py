@@ -6,7 +6,6 @@ beside it, and `<name>.html`, the same with its figures inside; in `runs/<suite>
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -14,7 +13,6 @@ from urllib.parse import quote, unquote
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.store import write_atomic
-from lora_bench.records.weight_analysis import WeightAnalysis
 from lora_bench.report.blocks import to_markdown
 from lora_bench.report.figures.draw import draw, plan_figures
 from lora_bench.report.figures.plan import Form
@@ -28,7 +26,7 @@ from lora_bench.report.sections.answer import methods_paragraph, table_note
 from lora_bench.report.sections.class_tables import ABOUT, ITEMS_PAGE, items_page
 from lora_bench.report.sections.first_screen import draw_pictures
 from lora_bench.report.sections.forgetting import forgetting_figures
-from lora_bench.report.sections.weight_changes import PAGE, weight_figures, weight_page
+from lora_bench.report.sections.weight_changes import weight_figures
 from lora_bench.report.terminal import terminal_answer, terminal_table
 from lora_bench.util.regular_files import read_regular
 
@@ -42,7 +40,6 @@ __all__ = [
     "terminal_table",
     "to_frame",
     "write_report",
-    "write_weight_page",
 ]
 
 _ITEMS_HTML = ITEMS_PAGE.replace(".md", ".html")
@@ -91,16 +88,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
 
     Raise LoraBenchError if there are no records, or two different ones with the same run id.
     """
-    return _write_page(render_files(report), folder, report.name)
-
-
-def write_weight_page(analysis: WeightAnalysis, folder: Path) -> list[Path]:
-    """Write `analysis.md` and `analysis.html` into *folder*, replacing earlier ones; return the files written."""
-    return _write_page(weight_page(analysis), folder, PAGE)
-
-
-def _write_page(files: Mapping[str, bytes], folder: Path, name: str) -> list[Path]:
-    """Write the files of a page, and remove figures that only its earlier version shows."""
+    files, name = render_files(report), report.name
     if (folder / name).is_symlink():
         raise LoraBenchError(
             f"{folder / name} is a link; remove it, since a report's figures may not be written elsewhere"

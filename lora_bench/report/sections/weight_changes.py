@@ -1,4 +1,4 @@
-"""Changes of weights in training, from `analysis.json`: a section of a report, and a page of its own.
+"""The section of a report on changes of weights in training, from `analysis.json`.
 
 Numbers are medians over layers and runs; heat maps are means.
 """
@@ -14,18 +14,13 @@ from lora_bench.report.blocks import (
     Figure,
     Fold,
     Heading,
-    Lead,
     SectionAnswer,
     TextTable,
-    to_markdown,
     wide_table,
 )
 from lora_bench.report.figures.plan import Form, HeatMap
-from lora_bench.report.html import PageFacts, render_page
 from lora_bench.report.model.rows import grouped
 from lora_bench.report.text import code, inert, listed, plural
-
-PAGE = "analysis"
 
 # Cosine below which a direction of the trained weight is an intruder; the first is the one in sentences.
 THRESHOLDS = (0.5, 0.3, 0.7)
@@ -35,27 +30,16 @@ _OF = {"A": "A", "delta": "ΔW"}
 _NORMS = "‖ΔW‖ as a percentage of ‖W‖, by layer and part: means over runs."
 
 
-def weight_page(analysis: WeightAnalysis) -> dict[str, bytes]:
-    """Return the page of an analysis as the content of its files, by path."""
-    figures = {f"{PAGE}/{file}": svg for file, svg in weight_figures(analysis).items()}
-    title = Heading(1, f"Weights of {listed([inert(suite) for suite in analysis.suites])}")
-    heading, _, *rest = weight_section(analysis, PAGE)
-    answer = _lead(analysis)
-    blocks = [title, Lead(answer), heading, *rest]
-    page = render_page(blocks, figures, PageFacts(description=text.unmarked(answer)))
-    return {f"{PAGE}.md": to_markdown(blocks).encode("utf-8"), f"{PAGE}.html": page.encode("utf-8"), **figures}
-
-
-def weight_section(analysis: WeightAnalysis, folder: str, records: Collection[str] | None = None) -> list[Block]:
-    """Return the section; *records* are the ids of a report's, and None on a page of its own."""
+def weight_section(analysis: WeightAnalysis, folder: str, records: Collection[str]) -> list[Block]:
+    """Return the section; *folder* has the figures, and *records* are the ids of the report's."""
     runs = len(analysis.run_ids)
     blocks: list[Block] = [
         Heading(2, "Weight changes"),
-        SectionAnswer(_lead(analysis)),
+        SectionAnswer(weight_answer(analysis)),
         f"ΔW is what a run changed in a weight W of a layer; r is the number of its directions: its rank, at most 64. From "
         f"the kept weights of {plural(runs, 'run')}; numbers are medians over layers and runs.",
     ]
-    if records is not None and (others := len(analysis.run_ids.difference(records))):
+    if others := len(analysis.run_ids.difference(records)):
         are = "is" if others == 1 else "are"
         blocks.append(f"{plural(others, 'run')} of these {are} not among the report's records.")
     if analysis.left_out:
@@ -97,7 +81,8 @@ def weight_figures(analysis: WeightAnalysis, form: Form = "svg") -> dict[str, by
     return drawn
 
 
-def _lead(analysis: WeightAnalysis) -> str:
+def weight_answer(analysis: WeightAnalysis) -> str:
+    """Return how much weights changed, and what runs of different seeds share, in a sentence each."""
     groups = grouped((run for model in analysis.models for run in model.runs), lambda run: run.group)
     medians = sorted((statistics.median(_shares(runs)), group) for group, runs in groups.items())
     (least, first), (most, last) = medians[0], medians[-1]

@@ -13,7 +13,7 @@ from lora_bench.records.weight_analysis import (
     read_analysis,
     write_analysis,
 )
-from lora_bench.report import Report, check_report, render_files, write_report, write_weight_page
+from lora_bench.report import Report, check_report, render_files, write_report
 from lora_bench.report.blocks import to_markdown
 from lora_bench.report.sections.weight_changes import weight_section
 from tests.sample_records import record, sample_suite
@@ -42,7 +42,7 @@ def analysis(run_ids=("aaaa", "bbbb"), group="lora, rank 4"):
 
 
 def test_the_numbers_of_a_table():
-    lines = to_markdown(weight_section(analysis(), "report")).splitlines()
+    lines = to_markdown(weight_section(analysis(), "report", ("aaaa", "bbbb"))).splitlines()
     rows = [line for line in lines if line.startswith("| `lora, rank 4` | query |") or "rank 4 | query" in line]
     # Stable rank (6 / 3)² = 4; random 60 × 4 / √600 = 9.80; amplification 6 / 0.3 = 20, of random directions 6 / 9.80 = 0.612.
     assert rows[0].endswith("| query | 2 | 4 | 60 | 6 | 10 % | 4 |")
@@ -55,15 +55,6 @@ def test_the_numbers_of_a_table():
     assert any("`bitfit` (it changes no weight matrix)" in line for line in lines)
 
 
-def test_the_page_has_its_heat_maps(tmp_path):
-    written = {path.name for path in write_weight_page(analysis(), tmp_path)}
-    assert written == {"analysis.md", "analysis.html", "weights-1-norms.svg", "weights-1-overlap-1.svg"}
-    page = (tmp_path / "analysis.html").read_text()
-    assert page.count("<img") == 2 and "10 %" in page
-    drawn = (tmp_path / "analysis" / "weights-1-overlap-1.svg").read_text()
-    assert ">.25<" in drawn and ">random<" in drawn
-
-
 def test_a_report_has_the_section_where_the_analysis_was_kept(tmp_path):
     records = sample_suite()
     kept = analysis(tuple(sorted(record.run_id for record in records)[:2]))
@@ -71,6 +62,12 @@ def test_a_report_has_the_section_where_the_analysis_was_kept(tmp_path):
     assert read_analysis(tmp_path) == kept
     write_report(Report(records, analysis=kept), tmp_path)
     assert "## Weight changes" in (tmp_path / "report.md").read_text()
+    assert {path.name for path in (tmp_path / "report").glob("weights*")} == {
+        "weights-1-norms.svg",
+        "weights-1-overlap-1.svg",
+    }
+    drawn = (tmp_path / "report" / "weights-1-overlap-1.svg").read_text()
+    assert ">.25<" in drawn and ">random<" in drawn
     assert check_report(Report(records, analysis=read_analysis(tmp_path)), tmp_path) == []
     assert any("weights-1-norms.svg is not part" in line for line in check_report(Report(records), tmp_path))
 
@@ -111,5 +108,5 @@ def test_a_baseline_takes_the_analysis_and_loses_an_old_one(tmp_path):
 
 @pytest.mark.parametrize("name", ["<script>", "a|b", "[x](http://y)"])
 def test_names_of_records_stay_text(name):
-    page = to_markdown(weight_section(analysis(group=name), "report"))
+    page = to_markdown(weight_section(analysis(group=name), "report", ()))
     assert "<script>" not in page and "](http://" not in page
