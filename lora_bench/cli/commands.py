@@ -11,7 +11,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from lora_bench.cli.help import DONE, FULL, GOES_ON, SOME_FAILED
-from lora_bench.cli.plan_table import plan_json, plan_tables
+from lora_bench.cli.plan_table import plan_tables
 from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
 from lora_bench.execute.options import RunOptions
 from lora_bench.execute.outcome import Outcome
@@ -171,22 +171,15 @@ def _make_and_show_plan(
         download=asked is not None or suite.command[:1] != ("reproduce",),
         with_data=True,
     )
-    as_json = getattr(arguments, "json", False)
-    if as_json:
-        print(plan_json(plan))
-    else:
-        parts = plan_tables(plan, arguments.device, narrow=console.width < PLAIN_WIDTH)
-        if table is not None:
-            parts[-1:-1] = choices_listing(table, plan)  # before the totals
-        for part in parts:
-            console.print(part, highlight=False)
+    parts = plan_tables(plan, arguments.device, narrow=console.width < PLAIN_WIDTH)
+    if table is not None:
+        parts[-1:-1] = choices_listing(table, plan)  # before the totals
+    for part in parts:
+        console.print(part, highlight=False)
     if asked is not None:
         prepare(folder, suite, asked, series=arguments.series, data_dir=arguments.data_dir)
         line = f"prepared; start as many workers as you like with: lora-bench work {shlex.quote(str(folder))}"
-        if as_json:
-            print(message(line), file=sys.stderr)
-        else:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     return DONE
 
 

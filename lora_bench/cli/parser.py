@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lora_bench.cli import shared_options as options
 from lora_bench.cli.completion import add_completion, complete
-from lora_bench.cli.gate_options import add_baseline, add_check, mistaken_code
+from lora_bench.cli.gate_options import add_baseline, add_check
 from lora_bench.cli.help import (
     BAD_INPUT,
     DONE,
@@ -38,10 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     parser = build_parser()
     complete(parser)
-    try:
-        arguments = parser.parse_args(argv)
-    except SystemExit as end:
-        raise SystemExit(mistaken_code(sys.argv[1:] if argv is None else argv, int(end.code or 0))) from None
+    arguments = parser.parse_args(argv)
     resumes = getattr(arguments, "resumes", False)
     try:
         with ending_on_signals():
@@ -145,7 +142,6 @@ def _add_plan(subcommands: Commands) -> None:
     options.data_option(plan)
     plan.how.takes("--device", "CARD", 'say whether each run fits a GPU, such as "H100 80GB" or 24GB')
     options.prepare_option(plan)
-    plan.output.flag("--json", "print one JSON object in place of tables")
 
 
 def _add_fits(subcommands: Commands) -> None:

@@ -1,9 +1,6 @@
-"""A plan for the terminal: the data, a row for each task, base model and method, then the totals; or all of it as JSON."""
+"""A plan for the terminal: the data, a row for each task, base model and method, then the totals."""
 
-import dataclasses
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -357,39 +354,3 @@ def _halving(plan: Plan) -> str:
     states = sum(cell.estimate.disk_bytes for cell in plan.missing if cell.job.whole_steps is not None)
     on = f"; longer trials go on from shorter ones, which takes {states / 2**20:,.0f} MiB until then" if states else ""
     return f"tuning of each method, for the work of {content.budget.trials} trials: {', then '.join(steps)}{on}\n"
-
-
-def plan_json(plan: Plan) -> str:
-    """Return a plan as JSON: the data of each task, every run with its size and cost, and the warnings."""
-    content = {
-        "suite": plan.suite.name,
-        "data": [dataclasses.asdict(facts) for facts in plan.data],
-        "runs": [_run(cell) for cell in plan.cells],
-        "waiting": [
-            {"runs": waiting.runs, "reason": waiting.reason, "seconds": waiting.seconds} for waiting in plan.waiting
-        ],
-        "warnings": [*plan.warnings, *plan.cautions],
-    }
-    return json.dumps(content, indent=2, ensure_ascii=False)
-
-
-def _run(cell: Cell) -> dict[str, Any]:
-    spec, counts = cell.job.spec, cell.fit.parameters
-    return {
-        "run_id": cell.job.run_id,
-        "task": spec.task.name,
-        "model": spec.model.name,
-        "method": spec.method.label,
-        "size": spec.method.options[spec.method.size] if spec.method.size is not None else None,
-        "learning_rate": spec.training.learning_rate,
-        "distinct_examples": spec.training.distinct_examples,
-        "seed": spec.seed,
-        "trial": cell.job.trial,
-        "status": cell.record.status if cell.record is not None else None,
-        "unsupported": cell.reason,
-        "parameters": counts.model_dump(mode="json") if counts is not None else None,
-        "seconds": cell.estimate.seconds,
-        "measured": cell.estimate.measured,
-        "memory_bytes": _peak_bytes(cell) or cell.estimate.memory_bytes,
-        "disk_bytes": cell.estimate.disk_bytes,
-    }

@@ -175,22 +175,6 @@ def test_a_plan_shows_every_rate_in_full_on_a_narrow_terminal_too(tmp_path):
             assert rate in said
 
 
-def test_a_plan_as_json_is_all_that_is_printed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))  # an empty one, so that counting is told of
-    write_project(tmp_path)
-    assert main(["plan", "tickets.yaml", "--json", "--prepare"]) == 0
-    printed = capsys.readouterr()
-    plan = json.loads(printed.out)
-    assert "prepared;" in printed.err and "counting lora on base" in printed.err
-    (data,) = plan["data"]
-    assert sum(split["examples"] for split in data["splits"].values()) == 400
-    assert [run["method"] for run in plan["runs"]] == ["full", "lora", "bottleneck_adapter", "prefix_tuning"]
-    lora = plan["runs"][1]
-    assert (lora["size"], lora["status"], lora["unsupported"]) == (8, None, None)
-    assert lora["parameters"]["adapter"] == 2 * 2 * 8 * (32 + 32)  # two layers, query and value, rank 8, width 32
-    assert any(said.startswith("no learning rate is tuned") for said in plan["warnings"])
-
-
 def test_a_run_says_before_it_trains_that_no_rate_is_tuned_and_what_the_test_split_cannot_show(tmp_path, capsys):
     suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[full, lora]")
     write_project(tmp_path, suite)

@@ -16,9 +16,11 @@ from lora_bench.execute.run_suite import run_suite
 from lora_bench.methods import known_methods
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import find_model
+from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import answers_in, read_records
 from lora_bench.report import Report
 from lora_bench.report.model.seed_scores import scored
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.training.distributed.ranks import BatchShares
 from lora_bench.training.measure.counters import count_parameters
 from tests.project import BAD, GOOD, SPECIAL, WORDS, write_model
@@ -233,16 +235,16 @@ def test_the_card_of_kept_weights_loads_a_tagger(tmp_path, monkeypatch):
             assert [model.config.id2label[index] for index in found] == tags
 
 
-def test_a_plan_says_what_the_words_are(tmp_path, capsys):
+def test_a_plan_says_what_the_words_are(tmp_path):
     path = write_project(tmp_path / "project")
-    assert cli.main(["plan", str(path), "--runs", str(tmp_path / "runs"), "--json"]) == 0
-    (facts,) = json.loads(capsys.readouterr().out)["data"]
+    (facts,) = make_plan(load_suite(path), tmp_path / "runs", with_data=True).data
     written = [json.loads(line) for line in (path.parent / "train.jsonl").read_text().splitlines()]
-    counts = facts["splits"]["train"]["classes"]
+    train = facts.splits["train"]
+    counts = train.classes
     assert counts["O"] == sum(row["tags"].count("O") for row in written)
-    assert facts["splits"]["train"]["majority_share"] == pytest.approx(counts["O"] / sum(counts.values()))
+    assert train.majority_share == pytest.approx(counts["O"] / sum(counts.values()))
     # One token a word and two special ones.
-    assert facts["lengths"][0]["splits"]["train"]["longest"] == max(len(row["words"]) for row in written) + 2
+    assert facts.lengths[0].splits["train"].longest == max(len(row["words"]) for row in written) + 2
 
 
 def test_a_mistake_in_a_row_is_said_by_the_plan(tmp_path, capsys):
