@@ -29,8 +29,8 @@ from lora_bench.util.filenames import file_name
 from lora_bench.util.redaction import message
 
 
-def checked(arguments: argparse.Namespace) -> int:
-    """Do what the command line asks for, and return the exit code."""
+def check(arguments: argparse.Namespace) -> int:
+    """Judge a night or runs, or search for the change that made a series fail, and return the exit code."""
     if arguments.runs is None:
         raise LoraBenchError("check takes RUNS, the folder of the suite's runs")
     if arguments.against is not None:
@@ -41,7 +41,7 @@ def checked(arguments: argparse.Namespace) -> int:
         raise LoraBenchError("--change goes with --against here; `baseline accept` takes it for a night")
     folder = baseline_folder(arguments.baseline, may_begin=True)
     accepted = read_nights(folder)
-    if arguments.step or arguments.bisect is not None:
+    if arguments.bisect is not None:
         return _search(arguments, folder, accepted)
     answer = _answer(arguments, folder, accepted, may_confirm=not arguments.no_confirm)
     return _write_answer(answer, arguments, _next(answer, arguments.runs))
@@ -104,7 +104,7 @@ def _next(answer: Answer, runs: Path) -> list[str]:
 
 
 def _search(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Night]) -> int:
-    """Search versions or commits for the change that made a cell fail, or try the cell in this environment."""
+    """Search versions or commits for the change that made a cell fail."""
     answer = _answer(arguments, folder, accepted, may_confirm=False)
     one = bisect.failing_cell(answer, arguments.cell)
     way = _way(arguments, folder)
@@ -115,10 +115,6 @@ def _search(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Nigh
     place = tonight_in(arguments.runs, accepted, arguments.series)[1].resolve()
     # Beside the night: the same command run again does only the missing runs.
     tries = Tries(one, answer, accepted, way, place.parent / f"{place.name}-bisect", arguments.margin)
-    if arguments.step:
-        result = tries.here()
-        print(bisect.SAID[result])
-        return bisect.EXIT_CODES[result]
     found = bisect.candidates(arguments.bisect, Path())
     _print_lines(bisect.cost_lines(found, one))
     if not arguments.yes:
@@ -131,7 +127,7 @@ def _search(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Nigh
 
 def _check_against(arguments: argparse.Namespace) -> int:
     """Judge the runs of a folder against others, write what is asked for, and return the exit code."""
-    for option in ("bisect", "step", "cell", "plot", "series"):
+    for option in ("bisect", "cell", "plot", "series"):
         if getattr(arguments, option):
             raise LoraBenchError(f"--{option} is for nights: it goes with --baseline, and not with --against")
     now = _runs_in(arguments.runs, arguments.runs.resolve().name)

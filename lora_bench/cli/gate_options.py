@@ -1,16 +1,9 @@
 """The options of `check` and of the verbs of `baseline`."""
 
-import argparse
-import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
-from lora_bench.cli.help import Commands, Group, add_command, add_verbs, warn
+from lora_bench.cli.help import Commands, Group, add_command, add_verbs
 from lora_bench.cli.shared_options import file_name, margin, permission_options, records_at
-from lora_bench.errors import LoraBenchError
-
-# To `git bisect run`, 2 would be a bad commit, and so would Python's 1 of a commit whose code is broken.
-ENDS_GIT_BISECT, SKIPPED_BY_GIT_BISECT = 128, 125
 
 
 def add_check(commands: Commands) -> None:
@@ -20,7 +13,7 @@ def add_check(commands: Commands) -> None:
         "check RUNS --against WHAT | --baseline NAME",
         "say whether runs regressed: against other runs or a commit, or tonight's against accepted nights",
         "lora-bench check runs/tickets --against main --suite tickets.yaml",
-        "gate_options:check",
+        "gate_commands:check",
         more="Exit codes: 0 pass, 1 regression, 2 bad input, 3 runs failed or are missing,\n"
         "4 cannot decide, as with too few seeds, or fewer than eight accepted nights.",
         resumes=True,
@@ -59,8 +52,6 @@ def add_check(commands: Commands) -> None:
     search.takes("--bisect", "WHAT", between)
     search.flag("--yes", "do the search (default: only print its cost)")
     search.takes("--cell", "SERIES", "the failing series (default: the worst)")
-    step = "try the series in this environment, for `git bisect run`: exit with 0 good, 1 bad, 125 neither"
-    search.flag("--step", step)
 
 
 def add_baseline(commands: Commands) -> None:
@@ -115,28 +106,3 @@ def night_options(what: Group) -> None:
         "`check` exits with 4 and `baseline accept` needs --change",
         type=margin,
     )
-
-
-def check(arguments: argparse.Namespace) -> int:
-    """Judge a night or runs, or search for a change; for `git bisect run`, every fault has its exit code."""
-    try:
-        from lora_bench.cli.gate_commands import checked
-
-        return checked(arguments)
-    except (LoraBenchError, OSError) as error:
-        if not arguments.step:
-            raise
-        warn(str(error))
-        return ENDS_GIT_BISECT
-    except Exception:
-        if not arguments.step:
-            raise
-        traceback.print_exc()
-        return SKIPPED_BY_GIT_BISECT
-
-
-def mistaken_code(argv: Sequence[str], code: int) -> int:
-    """The exit code of a command line that is none: `check --step` says nothing of a commit."""
-    # As argparse has it, an option may be cut short, and no other of `check` begins like this one.
-    asks = "check" in argv[:1] and any(argument.startswith("--st") for argument in argv)
-    return ENDS_GIT_BISECT if asks and code else code

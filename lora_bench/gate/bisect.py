@@ -17,8 +17,6 @@ from lora_bench.gate.night_answer import Answer, Kind, SeriesAnswer
 from lora_bench.report.text import plain, plural
 
 Tried = Literal["good", "bad", "skip"]
-# The exit code by which `git bisect run` means "cannot be tested".
-EXIT_CODES: dict[Tried, int] = {"good": 0, "bad": 1, "skip": 125}
 
 # Making an environment, installing into it, and the imports of a process, beside the runs themselves.
 OVERHEAD_SECONDS = 60.0

@@ -8,11 +8,9 @@ from lora_bench.report.text import MISSING, code, fenced, inert, plain, plural, 
 
 # GitHub refuses a step summary of more than 1 MiB, whole.
 MAX_BYTES = 1_000_000
-BARS = "▁▂▃▄▅▆▇█"
-MOST_NIGHTS_DRAWN = 20
 
 STATUS_SAID: dict[Status, str] = {**{status: status for status in STATUSES}, "undecided": "cannot decide"}
-COLUMNS = ("series", "status", "tonight", "expected", "bound", "margin", "nights", "course")
+COLUMNS = ("series", "status", "tonight", "expected", "bound", "margin", "nights")
 
 
 def named(series: SeriesAnswer) -> str:
@@ -46,8 +44,6 @@ def terminal_lines(answer: Answer) -> list[str]:
         if series.status in ("regression", "failed"):
             lines += [f"    again: {plain(command)}" for command in series.commands]
     lines += [plain(f"changed since {answer.last}: {change}") for change in answer.environment_changes]
-    for series in answer.flaky_warnings:
-        lines.append(f"warning: {named(series)} was flaky in {series.flaky_nights} of the last nights")
     if answer.plan is not None:
         lines.append(answer.plan)
     return [*lines, headline(answer)]
@@ -68,11 +64,8 @@ def summary_lines(answer: Answer, limit: int = MAX_BYTES) -> list[str]:
         rest.append(f"{len(answer.series) - len(rows):,} of {len(answer.series):,} series are not shown.")
     if told < len(details):
         rest.append(f"What was found is not shown for {len(details) - told:,} of {len(details):,} series.")
-    warnings = ((inert(named(series)), series.flaky_nights) for series in answer.flaky_warnings)
-    flaky = [f"- {name}: flaky in {nights} of the last nights" for name, nights in warnings]
-    warned = ["", "## Flaky", "", *flaky[:50]] if flaky else []
     left_out = ["", " ".join(rest)] if rest else []
-    return [*head, *header, *chain(*rows), *left_out, *chain(*sections), *warned]
+    return [*head, *header, *chain(*rows), *left_out, *chain(*sections)]
 
 
 def _fitting(parts: Sequence[list[str]], room: int) -> tuple[list[list[str]], int]:
@@ -103,19 +96,7 @@ def _row(series: SeriesAnswer) -> list[str]:
         score(bound),
         MISSING if series.margin is None else f"{series.margin:.3g}",
         str(len(series.history)),
-        course(series) or MISSING,
     ]
-
-
-def course(series: SeriesAnswer) -> str:
-    """Draw the last nights and tonight as bars, scaled between the lowest and the highest."""
-    values = [point.mean for point in series.history[-MOST_NIGHTS_DRAWN:]]
-    values += [] if series.observed is None else [series.observed]
-    if len(values) < 2:
-        return ""
-    low, high = min(values), max(values)
-    step = (high - low) / (len(BARS) - 1) or 1.0
-    return "".join(BARS[round((value - low) / step)] for value in values)
 
 
 def _details(series: SeriesAnswer) -> list[str]:

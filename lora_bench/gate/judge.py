@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from lora_bench.errors import LoraBenchError
 from lora_bench.gate.exact import CRASHES, diverged_more, exact_findings, missing_cells, reasons
 from lora_bench.gate.night_answer import (
-    FLAKY_NIGHTS,
     STATUSES,
     Answer,
     Finding,
@@ -153,7 +152,6 @@ class _Series:
         )
         findings = (*(findings or self._not_judged()), *self.other)
         level, mean = self.level, mean_of(self.cell)
-        flaky = sum(self.series in night.flaky for night in self.accepted[-(FLAKY_NIGHTS - 1) :])
         return answer_on(
             self.cell,
             self.series,
@@ -170,7 +168,6 @@ class _Series:
                 for label, mean in zip(self.past.labels, self.past.history.nights, strict=True)
             ),
             opened=opened,
-            flaky_nights=flaky + any(finding.status == "flaky" for finding in findings),
         )
 
     def _own(self, value: float) -> float:

@@ -30,8 +30,6 @@ SAID: dict[Verdict, str] = {
     "undecided": "cannot decide",
 }
 
-# Nights that a count of flaky series covers, and the count from which a warning is given.
-FLAKY_NIGHTS, FLAKY_WARNING = 14, 3
 
 Kind = Literal[
     "crash", "missing", "unsupported", "diverged", "parameters", "checkpoint_bytes", "flops", "peak", "level", "drift",
@@ -89,7 +87,6 @@ class SeriesAnswer(Strict):
         run_ids: Ids of tonight's runs.
         commands: Commands that reproduce tonight's runs.
         seconds: Duration of tonight's runs.
-        flaky_nights: Number of the last nights, tonight included, in which it was suspected and not confirmed.
     """
 
     series: str
@@ -110,7 +107,6 @@ class SeriesAnswer(Strict):
     run_ids: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     seconds: float | None = None
-    flaky_nights: int = 0
 
 
 class Change(Strict):
@@ -171,11 +167,6 @@ class Answer(Strict):
     def suspects(self) -> list[SeriesAnswer]:
         """Return the series that must be run again with new seeds."""
         return [one for one in self.series if one.suspect]
-
-    @property
-    def flaky_warnings(self) -> list[SeriesAnswer]:
-        """Return the series that are flaky too often."""
-        return [one for one in self.series if one.flaky_nights >= FLAKY_WARNING]
 
 
 def answer_on(cell: NightCell, series: str, findings: Iterable[Finding], **facts: Any) -> SeriesAnswer:

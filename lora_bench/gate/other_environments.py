@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import venv
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -70,18 +69,13 @@ class Tries:
                 )
             return self._try(name, place, way, log)
 
-    def here(self) -> Tried:
-        """Try the environment of this process; keep nothing, since its code may change before the next search."""
-        with tempfile.TemporaryDirectory() as folder:
-            return self._try("this environment", Path(folder), self.way, None)
-
-    def _try(self, name: str, place: Path, way: Way, log: Path | None) -> Tried:
+    def _try(self, name: str, place: Path, way: Way, log: Path) -> Tried:
         label = self.answer.label
         only = [option for run_id in self.cell.run_ids for option in ("--only", run_id)]
         code = way.do("run", place / "runs", "--series", label, "--no-probes", *only, log=log)
         runs = place / "runs" / self.answer.suite / label
         if code not in (0, 3) or not record_files(runs):
-            said = log.read_text(encoding="utf-8", errors="replace").split("\n") if log is not None else []
+            said = log.read_text(encoding="utf-8", errors="replace").split("\n")
             last = next((f": {line}" for line in reversed(said) if line.strip()), "")
             return self._say(name, "skip", f"its runs could not be done (exit code {code}){last}")
         # Against the same nights that the cell failed against.

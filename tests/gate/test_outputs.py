@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from lora_bench.gate import judge, night_of
-from lora_bench.gate.gate_summary import MAX_BYTES, course, summary_lines, terminal_lines
+from lora_bench.gate.gate_summary import MAX_BYTES, summary_lines, terminal_lines
 from lora_bench.gate.night_answer import Answer, Finding
 from lora_bench.gate.outputs import annotation_lines, to_answer_json, to_badge, to_junit
 from lora_bench.gate.plot import plots
@@ -106,14 +106,6 @@ def test_the_answer_is_valid_by_its_schema_and_reads_back(mixed):
     jsonschema.validate(content, Answer.model_json_schema())
     assert Answer.model_validate_json(to_answer_json(mixed)) == mixed
     assert (content["verdict"], content["exit_code"]) == ("regression", 1)
-
-
-def test_a_course_goes_from_the_lowest_night_to_the_highest(mixed):
-    bars = course(mixed.series[0])
-    assert len(bars) == 21 and bars[-1] == "▁" and "█" in bars
-    passed = mixed.series[-1]
-    points = tuple(point.model_copy(update={"mean": 0.5}) for point in passed.history)
-    assert course(passed.model_copy(update={"history": points, "observed": 0.5})) == "▁" * 21
 
 
 def test_figures_are_byte_identical_and_have_no_date(mixed):
