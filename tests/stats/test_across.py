@@ -18,10 +18,8 @@ def scores(seed, mean=0.8):
 FIRST, SECOND = scores(0, 0.82), scores(1)
 
 
-def by_seed(first=FIRST, second=SECOND, factors=(1, 1, 1)):
-    return np.mean(
-        [[f * (first[t][s] - second[t][s]) for s in SEEDS] for t, f in zip(TASKS, factors, strict=True)], axis=0
-    )
+def by_seed(first=FIRST, second=SECOND):
+    return np.mean([[first[t][s] - second[t][s] for s in SEEDS] for t in TASKS], axis=0)
 
 
 def test_the_macro_mean_and_its_interval_are_those_of_the_means_over_tasks():
@@ -36,18 +34,6 @@ def test_the_macro_mean_and_its_interval_are_those_of_the_means_over_tasks():
     assert (found.pairs, found.crossed) == (5, None)
     for task in TASKS:
         assert found.tasks[task] == pytest.approx(np.mean([FIRST[task][s] - SECOND[task][s] for s in SEEDS]))
-
-
-def test_units_and_directions_are_as_declared():
-    found = macro_difference(
-        FIRST,
-        SECOND,
-        draw_seed=0,
-        units={"cola": 2.0, "mrpc": 1.0, "rte": 0.5},
-        higher_is_better={"cola": True, "mrpc": False, "rte": True},
-    )
-    assert found.differences == pytest.approx(by_seed(factors=(1 / 2, -1, 2)))
-    assert found.tasks["mrpc"] == pytest.approx(-macro_difference(FIRST, SECOND, draw_seed=0).tasks["mrpc"])
 
 
 def test_seeds_that_some_task_lacks_are_left_out():
@@ -121,9 +107,5 @@ def test_tasks_without_items_stay_in_the_mean():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LoraBenchError, match="expected the same"):
         macro_difference(FIRST, {"cola": SECOND["cola"]}, draw_seed=0)
-    with pytest.raises(LoraBenchError, match="there is no unit for task 'cola'"):
-        macro_difference(FIRST, SECOND, draw_seed=0, units={"rte": 1.0})
-    with pytest.raises(LoraBenchError, match=r"unit of task 'cola' is 0\.0"):
-        macro_difference(FIRST, SECOND, draw_seed=0, units=dict.fromkeys(TASKS, 0.0))
     with pytest.raises(LoraBenchError, match="no seed is in every task"):
         macro_difference(FIRST, {**SECOND, "rte": {7: 0.5}}, draw_seed=0)
