@@ -66,16 +66,10 @@ def completed(request, tmp_path):
         ("lora-bench baseline ac", {"accept"}),
         ("lora-bench run smoke --ret", {"--retry"}),
         ("lora-bench list me", {"methods"}),
-        ("lora-bench plan smo", {"smoke"}),
-        ("lora-bench reproduce he20", {"he2022-table2"}),
-        ("lora-bench reproduce lora-table2 --tasks sst2,col", {"sst2,cola"}),
-        ("lora-bench report runs --reference bottle", {"bottleneck_adapter"}),
-        ("lora-bench try tickets.csv --model gpt2", {"gpt2-mini"}),
         ("lora-bench try tick", {"tickets.csv"}),
-        ("lora-bench check runs --baseline nigh", {"nightly"}),
     ],
 )
-def test_commands_options_and_names_are_completed(completed, line, names):
+def test_commands_options_and_files_are_completed(completed, line, names):
     assert completed(line) == names
 
 

@@ -97,18 +97,6 @@ def test_each_run_of_the_git_history_is_one_record_at_the_date_of_its_publicatio
     assert found(read_records(tmp_path / "runs")) == found(imported.records)
 
 
-def test_dated_snapshots_are_read_alike(tmp_path):
-    for date, accuracy in (("2026-07-20", 0.478), ("2025-06-24", 0.48)):
-        path = tmp_path / "snapshots" / date / FOLDER / "lora.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(scored(LORA, accuracy, date)))
-    imported = import_results(tmp_path / "snapshots", tmp_path / "runs", history=True)
-    assert found(imported.records) == [
-        ("lora/tiny-r4", "2025-06-24", 0.48, "Some GPU"),
-        ("lora/tiny-r4", "2026-07-20", 0.478, "Some GPU"),
-    ]
-
-
 def test_dates_are_no_seeds_in_a_report(repository, tmp_path):
     imported = import_results(repository.folder / "method_comparison", tmp_path / "runs", history=True)
     settings = compare(imported.records).settings
@@ -116,19 +104,12 @@ def test_dates_are_no_seeds_in_a_report(repository, tmp_path):
     assert {len(row.scores) for setting in settings for row in setting.rows} == {1}
 
 
-def test_files_of_several_dates_in_one_folder_are_told_apart_by_the_dates_of_their_runs(tmp_path):
+def test_a_folder_outside_git_has_no_history(tmp_path):
     folder = tmp_path / "copy" / FOLDER
     folder.mkdir(parents=True)
-    for name, accuracy, created_at in (
-        ("a", 0.48, "2025-06-19T19:15:35+00:00"),
-        ("b", 0.478, "2026-07-15T05:41:18+00:00"),
-    ):
-        (folder / f"{name}.json").write_text(json.dumps(scored(LORA, accuracy, created_at)))
-    imported = import_results(tmp_path / "copy" / "method_comparison", tmp_path / "runs", history=True)
-    assert found(imported.records) == [
-        ("lora/tiny-r4", "2025-06-19", 0.48, "Some GPU"),
-        ("lora/tiny-r4", "2026-07-15", 0.478, "Some GPU"),
-    ]
+    (folder / "a.json").write_text(json.dumps(scored(LORA, 0.48, "2025-06-19T19:15:35+00:00")))
+    with pytest.raises(LoraBenchError, match="is in no git repository"):
+        import_results(tmp_path / "copy" / "method_comparison", tmp_path / "runs", history=True)
 
 
 def test_a_folder_without_results_is_refused(tmp_path):

@@ -29,7 +29,6 @@ FOLDERS = ("results", "cancelled_results")
 MAX_BYTES = 48 * MIB
 
 _COMMIT = re.compile(r"commit ([0-9a-f]{40,64}) (\d{4}-\d\d-\d\d)")
-_DATED = re.compile(r"\d{4}-\d\d.*")
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,9 @@ class FileVersion(NamedTuple):
     """A result file as it was published.
 
     Args:
-        date: Date of the commit, or name of the snapshot; empty if the run's own date tells it apart.
+        date: Date of the commit; empty without a history.
         path: Its path, which names the task.
-        commit: Commit with this version; empty in a snapshot.
+        commit: Commit with this version; empty without a history.
     """
 
     date: str
@@ -58,18 +57,20 @@ class FileVersion(NamedTuple):
 def import_results(folder: Path, target: Path, *, history: bool = False) -> Imported:
     """Write a record for every result file, as *target*/RUN_ID/record.json, replacing those of an earlier import.
 
-    With *history*, read all versions in git, dated snapshots, or files of many dates. The series of a record is the date of
-    its commit or snapshot, else that of the run. Later versions of a file may say more about the same run, such as its card:
-    these are one record, of the newest content at the first date.
+    With *history*, read all versions in git; the series of a record is then the date of its commit. Later versions of a file
+    may say more about the same run, such as its card: these are one record, of the newest content at the first date.
 
-    *folder* is `method_comparison`, a folder below it or of the same layout, or any folder of result files; with *history*
-    also one of snapshots, whose names begin with a date. Cancelled runs are read too, as failures; those of
-    `temporary_results` only if *folder* is that one. Raise LoraBenchError if it does not exist, or has no result file.
+    *folder* is `method_comparison`, a folder below it or of the same layout, or any folder of result files. Cancelled runs
+    are read too, as failures; those of `temporary_results` only if *folder* is that one. Raise LoraBenchError if it does not
+    exist, has no result file, or with *history* is in no git repository.
     """
     command = shlex.join(
         ["lora-bench", "import", "peft-results", folder.resolve().name, *(["--history"] if history else [])]
     )
-    found = versions(folder) if history else [FileVersion("", file) for file in result_files(folder)]
+    found = [FileVersion("", file) for file in result_files(folder)]
+    found = list(_in_git(folder)) if history else found
+    if not found:
+        raise LoraBenchError(f"{folder} is in no git repository, so the history of its results is not known")
     runs: dict[tuple[str | None, ...], Record] = {}
     faults: list[Fault] = []
     for version in found:
@@ -79,7 +80,7 @@ def import_results(folder: Path, target: Path, *, history: bool = False) -> Impo
             key: tuple[str | None, ...] = (run.run_id,)
             if history:
                 key = (run.spec.task.name, run.spec.method.label, run.started_at) if run.started_at else key
-                date = runs[key].spec.series if key in runs else version.date or (run.started_at or "")[:10] or None
+                date = runs[key].spec.series if key in runs else version.date
                 run = record_in(content, version.path, command=command, series=date)
             runs[key] = run
         except BadInput as error:
@@ -90,12 +91,6 @@ def import_results(folder: Path, target: Path, *, history: bool = False) -> Impo
         write_atomic(path, to_json(record))
         records.append(read_record(path))
     return Imported(records=records, faults=faults, files=len(found))
-
-
-def versions(folder: Path) -> list[FileVersion]:
-    """Return all versions of result files, those of git and of snapshots from the oldest. Raise LoraBenchError for none."""
-    files = [FileVersion("", file) for file in result_files(folder)]
-    return list(_in_git(folder)) or list(_in_snapshots(folder)) or files
 
 
 def _in_git(folder: Path) -> Iterator[FileVersion]:
@@ -109,15 +104,6 @@ def _in_git(folder: Path) -> Iterator[FileVersion]:
             commit, date = head.groups()
         elif line.endswith(".json") and (path := PurePosixPath(line)).parent.name in FOLDERS:
             yield FileVersion(date, path, commit)
-
-
-def _in_snapshots(folder: Path) -> Iterator[FileVersion]:
-    for snapshot in sorted(path for path in folder.iterdir() if path.is_dir() and _DATED.fullmatch(path.name)):
-        try:
-            files = result_files(snapshot)
-        except LoraBenchError:
-            continue
-        yield from (FileVersion(snapshot.name, file) for file in files)
 
 
 def _content(folder: Path, version: FileVersion) -> bytes:
