@@ -182,7 +182,6 @@ def _introduction(comparison: Comparison) -> str:
 
 
 _KINDS = {
-    "scores": "Scores by method",
     "trade_offs": "Score against parameters, memory and time",
     "learning_curves": "Training loss against the step",
     "over_time": "Score against training time",

@@ -39,7 +39,7 @@ STRINGS = {
     # Markdown
     "link": "[text](https://evil.example) [text](javascript:alert(1)) <https://evil.example>",
     "reference": "[text][1]\n\n[1]: https://evil.example",
-    "image": "![i](//evil.example/i.svg) ![i](report/vader-film-scores.svg)",
+    "image": "![i](//evil.example/i.svg) ![i](report/vader-film-trade-offs.svg)",
     "emphasis": "**b** __b__ *i* _i_ ~~s~~",
     "cells": "a|b`c` | d \\| e \\",
     "blocks": "\n# heading\n\n- item\n\n> quote\n\n---\n\n1. one",

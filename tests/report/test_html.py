@@ -297,7 +297,9 @@ def test_a_dark_system_gets_a_dark_page_with_figures_to_match(open_page, files):
     light, dark = (open_page(files["sample.html"], scheme=scheme) for scheme in ("light", "dark"))
     assert light.evaluate(colours) == ["rgb(255, 255, 255)", "rgb(31, 35, 40)"]
     assert dark.evaluate(colours) == ["rgb(21, 24, 28)", "rgb(228, 231, 235)"]
-    in_light, in_dark = (seen_in(page.locator("img[alt='Scores by method']")) for page in (light, dark))
+    in_light, in_dark = (
+        seen_in(page.locator("img[alt='Score against parameters, memory and time']")) for page in (light, dark)
+    )
     filled = [
         "#ffffff",
         NEUTRAL,

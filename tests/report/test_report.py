@@ -71,10 +71,10 @@ def test_a_pdf_of_other_records_does_not_stay(tmp_path):
 def test_figures_of_an_earlier_report_go_and_nothing_else_does(tmp_path):
     write_report(Report(sample_suite(), name="quickstart"), tmp_path)
     before = {file.name for file in (tmp_path / "quickstart").glob("*.svg")}
-    assert "vader-film-scores.svg" in before
+    assert "vader-film-trade-offs.svg" in before
     (tmp_path / "quickstart" / "mine.svg").write_text("<svg/>", encoding="utf-8")
     (tmp_path / "other-scores.svg").write_text("<svg/>", encoding="utf-8")
-    link = "\n\n![Scores by method](../quickstart/mine.svg)\n\n![Scores](other/vader.svg)\n"
+    link = "\n\n![Mine](../quickstart/mine.svg)\n\n![Scores](other/vader.svg)\n"
     page = tmp_path / "quickstart.md"
     page.write_text(page.read_text(encoding="utf-8") + link, encoding="utf-8")
     write_report(Report([record("lora", task="other", seed=seed) for seed in range(2)], name="quickstart"), tmp_path)

@@ -68,7 +68,7 @@ def plan_figures(comparison: Comparison) -> list[FigurePlan]:
     for settings in over_targets(comparison):
         stem = _stem(plain(settings[0].spec.task.name, 40), stems)
         plan = FigurePlan(
-            kind="scores",
+            kind="trade_offs",
             settings=tuple(settings),
             tables=_over_targets_by_model(settings),
             costs=tuple(costs_of(settings, comparison.environments)),
@@ -132,15 +132,11 @@ def _readable(settings: Sequence[Setting]) -> bool:
 
 def _kinds(plan: FigurePlan) -> list[Kind]:
     """Return the figures that the rows of a plan can fill."""
-    scored = any(row.score is not None for row in plan.rows)
-    readable = _readable(plan.settings)
+    if not _readable(plan.settings):
+        return []
     if plan.settings[0].search:
-        return ["learning_rates"] if scored and readable else []
-    kinds: list[Kind] = ["scores"] if scored else []
-    if not readable:
-        return kinds
-    if plan.costs:
-        kinds.append("trade_offs")
+        return ["learning_rates"] if any(row.score is not None for row in plan.rows) else []
+    kinds: list[Kind] = ["trade_offs"] if plan.costs else []
     if any(len(losses_of(run.curve)) > 1 for run in plan.runs):
         kinds.append("learning_curves")
     if not plan.settings[0].trials and any(map(timed_line, plan.runs)):
@@ -184,7 +180,6 @@ def make_figure(plan: FigurePlan) -> Figure:
     from lora_bench.report.figures import learning_curves, panels, sweep_panels, trade_offs
 
     paint = {
-        "scores": panels.scores,
         "trade_offs": trade_offs.trade_offs,
         "learning_curves": learning_curves.learning_curves,
         "over_time": learning_curves.over_time,

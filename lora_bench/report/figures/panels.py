@@ -1,4 +1,4 @@
-"""The building blocks of every figure's panels, and the figures of scores alone.
+"""The building blocks of every figure's panels, and the figure of a search.
 
 Imported only when a figure is drawn, since it needs matplotlib.
 """
@@ -10,9 +10,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.markers import CARETDOWN, CARETLEFT, CARETRIGHT, CARETUP
-from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.markers import CARETDOWN, CARETUP
+from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, NullLocator
 
 from lora_bench.report.figures.plan import FigurePlan, Style, padded, stretched
 from lora_bench.report.model.comparison import ModelTable
@@ -30,38 +29,11 @@ MOST_CHARACTERS = 28
 # Of a base model's label, and of a line of it: more would reach over the next panel.
 MOST_OF_MODEL, MOST_OF_LINE = 60, 36
 
-# Lines of methods from which on they stand closer together.
-FEW = 20
-
 DASHES = (0, (4, 2))
 QUIET = "#8c8c8c"
 SEEDS: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 3.2, "markeredgewidth": 0}
 
 Limits = tuple[float, float]
-
-
-def scores(plan: FigurePlan) -> Figure:
-    """Return a line a method and target: seeds, mean and interval along the score axis; failures as words."""
-    targets = _targets(plan)
-    ordered = sorted(plan.rows, key=lambda row: not row.exempt)
-    lines = list(dict.fromkeys(_line_of(row, targets) for row in ordered))
-    names = [method_name(label) + (f" ({target})" if target else "") for label, _, target in lines]
-    height = 0.55 + (0.34 if len(names) <= FEW else 0.2) * len(names)
-    figure, panels = make_panels([model_name(table) for table in plan.tables], height=height)
-    limits = score_limits(plan.rows)
-    for panel, table in zip(panels, plan.tables, strict=True):
-        panel.set_xlim(limits)
-        panel.set_ylim(len(names) - 0.4, -0.6)
-        panel.set_yticks(range(len(names)), names)
-        panel.grid(visible=False, axis="y")
-        panel.tick_params(axis="y", length=0)
-        panel.xaxis.set_major_locator(MaxNLocator(4))
-        for row in table.rows:
-            line = lines.index(_line_of(row, targets))
-            draw_value(panel, row, plan.styles[row.label], line, limits, across=True)
-            _failed(panel, row, line)
-    label_below(panels, _wrapped(score_name(plan), inches=2.7))
-    return figure
 
 
 def learning_rates(plan: FigurePlan) -> Figure:
@@ -131,14 +103,13 @@ def draw_value(
     place: float,
     limits: Limits,
     *,
-    across: bool = False,
     hollow: bool = False,
     seeds: bool = True,
 ) -> None:
-    """Seeds, mean and interval of a row at *place*: upwards, or *across* where the score axis is the horizontal one."""
+    """Seeds, mean and interval of a row at *place* of the horizontal axis."""
 
     def plot(places: Sequence[float], values: Sequence[float], **look: Any) -> None:
-        panel.plot(*((values, places) if across else (places, values)), **{"color": style.colour, **look})
+        panel.plot(places, values, **{"color": style.colour, **look})
 
     if row.score is None:
         return
@@ -147,15 +118,11 @@ def draw_value(
         low, high = max(ends.low, limits[0]), min(ends.high, limits[1])
         plot([place, place], [low, high], linewidth=1.4, alpha=0.5, solid_capstyle="butt")
         if ends.low < limits[0]:
-            plot([place], [limits[0]], marker=CARETLEFT if across else CARETDOWN, markersize=5, clip_on=False)
+            plot([place], [limits[0]], marker=CARETDOWN, markersize=5, clip_on=False)
         if ends.high > limits[1]:
-            plot([place], [limits[1]], marker=CARETRIGHT if across else CARETUP, markersize=5, clip_on=False)
+            plot([place], [limits[1]], marker=CARETUP, markersize=5, clip_on=False)
     if seeds and row.score.n > 1:
-        look = dict(SEEDS)
-        if across:
-            # Below the interval: a line of names has no value upwards that a mark could miss.
-            look["transform"] = panel.transData + ScaledTranslation(0, -6 / 72, panel.figure.dpi_scale_trans)
-        plot([place] * row.score.n, [score.value for score in row.scores], **look)
+        plot([place] * row.score.n, [score.value for score in row.scores], **SEEDS)
     plot([place], [row.score.mean], **mark(style, hollow=hollow))
 
 
@@ -165,19 +132,6 @@ def mark(style: Style, *, hollow: bool = False) -> dict[str, Any]:
     if hollow:
         return {**look, "markersize": 6.5, "markerfacecolor": "none", "markeredgewidth": 1.5}
     return {**look, "markersize": 7.5, "markeredgecolor": "white", "markeredgewidth": 0.9}
-
-
-def _failed(panel: Any, row: Row, line: int) -> None:
-    """Say on a method's line how many of its runs ended otherwise."""
-    ended = [f"{number} {status.replace('_', ' ')}" for status, number in row.statuses.items() if status != "ok"]
-    if ended:
-        text = f"{', '.join(ended)} of {len(row.run_ids)}"
-        place, side = (0.99, "right") if row.score is not None else (0.5, "center")
-        lift = -0.28 if row.score is not None else 0.0
-        panel.text(
-            place, line + lift, text, transform=panel.get_yaxis_transform(), ha=side, va="center", fontsize=8,
-            color="#595959", style="italic",
-        )  # fmt: skip
 
 
 def legend(figure: Figure, plan: FigurePlan, rows: Iterable[Row], further: Sequence[tuple[Any, str]] = ()) -> None:
@@ -251,24 +205,6 @@ def score_name(plan: FigurePlan) -> str:
 def _wrapped(text: str, inches: float) -> str:
     # Thirteen characters of 9 points are an inch.
     return textwrap.fill(text, int(13 * inches))
-
-
-def _targets(plan: FigurePlan) -> dict[tuple[str, ...], str]:
-    """Return the target of every row that has one, by run ids, where the figure has several."""
-    if len(plan.settings) == 1:
-        return {}
-    return {
-        row.run_ids: f"{setting.parameter_target[1]:,}"
-        for setting in plan.settings
-        if setting.parameter_target is not None
-        for row in setting.rows
-        if not row.exempt
-    }
-
-
-def _line_of(row: Row, targets: dict[tuple[str, ...], str]) -> tuple[str, bool, str | None]:
-    """Return the line of a row among the methods; the names of two may be the same where they are cut short."""
-    return row.label, row.exempt, targets.get(row.run_ids)
 
 
 def method_name(label: str) -> str:

@@ -19,7 +19,7 @@ from lora_bench.report.text import MIB, listed
 from lora_bench.stats import Interval
 
 Form = Literal["svg", "pdf"]
-Kind = Literal["scores", "trade_offs", "learning_curves", "over_time", "learning_rates", "sweeps"]
+Kind = Literal["trade_offs", "learning_curves", "over_time", "learning_rates", "sweeps"]
 
 
 class Style(NamedTuple):
@@ -75,14 +75,9 @@ class FigurePlan:
             )
         if self.kind == "sweeps":
             return _sweep(self.sweeps[0].kind)
-        if self.kind == "learning_rates":
-            if any(row.score is not None and row.score.interval is not None for row in self.rows):
-                return _sweep("learning_rate")
-            return (
-                "Score against the learning rate. Lines: through the means. Small points: seeds, if there are several."
-            )
-        each = "each method at each target" if len(self.settings) > 1 else "each method"
-        return f"Seeds (small points), their mean and its 95 % interval for {each}. {LEAVES}"
+        if any(row.score is not None and row.score.interval is not None for row in self.rows):
+            return _sweep("learning_rate")
+        return "Score against the learning rate. Lines: through the means. Small points: seeds, if there are several."
 
     @property
     def rows(self) -> list[Row]:

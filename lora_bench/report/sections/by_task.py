@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Heading, TextList, TextTable, known_columns, wide_table
-from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, rows_of
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.over_tasks import Across, OverTasks
 from lora_bench.report.model.rows import Row, grouped, total_of, unique
 from lora_bench.report.model.searches import Beside
-from lora_bench.report.model.sweeps import over_targets
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.verdicts import numbers, rank_words, reaches_none
 from lora_bench.report.text import MISSING, code, inert, listed
@@ -151,33 +150,3 @@ def _cell(row: Row | None, setting: Setting, judged: Judged | None) -> str:
     interval = tables.interval(row)
     failed = f", {inert(str(len(row.failures)))} failed" if row.failures else ""
     return shown + (f" ({interval}{failed})" if interval != MISSING or failed else "")
-
-
-def score_curves(comparison: Comparison) -> list[Block]:
-    """Return a table for each task with several targets: a line a method and base model, a column a target."""
-    blocks: list[Block] = []
-    for settings in over_targets(comparison):
-        first = settings[0]
-        if len(settings) < 2 or first.search:
-            continue
-        what = f"{'Median' if first.by_median else 'Mean'} {tables.metric_name(first)} {tables.on_split(first)}"
-        blocks += [f"{what} of {code(first.spec.task.name)} at each target, over n seeds:", _at_targets(settings)]
-    return [Heading(3, "Scores at each target"), *blocks] if blocks else []
-
-
-def _at_targets(settings: list[Setting]) -> TextTable:
-    cells: dict[tuple[str, str], dict[int, str]] = {}
-    for column, setting in enumerate(settings):
-        for _, table, row in rows_of([setting]):
-            name = tables.model_name(table), tables.method_name(row)
-            cells.setdefault(name, {})[column] = _target_cell(row, setting)
-    header = ["base model", "method", *map(tables.target_name, settings)]
-    lines = [[*name, *(found.get(column, MISSING) for column in range(len(settings)))] for name, found in cells.items()]
-    return TextTable(header, lines, numbers_from=2)
-
-
-def _target_cell(row: Row, setting: Setting) -> str:
-    if row.score is None:
-        return ", ".join(code(status) for status in row.statuses) or MISSING
-    shown = text.score(row.score.median) if setting.by_median else tables.mean_and_sd(row.score)
-    return f"{shown} (n {row.score.n})"

@@ -3,9 +3,8 @@
 from urllib.parse import quote
 
 from lora_bench.report.blocks import Block, Fold
-from lora_bench.report.model.comparison import Comparison, rows_of
+from lora_bench.report.model.comparison import Comparison
 from lora_bench.report.model.report import Report
-from lora_bench.report.sections.chosen_rates import chosen_rates
 from lora_bench.report.text import code, listed, plural
 
 # More reports are folded away.
@@ -27,7 +26,7 @@ def other_reports(report: Report) -> list[Block]:
     for name, other in related.items():
         shared = len({one.run_id for one in report.records} & {one.run_id for one in other.records})
         same = f", has {shared} of the {plural(len(report.records), 'run')} here" if shared else ""
-        said.append(f"[{code(name)}]({quote(name)}.md): {_kind(report, other)}{same}")
+        said.append(f"[{code(name)}]({quote(name)}.md): {_kind(other)}{same}")
     some = "some of " if any(mine - _data(other.comparison) for other in related.values()) else ""
     if len(related) > MOST_SHOWN:
         return [Fold(f"{len(related)} other reports on {some}the same data", [f"{'; '.join(said)}."])]
@@ -48,33 +47,13 @@ _LEVELS = {
 }
 
 
-def _kind(mine: Report, other: Report) -> str:
-    if _searches(other):
-        return "the search that chose the rates of this page" if _chose(other, mine) else "a search for learning rates"
+def _kind(other: Report) -> str:
+    if all(setting.search for setting in other.comparison.results):
+        return "a search for learning rates"
     taken, level = other.decision.taken, _LEVELS[other.decision.level]
     if taken is not None:
         level = f"takes {code(taken.label)}{', nothing shown' if other.decision.level == 'undecided' else ''}"
-    if other.decision.level is not None:
-        lost = [code(line.label) for line in other.overview.methods if line.all_shown(("worse",))]
-        level += f", {listed(lost)} worse than {code(other.overview.reference)}" if lost else ""
-    return f"{level} at the rates that this page chose" if _chose(mine, other) else level
-
-
-def _searches(report: Report) -> bool:
-    return all(setting.search for setting in report.comparison.results)
-
-
-def _chose(search: Report, results: Report) -> bool:
-    """Tell if the first is a search whose best rates are all those of the second, on the same data and base models."""
-    if not _searches(search):
-        return False
-    best = {
-        (one.setting.spec.task.data_sha256, one.table.model.sha256, one.label): one.best.learning_rate
-        for one in chosen_rates(search.comparison)
-        if one.best is not None
-    }
-    used = [
-        ((setting.spec.task.data_sha256, table.model.sha256, row.label), row.learning_rate)
-        for setting, table, row in rows_of(results.comparison.results)
-    ]
-    return all(rate is not None and best.get(key) == rate for key, rate in used)
+    if other.decision.level is None:
+        return level
+    lost = [code(line.label) for line in other.overview.methods if line.all_shown(("worse",))]
+    return f"{level}, {listed(lost)} worse than {code(other.overview.reference)}" if lost else level

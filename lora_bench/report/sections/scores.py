@@ -14,7 +14,7 @@ from lora_bench.report.model.report import Report
 from lora_bench.report.model.rows import in_order
 from lora_bench.report.model.searches import Beside, GivenCosts
 from lora_bench.report.sections import method_tables as tables
-from lora_bench.report.sections.by_task import over_tasks_blocks, score_curves, scores_by_task
+from lora_bench.report.sections.by_task import over_tasks_blocks, scores_by_task
 from lora_bench.report.sections.chosen_rates import rungs_of_search
 from lora_bench.report.sections.class_tables import class_blocks
 from lora_bench.report.sections.method_tables import TableColumn
@@ -26,10 +26,11 @@ from lora_bench.report.text import MISSING, code, cost, inert, json_value, liste
 def scores_section(report: Report) -> list[Block]:
     """Return the section on scores and their costs."""
     comparison, judged = report.comparison, report.judged
-    blocks: list[Block] = [Heading(2, "Scores"), *_legend(comparison, judged, report.costs)]
+    blocks: list[Block] = [Heading(2, "Scores")]
+    if not all(setting.search for setting in comparison.results):
+        blocks += _legend(comparison, judged, report.costs)
     if judged is not None and judged.over_tasks:
         blocks += over_tasks_blocks(judged, report.costs)
-    blocks += score_curves(comparison)
     if judged is None or not judged.over_tasks:
         if len({setting.spec.task.name for setting in comparison.results if not setting.search}) > 1:
             blocks += scores_by_task(comparison, judged)
@@ -97,10 +98,12 @@ def _notes(settings: Sequence[Setting]) -> list[Block]:
     notes: list[Block] = []
     if any(row.exempt for row in rows):
         notes.append(exempt_note(settings))
-    if any(row.exclusive is False for row in rows):
+    # Tables of learning rates have no measurements.
+    measured = [row for setting in settings if not setting.search for row in setting.rows]
+    if any(row.exclusive is False for row in measured):
         said = "Other work ran on the same device or machine, so the number says little about speed or memory."
         notes.append(f"{tables.SHARED} {said}")
-    if any(len(row.environments) > 1 for row in rows):
+    if any(len(row.environments) > 1 for row in measured):
         said = "The runs of this row ran in several environments: see [Environment](#environment)."
         notes.append(f"{tables.SEVERAL} {said}")
     return notes
@@ -210,10 +213,6 @@ def _rule(setting: Setting) -> str:
 
 def _search(setting: Setting, comparison: Comparison) -> list[Block]:
     rungs = rungs_of_search(setting, comparison)
-    every: list[Block] = []
-    for table in setting.tables:
-        every += [Heading(4, tables.model_name(table)), *tables.score_table(table, setting)]
-        every += tables.cost_tables(table, setting)
     return [
         Heading(4, "Learning rates"),
         f"Mean {tables.metric_name(setting)} {tables.on_split(setting)} over n seeds. That chosen "
@@ -222,5 +221,4 @@ def _search(setting: Setting, comparison: Comparison) -> list[Block]:
         *edge_items(setting, comparison),
         *failing_items(setting, rungs),
         *trial_blocks(setting, rungs),
-        Fold("Every learning rate with its costs", every),
     ]

@@ -57,14 +57,9 @@ def test_many_others_are_folded_away():
     assert f"{'; '.join(f'[`{name}`]({name}.md): {each}' for name in 'abcd')}." in many
 
 
-def test_a_search_that_chose_the_rates_is_told_from_one_that_did_not():
-    search = trials("full", 1e-3) + trials("lora", 1e-3)
-    assert "[`search`](search.md): the search that chose the rates of this page" in line(untuned(2), search=search)
-    assert "[`used`](used.md): takes `full`, nothing shown at the rates that this page chose" in line(
-        search, used=untuned(2)
-    )
-    other = trials("full", 1e-3) + trials("lora", 3e-3)
-    assert "[`search`](search.md): a search for learning rates" in line(untuned(2), search=other)
+def test_a_search_is_told_from_results():
+    search = trials("full", 1e-3) + trials("lora", 3e-3)
+    assert "[`search`](search.md): a search for learning rates" in line(untuned(2), search=search)
 
 
 def test_a_report_on_other_data_is_not_named():
