@@ -1,6 +1,5 @@
 """Tables for the terminal of the names that a suite can use."""
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -25,19 +24,14 @@ def listing(what: Literal["methods", "models", "tasks", "suites"]) -> Table:
     return {"methods": _methods, "models": _models, "tasks": _tasks, "suites": _suites}[what]()
 
 
-def family_listing(model: str, revision: str | None) -> Table:
-    """Return the names of the parts of a base model. Raise UnsupportedPair if they are neither known nor can be worked out."""
-    family, worked_out = _family(model, revision)
-    caption = "worked out from its structure" if worked_out else f"the family {family.name}"
-    table = Table("part", "module in each layer", caption=caption)
-    for key, value in given_keys(family).items():
-        table.add_row(Text(key), Text(json.dumps(value) if isinstance(value, dict) else _words(value)))
-    return table
-
-
 def family_yaml(model: str, revision: str | None) -> str:
-    """Return them as YAML for `family:` beside a model of a suite, as `family_listing` does."""
-    return yaml.safe_dump({"family": given_keys(_family(model, revision)[0])}, sort_keys=False, width=120)
+    """Return the names of the parts of a base model as YAML, for `family:` beside the model of a suite.
+
+    A comment says if they are of a known family. Raise UnsupportedPair if they are neither known nor can be worked out.
+    """
+    family, worked_out = _family(model, revision)
+    source = "worked out from its structure" if worked_out else f"the family {family.name}"
+    return f"# {source}\n" + yaml.safe_dump({"family": given_keys(family)}, sort_keys=False, width=120)
 
 
 def _family(model: str, revision: str | None) -> tuple[Family, bool]:

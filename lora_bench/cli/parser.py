@@ -292,7 +292,6 @@ def _add_listings(subcommands: Commands) -> None:
     listing.what.takes("what", "WHAT", of_names, choices=lists)
     listing.what.takes("model", "MODEL", "base model, for family", nargs="?")
     listing.what.takes("--revision", "COMMIT", "revision of MODEL on the hub")
-    listing.output.flag("--as-yaml", "print a family as the key of a suite's model")
 
     schema = add_command(
         subcommands,

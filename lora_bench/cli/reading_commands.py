@@ -207,17 +207,14 @@ def published(arguments: argparse.Namespace) -> int:
 def list_names(arguments: argparse.Namespace) -> int:
     """List the names that a suite can use."""
     from lora_bench.cli.commands import terminal
-    from lora_bench.cli.listing import family_listing, family_yaml, listing
+    from lora_bench.cli.listing import family_yaml, listing
 
-    console = terminal()
     if (arguments.what == "family") != (arguments.model is not None):
         raise LoraBenchError("give a MODEL with `list family`, and with no other list")
-    if arguments.what != "family":
-        console.print(listing(arguments.what), highlight=False)
-    elif arguments.as_yaml:
+    if arguments.what == "family":
         print(family_yaml(arguments.model, arguments.revision), end="")
     else:
-        console.print(family_listing(arguments.model, arguments.revision), highlight=False)
+        terminal().print(listing(arguments.what), highlight=False)
     return DONE
 
 

@@ -3,7 +3,6 @@
 import argparse
 import math
 import os
-import re
 from pathlib import Path
 
 from lora_bench.cli.help import Group, Groups
@@ -105,18 +104,14 @@ def alpha(text: str) -> float:
 
 
 def _share(text: str, least: float, below: float, range_words: str) -> float:
-    """Return a number in a range; of one that is a share in other words, such as 5% or 0,05, the error names the share."""
+    """Return a number in a range."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if least <= value < below:
-        return value
-    digits = re.search(r"\d+([.,]\d+)?(e-\d+)?", text)
-    near = float(digits[0].replace(",", ".")) if digits else 0.0
-    near = near / 100 if "%" in text or near >= below else near
-    meant = f"; did you mean {near if least <= near < below else 0.05:g}?"
-    raise argparse.ArgumentTypeError(f"must be {range_words}, got {text}{meant}")
+    if not least <= value < below:
+        raise argparse.ArgumentTypeError(f"must be {range_words}, got {text}")
+    return value
 
 
 def runs_argument(groups: Groups) -> None:

@@ -13,19 +13,14 @@ from rich.text import Text
 
 from lora_bench.records.record import Record
 from lora_bench.report.blocks import Block, Lead, TextTable, answers
-from lora_bench.report.figures.differences import notes_of_words, value_limits, words
 from lora_bench.report.model.comparison import compare
-from lora_bench.report.model.overview import Contrast, Line, Overview
+from lora_bench.report.model.overview import Line, Overview
 from lora_bench.report.model.report import Report
 from lora_bench.report.sections import first_screen
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.chosen_rates import rates_table
 from lora_bench.report.sections.headline import headline_blocks, headline_of
 from lora_bench.report.text import MISSING, cost, count, plain, told_apart, unmarked
-
-# A terminal shows about so many lines below the prompt.
-ANSWER_LINES = 25
-BAR = 33
 
 
 def terminal_table(records: Sequence[Record]) -> Group:
@@ -63,16 +58,12 @@ def _table(block: TextTable, title: str = "", note: str = "") -> Table:
 
 
 def terminal_answer(report: Report) -> Group:
-    """Return the headline, the differences where they are few, the small table and the next step."""
+    """Return the headline, the small table and the next step."""
     headline = headline_of(report)
     before = [Lead(answer) for section in report.sections for answer in answers(section)]
     parts = [*map(_paragraph, [*before, *headline_blocks(headline, alone=True)])]
     following = [*map(_paragraph, first_screen.next_step(headline.next))]
     shown = first_screen.shown_lines(report.overview)
-    bars = _bars(first_screen.picture_contrasts(report.overview))
-    # A paragraph has two lines at most, a table four beside its rows.
-    if 2 * (len(parts) + len(following)) + len(shown) + 4 + len(bars) <= ANSWER_LINES:
-        parts += bars
     rates = [
         _table(block) if isinstance(block, TextTable) else _paragraph(block)
         for block in ([] if shown else rates_table(report.overview.comparison))
@@ -119,29 +110,3 @@ def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
 
 def _answer_table(caption: str) -> Table:
     return Table(box=SIMPLE_HEAD, pad_edge=False, caption=Text(unmarked(caption)), caption_justify="left")
-
-
-def _bars(contrasts: Sequence[Contrast]) -> list[Text]:
-    """Return the differences as lines of text: the interval, the mean, and a line at no difference."""
-    if not contrasts:
-        return []
-    low, high = value_limits(contrasts)
-
-    def place(value: float) -> int:
-        return min(BAR - 1, max(0, round((contrasts[0].unit * value - low) / (high - low) * (BAR - 1))))
-
-    lines = []
-    names = told_apart([contrast.label for contrast in contrasts], 20)
-    tasks = {contrast.setting.spec.task.name for contrast in contrasts if contrast.tasks == 1}
-    for contrast in contrasts:
-        bar = [" "] * BAR
-        interval = contrast.verdict.adjusted
-        if interval is not None:
-            bar[place(interval.low) : place(interval.high) + 1] = "-" * (place(interval.high) - place(interval.low) + 1)
-        bar[place(0.0)] = "|"
-        bar[place(contrast.verdict.difference)] = "o"
-        task = contrast.setting.spec.task.name if len(tasks) > 1 else ""
-        on = plain(", ".join(filter(None, [task, contrast.table.model.shown])), 22)
-        name = f"{names[contrast.label]:20} {on:22}"
-        lines.append(Text(f"{name} {''.join(bar)} {words(contrast)}"))
-    return [*lines, *(Text(note) for note in notes_of_words(contrasts))]

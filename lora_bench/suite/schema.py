@@ -258,8 +258,7 @@ class ModelEntry(Strict):
         shown: Name in reports.
         trust_remote_code: Run code that comes with the model, if transformers lacks it; `revision` must be a commit of 40
             digits.
-        family: Names of its parts, for a type that no family names; `lora-bench list family MODEL --as-yaml` prints what is
-            found.
+        family: Names of its parts, for a type that no family names; `lora-bench list family MODEL` prints what is found.
     """
 
     model: str

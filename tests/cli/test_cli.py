@@ -215,14 +215,13 @@ def test_a_question_of_a_reader_is_on_the_page_and_leaves_the_records_as_they_ar
 @pytest.mark.parametrize(
     "option, given, said",
     [
-        ("--alpha", "5", "must be above 0 and below 0.5, got 5; did you mean 0.05?"),
-        ("--alpha", "1%", "must be above 0 and below 0.5, got 1%; did you mean 0.01?"),
-        ("--alpha", "none", "must be above 0 and below 0.5, got none; did you mean 0.05?"),
-        ("--margin", "0,01", "must be at least 1e-09, got 0,01; did you mean 0.01?"),
-        ("--margin", "-0.02", "must be at least 1e-09, got -0.02; did you mean 0.02?"),
+        ("--alpha", "5", "must be above 0 and below 0.5, got 5"),
+        ("--alpha", "1%", "must be above 0 and below 0.5, got 1%"),
+        ("--margin", "0,01", "must be at least 1e-09, got 0,01"),
+        ("--margin", "-0.02", "must be at least 1e-09, got -0.02"),
     ],
 )
-def test_a_margin_or_an_error_level_in_other_words_is_answered_with_the_number(option, given, said, capsys):
+def test_a_margin_or_an_error_level_in_other_words_is_refused_with_its_range(option, given, said, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["report", "runs/sample", option, given])
     assert ended.value.code == 2 and said in capsys.readouterr().err

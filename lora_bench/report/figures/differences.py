@@ -57,7 +57,7 @@ def can_draw(contrasts: Sequence[Contrast]) -> bool:
 
 def caption(contrasts: Sequence[Contrast]) -> str:
     """Return one line that explains how to read the picture, and only the marks that it has."""
-    limits = value_limits(contrasts)
+    limits = _value_limits(contrasts)
     intervals = [(contrast.unit, one) for contrast in contrasts if (one := contrast.verdict.adjusted) is not None]
     beyond = any(unit * one.low < limits[0] or unit * one.high > limits[1] for unit, one in intervals)
     said = ["Mark: mean difference."]
@@ -67,7 +67,7 @@ def caption(contrasts: Sequence[Contrast]) -> str:
     if len(margins := _margins(contrasts)) == 1:
         said.append(f"Grey: within the margin of {amount(margins.pop(), contrasts[0].shares)}.")
     said += ["Small points: seeds."] if any(_shows_seeds(contrast) for contrast in contrasts) else []
-    return " ".join([*said, *notes_of_words(contrasts)])
+    return " ".join([*said, *_notes_of_words(contrasts)])
 
 
 def draw_differences(
@@ -105,7 +105,7 @@ def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> Figu
     names = beside + CHARACTER * max(len(row.name) for row in rows if row.contrasts) + 0.15
     width = NARROW if narrow else names + len(panels) * (plot + WORDS)
     figure = Figure(figsize=(width, height))
-    limits = value_limits(contrasts)
+    limits = _value_limits(contrasts)
     for number, panel in enumerate(panels):
         left = 0.05 if narrow else names + number * (plot + WORDS)
         axes = figure.add_axes((left / width, FOOT / height, plot / width, depth / height))
@@ -188,7 +188,7 @@ def _placed(rows: Sequence[_Row], row_height: float, above: bool) -> tuple[list[
     return places, at + 0.04
 
 
-def value_limits(contrasts: Sequence[Contrast]) -> tuple[float, float]:
+def _value_limits(contrasts: Sequence[Contrast]) -> tuple[float, float]:
     """Room for every mark and the margin, and for intervals as far as they reach half that span further out."""
     values, intervals = [0.0], []
     for contrast in contrasts:
@@ -257,7 +257,7 @@ def _draw(axes: Any, contrast: Contrast, place: float, limits: tuple[float, floa
     )  # fmt: skip
 
 
-def notes_of_words(contrasts: Sequence[Contrast]) -> list[str]:
+def _notes_of_words(contrasts: Sequence[Contrast]) -> list[str]:
     """Return what a star in `words` means, if one of them has it."""
     starred = [contrast.verdict for contrast in contrasts if contrast.shown.endswith(UNLESS)]
     return [f"*: {unless_words(starred)}."] if starred else []
