@@ -33,14 +33,13 @@ class FirstPlace(NamedTuple):
 class PrintedOrders(NamedTuple):
     """Pairs of rows of a table with different numbers in a column: all, those that can be judged, and those that are shown.
 
-    *by_digits* is the number shown if all digits were exact and a median varied as a mean, *firsts* has the best row of each
-    column in which it can be judged beside another, *without* counts the numbers that cannot be judged, by the reason.
+    *firsts* has the best row of each column in which it can be judged beside another, *without* counts the numbers that cannot
+    be judged, by the reason.
     """
 
     printed: int
     judged: int
     supported: int
-    by_digits: int
     firsts: list[FirstPlace]
     without: dict[str, int]
 
@@ -55,7 +54,6 @@ def printed_orders(table: PublishedTable) -> PrintedOrders:
         printed=sum(one.value != other.value for one, other in pairs),
         judged=sum(one.value != other.value for one, other in judged),
         supported=len(shown),
-        by_digits=len(_shown(judged, exact=True)),
         firsts=[found for cells in columns if (found := _first_place(cells, shown)) is not None],
         without=Counter(reason for cell in table.cells if (reason := not_judged(cell)) is not None),
     )
@@ -81,22 +79,19 @@ def not_judged(cell: PublishedCell) -> str | None:
     return f"of fewer than {FEWEST_PAIRS} runs" if cell.seeds < FEWEST_PAIRS else None
 
 
-def _shown(judged: Sequence[Pair], *, exact: bool = False) -> list[Pair]:
-    levels = holm([_p_value(pair, exact) for pair in judged], ALPHA)
+def _shown(judged: Sequence[Pair]) -> list[Pair]:
+    levels = holm([_p_value(*pair) for pair in judged], ALPHA)
     return [pair for pair, of in zip(judged, levels, strict=True) if of.p_value is not None and of.p_value <= ALPHA]
 
 
-def _p_value(pair: Pair, exact: bool) -> float | None:
-    one, other = pair
-    gap = abs(one.value - other.value) - (0.0 if exact else one.step + other.step)
-    return welch(max(0.0, gap), *((_variance(cell, exact), cell.seeds or 1) for cell in pair)).p_value()
+def _p_value(one: PublishedCell, other: PublishedCell) -> float | None:
+    gap = abs(one.value - other.value) - one.step - other.step
+    return welch(max(0.0, gap), *((_variance(cell), cell.seeds or 1) for cell in (one, other))).p_value()
 
 
-def _variance(cell: PublishedCell, exact: bool) -> float:
+def _variance(cell: PublishedCell) -> float:
     """Return the variance of a score such that a mean of so many would vary as the printed number does."""
     digits = Decimal(cell.printed_spread or "0").as_tuple()
     rounding = float(Decimal(5).scaleb(int(digits.exponent) - 1)) * cell.unit
-    if exact and cell.spread:
-        return cell.spread**2
     factor = MEDIAN_VARIANCE if cell.statistic == "median" else 1.0
     return factor * ((cell.spread or 0.0) + rounding) ** 2

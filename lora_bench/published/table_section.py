@@ -198,7 +198,7 @@ def orders_blocks(table: PublishedTable) -> list[Block]:
     are = "is" if found.supported == 1 else "are"
     said = (
         f"Of {plural(found.printed, 'order')} of two rows, {found.judged:,} can be judged and {found.supported:,} {are} "
-        f"supported ({found.by_digits:,} if all digits were exact and a median varied as a mean).{missing}"
+        f"supported.{missing}"
     )
     return [said, _TESTED, TextList([*map(_first_place, found.firsts)])]
 
