@@ -122,4 +122,5 @@ def test_the_command_reads_the_folders_that_report_reads(tmp_path, capsys):
     written = (tmp_path / "pool.md").read_text(encoding="utf-8")
     assert "zero: it has no records" in written
     # The differences are the same.
-    assert written.split("## ")[1] == page.split("## ")[1]
+    first, second = (text.split("## Differences")[1].split("\n\n")[2] for text in (written, page))
+    assert first == second and first.startswith("| first | second |")
