@@ -1,7 +1,7 @@
 """Cache of the tokens of a large data set: made once per machine, and mapped into memory by every worker.
 
-    tokens/<key>.npy     the number of tokens of each example, then the tokens, column after column: int32
-          <key>.json     the names of the columns, the columns with one value an example, and the hash of the file; written last
+    tokens/<key>.arrow    the examples as a table of Arrow
+          <key>.json      the share that was truncated, and the hash of the table; written last
 
 Without it each worker would tokenise MNLI's 393,000 pairs again, and store them as a gigabyte of Python's numbers. Mapped
 tokens are in memory once for all workers, and only while they are read. One worker makes them, and the others wait for it.
@@ -11,12 +11,11 @@ Damaged files are moved to `quarantine/` beside them, and made again.
 import contextlib
 import hashlib
 import io
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
 from lora_bench.util.atomic_files import QUARANTINE, quarantine, write_atomic
 from lora_bench.util.regular_files import sha256_of
@@ -29,28 +28,19 @@ LEAST_EXAMPLES = 20_000
 
 
 class MappedExamples(Sequence[Example]):
-    """Examples whose tokens are in a file, *numbers* of shape (examples + columns * tokens,); each is made on access.
+    """Examples in a table whose file is mapped into memory, each made on access; *tuples* names the columns of tuples."""
 
-    *columns* have a value a token, and *single* has those with one value an example.
-    """
-
-    def __init__(
-        self, numbers: np.ndarray[Any, Any], columns: Sequence[str], single: dict[str, list[Any]], count: int
-    ) -> None:
-        self._ends = np.cumsum(numbers[:count], dtype=np.int64)
-        self._tokens = numbers[count:].reshape(len(columns), -1)
-        self._columns, self._single = tuple(columns), single
+    def __init__(self, table: pa.Table, tuples: Sequence[str]) -> None:
+        self._table, self._tuples = table, tuple(tuples)
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return int(self._table.num_rows)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
-        begin, end = self._ends[index - 1] if index else 0, self._ends[index]
-        tokens = {name: self._tokens[row, begin:end].tolist() for row, name in enumerate(self._columns)}
-        return {**tokens, **{name: values[index] for name, values in self._single.items()}}
+        (example,) = self._table.slice(range(len(self))[index], 1).to_pylist()
+        return {**example, **{name: tuple(example[name]) for name in self._tuples}}
 
 
 def shared_examples(
@@ -60,7 +50,7 @@ def shared_examples(
 
     Each example has the same keys, and lists of integers of one length, single numbers, or tuples of numbers.
     """
-    manifest, file = folder / f"{key}.json", folder / f"{key}.npy"
+    manifest, file = folder / f"{key}.json", folder / f"{key}.arrow"
     with _alone(folder / f"{key}.lock"):
         found = _read(manifest, file)
         if found is not None:
@@ -74,26 +64,13 @@ def shared_examples(
 
 
 def _write(manifest: Path, file: Path, examples: list[Example], truncated: float) -> None:
-    columns = [name for name, value in examples[0].items() if isinstance(value, list)]
-    single = [name for name in examples[0] if name not in columns]
-    lengths = [len(example[columns[0]]) for example in examples]
-    numbers = np.empty(len(lengths) + len(columns) * sum(lengths), dtype=np.int32)
-    numbers[: len(lengths)] = lengths
-    tokens = numbers[len(lengths) :].reshape(len(columns), -1)
-    for row, name in enumerate(columns):
-        tokens[row] = np.fromiter(itertools.chain.from_iterable(one[name] for one in examples), np.int32, sum(lengths))
-    content = io.BytesIO()
-    np.save(content, numbers, allow_pickle=False)
+    table, content = pa.Table.from_pylist(examples), io.BytesIO()
+    with pa.ipc.new_file(content, table.schema) as writer:
+        writer.write_table(table)
     raw = content.getvalue()
     write_atomic(file, raw)
-    said = {
-        "examples": len(examples),
-        "columns": columns,
-        "single": {name: [example[name] for example in examples] for name in single},
-        "cut": truncated,
-        "sha256_of_tokens": hashlib.sha256(raw).hexdigest(),
-    }
-    keep(manifest, said)
+    tuples = [name for name, value in examples[0].items() if isinstance(value, tuple)]
+    keep(manifest, {"tuples": tuples, "cut": truncated, "sha256_of_tokens": hashlib.sha256(raw).hexdigest()})
 
 
 def _read(manifest: Path, file: Path) -> tuple[MappedExamples, float] | None:
@@ -105,15 +82,10 @@ def _read(manifest: Path, file: Path) -> tuple[MappedExamples, float] | None:
         if sha256_of(file) != said["sha256_of_tokens"]:
             quarantine(file, f"{file.name} does not match {manifest.name}", file.parent / QUARANTINE)
             return None
-        numbers = np.load(file, mmap_mode="r", allow_pickle=False)
+        table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
     except OSError:
         return None
-    # A value of an example is never a list: JSON has made one of the numbers of several labels.
-    single = {
-        name: [tuple(value) if isinstance(value, list) else value for value in values]
-        for name, values in said["single"].items()
-    }
-    return MappedExamples(numbers, said["columns"], single, said["examples"]), said["cut"]
+    return MappedExamples(table, said["tuples"]), said["cut"]
 
 
 @contextlib.contextmanager

@@ -59,10 +59,10 @@ def test_of_workers_that_begin_at_once_one_makes_them(tmp_path):
 @pytest.mark.parametrize(
     ("name", "damage", "is_aside"),
     [
-        ("key.npy", lambda raw: raw[:-1], True),
-        ("key.npy", lambda raw: raw[:-4] + bytes([raw[-4] ^ 1]) + raw[-3:], True),
+        ("key.arrow", lambda raw: raw[:-1], True),
+        ("key.arrow", lambda raw: raw[:-4] + bytes([raw[-4] ^ 1]) + raw[-3:], True),
         ("key.json", lambda raw: raw[: len(raw) // 2], True),
-        ("key.npy", None, False),
+        ("key.arrow", None, False),
         ("key.json", None, False),
     ],
 )
