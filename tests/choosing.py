@@ -23,7 +23,7 @@ HALVING = SUITE.replace(
     "[{method: lora, learning_rate: {low: 1e-4, high: 1e-2}}, {method: full, learning_rate: {low: 1e-5, high: 1e-3}}]",
 ).replace(
     "budget: {train_examples: 48}",
-    "budget: {trials: 4, train_examples: 96}\ntuning: {seeds: [100], halving: 3, draws: random, extend: false}",
+    "budget: {trials: 4, train_examples: 96}\ntuning: {seeds: [100], halving: 3, extend: false}",
 )
 
 STARTS = """\

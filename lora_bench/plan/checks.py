@@ -22,7 +22,7 @@ from lora_bench.records.environment import described_devices
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.report.text import learning_rate
 from lora_bench.suite import validate_suite
-from lora_bench.suite.entries import FEW_RATES, MethodEntry
+from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.halving import Rung
 from lora_bench.suite.load_suite import CellRecipe, Suite
 from lora_bench.tasks import Task
@@ -105,21 +105,11 @@ def _likely(suite: Suite, task: str, base_model: BaseModel) -> bool:
 
 
 def coarse_tuning(suite: Suite) -> list[str]:
-    """Return a warning if learning rates are chosen by one seed, or from few random draws."""
-    tuning, trials = suite.content.tuning, suite.content.budget.trials
-    if tuning is None:
+    """Return a warning if learning rates are chosen by one seed."""
+    tuning = suite.content.tuning
+    if tuning is None or len(tuning.seeds) > 1:
         return []
-    cautions = []
-    if len(tuning.seeds) == 1:
-        cautions.append(
-            "learning rates are chosen by the scores of one seed: give `tuning: {seeds: [100, 101]}` or more"
-        )
-    drawn = any(entry.ranges for entry in suite.methods) and tuning.draws == "random"
-    if drawn and trials is not None and trials <= FEW_RATES and tuning.halving is None:
-        cautions.append(
-            f"{trials} random draws leave holes in the ranges of learning rates: without `draws: random` they are a grid"
-        )
-    return cautions
+    return ["learning rates are chosen by the scores of one seed: give `tuning: {seeds: [100, 101]}` or more"]
 
 
 def _tried(suite: Suite, task: str, base_model: BaseModel) -> dict[str, tuple[float, ...]]:

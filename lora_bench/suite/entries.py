@@ -1,7 +1,7 @@
 """Readers of a suite's list entries: tasks, base models, and methods with their learning rates."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -24,16 +24,10 @@ FEW_RATES = 6
 PartT = TypeVar("PartT")
 
 
-def draws_of(draws: str | None, number: int) -> str:
-    """Return how *number* rates are taken from a range, "random" or "even", from what a suite says."""
-    return draws or ("even" if number <= FEW_RATES else "random")
-
-
 class Range(Strict):
     """A range of learning rates, of which `budget: {trials: N}`, or the first rung of `tuning: {halving: F}`, takes N.
 
     Six or fewer are a grid, as so few random draws leave holes; more are drawn, one from each of N slices of equal ratio.
-    `tuning: {draws: …}` overrules that.
 
     Args:
         low: Smallest rate.
@@ -54,20 +48,17 @@ class Range(Strict):
         """The ratio of the greatest rate to the smallest."""
         return self.high / self.low
 
-    def draw(self, number: int, seed: int) -> tuple[float, ...]:
-        """Return *number* rates by random search, ascending; all ranges are drawn from at the same places.
+    def take(self, number: int) -> tuple[float, ...]:
+        """Return *number* rates, ascending: few from the smallest to the greatest, each the same factor above the one before.
 
-        Rates have three digits, or more if two would be equal.
+        More are a random search; all ranges are drawn from at the same places. Rates have three digits, or more if two would be
+        equal.
         """
-        places = random.Random(f"learning rates {seed}")
-        return self._at([(index + places.random()) / number for index in range(number)])
-
-    def grid(self, number: int) -> tuple[float, ...]:
-        """Return *number* rates from the smallest to the greatest, each the same factor above the one before."""
-        return self._at([index / (number - 1) for index in range(number)] if number > 1 else [0.5])
-
-    def _at(self, shares: Sequence[float]) -> tuple[float, ...]:
-        """Return the rates at these shares of the way from the smallest to the greatest."""
+        places = random.Random("learning rates 0")
+        if number > FEW_RATES:
+            shares = [(index + places.random()) / number for index in range(number)]
+        else:
+            shares = [index / (number - 1) for index in range(number)] if number > 1 else [0.5]
         rates: tuple[float, ...] = ()
         for digits in range(3, 18):
             rates = tuple(float(f"{self.low * self.width**share:.{digits}g}") for share in shares)
@@ -244,15 +235,12 @@ def _rates(document: Document, key: Key, value: Any, ranges: list[Range]) -> dic
 def _rate_list(document: Document, key: Key, rates: Any, ranges: list[Range]) -> tuple[float, ...]:
     if isinstance(rates, dict):
         ranges.append(validate(Range, document, key))
-        trials, seed = _said(document, "budget", "trials"), _said(document, "tuning", "search_seed")
+        trials = _said(document, "budget", "trials")
         if not isinstance(trials, int) or trials < 1:
             raise BadInput(
                 [document.fault(key, "is a range, of which `budget: {trials: N}` takes N rates; give their number")]
             )
-        number = _begun(document, trials)
-        if draws_of(_said(document, "tuning", "draws"), number) == "even":
-            return ranges[-1].grid(number)
-        return ranges[-1].draw(number, seed if isinstance(seed, int) else 0)
+        return ranges[-1].take(_begun(document, trials))
     values = rates if isinstance(rates, list) else [rates]
     if not values or not all(
         isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values

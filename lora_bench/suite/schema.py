@@ -192,9 +192,6 @@ class Tuning(Strict):
         search: Rates tried with all of these seeds: "all_seeds" tries every rate with them; "halve_seeds" tries every rate with
             the first seed and the better half with the others, leaves out rates of which a trial learned nothing, and prefers a
             smaller rate within a standard error where a larger one learned nothing.
-        draws: Rates from a range: "random", or an "even" grid of equal factors with both ends, which leaves no holes;
-            by default "even" for six rates or fewer.
-        search_seed: Seed of random draws.
         extend: If the best rate is the smallest or the largest, try once one more beyond it; by default so, but not after a
             halving.
         halving: Factor f of successive halving: more rates start in short runs, and the best of every f continue with f times
@@ -204,8 +201,6 @@ class Tuning(Strict):
 
     seeds: Annotated[Annotated[tuple[Seed, ...], Field(min_length=1)], _seed_list(100)] = (100, 101)
     search: Search = "all_seeds"
-    draws: spec.Draws | None = None
-    search_seed: Seed = 0
     extend: bool | None = None
     halving: int | None = Field(default=None, ge=2, le=10)
     rungs: int = Field(default=2, ge=2, le=5)

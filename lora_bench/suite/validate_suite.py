@@ -9,7 +9,7 @@ from lora_bench.errors import Fault, LoraBenchError, did_you_mean
 from lora_bench.records.analysis import UntilDecided
 from lora_bench.records.budget import AXES, WORK, Budget, HeldEqual
 from lora_bench.records.protocol import Protocol
-from lora_bench.suite.entries import MethodEntry, draws_of
+from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.schema import OWN_ARGUMENTS, ModelEntry, Recipe, SuiteFile, Training
 
 # Task of the sentences on which encoders are scored for `retention`.
@@ -122,10 +122,6 @@ def _faults_of_search(content: SuiteFile, tried: dict[str, int]) -> Faults:
         yield ("tuning", "seeds"), f"must not be among the reported seeds, as {shared[0]} is"
     if content.score_on == "selection":
         yield ("tuning",), "is for a suite that scores on 'test'"
-    trials = content.budget.trials if content.tuning.halving is None else None
-    takes_seed = trials is None or draws_of(content.tuning.draws, trials) == "random"
-    if "search_seed" in content.tuning.model_fields_set and not takes_seed:
-        yield ("tuning", "search_seed"), "is for random draws: give `draws: random` too"
 
 
 def _faults_of_kept_weights(content: SuiteFile) -> Faults:

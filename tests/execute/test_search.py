@@ -40,8 +40,8 @@ methods:
 """
 
 
-# Random draws, and no more than these.
-TUNING = "tuning: {seeds: [100], draws: random, extend: false}"
+# No more rates than these.
+TUNING = "tuning: {seeds: [100], extend: false}"
 
 
 def suite(folder, monkeypatch, methods=METHODS, budget="trials: 4, ", tuning=TUNING):
@@ -57,23 +57,18 @@ def rates(loaded):
 
 
 def test_as_many_rates_as_trials_are_drawn_inside_each_range(tmp_path, monkeypatch):
-    found = rates(suite(tmp_path, monkeypatch))
-    assert [len(values) for values in found.values()] == [4, 4]
+    found = rates(suite(tmp_path, monkeypatch, budget="trials: 8, "))
+    assert [len(values) for values in found.values()] == [8, 8]
     for low, values in zip((1e-5, 1e-4), found.values(), strict=True):
         assert list(values) == sorted(values)
         assert all(low <= value <= 100 * low for value in values)
+    assert rates(suite(tmp_path, monkeypatch, budget="trials: 8, ")) == found
 
 
 def test_every_range_is_drawn_at_the_same_places(tmp_path, monkeypatch):
-    full, lora = rates(suite(tmp_path, monkeypatch)).values()
+    full, lora = rates(suite(tmp_path, monkeypatch, budget="trials: 8, ")).values()
     # Both ranges span a factor of 100, from 1e-5 and from 1e-4 on.
     assert [10 * value for value in full] == pytest.approx(list(lora), rel=0.01)
-
-
-def test_the_draw_is_of_the_search_seed_and_of_nothing_else(tmp_path, monkeypatch):
-    first = rates(suite(tmp_path, monkeypatch))
-    assert rates(suite(tmp_path, monkeypatch)) == first
-    assert rates(suite(tmp_path, monkeypatch, tuning=TUNING.replace("100]", "100], search_seed: 1"))) != first
 
 
 def test_every_slice_of_a_range_has_one_trial(tmp_path, monkeypatch):
@@ -91,7 +86,6 @@ def test_every_slice_of_a_range_has_one_trial(tmp_path, monkeypatch):
         ({"methods": METHODS.replace("low: 1e-4, ", "lwo: 1e-4, ")}, "learning_rate"),
         ({"budget": ""}, "of which `budget: {trials: N}` takes N rates"),
         ({"tuning": ""}, "several learning rates make a search"),
-        ({"tuning": "tuning: {search_seed: 1}"}, "tuning.search_seed: is for random draws: give `draws: random` too"),
         ({"tuning": "tuning: {seeds: [100], halving: 1}"}, "tuning.halving"),
         ({"tuning": "tuning: {seeds: [100], halving: 2}"}, "take halving: 3"),
         ({"tuning": "tuning: {seeds: [100], halving: 3, rungs: 3}"}, "take rungs: 2, or trials: 6"),
@@ -112,24 +106,18 @@ def test_a_mistake_is_named_with_what_to_do(tmp_path, monkeypatch, given, said):
     assert "tickets.yaml" in str(error.value)
 
 
-def test_an_even_grid_has_both_ends_and_equal_factors(tmp_path, monkeypatch):
-    assert Range(low=1e-4, high=1e-2).grid(3) == (1e-4, 1e-3, 1e-2)
-    assert Range(low=1e-4, high=1e-2).grid(5) == (1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2)
-    assert Range(low=1e-4, high=1e-2).grid(1) == (1e-3,)
-    for tuning in ("tuning: {draws: even}", "tuning: {}"):
-        found = rates(suite(tmp_path, monkeypatch, budget="trials: 3, ", tuning=tuning))
-        assert found == {"full": (1e-5, 1e-4, 1e-3), "lora": (1e-4, 1e-3, 1e-2)}
-
-
-def test_six_rates_are_a_grid_and_more_are_drawn_unless_the_suite_says_otherwise(tmp_path, monkeypatch):
-    def lora(trials, draws):
-        return rates(suite(tmp_path, monkeypatch, budget=f"trials: {trials}, ", tuning=f"tuning: {{{draws}}}"))["lora"]
-
-    assert lora(6, "") == lora(6, "draws: even") != lora(6, "draws: random")
-    assert lora(7, "") == lora(7, "draws: random") != lora(7, "draws: even")
-    assert lora(6, "draws: random")[0] != 1e-4 and lora(7, "draws: even")[0] == 1e-4
+def test_six_rates_are_a_grid_with_both_ends_and_equal_factors_and_more_are_drawn(tmp_path, monkeypatch):
+    span = Range(low=1e-4, high=1e-2)
+    assert span.take(3) == (1e-4, 1e-3, 1e-2)
+    assert span.take(5) == (1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2)
+    assert span.take(1) == (1e-3,)
+    assert (span.take(6)[0], span.take(6)[-1]) == (1e-4, 1e-2)
+    assert span.take(7)[0] > 1e-4 and span.take(7)[-1] < 1e-2
+    found = rates(suite(tmp_path, monkeypatch, budget="trials: 3, ", tuning="tuning: {}"))
+    assert found == {"full": (1e-5, 1e-4, 1e-3), "lora": (1e-4, 1e-3, 1e-2)}
     # Halving begins with eight rates here: 8 / 3 + 2 = 4 2/3 of five trials.
-    assert lora(5, "halving: 3") == lora(5, "halving: 3, draws: random")
+    halved = rates(suite(tmp_path, monkeypatch, budget="trials: 5, ", tuning="tuning: {halving: 3}"))
+    assert halved["lora"] == span.take(8)
 
 
 def test_two_seeds_choose_unless_others_are_given(tmp_path, monkeypatch):
@@ -153,7 +141,7 @@ def test_the_rate_beyond_an_edge_by_hand(tried, chosen, beyond):
 
 def test_a_narrow_range_gives_as_many_different_rates_as_are_asked_for():
     # Three digits have 11 numbers from 1 to 1.1.
-    drawn = Range(low=1.0, high=1.1).draw(200, seed=0)
+    drawn = Range(low=1.0, high=1.1).take(200)
     assert len(set(drawn)) == 200 and list(drawn) == sorted(drawn)
 
 
