@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
 from lora_bench.documents import Document, Key, Strict, validate
 from lora_bench.errors import BadInput, Fault, collecting, did_you_mean
@@ -15,12 +15,12 @@ from lora_bench.kinds import ModelKind
 from lora_bench.records.spec import AnyPrecision, Precision
 from lora_bench.suite.entries import MethodEntry, read_each, read_method, read_model
 from lora_bench.suite.load_suite import Suite, find_suite, is_probe_suite, load_suite
-from lora_bench.suite.schema import ModelEntry, Names, Positive, Probe, Shape
+from lora_bench.suite.schema import ModelEntry, Names, Positive, Probe, Shape, without_defaults
 from lora_bench.suite.validate_suite import repeated
 from lora_bench.util.filenames import Name
 
 
-class CellShape(Strict):
+class CellSettings(Strict):
     """The step to measure.
 
     Args:
@@ -31,7 +31,6 @@ class CellShape(Strict):
         precision: "bfloat16" uses autocast.
         base_precision: Type in which the base model is stored.
         gradient_checkpointing: Compute layers anew in the backward pass.
-        threads: CPU threads; all cores by default.
     """
 
     kind: ModelKind = "classification"
@@ -41,36 +40,35 @@ class CellShape(Strict):
     precision: Precision = "float32"
     base_precision: AnyPrecision = "float32"
     gradient_checkpointing: bool = False
+
+
+class CellShape(CellSettings):
+    """The step to measure, and the threads that take it; the other keys are those of `CellSettings`.
+
+    Args:
+        threads: CPU threads; all cores by default.
+    """
+
     threads: Positive | None = None
 
 
-class ProbeCellRecipe(Strict):
-    """Settings for the cells of some models and methods; the other keys are those of `CellShape` and `Probe`.
+class ProbeCellRecipe(CellSettings):
+    """Settings for the cells of some models and methods; the other keys are those of `CellSettings`.
+
+    A key that is left out changes nothing, whatever its default: only `model_fields_set` counts.
 
     Args:
         models: Names (labels of methods) that the recipe covers; all by default.
         methods: Names (labels of methods) that the recipe covers; all by default.
-        kind: Kind of task.
-        labels: Number of classes, for classification, tokens and several labels.
-        batch_size: Examples per step.
-        length: Tokens per example, none of them padding.
-        precision: "bfloat16" uses autocast.
-        base_precision: Type in which the base model is stored.
-        gradient_checkpointing: Compute layers anew in the backward pass.
         latency: Batch size and length of each timed forward pass.
         wide_tokens: Tokens of a second step, bound by arithmetic rather than Python; none by default.
     """
 
+    model_config = ConfigDict(json_schema_extra=without_defaults)
+
     models: Names = ()
     methods: Names = ()
-    kind: ModelKind | None = None
-    labels: Positive | None = None
-    batch_size: Positive | None = None
-    length: Positive | None = None
-    precision: Precision | None = None
-    base_precision: AnyPrecision | None = None
-    gradient_checkpointing: bool | None = None
-    latency: tuple[Shape, ...] | None = None
+    latency: tuple[Shape, ...] = ()
     wide_tokens: Positive | None = None
 
 
@@ -181,9 +179,6 @@ def _contradictions(
     for index, recipe in enumerate(content.recipes):
         key: Key = ("recipes", index)
         named += [((*key, part), part, name) for part in known for name in getattr(recipe, part)]
-        # Null is a value only of `wide_tokens`: no such step.
-        empty = [name for name in recipe.model_fields_set if name != "wide_tokens" and getattr(recipe, name) is None]
-        faults += [document.fault((*key, name), "must not be null; leave the key out") for name in sorted(empty)]
     for index, entry in enumerate(content.methods):
         key = ("methods", index)
         given = entry if isinstance(entry, dict) else {}

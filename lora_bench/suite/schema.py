@@ -145,7 +145,8 @@ class SuiteBudget(HeldEqual):
         return tuple(Budget(**{**rest, axis: target}) for target in targets)
 
 
-def _without_defaults(schema: dict[str, Any]) -> None:
+def without_defaults(schema: dict[str, Any]) -> None:
+    """Leave the defaults out of a schema whose keys change something only where they are given."""
     for key in schema["properties"].values():
         key.pop("default", None)
 
@@ -167,7 +168,7 @@ class Recipe(Work, SuiteSettings):
         training_arguments: Arguments added to the suite's.
     """
 
-    model_config = ConfigDict(json_schema_extra=_without_defaults)
+    model_config = ConfigDict(json_schema_extra=without_defaults)
 
     tasks: Names = ()
     models: Names = ()

@@ -229,7 +229,7 @@ def test_a_file_without_any_key_of_training_is_a_suite_of_probes(tmp_path):
         ("seconds: 0.1}", "seconds: 0.1}\nrecipes:\n  - {methods: lara}",
          "costs.yaml:7: recipes[0].methods: 'lara' is not one of this suite's methods; did you mean 'lora'?"),
         ("seconds: 0.1}", "seconds: 0.1}\nrecipes:\n  - {batch_size: null}",
-         "costs.yaml:7: recipes[0].batch_size: must not be null; leave the key out"),
+         "costs.yaml:7: recipes[0].batch_size: must be integer, got None (NoneType)"),
         ("[full, lora]", "[full, {method: lora, learning_rate: 1e-3}]",
          "costs.yaml:3: methods[1].learning_rate: is not read in a suite of probes"),
         ("[full, lora]", "[full, {method: lora, tasks: [rte]}]", "costs.yaml:3: methods[1].tasks: is not read in a suite"),
