@@ -26,7 +26,7 @@ from lora_bench.tasks import Split
 from lora_bench.training.distributed.ranks import BatchShares
 from lora_bench.training.measure.bare_step import TrainingStep
 from lora_bench.training.measure.step_bytes import predict_step, step_bytes
-from lora_bench.training.measure.step_costs import at_two_lengths, batch_flops, step_flops
+from lora_bench.training.measure.step_costs import batch_flops, step_flops
 from lora_bench.training.token_cache import shared_examples
 from tests.project import GOOD, WORDS, write_model, write_tokenizer
 from tests.tiny import HEADS, VOCABULARY, WRITERS
@@ -334,10 +334,8 @@ def test_flops_of_any_two_lengths_are_those_that_torch_counts_in_a_step(family, 
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
     base = find_model(str(write_model(tmp_path / "base", family)), base=tmp_path)
     chosen = known_methods()[method](**METHODS[method])
-    asked = []
 
     def count(rows, length, text):
-        asked.append((length, text))
         return step_flops(base, chosen, kind="generation", labels=1, rows=rows, length=length, text=text)
 
     def example(source, target):
@@ -352,18 +350,3 @@ def test_flops_of_any_two_lengths_are_those_that_torch_counts_in_a_step(family, 
         with counter:
             model(**collate(batch)).loss.backward()
         assert of_batch(batch) == counter.get_total_flops()
-    assert len(set(asked)) == 8
-
-
-def test_a_count_on_no_surface_of_the_second_degree_is_counted_everywhere():
-    lengths = range(1, 9)
-
-    def surface(x, y):
-        return 5 + 3 * x + 2 * y + 7 * x * x + x * y + 4 * y * y
-
-    def cubic(x, y):
-        return x**3 + y
-
-    for exact in (surface, cubic):
-        found = at_two_lengths(exact, lengths, lengths)
-        assert all(found(x, y) == exact(x, y) for x in lengths for y in lengths)

@@ -5,7 +5,7 @@ CUDA context and for the allocator's gaps. Attention's FLOPs are those of its ma
 
 A run has as many shapes as its batches have lengths. `at_lengths` interpolates: at a given batch size some parts of a step do
 not depend on the length, some grow with it, and attention grows with its square. Where an encoder reads the input and a decoder
-writes, attention from one to the other grows with the product of two lengths: see `at_two_lengths`.
+writes, a batch has two lengths, and each pair of them is counted.
 """
 
 import functools
@@ -137,42 +137,15 @@ def batch_flops(
         names = ("input_ids", TARGETS) if apart else ("input_ids",)
         return tuple(max(len(row[name]) for row in rows_of(examples)) for name in names)
 
-    lengths = [sorted(set(each)) for each in zip(*(longest([example]) for example in examples), strict=True)]
-    of_full = functools.partial(count, part)
-    full: Callable[..., int] = at_two_lengths(of_full, *lengths) if apart else at_lengths(of_full, *lengths).__getitem__
+    full: Callable[..., int] = functools.partial(count, part)
+    if not apart:
+        full = at_lengths(full, sorted({longest([example])[0] for example in examples})).__getitem__
 
     def of_part(examples: Sequence[Example]) -> int:
         rows = len(rows_of(examples))
         return full(*longest(examples)) if rows == part else count(rows, *longest(examples))
 
     return lambda batch: sum(of_part(batch[start : start + part]) for start in range(0, len(batch), part))
-
-
-def at_two_lengths(
-    count: Callable[[int, int], int], inputs: Sequence[int], texts: Sequence[int]
-) -> Callable[[int, int], int]:
-    """Return a count at any two of these lengths, in rising order; on a surface of the second degree if eight counts lie on it.
-
-    The surface is a parabola along each length and a share of their product. Six counts give it, and two others test it.
-    """
-    count = functools.cache(count)
-    if len(inputs) < 4 or len(texts) < 4:
-        return count
-    x, y = ([lengths[third * (len(lengths) - 1) // 3] for third in range(4)] for lengths in (inputs, texts))
-    along = _parabola([(own, count(own, y[0])) for own in x[:3]])
-    across = _parabola([(other, count(x[0], other)) for other in y[:3]])
-
-    def apart(own: int, other: int) -> Fraction:
-        return along(own) + across(other) - count(x[0], y[0])
-
-    share = (count(x[1], y[1]) - apart(x[1], y[1])) / ((x[1] - x[0]) * (y[1] - y[0]))
-
-    def surface(own: int, other: int) -> Fraction:
-        return apart(own, other) + share * (own - x[0]) * (other - y[0])
-
-    if any(surface(*pair) != count(*pair) for pair in ((x[3], y[3]), (x[2], y[1]))):
-        return count
-    return lambda own, other: int(surface(own, other))
 
 
 def at_lengths(count: Callable[[int], int], lengths: Sequence[int]) -> dict[int, int]:
