@@ -15,7 +15,7 @@ from lora_bench.cli.plan_table import plan_tables
 from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
 from lora_bench.execute.options import RunOptions
 from lora_bench.execute.outcome import Outcome
-from lora_bench.execute.prepared_folder import Asked, prepare, read_prepared
+from lora_bench.execute.prepared_folder import prepare, read_prepared
 from lora_bench.execute.progress import OwnLines, QuietOnBrokenPipe, display
 from lora_bench.execute.run_probes import ProbeOutcome, run_probes, shown
 from lora_bench.execute.run_suite import run_suite, runs_folder
@@ -44,6 +44,11 @@ from lora_bench.util.signals import CODES
 SuiteT = TypeVar("SuiteT", Suite, ProbeSuite, Suite | ProbeSuite)
 
 PLAIN_WIDTH = 120
+
+# Options of `reproduce` that name a part of the table, or change how it is run.
+PART_OF_TABLE = (
+    "model", "role", "revision", "tasks", "methods", "seeds", "protocol", "epochs", "train_examples", "start_from",
+)  # fmt: skip
 
 
 def terminal() -> Console:
@@ -152,7 +157,7 @@ def plan(arguments: argparse.Namespace) -> int:
 def _make_and_show_plan(
     suite: Suite,
     arguments: argparse.Namespace,
-    asked: str | Asked | None = None,
+    asked: str | None = None,
     table: PublishedTable | None = None,
 ) -> int:
     """Show a suite's plan, and prepare its folder for workers where *asked* says what the user asked for.
@@ -201,15 +206,10 @@ def work(arguments: argparse.Namespace) -> int:
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """Run a published table again, and compare its numbers with ours."""
-    options = {name: getattr(arguments, name) for name in Asked.model_fields if name != "name"}
+    options = {name: getattr(arguments, name) for name in PART_OF_TABLE}
     suite = _allowed(reproduction(arguments.table, **options), arguments)
-    if arguments.plan or arguments.prepare:
-        try:
-            asked = Asked(name=arguments.table, **options) if arguments.prepare else None
-        except ValueError as error:
-            table = arguments.table
-            raise LoraBenchError(f"--prepare cannot hand these options of {table} to workers: {error}") from None
-        return _make_and_show_plan(suite, arguments, asked, load_table(arguments.table))
+    if arguments.plan:
+        return _make_and_show_plan(suite, arguments, table=load_table(arguments.table))
 
     def sections(records: Sequence[Record]) -> list[list[Block]]:
         return [published_blocks(arguments.table, records, arguments.role)]

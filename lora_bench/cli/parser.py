@@ -141,7 +141,7 @@ def _add_plan(subcommands: Commands) -> None:
     options.runs_option(plan)
     options.data_option(plan)
     plan.how.takes("--device", "CARD", 'say whether each run fits a GPU, such as "H100 80GB" or 24GB')
-    options.prepare_option(plan)
+    plan.how.flag("--prepare", "prepare the runs folder for `lora-bench work`; train nothing")
 
 
 def _add_fits(subcommands: Commands) -> None:
@@ -229,7 +229,6 @@ def _add_reproduce(subcommands: Commands) -> None:
     plan = "show every run with its recipe, counts and memory; train nothing, download nothing of the table"
     how.flag("--plan", plan)
     how.takes("--device", "CARD", "with --plan: say whether each run fits a GPU")
-    options.prepare_option(reproduce)
     _running_options(reproduce)
 
     published = add_command(

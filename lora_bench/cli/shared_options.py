@@ -142,11 +142,6 @@ def data_option(groups: Groups) -> None:
     groups.where.takes("--data-dir", "FOLDER", circulate, type=Path)
 
 
-def prepare_option(groups: Groups) -> None:
-    """Add the preparation of a folder for workers."""
-    groups.how.flag("--prepare", "prepare the runs folder for `lora-bench work`; train nothing")
-
-
 def permission_options(
     what: Group,
     pickle: str = "read this base model's pickled weights; a pickle can run code, so know who made it; may be repeated",

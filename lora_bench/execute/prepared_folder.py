@@ -1,6 +1,6 @@
 """A prepared folder: it names its suite, so that a worker needs only the folder.
 
-    runs/<suite>/work.json    a suite by name, a suite's file relative to this folder, or the arguments of a published table
+    runs/<suite>/work.json    a suite by name, or a suite's file relative to this folder
 
 Every user with write access can put anything there. So it is read as strictly as a suite, and can allow nothing that a suite
 could not: only the command line of a worker allows pickled weights and code. A suite that changed since is refused, because
@@ -20,7 +20,6 @@ from pydantic import Field, model_validator
 from lora_bench.documents import Strict, read_yaml, validate
 from lora_bench.errors import LoraBenchError
 from lora_bench.models.shapes import refuse_shapes
-from lora_bench.published.reproduce import reproduction
 from lora_bench.suite.consent import check_permissions
 from lora_bench.suite.load_suite import Suite, check_pickles, load_suite
 from lora_bench.tasks.declaration import definition
@@ -36,30 +35,12 @@ SCHEMA = 1
 _Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 
 
-class Asked(Strict):
-    """Arguments for a published table; see `lora_bench.published.reproduce.reproduction`."""
-
-    name: _Text
-    model: _Text | None = None
-    role: _Text | None = None
-    revision: _Text | None = None
-    tasks: tuple[_Text, ...] = ()
-    methods: tuple[_Text, ...] = ()
-    seeds: int | None = Field(default=None, ge=0, le=100_000)
-    protocol: _Text | None = None
-    epochs: float | None = Field(default=None, gt=0)
-    train_examples: int | None = Field(default=None, gt=0)
-    start_from: _Text | None = None
-
-
 class Prepared(Strict):
     """The content of `work.json`.
 
     Args:
         suite: Name of a suite.
-        file: File of a suite, relative to the folder.
-        table: Arguments for a published table; exactly one of these three is given.
-        model_folder: True if the table's `model` is a folder, relative to this one, as `start_from` always is.
+        file: File of a suite, relative to the folder; exactly one of these two is given.
         sha256: Hash of the suite's file.
         series: Label of a repeat.
         data_dir: Folder with data sets, relative to this folder.
@@ -68,16 +49,14 @@ class Prepared(Strict):
     schema_version: int = Field(alias="schema")
     suite: _Text | None = None
     file: _Text | None = None
-    table: Asked | None = None
-    model_folder: bool = False
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     series: FileName | None = None
     data_dir: _Text | None = None
 
     @model_validator(mode="after")
-    def _one_of_three(self) -> Self:
-        if sum(given is not None for given in (self.suite, self.file, self.table)) != 1:
-            raise ValueError("give one of suite, file and table")
+    def _one_of_two(self) -> Self:
+        if (self.suite is None) == (self.file is None):
+            raise ValueError("give one of suite and file")
         return self
 
 
@@ -90,31 +69,20 @@ class PreparedWork:
     data_dir: Path | None
 
 
-def prepare(
-    folder: Path, suite: Suite, asked: str | Asked, *, series: str | None = None, data_dir: Path | None = None
-) -> Path:
+def prepare(folder: Path, suite: Suite, asked: str, *, series: str | None = None, data_dir: Path | None = None) -> Path:
     """Write the file that workers need into the runs folder of a suite. Return its path.
 
-    *asked* is the suite as the user named it, or the arguments for a published table. Raise LoraBenchError if the folder cannot
-    be written.
+    *asked* is the suite as the user named it. Raise LoraBenchError if the folder cannot be written.
     """
     refuse_shapes(entry.model for entry in suite.models)
     check_writable(folder, "--runs")
     # A suite by name is a file too if it is the user's own: workers may have another working folder.
     own = suite.file.resolve().is_relative_to(Path("baselines").resolve())
-    is_file = isinstance(asked, str) and (own or suite.file in (Path(asked), Path(asked, "suite.yaml")))
-    table = None if isinstance(asked, str) else asked
-    model_folder = table is not None and table.model is not None and Path(table.model).is_dir()
-    if table is not None and table.model is not None and model_folder:
-        table = table.model_copy(update={"model": _seen_from(folder, Path(table.model))})
-    if table is not None and table.start_from is not None:
-        table = table.model_copy(update={"start_from": _seen_from(folder, Path(table.start_from))})
+    is_file = own or suite.file in (Path(asked), Path(asked, "suite.yaml"))
     file = Prepared(
         schema=SCHEMA,
-        suite=asked if isinstance(asked, str) and not is_file else None,
+        suite=None if is_file else asked,
         file=_seen_from(folder, suite.file) if is_file else None,
-        table=table,
-        model_folder=model_folder,
         sha256=_hash_of(suite),
         series=series,
         data_dir=None if data_dir is None else _seen_from(folder, data_dir),
@@ -145,15 +113,8 @@ def read_prepared(folder: Path, allow_pickle: Collection[str] = (), allow_code: 
 
 
 def _suite_of(content: Prepared, folder: Path) -> Suite:
-    if content.table is not None:
-        asked = content.table
-        if asked.model is not None and content.model_folder:
-            asked = asked.model_copy(update={"model": str(_place(folder, asked.model))})
-        if asked.start_from is not None:
-            asked = asked.model_copy(update={"start_from": str(_place(folder, asked.start_from))})
-        return reproduction(**dict(asked))
     if content.file is None:
-        assert content.suite is not None, "one of the three is given"
+        assert content.suite is not None, "one of the two is given"
         return load_suite(content.suite)
     file = _place(folder, content.file)
     if not file.is_file():
@@ -178,8 +139,7 @@ def _how_to(folder: Path) -> str:
 def _hash_of(suite: Suite) -> str:
     """Return the hash of everything that makes its runs, because a named task is a file that may differ between folders."""
     written = hashlib.sha256(read_regular(suite.file)).hexdigest()
-    adapter = [] if suite.adapter is None else [suite.adapter.sha256]
-    return content_hash([written, [definition(task) for task, _ in suite.tasks], *adapter])
+    return content_hash([written, [definition(task) for task, _ in suite.tasks]])
 
 
 def _seen_from(folder: Path, path: Path) -> str:

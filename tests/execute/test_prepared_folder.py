@@ -15,14 +15,12 @@ import psutil
 import pytest
 
 from lora_bench.cli import main
-from lora_bench.errors import LoraBenchError
-from lora_bench.execute.prepared_folder import Asked, prepare, read_prepared
+from lora_bench.execute.prepared_folder import prepare, read_prepared
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.published.reproduce import reproduction
 from lora_bench.records.store import read_records
 from lora_bench.suite.load_suite import load_suite
 from tests.faults.forge import Forge
-from tests.project import SUITE, write_data, write_model, write_project
+from tests.project import SUITE, write_data, write_project
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "slurm.sh"
@@ -174,11 +172,9 @@ def put(**changed):
         ({}, "the suite tickets.yaml has changed since runs/tickets was prepared; `lora-bench plan SUITE --prepare`"),
         ({"file": "../../absent.yaml"}, "names the suite ../../absent.yaml, and absent.yaml is not a file"),
         ({"file": "../../../../../../../../dev/zero"}, "dev/zero is not a file"),
-        ({"file": None}, "give one of suite, file and table"),
-        ({"suite": "quickstart"}, "give one of suite, file and table"),
+        ({"file": None}, "give one of suite and file"),
+        ({"suite": "quickstart"}, "give one of suite and file"),
         ({"file": None, "suite": "quikstart"}, "did you mean 'quickstart'"),
-        ({"file": None, "table": {"name": "lora-table9"}}, "did you mean 'lora-table"),
-        ({"file": None, "table": {"name": "lora-table2", "seeds": 10**12}}, "table.seeds: must be less than or equal"),
         ({"schema": 2}, "has schema 2, and this lora_bench reads up to 1; upgrade it"),
         ({"schema": True}, "schema: must be"),
         ({"schema": None}, "schema: is missing"),
@@ -251,37 +247,10 @@ def test_a_folder_is_found_to_be_the_same_suite_s_wherever_a_worker_starts(tmp_p
     moved.rename(tmp_path)
 
 
-def test_a_suite_by_name_and_a_part_of_a_table_are_what_was_asked_for(tmp_path, monkeypatch):
+def test_a_suite_by_name_is_what_was_asked_for():
     prepare(Path("runs/quickstart"), load_suite("quickstart"), "quickstart")
     assert json.loads(Path("runs/quickstart/work.json").read_text())["suite"] == "quickstart"
     assert read_prepared(Path("runs/quickstart")).suite == load_suite("quickstart")
-
-    write_model(tmp_path / "mine")
-    asked = Asked(name="lora-table2", model="./mine", tasks=("rte",), methods=("lora",), seeds=2)
-    suite = reproduction(**dict(asked))
-    prepare(Path("runs/table"), suite, asked)
-    found = read_prepared(Path("runs/table")).suite
-    assert found.content == suite.content and found.models == suite.models and found.methods == suite.methods
-    (tmp_path / "below").mkdir()
-    monkeypatch.chdir(tmp_path / "below")
-    assert read_prepared(Path("../runs/table")).suite.models == suite.models
-
-
-def test_an_adapter_to_start_from_is_found_by_workers_and_may_not_change(tmp_path, monkeypatch):
-    adapter = tmp_path / "mnli"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text("{}")
-    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
-    asked = Asked(name="lora-table2", model="roberta-base", tasks=("rte",), methods=("lora",), start_from="mnli")
-    suite = reproduction(**dict(asked))
-    prepare(Path("runs/table"), suite, asked)
-    (tmp_path / "below").mkdir()
-    monkeypatch.chdir(tmp_path / "below")
-    found = read_prepared(Path("../runs/table")).suite
-    assert found.adapter.folder.samefile(adapter) and found.adapter.sha256 == suite.adapter.sha256
-    (adapter / "adapter_model.safetensors").write_bytes(b"others")
-    with pytest.raises(LoraBenchError, match="has changed since"):
-        read_prepared(Path("../runs/table"))
 
 
 def tool(folder: Path, name: str, script: str) -> None:

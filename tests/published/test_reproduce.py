@@ -14,7 +14,6 @@ import pytest
 from lora_bench.cli import main
 from lora_bench.cli.parser import build_parser
 from lora_bench.errors import LoraBenchError
-from lora_bench.execute.prepared_folder import Asked
 from lora_bench.published.reproduce import reproduction, table_suite, verdicts
 from lora_bench.records.kept_adapter import find_adapter
 from lora_bench.records.spec import Start
@@ -43,7 +42,7 @@ def test_a_base_model_is_taken_at_the_revision_that_is_asked_for():
     pinned, other = "82d8d18a7b88346261ba15d8b1044900a452cf90", "1" * 40
     (own,) = reproduction("adalora-table1").models
     assert own.revision == pinned  # the main branch has its weights in a pickle alone
-    made = reproduction(**dict(Asked(name="adalora-table1", tasks=("rte",), revision=other)))
+    made = reproduction("adalora-table1", tasks=("rte",), revision=other)
     assert [entry.revision for entry in made.models] == [other]
     assert made.command == ("reproduce", "adalora-table1", "--revision", other, "--tasks", "rte")
     with pytest.raises(LoraBenchError, match=r"--revision is of one base model.*name one with --model"):
