@@ -318,3 +318,13 @@ def announcement(plan: Plan, cells: list[Cell], workers: int) -> str:
 def display(console: Console, *, quiet: bool) -> Bars | Lines:
     """Bars on a terminal, lines elsewhere."""
     return Bars(console) if console.is_terminal and not quiet else Lines(console, quiet=quiet)
+
+
+def own_display() -> Bars | Lines:
+    """Return the display of a suite that Python code runs: bars in a terminal, lines in a notebook, nothing elsewhere."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    in_notebook = type(shell).__name__ == "ZMQInteractiveShell"
+    # A notebook's kernel asks for colours, which rich takes for a terminal.
+    console = QuietOnBrokenPipe(force_jupyter=False, force_terminal=False if in_notebook else None)
+    console.quiet = not in_notebook and not console.is_terminal
+    return display(console, quiet=console.quiet)

@@ -18,7 +18,7 @@ from lora_bench.execute.executors.local import LocalWorkers, worker_environments
 from lora_bench.execute.executors.ray import RayWorkers, connected
 from lora_bench.execute.options import RunOptions, in_this_process
 from lora_bench.execute.outcome import Outcome
-from lora_bench.execute.progress import Display
+from lora_bench.execute.progress import Display, own_display
 from lora_bench.execute.scheduler import Scheduler, SuiteExecutor
 from lora_bench.methods import broken_plug_ins
 from lora_bench.models.shapes import refuse_shapes
@@ -82,10 +82,8 @@ def run_suite(
     """
     options = replace(options or RunOptions(), **named)
     if display is None:
-        from lora_bench.execute.own_display import own_display
-
-        with own_display() as own:
-            return run_suite(suite, options, display=own or Silent())
+        with own_display() as display:
+            return run_suite(suite, options, display=display)
     screen = display
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
     suite = replace(suite, code=suite.code | check_permissions(options.allow_code, suite))

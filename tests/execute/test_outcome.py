@@ -95,7 +95,7 @@ def test_an_outcome_without_records_says_so(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_notebook_shows_progress_in_one_output_and_then_the_card(project, monkeypatch):
+def test_a_notebook_shows_progress_and_then_the_card(project, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
     code = (
         "from lora_bench import run_suite\n"
@@ -104,9 +104,8 @@ def test_a_notebook_shows_progress_in_one_output_and_then_the_card(project, monk
     cells = [nbformat.v4.new_code_cell(source) for source in (code, "outcome", "print(repr(outcome))")]
     ran = NotebookClient(nbformat.v4.new_notebook(cells=cells), timeout=600, kernel_name="python3").execute()
     progress, card, said = (cell.outputs for cell in ran.cells)
-    shown = [output.data["text/html"] for output in progress if "data" in output]
-    assert len(shown) == 1 and "8 of 8 runs" in shown[0] and 'value="8" max="8"' in shown[0]
-    assert re.search(r"\[8/8\] tickets · base · \w+", shown[0])
+    shown = "".join(output.text for output in progress if output.output_type == "stream")
+    assert re.search(r"^\[8/8\] tickets · base · \w+", shown, re.MULTILINE)
     assert card[0].data["text/html"].startswith('<div class="lora-bench-answer">')
     assert said[0].text.count("\n") == 1
 
