@@ -5,6 +5,7 @@ before its learning rate is compared with others, or another run starts from it.
 """
 
 import errno
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -59,6 +60,18 @@ def at_work(began: Callable[[], bool] = lambda: True, did: Callable[[], bool] = 
         if not began() or isinstance(error, BrokenPipeError) or is_disk_full(error):
             raise
         raise WorkBroken(str(error)) from error
+
+
+def cause(code: int, *, out_of_memory: bool = False, who: str | None = None) -> str:
+    """Return why a worker ended, by its exit code, negative for a signal, and if the kernel lacked memory meanwhile."""
+    if code >= 0:
+        return f"{who or 'its worker'} ended with exit code {code}"
+    name, who = signal.Signals(-code).name, who or "the worker"
+    if name != "SIGKILL":
+        return f"{SIGNAL} {name}: it ended {who}"
+    if out_of_memory:
+        return f"{SIGNAL} {name}: the kernel ended {who}, because {NO_MEMORY}"
+    return f"{SIGNAL} {name}: it ended {who} (the kernel ends processes so when memory runs out)"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

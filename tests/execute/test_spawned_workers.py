@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench.execute.executors.processes import forks_can_use_cuda
 from lora_bench.execute.run_suite import Silent, run_suite
-from lora_bench.training.distributed.launch import end_ranks
+from lora_bench.util.processes import forks_can_use_cuda
 from tests.project import SUITE, write_project
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are forked")
@@ -49,10 +48,7 @@ def test_workers_do_their_own_imports_and_the_user_is_told(tmp_path):
 @pytest.mark.usefixtures("starts_cuda")
 def test_worker_ranks_do_their_own_imports(tmp_path):
     suite = f"{LORA}training: {{processes: 2}}\n"
-    try:
-        outcome = run_suite(write_project(tmp_path, suite), runs=tmp_path / "runs", workers=0)
-    finally:
-        end_ranks()
+    outcome = run_suite(write_project(tmp_path, suite), runs=tmp_path / "runs", workers=0)
     assert [(record.status, record.reason) for record in outcome.records] == [("ok", None)]
 
 
@@ -68,7 +64,7 @@ def test_a_process_that_started_cuda_cannot_be_forked(by_a_question):
     start = "torch._C._cuda_getDeviceCount()" if by_a_question else "torch.cuda.init()"
     code = (
         "import torch\n"
-        "from lora_bench.execute.executors.processes import forks_can_use_cuda\n"
+        "from lora_bench.util.processes import forks_can_use_cuda\n"
         "assert forks_can_use_cuda()\n"
         f"{start}\n"
         "assert not forks_can_use_cuda()\n"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench.execute.executors.processes import cause, memory_kills
-from lora_bench.records.outcomes import is_attempt, is_disk_full, is_done_again, is_out_of_memory
+from lora_bench.records.outcomes import cause, is_attempt, is_disk_full, is_done_again, is_out_of_memory
 from lora_bench.records.store import read_records
 from lora_bench.training.attempt import Facts
+from lora_bench.util.processes import memory_kills
 from tests.faults.store import content_of, half_written
 from tests.project import SUITE, write_project
 from tests.sample_records import record

@@ -36,7 +36,7 @@ ALLOWED = {
     "exchange/adapters/portable_adapter.py": {"PeftConfig.from_pretrained": CHECKED, "load_file": CHECKED},
     "execute/executors/fork_server.py": {"os.open": SYSTEM},
     "execute/executors/local.py": {"self.log.open": WRITTEN},
-    "execute/executors/processes.py": {"Path('/proc/self/cgroup').read_text": SYSTEM, "place.read_text": SYSTEM},
+    "util/processes.py": {"Path('/proc/self/cgroup').read_text": SYSTEM, "place.read_text": SYSTEM},
     "execute/executors/ray.py": {"self._log.open": WRITTEN},
     "execute/progress.py": {"os.open": SYSTEM},
     "gate/other_environments.py": {"log.open": WRITTEN, "log.read_text": WRITTEN},

@@ -20,7 +20,6 @@ from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import RunFolder, read_records
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training import callbacks as loop
-from lora_bench.training.distributed import launch
 from lora_bench.training.distributed.ranks import BatchShares
 from lora_bench.training.keyed_dropout import StepMasks, with_keyed_masks
 from lora_bench.training.run import run_job
@@ -124,7 +123,6 @@ def done(tmp_path_factory):
                 record = run_job(job, lambda step, steps, loss, losses=losses: losses.append(loss))
                 found[label, how] = (record, losses[1:], job)
         yield folder, found
-        launch.end_ranks()
 
 
 @pytest.mark.slow
@@ -215,7 +213,6 @@ def beside_one(folder, how, training, rest="", method="full"):
         record = run_job(job, lambda step, steps, loss, losses=losses: losses.append(loss))
         assert record.status == "ok", record.reason
         found[way] = record, losses[1:], job
-    launch.end_ranks()
     return found["alone"], found[how]
 
 
@@ -306,7 +303,6 @@ def test_a_rank_that_is_killed_is_the_runs_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LORA_BENCH_FAILPOINT", "run.step:kill@4")
     monkeypatch.setenv("LORA_BENCH_FAILPOINT_ONCE", str(tmp_path / "once"))
-    launch.end_ranks()
     others = psutil.Process().children(recursive=True)
     record = run_job(jobs(tmp_path, "ddp")["lora"])
     assert record.status == "failed" and record.reason.startswith("signal SIGKILL: it ended rank ")
@@ -330,8 +326,8 @@ def test_no_process_outlives_a_harness_that_is_killed(tmp_path):
     )
     try:
         assert within(600, (tmp_path / "once").exists), "no rank came to its fourth step"
-        # The harness, the process that forks workers, a worker, the process that forks ranks, and two ranks.
-        assert len(processes_with(mark)) == 6
+        # The harness, the process that forks workers, a worker, and two ranks.
+        assert len(processes_with(mark)) == 5
     finally:
         harness.send_signal(signal.SIGKILL)
         harness.wait()
@@ -352,7 +348,9 @@ def test_where_every_rank_stands_is_in_the_log_when_one_hangs(tmp_path):
     assert record.status == "timeout" and "workers.log has its stack" in record.reason
     (log,) = (tmp_path / "runs").rglob("workers.log")
     # The worker waits for a word, one rank hangs, and the other waits for its gradients.
-    assert log.read_text().count("in _be_rank") == 2 and "in _hear" in log.read_text() and "in _hang" in log.read_text()
+    assert (
+        log.read_text().count("in be_rank") == 2 and "in _record" in log.read_text() and "in _hang" in log.read_text()
+    )
 
 
 def processes_with(mark):

@@ -35,11 +35,11 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn, Protocol
 
 from lora_bench.execute.executors.executor import Alive, PackFailed, pack_failed
-from lora_bench.execute.executors.processes import end_with_parent, forks_can_use_cuda
 from lora_bench.records.outcomes import DISK_FULL, is_disk_full
 from lora_bench.training.job import Event, Word
 from lora_bench.util.child_process import our_command
 from lora_bench.util.failpoints import reach
+from lora_bench.util.processes import end_with_parent, forks_can_use_cuda
 from lora_bench.util.redaction import without_secrets
 
 SPAWNS = "spawns"

@@ -10,7 +10,6 @@ from lora_bench.records.record import Record
 from lora_bench.records.run_lock import Elsewhere
 from lora_bench.training.attempt import Apart
 from lora_bench.training.callbacks import request_stop, stop_requested
-from lora_bench.training.distributed.launch import end_ranks
 from lora_bench.training.job import Event, Job, Note, Word, telling_of
 from lora_bench.training.run import run_job
 
@@ -45,7 +44,6 @@ class ThisProcess:
                     yield run_job(job, telling_of(job.run_id, tell))
         finally:
             gc.unfreeze()
-            end_ranks()
 
     def stop(self, name: str) -> None:
         request_stop(name)

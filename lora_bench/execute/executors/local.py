@@ -33,11 +33,12 @@ from lora_bench.execute.executors.executor import (
     pack_failed,
     patience_with,
 )
-from lora_bench.execute.executors.processes import cause, ended_within, kill_session, memory_kills
 from lora_bench.records.environment import RANK_DEVICES, cuda_devices
+from lora_bench.records.outcomes import cause
 from lora_bench.training.job import Event, Note, Word
 from lora_bench.util.child_process import our_command
 from lora_bench.util.failpoints import reach
+from lora_bench.util.processes import ended_within, kill_session, memory_kills
 
 # A worker may end while its first message is still on the way; after so many looks there is none.
 MOST_UNSEEN = 5

@@ -1,4 +1,4 @@
-"""Reasons for the end of a process, and ways to leave none behind."""
+"""Ways to leave no process behind, and what the kernel says of those that it ended."""
 
 import contextlib
 import ctypes
@@ -9,22 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from lora_bench.records.outcomes import NO_MEMORY, SIGNAL
-
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _PR_SET_PDEATHSIG = 1
-
-
-def cause(code: int, *, out_of_memory: bool = False, who: str | None = None) -> str:
-    """Return why a worker ended, by its exit code, negative for a signal, and if the kernel lacked memory meanwhile."""
-    if code >= 0:
-        return f"{who or 'its worker'} ended with exit code {code}"
-    name, who = signal.Signals(-code).name, who or "the worker"
-    if name != "SIGKILL":
-        return f"{SIGNAL} {name}: it ended {who}"
-    if out_of_memory:
-        return f"{SIGNAL} {name}: the kernel ended {who}, because {NO_MEMORY}"
-    return f"{SIGNAL} {name}: it ended {who} (the kernel ends processes so when memory runs out)"
 
 
 def memory_kills(membership: str | None = None, groups: Path = CONTROL_GROUPS) -> int | None:
