@@ -13,7 +13,7 @@ from typing import Any
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError, refuse, unknown
 from lora_bench.kinds import find_kind
-from lora_bench.kinds.support.row_values import Table, Texts, has_label, normal
+from lora_bench.kinds.support.row_values import Table, has_label, normal
 from lora_bench.kinds.support.table_view import GuessedTask, LookOptions, View, same_as
 from lora_bench.kinds.support.with_classes import WithClasses
 from lora_bench.metrics import find, kind_of
@@ -33,8 +33,6 @@ LARGEST_SHARE, SMALLEST_SHARE = 0.6, 0.05
 # No three splits can be made of fewer rows, and fewer of a class are hardly in the test split.
 FEWEST_ROWS, FEW_ROWS = 10, 5
 _MISSING = re.compile(r"(?i)n/?a|nan|null|none|-+|\?+|unknown|missing|k\.? ?a\.?")
-# Share of texts with the name of their class at which the texts may give the answer away.
-TELLING_SHARE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +174,7 @@ def look(file: Path, asked: LookOptions | None = None) -> TableFacts:
         files=files,
         test_rows=_test_rows(task, table, others),
         remarks=(
-            *_remarks(found, labelled, texts, labels, classes, asked),
+            *_remarks(found, labelled, classes, asked),
             *(f"no row of {file} has the class {name}, so no model can learn it" for name in unseen),
         ),
     )
@@ -298,14 +296,7 @@ def _test_rows(task: Task, table: Table, others: Mapping[str, Table]) -> int | N
     return len(splits["test"].places) if "test" in splits else None
 
 
-def _remarks(
-    found: GuessedTask,
-    table: Table,
-    texts: Texts,
-    labels: Sequence[Any],
-    classes: Mapping[str, int],
-    asked: LookOptions,
-) -> Iterator[str]:
+def _remarks(found: GuessedTask, table: Table, classes: Mapping[str, int], asked: LookOptions) -> Iterator[str]:
     """Yield a sentence on each thing that makes scores of the table worth less than they seem, and on where rows go."""
     few = {name: count for name, count in classes.items() if count < FEW_ROWS}
     if few:
@@ -325,10 +316,6 @@ def _remarks(
             yield f"{name} is a class of {count:,} rows; if it stands for no label, empty these cells"
     for column in set(found.text) & set(same_as(table, found.label)):
         yield f"{column} gives {found.label} away, so scores say nothing: name another with --text"
-    if found.kind == "classification":
-        share = _telling(texts, labels)
-        if share >= TELLING_SHARE:
-            yield f"{share:.0%} of the texts have the name of their class in them: a model may read no more than that"
     if asked.group is not None:
         groups = len({str(value) for value in table.columns[asked.group] if has_label(value)})
         yield f"rows with the same {asked.group} stay in one split ({groups:,} groups)"
@@ -339,20 +326,3 @@ def _remarks(
     for path, such in ((asked.valid, "selection"), (asked.test, "test")):
         if path is not None:
             yield f"the rows of {path} are {such}"
-
-
-def _telling(texts: Texts, labels: Sequence[Any]) -> float:
-    """Return the share of texts that have the name of their own class as words."""
-    names = {label: _as_words(str(label)) for label in set(labels)}
-    rows = [
-        names[label] in _as_words(" ".join(text))
-        for text, label in zip(texts[:2000], labels, strict=False)
-        if len(names[label].strip()) > 2
-    ]
-    return sum(rows) / len(rows) if len(rows) > len(texts[:2000]) / 2 else 0.0
-
-
-def _as_words(text: str) -> str:
-    """Return a text in lower case with a space around each word and no signs."""
-    words = re.findall(r"[^\W_]+", text.casefold())
-    return f" {' '.join(words)} "

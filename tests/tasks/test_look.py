@@ -213,16 +213,6 @@ def test_a_column_that_says_the_same_as_the_label_is_never_the_text(tmp_path):
     assert look(labelled(tmp_path / "b.csv", ["a", "b"] * 20, same=[*same[:-1], same[0]])).text == ("same",)
 
 
-@pytest.mark.parametrize(("without", "warned"), [(4, True), (5, False)])
-def test_texts_with_the_name_of_their_class_are_said(tmp_path, without, warned):
-    """36 of 40 texts are 90 %."""
-    labels = ["Bill", "Praise"] * 20
-    texts = [f"row {index} is" + (f" a {one.upper()}!" if index >= without else "") for index, one in enumerate(labels)]
-    said = look(labelled(tmp_path / "a.csv", labels, texts)).remarks
-    warning = "90% of the texts have the name of their class in them: a model may read no more than that"
-    assert said == ((warning,) if warned else ())
-
-
 def test_a_text_with_words_goes_before_longer_ids(tmp_path):
     ids = [f"{index:064x}" for index in range(40)]
     assert look(labelled(tmp_path / "a.csv", ["a", "b"] * 20, uuid=ids)).text == ("text",)
