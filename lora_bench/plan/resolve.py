@@ -23,6 +23,8 @@ from lora_bench.tasks import definition
 # Of a run that ends at a plateau: the fewest steps between two scores, and the spacings whose share `warmup` is. At the
 # default of 0.1 the warm-up ends with the first score.
 LEAST_SPACING, WARMUP_SPACINGS = 20, 10
+# Patience with a run that has not risen yet, as a multiple of that with one that has.
+FIRST_PATIENCE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +168,9 @@ def _plateau(rule: UntilPlateau, metric: str) -> spec.PlateauRule:
     known = find(metric)
     margin = known.margin if known is not None else None
     rise = (margin or 0.0) / 2 if rule.rise is None else rule.rise
-    first = None if rule.first_patience == rule.patience else rule.first_patience
-    return spec.PlateauRule(rise=rise, patience=rule.patience, decay=rule.decay, first_patience=first)
+    first = FIRST_PATIENCE * rule.patience if rule.first_patience is None else rule.first_patience
+    first_patience = None if first == rule.patience else first
+    return spec.PlateauRule(rise=rise, patience=rule.patience, decay=rule.decay, first_patience=first_patience)
 
 
 def _amounts(work: Budget | Caps | None, in_split: int, part: int) -> dict[Axis, Any]:

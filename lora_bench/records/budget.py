@@ -125,7 +125,7 @@ class UntilPlateau(Strict):
         rise: Least rise of the best score that counts, in the metric's unit; by default half the metric's margin, or 0 for a
             metric without one.
         patience: Scores without such a rise after which the decay begins.
-        first_patience: Those of a run whose score has not yet risen above its first; by default `patience`.
+        first_patience: Those of a run whose score has not yet risen above its first; by default three times `patience`.
         decay: Share of a run over which the rate falls to 0.
     """
 

@@ -51,7 +51,7 @@ def of_nothing(file, records, runs):
 
 KEYED = "training: {masks: keyed, order: grouped, last_layer: read_position, base_dropout: 0.1}\n"
 HALF = KEYED.replace("{", "{precision: bfloat16, ")
-LOWER_RISE = ("until: plateau", "until: plateau, patience: 2, rise: 2")
+LOWER_RISE = ("until: plateau", "until: plateau, patience: 2, first_patience: 2, rise: 2")
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,8 @@ def test_a_run_ends_at_its_plateau_and_says_so(tmp_path):
     training = one.spec.training
     # 315 training rows in batches of 16 are 19.7 steps: half an epoch is less than the least spacing of 20.
     assert (one.spec.selection_every, training.warmup_steps) == (20, 20)
-    assert training.plateau == PlateauRule(rise=0.0025, patience=6, decay=0.2) and training.train_examples == 12 * 315
+    assert training.plateau == PlateauRule(rise=0.0025, patience=6, decay=0.2, first_patience=18)
+    assert training.train_examples == 12 * 315
     found = run_job(one)
     scores = [(point.step, point.scores["accuracy"]) for point in found.curve if point.scores is not None]
     best_at = next(step for step, score in scores if score == 1.0)
@@ -126,12 +127,14 @@ def test_the_rule_is_part_of_the_run_id_and_no_rule_leaves_it(tmp_path):
         "48",
         f"{until}}}",
         f"{until}, patience: 5}}",
-        f"{until}, first_patience: 9}}",
         f"{until}, first_patience: 6}}",
+        f"{until}, first_patience: 18}}",
     ]
     ids = [job(tmp_path, FULL.replace("48", given)).run_id for given in rules]
-    # Six is the patience itself.
+    # 18 is three times the patience, the default.
     assert len(set(ids)) == 4 and ids[4] == ids[1]
+    # The id of a rule with one patience, as it was before there were two.
+    assert job(tmp_path, FULL.replace("48", rules[3])).spec.training.plateau.first_patience is None
     plain = job(tmp_path, FULL).spec
     assert plain.training.plateau is None and "plateau" in type(plain.training).later()
 
