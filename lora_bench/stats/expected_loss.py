@@ -24,7 +24,7 @@ COLLAPSES = 0.03, 2.0
 DRAWS, KEPT = 4_000, 2_000
 # Resamples of test items, for a metric that is no mean over them.
 ITEM_DRAWS = 500
-_GRID, FACTORS = 41, 8
+_GRID, FACTORS, BLOCK = 41, 8, 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,18 +150,31 @@ def _weights(drawn: Floats, means: Floats) -> Floats | None:
     if error == 0:
         return None
     middles = np.linspace(drawn.min(), drawn.max(), _GRID)
-    apart = [((of_one[:, None] - middles) / error) ** 2 for of_one in drawn.T]
-    of_scales = []
-    for scale in SCALES:
-        density = np.full(apart[0].shape, -len(apart) * math.log(scale))
-        for start in range(0, len(apart), FACTORS):
-            # Logarithms take most of the time: one of a product of factors, of so many that it stays finite.
-            product = np.ones_like(density)
-            for of_one in apart[start : start + FACTORS]:
-                product *= 1 + of_one / scale**2
-            density -= np.log(product)
-        most = density.max(axis=1)
-        of_scales.append(most + np.log(np.exp(density - most[:, None]).sum(axis=1)))
-    together = np.logaddexp.reduce(of_scales, axis=0)
+    # Blocks of draws stay in the cache of a processor.
+    blocks = [_log_densities(drawn[start : start + BLOCK], middles, error) for start in range(0, len(drawn), BLOCK)]
+    together = np.concatenate(blocks)
     weights = np.exp(together - together.max())
     return np.asarray(weights / weights.sum())
+
+
+def _log_densities(drawn: Floats, middles: Floats, error: float) -> Floats:
+    """Return the logarithm of the density of each draw, summed over middles and scales."""
+    shape = len(drawn), len(middles)
+    densities = [np.full(shape, -drawn.shape[1] * math.log(scale)) for scale in SCALES]
+    product, factor = np.empty(shape), np.empty(shape)
+    for start in range(0, drawn.shape[1], FACTORS):
+        apart = [((of_one[:, None] - middles) / error) ** 2 for of_one in drawn.T[start : start + FACTORS]]
+        for scale, density in zip(SCALES, densities, strict=True):
+            # Logarithms take most of the time: one of a product of factors, of so many that it stays finite.
+            product.fill(1.0)
+            for of_one in apart:
+                np.multiply(of_one, scale**-2, out=factor)
+                factor += 1
+                product *= factor
+            density -= np.log(product, out=product)
+    of_scales = []
+    for density in densities:
+        most = density.max(axis=1)
+        density -= most[:, None]
+        of_scales.append(most + np.log(np.exp(density, out=density).sum(axis=1)))
+    return np.asarray(np.logaddexp.reduce(of_scales, axis=0))

@@ -12,7 +12,10 @@ kinds of claims, and each kind has an error of at most alpha over the whole fami
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from lora_bench.errors import LoraBenchError
+from lora_bench.stats.items import Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +50,23 @@ def holm(p_values: Sequence[float | None], alpha: float) -> list[Adjusted]:
 
     Raise LoraBenchError if a p-value is not a probability.
     """
-    known = _known(p_values)
-    adjusted, levels = [1.0] * len(known), [alpha] * len(known)
-    reached, rejected, last, level = 0.0, 0, -1.0, alpha
-    for tested, index in enumerate(sorted(range(len(known)), key=known.__getitem__)):
-        left = len(known) - tested
-        reached = max(reached, min(1.0, left * known[index]))
-        adjusted[index] = reached
-        # After the first comparison that is not rejected, none is: all were tested at one level. So are equal p-values.
-        if known[index] != last:
-            level = alpha / (len(known) - rejected)
-        levels[index], last = level, known[index]
-        rejected += reached <= alpha
+    adjusted, levels = holm_arrays(np.array(_known(p_values)), alpha)
     return [
         Adjusted(p_value=None if p is None else value, level=level)
-        for p, value, level in zip(p_values, adjusted, levels, strict=True)
+        for p, value, level in zip(p_values, adjusted.tolist(), levels.tolist(), strict=True)
     ]
+
+
+def holm_arrays(p_values: Floats, alpha: float) -> tuple[Floats, Floats]:
+    """Return the adjusted p-values and levels of `holm`, for p-values that are all known."""
+    order, number = np.argsort(p_values, kind="stable"), np.arange(len(p_values))
+    ascending = p_values[order]
+    reached = np.maximum.accumulate(np.minimum(1.0, (len(number) - number) * ascending))
+    # After the first comparison that is not rejected, none is: all were tested at one level. So are equal p-values.
+    rejected = np.minimum(np.searchsorted(ascending, ascending), (reached <= alpha).sum())
+    adjusted, levels = np.empty(len(number)), np.empty(len(number))
+    adjusted[order], levels[order] = reached, alpha / (len(number) - rejected)
+    return adjusted, levels
 
 
 def margin_claims(above: Sequence[float | None], below: Sequence[float | None], alpha: float) -> list[MarginClaims]:
@@ -77,12 +81,13 @@ def margin_claims(above: Sequence[float | None], below: Sequence[float | None], 
     within = holm(both, alpha)
     # A comparison proven to be within at the level α frees its share: at stage k, with k of them proven, the others are
     # tested at α / (family − k), which an adjusted p-value reaches where both the stage and its own test do.
-    stages = [0.0, *sorted(1.0 if one.p_value is None else one.p_value for one in within)][: len(both)]
+    stages = np.array([0.0, *sorted(1.0 if one.p_value is None else one.p_value for one in within)][: len(both)])
+    left = len(both) - np.arange(len(both))
 
     def adjusted(p: float | None) -> float | None:
         if p is None:
             return None
-        return min(1.0, *(max(stage, p * (len(both) - proven)) for proven, stage in enumerate(stages)))
+        return min(1.0, float(np.maximum(stages, p * left).min()))
 
     level = max(one.level for one in within)
     return [

@@ -131,6 +131,20 @@ def paired_difference(
     )
 
 
+def paired_p(one: Floats, others: Floats, share: float = 1.0) -> tuple[Floats, Floats]:
+    """Return means of the differences of a method's scores to those of *others*, shape (others, seeds), and their p-values.
+
+    These are as of `mean_estimate`, with a *share* of the error level; NaN where all differences are the same.
+    """
+    from scipy.special import stdtr
+
+    differences, seeds = one - others, len(one)
+    mean, error = differences.mean(axis=1), differences.std(axis=1, ddof=1) / math.sqrt(seeds)
+    same = np.ptp(differences, axis=1) <= 1e-12 * np.maximum(np.abs(one).max(), np.abs(others).max(axis=1))
+    tail = np.minimum(1.0, stdtr(seeds - 1, -np.abs(mean) / np.where(same, 1.0, error)) / share)
+    return mean, np.where(same, np.nan, np.minimum(1.0, 2 * tail))
+
+
 def sign_flip(differences: Sequence[float], *, draw_seed: int) -> SignFlip | None:
     """Run the sign-flip permutation test on *differences*; None for fewer than 6. From 14 pairs on, patterns are drawn."""
     if len(differences) < FEWEST_FLIPS:

@@ -11,6 +11,7 @@ from scipy import stats
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.stats import ItemScores, paired_difference, sign_flip
+from lora_bench.stats.paired import paired_p
 
 LORA = {0: 0.842, 1: 0.851, 2: 0.838, 3: 0.849, 4: 0.861, 5: 0.844, 6: 0.853}
 FULL = {0: 0.836, 1: 0.848, 2: 0.841, 3: 0.839, 4: 0.850, 5: 0.843, 6: 0.847}
@@ -163,3 +164,13 @@ def test_swapping_shifting_scaling_and_reordering(first, data):
     if here.estimate.interval() is not None:
         assert moved.estimate.interval().high == pytest.approx(3 * here.estimate.interval().high)
         assert swapped.estimate.interval().low == pytest.approx(-here.estimate.interval().high)
+
+
+def test_many_methods_at_once_have_the_p_values_of_one_pair_at_a_time():
+    scores = np.random.default_rng(0).normal(0.7, 0.02, (5, 8))
+    scores[1] = scores[0] + 0.1  # the same difference at each seed
+    mean, p_value = paired_p(scores[0], scores[1:])
+    assert mean == pytest.approx(scores[0].mean() - scores[1:].mean(axis=1))
+    assert np.isnan(p_value[0])
+    assert p_value[1:] == pytest.approx([stats.ttest_rel(scores[0], row).pvalue for row in scores[2:]])
+    assert paired_p(scores[0], scores[1:], 0.5)[1][1:] == pytest.approx(np.minimum(1.0, 2 * p_value[1:]))

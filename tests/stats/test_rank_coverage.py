@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import rank_coverage as simulation
-from lora_bench.report.model.ranking import Contest, rank_all
+from lora_bench.report.model.ranking import Contest, each_pair, rank_all
 from lora_bench.stats import judge, paired_difference
 from lora_bench.stats.apart import least_p
 from tests.stats.test_simulations import stated
@@ -35,13 +35,13 @@ def ranges(scores):
 
     def contest(task):
         def compare(one, other):
-            estimate = replace(differences[one, other, task].estimate, least_p=least)
+            estimate = replace(differences[1 + one, 1 + other, task].estimate, least_p=least)
             return estimate.value, estimate.p_value() if seeds > 3 else None
 
         return Contest(
             means=scores[:, task].mean(axis=-1).tolist(),
             verdicts=[verdicts[one, task] for one in range(1, methods)],
-            compare=compare,
+            compare=lambda: each_pair(methods - 1, compare),
         )
 
     ranked = rank_all([contest(task) for task in range(tasks)], simulation.ALPHA)

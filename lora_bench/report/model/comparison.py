@@ -284,7 +284,8 @@ def _conditions(records: Sequence[Record]) -> dict[str, tuple[dict[str, JsonValu
     known: dict[tuple[int, ...], tuple[dict[str, JsonValue], str]] = {}
     found = {}
     for record in records:
-        own = (value for name, value in record.spec if name not in ("method", "model", "seed"))
+        # The items of a model itself are made anew for each record.
+        own = (value for name, value in vars(record.spec).items() if name not in ("method", "model", "seed"))
         key = (*map(id, own), id(record.budget))
         if key not in known:
             conditions = conditions_of(record.spec, record.budget)
@@ -311,7 +312,7 @@ def each_once(records: Sequence[RecordT]) -> list[RecordT]:
     """Return records without repeated ones; raise LoraBenchError if two different ones have the same run id."""
     kept: dict[str, RecordT] = {}
     for record in records:
-        if kept.setdefault(record.run_id, record) != record:
+        if (other := kept.setdefault(record.run_id, record)) is not record and other != record:
             raise LoraBenchError(
                 f"two different records have the run id {record.run_id}; report them apart or give them a series"
             )

@@ -333,7 +333,7 @@ def _ranks(tables: Sequence[JudgedTable], analysis: Analysis) -> Iterator[tuple[
             means=[one.row.score.mean if one.row.score is not None else 0.0 for one in rows],
             sign=table.setting.sign,
             verdicts=[*table.verdicts.values()],
-            compare=lambda one, other: seed_scores.gain_and_p(rows[one], rows[other], analysis, apart=apart),
+            compare=lambda: seed_scores.all_gains_and_p(rows[1:], analysis, apart=apart),
         )
 
     contests = [contest(table, rows) for table, rows in zip(tables, entered, strict=True)]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from lora_bench.metrics import HALF_A_POINT, default_margin
 from lora_bench.records.analysis import Analysis
 from lora_bench.report.model.comparison import ModelTable, Setting
-from lora_bench.report.model.ranking import Contest, GainAndP, Rank, rank_all
+from lora_bench.report.model.ranking import Contest, GainAndP, Rank, each_pair, rank_all
 from lora_bench.report.model.rows import Row, grouped
 from lora_bench.report.model.seed_scores import DRAWS, Compared, Scored, both_risks, items_of, overlap_of
 from lora_bench.stats import MacroDifference, Summary, Verdict, judge, macro_difference, seed_from, summarise
@@ -217,7 +217,10 @@ def _ranks(
         return Contest(
             means=[*means.values()],
             verdicts=[verdicts[number, label] for label in labels[1:]],
-            compare=lambda one, other: _gain_and_p(groups[number], labels[one], labels[other], analysis),
+            compare=lambda: each_pair(
+                len(labels) - 1,
+                lambda one, other: _gain_and_p(groups[number], labels[1 + one], labels[1 + other], analysis),
+            ),
         )
 
     ranked = rank_all([contest(number, means) for number, means in enumerate(entered)], analysis.alpha)

@@ -6,14 +6,21 @@ contradict a verdict. All true ranks lie in the shown ones with probability 1 âˆ
 `benchmarks/rank_coverage.py` measures.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from lora_bench.stats import Verdict, holm, rank
+import numpy as np
+
+from lora_bench.stats import Verdict, rank
+from lora_bench.stats.family import holm_arrays
+from lora_bench.stats.items import Floats
 
 # By how much the first of two methods is better, and the p-value of no difference.
 GainAndP = tuple[float, float | None]
+# The same of all pairs of methods, in the order of `itertools.combinations`; NaN for an unknown p-value.
+GainsAndP = tuple[Floats, Floats]
 
 
 @dataclass(frozen=True)
@@ -25,22 +32,37 @@ class Rank:
 
     best: int
     worst: int
-    letters: str
     of: int
     apart: bool
+    _place: int = field(repr=False, compare=False)
+    # Letters of many methods take long, and no answer has them.
+    _letters: Callable[[], Sequence[str]] = field(repr=False, compare=False)
+
+    @property
+    def letters(self) -> str:
+        """The letters of the groups of ties that it is in."""
+        return self._letters()[self._place]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
     """Methods that are ranked among each other, the reference first: mean scores, and the verdicts on the others.
 
-    *sign* is -1 if lower scores are better. *compare* compares two others by their places; their p-values are not adjusted.
+    *sign* is -1 if lower scores are better. *compare* compares all pairs of the others; their p-values are not adjusted.
     """
 
     means: Sequence[float]
     sign: int = 1
     verdicts: Sequence[Verdict]
-    compare: Callable[[int, int], GainAndP]
+    compare: Callable[[], GainsAndP]
+
+
+def each_pair(number: int, compare: Callable[[int, int], GainAndP]) -> GainsAndP:
+    """Return what *compare* gives of every pair of so many methods, by their places."""
+    found = [compare(*pair) for pair in itertools.combinations(range(number), 2)]
+    # None becomes NaN.
+    gains, p_values = np.array(found, dtype=float).reshape(-1, 2).T
+    return gains, p_values
 
 
 def rank_all(contests: Sequence[Contest], alpha: float) -> list[list[Rank]]:
@@ -49,34 +71,38 @@ def rank_all(contests: Sequence[Contest], alpha: float) -> list[list[Rank]]:
     A contest of one method has none, nor one with a shown difference that goes against the order of the means, which can be
     where methods have scores of different seeds: then there is no one order.
     """
-    others = [
-        {pair: contest.compare(*pair) for pair in itertools.combinations(range(1, len(contest.means)), 2)}
-        for contest in contests
-    ]
-    adjusted = iter(holm([p_value for pairs in others for _, p_value in pairs.values()], alpha))
-    found = []
-    for contest, pairs in zip(contests, others, strict=True):
-        known: dict[tuple[int, int], GainAndP] = {
-            (0, place): (-contest.sign * verdict.difference, verdict.adjusted_p)
-            for place, verdict in enumerate(contest.verdicts, start=1)
-        }
-        known |= {pair: (gain, next(adjusted).p_value) for pair, (gain, _) in pairs.items()}
-        found.append(_ranks([contest.sign * mean for mean in contest.means], known, alpha))
-    return found
+    others = [contest.compare() for contest in contests]
+    known = np.concatenate([np.empty(0), *(p_values for _, p_values in others)])
+    adjusted, _ = holm_arrays(np.where(np.isnan(known), 1.0, known), alpha)
+    parts = np.split(adjusted, np.cumsum([len(gains) for gains, _ in others])[:-1])
+    return [_ranks(contest, gains, p, alpha) for contest, (gains, _), p in zip(contests, others, parts, strict=True)]
 
 
-def _ranks(means: Sequence[float], pairs: dict[tuple[int, int], GainAndP], alpha: float) -> list[Rank]:
-    shown = {pair: gain for pair, (gain, p_value) in pairs.items() if p_value is not None and p_value <= alpha}
-    if len(means) < 2 or any(gain * (means[one] - means[other]) <= 0 for (one, other), gain in shown.items()):
+def _ranks(contest: Contest, gains: Floats, p_values: Floats, alpha: float) -> list[Rank]:
+    number, means = len(contest.means), contest.sign * np.array(contest.means)
+    if number < 2:
+        return []
+    adjusted = np.array([verdict.adjusted_p for verdict in contest.verdicts], dtype=float)
+    # All pairs in the order of combinations, the reference's first.
+    gains = np.concatenate([[-contest.sign * verdict.difference for verdict in contest.verdicts], gains])
+    p_values = np.concatenate([adjusted, p_values])
+    first, second = np.triu_indices(number, 1)
+    shown, ahead = p_values <= alpha, means[first] - means[second]
+    if (shown & (gains * ahead <= 0)).any():
         return []
     # Names in the order of places, so that equal means stand as the table has them.
-    names = [f"{place:04}" for place in range(len(means))]
-    ranking = rank(
-        dict(zip(names, means, strict=True)),
-        {(names[one], names[other]): p_value for (one, other), (_, p_value) in pairs.items()},
-        alpha=alpha,
-    )
+    names = [f"{place:04}" for place in range(number)]
+
+    @functools.cache
+    def letters() -> list[str]:
+        pairs = dict(zip(itertools.combinations(names, 2), p_values.tolist(), strict=True))
+        found = rank(dict(zip(names, means, strict=True)), pairs, alpha=alpha).letters
+        return [found[name] for name in names]
+
+    winners, losers = np.where(ahead > 0, (first, second), (second, first))[:, shown]
+    wins, losses = np.bincount(winners, minlength=number), np.bincount(losers, minlength=number)
+    apart = bool(shown.any())
     return [
-        Rank(*ranking.ranks[name], letters=ranking.letters[name], of=len(names), apart=len(ranking.groups) > 1)
-        for name in names
+        Rank(1 + int(losses[place]), number - int(wins[place]), number, apart, place, letters)
+        for place in range(number)
     ]

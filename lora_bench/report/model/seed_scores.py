@@ -13,10 +13,12 @@ from lora_bench.metrics.support.label_arrays import are_label_sets
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.store import Answers
 from lora_bench.report.model.comparison import Setting
+from lora_bench.report.model.ranking import GainsAndP, each_pair
 from lora_bench.report.model.rows import KeyT, Row, Score, fallen_runs
 from lora_bench.stats.apart import least_p
 from lora_bench.stats.crossed import with_items
 from lora_bench.stats.items import FoldItems, same_groups
+from lora_bench.stats.paired import paired_p
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
 # Resamples of test items, for a metric that is no mean over them: they give its variance to 2 %.
@@ -240,6 +242,25 @@ def gain_and_p(one: Scored, other: Scored, analysis: Analysis, *, apart: bool = 
     if p_value is not None and (apart or collapse_seen(one, other)):
         p_value = max(p_value, min(1.0, least_p(len(seeds)) / share))
     return one.setting.sign * estimate.value, p_value if len(seeds) >= FEWEST_PAIRS else None
+
+
+def all_gains_and_p(rows: Sequence[Scored], analysis: Analysis, *, apart: bool) -> GainsAndP:
+    """As `gain_and_p`, of all pairs of rows: together where they share their seeds, and these alone tell."""
+    alone = all(one.items is None and one.choice is None and not one.row.overlap for one in rows)
+    kinds = {(one.row.least_learned, *sorted(one.scores)) for one in rows}
+    if not alone or len(kinds) != 1 or len(rows[0].scores) < FEWEST_PAIRS:
+        return each_pair(len(rows), lambda one, other: gain_and_p(rows[one], rows[other], analysis, apart=apart))
+    seeds = [*rows[0].scores]
+    share = analysis.share(len(seeds))
+    scores = np.array([[one.scores[seed] for seed in seeds] for one in rows])
+    least = np.array([least_p(len(seeds)) / share if apart or collapse_seen(one, one) else 0.0 for one in rows])
+    found = [(np.empty(0), np.empty(0))]
+    for place in range(len(rows) - 1):
+        mean, p_value = paired_p(scores[place], scores[place + 1 :], share)
+        bound = np.minimum(1.0, np.maximum(least[place], least[place + 1 :]))
+        found.append((rows[place].setting.sign * mean, np.maximum(p_value, bound)))
+    gains, p_values = map(np.concatenate, zip(*found, strict=True))
+    return gains, p_values
 
 
 def at_floor(row: Row, reference: Row) -> float | None:
