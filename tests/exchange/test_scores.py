@@ -616,6 +616,22 @@ def test_samples_of_two_models_are_compared_item_by_item(tmp_path):
     assert list(found.verdicts.set_index("label")["mean"].items()) == [("org__large", 0.8), ("org__small", 0.4)]
 
 
+def test_another_metric_of_samples_can_be_named_but_no_column(tmp_path, capsys):
+    for model, correct in (("small", 10), ("large", 40)):
+        (tmp_path / model).mkdir()
+        lines = [{"doc_id": doc, "acc": 1.0, "acc_norm": float(doc < correct), "brier": 0.5} for doc in range(50)]
+        text(tmp_path / model / "samples_arc_2026-01-02T03-04-05.678901.jsonl", *map(json.dumps, lines))
+    assert "all 2 have the same result" in judge(tmp_path).answer
+    named = judge(tmp_path, score=["missing", "acc_norm"])
+    assert "that of large scores highest" in named.answer and any("the score `acc_norm`" in line for line in named.said)
+    lower = judge(tmp_path, score="acc_norm", lower_is_better=True)
+    assert "that of small scores highest" in lower.answer
+    with pytest.raises(LoraBenchError, match="unknown result 'acc_nrm'; did you mean 'acc_norm'"):
+        judge(tmp_path, score="acc_nrm")
+    assert main(["judge", str(tmp_path), "--item", "doc_hash"]) == 2
+    assert "is no table, and says itself what --item names: leave it out" in capsys.readouterr().err
+
+
 def test_samples_of_one_model_at_two_dates_are_two_runs_by_their_dates(tmp_path):
     samples(tmp_path / "org__small", 20)
     samples(tmp_path / "org__small", 21, date="2026-01-03T03-04-05.678901")
@@ -676,6 +692,20 @@ def test_results_of_peft_are_single_runs_of_its_experiments(tmp_path):
     assert found.winner is None and "each has one run" in found.answer
     scores = found.verdicts.set_index("label")["mean"]
     assert dict(scores) == {"lora/tiny-r4": 0.375, "full-finetuning/tiny": 0.375}
+
+
+def test_results_of_peft_cost_their_seconds_of_training(tmp_path, capsys):
+    result(tmp_path, LORA)
+    result(tmp_path, full(train_time=90.0), name="full.json")
+    folder = str(tmp_path / "method_comparison")
+    assert main(["judge", folder, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cost"] == {
+        "column": "train_seconds", "mean": {"lora/tiny-r4": 30.0, "full-finetuning/tiny": 90.0},
+    }  # fmt: skip
+    result(tmp_path, full(train_time=None), name="full.json")
+    assert judge(folder).report.given_costs.mean(judge(folder).report.overview.methods[0].places[0].row) is None
+    assert main(["judge", folder, "--higher-is-better"]) == 2
+    assert "says itself what --higher-is-better names" in capsys.readouterr().err
 
 
 def log(model, score):

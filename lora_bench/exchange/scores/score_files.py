@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_bench.errors import LoraBenchError
+from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.exchange.peft_results import FOLDERS, record_in
 from lora_bench.exchange.scores.collect import Source, TaskFacts
 from lora_bench.exchange.scores.columns import AskedColumns, choose, lower_is_better
@@ -49,9 +49,11 @@ def _files(path: Path) -> list[Path]:
 
 def _of_file(path: Path, asked: AskedColumns, runs: Counter[tuple[Path, str]]) -> Iterator[Source]:
     if (match := _SAMPLES.fullmatch(path.name)) is not None:
-        yield _samples(path, match[1], match[2] if runs[path.parent, match[1]] > 1 else "")
+        _refuse_columns(path, asked, but=("score", "lower_is_better"))
+        yield _samples(path, match[1], match[2] if runs[path.parent, match[1]] > 1 else "", asked)
         return
     if is_items(path):
+        _refuse_columns(path, asked)
         yield items_source(path)
         return
     log = None
@@ -60,13 +62,22 @@ def _of_file(path: Path, asked: AskedColumns, runs: Counter[tuple[Path, str]]) -
     if not isinstance(log, dict):
         yield from _of_table(read_table(path), asked)
     elif {"run_info", "train_info"} <= log.keys():
+        _refuse_columns(path, asked)
         yield _peft(path)
     elif {"model_info", "evaluation_results"} <= log.keys():
+        _refuse_columns(path, asked)
         yield log_source(path, log)
     else:
         known = "a list of objects, a result of PEFT's method_comparison, and a log of Every Eval Ever"
         samples = "; lm-evaluation-harness writes `samples_*.jsonl` with --log_samples" if "results" in log else ""
         raise fault(f"is JSON of no known form ({known}){samples}", str(path))
+
+
+def _refuse_columns(path: Path, asked: AskedColumns, but: Sequence[str] = ()) -> None:
+    """Raise BadInput if the user names a column, or the direction, of a file that says these itself."""
+    for name in (name for name, value in vars(asked).items() if name not in but and value not in (None, ())):
+        option = ("higher_is_better" if asked.lower_is_better is False else name).replace("_", "-")
+        raise fault(f"is no table, and says itself what --{option} names: leave it out", str(path))
 
 
 def _of_table(table: GivenTable, asked: AskedColumns) -> Iterator[Source]:
@@ -100,12 +111,13 @@ def _picked(
             yield line, [row[place] for place in places]
 
 
-def _samples(path: Path, task: str, date: str) -> Source:
-    """Return the results of a model on the items of a task: one metric, and of several filters the first."""
+def _samples(path: Path, task: str, date: str, asked: AskedColumns) -> Source:
+    """Return the results of a model on the items of a task: the metric asked for or one, and of several filters the first."""
     table = read_table(path)
     head = table.head()
-    numbers = [name for name, values in head.items() if isinstance(values[0], int | float) and "." not in name]
-    if "doc_id" not in head or numbers in ([], ["doc_id"]):
+    known = {name: of[0] for name, of in head.items() if "." not in name and name != "doc_id"}
+    numbers = [name for name, value in known.items() if isinstance(value, int | float)]
+    if "doc_id" not in head or not numbers:
         with open_regular(path) as stream:
             first = load(stream.readline(), str(path))
         metrics = first.get("metrics")
@@ -114,7 +126,11 @@ def _samples(path: Path, task: str, date: str) -> Source:
             why = f"{listed(lists)} is a list, of which a score is made over all items"
             raise fault(f"has no result on an item: {why}", str(path))
         raise fault("has no `doc_id` with a number a metric, as lm-evaluation-harness writes", str(path))
-    metric = next((name for name in ("acc", "exact_match") if name in numbers), numbers[-1])  # the last keys of a line
+    wanted = asked.score or ("acc", "exact_match", numbers[-1])  # metrics are the last keys of a line
+    metric = next((name for name in wanted if name in numbers), None)
+    if metric is None:
+        raise fault(str(unknown("result", wanted[0], numbers)), str(path))
+    lower = lower_is_better(metric) if asked.lower_is_better is None else asked.lower_is_better
     said = [
         f"samples: the method is the folder{' with the date' if date else ''}, the item `doc_id`, the score `{metric}`"
     ]
@@ -127,7 +143,7 @@ def _samples(path: Path, task: str, date: str) -> Source:
         named={"item": "doc_id", "score": metric},
         rows=_picked(table, [table.names.index("doc_id"), table.names.index(metric)], only),
         constant={"method": " ".join(filter(None, [path.resolve().parent.name, date])), "task": task},
-        facts={task: TaskFacts(metric, not lower_is_better(metric))},
+        facts={task: TaskFacts(metric, not lower, given=asked.lower_is_better is not None)},
         said=said,
     )
 
@@ -138,10 +154,14 @@ def _peft(path: Path) -> Source:
     spec, metric = record.spec, record.spec.task.metric or "score"
     higher = not lower_is_better(metric) if spec.task.higher_is_better is None else spec.task.higher_is_better
     row = {"method": spec.method.label, "task": spec.task.name, "base_model": spec.model.shown, "seed": spec.seed}
+    seconds = record.speed.train_seconds if record.speed is not None else None
     return Source(
         file=str(path),
-        named={name: name for name in (*row, "score")},
-        rows=[(1, [*row.values(), record.score])],
+        named={**{name: name for name in row}, "cost": "train_seconds", "score": "score"},
+        rows=[(1, [*row.values(), seconds, record.score])],
         facts={spec.task.name: TaskFacts(metric, higher)},
-        said=["PEFT's result files: the method is the experiment's name, the score that of the test set"],
+        said=[
+            "PEFT's result files: the method is the experiment's name, the score that of the test set, and the cost its "
+            "`train_time` in seconds; no verdict is about it"
+        ],
     )
