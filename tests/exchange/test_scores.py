@@ -107,6 +107,13 @@ def test_a_column_a_task_is_read_as_papers_print_it(tmp_path):
     assert found.answer == judge(long).answer
 
 
+def test_a_score_is_known_behind_the_words_of_its_data():
+    found = judge(
+        [{("Best Val Acc (%)" if key == "accuracy" else key): of for key, of in row.items()} for row in rows()]
+    )
+    assert "score: column `Best Val Acc (%)`" in found.said and found.winner == "b"
+
+
 def test_columns_can_be_named_and_a_wrong_name_has_the_nearest(tmp_path):
     table = [{"who": row["method"], "what": row["task"], "again": row["seed"], "n": row["accuracy"]} for row in rows()]
     path = write(tmp_path / "x.csv", table)
@@ -574,6 +581,41 @@ def test_two_seeds_alike_to_the_last_digit_on_three_tasks_are_asked_about():
             for method in ("a", "b") for seed in (0, 1, 2, 3, 4) for item in range(number)
         ]  # fmt: skip
         assert ("Copies? The results of seeds 0 and 2 of a" in judge(table).answer) == asked
+
+
+def test_tasks_on_which_all_seeds_score_the_same_are_no_sign_of_a_copy(tmp_path):
+    # At 100 % on two tasks, chance may give two seeds of the third one score.
+    three = rows(tasks=("cola", "mnli", "sst2"))
+    perfect = [{**row, "accuracy": row["accuracy"] if row["task"] == "sst2" else 1.0} for row in three]
+    same = [{**row, "accuracy": 0.7} if row["task"] == "sst2" and row["seed"] in (3, 7) else row for row in perfect]
+    assert "Copies" not in judge(same).answer
+
+
+def test_an_answer_before_the_others_has_no_bold_within_bold(tmp_path):
+    copied = judge([row | {"accuracy": 0.7 + (row["seed"] % 5) / 100} for row in rows(tasks=("cola", "sst2"))])
+    page = next(path for path in copied.write_report(tmp_path) if path.suffix == ".md").read_text()
+    assert "**Copies: " in page and "****" not in page
+
+
+def test_methods_with_the_same_scores_on_a_task_are_chosen_there_together():
+    # b is best on sst2; on cola all three have 100 % at every seed.
+    table = [{**row, "accuracy": 1.0} if row["task"] == "cola" else row for row in rows(tasks=("cola", "sst2"))]
+    assert "Table by table the choice is any of a, b and c on cola and b on sst2." in judge(table).answer
+    costs = {"a": 1.0, "b": 2.0, "c": 3.0}
+    costly_table = [{**row, "price": costs[row["method"]]} for row in table]
+    assert "Table by table the choice is a on cola and b on sst2." in judge(costly_table).answer
+
+
+def test_pairs_that_differ_on_one_task_alone_are_counted_beside_new_tasks():
+    # c is a on cola: that pair has a spread on sst2 only; b differs from a on both.
+    tasks = rows(tasks=("cola", "sst2"))
+    cola = {row["seed"]: row["accuracy"] for row in tasks if (row["method"], row["task"]) == ("a", "cola")}
+    shift = {"b": 0.1, "c": 0.0}
+    table = [
+        {**row, "accuracy": cola[row["seed"]] + (0.001 * row["seed"] if row["method"] == "b" else 0.0)}
+        if row["method"] in shift and row["task"] == "cola" else row for row in tasks
+    ]  # fmt: skip
+    assert "1 further pair of methods differed on one task alone." in judge(table).answer
 
 
 def test_runs_without_a_score_are_no_copies():

@@ -39,7 +39,7 @@ _SCORES = (
     "error_rate", "rmse", "mae",
 )  # fmt: skip
 _SAME = {"acc": "accuracy", "mcc": "matthews_correlation", "matthews_corrcoef": "matthews_correlation"}
-_SET = re.compile(r"^(test|eval|evaluation|final|mean|best|valid|val|dev)_")
+_SET = re.compile(r"^(?:(?:test|eval|evaluation|final|mean|best|valid|validation|val|dev)_)+")
 # Numbers of a wide table that are no scores of a task, by any word of the name.
 _NO_SCORES = {
     "avg", "average", "mean", "macro", "std", "sd", "stderr", "ci", "n", "count", "rank", "params", "parameters", "param",

@@ -86,21 +86,28 @@ def copies(runs: Sequence[Run]) -> list[Block]:
     """
     many, some = [], []
     for method, own in grouped([run for run in runs if run.score is not None], lambda run: run.method).items():
-        alike: dict[frozenset[object], list[str]] = {}
+        alike: dict[frozenset[tuple[str, str, object]], list[str]] = {}
         for seed, of_seed in grouped(own, lambda run: run.seed).items():
             found = (
                 (run.task, run.base_model, run.score if run.items is None else run.items.tobytes()) for run in of_seed
             )
             alike.setdefault(frozenset(found), []).append(code(str(seed)))
+        # A task on which all score the same, as at 100 %, is no sign of a copy.
+        of_places = grouped(own, lambda run: (run.task, run.base_model))
+        telling = {place for place, of in of_places.items() if len({run.score for run in of}) > 1}
         number = sum(map(len, alike.values()))
         items = sum(len(run.items) for run in own if run.items is not None) / number
         if 2 * (number - len(alike)) >= number and (len(own) > number or items):
             many.append(f"{number - len(alike)} of the {number} runs of {code(method)}")
         else:
-            twins = [seeds for found, seeds in alike.items() if items >= FEWEST_ITEMS or len(found) >= FEWEST_TASKS]
+            twins = [
+                seeds
+                for found, seeds in alike.items()
+                if items >= FEWEST_ITEMS or sum((task, model) in telling for task, model, _ in found) >= FEWEST_TASKS
+            ]
             some += [f"seeds {listed(seeds)} of {code(method)}" for seeds in twins if len(seeds) > 1]
-    said = [f"**Copies:** {listed(many)} have the same results as another run of their method."] if many else []
-    said += [f"**Copies?** The results of {'; '.join(some)} are equal to the last digit, on all tasks."] if some else []
+    said = [f"Copies: {listed(many)} have the same results as another run of their method."] if many else []
+    said += [f"Copies? The results of {'; '.join(some)} are equal to the last digit, on all tasks."] if some else []
     return [SectionAnswer(f"{' '.join(said)} Copies are no evidence, and make verdicts too sure.")] if said else []
 
 

@@ -67,6 +67,14 @@ class Choice:
         """Label of the chosen method."""
         return self.chosen.label
 
+    @property
+    def alike(self) -> list[str]:
+        """Labels of the methods with the results and the cost of the chosen one, itself included: it is any of them."""
+        results = [([(of.seed, of.value) for of in row.scores], len(row.failures)) for row in self.rows]
+        known = [*zip(results, self.costs, strict=True)]
+        own = known[self.rows.index(self.chosen)]
+        return [row.label for row, of_row in zip(self.rows, known, strict=True) if of_row == own]
+
     @cached_property
     def losses(self) -> tuple[Loss, ...] | None:
         """Loss of each method to the best of them; None where no spread of runs is known."""

@@ -82,17 +82,19 @@ def _kinds(seen: Overview) -> list[str]:
 
 def by_place(seen: Overview) -> list[str]:
     """Return what `choose` names for each table, where that is not one method."""
-    counts = Counter(choice.method for choice in seen.choices)
+    names = []
+    for choice in seen.choices:
+        alike = choice.alike if seen.comparison.scores_alone else [choice.method]
+        names.append(f"any of {listed([*map(code, alike)])}" if len(alike) > 1 else code(choice.method))
+    counts = Counter(names)
     if len(counts) < 2:
         return []
     tasks = [choice.setting.spec.task.name for choice in seen.choices]
     if len({*tasks}) == len(tasks) <= MOST_NAMES:
-        of_method = grouped(zip(seen.choices, tasks, strict=True), lambda one: one[0].method)
-        named = listed(
-            [f"{code(label)} on {listed([code(task) for _, task in of])}" for label, of in of_method.items()]
-        )
+        of_names = grouped(zip(names, tasks, strict=True), lambda one: one[0])
+        named = listed([f"{label} on {listed([code(task) for _, task in of])}" for label, of in of_names.items()])
     else:
-        named = listed([f"{code(label)} in {number} of {counts.total()}" for label, number in counts.most_common()])
+        named = listed([f"{label} in {number} of {counts.total()}" for label, number in counts.most_common()])
     chosen = "the choice is" if seen.comparison.scores_alone else "`lora-bench choose` names"
     return [f"Table by table {chosen} {named}."]
 
