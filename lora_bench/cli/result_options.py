@@ -124,12 +124,12 @@ def add_judge(commands: Commands) -> None:
         "judge anybody's scores: the method to take, verdicts, and places as intervals",
         "lora-bench judge scores.csv --out report",
         "judge_commands:judge",
-        more="Columns are guessed by their names, and said. Nothing in a file runs.",
+        more="Columns are guessed by their names; each guess is printed.",
     )
     what, how, output = judge.what, judge.how, judge.output
     files = (
-        "CSV, TSV, JSONL or Parquet with a row a score or test item, samples of lm-evaluation-harness, JSON of Every Eval "
-        "Ever, or a folder of these or of PEFT's result files"
+        "a table (CSV, TSV, JSONL, Parquet) with a row for each score or test item, samples of lm-evaluation-harness, JSON "
+        "of Every Eval Ever, PEFT's result files, or a folder of these"
     )
     what.takes("scores", "SCORES", files, nargs="+", type=Path)
     for name, of in (
@@ -137,11 +137,11 @@ def add_judge(commands: Commands) -> None:
         ("task", "column of the task"),
         ("base-model", "column of the base model"),
         ("seed", "column that tells the runs of a method apart"),
-        ("item", "column of the test item, where a row is the result on one"),
-        ("cost", "column of a run's cost, such as seconds, which chooses between methods within the margin"),
+        ("item", "column of the test item, if a row is the result on one item"),
+        ("cost", "column of a run's cost, such as seconds: the cheapest method within the margin is taken"),
     ):
         what.takes(f"--{name}", "COLUMN", f"{of} (default: guessed)")
-    several = "column of the score, or columns of several tasks: A,B,C (default: guessed)"
+    several = "column of the score, or of each task's: A,B,C; of samples, the first that a task has (default: guessed)"
     what.takes("--score", "COLUMNS", several, type=options.names, default=())
     what.flag("--lower-is-better", "a lower score is better (default: guessed)", default=None)
     higher = "a higher score is better (default: guessed)"
@@ -151,7 +151,9 @@ def add_judge(commands: Commands) -> None:
     what.takes("--reference", "METHOD", "compare with this method (default: full or lora, or the first)")
     loss = "difference that does not matter: 0.01 is one point of accuracy (default: half a point)"
     how.takes("--margin", "X", loss, type=margin)
-    how.takes("--alpha", "A", "error level of each family of claims (default: 0.05)", type=options.alpha)
+    how.takes(
+        "--alpha", "A", "chance of a false claim in each family of comparisons (default: 0.05)", type=options.alpha
+    )
     judge.where.takes("--out", "FOLDER", "folder for the page (default: print the answer alone)", type=Path)
     output.flag("--json", "print one JSON object in place of the answer")
     options.paper_options(judge, "with --out: ")
