@@ -1,4 +1,4 @@
-"""A report names the others on its data, and says what each finds, from the records of both."""
+"""A report names the others on its data, and says how many runs each shares with it, from the records of both."""
 
 from lora_bench.cli import main
 from lora_bench.records.sealed_records import to_json
@@ -24,42 +24,24 @@ def untuned(seeds):
     ]
 
 
-def test_a_report_says_what_others_on_its_data_find():
-    tuned = runs("full", 0) + runs("lora", -0.05)
-    said = "[`big-one`](big-one.md): takes `full`, `lora` worse than `full`, has 4 of the 4 runs here"
-    assert line(untuned(2), big_one=tuned) == f"**On the same data:** {said}."
-    back = "[`small`](small.md): takes `full`, nothing shown, has 4 of the 20 runs here"
-    assert line(tuned, small=untuned(2)) == f"**On the same data:** {back}."
-
-
 def test_a_report_says_how_many_of_its_runs_stand_in_another():
-    assert line(untuned(3), first=untuned(2)).endswith(", has 4 of the 6 runs here.")
-    assert line(untuned(2), second=untuned(3)).endswith(", has 4 of the 4 runs here.")
+    assert (
+        line(untuned(3), big_one=untuned(2)) == "**On the same data:** [`big-one`](big-one.md) (4 of the 6 runs here)."
+    )
+    assert line(untuned(2), second=untuned(3)).endswith(" (4 of the 4 runs here).")
 
 
-def test_of_a_report_the_methods_that_are_worse_are_told():
-    # Ten seeds that are 5.5 points apart in turn decide nothing about one method, and show that the other is worse.
-    wide = [
-        one.model_copy(update={"scores": {"accuracy": BASE[seed] + (0.06, -0.05)[seed % 2]}})
-        for seed, one in enumerate(runs("lora", 0))
-    ]
-    partly = runs("full", 0) + wide + runs("prefix_tuning", -0.05)
-    said = line(untuned(2), partly=partly)
-    assert "[`partly`](partly.md): takes `lora`, `prefix_tuning` worse than `full`" in said
+def test_a_report_without_a_run_in_common_is_named_alone():
+    search = trials("full", 1e-3) + trials("lora", 3e-3)
+    assert line(untuned(2), search=search) == "**On the same data:** [`search`](search.md)."
 
 
 def test_many_others_are_folded_away():
     tuned = runs("full", 0) + runs("lora", -0.05)
     few, many = (line(untuned(2), **dict.fromkeys("abcd"[:number], tuned)) for number in (3, 4))
-    assert few.startswith("**On the same data:** [`a`](a.md): takes `full`")
+    assert few.startswith("**On the same data:** [`a`](a.md) (4 of the 4 runs here); ")
     assert many.startswith("<details><summary>4 other reports on the same data</summary>\n\n")
-    each = "takes `full`, `lora` worse than `full`, has 4 of the 4 runs here"
-    assert f"{'; '.join(f'[`{name}`]({name}.md): {each}' for name in 'abcd')}." in many
-
-
-def test_a_search_is_told_from_results():
-    search = trials("full", 1e-3) + trials("lora", 3e-3)
-    assert "[`search`](search.md): a search for learning rates" in line(untuned(2), search=search)
+    assert f"{'; '.join(f'[`{name}`]({name}.md) (4 of the 4 runs here)' for name in 'abcd')}." in many
 
 
 def test_a_report_on_other_data_is_not_named():
@@ -82,11 +64,7 @@ def test_pages_of_one_folder_link_to_each_other(tmp_path):
             (tmp_path / "runs" / name / one.run_id / "record.json").write_bytes(to_json(one))
     out = str(tmp_path / "out")
     assert main(["report", str(tmp_path / "runs"), "--out", out]) == 0
-    # Each seed gives the same difference, so that nothing is known of others.
-    assert (
-        "[`long`](long.md): takes `full`, nothing shown, has 4 of the 4 runs here."
-        in (tmp_path / "out" / "short.md").read_text()
-    )
+    assert "[`long`](long.md) (4 of the 4 runs here)." in (tmp_path / "out" / "short.md").read_text()
     assert '<a href="short.html"><code>short</code></a>' in (tmp_path / "out" / "long.html").read_text()
     assert main(["report", str(tmp_path / "runs"), "--out", out, "--check"]) == 0
     # Beside its records each report is written alone, as `run` does it.
@@ -99,5 +77,5 @@ def test_where_others_hold_a_part_of_the_data_that_is_said():
         one for task in ("vader_film", "other") for one in runs("full", 0, task=task) + runs("lora", -0.05, task=task)
     ]
     one = runs("full", 0) + runs("lora", -0.05)
-    assert line(both, one=one).startswith("**On some of the same data:** [`one`](one.md): ")
-    assert line(one, both=both).startswith("**On the same data:** [`both`](both.md): ")
+    assert line(both, one=one).startswith("**On some of the same data:** [`one`](one.md) (")
+    assert line(one, both=both).startswith("**On the same data:** [`both`](both.md) (")
