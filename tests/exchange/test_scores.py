@@ -176,15 +176,6 @@ def test_the_claim_that_a_collapse_to_0_would_cancel_first_is_named_and_no_rate_
     assert "rule out" not in page and "collapses in over" in page and "% excluded)" not in page
 
 
-def test_lines_of_several_tasks_in_a_terminal_name_their_task(tmp_path, capsys):
-    table = [{**{key: row[key] for key in ("method", "task", "seed")}, "loss": 3 - row["accuracy"]}
-             for row in rows(tasks=("cola", "sst2"))]  # fmt: skip
-    assert main(["judge", str(write(tmp_path / "x.csv", table)), "--out", str(tmp_path)]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    drawn = [words[:2] for words in lines if words[1:2] in (["cola"], ["sst2"])]
-    assert drawn == [["b", "cola"], ["c", "cola"], ["b", "sst2"], ["c", "sst2"]]
-
-
 def test_a_shown_difference_whose_interval_reaches_0_is_explained(tmp_path):
     # By Holm's procedure the level of the second of two comparisons is that of one, and intervals have half of it.
     noise = np.array([-1, 1] * 5) * 0.01
