@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from lora_bench.report.blocks import (
@@ -52,14 +52,6 @@ STRENGTH = "lora-bench-strength"
 HEAD_LETTERS = 30_000
 
 
-class NamedHeading(NamedTuple):
-    """A heading of a page with its address."""
-
-    level: int
-    identifier: str
-    text: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class PageFacts:
     """Facts in the head of a page: the headline, with what makes it doubtful first, and how sure that is.
@@ -78,8 +70,8 @@ def render_page(blocks: Sequence[Block], figures: Mapping[str, bytes], facts: Pa
     sections = (at for at, block in enumerate(blocks) if isinstance(block, Heading) and block.level == 2)
     start = next(sections, len(blocks))
     first, body = page.show(blocks[:start]), page.show(blocks[start:])
-    shown = f'<section class="answer">\n{first}</section>\n{_contents(page.headings)}{body}'
-    return frame(page.headings[0].text, shown, facts or PageFacts())
+    shown = f'<section class="answer">\n{first}</section>\n{body}'
+    return frame(page.title, shown, facts or PageFacts())
 
 
 def frame(title: str, shown: str, facts: PageFacts | None = None) -> str:
@@ -130,13 +122,18 @@ def _policy(style: str, script: str) -> str:
 
 
 class _Page:
-    """Writes blocks as HTML, and keeps the headings that it wrote; a card, *alone*, has no links, and figures in one colour."""
+    """Writes blocks as HTML, and keeps its headings by address; a card, *alone*, has no links, and figures in one colour."""
 
     def __init__(self, figures: Mapping[str, bytes], *, alone: bool = False) -> None:
-        self.headings: list[NamedHeading] = []
+        self._headings: dict[str, str] = {}
         self._figures = figures
         self._alone = alone
         self._inline = inline_parser(links=not alone)
+
+    @property
+    def title(self) -> str:
+        """The first heading."""
+        return next(iter(self._headings.values()))
 
     def show(self, blocks: Iterable[Block]) -> str:
         """Return blocks as HTML."""
@@ -153,7 +150,7 @@ class _Page:
             case TextList():
                 return self._items(block)
             case TextTable():
-                return self._wide(self._table(block), self.headings[-1].text if self.headings else "")
+                return self._wide(self._table(block), next(reversed(self._headings.values()), ""))
             case Figure():
                 caption = f"<figcaption>{self._text(block.caption)}</figcaption>"
                 return f"<figure>\n{self._wide(self._image(block), block.alt)}\n{caption}\n</figure>"
@@ -170,10 +167,9 @@ class _Page:
         (inline,) = self._inline.parseInline(heading.text)
         words = "".join(child.content for child in inline.children or []).replace("\N{ZERO WIDTH SPACE}", "")
         slug = re.sub(r"[^a-z0-9]+", "-", anchor(words)).strip("-")[:60] or "section"
-        taken = {named.identifier for named in self.headings}
         numbered = (slug if number == 1 else f"{slug}-{number}" for number in itertools.count(1))
-        identifier = next(name for name in numbered if name not in taken)
-        self.headings.append(NamedHeading(heading.level, identifier, words))
+        identifier = next(name for name in numbered if name not in self._headings)
+        self._headings[identifier] = words
         return f'<h{heading.level} id="{identifier}">{self._text(heading.text)}</h{heading.level}>'
 
     def _items(self, block: TextList) -> str:
@@ -250,26 +246,6 @@ def inline_parser(*, links: bool) -> MarkdownIt:
     for name, rule in (("text", text), ("link_open", link_open), ("link_close", link_close)):
         parser.add_render_rule(name, rule)
     return parser
-
-
-def _contents(headings: Sequence[NamedHeading]) -> str:
-    """Return links to the sections of a page that has several, and to the parts of a section that has several."""
-    starts = [at for at, heading in enumerate(headings) if heading.level == 2]
-    if len(starts) < 2:
-        return ""
-    items = []
-    for start, end in itertools.pairwise([*starts, len(headings)]):
-        parts = [f"<li>{_link(part)}</li>" for part in headings[start:end] if part.level == 3]
-        items.append(f"<li>{_link(headings[start])}{_list(parts) if len(parts) > 1 else ''}</li>")
-    return f'<nav aria-label="Contents">\n<details><summary>All sections</summary>{_list(items)}</details>\n</nav>\n'
-
-
-def _link(heading: NamedHeading) -> str:
-    return f'<a href="#{heading.identifier}">{escape(heading.text, quote=False)}</a>'
-
-
-def _list(items: Sequence[str]) -> str:
-    return "\n".join(["", "<ul>", *items, "</ul>", ""])
 
 
 # The colour that replaces another where the reader prefers dark pages. The first two are the page's own.
