@@ -31,7 +31,6 @@ LOOKS: dict[VerdictName, tuple[str, str]] = {
 
 # More rows fill more than a screen.
 MOST_ROWS = 60
-MOST_PANELS = 2
 
 # Characters of a method's name that fit beside the names of base models.
 BESIDE = 18
@@ -39,15 +38,15 @@ BESIDE = 18
 # Inches.
 NARROW = 3.7
 ROW, NARROW_ROW, GAP, HEAD, FOOT = 0.205, 0.36, 0.1, 0.3, 0.26
-LABELS, CHARACTER, WORDS, PLOT = 1.48, 0.068, 1.75, {1: 4.2, 2: 2.3}
+LABELS, CHARACTER, WORDS, PLOT = 1.48, 0.068, 1.75, 4.2
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A line of the picture: a heading, or the comparison in each panel; no heading stands above the only ones of a method."""
+    """A line of the picture: a heading, or a comparison; no heading stands above the only one of a method."""
 
     name: str
-    contrasts: tuple[Contrast | None, ...] = ()
+    contrast: Contrast | None = None
 
 
 def can_draw(contrasts: Sequence[Contrast]) -> bool:
@@ -91,32 +90,24 @@ def _shows_seeds(contrast: Contrast) -> bool:
 def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> Figure:
     from matplotlib.figure import Figure
 
-    targets = [*dict.fromkeys(contrast.setting.parameter_target for contrast in contrasts)]
-    # One panel for all targets where there are many, or no room.
-    panels: list[object] = [*targets] if 1 < len(targets) <= MOST_PANELS and not narrow else [None]
-    rows = _rows(contrasts, panels)
-    above = narrow or any(len(row.name) > BESIDE for row in rows if not row.contrasts)
+    rows = _rows(contrasts)
+    above = narrow or any(len(row.name) > BESIDE for row in rows if row.contrast is None)
     places, depth = _placed(rows, NARROW_ROW if narrow else ROW, above)
     model = _only_model(contrasts)
-    head = HEAD + (0.18 if len(panels) > 1 else 0) + (0.17 if model else 0)
+    head = HEAD + (0.17 if model else 0)
     height = head + depth + FOOT
-    plot = NARROW - 0.1 if narrow else PLOT[len(panels)]
+    plot = NARROW - 0.1 if narrow else PLOT
     beside = _names_at(rows)
-    names = beside + CHARACTER * max(len(row.name) for row in rows if row.contrasts) + 0.15
-    width = NARROW if narrow else names + len(panels) * (plot + WORDS)
+    names = beside + CHARACTER * max(len(row.name) for row in rows if row.contrast is not None) + 0.15
+    width = NARROW if narrow else names + plot + WORDS
     figure = Figure(figsize=(width, height))
     limits = _value_limits(contrasts)
-    for number, panel in enumerate(panels):
-        left = 0.05 if narrow else names + number * (plot + WORDS)
-        axes = figure.add_axes((left / width, FOOT / height, plot / width, depth / height))
-        own = [one for one in contrasts if one.setting.parameter_target == panel or len(panels) == 1]
-        _frame(axes, limits, depth, own)
-        if len(panels) > 1:
-            axes.set_title(_target(panel), fontsize=8.5, pad=4)
-        for row, place in zip(rows, places, strict=True):
-            contrast = row.contrasts[number] if row.contrasts else None
-            if contrast is not None:
-                _draw(axes, contrast, place, limits, plot, narrow)
+    left = 0.05 if narrow else names
+    axes = figure.add_axes((left / width, FOOT / height, plot / width, depth / height))
+    _frame(axes, limits, depth, contrasts)
+    for row, place in zip(rows, places, strict=True):
+        if row.contrast is not None:
+            _draw(axes, row.contrast, place, limits, plot, narrow)
     _names(figure, rows, places, (width, height), head, narrow)
     title = f"difference to {reference}, {_unit(contrasts[0])}"
     centre = 0.02 if narrow else names / width
@@ -138,19 +129,18 @@ def _model_name(contrast: Contrast) -> str:
 
 def _names_at(rows: Sequence[_Row]) -> float:
     """Return where the names of comparisons begin, in inches: at the left where no method has a heading."""
-    return LABELS if any(not row.contrasts for row in rows) else 0.04
+    return LABELS if any(row.contrast is None for row in rows) else 0.04
 
 
-def _rows(contrasts: Sequence[Contrast], panels: Sequence[object]) -> list[_Row]:
-    """Return a heading for each method, and for each of its targets where these have no panels, with its base models below."""
+def _rows(contrasts: Sequence[Contrast]) -> list[_Row]:
+    """Return a heading for each method at each of its targets, where it has several, with its base models below."""
     tasks = {contrast.setting.spec.task.name for contrast in contrasts if contrast.tasks == 1}
-    apart = len(panels) == 1 and len({contrast.setting.parameter_target for contrast in contrasts}) > 1
+    targets = {contrast.setting.parameter_target for contrast in contrasts}
     numbers = {contrast.setting.distinct_examples for contrast in contrasts if contrast.tasks == 1}
-    found: dict[str, dict[str, list[Contrast | None]]] = {}
+    found: dict[str, dict[str, Contrast]] = {}
     for contrast in contrasts:
         target = contrast.setting.parameter_target
-        heading = plain(contrast.label, 40) + (f", {_target(target)}" if apart else "")
-        place = panels.index(target) if len(panels) > 1 else 0
+        heading = plain(contrast.label, 40) + (f", {_target(target)}" if len(targets) > 1 else "")
         number = contrast.setting.distinct_examples
         parts = [plain(contrast.setting.spec.task.name, 24)] if len(tasks) > 1 else []
         parts += [_model_name(contrast)] if _only_model(contrasts) is None else []
@@ -159,13 +149,12 @@ def _rows(contrasts: Sequence[Contrast], panels: Sequence[object]) -> list[_Row]
         of_heading = found.setdefault(heading, {})
         # Two settings of a task may have the same target, and a row of their own each.
         names = (own if count == 1 else f"{own} ({count})".strip() for count in itertools.count(1))
-        name = next(name for name in names if name not in of_heading or of_heading[name][place] is None)
-        of_heading.setdefault(name, [None] * len(panels))[place] = contrast
+        of_heading[next(name for name in names if name not in of_heading)] = contrast
     if all(name == "" for of_heading in found.values() for name in of_heading):
-        return [_Row(heading, tuple(of_heading[""])) for heading, of_heading in found.items()]
+        return [_Row(heading, of_heading[""]) for heading, of_heading in found.items()]
     rows = []
     for heading, of_heading in found.items():
-        rows += [_Row(heading), *(_Row(name, tuple(cells)) for name, cells in of_heading.items())]
+        rows += [_Row(heading), *(_Row(name, contrast) for name, contrast in of_heading.items())]
     return rows
 
 
@@ -178,7 +167,7 @@ def _placed(rows: Sequence[_Row], row_height: float, above: bool) -> tuple[list[
     places: list[float] = []
     at = 0.0
     for number, row in enumerate(rows):
-        if not row.contrasts:
+        if row.contrast is None:
             at += GAP if number else 0.03
             places.append(at + ROW / 2)
             at += ROW if above else 0.0
@@ -280,13 +269,13 @@ def _names(
     width, height = size
     beside = _names_at(rows)
     for row, place in zip(rows, places, strict=True):
-        x, y, weight = 0.04, place, "bold"
-        if row.contrasts:
+        x, y, weight, font, limit = 0.04, place, "bold", 9.0, 60
+        if row.contrast is not None:
             x, y = (0.04, place - 0.09) if narrow else (beside, place)
-            weight = "normal" if beside == LABELS else "bold"
-        limit = 34 if narrow and row.contrasts else 60
+            weight, font = "normal" if beside == LABELS else "bold", 8.5
+            limit = 34 if narrow else 60
         name = row.name if len(row.name) <= limit else row.name[: limit - 1] + "…"
         figure.text(
-            x / width, 1 - (head + y) / height, name, fontsize=8.5 if row.contrasts else 9, fontweight=weight, va="center",
+            x / width, 1 - (head + y) / height, name, fontsize=font, fontweight=weight, va="center",
             ha="left", color="#000000",
         )  # fmt: skip
