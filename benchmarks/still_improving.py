@@ -52,17 +52,14 @@ def flagged(sample: Record, losses: np.ndarray) -> float:
         )
         for curve in losses
     )
-    return sum(still_improving(run) is not None for run in runs) / len(losses)
+    return sum(still_improving(run) for run in runs) / len(losses)
 
 
 def main() -> None:
     """Print the tables of docs/budgets.md."""
     rows = []
     for short, long, steps in LONGER:
-        found = [
-            (still_improving(run) is not None, longer.judged_score - run.judged_score)
-            for run, longer in pairs(short, long)
-        ]
+        found = [(still_improving(run), longer.judged_score - run.judged_score) for run, longer in pairs(short, long)]
         gained = [called for called, gain in found if gain > GAIN]
         others = [called for called, gain in found if gain <= GAIN]
         rows.append([steps, f"{sum(gained)} of {len(gained)}", f"{sum(others)} of {len(others)}"])

@@ -148,13 +148,12 @@ def _protocol(comparison: Comparison) -> list[Block]:
         shared.append(exempt_note(comparison.settings))
     used = budgets.work(comparison)
     shared += ["What the runs used, medians over them:", *used] if used else []
-    improving = improving_blocks(comparison)
     return [
         Heading(2, "Protocol and budget"),
         _introduction(comparison),
         *plateau_blocks(comparison),
+        *improving_blocks(comparison),
         Fold("What all runs shared", shared),
-        *([Fold("Runs that were still improving", improving)] if improving else []),
     ]
 
 

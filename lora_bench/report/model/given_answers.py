@@ -65,9 +65,8 @@ class GivenAnswers:
 
     @property
     def right_share(self) -> Floats:
-        """The share of runs that answer each item right, with all of its labels, shape (items,)."""
-        same = self.answers == self.references
-        return np.asarray((same.all(axis=-1) if self.several else same).mean(axis=0), dtype=np.float64)
+        """The share of runs that answer each item right, shape (items,); an item has one label."""
+        return np.asarray((self.answers == self.references).mean(axis=0), dtype=np.float64)
 
     @property
     def several(self) -> bool:

@@ -1,4 +1,4 @@
-"""The folded part of a base model's scores: each class, confusions, calibration, errors of numbers, and agreement.
+"""The folded part of a base model's scores: each class, confusions, calibration, and errors of numbers.
 
 Test items that one method answers right in most runs and another wrong have a page of their own, since it may show texts: a
 report can be passed on without them.
@@ -24,15 +24,15 @@ from lora_bench.report.model.given_answers import (
 from lora_bench.report.model.report import Report, TextsOf
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections.method_tables import method_name, model_name, setting_name
-from lora_bench.report.text import MISSING, code, count, inert, listed, plural, score
+from lora_bench.report.text import MISSING, count, inert, listed, plural, score
 from lora_bench.stats import Summary
 from lora_bench.stats.verdict import FEWEST_FOR_INTERVAL
 
-# More classes have no matrix: the lowest scores and the worst confusions say more.
-MOST_SHOWN, MOST_PAIRS = 20, 10
+# Of more classes those with the lowest scores are shown.
+MOST_SHOWN = 20
 
-# A matrix of more classes has numbers for its columns.
-MOST_NAMED = MOST_COLUMNS - 2
+# More classes have no matrix: the worst confusions say more.
+MOST_NAMED, MOST_PAIRS = MOST_COLUMNS - 2, 10
 
 ITEMS_PAGE = "items.md"
 
@@ -60,14 +60,13 @@ def class_blocks(table: ModelTable, report: Report) -> list[Block]:
     names = rows[0][1].classes
     scored = [(row, class_scores(of_row)) for row, of_row in rows]
     if rows[0][1].several:
-        blocks = [legend, *_classes(scored, names, "label"), *_agreement(rows, report.overview.reference, report.name)]
-        return [Fold("Labels", blocks)]
+        return [Fold("Labels", [legend, *_classes(scored, names, "label")])]
     if rows[0][1].tags:
         return [Fold("Entities", [legend, *_classes(scored, names, "type")])]
     if rows[0][1].lengths:
         return [Fold("Labels of words", [legend, *_classes(scored, names, "label"), *_confusions(scored, names)])]
     blocks = [legend, *_summary(scored), *_classes(scored, names), *_confusions(scored, names)]
-    blocks += _agreement(rows, report.overview.reference, report.name)
+    blocks += _differing(rows, report.name)
     return [Fold("Classes, confusions and calibration", blocks)]
 
 
@@ -113,24 +112,16 @@ def _classes(scored: Sequence[_Scored], names: Sequence[str], what: str = "class
 
 
 def _confusions(scored: Sequence[_Scored], names: Sequence[str]) -> list[Block]:
-    if len(names) > MOST_SHOWN:
+    if len(names) > MOST_NAMED:
         return _worst_pairs(scored, names)
     shown = [inert(name, 60) for name in names]
-    if len(names) <= MOST_NAMED:
-        lines = [
-            [method_name(row), shown[right], *_counts(scores, right)]
-            for row, scores in scored
-            for right in range(len(names))
-        ]
-        header = ["method", "right class", *(f"answered {name}" for name in shown)]
-        return [TextTable(header, lines, numbers_from=2, bold_is_shown=False)]
-    blocks: list[Block] = []
-    for row, scores in scored:
-        header = ["right class", *(str(number) for number in range(1, len(names) + 1))]
-        matrix = [[f"{right + 1}: {shown[right]}", *_counts(scores, right)] for right in range(len(names))]
-        said = f"Answers of {method_name(row)}, by the number of the class:"
-        blocks += [said, TextTable(header, matrix, bold_is_shown=False)]
-    return blocks
+    lines = [
+        [method_name(row), shown[right], *_counts(scores, right)]
+        for row, scores in scored
+        for right in range(len(names))
+    ]
+    header = ["method", "right class", *(f"answered {name}" for name in shown)]
+    return [TextTable(header, lines, numbers_from=2, bold_is_shown=False)]
 
 
 def _counts(scores: ClassScores, right: int) -> list[str]:
@@ -157,33 +148,16 @@ def _worst_pairs(scored: Sequence[_Scored], names: Sequence[str]) -> list[Block]
     return ["The worst confusions, as the mean number of items:", *wide_table(header, lines, names=2)]
 
 
-def _agreement(rows: Sequence[tuple[Row, GivenAnswers]], reference: str, folder: str) -> list[Block]:
-    """Return how often each method and the reference are right on the same items, and where to find the others."""
-    blocks: list[Block] = []
-    right = [given.right_share > 0.5 for _, given in rows]
-    place = next((place for place, (row, _) in enumerate(rows) if row.label == reference), None)
-    if place is not None and len(rows) > 1:
-        header = ["method", "both right", "method alone", f"{code(reference)} alone", "neither"]
-        cells = [
-            [method_name(row)]
-            + [
-                count(int(both.sum()))
-                for both in (own & right[place], own & ~right[place], ~own & right[place], ~own & ~right[place])
-            ]
-            for (row, _), own in zip(rows, right, strict=True)
-            if row is not rows[place][0]
-        ]
-        blocks += ["Test items that are answered right in most runs:", TextTable(header, cells)]
+def _differing(rows: Sequence[tuple[Row, GivenAnswers]], folder: str) -> list[Block]:
+    """Say how many items some methods answer differently, and where to find them."""
     differing = len(differing_items(rows))
-    if differing:
-        of_all = plural(len(rows[0][1].references), "test item")
-        verb = "has" if differing == 1 else "have"
-        page = quote(f"{folder}/{ITEMS_PAGE}")
-        blocks.append(
-            f"{count(differing)} of {of_all} {verb} one method right in most runs and another wrong: "
-            f"[the items]({page})."
-        )
-    return blocks
+    if not differing:
+        return []
+    of_all = plural(len(rows[0][1].references), "test item")
+    verb = "has" if differing == 1 else "have"
+    page = quote(f"{folder}/{ITEMS_PAGE}")
+    said = f"{count(differing)} of {of_all} {verb} one method right in most runs and another wrong"
+    return [f"{said}: [the items]({page})."]
 
 
 def _over_runs(found: Summary | None, *, unbounded: bool = False) -> str:

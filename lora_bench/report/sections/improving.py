@@ -9,16 +9,15 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from lora_bench.records.record import Record
-from lora_bench.report.blocks import Block, Heading, TextList, TextTable
+from lora_bench.report.blocks import Block, Heading, TextTable
 from lora_bench.report.figures.curves import Line, is_clocked, timed_line, values_at
-from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, rows_of
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections import method_tables as tables
-from lora_bench.report.text import code, inert, plural, rate, score
+from lora_bench.report.text import code, plural, rate, score
 
 POINTS = 4
 LOSS_POINTS = 10
@@ -28,44 +27,27 @@ LEVEL = 1.28
 OF_NOISE = 0.6745 * math.sqrt(1.5)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Improving:
-    """The improvement of a run at the end of its budget: means of two parts of a curve, and the error of their difference.
-
-    *metric* is that of the scores on the selection split, or None where it is the training loss.
-    """
-
-    metric: str | None
-    before: float
-    last: float
-    noise: float
-
-
-def still_improving(record: Record) -> Improving | None:
-    """Return a run's improvement at the end of its budget, or None if it had stopped or its curve is too short.
+def still_improving(record: Record) -> bool:
+    """Tell if a run was still improving at the end of its budget; False too where its curve is too short.
 
     The decay of a run that was trained until a plateau raises its score, and tells nothing of longer training.
     """
-    if record.plateau is not None:
-        return None
-    values, metric = _points(record)
-    if len(values) < POINTS:
-        return None
+    values, sign = _points(record)
+    if record.plateau is not None or len(values) < POINTS:
+        return False
     early, late = values[len(values) // 6 : len(values) // 2], values[2 * len(values) // 3 :]
     neighbours = zip(values, values[1:], values[2:], strict=False)
     distance = statistics.median(abs(here - (before + after) / 2) for before, here, after in neighbours)
     noise = distance / OF_NOISE * math.sqrt(1 / len(early) + 1 / len(late))
-    found = Improving(metric=metric, before=statistics.fmean(early), last=statistics.fmean(late), noise=noise)
-    sign = 1 if metric is not None and record.spec.task.higher_is_better else -1
     # Points that are all the same may have means that differ by rounding.
     rounding = 1e-12 * max(map(abs, values))
-    return found if sign * (found.last - found.before) > LEVEL * noise + rounding else None
+    return sign * (statistics.fmean(late) - statistics.fmean(early)) > LEVEL * noise + rounding
 
 
 def improving_runs(comparison: Comparison) -> tuple[int, int]:
     """Count the runs that are results and were still improving, or reached no plateau, and those that ended `ok`."""
-    runs = [run for runs in _results(comparison).values() for run in runs]
-    return sum(still_improving(run) is not None or _capped(run) for run in runs), len(runs)
+    runs = _results(comparison)
+    return sum(still_improving(run) or _capped(run) for run in runs), len(runs)
 
 
 def plateau_blocks(comparison: Comparison) -> list[Block]:
@@ -87,7 +69,7 @@ def unrisen_runs(comparison: Comparison) -> tuple[int, int]:
 
 
 def _until_plateau(comparison: Comparison) -> list[Record]:
-    return [run for runs in _results(comparison).values() for run in runs if run.plateau is not None]
+    return [run for run in _results(comparison) if run.plateau is not None]
 
 
 def _of_methods(runs: Iterable[Record]) -> str:
@@ -112,50 +94,34 @@ def _unrisen(record: Record) -> bool:
     return not scores or max(scores) <= scores[0] + rule.rise
 
 
-def _results(comparison: Comparison) -> dict[tuple[str, tuple[str, ...]], list[Record]]:
-    """Return the runs that ended `ok` of each row that is a result, by its name and run ids."""
-    return {
-        (f"{tables.method_name(row)} on {tables.model_name(table)}, {where}", row.run_ids): [
-            run for run in row.records if run.status == "ok"
-        ]
-        for where, setting, table, row in tables.each_row(comparison)
-        if not (setting.search or setting.trials)
-    }
+def _results(comparison: Comparison) -> list[Record]:
+    """Return the runs that are results and ended `ok`, each once."""
+    results = (place for place in rows_of(comparison.settings) if not (place.setting.search or place.setting.trials))
+    found = {run.run_id: run for place in results for run in place.row.records if run.status == "ok"}
+    return [*found.values()]
 
 
 def improving_blocks(comparison: Comparison) -> list[Block]:
-    """Return an item for each method with a run that was still improving; searches are left out."""
-    items: list[str] = []
-    short = 0
-    for (name, _), runs in _results(comparison).items():
-        short += sum(len(_points(run)[0]) < POINTS for run in runs)
-        found = [one for run in runs if (one := still_improving(run)) is not None]
-        if found:
-            last = found[0]
-            of = "the training loss" if last.metric is None else f"{inert(last.metric)} on the selection split"
-            items.append(
-                f"{name}: {len(found)} of {plural(len(runs), 'run')}, "
-                f"by {of} ({score(last.before)} to {score(last.last)}{', the first' if len(found) > 1 else ''})."
-            )
-    if not items:
+    """Say how many results were still improving when their budget ended, and of which methods; empty without such runs."""
+    runs = _results(comparison)
+    number = _of_methods(filter(still_improving, runs))
+    if not number:
         return []
-    more = [f"The curve of {plural(short, 'run')} is too short to tell."] if short else []
-    return [
-        "These runs were still improving when their budget ended: the last third of the curve is better than the part from a "
-        f"sixth to a half, by more than {LEVEL} standard errors. More work may change their scores.",
-        *more,
-        TextList(items),
-    ]
+    how = "[were still improving](/docs/budgets.md#still-improving)"
+    return [f"{number} of {plural(len(runs), 'run')} {how} when their budget ended. More work may change their scores."]
 
 
-def _points(record: Record) -> tuple[list[float], str | None]:
-    """Return the curve that tells most: scores on the selection split with their metric, or the training loss."""
+def _points(record: Record) -> tuple[list[float], int]:
+    """Return the curve that tells most, and 1 if a rise of it is better, else -1.
+
+    That is of scores on the selection split, or of the training loss.
+    """
     metric, higher = record.spec.task.metric, record.spec.task.higher_is_better
     scores = [point.scores[metric] for point in record.curve if point.scores is not None and metric in point.scores]
     if metric is not None and higher is not None and len(scores) >= POINTS:
-        return scores, metric
+        return scores, 1 if higher else -1
     losses = [point.loss for point in record.curve if point.loss is not None]
-    return losses if len(losses) >= LOSS_POINTS else [], None
+    return losses if len(losses) >= LOSS_POINTS else [], -1
 
 
 class _OverTime(NamedTuple):

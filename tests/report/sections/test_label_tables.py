@@ -44,13 +44,6 @@ def test_each_label_has_its_scores_and_one_that_is_nowhere_has_none():
     assert "answered a" not in page and "calibration error" not in page
 
 
-def test_an_item_is_right_if_all_of_its_labels_are():
-    records, answers = runs()
-    page = render_markdown(Report(records, answers=answers))
-    # full: items 0 and 3 in both runs; lora: each item in one run at most
-    assert table_below(page, "method | both right") == [["`lora`", "0", "0", "2", "2"]]
-
-
 @pytest.mark.parametrize("said", [[[0], [3], [], []], [[0], 1, [], []], [["a"], [], [], []], [[-1], [], [], []]])
 def test_predictions_that_are_no_labels_of_the_task_are_left_out(said):
     records, answers = runs()
