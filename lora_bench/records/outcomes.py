@@ -20,7 +20,7 @@ NO_MEMORY = "the memory of its control group ran out"
 # Nothing in a run sends these signals: they come from a person, a scheduler or the kernel.
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
 # Beginnings of the reason of a run whose process ended before it returned a record.
-_LOST_PROCESS = (SIGNAL, "its worker ended", "its Ray actor was lost")
+_LOST_PROCESS = (SIGNAL, "its worker ended")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Messages of libraries that write without Python's files, such as safetensors.
 _SAID_FULL = (*(f"os error {number}" for number in _FULL), "StorageFull", "No space left on device")

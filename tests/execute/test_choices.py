@@ -336,7 +336,6 @@ def test_whatever_happens_to_a_folder_it_comes_to_hold_what_an_undisturbed_one_h
         ("failed", "signal SIGSEGV: it ended the worker", 1, True),
         ("failed", "signal SIGSEGV: it ended the worker", 2, False),
         ("failed", "its worker ended with exit code 1", 1, True),
-        ("failed", "its Ray actor was lost 3 times there: ActorDiedError", 1, True),
         ("failed", "ValueError: a fault of the method", 1, False),
         ("out_of_memory", "in step 3: no memory", 1, False),
         ("timeout", "no progress for 60 s", 1, False),

@@ -120,12 +120,11 @@ def test_a_run_without_progress_is_ended(tmp_path, cluster, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_FAILPOINT", "worker.job:hang")
     path = write_project(tmp_path / "project", ONE)
     (record,) = run_suite(load_suite(path), runs=tmp_path / "runs", ray=cluster.address, timeout=2).records
-    assert (record.status, record.reason) == ("timeout", "no progress for 2 s")
+    assert (record.status, record.reason) == ("timeout", "no progress for 2 s; workers.log has its stack")
 
 
 @needs_ray
-def test_a_run_that_loses_every_actor_is_given_up_for_good(tmp_path, cluster, monkeypatch):
-
+def test_a_run_whose_process_is_killed_is_lost_and_the_next_is_done(tmp_path, cluster, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_FAILPOINT", "worker.job:kill")
     suite = load_suite(write_project(tmp_path / "project", ONE))
     (cell,) = make_plan(suite, tmp_path / "runs").cells
@@ -133,11 +132,11 @@ def test_a_run_that_loses_every_actor_is_given_up_for_good(tmp_path, cluster, mo
         pool = RayWorkers(ray, None, threads=1, memory_bytes=MIB, log=tmp_path / "runs" / "workers.log")
         pool.submit([[cell.job]])
         (lost,) = pool.results(lambda event: None)
-        assert isinstance(lost, Lost) and lost.reason == "its Ray actor was lost 3 times there: ActorDiedError"
-        # Its owner on another machine is found dead by its counter, two minutes later, and then the job comes again.
+        assert isinstance(lost, Lost) and lost.reason.startswith("signal SIGKILL: it ended the worker")
         monkeypatch.delenv("LORA_BENCH_FAILPOINT")
         pool.submit([[cell.job]])
-        assert list(pool.results(lambda event: None)) == [lost]
+        (record,) = pool.results(lambda event: None)
+        assert record.status == "ok"
 
 
 @needs_ray

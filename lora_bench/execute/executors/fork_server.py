@@ -50,6 +50,8 @@ def serve(address: str, *, spawns: bool = False) -> None:
     # The process that started it handles Ctrl-C and other signals, and sends commands.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Threads of a Ray actor block signals, and their children inherit that.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # Until the imports are done it cannot notice that its standard input closes.
     end_with_parent()
     if not spawns:

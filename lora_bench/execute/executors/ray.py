@@ -1,11 +1,14 @@
 """Runs on a Ray cluster: long-lived actors on as many GPUs and hosts as it has, each doing one unit of work after another.
 
 The runs folder is on a file system that all nodes share, and it decides: an actor locks a run as any other process does, and a
-published run is done, whichever process did it. A lost node costs the work of its actors since their last checkpoints; other
-actors resume from these. Through Ray go only the spec of a run and, on the way back, its progress and its record.
+published run is done, whichever process did it. So every actor gets all units, its own share first, and passes over runs that
+are done or locked. A lost node costs the work of its actors since their last checkpoints; others resume from these.
 
-The work never waits for a single actor. An actor that has no place yet, such as the replacement of one whose node is gone, gets
-no work before it has reported.
+A worker process beside the actor does the work, as on one machine (`lora_bench.execute.executors.local`), and a run that fails,
+dies or hangs is dealt with there. Through Ray go specs of runs and, on the way back, their progress and their records.
+
+The work never waits for a single actor. One that has no place yet, such as the replacement of one whose node is gone, gets no
+work before it has reported.
 """
 
 import logging
@@ -14,17 +17,15 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import LoraBenchError, WorkersLost
-from lora_bench.execute.executors.executor import Alive, Lost, PackFailed, done_alone, pack_failed, patience_with
-from lora_bench.execute.executors.local import CLEAN
-from lora_bench.execute.executors.ray_actor import Said, Worker
+from lora_bench.execute.executors.executor import Lost
+from lora_bench.execute.executors.ray_actor import END, Worker
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import Elsewhere
 from lora_bench.training.job import Event, Job, Note, Word
@@ -32,7 +33,7 @@ from lora_bench.util.atomic_files import TEMPORARY, make_folder
 from lora_bench.util.process_identity import this_process
 from lora_bench.version import __version__
 
-# A run that loses its actor so often at one step is given up, and so are actors after as many failed starts.
+# Losses for each actor, without a result between them, after which the work ends.
 MOST_LOSSES = 3
 LOOK_SECONDS = 0.5
 
@@ -47,40 +48,24 @@ OF_ITS_OWN = {"RAY_worker_niceness": "0"}
 
 @dataclass(eq=False)
 class _Actor:
-    """An actor, by Ray's handle, and its current work; `word` is its unanswered call, or None if it waits for work."""
+    """An actor, by Ray's handle, with its share of the units and its unanswered call; *node* is None before it has a place.
 
+    *whole* is True if no other actor was lost since its work began, so that it passes over no run of a lost one.
+    """
+
+    share: int
     handle: Any
     word: Any
     node: str | None = None
-    unit: list[Job] = field(default_factory=list)
-    # Jobs of its unit that it has sent messages about; the others wait until one of these leaves the pack.
-    begun: set[str] = field(default_factory=set)
-    # True if it does several jobs at once, as a pack.
-    together: bool = False
-    # True if any of its jobs failed.
-    failed: bool = False
-    # Sentence on its pack, if that failed.
-    note: str | None = None
-    # Time of its last progress, and True if it was ended for lack of progress.
-    heard: float = field(default_factory=time.monotonic)
-    overdue: bool = False
-    # True if it ended without a message: it, or its node, is lost.
-    cut_off: bool = False
+    whole: bool = True
     told_to_stop: bool = False
-
-    @property
-    def at_once(self) -> list[Job]:
-        """Jobs that it is doing now."""
-        begun = [job for job in self.unit if job.run_id in self.begun]
-        return begun or self.unit[: self.unit[0].at_once if self.unit else 0]
 
 
 class RayWorkers:
     """The executor of actors on a Ray cluster. Raise LoraBenchError if the cluster has no place for any actor.
 
     *workers* counts those without a place yet too; None for as many as fit. Each needs *memory_bytes* on a CPU. *log* is the
-    file for errors of lost actors, beside the runs. *patience* gives the seconds that a job may be silent before its actor is
-    ended.
+    file for errors, beside the runs. *patience* gives the seconds that a job may be silent before its worker process is ended.
     """
 
     def __init__(
@@ -108,19 +93,21 @@ class RayWorkers:
                 "use --workers N to wait for nodes that join later"
             )
         self._units: list[list[Job]] = []
-        # Progress of each run, its progress at the last loss, and the number of losses there.
-        self._furthest: dict[str, int] = {}
-        self._losses: dict[str, tuple[int, int]] = {}
-        self._given_up: dict[str, Lost[Job]] = {}
-        # Number of actors lost before they reported, since the last report, and the number that ends the work.
-        self._unborn, self._most_unborn = 0, MOST_LOSSES
+        self._actors: list[_Actor] = []
+        # Jobs without a result, by run id, and the actor that trains each.
+        self._left: dict[str, Job] = {}
+        self._owners: dict[str, _Actor] = {}
+        # Number of actors lost since the last result.
+        self._lost = 0
+        # True once an actor has been at all units: what is left then belongs to others.
+        self._passed = False
 
     def stop(self, name: str) -> None:
         """Ask every actor to write a checkpoint and end, at the next look, because a signal handler calls this."""
         self._stopping = name
 
     def submit(self, units: Sequence[Sequence[Job]]) -> None:
-        self._units = [list(unit) for unit in units]
+        self._units = [[_anywhere(job) for job in unit] for unit in units]
 
     def results(self, tell: Callable[[Word], None]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
         """Yield the record of each job as it is done.
@@ -128,41 +115,45 @@ class RayWorkers:
         Raise WorkersLost if actors cannot start, the node of this process dies, or nodes do not see the folders of the runs,
         base models and data.
         """
-        units, self._units = self._units, []
-        # A run that was given up returns once its counter shows that its owner is dead.
-        yield from (self._given_up[job.run_id] for unit in units for job in unit if job.run_id in self._given_up)
-        left = [[_anywhere(job) for job in unit if job.run_id not in self._given_up] for unit in units]
-        waiting = [unit for unit in left if unit]
+        self._left, self._owners = {job.run_id: job for unit in self._units for job in unit}, {}
         make_folder(self._log.parent)
         prefix = f"{TEMPORARY}{this_process().tag}-"
         with tempfile.NamedTemporaryFile(prefix=prefix, dir=self._log.parent.absolute()) as witness:
             seen = {witness.name: str(self._log.parent)}
-            seen |= {str(path): str(path.parent) for unit in waiting for job in unit for path in _read(job)}
-            actors = [self._begun(seen) for _ in range(min(self.workers, len(waiting)))]
-            self._most_unborn = MOST_LOSSES * len(actors)
+            seen |= {str(path): str(path.parent) for job in self._left.values() for path in _read(job)}
+            shares = range(min(self.workers, len(self._units)))
+            self._actors = [self._begun(share, seen) for share in shares]
+            self._passed = False
             try:
-                while waiting or any(actor.unit for actor in actors):
-                    if self._stopping is not None and not any(actor.unit for actor in actors):
-                        return
-                    for actor in actors:
-                        self._direct(actor, waiting)
-                    words = {actor.word: actor for actor in actors if actor.word is not None}
+                while self._left and (
+                    any(actor.node for actor in self._actors) or not (self._passed or self._stopping)
+                ):
+                    self._pass_on_a_stop()
+                    words = {actor.word: actor for actor in self._actors}
                     self._ray.wait(list(words), timeout=LOOK_SECONDS)
                     ready, _ = self._ray.wait(list(words), num_returns=len(words), timeout=0)
                     if not ready:
                         self._check_own_node()
                     for actor in map(words.__getitem__, ready):
-                        reason = yield from self._heard(actor, tell)
-                        if reason is not None:
+                        try:
+                            said = self._ray.get(actor.word)
+                        except self._ray.exceptions.RayError as error:
+                            self._replace(actor, error, seen)
+                            continue
+                        if actor.node is None:
+                            self._welcome(actor, *said)
+                            continue
+                        yield from self._heard(said, actor, tell)
+                        if said[-1] == END:
+                            self._passed |= actor.whole
                             self._end(actor)
-                            actors[actors.index(actor)] = self._begun(seen)
-                            yield from self._put_back(actor, reason, waiting, tell)
-                    # After the messages are read: if this process stood still, no actor was silent.
-                    for actor in actors:
-                        self._press(actor)
+                        else:
+                            actor.word = actor.handle.said.remote()
             finally:
-                for actor in actors:
+                for actor in list(self._actors):
                     self._end(actor)
+        if self._stopping is None:
+            yield from map(Elsewhere, self._left)
 
     def _check_own_node(self) -> None:
         """Raise `WorkersLost` if the node of this process is dead: without it no actor answers, and none starts."""
@@ -170,122 +161,69 @@ class RayWorkers:
         if any(node["NodeID"] == own and not node["Alive"] for node in self._ray.nodes()):
             raise WorkersLost("the Ray node of this command has died; run the same command again to continue")
 
-    def _begun(self, seen: dict[str, str]) -> _Actor:
+    def _begun(self, share: int, seen: dict[str, str]) -> _Actor:
         environment = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
         environment |= {name: text for name, text in os.environ.items() if name.startswith("LORA_BENCH_")}
         named = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
         options = {named[name]: much for name, much in self._needs.items()}
-        handle = self._ray.remote(Worker).options(**options).remote(environment)
-        return _Actor(handle, handle.hello.remote(__version__, seen))
+        # One call waits for messages, and another asks for a stop.
+        handle = self._ray.remote(Worker).options(max_concurrency=2, **options).remote(environment)
+        return _Actor(share, handle, handle.hello.remote(__version__, seen))
+
+    def _welcome(self, actor: _Actor, node: str, fault: str | None) -> None:
+        """Give an actor that has reported its work: every unit, its own share first."""
+        if fault is not None:
+            raise WorkersLost(f"the Ray cluster cannot be used: {fault}")
+        actor.node, actor.whole = node, True
+        count = min(self.workers, len(self._units))
+        order = [unit for share in range(count) for unit in self._units[(actor.share + share) % count :: count]]
+        units = [left for unit in order if (left := [job for job in unit if job.run_id in self._left])]
+        silence = {job.run_id: self._patience(job) for job in self._left.values()}
+        actor.word = actor.handle.work.remote(units, self._log.absolute(), silence)
+
+    def _pass_on_a_stop(self) -> None:
+        for actor in self._actors:
+            if self._stopping is not None and actor.node is not None and not actor.told_to_stop:
+                actor.told_to_stop = True
+                actor.handle.stop.remote(self._stopping)
+
+    def _heard(self, said: Sequence[Any], actor: _Actor, tell: Callable[[Word], None]) -> Iterator[Record | Lost[Job]]:
+        """Pass on an actor's messages; yield the first result of each job."""
+        for word in said:
+            if isinstance(word, Exception):
+                raise WorkersLost(f"no worker can start on the Ray cluster: {word}")
+            if isinstance(word, Note):
+                tell(word)
+            elif isinstance(word, Event):
+                # A run that is done or locked elsewhere takes no step here.
+                if word.step and word.run_id in self._left:
+                    if self._owners.get(word.run_id) is not actor:
+                        self._owners[word.run_id] = actor
+                        tell(replace(word, step=0, loss=None))
+                    tell(word)
+            elif isinstance(word, Record | Lost):
+                run_id = word.run_id if isinstance(word, Record) else word.job.run_id
+                if self._left.pop(run_id, None) is not None:
+                    self._lost = 0
+                    yield word
+
+    def _replace(self, actor: _Actor, error: Exception, seen: dict[str, str]) -> None:
+        """Start another actor for one that was lost."""
+        with self._log.open("a", encoding="utf-8") as log:
+            log.write(f"an actor of the Ray cluster was lost: {error}\n")
+        self._lost += 1
+        if self._lost >= MOST_LOSSES * min(self.workers, len(self._units)):
+            raise WorkersLost(f"no worker can stay on the Ray cluster; see {self._log}")
+        self._end(actor)
+        self._passed = False
+        for other in self._actors:
+            other.whole = False
+        if self._stopping is None:
+            self._actors.append(self._begun(actor.share, seen))
 
     def _end(self, actor: _Actor) -> None:
+        self._actors.remove(actor)
         self._ray.kill(actor.handle)
-
-    def _direct(self, actor: _Actor, waiting: list[list[Job]]) -> None:
-        if actor.word is None and waiting and self._stopping is None:
-            actor.unit, actor.begun, actor.note = waiting.pop(0), set(), None
-            actor.together, actor.heard = len(actor.unit) > 1, time.monotonic()
-            actor.word = actor.handle.take.remote(list(actor.unit))
-        elif actor.unit and self._stopping is not None and not actor.told_to_stop:
-            actor.told_to_stop = True
-            actor.handle.stop.remote(self._stopping)
-
-    def _press(self, actor: _Actor) -> None:
-        """End an actor that has been silent too long."""
-        if actor.overdue:
-            return
-        patience = patience_with([self._patience(job) for job in actor.at_once])
-        if patience is not None and time.monotonic() - actor.heard > patience:
-            actor.overdue = True
-            self._end(actor)
-
-    def _heard(self, actor: _Actor, tell: Callable[[Word], None]) -> Generator[Record | Elsewhere, None, str | None]:
-        """Pass on an actor's messages; return the reason why it must be replaced, or None."""
-        try:
-            said = self._ray.get(actor.word)
-        except self._ray.exceptions.RayError as error:
-            with self._log.open("a", encoding="utf-8") as log:
-                log.write(f"an actor of the Ray cluster was lost: {error}\n")
-            actor.cut_off = True
-            yield from self._published(actor)
-            return type(error).__name__
-        actor.word = None
-        if not isinstance(said, Said):
-            actor.node, fault = said
-            if fault is not None:
-                raise WorkersLost(f"the Ray cluster cannot be used: {fault}")
-            self._unborn = 0
-            return None
-        if said.words:
-            actor.heard = time.monotonic()
-        for word in said.words:
-            if isinstance(word, Note):
-                actor.note = word.text if isinstance(word, PackFailed) else actor.note
-                tell(word)
-                continue
-            actor.begun.add(word.run_id)
-            if isinstance(word, Event):
-                self._furthest[word.run_id] = max(word.step, self._furthest.get(word.run_id, 0))
-                tell(word)
-            elif not isinstance(word, Alive):
-                actor.unit = [job for job in actor.unit if job.run_id != word.run_id]
-                actor.failed |= word.status not in CLEAN
-                yield word
-        if not said.ended:
-            actor.word = actor.handle.said.remote()
-            return None
-        if said.failure is None and self._stopping is not None:
-            actor.unit = []  # a stop came before these began
-        # An actor ended for its silence may still have finished its unit.
-        return said.failure or ("a run of its failed" if actor.failed or actor.unit or actor.overdue else None)
-
-    def _published(self, actor: _Actor) -> Iterator[Record]:
-        """Yield the records that an actor published before it was lost."""
-        if actor.node is None:
-            self._unborn += 1
-            if self._unborn >= self._most_unborn:
-                raise WorkersLost(f"no worker can start on the Ray cluster; see {self._log}")
-        for job in list(actor.unit):
-            record = job.folder.record()
-            if record is not None:
-                actor.unit.remove(job)
-                yield record
-
-    def _put_back(
-        self, actor: _Actor, reason: str, waiting: list[list[Job]], tell: Callable[[Word], None]
-    ) -> Iterator[Lost[Job]]:
-        """Return the work of a lost actor to the queue; give up runs that lose every actor."""
-        if self._stopping is not None or not actor.unit:
-            return
-        at_work = actor.at_once
-        if len(at_work) < len(actor.unit):
-            waiting.insert(0, [job for job in actor.unit if job not in at_work])
-        for job in at_work:
-            step, times = self._losses.get(job.run_id, (-1, 0))
-            furthest = self._furthest.get(job.run_id, 0)
-            self._losses[job.run_id] = (furthest, times + 1 if furthest <= step else 1)
-        once = actor.cut_off and not actor.overdue and all(self._losses[job.run_id][1] == 1 for job in at_work)
-        if actor.together and not once:
-            # The unit failed as a whole, or loses its actors. The run at fault is unknown, so each is done alone.
-            for job in at_work:
-                del self._losses[job.run_id]
-            if actor.note is None:
-                actor.note = pack_failed("it made no progress" if actor.overdue else reason)
-                tell(Note(at_work[0].run_id, actor.note))
-            waiting[:0] = done_alone(at_work, actor.note)
-            return
-        again = []
-        for job in at_work:
-            if actor.overdue:
-                self._given_up[job.run_id] = Lost(job, f"no progress for {self._patience(job):.0f} s", "timeout")
-            elif self._losses[job.run_id][1] >= MOST_LOSSES:
-                self._given_up[job.run_id] = Lost(job, f"its Ray actor was lost {MOST_LOSSES} times there: {reason}")
-            else:
-                again.append(job)
-                continue
-            yield self._given_up[job.run_id]
-        if again:
-            waiting.insert(0, again)
 
 
 def places(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:

@@ -1,35 +1,24 @@
-"""The actor of a Ray cluster: one thread does the work, and the actor's own thread answers for it.
-
-Nothing heavy is imported before `hello`, which also tells that the actor has a place.
-"""
+"""The actor of a Ray cluster: a thread has a worker process do the work, and the actor's own threads answer for it."""
 
 import os
-import sys
+import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_bench.execute.executors.executor import Alive
-from lora_bench.training.job import Event, Job
+from lora_bench.execute.executors.local import LocalWorkers
+from lora_bench.records.record import Record
+from lora_bench.records.run_lock import Elsewhere
+from lora_bench.training.job import Job
 from lora_bench.version import __version__
 
-# Time that an answer waits for a message worth sending.
-TELL_SECONDS = 0.5
+# Last message of an actor.
+END = "end"
+
 # Time until a file written on another machine is visible.
-SEEN_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class Said:
-    """Messages since the last answer, in order; after the end of the unit, the name of the exception that ended it, if any."""
-
-    words: tuple[Any, ...]
-    ended: bool
-    failure: str | None
+SEEN_SECONDS, LOOK_SECONDS = 10.0, 0.5
 
 
 class Worker:
@@ -37,10 +26,9 @@ class Worker:
 
     def __init__(self, environment: dict[str, str]) -> None:
         os.environ.update(environment)
-        self._words: deque[Any] = deque()
-        self._worth_telling = threading.Event()
-        self._ended = True
-        self._failure: str | None = None
+        self._words: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        # For the one call that asks for a stop.
+        self._pool: queue.SimpleQueue[LocalWorkers[Job, Record | Elsewhere]] = queue.SimpleQueue()
 
     def hello(self, version: str, seen: Mapping[str, str]) -> tuple[str, str | None]:
         """Return the id of the node, and the node's fault, if any.
@@ -49,53 +37,34 @@ class Worker:
         """
         import ray
 
-        import lora_bench.training.run  # noqa: F401
-
         return ray.get_runtime_context().get_node_id(), _fault(version, seen)
 
-    def take(self, unit: Sequence[Job]) -> Said:
-        """Begin the runs of a unit."""
-        self._ended, self._failure = False, None
-        self._worth_telling.clear()
-        threading.Thread(target=self._work, args=(unit,), name="unit of work", daemon=True).start()
+    def work(self, units: Sequence[Sequence[Job]], log: Path, silence: Mapping[str, float | None]) -> list[Any]:
+        """Begin units of work, and return the first messages; *silence* has the seconds that each run may be silent."""
+        pool: LocalWorkers[Job, Record | Elsewhere] = LocalWorkers(1, log, patience=lambda job: silence[job.run_id])
+        pool.submit(units)
+        self._pool.put(pool)
+        threading.Thread(target=self._work, args=(pool,), name="units of work", daemon=True).start()
         return self.said()
 
-    def said(self) -> Said:
-        """Return the messages; wait a moment for a record or the end of the unit."""
-        self._worth_telling.wait(TELL_SECONDS)
-        self._worth_telling.clear()
-        # Read before the messages: none follows the end.
-        ended = self._ended
-        words = [self._words.popleft() for _ in range(len(self._words))]
-        return Said(tuple(words), ended, self._failure if ended else None)
-
-    def send(self, word: Any) -> None:
-        """Add a message from the work."""
-        self._words.append(word)
-        if not isinstance(word, Event | Alive):
-            self._worth_telling.set()
+    def said(self) -> list[Any]:
+        """Return the messages since the last call, once there is one: progress, results, and at last `END` or an exception."""
+        words = [self._words.get()]
+        while not self._words.empty():
+            words.append(self._words.get())
+        return words
 
     def stop(self, name: str) -> None:
         """Ask the runs to write checkpoints and end."""
-        from lora_bench.training.callbacks import request_stop
+        self._pool.get().stop(name)
 
-        request_stop(name)
-
-    def _work(self, unit: Sequence[Job]) -> None:
-        from lora_bench.execute.executors.fork_server import do_unit
-
+    def _work(self, pool: LocalWorkers[Job, Record | Elsewhere]) -> None:
         try:
-            do_unit(list(unit), self)
-        except BaseException as error:
-            import traceback
-
-            from lora_bench.util.redaction import without_secrets
-
-            print(without_secrets(traceback.format_exc()), end="", file=sys.stderr, flush=True)
-            self._failure = type(error).__name__
-        finally:
-            self._ended = True
-            self._worth_telling.set()
+            for result in pool.results(self._words.put):
+                self._words.put(result)
+            self._words.put(END)
+        except Exception as error:
+            self._words.put(error)
 
 
 def _fault(version: str, seen: Mapping[str, str]) -> str | None:
@@ -110,5 +79,5 @@ def _fault(version: str, seen: Mapping[str, str]) -> str | None:
                     f"a node does not see the content of {folder}: put runs, base models and data on a file system that all "
                     "nodes share, under the same path"
                 )
-            time.sleep(TELL_SECONDS)
+            time.sleep(LOOK_SECONDS)
     return None
