@@ -30,7 +30,7 @@ from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
 from lora_bench.records.store import answers_in, read_records, record_files
 from lora_bench.records.weight_analysis import read_analysis
-from lora_bench.report import Report, terminal_answer, terminal_table, write_report
+from lora_bench.report import Report, terminal_answer, write_report
 from lora_bench.report.blocks import Block
 from lora_bench.report.index_page import write_index
 from lora_bench.report.text import plural
@@ -102,7 +102,6 @@ def _report(
             written = write_report(report, outcome.folder)
             index = write_index(Path(arguments.runs))
             if not arguments.quiet:
-                console.print(terminal_table(outcome.records))
                 for warning in dict.fromkeys(warning for record in outcome.records for warning in record.warnings):
                     _say(console, f"warning: {warning}")
                 console.print(terminal_answer(report), highlight=False)

@@ -9,7 +9,7 @@ from typing import Any
 from lora_bench.cli.help import DONE
 from lora_bench.exchange.scores import Judgement
 from lora_bench.exchange.scores import judge as judge_scores
-from lora_bench.report import terminal_answer, terminal_table
+from lora_bench.report import terminal_answer
 from lora_bench.report.frames.verdict_frame import to_over_tasks_frame
 from lora_bench.util.redaction import message
 
@@ -25,10 +25,7 @@ def judge(arguments: argparse.Namespace) -> int:
         print(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
     else:
         print(*map(message, found.said), sep="\n", file=sys.stderr)
-        console = terminal()
-        console.print(terminal_answer(found.report), highlight=False)
-        if found.report.decision.level is None:
-            console.print(terminal_table(found.report.records))
+        terminal().print(terminal_answer(found.report), highlight=False)
     if arguments.out is not None:
         written = found.write_report(arguments.out, latex=arguments.latex, figures=arguments.figures)
         if not arguments.json:

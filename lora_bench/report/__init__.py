@@ -27,7 +27,7 @@ from lora_bench.report.sections.class_tables import ABOUT, ITEMS_PAGE, items_pag
 from lora_bench.report.sections.first_screen import draw_pictures
 from lora_bench.report.sections.forgetting import forgetting_figures
 from lora_bench.report.sections.weight_changes import weight_figures
-from lora_bench.report.terminal import terminal_answer, terminal_table
+from lora_bench.report.terminal import terminal_answer
 from lora_bench.util.regular_files import read_regular
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "render_files",
     "render_markdown",
     "terminal_answer",
-    "terminal_table",
     "to_frame",
     "write_report",
 ]

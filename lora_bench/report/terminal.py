@@ -1,4 +1,4 @@
-"""The tables and the answer at the end of a run, for a terminal of 100 columns.
+"""The answer at the end of a run, for a terminal of 100 columns.
 
 The answer comes last, since a terminal is read from its end. Colour is left out where NO_COLOR is set or the output is no
 terminal. Strings of a record are shown as text and never read as rich's markup.
@@ -11,44 +11,17 @@ from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from lora_bench.records.record import Record
 from lora_bench.report.blocks import Block, Lead, TextTable, answers
-from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.overview import Line, Overview
 from lora_bench.report.model.report import Report
 from lora_bench.report.sections import first_screen
-from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.chosen_rates import rates_table
 from lora_bench.report.sections.headline import headline_blocks, headline_of
-from lora_bench.report.text import MISSING, cost, count, plain, told_apart, unmarked
+from lora_bench.report.text import cost, plain, told_apart, unmarked
 
 
-def terminal_table(records: Sequence[Record]) -> Group:
-    """Return the tables of scores and costs of records, for each setting and base model; errors are those of `compare`."""
-    comparison = compare(records)
-    adapters = tables.TableColumn(
-        "adapter parameters", lambda row: count(row.parameters.adapter if row.parameters else None)
-    )
-    parts: list[Table] = []
-    for setting in comparison.settings:
-        note = f"{tables.EXEMPT} exempt from the parameter target" if any(row.exempt for row in setting.rows) else ""
-        for of_model in setting.tables:
-            names = [tables.setting_name(setting, comparison), tables.model_name(of_model), tables.on_split(setting)]
-            if setting.scores_alone:
-                names = [name for name in names[:2] if name != MISSING]
-            parts += [_table(table, ", ".join(names), note) for table in tables.score_table(of_model, setting)]
-            if setting.scores_alone:
-                continue
-            shared = any(row.exclusive is False for row in of_model.rows)
-            beside = f"{tables.SHARED} other work ran beside" if shared else ""
-            costs = tables.cost_tables(of_model, setting, [adapters])
-            parts += [_table(table, note=beside) for table in costs if table.rows]
-    return Group(*parts)
-
-
-def _table(block: TextTable, title: str = "", note: str = "") -> Table:
-    table = _answer_table(note)
-    table.title, table.title_justify = Text(unmarked(title)) if title else None, "left"
+def _table(block: TextTable) -> Table:
+    table = _answer_table()
     for place, name in enumerate(block.header):
         justify: JustifyMethod = "right" if place >= block.numbers_from else "left"
         table.add_column(Text(unmarked(name)), justify=justify, overflow="fold")
@@ -108,5 +81,5 @@ def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
     return table
 
 
-def _answer_table(caption: str) -> Table:
+def _answer_table(caption: str = "") -> Table:
     return Table(box=SIMPLE_HEAD, pad_edge=False, caption=Text(unmarked(caption)), caption_justify="left")

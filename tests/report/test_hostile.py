@@ -24,7 +24,7 @@ from lora_bench.report.html import ASSETS, render_page
 from lora_bench.report.markdown import page_of
 from lora_bench.report.probes.probe_section import probes_page
 from lora_bench.report.sections.compare_runs import two_sets_page
-from lora_bench.report.terminal import terminal_table
+from lora_bench.report.terminal import terminal_answer
 from lora_bench.util.redaction import visible
 from tests.report.hostile import (
     HOSTILE,
@@ -164,7 +164,7 @@ def in_terminal(text, width):
     """The tables that are shown in a terminal, with their colours."""
     table, _ = hostile_published(text)
     console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system="standard")
-    for shown in (terminal_table(hostile_records(text)), cells_listing(table)):
+    for shown in (terminal_answer(Report(hostile_records(text))), cells_listing(table)):
         console.print(shown)
     return console.file.getvalue()
 

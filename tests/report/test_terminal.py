@@ -1,4 +1,4 @@
-"""The table at the end of a run fits 100 columns and shows failures with their reason."""
+"""The answer at the end of a run fits the last lines of a terminal of 100 columns."""
 
 import io
 
@@ -7,54 +7,9 @@ from rich.console import Console
 
 from lora_bench.report.blocks import Heading, SectionAnswer
 from lora_bench.report.model.report import Report
-from lora_bench.report.terminal import terminal_answer, terminal_table
+from lora_bench.report.terminal import terminal_answer
 from tests.report.hostile import hostile_records
 from tests.sample_records import record, sample_suite
-
-
-def shown(records, **options) -> str:
-    terminal = Console(width=100, file=io.StringIO(), **options)
-    terminal.print(terminal_table(records))
-    return terminal.file.getvalue()
-
-
-def test_scores_with_spread_and_number_of_seeds():
-    text = shown([record(seed=seed, score=score) for seed, score in enumerate([0.70, 0.72, 0.77])])
-    assert "0.7300 ± 0.0361" in text
-    assert next(line for line in text.splitlines() if "0.7300" in line).split()[-3] == "3"
-
-
-@pytest.mark.parametrize("records", [sample_suite(), hostile_records()], ids=["sample", "hostile"])
-def test_it_fits_100_columns(records):
-    assert max(map(len, shown(records).splitlines())) <= 100
-
-
-def test_failures_are_rows_with_their_reason():
-    text = " ".join(shown(sample_suite()).split())
-    assert "diverged (seed 1): the loss" in text and "was nan at step 37" in text
-    assert "unsupported (seeds 0, 1):" in text and "prefixes have no position" in text
-
-
-def test_the_reference_is_marked():
-    text = shown([record("full"), record("lora")])
-    assert "full†" in text
-    assert "† exempt from the parameter target" in text
-
-
-def test_memory_time_and_adapter_parameters_are_shown_with_a_mark_where_other_work_ran_beside():
-    alone, beside = shown([record()]), shown([record(exclusive=False)])
-    assert alone.splitlines()[-2].split() == ["lora", "300", "50.0", "320", "7,680"] and "‡" not in alone
-    assert " ".join(beside.split()).endswith("lora 300‡ 50.0‡ 320‡ 7,680 ‡ other work ran beside")
-
-
-def test_markup_in_a_name_is_text():
-    text = shown([record(model="[red]gpt2[/red]", status="failed", reason="[/nothing] \x1b[2J")])
-    assert "[red]gpt2[/red]" in text
-    assert "\x1b[2J" not in text
-
-
-def test_no_records_make_an_empty_table():
-    assert shown([]).strip() == ""
 
 
 def answer_of(records, width=100, sections=()) -> list[str]:

@@ -6,7 +6,7 @@ from lora_bench.records.record import Environment, Memory, Parameters, Record, S
 from lora_bench.records.sealed_records import to_json
 from lora_bench.records.spec import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
 from lora_bench.records.store import read_record
-from lora_bench.report import Report, compare, render_files, terminal_table, to_frame
+from lora_bench.report import Report, compare, render_files, terminal_answer, to_frame
 from tests.sample_records import record
 
 NOTHING = dict.fromkeys(
@@ -71,7 +71,7 @@ def test_every_rendering_has_them_and_says_what_nobody_knows():
     assert "their records come from: own script" in page
     assert "`task.data_sha256`" in page and "weights not recorded" in page
     assert "None" not in page
-    terminal_table(records)
+    terminal_answer(Report(records))
     frame = to_frame(records).set_index("label")
     assert frame.loc["LOHA", "source"] == "own script" and frame["source"].isna().sum() == 1
 

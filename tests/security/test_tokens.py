@@ -15,7 +15,7 @@ from lora_bench.cli import main
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.record import Record
 from lora_bench.records.sealed_records import to_json
-from lora_bench.report import Report, render_files, terminal_table
+from lora_bench.report import Report, render_files, terminal_answer
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training.run import run_job
 from lora_bench.util.redaction import message, without_secrets
@@ -111,7 +111,7 @@ def test_reports_hide_what_a_record_of_others_holds():
     for name in ("report.md", "report.html"):
         assert not any(secret.encode() in files[name] for secret in SECRETS), name
     console = Console(width=200, file=io.StringIO())
-    console.print(terminal_table([held]))
+    console.print(terminal_answer(Report([held])))
     assert not any(secret in console.file.getvalue() for secret in SECRETS)
 
 
