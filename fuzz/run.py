@@ -132,13 +132,12 @@ def few_records() -> bytes:
 
 
 def prepared() -> bytes:
-    """What a folder says that is prepared for a published table."""
-    from lora_bench.execute.prepared_folder import Asked, prepare
-    from lora_bench.published.reproduce import reproduction
+    """What a folder says that is prepared for a suite."""
+    from lora_bench.execute.prepared_folder import prepare
+    from lora_bench.suite.load_suite import load_suite
 
-    asked = Asked(name="lora-table2", tasks=("mrpc",), methods=("lora",), seeds=1)
     with tempfile.TemporaryDirectory() as folder:
-        return prepare(Path(folder), reproduction(**dict(asked)), asked, series="second").read_bytes()
+        return prepare(Path(folder), load_suite("quickstart"), "quickstart", series="second").read_bytes()
 
 
 if __name__ == "__main__":

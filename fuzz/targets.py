@@ -33,7 +33,7 @@ from lora_bench.records.weight_analysis import read_analysis
 from lora_bench.report import Report, render_files
 from lora_bench.report.frames.record_frame import to_frame
 from lora_bench.report.model.choose_method import choose_among
-from lora_bench.report.terminal import terminal_table
+from lora_bench.report.terminal import terminal_answer
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.suite.probe_suite import load_probe_suite
 from lora_bench.tasks import task_from_document
@@ -115,8 +115,9 @@ def record(raw: bytes) -> None:
 
 def render(found: Record) -> None:
     """A record through every renderer of reports."""
-    render_files(Report([found]))
-    terminal_table([found])
+    report = Report([found])
+    render_files(report)
+    terminal_answer(report)
     to_frame([found])
 
 

@@ -52,8 +52,12 @@ class Loss:
     at_most: float
 
 
-def draw_scores(contenders: Sequence[Contender], item_covariance: Floats | None, draw_seed: int) -> Floats | None:
+def draw_scores(
+    contenders: Sequence[Contender], item_covariance: Floats | None, draw_seed: int, highest: float = math.inf
+) -> Floats | None:
     """Return draws of the true gains, shape (KEPT, contenders), or None if no runs that differ tell the spread of others.
+
+    No gain is above *highest*.
 
     *item_covariance* is of the means, from the choice of test items; None if test items are unknown, or each seed has others:
     they are then a part of the spread of seeds. For *draw_seed* see `seed_from`.
@@ -77,6 +81,7 @@ def draw_scores(contenders: Sequence[Contender], item_covariance: Floats | None,
         values, vectors = np.linalg.eigh(item_covariance)
         drawn += (generator.standard_normal(shape) * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     drawn += generator.standard_normal(shape) * [one.choice_sd for one in contenders] + means
+    drawn = np.minimum(drawn, highest)
     drawn = drawn[generator.choice(DRAWS, KEPT, p=_weights(drawn, means))]
     first, second = COLLAPSES
     for place, one in enumerate(contenders):

@@ -52,6 +52,15 @@ def test_seeds_that_methods_share_cancel():
     assert paired[0].at_most < 0.2 < losses(alone)[0].at_most
 
 
+def test_no_score_is_above_the_highest_there_is():
+    contenders = method(1.0, 0 * NOISE), method(0.995, 0.02 * NOISE)
+    free, bounded = (draw_scores(contenders, None, 0, **highest) for highest in ({}, {"highest": 1.0}))
+    assert free.max() > 1 == bounded.max()
+    # About half of the draws of the first are 1, and then it loses nothing.
+    assert 0.4 < (bounded[:, 0] == 1).mean() < 0.7
+    assert losses(bounded)[0].expected < losses(free)[0].expected
+
+
 def test_more_seeds_lose_less_and_a_worse_method_more():
     few = found(method(0.0, 0.1 * NOISE[:4]), method(0.05, 0.1 * NOISE[3::-1]))
     many = found(method(0.0, 0.1 * NOISE), method(0.05, 0.1 * NOISE[::-1]))

@@ -333,7 +333,9 @@ def _drawn(of_table: Sequence[Scored]) -> Floats | None:
         if not on_folds and (pair := items_of(one, of_table[0])) is not None
     ]
     covariance = item_covariance(items, draw_seed) if len(items) == len(of_table) else None
-    return draw_scores(contenders, covariance, draw_seed)
+    setting = of_table[0].setting
+    bounded = setting.sign > 0 and default_margin(setting.spec.task.metric) is not None
+    return draw_scores(contenders, covariance, draw_seed, highest=1.0 if bounded else math.inf)
 
 
 def _sound(of: Scored) -> dict[int | str, float]:
