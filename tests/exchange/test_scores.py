@@ -176,6 +176,22 @@ def test_the_claim_that_a_collapse_to_0_would_cancel_first_is_named_and_no_rate_
     assert "rule out" not in page and "collapses in over" in page and "% excluded)" not in page
 
 
+def test_a_mean_over_tasks_claims_no_margin_where_a_task_has_no_spread():
+    noise = 0.0005 * np.array([1, -1, 2, -2, 0.5, -0.5, 1.5, -1.5, 0.2, -0.2])
+
+    def verdict(on_first):
+        table = [
+            {"method": method, "task": task, "seed": seed, "accuracy": 0.9 + seed / 512 + own * (method == "b")}
+            for method in ("a", "b") for task, each in (("x", on_first), ("y", noise)) for seed, own in enumerate(each)
+        ]  # fmt: skip
+        ((_, found),) = [of.methods for of in judge(table).report.judged.over_tasks]
+        return found.verdict
+
+    assert verdict(noise[::-1]).unless_collapse == "equivalent"
+    # On one task all seeds agree, as where all models are right on everything: nobody knows of other seeds.
+    assert (verdict(0 * noise).unless_collapse, verdict(0 * noise).margin) == (None, None)
+
+
 def test_a_shown_difference_whose_interval_reaches_0_is_explained(tmp_path):
     # By Holm's procedure the level of the second of two comparisons is that of one, and intervals have half of it.
     noise = np.array([-1, 1] * 5) * 0.01

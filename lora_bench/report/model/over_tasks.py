@@ -89,6 +89,12 @@ class _Group(NamedTuple):
         """Tell if runs of a method or the reference collapsed or stand apart on any of the tasks."""
         return any(verdict.apart for verdict in self.verdicts.get(label, ()))
 
+    def without_spread(self, label: str, reference: str) -> bool:
+        """Tell if all seeds gave the same difference on any of the tasks, which says nothing of other seeds there."""
+        others = self.rows[reference]
+        pairs = [(one.scores, others[task].scores) for task, one in self.rows[label].items() if task in others]
+        return any(len({one[seed] - other[seed] for seed in one.keys() & other.keys()}) == 1 for one, other in pairs)
+
 
 def judge_over_tasks(
     cells: Sequence[JudgedTable], analysis: Analysis, excluded: Mapping[str, float]
@@ -107,9 +113,13 @@ def judge_over_tasks(
     }
     if not differences:
         return ()
+    margin = analysis.margin if isinstance(analysis.margin, float) else HALF_A_POINT
     verdicts = judge(
         differences,
-        margin=analysis.margin if isinstance(analysis.margin, float) else HALF_A_POINT,
+        margin={
+            (number, label): None if groups[number].without_spread(label, reference) else margin
+            for number, label in differences
+        },
         settings=analysis,
         collapsed={(number, label) for number, label in differences if groups[number].apart(label)},
         risks={
