@@ -130,7 +130,7 @@ def once_words(labels: Iterable[str]) -> str:
     """Return how often methods with one run a label ran; labels may differ by date alone."""
     names = {*labels}
     methods = {_DATE.sub("", name) for name in names}
-    alike = f"{'their' if len(methods) == 1 else 'some'} names differ by date only"
+    alike = f"{'their' if len(methods) == 1 else 'some'} names differ by date only, so that two may be one method"
     return alike if len(methods) < len(names) else "each has one run"
 
 

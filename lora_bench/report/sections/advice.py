@@ -35,7 +35,11 @@ def take_words(seen: Overview, taken: Taken) -> str:
         said += f": expected to score {expected} {taken.unit} {off} the best of {taken.of}{mean or ','}"
         said += f" at most {most} with {percent(SURE, 0)}"
     if taken.least == taken.label:
-        return f"{said}.{_not_chosen(seen)}"
+        mean = "".join(
+            f" {code(label)} has the best mean, and is expected to lose more."
+            for label in _better_means(seen, taken.label)[:1]
+        )
+        return f"{said}.{mean}{_not_chosen(seen)}"
     margin = f" within the margin of {amount(taken.margin, taken.unit == POINTS)}" if taken.margin is not None else ""
     lost = f"The least loss is that of {code(taken.least)}: {loss_words(taken.least_loss, taken.unit)}"
     if seen.comparison.scores_alone:
@@ -47,6 +51,19 @@ def take_words(seen: Overview, taken: Taken) -> str:
     file = f", with a file {larger} times as large" if min(ratios, default=0.0) > 1 + LIKE_COST else ""
     smallest = f", the smallest file{margin}" if margin else ""
     return f"{said}{smallest}. {lost}{file}."
+
+
+def _better_means(seen: Overview, taken: str) -> list[str]:
+    """Return the methods with a better mean over all tables than the one to take, the best first."""
+    gains: dict[str, list[float]] = {}
+    for choice in seen.choices:
+        for row in choice.rows:
+            if row.score is not None and not row.failures:
+                gains.setdefault(row.label, []).append(choice.setting.sign * row.score.mean)
+    means = {label: math.fsum(of) for label, of in gains.items() if len(of) == len(seen.choices)}
+    return sorted(
+        (label for label in means if means[label] > means.get(taken, math.inf)), key=lambda label: -means[label]
+    )
 
 
 def _not_chosen(seen: Overview) -> str:
