@@ -206,7 +206,7 @@ def test_a_choice_names_the_method_with_the_best_mean_where_it_takes_another():
         for seed, score in enumerate(runs)
     ]).answer.splitlines()[0]  # fmt: skip
     assert lead.startswith("Take uneven: expected") and lead.endswith(
-        "even has the best mean, and is expected to lose more."
+        "even has the best mean; it is expected to lose more if methods score alike, as they usually do."
     )
 
 
@@ -640,7 +640,7 @@ def test_pairs_that_differ_on_one_task_alone_are_counted_beside_new_tasks():
         {**row, "accuracy": cola[row["seed"]] + (0.001 * row["seed"] if row["method"] == "b" else 0.0)}
         if row["method"] in shift and row["task"] == "cola" else row for row in tasks
     ]  # fmt: skip
-    assert "1 further pair of methods differed on one task alone." in judge(table).answer
+    assert "1 further pair of methods had runs that differ on one task alone." in judge(table).answer
 
 
 def test_runs_without_a_score_are_no_copies():

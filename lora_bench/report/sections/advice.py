@@ -36,7 +36,7 @@ def take_words(seen: Overview, taken: Taken) -> str:
         said += f" at most {most} with {percent(SURE, 0)}"
     if taken.least == taken.label:
         mean = "".join(
-            f" {code(label)} has the best mean, and is expected to lose more."
+            f" {code(label)} has the best mean; it is expected to lose more if methods score alike, as they usually do."
             for label in _better_means(seen, taken.label)[:1]
         )
         return f"{said}.{mean}{_not_chosen(seen)}"
@@ -151,7 +151,8 @@ def _no_equality(seen: Overview) -> list[str]:
     if not open_ones:
         return []
     most = max(verdict.pairs for verdict in open_ones)
-    fewest = min(fewest_unseen(verdict.alpha / verdict.family) for verdict in open_ones)
+    claims = sum(one.verdict.margin is not None for one in seen.contrasts)
+    fewest = fewest_unseen(open_ones[0].alpha / claims)
     return [f"To show that methods are equal takes at least {fewest} seeds."] if most < fewest else []
 
 

@@ -190,7 +190,7 @@ def _nothing_shown(seen: Overview, decision: Decision) -> list[str]:
     if decision.why == "seeds" and most == 1 and seen.comparison.scores_alone:
         said = (
             f"Nothing is shown of the methods: {once_words(line.label for line in seen.methods)}, and one run does not tell "
-            f"a method from its seed. A verdict takes {FEWEST_PAIRS} seeds."
+            f"a method from its seed. A verdict takes at least {FEWEST_PAIRS} seeds, and more of many methods."
         )
     elif decision.why == "seeds":
         seeds = f"{plural(most, 'seed')} of each method {'is' if most == 1 else 'are'} too few"
@@ -245,7 +245,10 @@ def _easily_cancelled(seen: Overview) -> str:
     which += f", that on {code(label)}," if which and not least.of_first else ""
     collapses = "collapses" if least.excluded is not None else "collapses to a score of 0"
     excluded = f"; its runs rule out over {rate_words(least.excluded)}" if least.excluded is not None else ""
-    return f"The claim{which} holds unless {of} {collapses} in over {rate_words(least.rate)} of runs{excluded}. "
+    on_mean = " on the mean" if all(one.tasks > 1 for one in seen.contrasts) else ""
+    return (
+        f"The claim{on_mean}{which} holds unless {of} {collapses} in over {rate_words(least.rate)} of runs{excluded}. "
+    )
 
 
 _TOO_HIGH = (

@@ -83,7 +83,11 @@ def new_tasks(pool: SuitePool) -> str:
     """Return what the tasks of a report show of others like them."""
     shown = [claim for claim in pool.claims if claim.shown]
     answer = _answer(shown, len(pool.claims))
-    more = f" {plural(pool.one_task, 'further pair')} of methods differed on one task alone." if pool.one_task else ""
+    more = (
+        f" {plural(pool.one_task, 'further pair')} of methods had runs that differ on one task alone."
+        if pool.one_task
+        else ""
+    )
     return f"For new tasks like these {len(pool.tasks)}: {answer[0].lower()}{answer[1:]}{more}"
 
 
