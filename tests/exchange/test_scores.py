@@ -625,10 +625,10 @@ def test_an_answer_before_the_others_has_no_bold_within_bold(tmp_path):
 def test_methods_with_the_same_scores_on_a_task_are_chosen_there_together():
     # b is best on sst2; on cola all three have 100 % at every seed.
     table = [{**row, "accuracy": 1.0} if row["task"] == "cola" else row for row in rows(tasks=("cola", "sst2"))]
-    assert "Table by table the choice is any of a, b and c on cola and b on sst2." in judge(table).answer
+    assert "Table by table the choice is any of a, b and c on cola; b on sst2." in judge(table).answer
     costs = {"a": 1.0, "b": 2.0, "c": 3.0}
     costly_table = [{**row, "price": costs[row["method"]]} for row in table]
-    assert "Table by table the choice is a on cola and b on sst2." in judge(costly_table).answer
+    assert "Table by table the choice is a on cola; b on sst2." in judge(costly_table).answer
 
 
 def test_pairs_that_differ_on_one_task_alone_are_counted_beside_new_tasks():

@@ -109,7 +109,7 @@ def by_place(seen: Overview) -> list[str]:
     tasks = [choice.setting.spec.task.name for choice in seen.choices]
     if len({*tasks}) == len(tasks) <= MOST_NAMES:
         of_names = grouped(zip(names, tasks, strict=True), lambda one: one[0])
-        named = listed([f"{label} on {listed([code(task) for _, task in of])}" for label, of in of_names.items()])
+        named = "; ".join(f"{label} on {listed([code(task) for _, task in of])}" for label, of in of_names.items())
     else:
         named = listed([f"{label} in {number} of {counts.total()}" for label, number in counts.most_common()])
     chosen = "the choice is" if seen.comparison.scores_alone else "`lora-bench choose` names"

@@ -143,7 +143,7 @@ def test_a_difference_of_means_says_on_which_tasks_it_is_shown():
     assert "of runs collapse, better on `b` and worse on `a`." in undone, undone
     # The tables of one method are named together.
     named = " ".join(headline(on(0.03, -0.03, 0.02))[0].further)
-    assert "names `bottleneck_adapter` on `a` and `c` and `lora` on `b`." in named, named
+    assert "names `bottleneck_adapter` on `a` and `c`; `lora` on `b`." in named, named
 
 
 def of_two_targets():
