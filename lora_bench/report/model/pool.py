@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
 MethodKey = tuple[str, str]
 # Two methods, and a base model or None for all.
 Scope = tuple[MethodKey, MethodKey, str | None]
+# Run ids of both methods, by pair, and the difference if it was computed.
+Known = dict[tuple[tuple[str, str], ...], PlaceDifference | None]
 
 
 class PooledTable(NamedTuple):
     """The scores of the methods of one suite on a task and base model in one setting."""
 
+    suite: str
     task: str
     model: str
     higher_is_better: bool
@@ -76,8 +80,23 @@ class PooledClaim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AddedBySuite:
+    """The part of a suite in a pool: results, those that others have too, tasks on base models, and pairs of runs of its own.
+
+    *moved* is the largest change of a claim's difference without this suite, in points; None if no claim has both.
+    """
+
+    suite: str
+    runs: int
+    shared: int
+    places: int
+    pairs: int
+    moved: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SuitePool:
-    """The analysis of so many suites, in which each run counts once.
+    """The analysis of several suites, in which each run counts once.
 
     *one_task* is the number of pairs of methods that met on one task only, and have no claim; *left_out* has reasons.
     """
@@ -86,7 +105,7 @@ class SuitePool:
     tasks: tuple[str, ...]
     models: tuple[str, ...]
     runs: int
-    suites: int
+    suites: tuple[AddedBySuite, ...]
     one_task: int
     left_out: tuple[str, ...]
 
@@ -99,16 +118,35 @@ def pool(suites: Sequence[Report], *, reference: str | None = None, alpha: float
     left_out: dict[str, None] = {}
     names: dict[str, str] = {}
     tables = [table for suite in suites for table in _tables(suite, names, left_out)]
-    every = list(_contributions(tables, reference))
+    known: Known = {}
+    every = list(_contributions(tables, known, reference))
     scopes = _scopes(every)
+    results = [{one.run_id for one in suite.records if one.spec.score_on == "test"} for suite in suites]
+    in_suites = Counter(run_id for runs in results for run_id in runs)
+    added = []
+    for suite, runs in zip(suites, results, strict=True):
+        own = [one for one in every if one.table.suite == suite.name]
+        rest = _scopes(list(_contributions([of for of in tables if of.suite != suite.name], known, reference)))
+        concerned = [key for key, found in scopes.items() if key in rest and any(one in own for one in found)]
+        moves = [abs(_over(rest[key]).estimate.value - _over(scopes[key]).estimate.value) for key in concerned]
+        added.append(
+            AddedBySuite(
+                suite=suite.name,
+                runs=len(runs),
+                shared=sum(in_suites[run_id] > 1 for run_id in runs),
+                places=len({(one.table.task, one.table.model) for one in own}),
+                pairs=sum(one.pairs for one in own),
+                moved=max(moves, default=None),
+            )
+        )
     pairs = grouped(every, lambda one: (one.first, one.second))
     pooled = [one.table for found in scopes.values() for one in found]
     return SuitePool(
         claims=_claims(scopes, alpha),
         tasks=tuple(sorted({table.task for table in pooled})),
         models=tuple(sorted({table.model for table in pooled})),
-        runs=len({one.run_id for suite in suites for one in suite.records if one.spec.score_on == "test"}),
-        suites=len(suites),
+        runs=len(in_suites),
+        suites=tuple(added),
         one_task=sum(len({one.table.task for one in found}) == 1 for found in pairs.values()),
         left_out=tuple(left_out),
     )
@@ -140,15 +178,15 @@ def _tables(suite: Report, names: dict[str, str], left_out: dict[str, None]) -> 
             }
             # Tasks with the same data, such as sst2 and sst2_by_sentence, share their test items: they are one.
             name = names.setdefault(task.data_sha256 or task.name, task.name)
-            yield PooledTable(name, table.model.shown, bool(task.higher_is_better), rows)
+            yield PooledTable(suite.name, name, table.model.shown, bool(task.higher_is_better), rows)
 
 
 def _method(row: Row) -> MethodKey:
     return row.label, canonical([row.method, {name: value for name, value in row.options.items() if name != row.size}])
 
 
-def _contributions(tables: Sequence[PooledTable], reference: str | None) -> Iterator[Contribution]:
-    """Yield the differences of tables, each pair of runs once."""
+def _contributions(tables: Sequence[PooledTable], known: Known, reference: str | None) -> Iterator[Contribution]:
+    """Yield the differences of tables, each pair of runs once; *known* has those that were computed before."""
     counted: set[tuple[str, str]] = set()
     for table in tables:
         for methods in itertools.combinations(sorted(table.rows), 2):
@@ -159,11 +197,13 @@ def _contributions(tables: Sequence[PooledTable], reference: str | None) -> Iter
             runs, others = ({score.seed: score.run_id for score in side.row.scores} for side in (one, other))
             seeds = sorted(one.scores.keys() & other.scores.keys())
             new = {seed: pair for seed in seeds if (pair := (runs[seed], others[seed])) not in counted}
-            sides = [replace(side, scores={seed: side.scores[seed] for seed in new}) for side in (one, other)]
-            place = _difference(*sides, points=100 if table.higher_is_better else -100)
-            if place is not None:
-                counted.update(new.values())
-                yield Contribution(table, first, second, place, len(new))
+            key = tuple(new.values())
+            if key not in known:
+                sides = [replace(side, scores={seed: side.scores[seed] for seed in new}) for side in (one, other)]
+                known[key] = _difference(*sides, points=100 if table.higher_is_better else -100)
+            if (place := known[key]) is not None:
+                counted.update(key)
+                yield Contribution(table, first, second, place, len(key))
 
 
 def _difference(one: Scored, other: Scored, *, points: int) -> PlaceDifference | None:

@@ -1,4 +1,4 @@
-"""The page of a pool: the question, the answer, and every claim."""
+"""The page of a pool: the question, the answer, every claim, and the part of each suite."""
 
 from lora_bench.report.blocks import (
     Block,
@@ -23,7 +23,7 @@ def pool_page(pool: SuitePool, command: str) -> str:
     """Return the page of a pool as Markdown, with the command that makes it again."""
     shown = [claim for claim in pool.claims if claim.shown]
     blocks: list[Block] = [
-        Heading(1, f"Pool of {plural(pool.suites, 'suite')}"),
+        Heading(1, f"Pool of {plural(len(pool.suites), 'suite')}"),
         "*Which of two methods scores higher, on tasks and base models like these, by all runs at once?*",
         Lead(_answer(shown, len(pool.claims))),
     ]
@@ -40,6 +40,18 @@ def pool_page(pool: SuitePool, command: str) -> str:
         blocks.append(
             f"{plural(pool.one_task, 'pair')} of methods met on one task only: their suites' reports compare them."
         )
+    blocks += [
+        Heading(2, "What each suite adds"),
+        "*Shared*: results that stand in other suites here too. *Pairs*: pairs of runs that no suite above it has. *Moves*: "
+        "the largest change of a difference if the suite is left out; none where no row has other suites.",
+        TextTable(
+            ["suite", "results", "shared", "tasks × base models", "pairs", "moves"],
+            [
+                [code(one.suite), *(f"{n:,}" for n in (one.runs, one.shared, one.places, one.pairs)), _size(one.moved)]
+                for one in pool.suites
+            ],
+        ),
+    ]
     if pool.left_out:
         blocks.append(Fold("Left out", [TextList([inert(one) for one in pool.left_out])]))
     blocks += [
