@@ -7,6 +7,7 @@ strings are `WORDS`.
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
 import pytest
 
@@ -14,6 +15,7 @@ from lora_bench.published import CellVerdict, PublishedTable, judge_table, load_
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Record
+from lora_bench.report.probes.claims import Claim, Claims, Quantity
 from lora_bench.report.sections.compare_runs import RunSet, TwoSets, hold_against
 from tests.probe.records import probe_record
 from tests.sample_records import ENVIRONMENT, METHODS, PARAMETERS, record
@@ -120,6 +122,15 @@ def hostile_probes(text: str = HOSTILE) -> list[ProbeRecord]:
         probe_record("prefix_tuning", status="failed", reason=text, **{**named, "unmeasured": {}}),
         probe_record("full", **named),
     ]
+
+
+def hostile_claims(text: str = HOSTILE) -> Claims:
+    """A paper's claim of every quantity, to be held against `hostile_probes`."""
+    quantities = get_args(Quantity)
+    return Claims(
+        paper=text,
+        claims=tuple(Claim(quantity=quantity, where=text, of=text, printed=text) for quantity in quantities),
+    )
 
 
 def hostile_sets(text: str = HOSTILE) -> TwoSets:

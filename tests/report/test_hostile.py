@@ -22,6 +22,7 @@ from lora_bench.report.blocks import to_markdown
 from lora_bench.report.frames.record_frame import to_frame
 from lora_bench.report.html import ASSETS, render_page
 from lora_bench.report.markdown import page_of
+from lora_bench.report.probes.claims import claims_section
 from lora_bench.report.probes.probe_section import probes_page
 from lora_bench.report.sections.compare_runs import two_sets_page
 from lora_bench.report.terminal import terminal_answer
@@ -30,6 +31,7 @@ from tests.report.hostile import (
     HOSTILE,
     WORDS,
     anywhere,
+    hostile_claims,
     hostile_probes,
     hostile_published,
     hostile_records,
@@ -54,7 +56,7 @@ def pages(text):
     probes = hostile_probes(text)
     return {
         "records": page_of(Report(hostile_records(text), sections=[published_section(*hostile_published(text))])),
-        "probes": probes_page(probes),
+        "probes": [*probes_page(probes), *claims_section(hostile_claims(text), probes)],
         "two sets": two_sets_page(hostile_sets(text)),
     }
 

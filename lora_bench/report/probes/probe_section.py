@@ -20,6 +20,7 @@ from lora_bench.report.probes.cells import (
     probed_cells,
     unchanged_difference,
 )
+from lora_bench.report.probes.claims import claims_section, known_claims
 from lora_bench.report.probes.probe_headline import headline_of_probes
 from lora_bench.report.probes.probe_tables import mebibytes, memory_table, speed_table, stored_table, use_table
 from lora_bench.report.text import code, inert, listed, percent, plural, signed_percent
@@ -37,7 +38,11 @@ def probe_section(records: Sequence[ProbeRecord]) -> list[Block]:
     if not records:
         return []
     cells = probed_cells(records)
-    blocks: list[Block] = [Heading(2, "What each method costs"), *_introduction(cells)]
+    blocks: list[Block] = []
+    for suite, own in sorted(grouped(records, lambda record: record.suite).items()):
+        claims = known_claims(suite)
+        blocks += claims_section(claims, own) if claims is not None else []
+    blocks += [Heading(2, "What each method costs"), *_introduction(cells)]
     for group in comparable(cells):
         blocks.append(Heading(3, _group_name(group[0].spec)))
         measured = [cell for cell in group if cell.records]
