@@ -20,7 +20,6 @@ from lora_bench.exchange.adapters import import_adapter
 from lora_bench.exchange.adapters.adapterhub import refuse_other_mathematics
 from tests.tiny import LAYERS, VOCABULARY, tiny_batch, tiny_bert, tiny_gpt2, tiny_roberta, tiny_t5
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "adapterhub"
 LENGTH = 3
 # Class of transformers that has what the folder holds, and labels of its head.
 FOLDERS = {
@@ -34,17 +33,25 @@ FOLDERS = {
 }
 
 
-def base_of(name):
-    return str(GOLDEN / f"base-{name.rpartition('-')[0]}")
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory):
+    """AdapterHub's folders."""
+    folder = tmp_path_factory.mktemp("adapterhub")
+    shutil.unpack_archive(Path(__file__).parents[1] / "golden" / "adapterhub.zip", folder)
+    return folder
+
+
+def base_of(golden, name):
+    return str(golden / f"base-{name.rpartition('-')[0]}")
 
 
 def settings(folder):
     return json.loads((folder / "adapter_config.json").read_text())
 
 
-def copy_of(name, tmp_path, **changes):
+def copy_of(golden, name, tmp_path, **changes):
     """A copy of one of AdapterHub's folders with some keys of its config changed."""
-    folder = shutil.copytree(GOLDEN / name, tmp_path / "changed")
+    folder = shutil.copytree(golden / name, tmp_path / "changed")
     about = settings(folder)
     about["config"] |= changes
     (folder / "adapter_config.json").write_text(json.dumps(about))
@@ -66,12 +73,12 @@ def answer(model, **batch):
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_an_adapter_of_adapterhub_answers_as_it_did_there(name, tmp_path):
+def test_an_adapter_of_adapterhub_answers_as_it_did_there(name, tmp_path, golden):
     class_name, labels = FOLDERS[name]
-    adapter = import_adapter(GOLDEN / name, tmp_path / "ours", base=base_of(name), allow_pickle=True)
+    adapter = import_adapter(golden / name, tmp_path / "ours", base=base_of(golden, name), allow_pickle=True)
     assert (adapter.model_class, adapter.labels) == (class_name, labels)
-    model = loaded(base_of(name), class_name, tmp_path / "ours", **({"num_labels": labels} if labels else {}))
-    expected = load_file(GOLDEN / name / "expected.safetensors")
+    model = loaded(base_of(golden, name), class_name, tmp_path / "ours", **({"num_labels": labels} if labels else {}))
+    expected = load_file(golden / name / "expected.safetensors")
     batch = {key: expected[key] for key in ("input_ids", "attention_mask")}
     got, want = answer(model, **batch), expected["answer"]
     real = batch["attention_mask"].bool() if want.dim() == 3 else slice(None)
@@ -97,9 +104,11 @@ def test_an_adapter_of_adapterhub_answers_as_it_did_there(name, tmp_path):
         ("gpt2-houlsby", {"mh_adapter": False, "is_parallel": True}, "reads the residual stream, ours its LayerNorm"),
     ],
 )
-def test_what_our_tuners_do_not_compute_is_refused_with_the_difference(name, changes, said, tmp_path):
+def test_what_our_tuners_do_not_compute_is_refused_with_the_difference(name, changes, said, tmp_path, golden):
     with pytest.raises(LoraBenchError, match=said):
-        import_adapter(copy_of(name, tmp_path, **changes), tmp_path / "ours", base=base_of(name), allow_pickle=True)
+        import_adapter(
+            copy_of(golden, name, tmp_path, **changes), tmp_path / "ours", base=base_of(golden, name), allow_pickle=True
+        )
     assert not (tmp_path / "ours").exists()
 
 
@@ -108,26 +117,26 @@ def test_a_prefix_on_t5_is_refused_as_its_text_would_move():
         refuse_other_mathematics("prefix", tiny_t5())
 
 
-def test_a_pickle_is_read_only_if_it_is_allowed(tmp_path):
+def test_a_pickle_is_read_only_if_it_is_allowed(tmp_path, golden):
     with pytest.raises(LoraBenchError, match="can run code when read; if you trust its author, add --allow-pickle"):
-        import_adapter(GOLDEN / "bert-pfeiffer", tmp_path / "ours", base=base_of("bert-pfeiffer"))
+        import_adapter(golden / "bert-pfeiffer", tmp_path / "ours", base=base_of(golden, "bert-pfeiffer"))
 
 
-def test_a_head_that_no_model_of_transformers_has_is_refused(tmp_path):
-    folder = shutil.copytree(GOLDEN / "roberta-parallel", tmp_path / "changed")
+def test_a_head_that_no_model_of_transformers_has_is_refused(tmp_path, golden):
+    folder = shutil.copytree(golden / "roberta-parallel", tmp_path / "changed")
     head = json.loads((folder / "head_config.json").read_text())
     head["config"]["use_pooler"] = True
     (folder / "head_config.json").write_text(json.dumps(head))
     with pytest.raises(LoraBenchError, match=r"has its head \(classification\) on roberta; remove head_config.json"):
-        import_adapter(folder, tmp_path / "ours", base=base_of("roberta-parallel"))
+        import_adapter(folder, tmp_path / "ours", base=base_of(golden, "roberta-parallel"))
     (folder / "head_config.json").unlink()
-    assert import_adapter(folder, tmp_path / "ours", base=base_of("roberta-parallel")).head == {}
+    assert import_adapter(folder, tmp_path / "ours", base=base_of(golden, "roberta-parallel")).head == {}
 
 
-def test_an_adapter_of_another_base_model_is_refused(tmp_path):
+def test_an_adapter_of_another_base_model_is_refused(tmp_path, golden):
     tiny_roberta().base_model.save_pretrained(tmp_path / "wider")
     with pytest.raises(LoraBenchError, match=r"does not fit roberta as its config.json describes it: .*\(4, 16\)"):
-        import_adapter(GOLDEN / "roberta-parallel", tmp_path / "ours", base=str(tmp_path / "wider"))
+        import_adapter(golden / "roberta-parallel", tmp_path / "ours", base=str(tmp_path / "wider"))
 
 
 # --- PEFT's own prefix tuning ----------------------------------------------------------------------------------------
@@ -219,33 +228,33 @@ def test_a_prefix_of_peft_in_a_model_with_rotated_positions_is_refused(tmp_path)
         ("{", "cannot be read"),
     ],
 )
-def test_other_folders_are_refused(content, said, tmp_path):
+def test_other_folders_are_refused(content, said, tmp_path, golden):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text(content)
-    base = base_of("roberta-houlsby") if "model_name" in content else None
+    base = base_of(golden, "roberta-houlsby") if "model_name" in content else None
     with pytest.raises(LoraBenchError, match=said):
         import_adapter(tmp_path / "adapter", tmp_path / "ours", base=base)
 
 
-def test_a_folder_with_files_is_not_written_over(tmp_path):
+def test_a_folder_with_files_is_not_written_over(tmp_path, golden):
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "mine.txt").touch()
     with pytest.raises(LoraBenchError, match="is there already: give --out a new folder"):
-        import_adapter(GOLDEN / "gpt2-houlsby", tmp_path / "ours", base=base_of("gpt2-houlsby"))
+        import_adapter(golden / "gpt2-houlsby", tmp_path / "ours", base=base_of(golden, "gpt2-houlsby"))
 
 
-def test_weights_that_no_adapter_has_are_refused(tmp_path):
-    folder = copy_of("gpt2-houlsby", tmp_path)
+def test_weights_that_no_adapter_has_are_refused(tmp_path, golden):
+    folder = copy_of(golden, "gpt2-houlsby", tmp_path)
     tensors = load_file(folder / "adapter.safetensors")
     save_file(tensors | {"transformer.h.0.gate.weight": torch.zeros(1)}, folder / "adapter.safetensors")
     with pytest.raises(LoraBenchError, match=r"h\.0\.gate\.weight is no weight of a houlsby adapter on gpt2"):
-        import_adapter(folder, tmp_path / "ours", base=base_of("gpt2-houlsby"))
+        import_adapter(folder, tmp_path / "ours", base=base_of(golden, "gpt2-houlsby"))
 
 
-def test_the_commands_print_the_folder_and_lines_that_load_it(tmp_path, capsys, monkeypatch):
+def test_the_commands_print_the_folder_and_lines_that_load_it(tmp_path, capsys, monkeypatch, golden):
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(base_of("roberta-houlsby"), "base")
-    assert main(["import", "adapter", str(GOLDEN / "roberta-houlsby"), "--out", "ours", "--base", "base"]) == 0
+    shutil.copytree(base_of(golden, "roberta-houlsby"), "base")
+    assert main(["import", "adapter", str(golden / "roberta-houlsby"), "--out", "ours", "--base", "base"]) == 0
     folder, _, *lines = capsys.readouterr().out.splitlines()
     assert folder == "ours" and "num_labels=3" in "".join(lines)
     made: dict[str, object] = {}

@@ -1,6 +1,7 @@
 """Records of every shape that there ever was are read, and those that a later lora_bench wrote are refused with what to do.
 
-`tests/golden/records` has one of each, as the lora_bench of its time wrote it; none is ever changed or removed.
+`tests/golden/records.jsonl` and `probes.jsonl` have one of each as a line, with the content that the lora_bench of its time
+wrote; none is ever changed or removed.
 """
 
 import json
@@ -12,11 +13,19 @@ from lora_bench.errors import BadInput
 from lora_bench.records.probe_store import read_probe
 from lora_bench.records.sealed_records import DamagedRecord, sealed, to_json
 from lora_bench.records.store import RunFolder, read_record, read_records
-from lora_bench.util.sealed_json import seal, unseal
+from lora_bench.util.sealed_json import as_json, seal, unseal
 from tests.sample_records import record as made
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "records"
-RECORDS, PROBES = sorted(GOLDEN.glob("record-*.json")), sorted(GOLDEN.glob("probe-*.json"))
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def of_all_times(kind):
+    """The bytes of each record as it was stored, by what was new in it."""
+    lines = [json.loads(line) for line in (GOLDEN / f"{kind}s.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {line["shape"]: as_json(line[kind]) for line in lines}
+
+
+RECORDS, PROBES = of_all_times("record"), of_all_times("probe")
 
 
 def keys(data, above=""):
@@ -27,11 +36,12 @@ def keys(data, above=""):
     return found
 
 
-@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
-def test_a_record_of_any_time_is_read_and_says_what_it_said(path):
-    before = path.read_bytes()
+@pytest.mark.parametrize("shape", RECORDS)
+def test_a_record_of_any_time_is_read_and_says_what_it_said(shape, tmp_path):
+    path = tmp_path / "record.json"
+    path.write_bytes(RECORDS[shape])
     record = read_record(path)
-    assert path.read_bytes() == before, "reading changes no file"
+    assert path.read_bytes() == RECORDS[shape], "reading changes no file"
     # All were made of the same run, whose id has not changed since.
     assert record.run_id == record.spec.run_id == "94c4f704c833e2c0"
     assert (record.status, record.scores, record.score) == ("ok", {"accuracy": 0.75}, 0.75)
@@ -42,25 +52,27 @@ def test_a_record_of_any_time_is_read_and_says_what_it_said(path):
     assert read_record(path) == record
 
 
-@pytest.mark.parametrize("path", PROBES, ids=lambda path: path.stem)
-def test_a_probe_record_of_any_time_is_read(path):
+@pytest.mark.parametrize("shape", PROBES)
+def test_a_probe_record_of_any_time_is_read(shape, tmp_path):
+    path = tmp_path / "probe.json"
+    path.write_bytes(PROBES[shape])
     record = read_probe(path)
     assert record.status == "ok" and record.speed.step_seconds_median > 0 and record.schema_version == 1
 
 
 def test_records_of_all_times_stand_in_one_folder(tmp_path):
-    for path in RECORDS:
-        (tmp_path / path.stem).mkdir()
-        (tmp_path / path.stem / "record.json").write_bytes(path.read_bytes())
-    assert len(read_records(tmp_path)) == len(RECORDS) >= 8
+    for shape, content in RECORDS.items():
+        (tmp_path / shape).mkdir()
+        (tmp_path / shape / "record.json").write_bytes(content)
+    assert len(read_records(tmp_path)) == len(RECORDS) == 27
 
 
-@pytest.mark.parametrize(("golden", "now"), [(RECORDS, sealed(made())), (PROBES, None)])
-def test_the_newest_shape_has_its_fixture(golden, now):
-    """Whoever gives a record another field adds a record with it to tests/golden/records."""
-    known = set().union(*(keys(json.loads(path.read_bytes())) for path in golden))
-    newest = sealed(read_probe(PROBES[0])) if now is None else now
-    assert keys(json.loads(newest)) <= known
+def test_the_newest_shape_has_its_line(tmp_path):
+    """Whoever gives a record another field adds a record with it to tests/golden/records.jsonl."""
+    (tmp_path / "probe.json").write_bytes(PROBES["first"])
+    for golden, now in ((RECORDS, made()), (PROBES, read_probe(tmp_path / "probe.json"))):
+        known = set().union(*(keys(json.loads(content)) for content in golden.values()))
+        assert keys(json.loads(sealed(now))) <= known
 
 
 def test_what_is_written_today_is_written_again_the_same():
@@ -131,7 +143,7 @@ def test_a_number_that_json_does_not_have_is_under_no_seal(tmp_path):
 
 
 def test_a_newer_probe_record_is_refused_too(tmp_path):
-    data, _ = unseal(PROBES[0].read_bytes())
+    data, _ = unseal(PROBES["first"])
     (tmp_path / "one.json").write_bytes(seal({**data, "schema": 9}))
     with pytest.raises(BadInput, match="probe schema 9, and this lora_bench reads up to 1; upgrade it"):
         read_probe(tmp_path / "one.json")

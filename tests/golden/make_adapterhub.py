@@ -5,9 +5,9 @@ Run it in an environment of its own, since `adapters` pins an older transformers
     python -m venv oracle && oracle/bin/pip install adapters==1.3.0 torch
     oracle/bin/python tests/golden/make_adapterhub.py
 
-Each base model is written once, and for each kind of adapter a file with its weights under our names, the batch, the last
-hidden states, and the gradients of their sum weighted with random numbers (0 at padding). The versions are in the files'
-metadata.
+A file for each base model has its weights under `base.` and, under the name of each kind of adapter, that one's weights under
+our names, the batch, the last hidden states, and the gradients of their sum weighted with random numbers (0 at padding). The
+versions are in the files' metadata.
 """
 
 from pathlib import Path
@@ -71,7 +71,6 @@ KINDS = {
 }
 # On GPT-2, AdapterHub puts pfeiffer and parallel at another place than this project does, which has no parallel on BART.
 LEFT_OUT = {"gpt2": ("pfeiffer", "parallel"), "bart": ("parallel", "prefix", "computed_prefix")}
-PAIRS = [(name, kind) for name in MODELS for kind in KINDS if kind not in LEFT_OUT.get(name, ())]
 
 SITES = {
     "attention.output.adapters.a.": "attention.output.dropout.",
@@ -118,14 +117,18 @@ def batch_of(name, generator):
     return ids, mask
 
 
-def write(name, kind):
+def base(name):
     model_class, config = MODELS[name]
     torch.manual_seed(0)
     model = model_class(config)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.2)
-    save_file(under("base", model.state_dict()), HERE / f"{name}.safetensors", metadata=VERSIONS)
+    return model
+
+
+def with_adapter(name, kind):
+    model = base(name)
     adapters.init(model)
     model.add_adapter("a", config=KINDS[kind])
     model.train_adapter("a")
@@ -145,10 +148,13 @@ def write(name, kind):
         weights |= ours(name, kind, path, weight.detach())
         gradients |= ours(name, kind, path, weight.grad)
     content = {"input_ids": ids, "attention_mask": mask, "weighting": weighting, "states": states.detach()}
-    content |= under("adapter", weights) | under("gradient", gradients)
-    save_file(content, HERE / f"{name}-{kind}.safetensors", metadata=VERSIONS)
+    return under(kind, content | under("adapter", weights) | under("gradient", gradients))
 
 
 if __name__ == "__main__":
-    for pair in PAIRS:
-        write(*pair)
+    for name in MODELS:
+        content = under("base", base(name).state_dict())
+        for kind in KINDS:
+            if kind not in LEFT_OUT.get(name, ()):
+                content |= with_adapter(name, kind)
+        save_file(content, HERE / f"{name}.safetensors", metadata=VERSIONS)

@@ -5,11 +5,13 @@ Run it in an environment of its own, since `adapters` pins an older transformers
     python -m venv oracle && oracle/bin/pip install adapters==1.3.0 torch
     oracle/bin/python tests/golden/make_adapterhub_folders.py
 
-`adapterhub/base-TYPE` is a base model, and each other folder an adapter on one, with `expected.safetensors` beside it: a batch
-and what the model with the adapter answers.
+In `adapterhub.zip`, `base-TYPE` is a base model, and each other folder an adapter on one, with `expected.safetensors` beside
+it: a batch and what the model with the adapter answers.
 """
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import adapters
@@ -18,7 +20,7 @@ import transformers
 from adapters import DoubleSeqBnConfig, ParBnConfig, PrefixTuningConfig, SeqBnConfig
 from safetensors.torch import save_file
 
-HERE = Path(__file__).parent / "adapterhub"
+HERE = Path(__file__).parent
 WIDTH, SIZE, LABELS = 16, 4, 3
 ENCODER = {
     "vocab_size": 40, "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
@@ -106,9 +108,10 @@ def write(name, model_type, class_name, head, config, safe):
 
 
 if __name__ == "__main__":
-    HERE.mkdir(exist_ok=True)
-    os.chdir(HERE)  # the files name the base model as it is named here
-    for model_type in CONFIGS:
-        write_base(model_type)
-    for name, case in CASES.items():
-        write(name, *case)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # the files name the base model as it is named here
+        for model_type in CONFIGS:
+            write_base(model_type)
+        for name, case in CASES.items():
+            write(name, *case)
+        shutil.make_archive(str(HERE / "adapterhub"), "zip", folder)
