@@ -11,8 +11,6 @@ A Trainer script of one's own leaves the same records with `callbacks=[Benchmark
 Names are imported when they are first used, so `import lora_bench` costs nothing.
 """
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +53,7 @@ __all__ = [
 ]
 
 
-def read_records(path: str | Path) -> pandas.DataFrame:
+def read_records(path: str | Path) -> "pandas.DataFrame":
     """Every record at *path*, one row a run, failures included: a runs folder, a baseline, or one record.
 
     Raises:

@@ -1,7 +1,5 @@
 """The sections of Google docstrings, from which JSON Schemas and pages take the descriptions of fields."""
 
-from __future__ import annotations
-
 import inspect
 
 

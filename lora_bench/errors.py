@@ -4,8 +4,6 @@ The command line prints them without a traceback. A message says what was given,
 choice. Faults of a file carry its name, line and key, and are reported all at once.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -11,8 +11,6 @@ grows with the size; padding changes no logit; saving and loading gives the same
 refused with a reason. The models are classifiers, or write text with `kind="generation"`.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from typing import Any, Literal

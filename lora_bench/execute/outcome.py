@@ -3,8 +3,6 @@
 What needs verdicts is computed when it is first asked for.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -45,7 +43,7 @@ class Outcome:
     later: int = 0
 
     @cached_property
-    def report(self) -> Report:
+    def report(self) -> "Report":
         """The report as data, with the suite's probes and stored predictions."""
         from lora_bench.records.probe_store import read_probes
         from lora_bench.records.store import answers_in
@@ -72,14 +70,14 @@ class Outcome:
         return self.report.decision.winner if self.records else None
 
     @property
-    def frame(self) -> pandas.DataFrame:
+    def frame(self) -> "pandas.DataFrame":
         """The records, one row a run, failures included."""
         from lora_bench.report import to_frame
 
         return to_frame(self.records)
 
     @property
-    def verdicts(self) -> pandas.DataFrame:
+    def verdicts(self) -> "pandas.DataFrame":
         """Scores and verdicts, one row a method on a task and base model; see docs/statistics.md."""
         from lora_bench.report.frames.verdict_frame import to_comparison_frame
 

@@ -13,8 +13,6 @@ small base model, and those for a larger one. `searched_rates` are those that ou
 under a name of their own, as its best users run it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib
@@ -114,7 +112,7 @@ class SizeIfGiven:
         return "size_value" if getattr(method, self.option, None) is not None else None
 
 
-def own_callbacks(method: Method) -> list[TrainerCallback]:
+def own_callbacks(method: Method) -> "list[TrainerCallback]":
     """Return the callbacks that a method adds to a run, such as AdaLoRA's allocation; empty if it has no `callbacks()`."""
     make = getattr(method, "callbacks", None)
     return list(make()) if make is not None else []

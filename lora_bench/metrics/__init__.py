@@ -6,8 +6,6 @@ holds what metrics share. An undefined value, such as the correlation with a con
 imports no library of metrics. ``hub:NAME@COMMIT`` reaches any other metric.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from lora_bench.metrics.support.lookup import (
@@ -34,7 +32,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def metric(name: str, allowed: str | None = None) -> evaluate.Metric | HubMetric:
+def metric(name: str, allowed: str | None = None) -> "evaluate.Metric | HubMetric":
     """Return a metric, ready for `compute(references=..., predictions=...)`.
 
     For generation, predictions are texts and references are lists of texts. `compute` raises the reason if the metric is

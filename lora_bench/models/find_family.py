@@ -1,7 +1,5 @@
 """The family of a base model whose type no installed package names: the user's, or one worked out from its structure."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +64,7 @@ def infer(base: BaseModel) -> Family:
     return infer_family(model)
 
 
-def skeleton(base: BaseModel) -> PreTrainedModel:
+def skeleton(base: BaseModel) -> "PreTrainedModel":
     """Return a base model on the meta device, without head and weights. Raise LoraBenchError if it cannot be built."""
     import torch
     from transformers import AutoConfig, AutoModel

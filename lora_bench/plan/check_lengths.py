@@ -1,7 +1,5 @@
 """Refuse inputs that a base model has no row for: a token beyond its vocabulary, or a position beyond its last."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -71,7 +69,7 @@ def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData])
 
 
 def _beyond(
-    made: Exercise, task: Task, data: TaskData, tokenizer: PreTrainedTokenizerBase, positions: int, *, apart: bool
+    made: "Exercise", task: Task, data: TaskData, tokenizer: "PreTrainedTokenizerBase", positions: int, *, apart: bool
 ) -> int | None:
     """Return the tokens of an input longer than *positions*, or None; see `TaskKind.inputs` for *apart*."""
     texts: list[tuple[str, ...]] = []

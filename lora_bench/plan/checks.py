@@ -1,7 +1,5 @@
 """Checks of a plan that need data, base models, parameter counts or transformers."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
@@ -254,7 +252,7 @@ def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> No
     refuse(faults)
 
 
-def _try_optimizer(arguments: TrainingArguments) -> None:
+def _try_optimizer(arguments: "TrainingArguments") -> None:
     """Make the optimiser for one weight, which looks at its own numbers and may refuse them."""
     import torch
     from transformers import Trainer

@@ -3,8 +3,6 @@
 Every row is counted; lengths in tokens are those of a sample, so that a large data set costs a second and not minutes.
 """
 
-from __future__ import annotations
-
 import random
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -210,7 +208,7 @@ def _lengths(loaded: LoadedTask, cell: Cell, rooms: Sequence[tuple[int, int]]) -
     ]
 
 
-def _token_counts(split: Split, made: Exercise, *, train: bool) -> tuple[list[int], int]:
+def _token_counts(split: Split, made: "Exercise", *, train: bool) -> tuple[list[int], int]:
     """Return the tokens of a sample of a split, and those of its longest example."""
     everything = range(len(split.ids))
     places = everything if len(everything) <= SAMPLE else sorted(random.Random(0).sample(everything, SAMPLE))
@@ -221,7 +219,7 @@ def _token_counts(split: Split, made: Exercise, *, train: bool) -> tuple[list[in
     return counts, max(counts + _counts(made.whole(_part(split, largest), train=train)))
 
 
-def _counts(examples: Sequence[Example]) -> list[int]:
+def _counts(examples: "Sequence[Example]") -> list[int]:
     """Return the tokens of each example; those of the longer, if its input and its text to write are apart."""
     return [max(len(example["input_ids"]), len(example.get(TARGETS, ()))) for example in examples]
 

@@ -1,7 +1,5 @@
 """Examples encoded for a model, and scores of its predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def encode(
-    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
+    split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> tuple[list[dict[str, list[int]]], float]:
     """Encode the examples of a split for a model, cut to *max_length* tokens and not padded.
 

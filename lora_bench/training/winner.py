@@ -3,8 +3,6 @@
 A merged model gives the answers of the adapted one, which is checked before anything is written.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -223,7 +221,7 @@ def _merged(adapted: Any, label: str) -> Any:
         ) from None
 
 
-def _logits(model: nn.Module, vocabulary: int) -> Tensor:
+def _logits(model: "nn.Module", vocabulary: int) -> "Tensor":
     """Return what a model answers to two rows of tokens."""
     import torch
 

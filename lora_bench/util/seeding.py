@@ -4,8 +4,6 @@ Initial weights come from (seed, tensor name), the order of the data from (seed,
 fresh process, a warm worker and a resumed run draw the same numbers, and all methods start from equal heads.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools
@@ -70,7 +68,7 @@ def grouped_order(seed: int, epoch: int, lengths: Sequence[int], batch_size: int
     return [*order[:first], *itertools.chain(*batches), *order[last:]]
 
 
-def draw_head(model: PreTrainedModel, head: list[str], seed: int) -> None:
+def draw_head(model: "PreTrainedModel", head: list[str], seed: int) -> None:
     """Draw the head's weights anew in place, each module from (seed, its name), by the initialiser of the model's class."""
     import torch
 

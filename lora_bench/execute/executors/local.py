@@ -5,8 +5,6 @@ the next run. A worker that dies loses only its current job. If a run makes no p
 to end, and is then killed with all its children.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json
@@ -61,7 +59,7 @@ class _Worker(Generic[JobT]):
     """A worker process and its current work."""
 
     pid: int
-    connection: Connection[Any, Any]
+    connection: "Connection[Any, Any]"
     environment: dict[str, str]
     at: list[JobT] = field(default_factory=list)
     spent: bool = False

@@ -6,8 +6,6 @@ It sends None when its imports are done and for a heartbeat, the steps, and at l
 steps; the others send a record only if they failed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import signal
@@ -34,7 +32,7 @@ from lora_bench.util.processes import end_with_parent
 PATIENCE = timedelta(days=30)
 
 
-def be_rank(link: Connection[Any, Any]) -> None:
+def be_rank(link: "Connection[Any, Any]") -> None:
     """Do the part of a worker rank in a run, send the result, and wait to be ended."""
     end_with_parent()
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
@@ -60,7 +58,7 @@ def be_rank(link: Connection[Any, Any]) -> None:
 
 
 def _result(
-    job: Job, rank: WorkerRank, devices: list[str], meeting: Path, facts: Facts, link: Connection[Any, Any]
+    job: Job, rank: WorkerRank, devices: list[str], meeting: Path, facts: Facts, link: "Connection[Any, Any]"
 ) -> Record | str:
     if devices:
         torch.cuda.set_device(rank.number)

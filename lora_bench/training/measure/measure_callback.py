@@ -6,8 +6,6 @@ of users' own scripts.
 A step is timed from its begin to its end, after a warm-up, so loading, evaluating and saving are excluded.
 """
 
-from __future__ import annotations
-
 import contextlib
 import statistics
 import time
@@ -67,7 +65,7 @@ class StepClock:
         if len(self._under_way) >= MARKS_KEPT and self._clock.has_passed(self._under_way[half - 1][1]):
             self._read(half)
 
-    def seconds(self) -> array[float]:
+    def seconds(self) -> "array[float]":
         """Return the seconds of each step so far, in order."""
         if self._under_way:
             self._clock.wait()
