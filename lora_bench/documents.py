@@ -150,11 +150,7 @@ def read_yaml(path: Path, *, shown: str | None = None) -> Document:
 
 
 def validate(model: type[ModelT], document: Document, at: Key = (), without: Collection[str] = ()) -> ModelT:
-    """Build *model* from a document, or from its part at *at*, without the keys *without*.
-
-    Raises:
-        BadInput: With every key that is missing, unknown, or of the wrong type.
-    """
+    """Build *model* from the part *at* of a document, less the keys *without*. Raise BadInput with every wrong key."""
     data: Any = document.data
     for part in at:
         data = data[part]

@@ -118,10 +118,7 @@ def _check_on(method: Method, family: str, kind: Kind) -> None:
 
 
 def _check_steps(model: nn.Module, batch: dict[str, Tensor], family: str, shape: tuple[int, ...]) -> None:
-    """Check that steps move every trainable weight and no frozen one, and that logits have this shape.
-
-    If one factor starts at zero, the other moves only in a second step.
-    """
+    """Check the logits' shape, and that two steps (one factor may start at zero) move trainable weights and no others."""
     known = family_of(family)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     trained = [weight for weight in model.parameters() if weight.requires_grad]

@@ -35,10 +35,7 @@ Place = tuple[int, str]
 
 @dataclass(frozen=True)
 class Delta:
-    """The change of one weight, decomposed.
-
-    *matrix* is ΔW itself, or None where its factors are known; *A* is LoRA's first, shape (rank, in_features), or None.
-    """
+    """The change of a weight, decomposed: *matrix* is ΔW unless factors are known, *A* LoRA's, shape (rank, in_features)."""
 
     delta: Singular
     matrix: Tensor | None = None

@@ -56,10 +56,7 @@ def of_product(B: Tensor, A: Tensor) -> Singular:
 
 
 def of_matrix(matrix: Tensor, rounding: float = 0.0) -> Singular:
-    """Return the decomposition of a whole matrix, of shape (out_features, in_features).
-
-    Singular values up to *rounding* are rounding.
-    """
+    """Decompose a matrix of shape (out_features, in_features), whose singular values up to *rounding* count as 0."""
     u, values, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
     return _without_rounding(Singular(u, values, vt.T), rounding)
 

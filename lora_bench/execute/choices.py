@@ -46,10 +46,7 @@ def settle(plan: Plan, say: Callable[[str], None]) -> bool:
 
 
 def clear_states(plan: Plan) -> None:
-    """Remove the states of finished runs from which no run of a plan may go on any more.
-
-    Those are handovers of short trials, and checkpoints of a process that was killed when it had published its record.
-    """
+    """Remove the handovers and checkpoints of finished runs from which no run of a plan may go on any more."""
     unfinished = [
         cell
         for cell in plan.cells

@@ -1,7 +1,4 @@
-"""Result of a suite: its records, and the answer that they give.
-
-What needs verdicts is computed when it is first asked for.
-"""
+"""Result of a suite: its records, and the answer that they give; verdicts are computed when they are first asked for."""
 
 from collections import Counter
 from dataclasses import dataclass, replace

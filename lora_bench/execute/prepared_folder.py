@@ -70,10 +70,7 @@ class PreparedWork:
 
 
 def prepare(folder: Path, suite: Suite, asked: str, *, series: str | None = None, data_dir: Path | None = None) -> Path:
-    """Write the file that workers need into the runs folder of a suite. Return its path.
-
-    *asked* is the suite as the user named it. Raise LoraBenchError if the folder cannot be written.
-    """
+    """Write the workers' file with the suite as *asked* for; return its path. Raise LoraBenchError if it cannot be written."""
     refuse_shapes(entry.model for entry in suite.models)
     check_writable(folder, "--runs")
     # A suite by name is a file too if it is the user's own: workers may have another working folder.

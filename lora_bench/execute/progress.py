@@ -1,7 +1,4 @@
-"""Display of a running suite: live bars on a terminal, plain lines everywhere else.
-
-Colours follow the terminal and `NO_COLOR`, which rich respects.
-"""
+"""Display of a running suite: live bars on a terminal, plain lines elsewhere. rich follows the terminal and `NO_COLOR`."""
 
 import os
 import sys
@@ -29,10 +26,7 @@ SETTLED_SECONDS = 10.0
 
 
 class QuietOnBrokenPipe(Console):
-    """A console that goes quiet when the reader of a pipe such as `| head` closes it; the work goes on.
-
-    Colours come from rich alone: no shown text can control the terminal, whatever its source.
-    """
+    """A console that goes quiet when a pipe's reader, such as `| head`, has gone. Shown text cannot control the terminal."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """The pieces that a thing is shown as, without control characters of its own."""

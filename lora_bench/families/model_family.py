@@ -169,10 +169,7 @@ class Family:
         return tuple(part for part in own if re.fullmatch(self.targets(part), path))
 
     def targets(self, *parts: Part) -> str:
-        """Return a regular expression of *parts* in every layer, for PEFT's `target_modules`.
-
-        Raise UnsupportedPair if one is of a feed-forward block that is not known.
-        """
+        """Return a regular expression of *parts* in every layer, for PEFT. Raise UnsupportedPair for an unknown part."""
         if self.feed_forward_out is None and set(ROLES["ffn"]) & set(parts):
             raise UnsupportedPair(
                 f"it is not known which modules are the feed-forward block of {self.name}, as in mixtures of experts; "
@@ -181,10 +178,7 @@ class Family:
         return self.pattern(*(path for part in parts for path in self.paths(part)))
 
     def paths(self, part: Part) -> tuple[str, ...]:
-        """Return the possible paths of *part*, relative to a layer: none, one, or several.
-
-        Several are alternatives, or the part in self-attention and in attention to an encoder.
-        """
+        """Return the paths of *part* in a layer. Several are alternatives, or in self- and in cross-attention."""
         declared: str | tuple[str, ...] | None = getattr(self, part)
         if declared is None:
             return ()

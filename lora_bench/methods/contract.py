@@ -192,10 +192,7 @@ MethodT = TypeVar("MethodT", bound=Method)
 
 
 def register(method: type[MethodT]) -> type[MethodT]:
-    """Register a method under its name.
-
-    Raise LoraBenchError if the class lacks what `Method` asks, or another method has this name; the message says where.
-    """
+    """Register a method. Raise LoraBenchError if it lacks what `Method` asks, or another, whose place is told, has its name."""
     lacks = _lacks(method)
     if lacks:
         raise LoraBenchError(

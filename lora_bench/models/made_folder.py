@@ -20,10 +20,7 @@ MANIFEST = "manifest.json"
 
 
 def made_folder(name: str, shown: str, write: Callable[[Path], None], progress: Progress | None = None) -> Path:
-    """Return a model's folder in the cache, made on first use.
-
-    *shown* is the model's name in messages; *write* writes its files, the same bytes every time.
-    """
+    """Return a model's folder in the cache. On first use *write* writes it, the same bytes every time; messages say *shown*."""
     say = progress or (lambda message: None)
     folder = cache_folder("models") / name
     if folder.is_dir():

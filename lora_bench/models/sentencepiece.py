@@ -28,10 +28,7 @@ def check_readable(owner: str, folder: Path) -> None:
 
 
 def normalise_as_trained(tokenizer: Any, folder: Path) -> None:
-    """Give a DeBERTa tokenizer the normalisation of the files in *folder*; any other tokenizer stays as it is.
-
-    `tokenizer.json` spells the rules out, and `spm.model` has them.
-    """
+    """Give a DeBERTa tokenizer the normalisation in its `tokenizer.json` or `spm.model`; any other stays as it is."""
     from tokenizers import Regex, Tokenizer, normalizers
     from transformers import DebertaV2Tokenizer
 

@@ -10,10 +10,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 def copy_sharing(model: ModelT, own: Sequence[str] = ()) -> ModelT:
-    """Return a copy with its own parameters and modules, over the memory of the same weights.
-
-    Weights of the modules named in *own* are copied, because they are drawn anew: the head's.
-    """
+    """Return a copy with its own modules over the same weights; those in *own*, which are drawn anew, are copied."""
     copied = {id(weight) for name in own for weight in model.get_submodule(name).parameters()}
     memo: dict[int, object] = {}
     for weight in model.parameters():

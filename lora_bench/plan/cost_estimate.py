@@ -42,10 +42,7 @@ _WIDTH, _HEADS, _LENGTH, _ROWS = 384, 12, 48, 16
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """Estimated cost of a run, *measured* if from a record of the same cell on this machine, else from arithmetic.
-
-    It is not *timed* if the data was counted and not read.
-    """
+    """Estimated cost of a run: *measured* if a record of the same cell tells it; not *timed* if the data was only counted."""
 
     seconds: float
     memory_bytes: int
@@ -117,10 +114,7 @@ def _mean_tokens(texts: Sequence[tuple[str, ...]]) -> float:
 
 
 def default_workers(costs: Sequence[CostEstimate], threads: int, *, timed: bool = False, processes: int = 1) -> int:
-    """Return the number of runs to do at once: one a device, or as many as the cores and the free memory allow.
-
-    If a clock ends any of them (*timed*), they run alone on the machine.
-    """
+    """Return the number of runs at once: one a device, or as cores and memory allow; 1 if a clock ends any (*timed*)."""
     if timed:
         return 1
     devices = cuda_devices()

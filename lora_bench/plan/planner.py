@@ -50,10 +50,7 @@ class Planner:
     def add(
         self, loaded: LoadedTask, base_model: BaseModel, entry: MethodEntry, budget: Budget, distinct: int | None
     ) -> None:
-        """Add the runs of a task, base model, method and budget: its trials and, once these are done, its reported runs.
-
-        *distinct* is the number of different training rows; None for all.
-        """
+        """Add a method's trials and, once these are done, its reported runs, on *distinct* training rows (None: all)."""
         cells = self._cells(loaded, base_model, entry, budget, distinct)
         recipe, rates = cells.recipe, cells.recipe.rates
         reported = cells.at_rate(rates[0])

@@ -210,10 +210,7 @@ def _arguments(args: TrainingArguments) -> dict[str, Any]:
 
 
 def head_of(model: nn.Module) -> list[str] | None:
-    """Return the names of the modules on top of the base model, or None if the model does not mark its base.
-
-    A language model's output layer is part of its checkpoint and is no head.
-    """
+    """Return the modules on top of the base model, without a language model's output; None if the base is not marked."""
     base = inside_peft(model)
     if isinstance(base, PreTrainedModel) and base.get_output_embeddings() is not None:
         return []

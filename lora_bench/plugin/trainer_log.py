@@ -70,10 +70,7 @@ def evaluations(history: Iterable[Mapping[str, Any]]) -> list[Evaluation]:
 
 
 def curve_of(history: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
-    """Return the learning curve: some fifty losses, and the scores of every evaluation.
-
-    A loss logged with NaN gradients is left out, because the Trainer's filter replaces it by another number.
-    """
+    """Return some fifty losses, but for those of NaN gradients, which the Trainer replaces, and every evaluation's scores."""
     losses = [
         (int(entry["step"]), float(entry["loss"]))
         for entry in history

@@ -20,10 +20,7 @@ ReadT = TypeVar("ReadT")
 
 
 def nvml_device(card: CudaDevice) -> tuple[Any, Any] | str:
-    """Return NVML and its handle of a CUDA device, or the reason why not.
-
-    NVML numbers cards by their place on the bus, CUDA by speed unless told otherwise: only the UUID names one card to both.
-    """
+    """Return NVML's handle of a CUDA device, found by UUID as both number cards in their own order, or the reason why not."""
     try:
         import pynvml
     except ImportError:

@@ -1,7 +1,4 @@
-"""Published tables: numbers that papers printed, as data, and verdicts of our records on each.
-
-Reading and judging need records and no torch.
-"""
+"""Published tables: numbers that papers printed, and verdicts of our records on each. Judging them needs no torch."""
 
 from lora_bench.published.cell_verdict import CellVerdict, Measured, judge, judge_average, judge_table
 from lora_bench.published.comparable import Differing, expected_from, fields

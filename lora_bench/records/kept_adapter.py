@@ -71,10 +71,7 @@ def harmful_option(options: Mapping[str, Any]) -> str | None:
 
 
 def checked_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, TensorHeader]]:
-    """Return the configuration of an adapter and the headers of its weights, which libraries may read then.
-
-    Raise LoraBenchError if a file is missing, incomplete or no regular one, or a size exceeds the weights.
-    """
+    """Return an adapter's configuration and headers. Raise LoraBenchError for a missing, incomplete or oversized file."""
     check_regular(folder, str(folder))
     if not (folder / WEIGHTS).is_file():
         raise LoraBenchError(f"{folder} has no {WEIGHTS}: weights are read from safetensors only")

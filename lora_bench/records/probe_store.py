@@ -60,10 +60,7 @@ def has_probes(folder: Path) -> bool:
 
 
 def read_probes(folder: Path) -> list[ProbeRecord]:
-    """Read every probe record of a runs folder or a baseline, by cell and repeat.
-
-    Raise BadInput with every record that cannot be read; LoraBenchError if the folder has both forms.
-    """
+    """Read a folder's probe records, by cell and repeat. Raise BadInput for damage, LoraBenchError if it has both forms."""
     files = probe_files(folder)
     if (folder / PROBES_FILE).is_file():
         if files:

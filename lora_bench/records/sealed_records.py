@@ -60,10 +60,7 @@ def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> Mode
 
 
 def read_many(path: Path, model: type[ModelT], newest: int, kind: str) -> list[ModelT]:
-    """Read a file of many records, in its order; the arguments are those of `read_sealed`.
-
-    Raise BadInput with every record that is unreadable, changed or from a newer lora_bench.
-    """
+    """Read a file of records as `read_sealed` does. Raise BadInput with each that is unreadable, changed or newer."""
     records: list[ModelT] = []
     faults: list[Fault] = []
     for number, record in enumerate(contents(path), 1):

@@ -199,11 +199,7 @@ class RunFolder:
         self._put_aside(sealed(record))
 
     def retry(self, seen: Record | None = None) -> None:
-        """Move the record to the attempts, so that the run is repeated.
-
-        If another record than *seen* is there by now, or another process has the run, nothing happens. None moves any record,
-        and needs the run lock.
-        """
+        """Move the record to the attempts, if it is *seen* and no process has the run; None moves any, under the run lock."""
         if seen is not None:
             lock = self.try_lock()
             if lock is not None:
@@ -312,10 +308,7 @@ def files_in(folder: Path) -> Callable[[str, AnswersFile], bytes | None]:
 
 
 def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers | None]:
-    """Return a function that reads, by run id, the predictions beside *records* in a runs folder or a baseline.
-
-    It returns None if the run left no predictions, they are missing, or they do not match the record.
-    """
+    """Return a reader, by run id, of the predictions beside *records*; None for those that are missing or do not match."""
     by_id = {record.run_id: record for record in records}
     file_of = files_in(path)
 

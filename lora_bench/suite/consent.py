@@ -21,10 +21,7 @@ OPTION = "--allow-code"
 
 @dataclass(frozen=True)
 class Code:
-    """Code that a suite would run, by the suite's name for it, such as `hub:./mine` or `owner/name`.
-
-    *version* is the commit on the hub, or the sha256 of a local script with the modules that it imports.
-    """
+    """Code that a suite would run, such as `hub:./mine`; *version* is the commit, or the sha256 of a script and its imports."""
 
     kind: str
     name: str

@@ -139,10 +139,7 @@ def _changed(cell: CellRecipe, recipe: Recipe) -> CellRecipe:
 
 
 def load_suite(name_or_file: str | Path) -> Suite:
-    """Read a suite by name or from a file, and check everything that needs no data or weights.
-
-    Raise LoraBenchError if no suite has the name; BadInput with every fault of the file.
-    """
+    """Read a suite and check all that needs no data or weights. Raise LoraBenchError if there is none, BadInput with faults."""
     file, document, argument = find_suite(name_or_file)
     if is_probe_suite(document):
         raise LoraBenchError(
@@ -212,10 +209,7 @@ def with_seeds(suite: Suite, number: int) -> Suite:
 
 
 def find_suite(name_or_file: str | Path) -> tuple[Path, Document, str]:
-    """Return a suite's file, its content, and its name on the command line: an absolute path without its folders.
-
-    Raise LoraBenchError if no suite has the name; BadInput if the file is unreadable.
-    """
+    """Return a suite's file, content, and name without folders. Raise LoraBenchError for no suite, BadInput for bad YAML."""
     file = _find(str(name_or_file))
     document = read_yaml(file, shown=str(name_or_file) if file == Path(name_or_file) else None)
     return file, document, str(name_or_file) if not Path(name_or_file).is_absolute() else Path(name_or_file).name

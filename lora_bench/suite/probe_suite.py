@@ -1,7 +1,4 @@
-"""A suite of probes: shapes × base models × methods, without training data.
-
-A suite of runs can be probed too: its runs give models, methods, batch and length, and its `probe` block the rest.
-"""
+"""A suite of probes: shapes × base models × methods, without data. The `probe` block of a suite of runs makes one too."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,10 +135,7 @@ class ProbeSuite:
 
 
 def load_probe_suite(name_or_file: str | Path) -> Suite | ProbeSuite:
-    """Read a suite of probes, or a suite of runs to probe, by name or from a file.
-
-    Raise LoraBenchError if no suite has this name; BadInput with every fault of the file.
-    """
+    """Read a suite of probes, or of runs to probe. Raise LoraBenchError for an unknown name, BadInput with every fault."""
     file, document, argument = find_suite(name_or_file)
     # A suite of probes may leave `cell` out; a file with any key of training is a suite of runs.
     if is_probe_suite(document) or not {"tasks", "seeds", "training"} & document.data.keys():

@@ -1,7 +1,4 @@
-"""The schema of a suite file; its JSON Schema ships for editors.
-
-Pydantic checks the type of each key here. `lora_bench.suite.load_suite` looks up names and checks keys against each other.
-"""
+"""The schema of a suite file: the type of each key. `lora_bench.suite.load_suite` checks keys against each other."""
 
 from typing import Annotated, Any, Literal, Self
 

@@ -25,10 +25,7 @@ _DAYS_FIRST = ("%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S")
 
 
 def as_column_says(task: Task, tables: Mapping[str, Table]) -> dict[str, Table]:
-    """Return the one table of a task as a table for each split that its column names, if it has such a column.
-
-    Raise BadInput if a row names no split, or none names train.
-    """
+    """Return a table for each split that the task's column names. Raise BadInput if a row names none, or no row train."""
     column = task.split.column if task.split is not None else None
     if column is None or "all" not in tables or column not in tables["all"].columns:
         return dict(tables)

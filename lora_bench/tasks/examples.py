@@ -107,10 +107,7 @@ def load_data(
 
 
 def released_data(task: Task, *, whole_train: bool = False) -> TaskData | None:
-    """Return the data of a task as its release counts it, without texts and labels; None if the counts are not known.
-
-    If train is whole, no selection split is set aside.
-    """
+    """Return a task's data as its release counts it, without texts and labels; None if the counts are not known."""
     if task.release is None or (task.kind_of.has_classes and task.labels is None):
         return None
     counts = dict(task.release.examples)
@@ -127,10 +124,7 @@ def released_data(task: Task, *, whole_train: bool = False) -> TaskData | None:
 
 
 def pinned(task: Task) -> Task:
-    """Return the task with the commit that its hub revision names now, so that a record names its data.
-
-    Raise LoraBenchError if the hub does not have it, or cannot be reached and the cache does not know it.
-    """
+    """Return the task with the commit of its hub revision. Raise LoraBenchError if neither the hub nor the cache knows it."""
     if task.data.hub is None or task.data.revision is None:
         return task
     commit = hub_commit(task.data.hub, task.data.revision)

@@ -39,10 +39,7 @@ def find_folder(task: Task, data_dir: Path) -> Path:
 
 
 def in_folder(task: Task, folder: Path) -> Task:
-    """Return the task with its data in *folder*, named relative to it.
-
-    Raise LoraBenchError if a file is missing, with what is there.
-    """
+    """Return the task with its data in *folder*, named relative to it. Raise LoraBenchError if a file is missing."""
     local = _local(task)
     if _missing(local, folder):
         raise LoraBenchError(_what_is_missing(task, folder))

@@ -26,10 +26,7 @@ MOST_TEMPLATE_BYTES = 2**20
 
 
 def load_task(name: str) -> Task:
-    """Return the task of a name; paths in it are relative to the folder of its file.
-
-    Raise LoraBenchError if no task has this name, with the nearest one; BadInput with every fault of its file.
-    """
+    """Return a named task, with paths from its file's folder. Raise LoraBenchError for no such name, BadInput for faults."""
     files = task_files()
     if name not in files:
         raise unknown("task", name, files)
@@ -41,10 +38,7 @@ def load_task(name: str) -> Task:
 
 
 def task_from_document(document: Document, key: Key = (), *, base: Path = Path()) -> Task:
-    """Return the task at *key* of a YAML file, by default the whole file; its paths start from *base*.
-
-    Raise BadInput with every fault.
-    """
+    """Return the task at *key* of a YAML file, whose paths start from *base*. Raise BadInput with every fault."""
     task = validate(Task, document, key)
     faults = [document.fault((*key, *at), message) for at, message in contradictions(task)]
     refuse(faults)

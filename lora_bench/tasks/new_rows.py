@@ -48,10 +48,7 @@ class _Noting(Table):
 
 
 def read_new_rows(task: Task, path: Path, classes: Sequence[str]) -> NewRows:
-    """Read a table whose rows are to be answered with one of *classes*, or as the kind of task does.
-
-    Raise BadInput if the file cannot be read, lacks a column of the text, or has no row that can be answered.
-    """
+    """Read rows to answer with one of *classes*. Raise BadInput for a bad file, a missing column, or no readable row."""
     layout, guessed = _layout(task, path), list[str]()
     try:
         names, table = _read(path, layout, task.text)

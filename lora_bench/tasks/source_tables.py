@@ -1,7 +1,4 @@
-"""Tables: rows of a source, before a task makes examples of them. This module reads those of the hub.
-
-`datasets` reads the hub and knows the names behind integer labels; `files` reads local files.
-"""
+"""Tables of rows, before a task makes examples of them. Those of the hub are read here, by `datasets`; files in `files`."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass

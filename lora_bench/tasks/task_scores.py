@@ -101,10 +101,7 @@ def split_scores(
     likelihoods: Sequence[Likelihood] = (),
     probabilities: Sequence[Sequence[float]] = (),
 ) -> dict[str, float]:
-    """Return the scores of a split and of its subsets, as `score` does.
-
-    Their names begin with *prefix*, the name of a split that is not the main test split, or the subset's, and a slash.
-    """
+    """Return the scores of a split and its subsets, as `score` does; names have the *prefix*, or the subset's, and a slash."""
     before = f"{prefix.rstrip('/')}/" if prefix else ""
     right, answers = task.kind_of.as_scored(split, predictions)
     found = {

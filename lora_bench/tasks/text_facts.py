@@ -45,10 +45,7 @@ def longest_with(texts: Sequence[str]) -> list[str]:
 
 
 def shared_texts(splits: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], int]:
-    """Return the number of rows of a scored split whose text stands in a split that a model is trained or chosen on.
-
-    The pairs are selection and every other split with train, and test with selection.
-    """
+    """Return, by two splits, the rows of the first whose text stands in the second: in train, and for test in selection."""
     pairs = [("test", "train"), ("selection", "train"), ("test", "selection")]
     pairs += [(name, "train") for name in splits if name not in ("train", "selection", "test")]
     seen = {name: set(splits[name]) for name in ("train", "selection") if name in splits}

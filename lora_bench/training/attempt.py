@@ -30,10 +30,7 @@ _PATH_ENDS = r"(?![\w-]|\.\w)"
 
 
 class Apart(BaseException):
-    """A failure that several runs share and that tells nothing of any of them: each must be repeated alone.
-
-    It is a `BaseException`, to pass by the code that turns failures of a run into records.
-    """
+    """A failure of several runs: each is repeated alone. Other errors become records, so this one is a `BaseException`."""
 
 
 @dataclass
@@ -110,10 +107,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Setup:
-    """A run that is being prepared: *facts* receives what is found, and *seed* is that of everything random.
-
-    A pack draws the masks of its members and evaluates them on the selection split.
-    """
+    """A run in preparation. *facts* receives what is found, *seed* is that of everything random, *packed* says "in a pack"."""
 
     job: Job
     facts: Facts
@@ -160,10 +154,7 @@ def _reason(error: Exception, job: Job) -> str:
 
 
 def without_folder(message: str, folder: Path, name: str) -> str:
-    """Return a message with *name* in place of a folder, where it is a path and not part of a word.
-
-    A relative folder of one part, such as `model`, counts as a path only if another part follows it.
-    """
+    """Return a message with *name* for a folder's path. A relative one of one part counts only before another part."""
     absolute, relative = str(folder.absolute()), str(folder)
     if absolute == folder.absolute().anchor:
         return message  # the root says nothing of a machine, and begins every path

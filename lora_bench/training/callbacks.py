@@ -1,7 +1,4 @@
-"""Callbacks for the steps of a run.
-
-Each does one thing: seed dropout by (seed, step), end the run at its budget, watch the loss, write checkpoints.
-"""
+"""Callbacks of a run: they seed dropout, end the run at its budget, watch the loss, and write checkpoints."""
 
 import functools
 import math

@@ -1,7 +1,4 @@
-"""The trained weights that a run keeps, in a form that loads on any machine.
-
-An adapter is kept in PEFT's format, a whole model in transformers'. Beside it lie the tokenizer and a model card.
-"""
+"""The weights that a run keeps: an adapter in PEFT's format or a whole model in transformers', with tokenizer and card."""
 
 import copy
 import json

@@ -1,7 +1,4 @@
-"""The model card of kept weights, and the lines of Python that load them.
-
-The card has the metadata that the Hugging Face hub reads: base model, tags, pipeline and scores.
-"""
+"""The model card of kept weights, with the metadata that the Hugging Face hub reads, and the Python lines that load them."""
 
 import json
 import re

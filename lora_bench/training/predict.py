@@ -1,7 +1,4 @@
-"""Answer the rows of a new table with kept weights, and write the table with the answers.
-
-A row is encoded, batched and answered as those of the test split were, so the same texts get the same answers.
-"""
+"""Answer the rows of a new table with kept weights, as those of the test split were, and write them with the answers."""
 
 import csv
 import json

@@ -174,11 +174,7 @@ def _of_rows(collate: Callable[[Any], Any]) -> Callable[[Batch], Any]:
 def prepare(
     job: Job, facts: Facts, notify: Notify | None, *, packed: bool = False, rank: WorkerRank | None = None
 ) -> Ready:
-    """Prepare a run for its first step.
-
-    A pack draws the masks of its members and evaluates them on the selection split. *rank* is given if the run has several
-    processes.
-    """
+    """Prepare a run for its first step. A pack draws the masks of its members; *rank* is one of a run's several processes."""
     spec = job.spec
     torch.set_num_threads(spec.training.threads)
     # The run before may have had it otherwise. cuBLAS asks for its setting when a process first multiplies on a device.
@@ -226,10 +222,7 @@ def _checkpoint(job: Job, facts: Facts, rank: WorkerRank | None) -> Checkpoint |
 
 
 def adapt(setup: Setup, lessons: Lessons) -> tuple[AdaptedModel, Lessons]:
-    """Load the base model of a run, draw its head and apply its method; record the number of parameters.
-
-    Return it with the lessons, weighed by the starting model if their loss compares with it.
-    """
+    """Load and adapt the base model of a run. Return it and the lessons, which the starting model weighs for some losses."""
     job, facts, method, seed, rank = setup.job, setup.facts, setup.method, setup.seed, setup.rank
     facts.enter("loading the base model")
     reach("run.load")

@@ -75,10 +75,7 @@ def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> Tr
 
 @contextmanager
 def products_of(recipe: PlannedTraining) -> Iterator[None]:
-    """Set the precision of float32 products that a run asks for, for this block.
-
-    transformers sets it for the whole process, and only at the first of several equal requests.
-    """
+    """Set the precision of float32 products for this block; transformers sets it once, for the whole process."""
     _set_products(_BEFORE_ANY_RUN)
     tf32 = _tf32(recipe.arguments)
     if tf32 is not None and is_torch_tf32_available():

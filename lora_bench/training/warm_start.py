@@ -1,7 +1,4 @@
-"""Start from another task's run, as the LoRA paper starts MRPC, RTE and STS-B from MNLI: its adapter, without its head.
-
-An adapter in a folder, in PEFT's format, may take the run's place.
-"""
+"""Start from another task's run, without its head, as the LoRA paper starts RTE from MNLI; or from an adapter's folder."""
 
 from collections.abc import Mapping
 from pathlib import Path

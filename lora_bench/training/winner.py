@@ -1,7 +1,4 @@
-"""The weights that a suite's winner left: found beside the records, and merged into a plain model.
-
-A merged model gives the answers of the adapted one, which is checked before anything is written.
-"""
+"""The weights that a suite's winner left: found beside the records, and merged into a plain model, if that answers alike."""
 
 import json
 import shutil

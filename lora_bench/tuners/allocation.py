@@ -24,10 +24,7 @@ def ranks_from_weights(model: Any, *_: Any) -> None:
 
 
 class AllocateRanks(TrainerCallback):
-    """AdaLoRA's schedule: allocate ranks after each optimiser step, before gradients are dropped.
-
-    With *sets_total* it ends with the run, not where the suite says.
-    """
+    """AdaLoRA's schedule: ranks are allocated before gradients are dropped; with *sets_total* it ends with the run."""
 
     def __init__(self, *, sets_total: bool) -> None:
         self.sets_total = sets_total

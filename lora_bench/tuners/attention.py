@@ -163,10 +163,7 @@ class CrossPrefixCache(EncoderDecoderCache):
 
 
 def attend_through_cache(attention: Any, prefix: Prefix, *args: Any, **kwargs: Any) -> Any:
-    """Call an attention module that takes a cache, with a prefix.
-
-    Raise UnsupportedPair if the attention kernel takes no four-dimensional mask, or the module no cache.
-    """
+    """Call an attention module with a prefix in its cache. Raise UnsupportedPair if it has none, or its kernel no 4-D mask."""
     refuse_kernel(attention.config._attn_implementation)
     names, cache_name = arguments_of(type(attention).forward)
     arguments = dict(zip(names, args, strict=False)) | kwargs
@@ -191,10 +188,7 @@ def attend_t5(
     position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Any, ...]:
-    """Return T5's attention with a prefix, with the arguments and result of transformers' forward.
-
-    The first layer computes the bias of the real tokens' positions for all layers; the prefix has a bias of zero.
-    """
+    """Return T5's attention with a prefix, whose bias is zero; the first layer computes that of real tokens for all layers."""
     if position_bias is None:
         position_bias = _t5_bias(attention, hidden_states, key_value_states, **kwargs)
     output, _, *others = attend_through_cache(
@@ -347,10 +341,7 @@ def attend_mpnet(
 
 
 def deberta_scale(query: Tensor, scale_factor: int) -> Tensor:
-    """Return the number that DeBERTa divides scores by.
-
-    As in transformers it is a root in float32, in the query's type: a Python number would round differently in bfloat16.
-    """
+    """Return the divisor of DeBERTa's scores, in the query's type: a Python number would round differently in bfloat16."""
     return torch.tensor(query.shape[-1] * scale_factor, dtype=torch.float).sqrt().to(query.dtype)
 
 

@@ -146,10 +146,7 @@ class BottleneckLayer(TunerLayer):
         return update
 
     def forward(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
-        """Return the base module's output with the update of the active adapter, or of each row's own.
-
-        Raise LoraBenchError if more than one adapter is active.
-        """
+        """Return the output with the active adapter, or each row's own. Raise LoraBenchError if several are active."""
         join = PLACEMENTS[self.placement]
         if adapter_names is not None and not self.disable_adapters:
             return join(self.base_layer, partial(self.mixed_update, adapter_names), *args, **kwargs)

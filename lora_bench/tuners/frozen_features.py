@@ -20,10 +20,7 @@ _OF_EVERY_TOKEN = ("ForTokenClassification", "ForQuestionAnswering")
 
 
 class ComputeOnce:
-    """The forward pass of a *classifier*, a base model and a head, that computes each row once in the frozen base model.
-
-    Raise UnsupportedPair if it reads one text and writes another.
-    """
+    """A *classifier* that computes a row once in its frozen base. Raise UnsupportedPair if a decoder reads a second text."""
 
     def __init__(self, classifier: Any) -> None:
         if getattr(classifier.config, "is_encoder_decoder", False):

@@ -203,11 +203,7 @@ class FusedLoraLayer(TunerLayer):
         return dora_gain(self.rows(adapter_name).to(delta.dtype), delta, self.fused_lora_magnitude[adapter_name])
 
     def updates(self, adapter_name: str, x: Tensor, parts: Sequence[Tensor]) -> dict[int, Tensor]:
-        """Return an adapter's addition to each adapted slice.
-
-        *x* are the inputs of the module, shape (..., in_features), and *parts* the slices of its output without any adapter,
-        each of shape (..., width).
-        """
+        """Return an adapter's addition to each of the slices *parts*, shape (..., width), for *x*, shape (..., in_features)."""
         config = self.configs[adapter_name]
         A, B = self.factors(adapter_name)
         dropped = F.dropout(x, config.lora_dropout, self.training)

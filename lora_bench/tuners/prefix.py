@@ -169,10 +169,7 @@ class PrefixLayer(TunerLayer):
         return Prefix(torch.cat(keys), torch.cat(values))
 
     def mixed(self, adapter_names: Sequence[str]) -> Prefix:
-        """Return a prefix for each row of a batch, that of `adapter_names[i]` for row i, padded to the longest.
-
-        A row whose name has no prefix here, such as PEFT's `__base__`, sees none.
-        """
+        """Return the prefix of each row's adapter, padded to the longest; rows with another name, as `__base__`, have none."""
         own = {name: self.key_value(name) for name in self._get_available_adapters()}
         first, _ = next(iter(own.values()))
         none = first.new_zeros(0, first.shape[-1])
@@ -250,10 +247,7 @@ class PrefixModel(FoldingTuner, Tuner):
     title = "a key/value prefix"
 
     def site_pattern(self, config: PrefixConfig, family: Family, model_config: dict[str, Any]) -> str:
-        """Return a regular expression of the attention modules of *family*.
-
-        Raise UnsupportedPair if a prefix cannot enter the family's attention or the model's attention kernel.
-        """
+        """Return the pattern of attention modules. Raise UnsupportedPair if prefixes cannot enter these or the kernel."""
         if prefix_kind(family) in ("cache", "t5"):
             refuse_kernel(getattr(self.model.config, "_attn_implementation", None))
         if model_config.get("talking_head"):

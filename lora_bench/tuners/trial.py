@@ -83,10 +83,7 @@ def deep_model(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> 
 
 
 def fault_of(model: nn.Module, title: str, head: Sequence[str]) -> str | None:
-    """Return what is wrong with an adapted model of `small_config`, which is trained for a few steps; None if nothing.
-
-    *title* names the method, *head* the head's modules in the base model.
-    """
+    """Return the fault of an adapted `small_config` in a few steps, or None; *title* names the method, *head* the modules."""
     freed = {path: weight for path, weight in model.named_parameters() if weight.requires_grad}
     adapter = {path: weight for path, weight in freed.items() if not is_in(path, head)}
     if not adapter:

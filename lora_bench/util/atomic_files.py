@@ -58,10 +58,7 @@ def write_once(path: Path, content: bytes) -> bool:
 
 
 def link_once(file: Path, path: Path) -> bool:
-    """Give a file the second name *path*, unless that exists. Return True if it was given.
-
-    Raise LoraBenchError if the file system has no hard links; two writers might then both believe to be first.
-    """
+    """Give a file a second name; return False if that exists. Raise LoraBenchError if the file system has no hard links."""
     try:
         os.link(file, path)
     except FileExistsError:
@@ -211,10 +208,7 @@ def first_new(folders: Iterable[Path]) -> Path:
 
 
 def quarantine(path: Path, reason: str, folder: Path) -> Path | None:
-    """Move a damaged file or folder into *folder*, under a number of its own, with the reason beside it.
-
-    Return the new path, or None if another process moved it first.
-    """
+    """Move a damaged file or folder, with the reason, into *folder*; return its new path, or None if another process did."""
     make_folder(folder)
     place = first_new(folder / str(number) for number in itertools.count(len(list(folder.iterdir())) + 1))
     write_atomic(place / REASON, f"{reason}\n".encode())
@@ -250,10 +244,7 @@ def remove_orphans(folder: Path) -> None:
 
 
 def check_writable(folder: Path, option: str) -> None:
-    """Refuse a folder that cannot be written or made, before any work. The check leaves nothing behind.
-
-    Raise LoraBenchError with the reason, and the option that chooses another folder.
-    """
+    """Raise LoraBenchError if a folder cannot be written or made, with the *option* for another; nothing stays behind."""
     try:
         _missing(folder)  # raises for a dangling link
         there = next(path for path in (folder, *folder.parents) if path.exists())

@@ -42,10 +42,7 @@ def processor_seconds(limit: float, fault: str) -> Iterator[None]:
 
 
 def slow_part(value: Any) -> str | None:
-    """Return the text in settings of a stranger that may take for ever, with the reason, or None.
-
-    Every text may be a pattern for paths of modules, or count iterations.
-    """
+    """Return the text in a stranger's settings that may take for ever, as a pattern or a count, with the reason; else None."""
     for text in _texts(value):
         shown = repr(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…")
         number = _ITERATIONS.fullmatch(text)

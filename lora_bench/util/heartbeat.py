@@ -1,7 +1,4 @@
-"""Heartbeat of the run in this process, by which its parent tells slow work from a hang.
-
-Steps are reported one by one; work without steps (loading, evaluating) beats here between its parts.
-"""
+"""Heartbeat of the run in this process, by which its parent tells work without steps, such as loading, from a hang."""
 
 import math
 import time

@@ -133,10 +133,7 @@ def snapshot(
 
 
 def data_set(name: str, config: str | None, commit: str) -> Any:
-    """Return the builder of a data set at a commit of 40 digits, with its splits prepared; a prepared one needs no network.
-
-    Raise LoraBenchError if it is unavailable, with the reason and what to do.
-    """
+    """Return the builder of a data set with its splits prepared. Raise LoraBenchError with the reason and what to do."""
     import datasets
 
     with quiet(), _quiet_datasets():

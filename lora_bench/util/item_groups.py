@@ -1,7 +1,4 @@
-"""Groups of items that belong together, as a text that is short where they follow one another.
-
-`0-3 5,9` says that items 0 to 3 are one group, and items 5 and 9 another; all other items stand alone.
-"""
+"""Groups of items as a text: `0-3 5,9` says that items 0 to 3 are a group, 5 and 9 another, and the rest stand alone."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -18,10 +15,7 @@ def groups_as_text(groups: Sequence[int]) -> str | None:
 
 
 def groups_of_text(text: str, count: int) -> list[int]:
-    """Return the number of each of *count* items' group, which is its first item.
-
-    Raise ValueError if an item is beyond the last one, or in two groups.
-    """
+    """Return the first item of each item's group. Raise ValueError for an item beyond *count*, or in two groups."""
     groups = [*range(count)]
     seen: set[int] = set()
     for group in text.split(" "):

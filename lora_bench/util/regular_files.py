@@ -30,10 +30,7 @@ class TensorHeader(NamedTuple):
 
 
 def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
-    """Return the content of a regular file of at most *limit_bytes*, or of the one that a link leads to.
-
-    Raise OSError if it cannot be read, is a pipe, a device or a folder, or is larger.
-    """
+    """Return the content of a file or a link to one. Raise OSError if it is not regular, or larger than *limit_bytes*."""
     with open_regular(path) as file:
         content = file.read(-1 if limit_bytes is None else limit_bytes + 1)
     if limit_bytes is not None and len(content) > limit_bytes:
@@ -54,10 +51,7 @@ def sha256_of(path: Path) -> str:
 
 
 def read_object(path: Path, what: str, limit_bytes: int = 16 * MIB) -> dict[str, Any]:
-    """Return the JSON object in a file; *what* names the file in errors.
-
-    Raise LoraBenchError if it cannot be read, is no JSON object, or has a number or character that no JSON file can have.
-    """
+    """Return the JSON object in a file that errors call *what*. Raise LoraBenchError for other content, or infinite numbers."""
     try:
         found = load_json(read_regular(path, limit_bytes))
         json.dumps(found, ensure_ascii=False).encode("utf-8")  # refuses half characters
@@ -80,10 +74,7 @@ def load_json(raw: bytes) -> Any:
 
 
 def tensor_headers(path: Path, what: str) -> dict[str, TensorHeader]:
-    """Return the tensors of a file of safetensors by name; only its header is read, and compared with its size.
-
-    Raise LoraBenchError if it is no complete file of safetensors.
-    """
+    """Return the tensors in the header of a safetensors file, by name. Raise LoraBenchError if the file is incomplete."""
     from safetensors import SafetensorError, safe_open
 
     try:

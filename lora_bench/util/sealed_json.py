@@ -44,10 +44,7 @@ def as_json(content: dict[str, Any]) -> bytes:
 
 
 def unseal(raw: bytes) -> tuple[dict[str, Any], bool]:
-    """Return the data of a JSON object without its seal, and True if it had one.
-
-    Raise DamagedContent if it is no JSON object, or its seal does not match.
-    """
+    """Return a JSON object without its seal, and True if it had one. Raise DamagedContent for other content or another seal."""
     try:
         data = load_json(raw)
     except (ValueError, RecursionError) as error:

@@ -26,10 +26,7 @@ def seed_for(*what: str | int) -> int:
 
 
 def distinct_rows(seed: int, rows: int, wanted: int, labels: Sequence[Hashable] | None = None) -> list[int]:
-    """Return the indexes of *wanted* rows of a split: the first of one permutation, so that fewer are a part of more.
-
-    With the class of each row in *labels*, classes take turns as long as they have rows.
-    """
+    """Return *wanted* rows, the first of one permutation, so that fewer are a part of more; classes in *labels* take turns."""
     drawn = sorted(range(rows), key=lambda index: seed_for("distinct", seed, index))
     if labels is not None:
         number = dict.fromkeys(labels, 0)
@@ -42,10 +39,7 @@ def distinct_rows(seed: int, rows: int, wanted: int, labels: Sequence[Hashable] 
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> list[int]:
-    """Return the indexes of the examples in the order of one epoch.
-
-    Sorting by a hash keeps the order the same with every version of every library, unlike their shuffles.
-    """
+    """Return the order of an epoch's examples, sorted by a hash: it is the same with every version of every library."""
     return sorted(range(examples), key=lambda index: seed_for("order", seed, epoch, index))
 
 

@@ -31,10 +31,7 @@ def ending_on_signals() -> Iterator[None]:
 
 @contextmanager
 def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[list[str]]:
-    """In this block the first SIGINT or SIGTERM asks the work to stop; its name is added to the list yielded.
-
-    The second raises `Stopped`; another one ends the process at once.
-    """
+    """Yield the signals that came. The first SIGINT or SIGTERM calls *stop*, the second raises `Stopped`, a third kills."""
 
     def ask(name: str, before: list[str]) -> None:
         if len(before) > 1:
@@ -75,10 +72,7 @@ def _answering(answer: Callable[[str, list[str]], None]) -> Iterator[list[str]]:
 
 
 class BeforeTermination:
-    """Run a function with the signal's name when SIGTERM is about to end the process, which then ends as usual.
-
-    A handler of the program, or of a library, takes precedence: then this class does nothing.
-    """
+    """Run a function with the signal's name when SIGTERM is about to end the process, unless another handler takes it."""
 
     def __init__(self, do: Callable[[str], None]) -> None:
         self._do = do

@@ -1,4 +1,1 @@
-"""Executors of units of work: this process, worker processes on this machine, or a Ray cluster.
-
-A unit is a list of jobs; an executor takes units and returns records, in any order.
-"""
+"""Executors take units, which are lists of jobs, and return records in any order: here, from workers, or from Ray."""

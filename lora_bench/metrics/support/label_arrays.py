@@ -20,10 +20,7 @@ def are_label_sets(values: Sequence[Any], labels: int) -> bool:
 def label_arrays(
     references: LabelSets, predictions: Sequence[LabelSets], width: int | None = None
 ) -> tuple[Floats, Floats]:
-    """Return right labels, shape (items, labels), and those of each seed, shape (seeds, items, labels).
-
-    The *width* is the number of labels; by default that of the labels that occur.
-    """
+    """Return right labels, shape (items, labels), and each seed's, (seeds, items, labels), of this *width* or what occurs."""
     import numpy as np
 
     every = (references, *predictions)

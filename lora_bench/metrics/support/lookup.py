@@ -77,10 +77,7 @@ def unavailable(name: str) -> str | None:
 
 
 def unpinned(name: str) -> str | None:
-    """Return why a metric's script is refused: it is downloaded code without a pinned commit. None if it may run.
-
-    The package's own metrics, scripts in a local folder, and hub scripts at a commit may run.
-    """
+    """Return why a metric's script is refused, or None. Our own, local ones, and those of the hub at a commit may run."""
     path = name.removeprefix(HUB)
     if not name.startswith(HUB) or path.startswith((".", "/", "~", "\\")) or re.match(r"[A-Za-z]:[\\/]", path):
         return None

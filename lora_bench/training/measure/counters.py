@@ -37,10 +37,7 @@ def count_parameters(model: nn.Module, *, head: list[str], total: int) -> Counte
 
 
 def stored_weights(model: PeftModel) -> int:
-    """Return the number of weights in the files that `save_pretrained` writes.
-
-    It differs from the trained weights: a reparameterised prefix is folded into less, and VeRA's frozen projections are saved.
-    """
+    """Return the number of weights that `save_pretrained` writes: a prefix is folded, and VeRA's frozen ones are saved."""
     count = 0
     for name, config in model.peft_config.items():
         # PEFT would look this name up on the hub, for an extended vocabulary, which no run has.

@@ -115,11 +115,7 @@ class MeasureCallback(TrainerCallback):
         self._last_step_ended = 0.0
 
     def begin(self, device: torch.device, *, base_bytes: int = 0) -> None:
-        """Begin to measure, before the base model is loaded.
-
-        *base_bytes* are weights of the run's base model that an earlier run of this process has left in the host's memory. They
-        count as the run's own.
-        """
+        """Begin before the base model is loaded; *base_bytes*, left in memory by an earlier run, count as the run's own."""
         return_freed_memory()
         self._memory = memory = PeakMemory(device)
         self._peak()

@@ -1,4 +1,1 @@
-"""Generation: training examples and texts for inputs.
-
-`encode` makes examples of inputs and texts to write, and `chat_format` those of conversations. `decode` writes texts.
-"""
+"""Generation: `encode` makes examples of texts and `chat_format` of conversations; `decode` writes texts."""

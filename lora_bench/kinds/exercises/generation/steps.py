@@ -1,7 +1,4 @@
-"""Rules between two tokens of a completion: its end, forbidden repetition, and the draw of a token.
-
-All three see only the tokens after the prompt, and all three treat a row alike in any batch.
-"""
+"""Rules between two tokens of a completion, which see the tokens after the prompt: its end, repetition, and the draw."""
 
 import itertools
 from collections.abc import Sequence
@@ -79,10 +76,7 @@ class Stop(StoppingCriteria):
 
 @dataclass
 class NoRepeat(LogitsProcessor):
-    """Forbids every token that would repeat an n-gram of the completion, of *size* tokens.
-
-    transformers' own processor counts the prompt's n-grams too, so a completion could not repeat names of its input.
-    """
+    """Forbids tokens that repeat an n-gram of *size* tokens; transformers' own processor counts those of the prompt too."""
 
     size: int
     prompt_tokens: int
