@@ -1,4 +1,4 @@
-"""The purpose of a suite whose file is beside its records, as a baseline has it, and its tasks without a run."""
+"""The purpose of a suite whose file is beside its records, as a baseline has it, and its tasks that have not run."""
 
 import re
 from collections.abc import Iterable
@@ -11,20 +11,26 @@ from lora_bench.util.filenames import NAME
 
 
 def about_in(folder: Path, records: Iterable[Record] = ()) -> str:
-    """Return the `about` of the suite in a folder, on one line, and its tasks without a record; empty without a file.
+    """Return the `about` of the suite in a folder, on one line, and its tasks that no run on the test split has.
 
-    A file that cannot be read says nothing: records are reported whatever is beside them.
+    A suite of trials alone waits for no such run. Empty without a file. A file that cannot be read says nothing: records are reported whatever is beside them.
     """
     file = folder / "suite.yaml"
     try:
         suite = read_yaml(file).data if file.is_file() else {}
     except BadInput:
         suite = {}
-    about, done = suite.get("about"), {record.spec.task.name for record in records}
+    about, specs = suite.get("about"), [record.spec for record in records]
+    begun = {spec.task.name for spec in specs}
+    done = {spec.task.name for spec in specs if spec.score_on == "test"} or begun
     said = [" ".join(about.split())] if isinstance(about, str) else []
-    left = [f"`{name}`" for name in _task_names(suite.get("tasks")) if name not in done]
-    if done and left:
-        said.append(f"Planned and not run: {', '.join(left)}.")
+    left = [name for name in _task_names(suite.get("tasks")) if name not in done]
+    for how, names in {
+        "Planned and not run": [name for name in left if name not in begun],
+        "Trials only, so far": [name for name in left if name in begun],
+    }.items():
+        if done and names:
+            said.append(f"{how}: {', '.join(f'`{name}`' for name in names)}.")
     return " ".join(said)
 
 

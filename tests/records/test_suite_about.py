@@ -14,6 +14,15 @@ def test_tasks_without_a_run_are_named_once_others_have_one(tmp_path):
     assert about_in(tmp_path, [sample]) == "Which method? Planned and not run: `rte_1000`."
 
 
+def test_a_task_that_has_trials_alone_is_named_apart(tmp_path):
+    (tmp_path / "suite.yaml").write_text(TASKS, encoding="utf-8")
+    ran = record()
+    task = ran.spec.task.model_copy(update={"name": "rte_1000"})
+    trial = ran.model_copy(update={"spec": ran.spec.model_copy(update={"task": task, "score_on": "selection"})})
+    assert about_in(tmp_path, [ran, trial]) == "Trials only, so far: `rte_1000`."
+    assert about_in(tmp_path, [trial]) == "Planned and not run: `vader_film`.", "a suite of trials is what it was to be"
+
+
 def test_a_folder_without_a_readable_suite_says_nothing(tmp_path):
     assert about_in(tmp_path, [record()]) == ""
     (tmp_path / "suite.yaml").write_text("about: [", encoding="utf-8")
