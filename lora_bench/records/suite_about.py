@@ -13,7 +13,8 @@ from lora_bench.util.filenames import NAME
 def about_in(folder: Path, records: Iterable[Record] = ()) -> str:
     """Return the `about` of the suite in a folder, on one line, and its tasks that no run on the test split has.
 
-    A suite of trials alone waits for no such run. Empty without a file. A file that cannot be read says nothing: records are reported whatever is beside them.
+    A suite of trials alone waits for no such run. Empty without a file. A file that cannot be read says nothing: records are
+    reported whatever is beside them.
     """
     file = folder / "suite.yaml"
     try:
