@@ -4,6 +4,7 @@
     python benchmarks/levers.py --compile         with torch.compile too, which takes minutes more
     python benchmarks/levers.py --quick           seconds: shows that it runs, and no time in it means anything
     python benchmarks/levers.py --shape base      the shapes of RoBERTa-base and DeBERTa-v3-base; on a GPU, say
+    python benchmarks/levers.py --lengths 8 256   rows of so many tokens, as of chats
     python benchmarks/levers.py --masks           only the share of a step with dropout that drawing its masks takes
 
 The plain step is what a run of `lora_bench` takes by itself: a batch of 16 rows of 24 to 64 tokens, padded to its longest row,
@@ -23,6 +24,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -31,10 +33,13 @@ from torch import Tensor, nn
 from transformers import (
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
 
+from lora_bench.kinds.exercises.generation.encode import CompletionCollator, packing
 from lora_bench.models.deberta_positions import cut_to_reach
 from lora_bench.training.keyed_dropout import KeyedMasks, StepMasks, key_of, scaled_mask, with_keyed_masks
 
@@ -89,16 +94,27 @@ def deberta(size: str) -> nn.Module:
     return with_lora(DebertaV2ForSequenceClassification(config), ["query_proj", "value_proj"])
 
 
+def gpt2(size: str) -> nn.Module:
+    """A GPT-2 that writes, with LoRA on query, key and value."""
+    torch.manual_seed(0)
+    sizes = SIZES[size]
+    config = GPT2Config(
+        vocab_size=sizes["vocab_size"], n_embd=sizes["hidden_size"], n_layer=sizes["num_hidden_layers"],
+        n_head=sizes["num_attention_heads"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
+    return with_lora(GPT2LMHeadModel(config), ["c_attn"])
+
+
 def with_lora(model: nn.Module, targets: list[str]) -> nn.Module:
     return get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=targets, task_type="SEQ_CLS"))
 
 
-def batches(count: int, device: torch.device) -> list[dict[str, Tensor]]:
+def batches(count: int, device: torch.device, least: int, most: int) -> list[dict[str, Tensor]]:
     """Batches of rows of unequal length, padded to the longest of each."""
     draw = torch.Generator().manual_seed(0)
     found = []
     for _ in range(count):
-        lengths = torch.randint(SHORTEST, LONGEST + 1, (ROWS,), generator=draw)
+        lengths = torch.randint(least, most + 1, (ROWS,), generator=draw)
         ids = torch.randint(5, 1000, (ROWS, int(lengths.max())), generator=draw)
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
         labels = torch.randint(0, 2, (ROWS,), generator=draw)
@@ -148,6 +164,19 @@ class Unpadded(nn.Module):
         return Output
 
 
+def written(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch, whose rows are texts to write."""
+    return {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
+
+
+def packed(batch: dict[str, Tensor]) -> dict[str, Any]:
+    """The texts of the batch in fewer rows, by `sample_packing`."""
+    texts = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    collate = packing(CompletionCollator(SimpleNamespace(pad_token_id=1, pad_token_type_id=0)))
+    made = collate([{"input_ids": text, "labels": text} for text in texts])
+    return {name: one.to(batch["labels"].device) if isinstance(one, Tensor) else one for name, one in made.items()}
+
+
 def frozen_in_bfloat16(model: nn.Module) -> nn.Module:
     """The frozen weights once in bfloat16, in place of a cast of each at every step."""
     for weight in model.parameters():
@@ -194,6 +223,7 @@ ANY = {
 LEVERS: dict[str, tuple[Callable[[str], nn.Module], dict[str, Lever]]] = {
     "RoBERTa": (roberta, {**ANY, "no padding: rows behind one another": Lever(model=Unpadded, batch=unpadded)}),
     "DeBERTa": (deberta, {**ANY, "relative positions cut to reach": Lever(model=cut)}),
+    "GPT-2": (gpt2, {"plain": Lever(batch=written), "sample packing": Lever(batch=packed)}),
 }
 
 
@@ -232,7 +262,9 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def measured(family: str, size: str, rounds: int, device: torch.device, *, compile: bool) -> list[str]:
+def measured(
+    family: str, size: str, rounds: int, device: torch.device, lengths: tuple[int, int], *, compile: bool
+) -> list[str]:
     """A line of the table for each lever."""
     make, levers = LEVERS[family]
     levers = {name: lever for name, lever in levers.items() if compile or lever.model is not compiled}
@@ -241,7 +273,7 @@ def measured(family: str, size: str, rounds: int, device: torch.device, *, compi
     first: dict[str, float] = {}
     losses: dict[str, list[float]] = {}
     refused: dict[str, str] = {}
-    of_comparison = batches(COMPARED_STEPS, device)
+    of_comparison = batches(COMPARED_STEPS, device, *lengths)
     for name, lever in levers.items():
         began = time.perf_counter()
         try:
@@ -252,7 +284,7 @@ def measured(family: str, size: str, rounds: int, device: torch.device, *, compi
             refused[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}"
         first[name] = time.perf_counter() - began
     seconds: dict[str, list[float]] = {name: [] for name in steppers}
-    for number, batch in enumerate(batches(rounds, device)):
+    for number, batch in enumerate(batches(rounds, device, *lengths)):
         for name in list(steppers)[:: 1 if number % 2 else -1]:
             seconds[name].append(steppers[name].step(batch)[1])
     lines = []
@@ -324,6 +356,8 @@ def main() -> None:
     parser.add_argument("--shape", choices=SIZES, default="small")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--models", nargs="+", choices=LEVERS, default=[*LEVERS])
+    parser.add_argument("--lengths", nargs=2, type=int, default=(SHORTEST, LONGEST), metavar=("LEAST", "MOST"))
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--masks", action="store_true")
     parser.add_argument("--quick", action="store_true")
@@ -339,12 +373,14 @@ def main() -> None:
         print("| masks | a step | share of its time |", "| :-- | --: | --: |", sep="\n")
         print(*mask_lines(given.shape, given.rounds, device), sep="\n")
         return
-    print(f"{where}; shape {given.shape}, {ROWS} rows of {SHORTEST} to {LONGEST} tokens, {given.rounds} rounds\n")
+    print(
+        f"{where}; shape {given.shape}, {ROWS} rows of {given.lengths[0]} to {given.lengths[1]} tokens, {given.rounds} rounds\n"
+    )
     print("| model | step | ms | times as fast as plain | loss apart by | first steps, s |")
     print("| :-- | :-- | --: | --: | --: | --: |")
     with quietly():
-        for family in LEVERS:
-            lines = measured(family, given.shape, given.rounds, device, compile=given.compile)
+        for family in given.models:
+            lines = measured(family, given.shape, given.rounds, device, tuple(given.lengths), compile=given.compile)
             print(*lines, sep="\n", flush=True)
 
 

@@ -52,6 +52,8 @@ ELSEWHERE = {
     "dtype": "`training: {base_precision: bfloat16}` stores the base so",
     "optim": "`training_arguments: {optim: paged_adamw_8bit}` does this",
     "optimizer": "`training_arguments: {optim: paged_adamw_8bit}` does this",
+    "packing": "`training: {sample_packing: true}` does this, within a batch",
+    "padding_free": "`training: {sample_packing: true}` does this, within a batch",
     "gradient_checkpointing": "`training: {gradient_checkpointing: true}` does this",
 }
 

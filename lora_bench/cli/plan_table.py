@@ -263,6 +263,7 @@ def _more(spec: PlannedSpec, start: str | None) -> str:
         "gradient norm": recipe.max_grad_norm if recipe.max_grad_norm != 1.0 else None,
         "precision": recipe.precision if recipe.precision != "float32" else None,
         "gradient checkpointing": recipe.gradient_checkpointing or None,
+        "sample packing": recipe.sample_packing or None,
         "base precision": recipe.base_precision if recipe.base_precision != "float32" else None,
         "scored every": spec.selection_every,
         "until a plateau": f"of {recipe.plateau.patience} scores" if recipe.plateau is not None else None,

@@ -86,5 +86,6 @@ def _packs(model_type: str, spec: PlannedSpec) -> bool:
     usual = ARGUMENTS.issuperset(recipe.arguments) and recipe.arguments.get("optim", OPTIMISERS[0]) in OPTIMISERS
     # Those that end at a plateau have each an end of its own, known only when it comes.
     settled = not clocked and recipe.plateau is None and recipe.class_weights is None
-    settled = settled and recipe.base_precision == "float32" and not recipe.gradient_checkpointing
+    settled = settled and recipe.base_precision == "float32"
+    settled = settled and not (recipe.gradient_checkpointing or recipe.sample_packing)
     return settled and alone and usual and (recipe.masks == "keyed" or not drops)

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, first_line, refuse
 from lora_bench.kinds import known_kinds
 from lora_bench.methods import loss_term, rates_to_try
+from lora_bench.models.loading import reads_apart
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.inputs import LoadedTask
@@ -46,6 +47,7 @@ def check_cell(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseMode
         or validate_suite.ranks_misfit(recipe.budget, recipe.training, recipe.arguments)
         or validate_suite.masks_misfit(recipe.training, recipe.arguments)
         or validate_suite.base_misfit(recipe.training, recipe.arguments)
+        or validate_suite.packing_misfit(recipe.budget, recipe.training)
     )
     if misfit is not None:
         raise BadInput([suite.document.fault(("recipes",), f"{where}: {misfit[0]} {misfit[1]}")])
@@ -193,12 +195,15 @@ def check_first_rung(suite: Suite, spec: PlannedSpec, rung: Rung) -> None:
 
 
 def check_loss(suite: Suite, recipe: CellRecipe, task: Task, base_model: BaseModel, entry: MethodEntry) -> None:
-    """Refuse class weights for a kind without classes, and a loss in place of the model's own with a method that adds to it."""
+    """Refuse class weights and shared rows for other kinds, and a loss in place of the model's own beside a method's term."""
     term, cell = loss_term(entry.method), f"{entry.label} on {base_model.name} for {task.task}"
     if recipe.training.class_weights is not None and not task.kind_of.weighs_classes:
         weighing = " and ".join(name for name, kind in known_kinds().items() if kind.weighs_classes)
         message = f"class_weights is for {weighing}, and the kind of {task.task} is {task.kind}"
         raise BadInput([suite.document.fault(("training", "class_weights"), message)])
+    if recipe.training.sample_packing and (not task.writes or reads_apart(base_model.model_type)):
+        message = f"sample_packing is for texts that a causal model writes, which {cell} has not"
+        raise BadInput([suite.document.fault(("training", "sample_packing"), message)])
     given = {
         f"label_smoothing {recipe.training.label_smoothing:g}": recipe.training.label_smoothing
         and task.kind_of.smooths,

@@ -19,7 +19,8 @@ from lora_bench.training.model_card import writes
 
 # A rough number for a GPU without a record of the same cell; a plan says "about".
 CUDA_FLOPS = 40e12
-# Shuffled batches pad short texts to some 1.8 tokens for a real one, which is in the numbers above; grouped ones to 1.1.
+# Shuffled batches pad short texts to some 1.8 tokens for a real one, which is in the numbers above; grouped ones, and rows that
+# texts share, to 1.1.
 PADDED_GROUPED = 1.1 / 1.8
 # The share of a small classifier's work that is left where its last layer computes the position that is read.
 READ_POSITION = 0.87
@@ -70,7 +71,8 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
         rate *= bfloat16_gain()
     rate /= READ_POSITION if recipe.last_layer == "read_position" else 1.0
     of_example = ((6 if is_full else 4) + 2 * recipe.gradient_checkpointing) * shape.multiplied * tokens
-    padded = PADDED_GROUPED if recipe.order == "grouped" and recipe.batch_size > 1 else 1.0
+    dense = (recipe.order == "grouped" or recipe.sample_packing) and recipe.batch_size > 1
+    padded = PADDED_GROUPED if dense else 1.0
     example = OneExample(tokens=tokens, flops=of_example, seconds=padded * of_example / rate)
     # Those that a run sees before its target or a cap ends it.
     amounts = (recipe.target, *recipe.caps.items())

@@ -157,6 +157,8 @@ class Settings(RecordPart):
             numbers to the bit, in less memory and more time. No part of the run id.
         base_precision: Type in which the base model is stored and multiplied. Weights that a method trains beside it, and the
             head, stay in float32; `full` trains the base itself in bfloat16, where an update below 1/512 of its weight is lost.
+        sample_packing: Let the texts of a batch share rows, none longer than the longest text, with no attention between texts:
+            the same loss up to rounding, with less padding. For generation and chat.
     """
 
     batch_size: int | None
@@ -178,6 +180,7 @@ class Settings(RecordPart):
     class_weights: Literal["balanced"] | None = None
     gradient_checkpointing: bool = False
     base_precision: AnyPrecision = "float32"
+    sample_packing: bool = False
 
 
 class PlateauRule(Strict):

@@ -174,6 +174,7 @@ def _faults_of_recipe(content: SuiteFile) -> Faults:
         ranks_misfit(content.budget, content.training, content.training_arguments),
         masks_misfit(content.training, content.training_arguments),
         base_misfit(content.training, content.training_arguments),
+        packing_misfit(content.budget, content.training),
     )
     for misfit in misfits:
         if misfit is not None:
@@ -306,6 +307,16 @@ def base_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tuple
         return (
             "base_precision",
             f"needs `training: {{gradient_checkpointing: true}}` in place of {again} in training_arguments",
+        )
+    return None
+
+
+def packing_misfit(budget: HeldEqual, training: Training) -> tuple[str, str] | None:
+    """Return the key of a training that contradicts its budget where texts share rows, and why; None if they fit."""
+    if training.sample_packing and budget.uses("train_flops"):
+        return (
+            "sample_packing",
+            "changes the rows of a batch, whose FLOPs are counted with a row a text: take train_tokens",
         )
     return None
 

@@ -20,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from lora_bench.errors import UnsupportedPair
 from lora_bench.kinds.exercises.base_exercise import Replies
-from lora_bench.kinds.exercises.generation.encode import with_decoder_inputs
+from lora_bench.kinds.exercises.generation.encode import packing, with_decoder_inputs
 from lora_bench.kinds.exercises.predicting import quiet
 from lora_bench.methods import Method, known_methods, own_callbacks, trains_base
 from lora_bench.models.base_precision import checkpoint_layers, meet
@@ -28,6 +28,7 @@ from lora_bench.models.chunked_loss import chunk_loss
 from lora_bench.models.find_family import use_family
 from lora_bench.models.loading import writes_on
 from lora_bench.models.read_position import read_alone
+from lora_bench.models.sample_packing import check_packing
 from lora_bench.models.shared_copy import copy_sharing, own_trained
 from lora_bench.records.budget import Batch, rows_of, tokens_of
 from lora_bench.records.record import WentOn
@@ -135,6 +136,8 @@ class Ready(Setup):
         steps = course.steps if course.steps is not None else ENDLESS // recipe.batch_size
         examples: Sequence[Any] = course.rest(self.done)
         collate: Callable[[Any], Any] = with_decoder_inputs(self.lessons.exercise.collate, self.model)
+        if recipe.sample_packing:
+            collate = packing(collate)
         if self.rank is not None:
             examples = BatchShares(
                 examples,
@@ -248,6 +251,8 @@ def adapt(setup: Setup, lessons: Lessons) -> tuple[AdaptedModel, Lessons]:
     if spec.training.gradient_checkpointing:
         checkpoint_layers(model)
     recipe = spec.training
+    if recipe.sample_packing:
+        check_packing(model.to(device_of_runs()))
     if job.task.writes and not setup.packed and not recipe.label_smoothing:
         rows = recipe.batch_size // (recipe.accumulation * recipe.processes)
         chunk_loss(model, rows * recipe.max_length)

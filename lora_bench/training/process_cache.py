@@ -44,7 +44,7 @@ BASE_MAY_DIFFER: Fields = {
         "train_seconds": True, "batch_size": True, "max_length": True, "precision": True, "threads": True,
         "arguments": True, "label_smoothing": True, "masks": True, "order": True, "last_layer": True,
         "processes": True, "parallelism": True,
-        "deterministic": True, "class_weights": True, "gradient_checkpointing": True,
+        "deterministic": True, "class_weights": True, "gradient_checkpointing": True, "sample_packing": True,
     },
 }  # fmt: skip
 """Fields in which runs of one base model may differ: a model is loaded before any method or step."""

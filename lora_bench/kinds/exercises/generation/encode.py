@@ -88,6 +88,7 @@ class CompletionCollator:
             "attention_mask": 0,
             "token_type_ids": tokenizer.pad_token_type_id,
             "labels": NO_LOSS,
+            "position_ids": 0,  # of a row of several texts: each token of padding is a text of its own
         }
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -98,6 +99,31 @@ class CompletionCollator:
             for name, fill in self.fills.items()
             if name in examples[0]
         }
+
+
+def packing(collate: Collate) -> Collate:
+    """Return a function that makes batches of fewer rows, in which texts stand one behind the other.
+
+    No row is longer than the longest text. The longest texts are put first, each into the first row that has room. No text has
+    a label at its first token, which would be that of the text before it.
+    """
+
+    def packed(examples: Sequence[Example]) -> dict[str, Any]:
+        by_length = sorted(examples, key=lambda example: -len(example["input_ids"]))
+        room, rows = len(by_length[0]["input_ids"]), list[Example]()
+        for example in by_length:
+            ids = example["input_ids"]
+            row = next((row for row in rows if len(row["input_ids"]) + len(ids) <= room), None)
+            if row is None:
+                row = {"input_ids": [], "labels": [], "position_ids": []}
+                rows.append(row)
+            row["input_ids"] += ids
+            row["labels"] += [NO_LOSS, *example["labels"][1:]]
+            row["position_ids"] += range(len(ids))
+        # With a cache, transformers reads no texts from position ids.
+        return {**collate(rows), "use_cache": False}
+
+    return packed
 
 
 def as_example(tokens: list[int]) -> Example:
