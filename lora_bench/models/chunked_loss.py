@@ -20,10 +20,7 @@ LEAST, CHUNK = 2**28, 2**25
 
 
 def chunk_loss(model: nn.Module, tokens: int, *, least: int = LEAST) -> bool:
-    """Make a model that writes, with its method applied, compute the loss of so many tokens in chunks, in place.
-
-    Return False if nothing changed: the logits are few, or its family does more with them than to compare them with labels.
-    """
+    """Make a writing model compute its loss in chunks, in place; return False if its logits are few, or its loss not plain."""
     inner: Any = inside_peft(model)
     output, family = inner.get_output_embeddings(), declared_family(inner.config.model_type)
     plain = family is not None and family.causal and getattr(inner.config, "final_logit_softcapping", None) is None

@@ -1,7 +1,4 @@
-"""Load a base model from its folder, with the head for a kind of task, and its tokenizer.
-
-The head is every module that the checkpoint lacks, or has for another task. A model's code runs only if the user allows it.
-"""
+"""Load a base model with a head, which is all that its checkpoint lacks or has for another task, and its tokenizer."""
 
 from __future__ import annotations
 

@@ -165,10 +165,7 @@ def write_from_minilm(
     card: str,
     progress: Progress | None = None,
 ) -> None:
-    """Write a model folder with MiniLM's tokenizer: the same bytes every time, with any version of transformers.
-
-    *rewrite* makes the model's weights from MiniLM's; *inputs* are the arrays that the tokenizer returns.
-    """
+    """Write a model folder, always the same bytes, of MiniLM's tokenizer and weights by *rewrite*; *inputs* are the arrays."""
     from safetensors.torch import load, save
 
     names = [f"{_INSIDE}/model.safetensors", f"{_INSIDE}/tokenizer.json"]

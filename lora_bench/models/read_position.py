@@ -189,10 +189,7 @@ def _by_query_states(layer: Any) -> Callable[..., Any]:
 
 
 def _checkpointed(layer: Any, narrow: Callable[[Tensor], Any], hidden: Tensor) -> Any:
-    """Return a layer's narrowed result on hidden states of all tokens, and recompute it if the layer does that.
-
-    The layer's own checkpointing is off meanwhile: it begins at one token, and would take the known keys away.
-    """
+    """Return a layer's narrowed result, computed anew where the layer does so; its own checkpointing begins at one token."""
 
     def without_its_own(hidden: Tensor) -> Any:
         own, layer.gradient_checkpointing = layer.gradient_checkpointing, False

@@ -183,10 +183,7 @@ def _folder(name: str, base: Path) -> Path | None:
 
 
 def check_folder(name: str, folder: Path, *, trusted: bool = False) -> str:
-    """Check a model's folder, whose code may be *trusted*, before a library reads it; return its `model_type`.
-
-    Raise LoraBenchError if it is no model, or reading it could run code, read other files, or wait for ever.
-    """
+    """Return a folder's `model_type`. Raise LoraBenchError if it is no model, or runs code, reads elsewhere or never ends."""
     check_regular(folder, f"model {name!r}")
     if not (folder / "config.json").is_file():
         raise LoraBenchError(f"model {name!r}: the folder has no config.json, so it is not a Hugging Face model")

@@ -167,10 +167,7 @@ def _is_known(model_type: str) -> bool:
 
 
 def as_safetensors(name: str, folder: Path) -> Path:
-    """Return a copy of a model's folder with its pickled weights rewritten as safetensors; an earlier copy is reused.
-
-    Raise LoraBenchError if the pickle has anything but tensors, or torch is too old to read one safely.
-    """
+    """Return a copy of a folder with weights as safetensors. Raise LoraBenchError for other pickles, or an old torch."""
     import torch
     from safetensors.torch import save_file
 

@@ -122,10 +122,7 @@ def _tried(suite: Suite, task: str, base_model: BaseModel) -> dict[str, tuple[fl
 
 
 def check_equal_trials(suite: Suite, tasks: list[LoadedTask], models: list[BaseModel]) -> list[str]:
-    """Refuse to tune methods with unequal numbers of learning rates: a method that is tried more often looks better.
-
-    Return a warning for each task and base model where a method has one given rate beside others that are tuned.
-    """
+    """Refuse unequal numbers of rates, as more trials look better; warn of a method with one beside others that are tuned."""
     if suite.content.tuning is None or suite.content.budget.trials is not None:
         return []  # `check_cell` compares with the number of trials
     faults: dict[Fault, None] = {}

@@ -1,7 +1,4 @@
-"""Estimate the cost of a run: from arithmetic and the machine's speed, until it has a record of the same cell.
-
-The speed is that of now, beside whatever else runs: of layers of a small encoder, forward and backward.
-"""
+"""Estimate the cost of a run by arithmetic and this machine's speed now, until there is a record of the same cell."""
 
 import math
 import time

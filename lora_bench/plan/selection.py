@@ -27,10 +27,7 @@ def trials_among(records: Sequence[Record | None], search: Search) -> Trials | N
 
 
 def rate_beyond(rates: Sequence[float], chosen: float) -> float | None:
-    """Return the next learning rate beyond *chosen*, or None if it is neither the smallest nor the greatest of *rates*.
-
-    Its factor to the chosen rate is the mean factor between neighbours, so an even grid continues. It has three digits.
-    """
+    """Return the next rate, of three digits, beyond a *chosen* one at an end of *rates*, by their mean factor; else None."""
     tried = sorted(rates)
     factor = (tried[-1] / tried[0]) ** (1 / (len(tried) - 1))
     if chosen not in (tried[0], tried[-1]):

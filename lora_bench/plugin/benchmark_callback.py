@@ -331,11 +331,7 @@ def weights_are_finite(model: nn.Module | None) -> bool | None:
 
 
 def _handler() -> CallbackHandler | None:
-    """Return the handler that is calling this callback.
-
-    The Trainer logs to trackers such as TensorBoard and W&B through its handler, and passes a callback everything but that. So
-    the handler is found in the call stack.
-    """
+    """Return the handler, whose trackers get our numbers, from the call stack: a callback is passed everything but that."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         caller = frame.f_locals.get("self")

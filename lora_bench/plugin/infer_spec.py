@@ -68,10 +68,7 @@ def spec_of(
     task: str,
     label: str | None,
 ) -> RunSpec:
-    """Return the run spec of a training that begins, without the metric, which the first evaluation tells.
-
-    *in_split* is the number of training examples, if known. Without a *label*, the method has its own name in reports.
-    """
+    """Return the run spec, but for the metric, of a training with *in_split* examples; *label* replaces the method's name."""
     return RunSpec(
         task=TaskSpec(name=task, definition=None, data_sha256=None, labels=None, metric=None, higher_is_better=None),
         model=model_of(model),

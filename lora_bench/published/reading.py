@@ -1,8 +1,4 @@
-"""Strict reading of a published table from its folder.
-
-Numbers stand both in the paper's digits and in our unit (0.875 for a printed 87.5). Each is compared with the other: a
-typing error is a fault with its line.
-"""
+"""Strict reading of a published table: the paper's digits and our numbers (87.5 and 0.875) must agree, line by line."""
 
 import csv
 import io

@@ -37,10 +37,7 @@ class CellUncertainty:
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """The difference of our value from a published one, ours less theirs, and its uncertainty without what rounding adds.
-
-    Differences within the *tolerance* do not matter. *rounding* is half of one in the last printed digit.
-    """
+    """Our value less the published one, with its uncertainty; *rounding* is half of one in the last printed digit."""
 
     difference: float
     uncertainty: CellUncertainty
@@ -109,11 +106,7 @@ def uncertainty(
 
 
 def combined(tasks: Sequence[Sequence[CellUncertainty | None]]) -> CellUncertainty | None:
-    """Return the uncertainty of a mean over independent tasks, or None if one of them is unknown.
-
-    The scores of one task come from the same runs, so their errors do not average out. Degrees of freedom are Welch and
-    Satterthwaite's.
-    """
+    """Return the uncertainty of a mean over independent tasks, by Welch and Satterthwaite; None if one is unknown."""
     known = [[one for one in task if one is not None] for task in tasks]
     if list(map(len, known)) != list(map(len, tasks)):
         return None

@@ -111,10 +111,7 @@ class RunLock:
 
 
 def try_lock(folder: Path, reaped: int | None = None) -> RunLock | None:
-    """Lock a run, in its folder, made if missing, without waiting. Return None if another process has it.
-
-    The lock of *reaped*, a process of this machine known to have ended, counts no longer, even if the system is silent on it.
-    """
+    """Lock a run without waiting; None if another process has it. A lock of *reaped*, known to have ended, does not count."""
     make_folder(folder)
     lock = _locked(folder)
     if lock is None:

@@ -230,10 +230,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read every record at *path*, in the order of their run ids: a runs folder, a baseline or its `runs.json`, or one record.
-
-    Raise LoraBenchError if the path does not exist or has no record; BadInput with every unreadable record.
-    """
+    """Read every record at *path*, by run id. Raise LoraBenchError if there is none, BadInput with each unreadable one."""
     if not path.exists():
         raise LoraBenchError(f"{path} does not exist; `lora-bench run SUITE` writes records to runs/SUITE")
     if path.name == RUNS_FILE and path.is_file():

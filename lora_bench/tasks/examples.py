@@ -132,10 +132,7 @@ def pinned(task: Task) -> Task:
 
 
 def load_unlabelled(task: Task, folder: Path, name: str) -> Split:
-    """Load the inputs of one of the layout's splits with secret labels, such as GLUE's test files, as a split without labels.
-
-    Raise BadInput with every fault of the file; LoraBenchError if there is no such split or file.
-    """
+    """Load inputs with secret labels, such as GLUE's test files. Raise LoraBenchError without them, BadInput with faults."""
     part = unlabelled_file(task, folder, name)
     mine = with_part(as_laid_out(task), part)
     wanted = frozenset({*mine.text, *([mine.id] if mine.id is not None else [])})

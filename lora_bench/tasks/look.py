@@ -1,7 +1,4 @@
-"""A look at a table before a task is declared: how it is written, its kind of task, its columns, and what is bad about it.
-
-Each guess is returned as a sentence, so that a user reads it before anything is trained.
-"""
+"""A look at a table before a task is declared: its form, kind, columns and faults. Each guess is a sentence for the user."""
 
 import contextlib
 import re

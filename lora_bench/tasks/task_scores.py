@@ -136,10 +136,7 @@ def unavailable_metrics(task: Task) -> list[str]:
 
 
 def majority_score(task: Task, data: TaskData, split: str) -> float | None:
-    """Return the score of always predicting the most frequent class of training (or the mean), if it is defined.
-
-    With several labels a text, the one most frequent label is predicted. Where texts are written there is no such prediction.
-    """
+    """Return the score of training's most frequent class or label, or mean, if defined; None where texts are written."""
     constant = task.kind_of.constant(data.splits["train"], data.splits[split])
     if constant is None:
         return None

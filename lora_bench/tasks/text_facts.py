@@ -25,10 +25,7 @@ def contradicting(texts: Sequence[str], labels: Sequence[object]) -> int:
 
 
 def longest_with(texts: Sequence[str]) -> list[str]:
-    """Return for each text the longest one that has its words in a row: itself, if there is no longer one.
-
-    Of equally long ones it is the first in the order of the alphabet, so that the order of rows does not matter.
-    """
+    """Return for each text the longest that has its words in a row; of equally long ones the first of the alphabet."""
     known = {text: len(text.split()) for text in texts}
     lengths = sorted(set(known.values()))
     holders: dict[str, str] = {}

@@ -103,10 +103,7 @@ def open_whole(base: nn.Module, folder: Path) -> nn.Module:
 
 
 def publish_adapter_config(path: Path, spec: PlannedSpec) -> None:
-    """Give an adapter's configuration what PEFT needs on any machine: task type, and the base model's public name.
-
-    It is rewritten after saving: with a public name in it, PEFT's own saving would ask the hub for that model.
-    """
+    """Give a saved adapter's configuration its task type and the base's public name, for which PEFT would ask the hub."""
     config = read_object(path, path.name)
     config |= {
         "task_type": names_of(spec).task_type,

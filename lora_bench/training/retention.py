@@ -149,10 +149,7 @@ def _check(job: Job, sha256: str) -> None:
 
 
 def text_loss(model: nn.Module, rows: Sequence[Sequence[int]], pad: int) -> float:
-    """Return a causal model's mean loss over the tokens of some rows, the first of each row apart, in nats.
-
-    *rows* are token ids without padding. The token *pad* fills rows of a batch to one length; its predictions are not counted.
-    """
+    """Return a causal model's mean loss, in nats, over the tokens of *rows* but the first of each; *pad* fills up a batch."""
     device = next(model.parameters()).device
     total, count = 0.0, 0
     scored = [row for row in rows if len(row) > 1]

@@ -46,10 +46,7 @@ class MappedExamples(Sequence[Example]):
 def shared_examples(
     folder: Path, key: str, make: Callable[[], tuple[list[Example], float]]
 ) -> tuple[Sequence[Example], float]:
-    """Return the examples of *make*, made once for all processes of this machine, and the share that was truncated.
-
-    Each example has the same keys, and lists of integers of one length, single numbers, or tuples of numbers.
-    """
+    """Return the examples of *make*, and the share that was truncated, made once for all processes of this machine."""
     manifest, file = folder / f"{key}.json", folder / f"{key}.arrow"
     with _alone(folder / f"{key}.lock"):
         found = _read(manifest, file)

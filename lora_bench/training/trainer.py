@@ -121,10 +121,7 @@ def rate_factor(recipe: PlannedTraining, arguments: TrainingArguments) -> Callab
 def set_rates(
     trainer: Trainer, method: Method, model: nn.Module, head: Sequence[str] = (), head_rate: float | None = None
 ) -> None:
-    """Make the optimiser of a run with rates of its own; without any, the Trainer makes it when training begins.
-
-    The *head* has the modules of these names, and *head_rate* is its rate; None for that of the method.
-    """
+    """Make the optimiser of a run that has rates of its own: the method's by weight, and *head_rate* for the modules *head*."""
     names = {weight: name for name, weight in model.named_parameters() if weight.requires_grad}
     factors = rate_factors(method, names.values())
     if factors:

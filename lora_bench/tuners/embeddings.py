@@ -117,10 +117,7 @@ class PrefixEmbeddingLayer(TunerLayer):
 
 
 class DecoderEmbeddingLayer(PrefixEmbeddingLayer):
-    """A decoder without its head, with virtual tokens before and behind the text; *positions* names its table of positions.
-
-    The model looks for its embeddings and its config here, so attributes are the decoder's.
-    """
+    """A decoder with virtual tokens around the text, which shows its attributes; *positions* names its table of positions."""
 
     adapter_layer_names: tuple[str, ...] = ("virtual_embedding", "virtual_infix")
 

@@ -27,10 +27,7 @@ def our_command(module: str, *arguments: str) -> list[str]:
 
 
 def git_output(folder: Path, *arguments: str) -> bytes | None:
-    """Return what git prints in a folder from elsewhere; None if it fails or is not installed.
-
-    Signatures, monitors of files and fetches of missing objects are off, since the folder's configuration names their programs.
-    """
+    """Return git's output, or None if it fails; nothing is on that would start programs of the folder's configuration."""
     off = ["-c", "log.showSignature=false", "-c", "core.fsmonitor=false", "-c", "core.quotepath=off"]
     environment = {**os.environ, "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none", "GIT_OPTIONAL_LOCKS": "0"}
     try:

@@ -1,8 +1,4 @@
-"""Folders of named tasks and baselines, and of the cache.
-
-`./tasks` and `./baselines` of the working folder come first and are the only ones written; then the package's own.
-`LORA_BENCH_CACHE` moves the cache folder.
-"""
+"""Folders of tasks and baselines, those of the working folder first, and of the cache, which `LORA_BENCH_CACHE` moves."""
 
 import os
 from pathlib import Path

@@ -65,11 +65,7 @@ def read_object(path: Path, what: str, limit_bytes: int = 16 * MIB) -> dict[str,
 
 
 def load_json(raw: bytes) -> Any:
-    """Return the data of a JSON file that other people may have written.
-
-    Raise ValueError if it is no JSON, or has a number that is infinite as a float: sums and means take no such number;
-    RecursionError if it is nested too deeply.
-    """
+    """Return a stranger's JSON. Raise ValueError for other text or a number infinite as a float, RecursionError if too deep."""
     return json.loads(raw, parse_constant=_refuse, parse_int=_integer, parse_float=_float)
 
 

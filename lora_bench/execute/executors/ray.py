@@ -48,10 +48,7 @@ OF_ITS_OWN = {"RAY_worker_niceness": "0"}
 
 @dataclass(eq=False)
 class _Actor:
-    """An actor, by Ray's handle, with its share of the units and its unanswered call; *node* is None before it has a place.
-
-    *whole* is True if no other actor was lost since its work began, so that it passes over no run of a lost one.
-    """
+    """An actor with its share and unanswered call; *whole* says that none was lost since, so that it passes over no run."""
 
     share: int
     handle: Any

@@ -166,10 +166,7 @@ def _cut(questions: list[str], tokenizer: PreTrainedTokenizerBase, most: int) ->
 
 
 def tokens_of(span: Span | None, begins: Sequence[int], ends: Sequence[int]) -> tuple[int, int]:
-    """Return the first and the last token of an answer in a window; both are 0 if the window does not have all of it.
-
-    *begins* has the first character of each token, or `NOWHERE`, and *ends* the one behind its last.
-    """
+    """Return an answer's first and last token in a window that has all of it, else 0, by each token's *begins* and *ends*."""
     inside = [place for place, first in enumerate(begins) if first != NOWHERE]
     if span is None or not inside or begins[inside[0]] > span[0] or ends[inside[-1]] < span[1]:
         return 0, 0

@@ -26,10 +26,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ModelNames:
-    """Names of the models of a kind of task elsewhere: in transformers and PEFT, and of its pipeline on the hub.
-
-    *auto* ends the names of its automatic classes, as in `AutoModelForCausalLM`; *task_type* is None if PEFT has none.
-    """
+    """Names of a kind's models: *auto* ends transformers' automatic classes; *task_type* is PEFT's; *pipeline* the hub's."""
 
     auto: str
     task_type: str | None

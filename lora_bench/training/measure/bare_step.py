@@ -1,8 +1,4 @@
-"""A training step with fixed shapes, and the time of its parts.
-
-The loop is bare: no Trainer, no data loading, no logging. So it measures the cost of a method, without a harness; the Trainer
-adds the same to all methods.
-"""
+"""A training step with fixed shapes and the time of its parts, without the Trainer's work, which is alike for all methods."""
 
 import contextlib
 import gc

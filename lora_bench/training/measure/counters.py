@@ -98,11 +98,7 @@ class DeviceClock:
 
 
 class PeakMemory:
-    """Peak of memory since the last reading, on the device that trains.
-
-    On CUDA the cards of this process add up, because a `device_map` may spread a model over several. A sum of peaks is an upper
-    bound of the peak of the sum.
-    """
+    """Peak of memory since the last reading; on CUDA the sum over the cards of this process, an upper bound of its peak."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

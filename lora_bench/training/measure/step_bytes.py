@@ -81,10 +81,7 @@ def static_bytes(model: nn.Module) -> tuple[int, int]:
 
 
 def step_bytes(step: TrainingStep) -> tuple[StepBytes, Flops]:
-    """Return the memory of a step and the FLOPs of its matrix products; the optimiser's states exist afterwards.
-
-    Observation slows the step, so never time it. Its activations are the tensors saved for the backward pass, and the loss.
-    """
+    """Return the memory and FLOPs of a step, which this slows; activations are the tensors saved for the backward pass."""
     if not step.optimizer.state:
         step.whole()
     step.optimizer.zero_grad(set_to_none=True)

@@ -56,10 +56,7 @@ def encode_completions(split: Split, tokenizer: PreTrainedTokenizerBase, max_len
 
 
 def encode_prompts(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, max_new_tokens: int) -> Encoded:
-    """Return the prompts to complete; a prompt and *max_new_tokens* of its completion have *max_length* tokens together.
-
-    Raise LoraBenchError if the tokenizer has no end-of-text token, or no room is left for a prompt.
-    """
+    """Return prompts with room for *max_new_tokens*. Raise LoraBenchError without room, or without an end-of-text token."""
     end = end_of_text(tokenizer)
     room = max_length - max_new_tokens - 1
     if room < 1:
