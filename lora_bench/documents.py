@@ -335,7 +335,6 @@ def _entries(number: int) -> str:
 
 
 def _keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
-    """Return the keys of the model at *loc*."""
     candidates: list[Any] = [model]
     for part in loc:
         step: list[Any] = []

@@ -37,7 +37,6 @@ class _Run:
 
     @property
     def seed(self) -> int | None:
-        """Its seed."""
         return self.record.spec.seed
 
 
@@ -67,7 +66,6 @@ def analyse_runs(runs: Path, bases: Sequence[Path] = (), say: Say = lambda text:
 
 
 def _by_model(records: Sequence[Record]) -> Iterator[list[Record]]:
-    """Yield the records of each task and base model."""
     groups = grouped(records, lambda one: (one.spec.task.name, one.spec.model.shown, one.spec.model.sha256 or ""))
     for _, own in sorted(groups.items()):
         yield sorted(own, key=lambda record: (record.spec.method.label, record.spec.seed or 0, record.run_id))

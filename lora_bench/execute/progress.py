@@ -136,9 +136,11 @@ class Lines(Display):
             self.left.remove(record.run_id)
             self.count += 1
             line = f"[{self.count}/{self.count + len(self.left) + self.later}] {line}"
-        if self.quiet and record.status not in ("ok", "interrupted"):
-            self.console.print(line, markup=False, highlight=False)
-        self.say(line)
+        self._show(record, line)
+
+    def _show(self, record: Record, line: str) -> None:
+        if not self.quiet or record.status not in ("ok", "interrupted"):
+            self.console.print(without_secrets(line), markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         return self
@@ -163,10 +165,7 @@ class OwnLines(Lines):
     def finished(self, record: Record) -> None:
         if record.run_id not in self.own and record.status == "ok":
             return
-        line = f"ended {record.run_id} {result_line(record, self.names.get(record.run_id))}"
-        if self.quiet and record.status not in ("ok", "interrupted"):
-            self.console.print(without_secrets(line), markup=False, highlight=False, soft_wrap=True)
-        self.say(line)
+        self._show(record, f"ended {record.run_id} {result_line(record, self.names.get(record.run_id))}")
 
 
 class Bars(Display):

@@ -48,7 +48,6 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _damage(folder: Path) -> str | None:
-    """Describe the damage of a made folder, or return None."""
     found = _hashes(folder)
     try:
         said = json.loads((folder / MANIFEST).read_bytes())

@@ -42,15 +42,8 @@ def check_cell(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseMode
     if recipe.budget.trials is not None and len(recipe.rates) != validate_suite.rates_wanted(suite.content):
         message = f"{validate_suite.wanted_trials(suite.content)}, but {where} has {len(recipe.rates)} learning rates"
         raise BadInput([suite.document.fault(("budget", "trials"), message)])
-    misfit = (
-        validate_suite.schedule_misfit(recipe.budget, recipe.training)
-        or validate_suite.ranks_misfit(recipe.budget, recipe.training, recipe.arguments)
-        or validate_suite.masks_misfit(recipe.training, recipe.arguments)
-        or validate_suite.base_misfit(recipe.training, recipe.arguments)
-        or validate_suite.packing_misfit(recipe.budget, recipe.training)
-    )
-    if misfit is not None:
-        raise BadInput([suite.document.fault(("recipes",), f"{where}: {misfit[0]} {misfit[1]}")])
+    for key, why in validate_suite.misfits(recipe.budget, recipe.training, recipe.arguments):
+        raise BadInput([suite.document.fault(("recipes",), f"{where}: {key} {why}")])
 
 
 def untuned(suite: Suite, tasks: list[LoadedTask], models: list[BaseModel]) -> list[str]:

@@ -108,7 +108,6 @@ def why_diverged(history: Sequence[Mapping[str, Any]], *, scaled: bool) -> str |
 
 
 def _is_number(value: Any) -> bool:
-    """Return True if a value is a finite number and no boolean."""
     if value is None or isinstance(value, bool | str):
         return False
     try:

@@ -102,7 +102,6 @@ class ProbeAtWork:
         return TrainingStep(model, batch, self.spec.precision)
 
     def _train(self, model: nn.Module) -> None:
-        """Measure the speed and memory of training steps."""
         spec, device, memory, peaks = self.spec, self.device, self.memory, self.peaks
         step = self._step(model, spec.batch_size)
         step.whole()
@@ -132,8 +131,6 @@ class ProbeAtWork:
         peaks["evaluation_bytes"] = memory.take()
 
     def _store(self, model: nn.Module, head: list[str]) -> None:
-        """Measure the stored files of the adapted model, and the time to restore it."""
-
         def saved() -> None:
             self.peaks["saving_bytes"] = self.memory.take()
 

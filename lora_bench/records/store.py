@@ -222,7 +222,6 @@ class RunFolder:
 
 
 def _content(path: Path) -> bytes | None:
-    """Return the content of a file, or None if it does not exist or no longer."""
     try:
         return read_regular(path, MAX_BESIDE_BYTES) if path.is_file() else None
     except FileNotFoundError:

@@ -169,16 +169,20 @@ def _faults_of_rows(content: SuiteFile) -> Faults:
 
 
 def _faults_of_recipe(content: SuiteFile) -> Faults:
-    misfits = (
-        schedule_misfit(content.budget.budgets(sized=True)[0], content.training),
-        ranks_misfit(content.budget, content.training, content.training_arguments),
-        masks_misfit(content.training, content.training_arguments),
-        base_misfit(content.training, content.training_arguments),
-        packing_misfit(content.budget, content.training),
+    for key, why in misfits(content.budget.budgets(sized=True)[0], content.training, content.training_arguments):
+        yield ("training", key), why
+
+
+def misfits(budget: Budget, training: Training, arguments: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
+    """Return the keys of a training that contradict its budget, its processes or its arguments, each with the reason."""
+    found = (
+        _schedule_misfit(budget, training),
+        _ranks_misfit(budget, training, arguments),
+        _masks_misfit(training, arguments),
+        _base_misfit(training, arguments),
+        _packing_misfit(budget, training),
     )
-    for misfit in misfits:
-        if misfit is not None:
-            yield ("training", misfit[0]), misfit[1]
+    return [misfit for misfit in found if misfit is not None]
 
 
 def _faults_of_accumulation(content: SuiteFile) -> Faults:
@@ -230,7 +234,7 @@ def wanted_trials(content: SuiteFile) -> str:
     return f"is {content.budget.trials}{halved}"
 
 
-def schedule_misfit(budget: Budget, training: Training) -> tuple[str, str] | None:
+def _schedule_misfit(budget: Budget, training: Training) -> tuple[str, str] | None:
     """Return the key of a training that cannot follow the share of a budget, and why; None if both fit."""
     (target,) = budget.given
     if budget.plateau is not None:
@@ -254,7 +258,7 @@ def schedule_misfit(budget: Budget, training: Training) -> tuple[str, str] | Non
     return None
 
 
-def ranks_misfit(budget: HeldEqual, training: Training, arguments: Mapping[str, JsonValue]) -> tuple[str, str] | None:
+def _ranks_misfit(budget: HeldEqual, training: Training, arguments: Mapping[str, JsonValue]) -> tuple[str, str] | None:
     """Return the key of a training that contradicts its number of processes, and why; None if all fit."""
     if training.processes == 1:
         if training.parallelism == "fsdp":
@@ -280,7 +284,7 @@ def ranks_misfit(budget: HeldEqual, training: Training, arguments: Mapping[str, 
     return None
 
 
-def masks_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tuple[str, str] | None:
+def _masks_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tuple[str, str] | None:
     """Return the key of a training that contradicts checkpointing of activations, and why; None if they fit."""
     again = _checkpointing(training, arguments)
     if training.masks != "keyed" or again is None:
@@ -291,7 +295,7 @@ def masks_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tupl
     )
 
 
-def base_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tuple[str, str] | None:
+def _base_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tuple[str, str] | None:
     """Return the key of a training that contradicts a base in sixteen bits, and why; None if they fit."""
     if training.base_precision == "float32":
         return None
@@ -311,7 +315,7 @@ def base_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tuple
     return None
 
 
-def packing_misfit(budget: HeldEqual, training: Training) -> tuple[str, str] | None:
+def _packing_misfit(budget: HeldEqual, training: Training) -> tuple[str, str] | None:
     """Return the key of a training that contradicts its budget where texts share rows, and why; None if they fit."""
     if training.sample_packing and budget.uses("train_flops"):
         return (

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,7 +113,7 @@ def _content(path: Path) -> bytes:
     try:
         raw = read_regular(path)
     except FileNotFoundError:
-        hint = did_you_mean(path.name, _names(path.parent))
+        hint = did_you_mean(path.name, sorted(entry.name for entry in path.parent.glob("*")))
         raise BadInput([Fault(f"there is no such file{hint}", file=shown)]) from None
     except OSError as error:
         raise BadInput([Fault(f"cannot be read: {error.strerror}", file=shown)]) from None
@@ -288,10 +288,3 @@ def _parquet(raw: bytes, shown: str, wanted: Collection[str], own: bool) -> Tabl
 def _from_here(path: Path) -> str:
     """Return a path as short as it can be from the working folder."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _names(folder: Path) -> Iterator[str]:
-    try:
-        yield from sorted(entry.name for entry in folder.iterdir())
-    except OSError:
-        return

@@ -64,6 +64,7 @@ def model_card(
     labels = _words(", ".join(spec.task.labels))
     beside = _is_folder(spec.model) and tuner is not None and base is None
     revision = f" at revision `{spec.model.revision}`" if spec.model.revision else ""
+    never = "" if items.never_found is None else items.never_found.words(shown=_words)
     metadata = yaml.safe_dump(
         _metadata(spec, tuner, scores or {}, examples, items.intervals), sort_keys=False, allow_unicode=True, width=1000
     )
@@ -77,7 +78,7 @@ def model_card(
             "",
             *_first_lines(spec, tuner, base),
             *([_words(note), ""] if note is not None else []),
-            *([f"**{_capital(items.never_found.words(shown=_words))}.**", ""] if items.never_found is not None else []),
+            *([f"**{never[0].upper()}{never[1:]}.**", ""] if never else []),
             f"Trained by lora_bench {__version__} (run `{spec.run_id}`): method `{spec.method.name}` with `{options}`, "
             f"learning rate {spec.training.learning_rate:g}, {amount_of(*spec.training.target)}, "
             f"seed {spec.seed}, weights after step {step}. Labels in order: {labels or 'none'}.",
@@ -101,10 +102,6 @@ def _first_lines(spec: PlannedSpec, tuner: str | None, base: str | None) -> list
             "Its base model is on no hub: load it as below, or write both into one folder with `lora-bench use RUNS --share`."
         )
     return [*lines, ""] if lines else []
-
-
-def _capital(said: str) -> str:
-    return f"{said[0].upper()}{said[1:]}"
 
 
 def write_card(folder: Path, card: str) -> None:

@@ -52,8 +52,6 @@ BASE_MAY_DIFFER: Fields = {
 
 @dataclass
 class _Kept:
-    """A cached object, and the key it was made from."""
-
     key: Any = None
     made: Any = None
 

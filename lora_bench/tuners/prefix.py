@@ -284,7 +284,6 @@ class PrefixModel(FoldingTuner, Tuner):
 
 
 def _without_index(path: str) -> str:
-    """Return the path of a module in a layer without the index of the layer, which all layers of a stack have in common."""
     return re.sub(r"\.\d+\.", ".", path, count=1)
 
 

@@ -5,7 +5,6 @@ at each use, which costs as much as hashing a local folder. A damaged file is re
 downloads it again.
 """
 
-import fnmatch
 import glob
 import hashlib
 import re
@@ -97,6 +96,7 @@ def snapshot(
     there is no such repository. Raise LoraBenchError if they are unavailable, with the reason and what to do.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
 
     only_cached = _only_cached()
     with quiet():
@@ -118,9 +118,8 @@ def snapshot(
                 raise HubUnreachable(f"{kind} {name!r} {_not_reached(hint)}") from None
             raise LoraBenchError(f"{kind} {name!r} {why_not(kind, name, revision, error, hint)}") from None
     here = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
-    damaged = [
-        path for path in sorted(here) if _matches(path, files) and not _matches(path, leave) and _is_damaged(here[path])
-    ]
+    asked_for = filter_repo_objects(sorted(here), allow_patterns=list(files), ignore_patterns=list(leave))
+    damaged = [path for path in asked_for if _is_damaged(here[path])]
     for path in damaged:
         (folder / path).resolve().unlink(missing_ok=True)
         (folder / path).unlink()
@@ -291,10 +290,6 @@ def _quiet_datasets() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def _matches(path: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def _is_damaged(path: Path) -> bool:

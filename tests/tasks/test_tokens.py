@@ -3,13 +3,15 @@
 import csv
 import itertools
 import json
+from types import SimpleNamespace
 
 import datasets
 import pytest
 
 from lora_bench.documents import Document, read_yaml
 from lora_bench.errors import BadInput, LoraBenchError
-from lora_bench.kinds.exercises.word_labelling import NO_WORD, encode_words, labels_of_tokens, labels_of_words
+from lora_bench.kinds.exercises.generation.encode import NO_LOSS
+from lora_bench.kinds.exercises.word_labelling import NO_WORD, Tagging, encode_words, labels_of_words
 from lora_bench.tasks import Split, load_data, majority_score, split_scores, task_from_document
 from lora_bench.tasks.source_tables import from_datasets
 from tests.project import write_tokenizer
@@ -204,8 +206,9 @@ def test_the_first_token_of_a_word_has_its_label_and_the_others_none(space_in_to
     ids = example["input_ids"]
     spelt = [tokenizer.decode(ids[first:behind]).strip() for first, behind in itertools.pairwise(starts)]
     assert tuple(spelt) == words
-    labels = labels_of_tokens(begins, [3, 4, 5, 6, 7], -100)
-    assert [label for label in labels if label != -100] == [3, 4, 5, 6, 7]
+    spec = SimpleNamespace(task=SimpleNamespace(labels=list("abcde")), training=SimpleNamespace(max_length=100))
+    ((lesson,), _) = Tagging(None, tokenizer, spec, 0).lessons(Split(["1"], [words], [list("edcba")]))
+    assert lesson["labels"] == [4 - word if word != NO_WORD else NO_LOSS for word in begins]
 
 
 def test_words_with_spaces_inside_and_special_tokens_are_met_too(tmp_path):

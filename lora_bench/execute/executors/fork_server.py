@@ -214,7 +214,6 @@ def do_unit(unit: list[Any], connection: Told) -> None:
 
 
 def _do(job: Any, connection: Told) -> Any:
-    """Return the record of a job, and send its progress."""
     from lora_bench.probe.probe_job import ProbeJob
     from lora_bench.probe.process import probe
     from lora_bench.training.job import telling_of

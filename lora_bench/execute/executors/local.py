@@ -56,8 +56,6 @@ CLEAN = ("ok", "unsupported", "elsewhere")
 
 @dataclass
 class _Worker(Generic[JobT]):
-    """A worker process and its current work."""
-
     pid: int
     connection: "Connection[Any, Any]"
     environment: dict[str, str]
@@ -196,7 +194,6 @@ class LocalWorkers(Generic[JobT, DoneT]):
                 yield from self._hear(key.data)
 
     def _welcome(self) -> None:
-        """Accept a worker that reports."""
         link, _ = self._listener.accept()
         connection: Connection[Any, Any] = Connection(link.detach())
         try:

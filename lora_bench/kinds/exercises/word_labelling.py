@@ -40,7 +40,7 @@ class Tagging(Labelling):
         found = []
         right: Sequence[Any] = split.labels
         for name, example, tags in zip(split.ids, examples, right, strict=True):
-            labels = labels_of_tokens(example["begins"], [index[tag] for tag in tags], NO_LOSS)
+            labels = [NO_LOSS if word == NO_WORD else index[tags[word]] for word in example["begins"]]
             if set(labels) == {NO_LOSS}:
                 raise LoraBenchError(f"the tokenizer makes no token of any word of training example {name}")
             found.append({key: example[key] for key in example if key not in ("begins", "words")} | {"labels": labels})
@@ -99,11 +99,6 @@ def _begins(words: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[int]
         found.append(word if word > begun else NO_WORD)
         begun = max(begun, word)
     return found
-
-
-def labels_of_tokens(begins: Sequence[int], labels: Sequence[int], none: int) -> list[int]:
-    """Return the label of each token: that of the word it begins, else *none*."""
-    return [labels[word] if word != NO_WORD else none for word in begins]
 
 
 def labels_of_words(begins: Sequence[int], words: int, said: Sequence[str], names: Sequence[str]) -> list[str]:

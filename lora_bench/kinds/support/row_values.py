@@ -160,7 +160,6 @@ class Examples:
         return replace(self, ids=[f"{split} {own}" for own in self.ids])
 
     def __add__(self, others: Self) -> Self:
-        """Return these examples and then the others."""
         return replace(self, **{own.name: getattr(self, own.name) + getattr(others, own.name) for own in fields(self)})
 
     def at(self, places: Sequence[int]) -> Self:

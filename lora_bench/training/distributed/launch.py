@@ -97,7 +97,6 @@ class _Rank:
         return word
 
     def kill(self) -> None:
-        """Kill it, unless it has ended."""
         self.link.close()
         self.process.kill()
         self.process.wait()
@@ -142,7 +141,6 @@ def _devices(processes: int) -> list[str]:
 
 
 def _record(ranks: Sequence[_Rank], notify: Notify | None, kills: int | None) -> Record:
-    """Return the record of a run; pass on its steps and heartbeat."""
     stopped = begun = False
     while True:
         stop = stop_requested()
