@@ -84,9 +84,6 @@ def along(W: Tensor, delta: Singular) -> float:
 
 
 def intruder_similarities(before: Singular, after: Singular) -> list[float]:
-    """Return, for each of the first left singular vectors of W + ΔW, the greatest cosine with any of W.
-
-    A vector is an intruder if it is below a threshold: nothing in W points its way.
-    """
+    """Return, for the first left singular vectors of W + ΔW, the greatest cosine with any of W; an intruder has a small one."""
     found = (before.left.T @ after.left[:, :TOP]).abs().amax(dim=0)
     return [min(1.0, value) for value in found.tolist()]

@@ -89,9 +89,8 @@ def _without_choice(spec: RunSpec) -> str:
     chosen = {name: value for name, value in spec.method.chosen.items() if name in spec.method.options}
     method = spec.method.model_copy(update={"chosen": chosen})
     training = spec.training.model_copy(update={"learning_rate": None})
-    start = (
-        spec.start if spec.start is not None and spec.start.run_id is None else None
-    )  # an adapter was given by the user
+    # An adapter was given by the user.
+    start = spec.start if spec.start is not None and spec.start.run_id is None else None
     return spec.model_copy(update={"method": method, "training": training, "start": start}).run_id
 
 

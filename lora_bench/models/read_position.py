@@ -40,10 +40,7 @@ from lora_bench.tuners.trial import inside_peft
 
 @dataclass
 class Reading:
-    """The positions that a causal model's head reads in the current batch, shape (rows,); None if unknown.
-
-    `tokens` is the length of a row, if the last layer was computed at these positions alone.
-    """
+    """Where a causal model's head reads a batch, *at*, shape (rows,), if known; *tokens* of a row if computed there alone."""
 
     at: Tensor | None = None
     tokens: int | None = None

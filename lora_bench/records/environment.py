@@ -54,10 +54,7 @@ def describe_environment(device_type: str) -> Environment:
 
 
 def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
-    """Return the version of NVIDIA's driver, or None if it is unknown.
-
-    *file* has it: "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 …".
-    """
+    """Return NVIDIA's driver by a *file* with "NVRM version: NVIDIA UNIX x86_64 Kernel Module 550.54.15 …", or None."""
     try:
         first = file.read_text(encoding="utf-8").partition("\n")[0]
     except OSError:

@@ -79,10 +79,7 @@ class Suite:
         return None if settings is None else Analysis(**{**dict(settings), **own})
 
     def recipe(self, task: str, model: str, entry: MethodEntry, budget: Budget | None = None) -> CellRecipe:
-        """Return the recipe of a cell: the suite's recipe, with the changes of its `recipes` for this cell.
-
-        The task and the base model are given by name. The budget is one of the method's; the first by default.
-        """
+        """Return the recipe of a cell, with the suite's `recipes` that cover it, under its method's first budget by default."""
         content = self.content
         cell = CellRecipe(
             training=content.training,

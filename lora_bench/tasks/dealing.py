@@ -97,10 +97,7 @@ def _folded(examples: Examples, drawn: Sequence[float], folds: int, fold: int, s
 
 
 def _draws(in_order: str | None, examples: Examples, table: Table) -> list[float]:
-    """Return a number in [0, 1) for each example: by its group, or the share of rows that are later.
-
-    Rows that belong together are as early as the first of them. Equal moments have the place of the middle one.
-    """
+    """Return a draw in [0, 1) for each example: by its group, or the share of rows later than the first of its group."""
     if in_order is None:
         return [_draw(group) for group in examples.groups]
     moments = list(moments_of([table.columns[in_order][row] for row in examples.rows]))

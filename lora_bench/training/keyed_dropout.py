@@ -92,13 +92,12 @@ def has_kernel() -> bool:
     """Return True if the kernel works here: Triton is installed, compiles, and gives the same mask."""
     key, shape = torch.tensor(key_of(0, 0), dtype=torch.int32, device="cuda"), torch.Size((3, 5, 7))
     try:
-        found = _by_kernel(key, 1, shape, 0.5, 2, torch.float32)
+        if torch.equal(_by_kernel(key, 1, shape, 0.5, 2, torch.float32), keep_mask(key, 1, shape, 0.5, 2) * 2.0):
+            return True
+        fault = "it gives other masks on this device"
     except Exception as error:  # no Triton, no C compiler for it, or a card that it does not know
-        logger.warning("keyed masks are drawn without Triton, which is slower: %s", first_line(error))
-        return False
-    if torch.equal(found, keep_mask(key, 1, shape, 0.5, 2) * 2.0):
-        return True
-    logger.warning("keyed masks are drawn without Triton, which is slower: it gives other masks on this device")
+        fault = first_line(error)
+    logger.warning("keyed masks are drawn without Triton, which is slower: %s", fault)
     return False
 
 

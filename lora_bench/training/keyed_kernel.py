@@ -24,10 +24,7 @@ def _write(  # type: ignore[no-untyped-def]  # Triton gives its arguments their 
     S1: tl.constexpr, S2: tl.constexpr, S3: tl.constexpr, S4: tl.constexpr, S5: tl.constexpr,
     FIRST: tl.constexpr, DIMENSIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write a block of the masks.
-
-    The last dimension has the length *one* and the factor *S1*, the one before *two* and *S2*, the first the factor *FIRST*.
-    """
+    """Write a block of the masks; *one* and *S1* are length and factor of the last dimension, *FIRST* the first's factor."""
     member = tl.program_id(1)
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = index < count

@@ -166,10 +166,7 @@ class BottleneckModel(Tuner):
     title = "a bottleneck adapter"
 
     def site_pattern(self, config: BottleneckConfig, family: Family, model_config: dict[str, Any]) -> str:
-        """Return a regular expression of the variant's sites in *family*.
-
-        Raise UnsupportedPair if adapters of two variants meet, the family lacks the variant, or *skip_layers* leaves no layer.
-        """
+        """Return the pattern of the variant's sites. Raise UnsupportedPair if variants meet, or no site or layer is left."""
         variants = {other.variant for other in self.peft_config.values() if isinstance(other, BottleneckConfig)}
         if len(variants) > 1:
             # A wrapped block hides its own dropout from the next adapter's pattern: half the sites, and no error.

@@ -327,10 +327,7 @@ class FusedLoraModel(Tuner):
     def new_layer(
         self, base_layer: nn.Module, config: FusedLoraConfig, family: Family, model_config: dict[str, Any], path: str
     ) -> FusedLoraLayer:
-        """Wrap one linear module of the base model.
-
-        Raise UnsupportedPair if the module computes none of the config's parts, or slices of unequal widths head by head.
-        """
+        """Wrap a linear module. Raise UnsupportedPair without one of the parts, or for slices of unequal widths by head."""
         parts = family.slices_at(path, model_config)
         if not set(parts) & set(config.parts):
             raise UnsupportedPair(f"{self.title} on {', '.join(config.roles)} has nothing to adapt in {path}")

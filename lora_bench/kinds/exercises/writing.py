@@ -40,10 +40,7 @@ ITEM = "item"
 
 
 class Writing(Exercise):
-    """Writes a text for each input: a causal model continues it, or a decoder answers an encoder.
-
-    Questions are prompts, if a metric reads texts, and then right texts, if one reads how likely these are.
-    """
+    """Writes a text for each input. Questions are prompts for metrics of texts, then right texts for those of likelihoods."""
 
     collator = CompletionCollator
 

@@ -1,7 +1,4 @@
-"""Rows of a source, the keys of a task that say how a kind reads them, their examples, and readers that several kinds use.
-
-Labels are compared as text, so that 1, "1" and a column of integers mean the same.
-"""
+"""Rows of a source, their examples, and readers of several kinds. Labels are compared as text: 1 and "1" are the same."""
 
 import ast
 import contextlib

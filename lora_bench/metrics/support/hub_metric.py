@@ -61,10 +61,7 @@ class HubMetric:
     def compute(
         self, *, predictions: Sequence[Any], references: Sequence[Any], **options: Any
     ) -> dict[str, float | None]:
-        """Return its numbers by name, and its own value under its full name.
-
-        Raise LoraBenchError if it takes one reference and gets more, or returns several numbers and none was named.
-        """
+        """Return numbers by name, its own under its full one. Raise LoraBenchError for too many references or numbers."""
         ways = self.module.features if isinstance(self.module.features, list) else [self.module.features]
         if all(isinstance(way.get("references"), datasets.Value) for way in ways):
             references = self._single(references)
