@@ -154,10 +154,7 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def _make_and_show_plan(
-    suite: Suite,
-    arguments: argparse.Namespace,
-    asked: str | None = None,
-    table: PublishedTable | None = None,
+    suite: Suite, arguments: argparse.Namespace, asked: str | None = None, table: PublishedTable | None = None
 ) -> int:
     """Show a suite's plan, and prepare its folder for workers where *asked* says what the user asked for.
 

@@ -61,14 +61,14 @@ def export(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _say(said: str) -> None:
-    print(message(said), file=sys.stderr)
-
-
 def import_adapter(arguments: argparse.Namespace) -> int:
     """Convert an adapter into one of our tuners."""
     adapter = adapters.import_adapter(
-        arguments.folder, arguments.out, base=arguments.base, allow_pickle=arguments.allow_pickle, progress=_say
+        arguments.folder,
+        arguments.out,
+        base=arguments.base,
+        allow_pickle=arguments.allow_pickle,
+        progress=lambda said: print(message(said), file=sys.stderr),
     )
     print(arguments.out, "", *map(message, adapter.loading_lines(arguments.out)), sep="\n")
     return DONE

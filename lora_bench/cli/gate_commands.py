@@ -278,15 +278,11 @@ def _write_answer(
             opened.write("\n".join(comment or summary_lines(answer)) + "\n")
     # A reader such as `| head` may close the pipe early; the exit code stays the answer's.
     with output("standard output"), contextlib.suppress(BrokenPipeError):
-        _tell(answer, commands, github=arguments.github)
+        if arguments.github:
+            print(*outputs.annotation_lines(answer), sep="\n")
+        *lines, headline = terminal_lines(answer)
+        _print_lines([*lines, *(f"next: {command}" for command in commands if answer.verdict != "pass"), headline])
     return SOME_FAILED if broken and answer.exit_code == DONE else answer.exit_code
-
-
-def _tell(answer: Answer, commands: Sequence[str], *, github: bool) -> None:
-    if github:
-        print(*outputs.annotation_lines(answer), sep="\n")
-    *lines, headline = terminal_lines(answer)
-    _print_lines([*lines, *(f"next: {command}" for command in commands if answer.verdict != "pass"), headline])
 
 
 def _print_lines(lines: Iterable[str]) -> None:

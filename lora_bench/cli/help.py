@@ -86,22 +86,14 @@ class Group:
         """Add an option without a value."""
         self.of.add_argument(name, help=help, **{"action": "store_true", **facts})
 
-    def switch(self, name: str, dest: str, help: str) -> None:
+    def switch(self, name: str, dest: str, help: str, **facts: Any) -> None:
         """Add an option without a value that turns *dest* off."""
-        self.flag(name, help, dest=dest, action="store_false")
+        self.flag(name, help, dest=dest, action="store_false", **facts)
 
 
 @dataclass(frozen=True)
 class Groups:
-    """The options of a command.
-
-    Args:
-        parser: The command's own parser.
-        what: What it works on.
-        where: Files, folders and machines.
-        how: How the work is done.
-        output: What it prints and writes.
-    """
+    """The parser of a command and the groups of its options: *where* has files, folders and machines."""
 
     parser: Parser
     what: Group
@@ -145,10 +137,7 @@ def add_command(
 def command_of(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
     """Return the function that does the command, imported now, and returns the exit code."""
     run = arguments.command
-    found: Callable[[argparse.Namespace], int] = (
-        pkgutil.resolve_name(f"lora_bench.cli.{run}") if isinstance(run, str) else run
-    )
-    return found
+    return pkgutil.resolve_name(f"lora_bench.cli.{run}") if isinstance(run, str) else run  # type: ignore[no-any-return]
 
 
 def add_verbs(commands: Commands, words: str, does: str, example: str, title: str) -> Commands:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_bench.documents import read_yaml
-from lora_bench.families import Family, given_keys, installed_family
+from lora_bench.families import given_keys, installed_family
 from lora_bench.methods import Method, broken_plug_ins, known_methods
 from lora_bench.models.find_family import infer
 from lora_bench.models.registry import find_model, known_models
@@ -29,15 +29,10 @@ def family_yaml(model: str, revision: str | None) -> str:
 
     A comment says if they are of a known family. Raise UnsupportedPair if they are neither known nor can be worked out.
     """
-    family, worked_out = _family(model, revision)
-    source = "worked out from its structure" if worked_out else f"the family {family.name}"
-    return f"# {source}\n" + yaml.safe_dump({"family": given_keys(family)}, sort_keys=False, width=120)
-
-
-def _family(model: str, revision: str | None) -> tuple[Family, bool]:
     found = find_model(model, base=Path(), revision=revision)
-    known = installed_family(found.model_type)
-    return (known, False) if known is not None else (infer(found), True)
+    family = installed_family(found.model_type)
+    source = f"the family {family.name}" if family is not None else "worked out from its structure"
+    return f"# {source}\n" + yaml.safe_dump({"family": given_keys(family or infer(found))}, sort_keys=False, width=120)
 
 
 def _words(value: Any) -> str:

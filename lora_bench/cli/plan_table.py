@@ -1,6 +1,7 @@
 """A plan for the terminal: the data, a row for each task, base model and method, then the totals."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -13,10 +14,11 @@ from lora_bench.plan.cell import Cell
 from lora_bench.plan.cost_estimate import CostEstimate, default_workers
 from lora_bench.plan.describe_data import SAMPLE, DataFacts, SplitFacts
 from lora_bench.plan.make_plan import Plan
-from lora_bench.records.budget import amount_of
+from lora_bench.records.budget import AXES, amount_of
 from lora_bench.records.environment import cuda_devices
 from lora_bench.records.probe_record import StepBytes
 from lora_bench.records.spec import PlannedSpec
+from lora_bench.report.model.rows import grouped
 from lora_bench.report.text import learning_rate, plural
 from lora_bench.suite.consent import suite_code
 from lora_bench.training.measure.step_costs import card_bytes, needed_bytes, predicted_step
@@ -24,6 +26,10 @@ from lora_bench.training.measure.step_costs import card_bytes, needed_bytes, pre
 # Columns that narrow terminals go without.
 WIDE_ONLY = ("head", "trained", "stored")
 SHOWN_CLASSES = 8
+
+# Settings of a recipe without a default, as they mostly are, and those that other columns or words say.
+_USUAL = {"schedule": "linear", "weight_decay": 0.0, "max_grad_norm": 1.0, "precision": "float32"}
+_ELSEWHERE = {*AXES, "warmup", "caps", "plateau", "distinct_examples"}
 
 
 def plan_tables(plan: Plan, card: str | None = None, *, narrow: bool = False) -> list[Table | Text]:
@@ -37,7 +43,9 @@ def plan_tables(plan: Plan, card: str | None = None, *, narrow: bool = False) ->
     parts = [part for facts in plan.data for part in data_parts(facts)]
     for task in dict.fromkeys(cell.job.spec.task.name for cell in plan.cells):
         parts.append(_table(plan, task, card, narrow=narrow))
-    parts += _reasons(plan)
+    refused = [(cell.job.spec, cell.reason) for cell in plan.cells if cell.reason is not None]
+    reasons = dict.fromkeys(f"{spec.method.label} on {spec.model.shown}: {reason}" for spec, reason in refused)
+    parts += [Text(reason, style="yellow") for reason in reasons]
     if plan.suite.content.recipes:
         parts.append(_recipes(plan))
     for reason in dict.fromkeys(waiting.reason for waiting in plan.waiting):
@@ -136,7 +144,8 @@ def _table(plan: Plan, task: str, card: str | None, *, narrow: bool) -> Table:
         # Several rates take several lines, but none loses its end.
         table.add_column(header, justify="right", no_wrap=header != "rate", min_width=4 if header == "rate" else None)
     shown = ""
-    for group in _groups(plan, task):
+    of_task = (cell for cell in plan.cells if cell.job.spec.task.name == task)
+    for group in grouped(of_task, lambda cell: (cell.place, cell.job.rung)).values():
         first = group[0]
         spec, counts = first.job.spec, first.fit.parameters
         if spec.model.shown != shown:
@@ -173,13 +182,9 @@ def _rates(group: Sequence[Cell]) -> str:
 
 def _memory(cell: Cell) -> str:
     """The peak of a training step on this machine at its longest inputs, or an estimate, marked ~, if it cannot be counted."""
-    peak = _peak_bytes(cell)
-    return f"{peak / 2**20:,.0f} MiB" if peak is not None else f"~{cell.estimate.memory_bytes / 2**20:,.0f} MiB"
-
-
-def _peak_bytes(cell: Cell) -> int | None:
     step = _step_of(cell, cuda=bool(cuda_devices())) if cell.reason is None else None
-    return None if step is None else step.peak_bytes
+    peak = None if step is None else step.peak_bytes
+    return f"{peak / 2**20:,.0f} MiB" if peak is not None else f"~{cell.estimate.memory_bytes / 2**20:,.0f} MiB"
 
 
 def _fit_on(card: str, cell: Cell) -> str:
@@ -221,12 +226,8 @@ def _recipes(plan: Plan) -> Table:
         words = header in ("task", "base model", "method", "and")
         table.add_column(header, justify="left" if words else "right", overflow="fold" if words else "ellipsis")
     starts = {id(cell): waiting.start for waiting in plan.waiting for cell in waiting.cells}
-    cells = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in _whole(cells):
-        spec = cell.job.spec
-        groups.setdefault((spec.task.name, spec.model.name, spec.method.label), []).append(cell)
-    for (task, model, label), group in groups.items():
+    names = attrgetter("task.name", "model.name", "method.label")
+    for (task, model, label), group in grouped(_whole(plan), lambda cell: names(cell.job.spec)).items():
         recipe, start = group[0].job.spec.training, starts.get(id(group[0]))
         found = group[0].job.spec.start
         warmup = f"{recipe.warmup_steps:,}" if recipe.warmup_steps is not None else f"{recipe.warmup:.0%}"
@@ -238,52 +239,26 @@ def _recipes(plan: Plan) -> Table:
     return table
 
 
-def _whole(cells: Sequence[Cell]) -> list[Cell]:
-    return [cell for cell in cells if not cell.short]
+def _whole(plan: Plan) -> list[Cell]:
+    """The cells with all of the work, those that wait among them."""
+    waiting = (cell for waiting in plan.waiting for cell in waiting.cells)
+    return [cell for cell in (*plan.cells, *waiting) if not cell.short]
 
 
 def _more(spec: PlannedSpec, start: str | None) -> str:
     """The parts of a recipe beyond the usual columns; "" without any."""
-    recipe = spec.training
+    recipe, usual = spec.training, {**spec.training.later(), **_USUAL}
+    others = {name: getattr(recipe, name) for name in usual.keys() - _ELSEWHERE}
     said = {
         "start": start,
-        "weight decay": recipe.weight_decay or None,
-        "schedule": recipe.schedule if recipe.schedule != "linear" else None,
-        "label smoothing": recipe.label_smoothing or None,
-        "class weights": recipe.class_weights,
-        "the base's dropout": recipe.base_dropout,
-        "head dropout": recipe.head_dropout,
-        "dropout masks": recipe.masks if recipe.masks != "torch" else None,
-        "last layer": recipe.last_layer.replace("_", " ") if recipe.last_layer != "whole" else None,
-        "order": recipe.order if recipe.order != "shuffled" else None,
-        "processes": recipe.processes if recipe.processes > 1 else None,
-        "parallelism": recipe.parallelism if recipe.processes > 1 else None,
-        "the head's rate": recipe.head_learning_rate,
-        "deterministic": recipe.deterministic or None,
-        "gradient norm": recipe.max_grad_norm if recipe.max_grad_norm != 1.0 else None,
-        "precision": recipe.precision if recipe.precision != "float32" else None,
-        "gradient checkpointing": recipe.gradient_checkpointing or None,
-        "sample packing": recipe.sample_packing or None,
-        "base precision": recipe.base_precision if recipe.base_precision != "float32" else None,
+        **{name: value for name, value in sorted(others.items()) if value != usual[name]},
         "scored every": spec.selection_every,
         "until a plateau": f"of {recipe.plateau.patience} scores" if recipe.plateau is not None else None,
         "ends at": " or ".join(amount_of(axis, amount) for axis, amount in recipe.caps.items()) or None,
         **recipe.arguments,
+        **({} if spec.decoding is None else spec.decoding.model_dump(exclude_defaults=True)),
     }
-    if spec.decoding is not None:
-        said["beams"] = spec.decoding.beams
-        said["length penalty"] = spec.decoding.length_penalty
-        said["no-repeat n-gram"] = spec.decoding.no_repeat_ngram or None
-    return ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)
-
-
-def _reasons(plan: Plan) -> list[Text]:
-    reasons = {
-        f"{cell.job.spec.method.label} on {cell.job.spec.model.shown}: {cell.reason}": None
-        for cell in plan.cells
-        if cell.reason is not None
-    }
-    return [Text(reason, style="yellow") for reason in reasons]
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items() if value is not None)
 
 
 def _code(plan: Plan) -> list[Text]:
@@ -294,15 +269,6 @@ def _code(plan: Plan) -> list[Text]:
         for code in suite_code(plan.suite)
         for allowed in [code.permission in plan.suite.code]
     ]
-
-
-def _groups(plan: Plan, task: str) -> list[list[Cell]]:
-    groups: dict[object, list[Cell]] = {}
-    for cell in plan.cells:
-        spec = cell.job.spec
-        if spec.task.name == task:
-            groups.setdefault((cell.place, cell.job.rung), []).append(cell)
-    return list(groups.values())
 
 
 def _totals(plan: Plan) -> str:
@@ -331,8 +297,7 @@ def _totals(plan: Plan) -> str:
 
 def _work(plan: Plan) -> str:
     """The work of the runs, where all but the short trials of a halving do the same."""
-    cells = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]
-    recipes = [cell.job.spec.training for cell in _whole(cells)]
+    recipes = [cell.job.spec.training for cell in _whole(plan)]
     if len({(recipe.target, recipe.batch_size) for recipe in recipes}) > 1:
         amounts = sorted({recipe.target for recipe in recipes})
         return f"{amount_of(*amounts[0])} to {amount_of(*amounts[-1])}, as each recipe says"

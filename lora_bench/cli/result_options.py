@@ -144,8 +144,7 @@ def add_judge(commands: Commands) -> None:
     several = "column of the score, or of each task's: A,B,C; of samples, the first that a task has (default: guessed)"
     what.takes("--score", "COLUMNS", several, type=options.names, default=())
     what.flag("--lower-is-better", "a lower score is better (default: guessed)", default=None)
-    higher = "a higher score is better (default: guessed)"
-    what.flag("--higher-is-better", higher, dest="lower_is_better", action="store_false", default=None)
+    what.switch("--higher-is-better", "lower_is_better", "a higher score is better (default: guessed)", default=None)
     scales = "share of 1, percent, or own for a unit of its own (default: guessed)"
     what.takes("--scale", "SCALE", scales, choices=["share", "percent", "own"])
     what.takes("--reference", "METHOD", "compare with this method (default: full or lora, or the first)")

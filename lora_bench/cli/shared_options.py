@@ -19,11 +19,6 @@ def records_at(text: str) -> Path:
     return path.parent if path.name in (RUNS_FILE, PROBES_FILE) and path.is_file() else path
 
 
-def known_baselines() -> dict[str, Path]:
-    """Return the folder of each baseline by its name: those of the working folder before those of the package."""
-    return {path.name: path for folder in reversed(folders("baselines")) for path in folder.iterdir() if path.is_dir()}
-
-
 def baseline_folder(name: str, *, may_begin: bool = False) -> Path:
     """Find the folder of a baseline: in the working folder, in the package, or at a path.
 
@@ -34,7 +29,8 @@ def baseline_folder(name: str, *, may_begin: bool = False) -> Path:
         if Path(name).is_dir():
             return Path(name)
         raise LoraBenchError(f"there is no baseline at {name}")
-    known = known_baselines()
+    # A baseline of the working folder hides one of the package.
+    known = {path.name: path for of in reversed(folders("baselines")) for path in of.iterdir() if path.is_dir()}
     if name not in known and may_begin and not did_you_mean(name, known):
         return Path("baselines") / name
     if name not in known:
@@ -72,38 +68,24 @@ def positive(text: str) -> int:
     return count(text, 1)
 
 
-def above_zero(text: str) -> float:
-    """Return a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
-    return value
-
-
 def minutes(text: str) -> float:
     """Return a number of minutes."""
-    value = above_zero(text)
-    if value > MOST_MINUTES:
-        raise argparse.ArgumentTypeError(f"must be at most {MOST_MINUTES:,.0f}, got {text}")
-    return value
+    return _number(text, 1e-9, MOST_MINUTES, f"a number above 0 and below {MOST_MINUTES:,.0f}")
 
 
 def margin(text: str) -> float:
     """Return a margin for scores."""
     from lora_bench.records.analysis import LEAST_MARGIN
 
-    return _share(text, LEAST_MARGIN, math.inf, f"at least {LEAST_MARGIN:g}")
+    return _number(text, LEAST_MARGIN, math.inf, f"at least {LEAST_MARGIN:g}")
 
 
 def alpha(text: str) -> float:
     """Return an error level."""
-    return _share(text, 1e-9, 0.5, "above 0 and below 0.5")
+    return _number(text, 1e-9, 0.5, "above 0 and below 0.5")
 
 
-def _share(text: str, least: float, below: float, range_words: str) -> float:
+def _number(text: str, least: float, below: float, range_words: str) -> float:
     """Return a number in a range."""
     try:
         value = float(text)

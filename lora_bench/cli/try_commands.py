@@ -84,23 +84,20 @@ def try_methods(arguments: argparse.Namespace) -> int:
     minutes = (arguments.minutes or DEFAULT_MINUTES) - (around + final_seconds * arguments.final) / 60
     limit = ["--minutes", f"{max(minutes, LEAST_MINUTES):.3f}"]
     code = _do(arguments.parse, ["run", str(file), *runs, *limit, *(["--quiet"] if arguments.quiet else [])])
-    folder = shlex.quote(str(arguments.runs / file.stem))
-    if code == 0 and not _has_a_score(arguments.runs / file.stem):
+    place = arguments.runs / file.stem
+    records = read_records(place) if record_files(place) else []
+    if code == 0 and not any(record.score is not None and record.spec.score_on == "test" for record in records):
         minutes = arguments.minutes or DEFAULT_MINUTES
         print(f"no run on the test split has ended in {minutes:g} minutes, so there is no answer yet")
         return SOME_FAILED
     if code == 0 and arguments.quiet:  # else `run` has ended with the report's answer
-        code = _do(arguments.parse, ["choose", str(arguments.runs / file.stem)])
+        code = _do(arguments.parse, ["choose", str(place)])
     if code == 0 and arguments.final:
         code = _final(arguments, file)
     if code == 0:
+        folder = shlex.quote(str(place))
         print(f"to take one now: lora-bench choose {folder}; its weights: lora-bench use {folder}")
     return code
-
-
-def _has_a_score(runs: Path) -> bool:
-    records = read_records(runs) if record_files(runs) else []
-    return any(record.score is not None and record.spec.score_on == "test" for record in records)
 
 
 def _final(arguments: argparse.Namespace, file: Path) -> int:

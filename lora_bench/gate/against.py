@@ -57,12 +57,7 @@ class Against:
 
 
 def judge_against(
-    before: RunSet,
-    now: RunSet,
-    *,
-    night: Night | None = None,
-    margin: float | None = None,
-    change: str | None = None,
+    before: RunSet, now: RunSet, *, night: Night | None = None, margin: float | None = None, change: str | None = None
 ) -> Against:
     """Judge the runs of *now*, with a change, against those of *before*, without it.
 
@@ -83,7 +78,10 @@ def judge_against(
         for series, cell in is_now.by_series().items()
         if (pair := next((of_run[run.run_id] for run in cell.runs if run.run_id in of_run), None)) is not None
     }
-    plan = _plan(sets.pairs, settings)
+    margins = {pair.place: pair.verdict.margin for pair in sets.pairs}
+    pooled = pools({one.place: one.difference for one in sets.pairs}, {one.place: one.metric for one in sets.pairs})
+    alpha = settings.alpha * min((settings.share(pair.verdict.pairs) for pair in sets.pairs), default=1.0)
+    plan = ChanceToPass(chance_to_pass(pooled, margins, alpha), seeds_to_pass(pooled, margins, alpha))
     answers = [
         _answer(series, cell, pairs.get(series), _Sets(was, is_now, settings, plan, change))
         for series, cell in is_now.by_series().items()
@@ -158,14 +156,6 @@ def plan_of(cells: Sequence[NightCell], margin: float | None = None) -> ChanceTo
     )
     margins = {index: cells[index].margin if margin is None else margin for index in scored}
     return ChanceToPass(chance_to_pass(found, margins, ALPHA), seeds_to_pass(found, margins, ALPHA))
-
-
-def _plan(pairs: Sequence[Pair], settings: Analysis) -> ChanceToPass:
-    differences = {pair.place: pair.difference for pair in pairs}
-    found = pools(differences, {pair.place: pair.metric for pair in pairs})
-    margins = {pair.place: pair.verdict.margin for pair in pairs}
-    alpha = settings.alpha * min((settings.share(pair.verdict.pairs) for pair in pairs), default=1.0)
-    return ChanceToPass(chance_to_pass(found, margins, alpha), seeds_to_pass(found, margins, alpha))
 
 
 @dataclass(frozen=True)

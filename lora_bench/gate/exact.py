@@ -6,9 +6,10 @@ only within a series, with the greatest value of its accepted nights.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 from lora_bench.gate.night_answer import Finding, Kind
-from lora_bench.gate.series import Night, NightCell, NightRun, same_bound, with_name
+from lora_bench.gate.series import Night, NightCell, NightRun, with_name
 from lora_bench.records.record import Status
 from lora_bench.report.text import count, plain, plural
 
@@ -79,7 +80,9 @@ def _seeds(cells: Sequence[NightCell]) -> Counter[int | None]:
 
 
 def _counts(cell: NightCell, known: Sequence[NightCell]) -> Iterator[Finding]:
-    before = next(iter(same_bound(known, cell)), None)
+    # On any machine counts follow from these conditions.
+    bound = attrgetter("precision", "data", "base_model", "recipe")
+    before = next((one for one in known if bound(one.conditions) == bound(cell.conditions)), None)
     if before is None:
         return
     for kind, field, words in COUNTS:

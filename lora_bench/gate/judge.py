@@ -136,10 +136,6 @@ class _Series:
     accepted: Sequence[Night]
     other: tuple[Finding, ...]
 
-    @property
-    def level(self) -> Shift | None:
-        return self.judged.level if self.judged is not None else None
-
     def answer(self) -> SeriesAnswer:
         """Return the answer on the series."""
         last = self.accepted[-1] if self.accepted else None
@@ -151,7 +147,9 @@ class _Series:
             *self._no_history(opened),
         )
         findings = (*(findings or self._not_judged()), *self.other)
-        level, mean = self.level, mean_of(self.cell)
+        held = self.past.history.margin or None
+        level = None if self.judged is None else self.judged.level
+        mean = mean_of(self.cell)
         return answer_on(
             self.cell,
             self.series,
@@ -160,7 +158,7 @@ class _Series:
             expected=None if level is None else self._own(level.expected),
             worst=None if level is None else self._own(level.worst),
             best=None if level is None else self._own(level.best),
-            margin=self._margin(),
+            margin=held if held is None or self.cell.scale == "linear" else math.expm1(held),
             suspect=any(finding.suspect for finding in findings),
             confirmation=tuple(score for cell in self.again for score in cell.scores) if self.again else None,
             history=tuple(
@@ -172,10 +170,6 @@ class _Series:
 
     def _own(self, value: float) -> float:
         return in_its_unit(self.cell, value)
-
-    def _margin(self) -> float | None:
-        held = self.past.history.margin or None
-        return held if held is None or self.cell.scale == "linear" else math.expm1(held)
 
     def _opened(self) -> tuple[str, ...]:
         """List the changes that make this a new series of its cell since the last accepted night; empty if it is not new."""
@@ -208,12 +202,9 @@ class _Series:
             yield Finding(kind="diverged", status="undecided", text=reason)
 
     def _diverged(self) -> Iterator[Finding]:
-        more = diverged_more(self.cell, self.past.cells)
-        if more is not None:
-            yield self._diverged_again(more)
-
-    def _diverged_again(self, more: str) -> Finding:
-        """Return what is found of a series with more divergences, after its runs with new seeds."""
+        """Yield what is found of a series with more divergences, after its runs with new seeds."""
+        if (more := diverged_more(self.cell, self.past.cells)) is None:
+            return
         enough = len(self.past.history.nights) >= FEWEST_NIGHTS
         for cell in self.again:
             if (once_more := diverged_more(cell, self.past.cells)) is not None:
@@ -221,16 +212,18 @@ class _Series:
                 continue
             if crashed := cell.with_status(*CRASHES, "unsupported"):
                 more = f"{more}; runs with new seeds gave no scores: {reasons(crashed)}"
-                return Finding(kind="diverged", status="undecided", text=more)
+                yield Finding(kind="diverged", status="undecided", text=more)
+                return
             mean = mean_of(cell)
             if mean is None or not enough or confirm(self.past.history, mean).answer == "flaky":
-                return Finding(kind="diverged", status="flaky", text=f"{more}; not so with new seeds")
+                yield Finding(kind="diverged", status="flaky", text=f"{more}; not so with new seeds")
+                return
             # Tonight has no mean that could have been suspect, so these seeds are evidence on the level.
             more = f"{more}; not so with new seeds, which give {score(self._own(mean))}, beyond the bound of one series"
-        return self._after("diverged", "regression", more)
+        yield self._after("diverged", "regression", more)
 
     def _moved(self) -> Iterator[Finding]:
-        level, drift = self.level, self.judged.drift if self.judged is not None else None
+        level, drift = (self.judged.level, self.judged.drift) if self.judged is not None else (None, None)
         if level is not None and level.direction is not None:
             yield self._confirmed("level", level, self._said(level, plural(level.nights, "night")))
         # One outlying night moves the mean of five: then new seeds decide whether it counts.

@@ -8,7 +8,7 @@ import re
 from xml.etree import ElementTree
 
 from lora_bench.gate.gate_summary import headline, named
-from lora_bench.gate.night_answer import SAID, Answer, SeriesAnswer, Status, Verdict
+from lora_bench.gate.night_answer import SAID, Answer, Status, Verdict
 from lora_bench.report.text import plain
 from lora_bench.util.redaction import without_secrets_in
 from lora_bench.util.sealed_json import as_json
@@ -81,17 +81,14 @@ def annotation_lines(answer: Answer) -> list[str]:
     """Return workflow commands for at most ten GitHub annotations, worst first; the last one counts those left out."""
     told = [series for series in answer.series if series.status in _LEVELS]
     first = told if len(told) <= MOST_ANNOTATIONS else told[: MOST_ANNOTATIONS - 1]
-    lines = [
-        _annotation(_LEVELS[series.status], f"{series.status}: {named(series)}", _message(series)) for series in first
-    ]
+    lines = []
+    for series in first:
+        texts = (*(finding.text for finding in series.findings), *(f"again: {one}" for one in series.commands[:1]))
+        message = "\n".join(plain(text, 600) for text in texts)
+        lines.append(_annotation(_LEVELS[series.status], f"{series.status}: {named(series)}", message))
     if len(first) < len(told):
         lines.append(_annotation("warning", "more series", f"{len(told) - len(first)} more series; {headline(answer)}"))
     return lines
-
-
-def _message(series: SeriesAnswer) -> str:
-    texts = [plain(finding.text, 600) for finding in series.findings]
-    return "\n".join([*texts, *(plain(f"again: {command}", 600) for command in series.commands[:1])])
 
 
 def _annotation(level: str, title: str, message: str) -> str:

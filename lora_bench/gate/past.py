@@ -43,23 +43,19 @@ class Past:
     history: History
 
 
-@dataclass(frozen=True)
-class Indexed:
-    """A night with its cells by series id. Ids are hashes, and a history looks each one up many times."""
-
-    night: Night
-    cells: Mapping[str, NightCell]
+# A night with its cells by series id. Ids are hashes, and a history looks each one up many times.
+Indexed = tuple[Night, Mapping[str, NightCell]]
 
 
 def indexed(nights: Sequence[Night]) -> list[Indexed]:
     """Index the cells of each night by series."""
-    return [Indexed(night, night.by_series()) for night in nights]
+    return [(night, night.by_series()) for night in nights]
 
 
 def past_of(series: str, cell: NightCell, nights: Sequence[Indexed]) -> Past:
     """Collect the past of a series from accepted nights, oldest first; *cell* is tonight's, for its direction and margin."""
-    begin = max((index for index, one in enumerate(nights) if series in one.night.acknowledged), default=0)
-    found = [(one.night, there) for one in nights[begin:] if (there := one.cells.get(series)) is not None]
+    begin = max((index for index, (night, _) in enumerate(nights) if series in night.acknowledged), default=0)
+    found = [(night, there) for night, cells in nights[begin:] if (there := cells.get(series)) is not None]
     scored = [
         (night.label, mean, one)
         for night, one in found
@@ -145,12 +141,9 @@ def _rule_of(cell: NightCell, accepted: Sequence[Night]) -> NightCell | None:
 def _changes(rule: NightCell, own: NightCell) -> list[str]:
     changes = []
     if own.margin != rule.margin:
-        changes.append(f"{STATED} a margin of {_margin(rule)}, tonight declares {_margin(own)}")
+        held, tonight = ("none" if one.margin is None else f"{one.margin:.4g}" for one in (rule, own))
+        changes.append(f"{STATED} a margin of {held}, tonight declares {tonight}")
     if own.higher_is_better != rule.higher_is_better:
         better = "higher" if rule.higher_is_better else "lower"
         changes.append(f"{STATED} {better} scores to be better, tonight declares the opposite")
     return changes
-
-
-def _margin(cell: NightCell) -> str:
-    return "none" if cell.margin is None else f"{cell.margin:.4g}"

@@ -5,7 +5,6 @@ with the same threads. Nights are compared only within a series; any change to i
 not depend on a machine (numbers of weights, bytes of a checkpoint, FLOPs) belong to the cell.
 """
 
-from collections.abc import Iterable
 from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
@@ -207,13 +206,10 @@ class Night(Strict):
                 raise ValueError(f"a cell names environment {cell.environment}, and there are {len(self.environments)}")
         return self
 
-    def machine_of(self, cell: NightCell) -> Machine | None:
-        """Return the machine of a cell's runs."""
-        return None if cell.environment is None else machine_of(self.environments[cell.environment])
-
     def setting_of(self, cell: NightCell) -> Setting:
         """Return the conditions and the machine of a cell's runs."""
-        return cell.conditions, self.machine_of(cell)
+        machine = None if cell.environment is None else machine_of(self.environments[cell.environment])
+        return cell.conditions, machine
 
     def series_of(self, cell: NightCell) -> str:
         """Return the id of a cell's series: the first hexadecimal digits of the hash of everything that identifies it."""
@@ -246,13 +242,3 @@ def changed_conditions(before: Setting, now: Setting) -> list[str]:
 
 def _shown(value: JsonValue) -> str:
     return "unknown" if value is None else str(value)
-
-
-def same_bound(cells: Iterable[NightCell], of: NightCell) -> list[NightCell]:
-    """Return the cells whose counts must equal those of *of*: same data, base model and recipe, on any machine."""
-
-    def bound(cell: NightCell) -> tuple[object, ...]:
-        held = cell.conditions
-        return held.precision, held.data, held.base_model, held.recipe
-
-    return [cell for cell in cells if cell.name == of.name and bound(cell) == bound(of)]

@@ -9,7 +9,7 @@ they confirm it, the night does not fail, but is accepted only with `--change`.
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lora_bench.gate.night_answer import Finding
 from lora_bench.gate.past import Indexed, Past, mean_of, past_of, shown_move
@@ -38,44 +38,35 @@ class _Young:
         """Return the earlier scores, on the scale of the tests."""
         return [score for night in self.past.history.seeds or () for score in night]
 
-    @property
-    def observed(self) -> float:
-        mean = mean_of(self.cell)
-        assert mean is not None
-        return mean
+    def p_value(self, cell: NightCell) -> float | None:
+        """Return the p-value of a loss as large as that of *cell* in an unchanged series; None without its mean.
 
-    @property
-    def loss(self) -> float:
-        lost = statistics.fmean(self.runs) - self.observed
-        return lost if self.cell.higher_is_better else -lost
-
-    def p_value(self) -> float:
-        """Return the p-value of a loss this large in an unchanged series; without a spread, 0 beyond the margin and else 1."""
-        runs = self.runs
-        if self.loss <= self.past.history.margin:
+        Without a spread it is 0 beyond the margin and else 1.
+        """
+        runs, mean = self.runs, mean_of(cell)
+        if mean is None:
+            return None
+        loss = (statistics.fmean(runs) - mean) * (1 if cell.higher_is_better else -1)
+        if loss <= self.past.history.margin:
             return 1.0
         if len(runs) < FEWEST_RUNS:
             return 0.0
         spread = max(statistics.stdev(runs), self.past.history.floor)
-        error = spread * math.sqrt(1 / len(self.cell.runs) + 1 / len(runs))
-        return student_tail(len(runs) - 1, self.loss / error)
+        error = spread * math.sqrt(1 / len(cell.runs) + 1 / len(runs))
+        return student_tail(len(runs) - 1, loss / error)
 
     def finding(self, again: Sequence[NightCell]) -> Finding:
         """Return what is found after runs with new seeds."""
-        means = [mean_of(cell) for cell in again]
-        if any(
-            mean is not None and replace(self, cell=cell).p_value() > ALPHA
-            for mean, cell in zip(means, again, strict=True)
-        ):
-            return Finding(kind="loss", status="flaky", text=f"{self.text()}; not so with new seeds")
-        suspect = len(again) < CONFIRMATIONS and None not in means
-        return Finding(kind="loss", status="undecided", text=self.text(), suspect=suspect)
-
-    def text(self) -> str:
-        """Describe the loss."""
-        was, now, change = shown_move(self.cell, statistics.fmean(self.runs), self.observed)
+        mean = mean_of(self.cell)
+        assert mean is not None, "a loss is that of a mean"
+        was, now, change = shown_move(self.cell, statistics.fmean(self.runs), mean)
         where = f"{plural(len(self.runs), 'run')} {'under the conditions before' if self.elsewhere else 'so far'}"
-        return f"{now} where {where} give {was} ({change}): a loss in too young a series to be judged"
+        said = f"{now} where {where} give {was} ({change}): a loss in too young a series to be judged"
+        found = [self.p_value(cell) for cell in again]
+        if any(p_value is not None and p_value > ALPHA for p_value in found):
+            return Finding(kind="loss", status="flaky", text=f"{said}; not so with new seeds")
+        suspect = len(again) < CONFIRMATIONS and None not in found
+        return Finding(kind="loss", status="undecided", text=said, suspect=suspect)
 
 
 def young_losses(
@@ -94,7 +85,7 @@ def young_losses(
             found = _Young(cell, before, elsewhere=True)
         if found.runs:
             young[series] = found
-    levels = holm([one.p_value() for one in young.values()], ALPHA)
+    levels = holm([one.p_value(one.cell) for one in young.values()], ALPHA)
     return {
         series: one.finding(again[series])
         for (series, one), level in zip(young.items(), levels, strict=True)
@@ -104,10 +95,10 @@ def young_losses(
 
 def _before(cell: NightCell, nights: Sequence[Indexed]) -> Past | None:
     """Return the past of the same cell under its previous conditions."""
-    for one in reversed(nights):
-        for other in with_name(one.night, cell.name):
+    for night, _ in reversed(nights):
+        for other in with_name(night, cell.name):
             under_rules = other.model_copy(update={"margin": cell.margin, "higher_is_better": cell.higher_is_better})
-            past = past_of(one.night.series_of(other), under_rules, nights)
+            past = past_of(night.series_of(other), under_rules, nights)
             if past.history.nights:
                 return past
     return None

@@ -320,7 +320,7 @@ def test_a_table_of_texts_to_write_gets_a_model_that_writes(project, capsys, mon
 def test_minutes_beyond_every_plan_are_refused(project, capsys):
     with pytest.raises(SystemExit) as done:
         main(["init", "tickets.csv", "--model", "base", "--minutes", "1e308"])
-    assert done.value.code == 2 and "must be at most 1,000,000" in capsys.readouterr().err
+    assert done.value.code == 2 and "must be a number above 0 and below 1,000,000" in capsys.readouterr().err
 
 
 def test_errors_name_no_temporary_file(project, capsys):

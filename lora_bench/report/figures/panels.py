@@ -97,14 +97,7 @@ def make_panels(
 
 
 def draw_value(
-    panel: Any,
-    row: Row,
-    style: Style,
-    place: float,
-    limits: Limits,
-    *,
-    hollow: bool = False,
-    seeds: bool = True,
+    panel: Any, row: Row, style: Style, place: float, limits: Limits, *, hollow: bool = False, seeds: bool = True
 ) -> None:
     """Seeds, mean and interval of a row at *place* of the horizontal axis."""
 

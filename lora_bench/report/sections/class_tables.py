@@ -216,10 +216,7 @@ def _table(
             line.append(inert(" / ".join(said), MOST_CHARACTERS))
         lines.append(line)
     of_all = f"{count(min(most, len(items)))} of {plural(len(items), 'such item')}"
-    return [
-        f"{of_all}, {_said_of_texts(setting.spec.task, shown is not None)}.",
-        *wide_table(header, lines, 2),
-    ]
+    return [f"{of_all}, {_said_of_texts(setting.spec.task, shown is not None)}.", *wide_table(header, lines, 2)]
 
 
 def _said_of_texts(task: TaskSpec, shown: bool) -> str:

@@ -191,10 +191,7 @@ def without_result(judged: Judged) -> list[str]:
     """Return sentences on runs that failed or learned nothing, where they are many of all runs or of a method's."""
     found, every = judged.ends, judged.all_ends
     said = []
-    for kind, words in (
-        ("failed", "ended without a score"),
-        ("fallen", "did no better than a constant answer"),
-    ):
+    for kind, words in (("failed", "ended without a score"), ("fallen", "did no better than a constant answer")):
         of_methods = {
             code(label): (number, one.runs)
             for label, one in found.items()

@@ -9,15 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from lora_bench.records.weight_analysis import ModelChanges, Overlap, RunChanges, WeightAnalysis, WeightChange
 from lora_bench.report import text
-from lora_bench.report.blocks import (
-    Block,
-    Figure,
-    Fold,
-    Heading,
-    SectionAnswer,
-    TextTable,
-    wide_table,
-)
+from lora_bench.report.blocks import Block, Figure, Fold, Heading, SectionAnswer, TextTable, wide_table
 from lora_bench.report.figures.plan import Form, HeatMap
 from lora_bench.report.model.rows import grouped
 from lora_bench.report.text import code, inert, listed, plural
