@@ -62,10 +62,7 @@ def _say(console: Console, line: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train every missing run of a suite, and write its report."""
-    suite, console = _suite(arguments), terminal()
-    with display(console, quiet=arguments.quiet) as screen:
-        outcome = run_suite(suite, _options(arguments), display=screen)
-    return _report(suite, outcome, arguments, console)
+    return _run_and_report(_suite(arguments), arguments)
 
 
 def _suite(arguments: argparse.Namespace) -> Suite:
@@ -84,14 +81,15 @@ def _allowed(suite: SuiteT, arguments: argparse.Namespace) -> SuiteT:
     return replace(suite, pickles=pickles, code=code)
 
 
-def _report(
+def _run_and_report(
     suite: Suite,
-    outcome: Outcome,
     arguments: argparse.Namespace,
-    console: Console,
     sections: Callable[[Sequence[Record]], list[list[Block]]] = lambda records: [],
 ) -> int:
-    """Write the report of a suite, with further sections made of its records, and say how the work ended."""
+    """Run a suite, write its report with further sections made of its records, and say how the work ended."""
+    console = terminal()
+    with display(console, quiet=arguments.quiet) as screen:
+        outcome = run_suite(suite, _options(arguments), display=screen)
     interrupted = outcome.interrupted
     with at_work(did=lambda: outcome.done > 0):
         if suite.content.probe is not None and not (interrupted or arguments.only or arguments.no_probes):
@@ -207,13 +205,8 @@ def reproduce(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         return _make_and_show_plan(suite, arguments, table=load_table(arguments.table))
 
-    def sections(records: Sequence[Record]) -> list[list[Block]]:
-        return [published_blocks(arguments.table, records, arguments.role)]
-
-    console = terminal()
-    with display(console, quiet=arguments.quiet) as screen:
-        outcome = run_suite(suite, _options(arguments), display=screen)
-    return _report(suite, outcome, arguments, console, sections)
+    role = arguments.role
+    return _run_and_report(suite, arguments, lambda records: [published_blocks(arguments.table, records, role)])
 
 
 def probe(arguments: argparse.Namespace) -> int:

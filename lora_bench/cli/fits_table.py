@@ -1,11 +1,9 @@
-"""`lora-bench fits`: which methods fit a card, as a table for the terminal or as JSON."""
+"""`lora-bench fits`: which methods fit a card, as a table for the terminal."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -20,7 +18,11 @@ from lora_bench.report.text import MISSING
 from lora_bench.training.measure.step_costs import card_bytes
 from lora_bench.util.redaction import message
 
-PARTS = ("weights", "gradients", "states", "activations", "logits", "peak")
+# The parts of a step's memory, with their names in the table.
+PARTS = {
+    "weights": "weights", "gradients": "grads", "states": "states", "activations": "activ.", "logits": "logits",
+    "peak": "peak",
+}  # fmt: skip
 
 
 def fits(arguments: argparse.Namespace) -> int:
@@ -38,29 +40,13 @@ def fits(arguments: argparse.Namespace) -> int:
             progress=lambda line: print(message(line), file=sys.stderr),
         )
     )
-    cache = cache_bytes(base_model, arguments.length)
-    if arguments.json:
-        content = {
-            "model": model,
-            "device": arguments.device,
-            "device_bytes": room,
-            "length": arguments.length,
-            "cache_bytes": cache,
-        }
-        print(json.dumps({**content, "fits": [_plain(fit) for fit in found]}, indent=2))
-        return DONE
     console = terminal()
     batch = f"{arguments.batch} × {arguments.length} tokens"
     title = f"{given.removeprefix(PREFIX)} on {arguments.device} ({_gib(room)} GiB), a batch of {batch}, in GiB"
     console.print(_table(title, found, arguments.length), highlight=False)
-    for line in _notes(found, cache):
+    for line in _notes(found, cache_bytes(base_model, arguments.length)):
         console.print(Text(line), highlight=False)
     return DONE
-
-
-def _plain(fit: Fit) -> dict[str, Any]:
-    step = None if fit.step is None else {part: getattr(fit.step, part) for part in ("trained", *PARTS)}
-    return {**{name: value for name, value in vars(fit).items() if name != "step"}, "step": step}
 
 
 def _gib(size: float) -> str:
@@ -69,20 +55,7 @@ def _gib(size: float) -> str:
 
 def _table(title: str, found: Sequence[Fit], length: int) -> Table:
     table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    headers = (
-        "method",
-        "base",
-        "trained",
-        "weights",
-        "grads",
-        "states",
-        "activ.",
-        "logits",
-        "peak",
-        "rows",
-        "tokens/s",
-    )
-    for header in headers:
+    for header in ("method", "base", "trained", *PARTS.values(), "rows", "tokens/s"):
         table.add_column(header, justify="left" if header in ("method", "base") else "right", no_wrap=True)
     for fit in found:
         if fit.step is not None:

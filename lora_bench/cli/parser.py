@@ -160,7 +160,6 @@ def _add_fits(subcommands: Commands) -> None:
     fits.how.takes(
         "--batch", "N", "rows of the batch whose memory is shown (default: 1)", type=options.positive, default=1
     )
-    fits.output.flag("--json", "print one JSON object in place of a table")
 
 
 def _add_work(subcommands: Commands) -> None:

@@ -5,8 +5,6 @@ marks of Markdown, and HTML in it is text. So no string of a record can become a
 browser runs nothing. The page's policy forbids every style and script but its own, and every request.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import itertools
@@ -219,22 +217,22 @@ class _Page:
         return f"<{tag}{attributes}>{self._text(cell)}</{tag}>"
 
 
-def inline_parser(*, links: bool) -> MarkdownIt:
+def inline_parser(*, links: bool) -> "MarkdownIt":
     """Return a parser of the marks within blocks, and of nothing else; without *links* these are text."""
     from markdown_it import MarkdownIt
 
-    def text(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
+    def text(renderer: object, tokens: "Sequence[Token]", index: int, options: object, env: object) -> str:
         # The invisible spaces that keep GitHub from making links are not needed here, and would be copied along.
         return escape(tokens[index].content.replace("\N{ZERO WIDTH SPACE}", ""), quote=False)
 
-    def link_open(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
+    def link_open(renderer: object, tokens: "Sequence[Token]", index: int, options: object, env: object) -> str:
         target = str(tokens[index].attrs["href"])
         if BESIDE.fullmatch(target):
             target = target.removesuffix(".md") + ".html"
         # A page of our documentation has no address here: its name is enough.
         return f'<a href="{escape(target)}">' if is_link(target) else '<span class="docs">'
 
-    def link_close(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
+    def link_close(renderer: object, tokens: "Sequence[Token]", index: int, options: object, env: object) -> str:
         opened = next(token for token in reversed(tokens[:index]) if token.type == "link_open")
         return "</a>" if is_link(str(opened.attrs["href"])) else "</span>"
 

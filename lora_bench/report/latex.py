@@ -5,8 +5,6 @@ command is escaped. pdfLaTeX sets the letters of Latin scripts; those of others 
 mark or number, such as an emoji, is named by its code.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -70,7 +68,7 @@ def _tables(blocks: Sequence[Block], above: tuple[str, ...] = ()) -> Iterator[tu
             yield title, block
 
 
-def _table(table: TextTable, caption: str, note: str, parser: MarkdownIt) -> list[str]:
+def _table(table: TextTable, caption: str, note: str, parser: "MarkdownIt") -> list[str]:
     long = [max((len(row[at]) for row in table.rows), default=0) > LONG for at in range(len(table.header))]
     columns = "".join(
         r"p{0.25\linewidth}" if wraps else "l" if at < table.numbers_from else "r" for at, wraps in enumerate(long)
@@ -88,7 +86,7 @@ def _table(table: TextTable, caption: str, note: str, parser: MarkdownIt) -> lis
     return [*start, *rows, r"\bottomrule", r"\end{tabular}", r"\end{adjustbox}", *below, r"\end{table}"]
 
 
-def _text(marked: str, parser: MarkdownIt, *, bold: bool = True) -> str:
+def _text(marked: str, parser: "MarkdownIt", *, bold: bool = True) -> str:
     """Return inline text with its marks; the targets of links are left out."""
     parts = []
     for token in parser.parseInline(marked)[0].children or []:

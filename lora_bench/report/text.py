@@ -5,8 +5,6 @@ them, without control characters and without a user's folders. `inert` keeps tha
 table cell or a mention on a page.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -208,7 +206,7 @@ def change(before: float | None, after: float | None) -> str:
     return MISSING if not before or after is None else signed_percent(after / before - 1)
 
 
-def ends(interval: Interval | None, form: Callable[[float | None], str] = score) -> str:
+def ends(interval: "Interval | None", form: Callable[[float | None], str] = score) -> str:
     """Return the ends of an interval."""
     return MISSING if interval is None else f"{form(interval.low)} to {form(interval.high)}"
 

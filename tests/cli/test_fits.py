@@ -7,7 +7,7 @@ import pytest
 from lora_bench.cli import main
 from lora_bench.models.registry import find_model
 from lora_bench.models.shapes import known_shapes
-from lora_bench.plan.what_fits import named_method, needed, step_traces
+from lora_bench.plan.what_fits import cache_bytes, named_method, needed, step_traces, what_fits
 from lora_bench.training.measure.step_costs import card_bytes, find_card
 
 TINY = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5, "vocab_size": 100,
@@ -32,36 +32,34 @@ def test_a_card_has_a_published_speed_and_a_size_alone_has_none():
 
 @pytest.mark.slow
 def test_what_fits_is_said_by_method_base_and_checkpointing(here, capsys):
-    assert main(["fits", "own", "--device", "4090", "--length", "16", "--batch", "2", "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    found = {(fit["method"], fit["base"], fit["checkpointing"]): {**fit, **fit["step"]} for fit in answer["fits"]}
+    base_model = find_model("shape:own", base=here)
+    fits = [*what_fits(base_model, "4090", length=16, rows=2, progress=print)]
+    found = {(fit.method, fit.base, fit.checkpointing): fit.step for fit in fits}
+    largest = {(fit.method, fit.base, fit.checkpointing): fit.largest for fit in fits}
     assert len(found) == 18
     # Keys and values of 5 layers, 2 heads of width 16 and 16 tokens, in 2 bytes.
-    assert answer["cache_bytes"] == 2 * 5 * 2 * 16 * 16 * 2
+    assert cache_bytes(base_model, 16) == 2 * 5 * 2 * 16 * 16 * 2
     # 4 attention and 3 feed-forward matrices a layer, two norms, a last one, and embeddings that are the output too.
     weights = 5 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64) + 64 + 100 * 64
     full = found["full", "bfloat16", False]
-    assert (full["trained"], full["gradients"]) == (weights, 2 * weights)
-    assert full["states"] == pytest.approx(4 * weights, rel=0.01)
-    assert found["full", "float32", False]["gradients"] == 4 * weights
-    assert found["lora_all", "4 bits", False]["weights"] < found["lora_all", "bfloat16", False]["weights"]
-    for (method, base, checkpointing), fit in found.items():
+    assert (full.trained, full.gradients) == (weights, 2 * weights)
+    assert full.states == pytest.approx(4 * weights, rel=0.01)
+    assert found["full", "float32", False].gradients == 4 * weights
+    assert found["lora_all", "4 bits", False].weights < found["lora_all", "bfloat16", False].weights
+    for (method, base, checkpointing), step in found.items():
         if checkpointing:
-            assert fit["activations"] < found[method, base, False]["activations"]
-            assert fit["largest"] >= found[method, base, False]["largest"]
+            assert step.activations < found[method, base, False].activations
+            assert largest[method, base, True] >= largest[method, base, False]
     # Another card is answered from the same traces: the largest batch fits, and one more row does not.
     room = 800_000_000
-    assert main(["fits", "own", "--device", "0.8GB", "--length", "16", "--json"]) == 0
     (lora,) = [
         fit
-        for fit in json.loads(capsys.readouterr().out)["fits"]
-        if (fit["method"], fit["base"], fit["checkpointing"]) == ("lora_all", "bfloat16", False)
+        for fit in what_fits(base_model, "0.8GB", length=16, rows=1, progress=print)
+        if (fit.method, fit.base, fit.checkpointing) == ("lora_all", "bfloat16", False)
     ]
-    traces = step_traces(
-        find_model("shape:own", base=here), named_method("lora_all"), "bfloat16", 16, checkpointing=False
-    )
-    assert needed(traces.at(lora["largest"])) <= room < needed(traces.at(lora["largest"] + 1))
-    assert lora["seconds"] is None  # a size alone has no speed
+    traces = step_traces(base_model, named_method("lora_all"), "bfloat16", 16, checkpointing=False)
+    assert needed(traces.at(lora.largest)) <= room < needed(traces.at(lora.largest + 1))
+    assert lora.seconds is None  # a size alone has no speed
     assert main(["fits", "own", "--device", "T4", "--length", "16"]) == 0
     assert "checkpointed" in capsys.readouterr().out
 

@@ -4,8 +4,6 @@ Bottleneck adapters and prefixes of AdapterHub's `adapters`, and PEFT's own pref
 compute the same. Where they do not, the error says what differs.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def import_adapter(
-    folder: Path, out: Path, *, base: str | None = None, allow_pickle: bool = False, progress: Progress | None = None
-) -> PortableAdapter:
+    folder: Path, out: Path, *, base: str | None = None, allow_pickle: bool = False, progress: "Progress | None" = None
+) -> "PortableAdapter":
     """Write an adapter of AdapterHub, or a prefix of PEFT, to *out*, as `PeftModel.from_pretrained` loads it with our tuners.
 
     *base* is the name or folder of its base model, by default the name in *folder*. Weights only in a pickle are read by
@@ -56,7 +54,7 @@ def import_adapter(
     return adapter
 
 
-def _skeleton(folder: Path, name: Any, progress: Progress | None) -> tuple[PreTrainedModel, str]:
+def _skeleton(folder: Path, name: Any, progress: "Progress | None") -> "tuple[PreTrainedModel, str]":
     from lora_bench.models.find_family import skeleton
     from lora_bench.models.registry import find_model
 

@@ -4,8 +4,6 @@ A verdict has a mark of its own, so that the picture can be read without colours
 telephone, where names stand above their intervals. Needs matplotlib when it is drawn.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -87,7 +85,7 @@ def _shows_seeds(contrast: Contrast) -> bool:
     return contrast.verdict.pairs <= FEWEST_FOR_INTERVAL
 
 
-def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> Figure:
+def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> "Figure":
     from matplotlib.figure import Figure
 
     rows = _rows(contrasts)

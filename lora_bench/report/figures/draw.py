@@ -8,8 +8,6 @@ everything else: they stretch an axis by half the span of the seeds at most, and
 Nothing here touches pyplot or the user's matplotlib settings. Text stays text, to be read aloud, searched and selected.
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import re
@@ -162,7 +160,7 @@ def draw(plan: FigurePlan, form: Form = "svg") -> bytes:
         return to_bytes(make_figure(plan), form, f"{plain(plan.settings[0].spec.task.name, 60)}: {plan.caption}")
 
 
-def to_bytes(figure: Figure, form: Form, title: str) -> bytes:
+def to_bytes(figure: "Figure", form: Form, title: str) -> bytes:
     """Return a figure that was made under `settings`: the same to the byte whenever it is drawn."""
     buffer = io.BytesIO()
     # Date and creator would change from day to day and from version to version.
@@ -175,7 +173,7 @@ def to_bytes(figure: Figure, form: Form, title: str) -> bytes:
     return b"\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + b"\n"
 
 
-def make_figure(plan: FigurePlan) -> Figure:
+def make_figure(plan: FigurePlan) -> "Figure":
     """Return the figure, to be drawn under this module's settings."""
     from lora_bench.report.figures import learning_curves, panels, sweep_panels, trade_offs
 

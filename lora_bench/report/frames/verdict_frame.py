@@ -4,8 +4,6 @@ Values are not rounded, and differences keep the metric's sign. A value that doe
 verdicts has means alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-def to_comparison_frame(comparison: Comparison, judged: Judged | None, beside: Beside) -> pandas.DataFrame:
+def to_comparison_frame(comparison: Comparison, judged: Judged | None, beside: Beside) -> "pandas.DataFrame":
     """Return one row a method with one learning rate on a task and base model, trials left out where there are results."""
     lines = [
         SimpleNamespace(
@@ -54,7 +52,7 @@ def to_comparison_frame(comparison: Comparison, judged: Judged | None, beside: B
     return frame(lines, columns)
 
 
-def to_over_tasks_frame(judged: Judged | None) -> pandas.DataFrame:
+def to_over_tasks_frame(judged: Judged | None) -> "pandas.DataFrame":
     """Return one row a method on a base model, over its tasks; no rows unless there are several tasks."""
     lines = [
         SimpleNamespace(
@@ -83,7 +81,7 @@ def to_over_tasks_frame(judged: Judged | None) -> pandas.DataFrame:
     return frame(lines, columns)
 
 
-def to_class_frame(comparison: Comparison, given: GivenByRow) -> pandas.DataFrame:
+def to_class_frame(comparison: Comparison, given: GivenByRow) -> "pandas.DataFrame":
     """Return one row a class of a method on a task and base model, with means over runs; only where predictions are stored."""
     lines = [
         SimpleNamespace(setting=setting, table=table, row=row, answers=answers, scores=scores, place=place)

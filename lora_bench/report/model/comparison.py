@@ -197,7 +197,9 @@ class Comparison:
 def compare(records: Sequence[Record]) -> Comparison:
     """Put records side by side; raise LoraBenchError if two different ones have the same run id."""
     records = sorted(each_once(records), key=lambda one: (one.spec.task.name, *in_order(one.spec.seed), one.run_id))
-    environments = _environments(records)
+    alike = grouped((one.environment for one in records if one.environment is not None), machine_of)
+    # That of the most records first.
+    environments = tuple(found[0] for found in sorted(alike.values(), key=len, reverse=True))
     settings: list[Setting] = []
     for _, of_task in sorted(grouped(records, lambda record: record.spec.task.name).items()):
         groups = _settings(of_task)
@@ -358,12 +360,6 @@ def work_of(training: TrainingSpec) -> tuple[Axis, float] | None:
 def model_key(model: ModelSpec) -> tuple[str, str, str, str]:
     """Return the key that the records of one base model share, in which tables are sorted."""
     return model.shown, model.name, model.sha256 or "", model.revision or ""
-
-
-def _environments(records: Sequence[Record]) -> tuple[Environment, ...]:
-    """Return every environment once, that of the most records first."""
-    found = grouped((one.environment for one in records if one.environment is not None), machine_of)
-    return tuple(alike[0] for alike in sorted(found.values(), key=len, reverse=True))
 
 
 def _differing(of_groups: list[dict[str, JsonValue]]) -> list[dict[str, JsonValue]]:

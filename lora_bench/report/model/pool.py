@@ -6,8 +6,6 @@ A method is its label with its options, without size and learning rate. Within a
 pair of runs that stands in several suites counts in the first that has it. See docs/statistics.md#several-suites.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections import Counter
@@ -110,7 +108,7 @@ class SuitePool:
     left_out: tuple[str, ...]
 
 
-def pool(suites: Sequence[Report], *, reference: str | None = None, alpha: float = ALPHA) -> SuitePool:
+def pool(suites: "Sequence[Report]", *, reference: str | None = None, alpha: float = ALPHA) -> SuitePool:
     """Pool the runs of suites, each as its report has them; a pair of runs that several have counts in the first of them.
 
     With the label of a *reference* the claims are those of all others less this method.
@@ -152,7 +150,7 @@ def pool(suites: Sequence[Report], *, reference: str | None = None, alpha: float
     )
 
 
-def _tables(suite: Report, names: dict[str, str], left_out: dict[str, None]) -> Iterator[PooledTable]:
+def _tables(suite: "Report", names: dict[str, str], left_out: dict[str, None]) -> Iterator[PooledTable]:
     """Yield the tables of a suite; what cannot count goes to *left_out*, and the names of tasks by their data to *names*."""
     if not suite.records:
         left_out[f"{suite.name}: it has no records"] = None

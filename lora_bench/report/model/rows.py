@@ -148,6 +148,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
     words = (record.data.word_model_score for record in records if record.data is not None)
     own_rows = all(record.spec.training.distinct_seed is None for record in records)
     alone = [memory.exclusive for memory in memories] + [speed.exclusive for speed in speeds]
+    machines = {machine_of(record.environment) for record in records if record.environment is not None}
     parameters = unique(record.parameters for record in records)
     target = first.budget.parameter_target if first.budget is not None else None
     counted = parameters.on(target[0]) if parameters is not None and target is not None else None
@@ -186,7 +187,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         word_model_score=over_folds(words, overlap or own_rows),
         checkpoint_bytes=median_of(record.weights.stored_bytes for record in records if record.weights is not None),
         extended=any(record.extended for record in records),
-        environments=tuple(sorted({environment_index(record, environments) for record in records} - {-1})),
+        environments=tuple(number for number, one in enumerate(environments) if machine_of(one) in machines),
         forgetting=_forgetting(records),
         overlap=overlap,
     )
@@ -273,12 +274,6 @@ def over_folds(values: Iterable[float | None], overlap: float) -> float | None:
     """Return what runs have in common, or the mean where each has rows of its own, as with folds of an *overlap*."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if overlap and known else unique(known)
-
-
-def environment_index(record: Record, environments: Sequence[Environment]) -> int:
-    """Return the index of a record's environment in *environments*; -1 if the record has none."""
-    mine = None if record.environment is None else machine_of(record.environment)
-    return next((index for index, other in enumerate(environments) if machine_of(other) == mine), -1)
 
 
 def machine_of(environment: Environment) -> str:

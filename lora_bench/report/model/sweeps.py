@@ -92,15 +92,15 @@ def sweeps(comparison: Comparison) -> tuple[Sweep, ...]:
         models = _by_model([setting for setting in settings if id(setting) in results])
         groups.append([sweep for table, rows in models for sweep in _over_options(table, rows)])
         at_rates = [(table, _placed(points, lambda point: point.row.learning_rate)) for table, points in models]
-        groups.append(
-            [
-                one
-                for table, points in at_rates
-                for one in _sweep("learning_rate", "learning rate", table, points, _CUTS[:2])
-            ]
-        )
+        over = [_sweep("learning_rate", "learning rate", table, points, _CUTS[:2]) for table, points in at_rates]
+        groups.append([sweep for found in over for sweep in found])
+
+    def rows_of(setting: Setting) -> float | None:
+        # All of them where no number is given.
+        return setting.distinct_examples or (setting.examples or {}).get("train")
+
     for settings in _alike(comparison, OF_ROWS):
-        groups.append([*_over_settings("distinct_examples", "different training rows", settings, _rows_of)])
+        groups.append([*_over_settings("distinct_examples", "different training rows", settings, rows_of)])
     for settings in _alike(comparison, _OF_WORK):
         for axis, name in _WORK_NAMES.items():
             groups.append([*_over_settings("work", name, settings, attrgetter(f"spec.training.{axis}"))])
@@ -146,11 +146,6 @@ _WORK_NAMES: dict[Axis, str] = {
     "train_flops": "FLOPs of training",
     "train_seconds": "seconds of training",
 }
-
-
-def _rows_of(setting: Setting) -> float | None:
-    """Return the number of different training rows: all of them where none is given."""
-    return setting.distinct_examples or (setting.examples or {}).get("train")
 
 
 def _by_model(settings: Sequence[Setting]) -> list[tuple[ModelTable, list[SweptPoint]]]:

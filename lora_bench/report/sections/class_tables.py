@@ -115,20 +115,14 @@ def _confusions(scored: Sequence[_Scored], names: Sequence[str]) -> list[Block]:
     if len(names) > MOST_NAMED:
         return _worst_pairs(scored, names)
     shown = [inert(name, 60) for name in names]
-    lines = [
-        [method_name(row), shown[right], *_counts(scores, right)]
-        for row, scores in scored
-        for right in range(len(names))
-    ]
+    lines = []
+    for row, scores in scored:
+        for right, counts in enumerate(scores.confusion):
+            cells = [_mean_count(float(value)) for value in counts]
+            cells[right] = f"**{cells[right]}**"
+            lines.append([method_name(row), shown[right], *cells])
     header = ["method", "right class", *(f"answered {name}" for name in shown)]
     return [TextTable(header, lines, numbers_from=2, bold_is_shown=False)]
-
-
-def _counts(scores: ClassScores, right: int) -> list[str]:
-    """Return a line of a confusion matrix, with what is right in bold."""
-    cells = [_mean_count(float(value)) for value in scores.confusion[right]]
-    cells[right] = f"**{cells[right]}**"
-    return cells
 
 
 def _worst_pairs(scored: Sequence[_Scored], names: Sequence[str]) -> list[Block]:

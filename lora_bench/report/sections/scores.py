@@ -12,7 +12,7 @@ from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.report import Report
 from lora_bench.report.model.rows import in_order
-from lora_bench.report.model.searches import Beside, GivenCosts
+from lora_bench.report.model.searches import Beside
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.by_task import over_tasks_blocks, scores_by_task
 from lora_bench.report.sections.chosen_rates import rungs_of_search
@@ -157,19 +157,17 @@ def _own_word(setting: Setting) -> list[Block]:
 
 def _model_tables(setting: Setting, report: Report) -> list[Block]:
     blocks: list[Block] = []
+    costs = report.given_costs
+    given = [] if costs is None else [TableColumn(inert(costs.name), lambda row: cost(costs.mean(row)))]
     for table in setting.tables:
-        shown = tables.score_table(table, setting, [*_given(report.given_costs), *_judged(setting, report.judged)])
+        shown = tables.score_table(table, setting, [*given, *_judged(setting, report.judged)])
         named = [Heading(4, tables.model_name(table))] if table.model.shown else []
         blocks += [*named, *shown, *_seeds_note(table)]
         if setting.scores_alone:
             continue
-        costs = tables.cost_tables(table, setting, _beside(table, setting, report.costs))
-        blocks += [Fold("Memory and time", costs), *class_blocks(table, report)]
+        measured = tables.cost_tables(table, setting, _beside(table, setting, report.costs))
+        blocks += [Fold("Memory and time", measured), *class_blocks(table, report)]
     return blocks
-
-
-def _given(costs: GivenCosts | None) -> list[TableColumn]:
-    return [] if costs is None else [TableColumn(inert(costs.name), lambda row: cost(costs.mean(row)))]
 
 
 def _judged(setting: Setting, judged: Judged | None) -> list[TableColumn]:

@@ -20,9 +20,6 @@ MANY = 0.1
 # Runs that are named one by one.
 MOST_NAMED = 5
 
-# Where the longer text on how to read verdicts is.
-MORE = "More on how to read verdicts: [docs/statistics.md](/docs/statistics.md#verdicts)."
-
 
 def verdict_section(judged: Judged, said: Sequence[str] = (), picture: Sequence[Block] = ()) -> list[Block]:
     """Return the section with every comparison, below paragraphs on them and the picture of each task."""
@@ -31,7 +28,7 @@ def verdict_section(judged: Judged, said: Sequence[str] = (), picture: Sequence[
     rates = not judged.comparison.scores_alone
     blocks += [*picture, verdict_legend([held.verdict for held in judged.held], rates=rates)]
     # Scores of others lie outside our repository, where a link to its pages leads nowhere.
-    blocks += [MORE] if rates else []
+    blocks += ["More on how to read verdicts: [docs/statistics.md](/docs/statistics.md#verdicts)."] if rates else []
     blocks += [*_tables(judged), *_collapses(judged)]
     if judged.left_out:
         blocks += ["Not compared:", TextList([f"{inert(reason)}." for reason in judged.left_out])]
@@ -144,21 +141,17 @@ def _tables(judged: Judged) -> list[Block]:
 
 def numbers(verdict: Verdict, covers: str, *, rates: bool = True) -> list[str]:
     """Return the cells of a comparison: difference, interval, its coverage, verdict, p, and the seeds that would decide."""
+    found = verdict.needed
+    seeds = [] if found is None else [f"{found.seeds} (a{'n' * (found.by == 'equivalence')} {found.by})"]
+    items = [] if verdict.needed_items is None else [f"{text.count(verdict.needed_items)} test items"]
     return [
         text.difference(verdict.difference),
         text.ends(verdict.simultaneous, text.difference),
         covers,
         verdict_words(verdict, rates=rates),
         text.probability(verdict.adjusted_p),
-        _would_decide(verdict),
+        " or ".join([*seeds, *items]) or MISSING,
     ]
-
-
-def _would_decide(verdict: Verdict) -> str:
-    found = verdict.needed
-    seeds = [] if found is None else [f"{found.seeds} (a{'n' * (found.by == 'equivalence')} {found.by})"]
-    items = [] if verdict.needed_items is None else [f"{text.count(verdict.needed_items)} test items"]
-    return " or ".join([*seeds, *items]) or MISSING
 
 
 def verdict_words(verdict: Verdict, *, rates: bool = True) -> str:
