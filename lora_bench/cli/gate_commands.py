@@ -104,7 +104,6 @@ def _next(answer: Answer, runs: Path) -> list[str]:
 
 
 def _search(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Night]) -> int:
-    """Search versions or commits for the change that made a cell fail."""
     answer = _answer(arguments, folder, accepted, may_confirm=False)
     one = bisect.failing_cell(answer, arguments.cell)
     way = _way(arguments, folder)
@@ -189,7 +188,6 @@ def _next_of_two(found: Against, arguments: argparse.Namespace, place: Path | No
 
 
 def _way_of(arguments: argparse.Namespace, suite: str) -> Way:
-    """Return the way to run a suite with the options of `check`."""
     options = [option for model in arguments.allow_pickle for option in ("--allow-pickle", model)]
     options += [option for permission in arguments.allow_code for option in ("--allow-code", permission)]
     if arguments.data_dir is not None:

@@ -34,7 +34,6 @@ def judge(arguments: argparse.Namespace) -> int:
 
 
 def _as_json(found: Judgement) -> dict[str, Any]:
-    """Return the answer, the choice, places and verdicts as plain data."""
     report = found.report
     loss = report.overview.taken.loss if report.overview.taken is not None else None
     given = report.given_costs

@@ -86,7 +86,6 @@ def alpha(text: str) -> float:
 
 
 def _number(text: str, least: float, below: float, range_words: str) -> float:
-    """Return a number in a range."""
     try:
         value = float(text)
     except ValueError:

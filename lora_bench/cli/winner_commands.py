@@ -13,6 +13,7 @@ from lora_bench.records.outcomes import at_work
 from lora_bench.records.weight_analysis import write_analysis
 from lora_bench.report import text
 from lora_bench.report.model.choose_method import choose_method, loss_words
+from lora_bench.report.sections.method_tables import target_name
 from lora_bench.report.sections.weight_changes import weight_answer
 from lora_bench.training.kept_task import ADAPTER, BASE, KeptModel, kept_model
 from lora_bench.training.model_card import loading_lines
@@ -27,8 +28,8 @@ def choose(arguments: argparse.Namespace) -> int:
     )
     for choice in choices:
         where = f"{choice.setting.spec.task.name}, {choice.table.model.shown}"
-        if choice.setting.target is not None:
-            where += f", {choice.setting.target:,} adapter parameters"
+        if choice.setting.parameter_target is not None:
+            where += f", {target_name(choice.setting)}"
         if choice.setting.distinct_examples is not None:
             where += f", {choice.setting.distinct_examples:,} rows"
         loss = "the best mean" if choice.loss is None else f"expected to lose {loss_words(choice.loss, choice.unit)}"

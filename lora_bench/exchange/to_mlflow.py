@@ -20,7 +20,7 @@ from lora_bench.exchange.facts import COMPLETE, RecordFacts, by_suite, not_insta
 from lora_bench.records.record import Record
 
 # Limits of MLflow's API on one call of log_batch, and on the length of a value.
-BATCH_METRICS, BATCH_PARAMS, BATCH_TAGS = 1000, 100, 100
+BATCHES = {"metrics": 1000, "params": 100, "tags": 100}
 MAX_PARAM, MAX_TAG = 6000, 5000
 PAGE = 1000
 
@@ -90,29 +90,21 @@ def _write(client: Any, experiment_id: str, fact: RecordFacts) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     start = _milliseconds(fact.tags.get("started_at"))
-    tags = {_name(name): value[:MAX_TAG] for name, value in fact.tags.items()}
     run = client.create_run(experiment_id, start_time=start, tags={"run_id": fact.run_id}, run_name=fact.name)
     run_id = run.info.run_id
-    last = {_name(name): value for name, value in fact.results.items()}
-    metrics = [Metric(name, value, start, fact.last_step) for name, value in last.items()]
+    metrics = [Metric(_name(name), value, start, fact.last_step) for name, value in fact.results.items()]
     for step, values in fact.curve:
         # The curve's scores are of the selection split, the record's of the split it names. They are two metrics.
         metrics += [Metric(_name(f"curve_{name}"), value, start, step) for name, value in values.items()]
     params = [Param(_name(name), str(value)[:MAX_PARAM]) for name, value in fact.conditions.items()]
-    for part in _parts(metrics, BATCH_METRICS):
-        client.log_batch(run_id, metrics=part)
-    for part in _parts(params, BATCH_PARAMS):
-        client.log_batch(run_id, params=part)
-    for part in _parts([RunTag(name, value) for name, value in tags.items()], BATCH_TAGS):
-        client.log_batch(run_id, tags=part)
+    tags = [RunTag(_name(name), value[:MAX_TAG]) for name, value in fact.tags.items()]
+    for kind, items in (("metrics", metrics), ("params", params), ("tags", tags)):
+        for first in range(0, len(items), BATCHES[kind]):
+            client.log_batch(run_id, **{kind: items[first : first + BATCHES[kind]]})
     seconds = sum(fact.results.get(f"{part}_seconds", 0.0) for part in ("load", "train", "evaluation"))
     end = start + int(1000 * seconds)
     client.set_terminated(run_id, status="FINISHED" if fact.ok else "FAILED", end_time=end)
     client.set_tag(run_id, COMPLETE, fact.sha256)
-
-
-def _parts(items: list[Any], size: int) -> list[list[Any]]:
-    return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 def _name(name: str) -> str:

@@ -262,7 +262,6 @@ def _interval(pair: Pair) -> str:
 
 
 def _needs(pair: Pair, plan: ChanceToPass) -> str:
-    """What would decide a comparison."""
     if pair.verdict.margin is None:
         return "no margin is declared for the metric: give --margin"
     if pair.verdict.pairs < FEWEST_OF_A_CHANGE:

@@ -112,7 +112,6 @@ def _details(series: SeriesAnswer) -> list[str]:
 
 
 def _changes(answer: Answer) -> list[str]:
-    """Tabulate the changes from the last accepted night's environment."""
     header = ("environment", inert(answer.last or ""), inert(answer.label))
     rows = [
         [inert(change.what), code(change.before or "none"), code(change.after or "none")]

@@ -137,7 +137,6 @@ class _Series:
     other: tuple[Finding, ...]
 
     def answer(self) -> SeriesAnswer:
-        """Return the answer on the series."""
         last = self.accepted[-1] if self.accepted else None
         opened = self._opened()
         findings = (

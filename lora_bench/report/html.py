@@ -130,11 +130,9 @@ class _Page:
 
     @property
     def title(self) -> str:
-        """The first heading."""
         return next(iter(self._headings.values()))
 
     def show(self, blocks: Iterable[Block]) -> str:
-        """Return blocks as HTML."""
         return "".join(f"{self._block(block)}\n" for block in blocks)
 
     def _block(self, block: Block) -> str:
@@ -271,17 +269,11 @@ _PLAIN = " !$'()*+,/:;<=>?@[]{|}"
 def data_address(svg: bytes, *, dark: bool = True) -> str:
     """Return an address that holds *svg*, with its colours for dark pages unless *dark* is false."""
     if dark:
+        # Text without a colour of its own is black, which it inherits.
+        rules = [f"svg{{fill:{DARK['#000000']}}}"]
+        for light, other in DARK.items():
+            rules += [f'[style*="{part}: {light}"]{{{part}:{other}!important}}' for part in ("fill", "stroke")]
+        style = f"<style>@media screen and (prefers-color-scheme: dark){{{''.join(rules)}}}</style>"
         drawing, end = svg.rsplit(b"</svg>", 1)
-        svg = drawing + _dark_style().encode() + b"</svg>" + end
+        svg = drawing + style.encode() + b"</svg>" + end
     return f"data:image/svg+xml,{quote(svg, safe=_PLAIN)}"
-
-
-def _dark_style() -> str:
-    rules = "".join(
-        f'[style*="{part}: {light}"]{{{part}:{dark}!important}}'
-        for light, dark in DARK.items()
-        for part in ("fill", "stroke")
-    )
-    # Text without a colour of its own is black, which it inherits.
-    inherited = f"svg{{fill:{DARK['#000000']}}}"
-    return f"<style>@media screen and (prefers-color-scheme: dark){{{inherited}{rules}}}</style>"

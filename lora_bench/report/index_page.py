@@ -46,10 +46,10 @@ def entries(folder: Path) -> list[Entry]:
     return found
 
 
-def render_index(folder: Path) -> str | None:
-    """Return the index as a page, or None if the folder has no report."""
-    found = entries(folder)
-    if not found:
+def write_index(folder: Path, *, only_refresh: bool = False) -> Path | None:
+    """Write the index of a folder, with *only_refresh* if it has one; return its path, or None if there is no report."""
+    path, found = folder / NAME, entries(folder)
+    if not found or (only_refresh and not path.is_file()):
         return None
     parts = ["<h1>Suites and their answers</h1>"]
     for entry in found:
@@ -61,16 +61,5 @@ def render_index(folder: Path) -> str | None:
         parts += [f'<h2><a href="{address}">{title}</a></h2>', f"<p>{escape(entry.answer, quote=False)}</p>"]
         parts += [f"<p>{escape(entry.strength, quote=False)}</p>"] if entry.strength else []
         parts.append(f"<p>{links}</p>")
-    return frame("Suites and their answers", "\n".join(parts) + "\n")
-
-
-def write_index(folder: Path, *, only_refresh: bool = False) -> Path | None:
-    """Write the index of a folder, with *only_refresh* if it has one; return its path, or None if nothing was written."""
-    path = folder / NAME
-    if only_refresh and not path.is_file():
-        return None
-    page = render_index(folder)
-    if page is None:
-        return None
-    write_atomic(path, page.encode("utf-8"))
+    write_atomic(path, frame("Suites and their answers", "\n".join(parts) + "\n").encode("utf-8"))
     return path

@@ -113,7 +113,7 @@ def test_the_report_takes_folds_as_one_test_of_all_rows(tmp_path):
         assert row.word_model_score == 1.0
         given = report.given_answers[row.run_ids]
         assert given.answers.shape == (1, 400)
-        assert given.right_share.mean() == pytest.approx(
+        assert (given.answers == given.references).mean() == pytest.approx(
             sum(one.score * one.data.examples["test"] for one in own) / 400, abs=1e-6
         )
     # Rows without a group are 400 independent items; those that the table repeats stand together.

@@ -129,14 +129,6 @@ def refuse_other_mathematics(kind: str, model: PreTrainedModel) -> None:
     raise UnsupportedPair(f"{kind} on {model_type} cannot be taken over from AdapterHub: {reason}")
 
 
-def _sites(variant: str, model: PreTrainedModel) -> dict[str, str]:
-    """Return our site in a layer by AdapterHub's."""
-    is_gpt2 = model.config.model_type == "gpt2"
-    theirs = ("attention_adapters", "output_adapters") if is_gpt2 else ("attention.output", "output")
-    ours = family_of(model.config.model_type).bottleneck_sites[variant].modules
-    return dict(zip(theirs[-len(ours) :], ours, strict=True))
-
-
 def _refuse_options(folder: Path, method: Mapping[str, Any], plain: Mapping[str, Any], known: set[str]) -> None:
     """Refuse a config with a key that is unknown, or that makes an adapter another one than ours."""
     differing = [f"{key}: {method[key]!r}" for key, value in plain.items() if method.get(key, value) != value]
@@ -161,7 +153,10 @@ def _bottlenecks(
     scaling = method.get("scaling", 1.0)
     if not isinstance(scaling, float | int):
         raise LoraBenchError(f"{folder} trains its scaling ({scaling}), which is a constant in our tuners")
-    sites = _sites(variant, model)
+    is_gpt2 = model.config.model_type == "gpt2"
+    theirs = ("attention_adapters", "output_adapters") if is_gpt2 else ("attention.output", "output")
+    ours = family_of(model.config.model_type).bottleneck_sites[variant].modules
+    sites = dict(zip(theirs[-len(ours) :], ours, strict=True))
     weights: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         match = _THEIRS.fullmatch(name)

@@ -64,7 +64,9 @@ def caption(contrasts: Sequence[Contrast]) -> str:
     if len(margins := _margins(contrasts)) == 1:
         said.append(f"Grey: within the margin of {amount(margins.pop(), contrasts[0].shares)}.")
     said += ["Small points: seeds."] if any(_shows_seeds(contrast) for contrast in contrasts) else []
-    return " ".join([*said, *_notes_of_words(contrasts)])
+    starred = [contrast.verdict for contrast in contrasts if contrast.shown.endswith(UNLESS)]
+    said += [f"*: {unless_words(starred)}."] if starred else []
+    return " ".join(said)
 
 
 def draw_differences(
@@ -138,7 +140,8 @@ def _rows(contrasts: Sequence[Contrast]) -> list[_Row]:
     found: dict[str, dict[str, Contrast]] = {}
     for contrast in contrasts:
         target = contrast.setting.parameter_target
-        heading = plain(contrast.label, 40) + (f", {_target(target)}" if len(targets) > 1 else "")
+        held = "no target" if target is None else f"{target[1]:,} {target[0].replace('_', ' ')}"
+        heading = plain(contrast.label, 40) + (f", {held}" if len(targets) > 1 else "")
         number = contrast.setting.distinct_examples
         parts = [plain(contrast.setting.spec.task.name, 24)] if len(tasks) > 1 else []
         parts += [_model_name(contrast)] if _only_model(contrasts) is None else []
@@ -154,10 +157,6 @@ def _rows(contrasts: Sequence[Contrast]) -> list[_Row]:
     for heading, of_heading in found.items():
         rows += [_Row(heading), *(_Row(name, contrast) for name, contrast in of_heading.items())]
     return rows
-
-
-def _target(target: object) -> str:
-    return "no target" if not isinstance(target, tuple) else f"{target[1]:,} {str(target[0]).replace('_', ' ')}"
 
 
 def _placed(rows: Sequence[_Row], row_height: float, above: bool) -> tuple[list[float], float]:
@@ -242,12 +241,6 @@ def _draw(axes: Any, contrast: Contrast, place: float, limits: tuple[float, floa
         x, y, words(contrast), transform=axes.get_yaxis_transform(), ha=side, va="center", fontsize=8.5, color="#333333",
         bbox=behind if narrow else None,
     )  # fmt: skip
-
-
-def _notes_of_words(contrasts: Sequence[Contrast]) -> list[str]:
-    """Return what a star in `words` means, if one of them has it."""
-    starred = [contrast.verdict for contrast in contrasts if contrast.shown.endswith(UNLESS)]
-    return [f"*: {unless_words(starred)}."] if starred else []
 
 
 def words(contrast: Contrast) -> str:

@@ -129,7 +129,6 @@ def _readable(settings: Sequence[Setting]) -> bool:
 
 
 def _kinds(plan: FigurePlan) -> list[Kind]:
-    """Return the figures that the rows of a plan can fill."""
     if not _readable(plan.settings):
         return []
     if plan.settings[0].search:

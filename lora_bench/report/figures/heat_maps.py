@@ -55,7 +55,11 @@ def draw_plane(
     """Return the plane of rows with a score and with what they lost; its panel has a *name* and two axes."""
     with settings():
         figure, (panel,) = parts.make_panels([plain(name, 60)], height=PLANE_HEIGHT)
-        upright, across = parts.score_limits(rows), _across(rows)
+        upright = parts.score_limits(rows)
+        # Around all runs and 0, and around intervals as far as they reach half the span of the runs further out.
+        found = [row.forgetting for row in rows if row.forgetting is not None]
+        runs = [0.0, *(lost for one in found for lost, _ in one.each)]
+        across = padded(*stretched(runs, (one.lost.interval for one in found)), share=0.06)
         panel.set_ylim(upright)
         panel.set_xlim(across)
         panel.axvline(0, color=parts.QUIET, linewidth=1.0, linestyle=parts.DASHES)
@@ -76,10 +80,3 @@ def draw_plane(
         entries = [(Line2D([], [], **parts.mark(styles[label])), parts.method_name(label)) for label in labels]
         parts.legend_below(figure, entries)
         return to_bytes(figure, form, title)
-
-
-def _across(rows: Sequence[Row]) -> parts.Limits:
-    """Limits around all runs and 0, and around intervals as far as they reach half the span of the runs further out."""
-    found = [row.forgetting for row in rows if row.forgetting is not None]
-    runs = [0.0, *(lost for one in found for lost, _ in one.each)]
-    return padded(*stretched(runs, (one.lost.interval for one in found)), share=0.06)

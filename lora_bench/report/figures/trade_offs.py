@@ -45,7 +45,11 @@ def trade_offs(plan: FigurePlan) -> Figure:
 def _panel(panel: Any, plan: FigurePlan, table: ModelTable, cost: Cost, limits: parts.Limits) -> None:
     rows = [row for row in table.rows if row.score is not None and cost.of(row) is not None]
     if cost.measured:
-        _measured_axis(panel, rows, cost)
+        # An axis of its own for every panel: measurements differ more between base models than between methods.
+        panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        values = [value for row in rows if (value := cost.of(row)) is not None]
+        panel.set_xlim(padded(min(values), max(values), share=0.15) if values else (0.0, 1.0))
     else:
         _parameter_axis(panel, plan, cost)
         for row in table.rows:
@@ -81,11 +85,3 @@ def _parameter_axis(panel: Any, plan: FigurePlan, cost: Cost) -> None:
     parts.logarithmic(panel, limits, EngFormatter())
     for target, tolerance in held:
         panel.axvspan(target * (1 - tolerance), target * (1 + tolerance), color="#000000", alpha=0.06, linewidth=0)
-
-
-def _measured_axis(panel: Any, rows: Sequence[Row], cost: Cost) -> None:
-    """An axis of its own for every panel: measurements differ more between base models than between methods."""
-    panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    values = [value for row in rows if (value := cost.of(row)) is not None]
-    panel.set_xlim(padded(min(values), max(values), share=0.15) if values else (0.0, 1.0))

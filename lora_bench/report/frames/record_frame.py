@@ -174,7 +174,6 @@ def columns_of(records: Sequence[Record]) -> dict[str, Column]:
 
 
 def _keyed(record: object, path: str, key: str) -> Any:
-    """Return the value of a key in the mapping at *path*."""
     return (at(record, path) or {}).get(key)
 
 

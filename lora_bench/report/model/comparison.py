@@ -113,11 +113,6 @@ class Setting:
         return row.score.median if self.by_median else row.score.mean
 
     @property
-    def target(self) -> int | None:
-        """Target for adapter parameters of its runs, or None."""
-        return self.budget.adapter_parameters if self.budget is not None else None
-
-    @property
     def parameter_target(self) -> tuple[ParameterAxis, int] | None:
         """The axis of parameters that the runs share, and the target, or None."""
         return self.budget.parameter_target if self.budget is not None else None

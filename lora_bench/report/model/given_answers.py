@@ -64,11 +64,6 @@ class GivenAnswers:
     seeds: tuple[int | None, ...] = ()
 
     @property
-    def right_share(self) -> Floats:
-        """The share of runs that answer each item right, shape (items,); an item has one label."""
-        return np.asarray((self.answers == self.references).mean(axis=0), dtype=np.float64)
-
-    @property
     def several(self) -> bool:
         """True if an item may have several of the classes."""
         return self.references.ndim == 2
@@ -319,7 +314,8 @@ def differing_items(rows: Sequence[tuple[Row, GivenAnswers]]) -> list[int]:
     """
     if not rows or not rows[0][1].classes or rows[0][1].several or rows[0][1].lengths:
         return []
-    shares = np.array([given.right_share for _, given in rows])
+    # Of each item the share of runs that are right.
+    shares = np.array([(given.answers == given.references).mean(axis=0) for _, given in rows])
     most, least = shares.max(axis=0), shares.min(axis=0)
     found = np.random.default_rng(0).permutation(np.flatnonzero((most > 0.5) & (least < 0.5)))
     return [int(place) for place in found[np.argsort(least[found] - most[found], kind="stable")]]

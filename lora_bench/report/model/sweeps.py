@@ -161,7 +161,6 @@ def _by_model(settings: Sequence[Setting]) -> list[tuple[ModelTable, list[SweptP
 
 
 def _placed(points: Sequence[SweptPoint], value_of: Callable[[SweptPoint], float | None]) -> list[SweptPoint]:
-    """Return the points that have a value, at it."""
     return [replace(point, value=float(value)) for point in points if (value := value_of(point)) is not None]
 
 

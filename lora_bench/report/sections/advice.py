@@ -92,7 +92,7 @@ def _kinds(seen: Overview) -> list[str]:
         "task": {setting.spec.task.name for setting in settings},
         "base model": {choice.table.model.shown for choice in seen.choices},
         "row count": {setting.distinct_examples for setting in settings},
-        "parameter target": {setting.target for setting in settings},
+        "parameter target": {setting.parameter_target for setting in settings},
     }
     return [plural(len(values), kind) for kind, values in kinds.items() if len(values) > 1]
 

@@ -97,7 +97,7 @@ def test_a_suite_of_five_tasks_three_models_and_four_methods_has_fifteen_figures
 def test_targets_of_a_task_share_its_figures():
     plans = planned(over_two_targets())
     assert [plan.kind for plan in plans] == ["trade_offs", "learning_curves"]
-    assert [[setting.target for setting in plan.settings] for plan in plans] == [[7_680, 15_360]] * 2
+    assert [[setting.parameter_target[1] for setting in plan.settings] for plan in plans] == [[7_680, 15_360]] * 2
 
 
 def test_figures_are_byte_identical_whatever_the_order_and_the_users_settings():

@@ -135,7 +135,7 @@ def at(target):
 
 def test_methods_with_a_size_are_never_in_one_table_with_those_of_another_target():
     comparison = compare([record("bottleneck_adapter"), record("lora", budget=at(99))])
-    found = {setting.target: [row.label for row in setting.rows] for setting in comparison.settings}
+    found = {setting.parameter_target[1]: [row.label for row in setting.rows] for setting in comparison.settings}
     assert found == {99: ["lora"], 7_680: ["bottleneck_adapter"]}
     assert [setting.differs for setting in comparison.settings] == [
         {"budget.adapter_parameters": 7_680}, {"budget.adapter_parameters": 99},
@@ -153,7 +153,7 @@ def of_targets(own):
 @pytest.mark.parametrize("own", [at(None), at(7_680), at(15_360)])
 def test_an_exempt_line_stands_beside_every_target_and_is_counted_once(own):
     comparison = compare(of_targets(own))
-    assert {setting.target: [row.label for row in setting.rows] for setting in comparison.settings} == {
+    assert {setting.parameter_target[1]: [row.label for row in setting.rows] for setting in comparison.settings} == {
         7_680: ["full", "lora"], 15_360: ["full", "lora"],
     }  # fmt: skip
     assert comparison.runs == 6
@@ -218,7 +218,7 @@ def test_a_probe_of_the_same_method_and_base_model_says_how_large_a_checkpoint_i
 
 def test_a_reference_alone_makes_a_setting_of_its_own():
     (setting,) = compare([record("full", budget=at(7_680))]).settings
-    assert setting.target == 7_680
+    assert setting.parameter_target[1] == 7_680
 
 
 def test_method_learning_rate_base_model_and_seed_may_differ():
