@@ -1,5 +1,6 @@
 """Scores of anybody's: what is read and guessed, what is refused, and that the answer is the one that reports give."""
 
+import copy
 import csv
 import json
 import re
@@ -759,6 +760,23 @@ def test_results_of_peft_are_single_runs_of_its_experiments(tmp_path):
     assert found.winner is None and "each has one run" in found.answer
     scores = found.verdicts.set_index("label")["mean"]
     assert dict(scores) == {"lora/tiny-r4": 0.375, "full-finetuning/tiny": 0.375}
+
+
+def test_results_of_peft_that_were_not_trained_alike_are_named_before_the_answer(tmp_path):
+    def answer(steps):
+        run = full()
+        run["run_info"]["train_config"]["max_steps"] = steps
+        result(tmp_path, run, name="full.json")
+        return judge(tmp_path / "method_comparison").answer
+
+    for name in ("lora", "other"):
+        of_name = copy.deepcopy(LORA)
+        of_name["run_info"]["experiment_name"] = name
+        result(tmp_path, of_name, name=f"{name}.json")
+    usual = LORA["run_info"]["train_config"]["max_steps"]
+    assert "Not trained alike" not in answer(usual)
+    first, *_ = answer(7).split("\n\n")
+    assert first == f"Not trained alike: full-finetuning/tiny had 7 steps, not {usual}."
 
 
 def test_results_of_peft_cost_their_seconds_of_training(tmp_path, capsys):

@@ -20,7 +20,7 @@ from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.exchange.scores.collect import Run, Scale, TaskFacts, collect
 from lora_bench.exchange.scores.columns import AskedColumns
 from lora_bench.exchange.scores.score_files import sources_of
-from lora_bench.exchange.scores.single_runs import copies, single_runs_section
+from lora_bench.exchange.scores.single_runs import copies, single_runs_section, unlike_training
 from lora_bench.records.record import DataSummary, Record
 from lora_bench.records.spec import SCORES_ALONE, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
 from lora_bench.records.store import Answers
@@ -105,13 +105,19 @@ def judge(
     if not scores:
         raise LoraBenchError("there is nothing to judge; give a file or a data frame")
     asked = AskedColumns(score=(score,) if isinstance(score, str) else tuple(score or ()), **columns)
-    runs, facts, cost, folds, said = collect(sources_of(scores, asked), scale)
+    sources = sources_of(scores, asked)
+    runs, facts, cost, folds, said = collect(sources, scale)
     name = Path(scores[0]).stem if isinstance(scores[0], str | Path) else ""
     name += f" and {plural(len(scores) - 1, 'other')}" if name and len(scores) > 1 else ""
     records = _records(runs, facts, folds, name or NO_TASK)
     sections: list[list[Block]] = [
         single_runs_section(runs, facts, alpha or ALPHA),
-        [Heading(2, "Where the scores come from"), *copies(runs), TextList([f"{prose(line)}." for line in said])],
+        [
+            Heading(2, "Where the scores come from"),
+            *unlike_training(sources),
+            *copies(runs),
+            TextList([f"{prose(line)}." for line in said]),
+        ],
     ]
     stored = {record.run_id: run for record, run in zip(records, runs, strict=True)}
     costs = {run_id: run.cost for run_id, run in stored.items() if run.cost is not None}

@@ -160,6 +160,7 @@ def _peft(path: Path) -> Source:
         named={**{name: name for name in row}, "cost": "train_seconds", "score": "score"},
         rows=[(1, [*row.values(), seconds, record.score])],
         facts={spec.task.name: TaskFacts(metric, higher)},
+        trained={**row, "steps": spec.training.steps, "examples a step": spec.training.batch_size},
         said=[
             "PEFT's result files: the method is the experiment's name, the score that of the test set, and the cost its "
             "`train_time` in seconds; no verdict is about it"

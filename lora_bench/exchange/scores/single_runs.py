@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lora_bench.exchange.scores.collect import Floats, Run, TaskFacts
+from lora_bench.exchange.scores.collect import Floats, Run, Source, TaskFacts
 from lora_bench.report.blocks import Block, Heading, SectionAnswer, TextTable
 from lora_bench.report.model.rows import grouped
 from lora_bench.report.text import code, inert, listed, once_words, plural, score, span
@@ -109,6 +109,21 @@ def copies(runs: Sequence[Run]) -> list[Block]:
     said = [f"Copies: {listed(many)} have the same results as another run of their method."] if many else []
     said += [f"Copies? The results of {'; '.join(some)} are equal to the last digit, on all tasks."] if some else []
     return [SectionAnswer(f"{' '.join(said)} Copies are no evidence, and make verdicts too sure.")] if said else []
+
+
+def unlike_training(sources: Sequence[Source]) -> list[Block]:
+    """Return an answer on runs of a task that were trained for another number of steps, or of examples a step, than most."""
+    runs, said = [one.trained for one in sources if one.trained is not None], []
+    for of_task in grouped(runs, lambda run: run["task"]).values():
+        for name in ("steps", "examples a step"):
+            numbers: dict[int, list[str]] = {}
+            for run in of_task:
+                if run[name] is not None:
+                    numbers.setdefault(run[name], []).append(code(run["method"]))
+            usual = max(numbers, key=lambda number: len(numbers[number]), default=0)
+            others = {number: _named(of) for number, of in numbers.items() if number != usual}
+            said += [f"{methods} had {number:,} {name}, not {usual:,}" for number, methods in others.items()]
+    return [SectionAnswer(f"Not trained alike: {'; '.join(said)}.")] if said else []
 
 
 def _ranked(results: Mapping[str, Floats], sign: int, told: Sequence[Sequence[str]]) -> list[OnItems]:
