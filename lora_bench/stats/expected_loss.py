@@ -2,9 +2,10 @@
 
 The true scores of all methods are drawn together: docs/how-to/use-the-winner.md#what-it-may-lose. The variance of a method's
 runs is that of `DEGREES` further runs of all methods together (a moderated variance: Smyth 2004,
-https://doi.org/10.2202/1544-6115.1027). A run collapses to its floor with a rate that has a Beta distribution before any run is
-seen. Draws are weighted by what scores of methods usually are beside each other: Student's t with one degree of freedom around
-a middle that is not known, with a scale that is one of `SCALES` errors of a method beside the others.
+https://doi.org/10.2202/1544-6115.1027), but its own where its runs vary far more than those of others, as runs of two kinds do.
+A run collapses to its floor with a rate that has a Beta distribution before any run is seen. Draws are weighted by what scores
+of methods with a shared variance usually are beside each other: Student's t with one degree of freedom around a middle that is
+not known, with a scale that is one of `SCALES` errors of a method beside the others.
 `benchmarks/expected_loss.py` measures how often a method loses no more than its bound.
 """
 
@@ -13,11 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lora_bench.stats.items import Floats, Items, ItemScores, draw_weights
 
 SURE = 0.9
 DEGREES = 8.0
+# So improbable is a variance of runs that is not shared.
+RARE = 1e-3
 SCALES = tuple(2.0**power for power in range(6))
 # Of a method's rate of collapses before any run: few methods collapse, those that do often.
 COLLAPSES = 0.03, 2.0
@@ -25,6 +29,8 @@ DRAWS, KEPT = 4_000, 2_000
 # Resamples of test items, for a metric that is no mean over them.
 ITEM_DRAWS = 500
 _GRID, FACTORS, BLOCK = 41, 8, 250
+
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +75,7 @@ def draw_scores(
     if spread is None:
         return None
     generator = np.random.default_rng(draw_seed)
-    variances, freedom = spread
+    variances, freedom, steady = spread
     same = variances.max() <= (1e-12 * np.nanmax(np.abs(gains))) ** 2
     if same and item_covariance is None and not any(one.choice_sd for one in contenders):
         return None
@@ -82,7 +88,7 @@ def draw_scores(
         drawn += (generator.standard_normal(shape) * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     drawn += generator.standard_normal(shape) * [one.choice_sd for one in contenders] + means
     drawn = np.minimum(drawn, highest)
-    drawn = drawn[generator.choice(DRAWS, KEPT, p=_weights(drawn, means))]
+    drawn = drawn[generator.choice(DRAWS, KEPT, p=_weights(drawn[:, steady], means[steady]))]
     first, second = COLLAPSES
     for place, one in enumerate(contenders):
         if one.floor is not None:
@@ -128,8 +134,8 @@ def losses(drawn: Floats) -> tuple[Loss, ...]:
     )
 
 
-def _spread(gains: Floats, means: Floats, number: Floats) -> tuple[Floats, Floats] | None:
-    """Return the moderated variances of runs and their degrees of freedom."""
+def _spread(gains: Floats, means: Floats, number: Floats) -> tuple[Floats, Floats, Bools] | None:
+    """Return the variances of runs, their degrees of freedom, and which are moderated."""
     left = gains - means[:, None]
     # A method with one run tells nothing of spread, and takes no part in pairs.
     several = number > 1
@@ -143,7 +149,25 @@ def _spread(gains: Floats, means: Floats, number: Floats) -> tuple[Floats, Float
         return None
     pooled = float(squares.sum() / own.sum())
     freedom = DEGREES + own
-    return (DEGREES * pooled + squares) / freedom, freedom
+    variances = (DEGREES * pooled + squares) / freedom
+    alone = np.nansum((gains - means[:, None]) ** 2, axis=1) / np.maximum(number - 1.0, 1.0)
+    steady = _steady(alone, number - 1.0)
+    return np.where(steady, variances, np.maximum(alone, variances)), np.where(steady, freedom, number - 1.0), steady
+
+
+def _steady(variances: Floats, freedom: Floats) -> Bools:
+    """Tell which variances are not above those of the steadier half, and of all between, by F tests at `RARE`."""
+    from scipy.special import fdtrc
+
+    order = [place for place in np.argsort(variances) if freedom[place] > 0]
+    found = np.ones(len(variances), dtype=bool)
+    for at in range((len(order) + 1) // 2, len(order)):
+        below, degrees = variances[order[:at]] @ freedom[order[:at]], freedom[order[:at]].sum()
+        ratio = variances[order[at]] * degrees / max(below, 1e-300)
+        if fdtrc(freedom[order[at]], degrees, ratio) < RARE:
+            found[order[at:]] = False
+            break
+    return found
 
 
 def _weights(drawn: Floats, means: Floats) -> Floats | None:

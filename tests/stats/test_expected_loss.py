@@ -87,6 +87,24 @@ def test_runs_that_collapsed_are_expected_again():
     assert second.expected == pytest.approx(2.03 / 12.03, abs=0.02) and first.expected < 0.01
 
 
+def test_runs_of_two_kinds_have_a_spread_of_their_own_and_are_not_drawn_towards_other_methods():
+    steady = [method(mean, 0.001 * np.roll(NOISE, place)[:5]) for place, mean in enumerate((0.7, 0.7, 0.69, 0.69))]
+    two_kinds = np.array([0.9, 0.9, 0.6, 0.9, 0.6])
+    drawn = draw_scores([Contender(gains=tuple(two_kinds), fallen=0, floor=None, choice_sd=0.0), *steady], None, 0)
+    # Student's t with four degrees of freedom around the mean of the five runs.
+    error = two_kinds.std(ddof=1) / math.sqrt(5)
+    low, middle, high = np.quantile(drawn[:, 0], (0.1, 0.5, 0.9))
+    assert (low, middle, high) == pytest.approx((0.78 - 1.533 * error, 0.78, 0.78 + 1.533 * error), abs=0.015)
+
+
+def test_a_bound_holds_where_one_of_constant_methods_is_seen_to_have_runs_of_two_kinds():
+    _, of_five, _ = ([*map(float, row[1:])] for row in stated("tables | lost") if "of two kinds" in row[0])
+    found = simulation.outcome([*simulation.made("two kinds")], 5, 2)
+    _, expected, within, bound = of_five
+    assert min(within, found.within) >= 0.9 and found.lost <= found.expected
+    assert (found.expected, found.bound) == pytest.approx((expected, bound), rel=0.25)
+
+
 def test_the_choice_of_a_rate_widens_the_bound():
     sure, unsure = (
         found(method(0.0, 0.01 * NOISE), method(0.0, 0.01 * NOISE[::-1], choice_sd=sd))[0].at_most for sd in (0.0, 0.02)

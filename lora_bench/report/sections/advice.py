@@ -33,7 +33,7 @@ def take_words(seen: Overview, taken: Taken) -> str:
         said += f": most likely the best of {taken.of}{mean or ','} or {below} {taken.unit} {off} it"
     else:
         said += f": expected to score {expected} {taken.unit} {off} the best of {taken.of}{mean or ','}"
-        said += f" at most {most} with {percent(SURE, 0)}"
+        said += f" at most {most} with {percent(SURE, 0)}{', unseen collapses aside' if seen.comparison.scores_alone else ''}"
     if taken.least == taken.label:
         mean = "".join(
             f" {code(label)} has the best mean; it is expected to lose more if methods score alike, as they usually do."
