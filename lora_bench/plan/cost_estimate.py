@@ -12,7 +12,7 @@ from lora_bench.records.budget import WORK, OneExample
 from lora_bench.records.environment import cuda_devices, usable_cores
 from lora_bench.records.spec import PlannedSpec, Precision
 from lora_bench.tasks import TaskData
-from lora_bench.training.model_card import writes
+from lora_bench.training.model_card import kind_of_run
 
 # A rough number for a GPU without a record of the same cell; a plan says "about".
 CUDA_FLOPS = 40e12
@@ -28,6 +28,7 @@ BYTES_PER_TRAINED_WEIGHT = 12
 ACTIVATION_BYTES_FULL = 64
 ACTIVATION_BYTES_FROZEN = 44
 WORDS_TO_TOKENS = 1.3
+SAMPLE = 1000
 # A step of decoding multiplies few rows at a time, so a token costs some three times as much as in a batch of whole texts.
 DECODED_TOKEN = 3
 # Memory of the libraries and the data of one worker.
@@ -55,13 +56,16 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
         return CostEstimate(0.0, 0, 0, measured=False)
     recipe, shape, parameters = spec.training, fit.shape, fit.parameters
     is_full = spec.method.size is None and parameters.adapter + parameters.head == parameters.total
-    asked = _mean_tokens(data.splits["train"].texts)
+    kind = kind_of_run(spec)
+    # A prompt is read with each of its answers, and a text with each of its endings.
+    of_each = kind.rows_of_example(len(data.labels))
+    asked = _mean_tokens([text[:1] * (of_each - 1) + text for text in data.splits["train"].texts[:SAMPLE]])
     written = (
         _mean_tokens([label for label in data.splits["train"].labels if isinstance(label, tuple)])
-        if writes(spec)
+        if kind.writes
         else 0.0
     )
-    tokens = min(recipe.max_length, asked + written + 2)
+    tokens = min(of_each * recipe.max_length, asked + written + 2 * of_each)
     # Per weight and token a forward pass takes two operations, a backward pass two for inputs and two for trained weights.
     rate = CUDA_FLOPS if cuda_devices() else flops_per_thread() * recipe.threads
     if recipe.precision == "bfloat16" and not cuda_devices():
@@ -83,13 +87,15 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
         rows = recipe.distinct_examples or len(data.splits["train"].ids)
         train_flops = of_example / 2 * min(examples, rows)
         curve = curve and len(data.splits[spec.rules.choose_on].ids) * (spec.rules.choose_on != spec.score_on)
+    # Answers are weighed by the starting model too.
+    before = kind.own_loss * (min(examples, recipe.distinct_examples or len(data.splits["train"].ids)) + scored)
     answered = tokens
     if spec.decoding is not None:
         new = min(spec.decoding.max_new_tokens, written + 1)
         answered = asked + new * spec.decoding.beams * DECODED_TOKEN
-    flops = train_flops / recipe.processes + 2 * shape.multiplied * answered * (scored + curve)
+    flops = train_flops / recipe.processes + 2 * shape.multiplied * answered * (scored + curve + before)
     per_token = ACTIVATION_BYTES_FULL if is_full else ACTIVATION_BYTES_FROZEN
-    rows = recipe.batch_size // (recipe.accumulation * recipe.processes)
+    rows = of_each * recipe.batch_size // (recipe.accumulation * recipe.processes)
     size = 1.0 if recipe.base_precision == "float32" else 0.5
     # Of a layer that is computed anew its input alone is kept.
     kept_layers = 1 + shape.layers * BYTES_PER_WEIGHT / per_token if recipe.gradient_checkpointing else shape.layers
@@ -107,7 +113,7 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
 
 def _mean_tokens(texts: Sequence[tuple[str, ...]]) -> float:
     """Return the expected number of tokens of an example, from the words of the first thousand."""
-    texts = texts[:1000]
+    texts = texts[:SAMPLE]
     words = sum(len(part.split()) for text in texts for part in text)
     return words / max(1, len(texts)) * WORDS_TO_TOKENS
 

@@ -344,3 +344,14 @@ def test_the_small_gpt2_learns_that_a_sentence_is_better_than_its_words_backward
     # Half is chance. The base model finds the reversed words far less likely, which no score of it shows.
     assert record.scores["ranked_right"] > 0.9
     assert record.scores["chosen_log_likelihood"] > record.scores["rejected_log_likelihood"]
+
+
+def test_a_plan_counts_a_prompt_with_each_of_its_answers_and_the_pass_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_bench.plan.cost_estimate.flops_per_thread", lambda: 1e8)
+    plan = make_plan(load_suite(write_project(tmp_path / "project")), tmp_path / "runs", with_data=True)
+    full = plan.cells[0]
+    rows = {name: split.examples for name, split in plan.data[0].splits.items()}
+    # Two rows of four words and three, at 1.3 tokens a word, each with two tokens more.
+    tokens = 2 * ((4 + 3) * 1.3 + 2)
+    passes = 3 * 240 + (rows["train"] + rows["test"]) + rows["test"]
+    assert full.estimate.seconds == pytest.approx(2 * full.fit.shape.multiplied * tokens * passes / 1e8, rel=1e-6)
