@@ -173,7 +173,8 @@ class Family:
         if self.feed_forward_out is None and set(ROLES["ffn"]) & set(parts):
             raise UnsupportedPair(
                 f"it is not known which modules are the feed-forward block of {self.name}, as in mixtures of experts; "
-                "leave `ffn` and `all` out of targets"
+                "leave `ffn` and `all` out of targets, or name tensors of experts: `{method: peft, type: LORA, options: "
+                "{target_modules: [q_proj], target_parameters: [mlp.experts.gate_up_proj, mlp.experts.down_proj]}}`"
             )
         return self.pattern(*(path for part in parts for path in self.paths(part)))
 

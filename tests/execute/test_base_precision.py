@@ -99,3 +99,19 @@ def test_full_in_float16_is_a_row_that_says_so(tmp_path):
     plan = make_plan(load_suite(write(tmp_path, "base_precision: float16", "[full, lora]")), tmp_path / "runs")
     assert {cell.job.spec.method.label: cell.reason is not None for cell in plan.cells} == {"full": True, "lora": False}
     assert any("float16" in (cell.reason or "") for cell in plan.cells)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw_8bit", "paged_adamw_8bit"])
+def test_full_keeps_the_optimisers_states_in_eight_bits(tmp_path, optimiser):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    path = write(tmp_path, "threads: 1", "[full]", f"training_arguments: {{optim: {optimiser}}}\n")
+    suite = (
+        path.read_text()
+        .replace("models: [base]", "models: [gpt2-mini]")
+        .replace("train_examples: 800", "train_examples: 32")
+    )
+    path.write_text(suite)
+    (record,) = run_suite(path, runs=tmp_path / "runs", workers=0).records
+    assert (record.status, record.spec.training.arguments) == ("ok", {"optim": optimiser})
+    # Two bytes a weight, but for the embeddings, which bitsandbytes keeps at eight.
+    assert record.memory.optimizer_bytes < 0.6 * 8 * record.parameters.trained

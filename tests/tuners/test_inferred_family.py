@@ -132,10 +132,28 @@ def test_attention_of_a_mixture_of_experts_is_adapted_and_its_experts_are_not(co
         known_methods()["lora"](targets=("ffn",)),
         known_methods()["peft"](type="LORA", targets=("all",)),
     ):
-        with pytest.raises(UnsupportedPair, match=r"feed-forward block of .*leave `ffn` and `all` out"):
+        with pytest.raises(
+            UnsupportedPair, match=r"feed-forward block of .*leave `ffn` and `all` out .*target_parameters"
+        ):
             method.apply(classifier(config), head=["score"])
     with pytest.raises(UnsupportedPair, match="has no houlsby adapter"):
         known_methods()["bottleneck_adapter"]().apply(classifier(config), head=["score"])
+
+
+@pytest.mark.parametrize("config", [QWEN3_MOE, MIXTRAL], ids=["qwen3", "mixtral"])
+def test_tensors_of_experts_are_adapted_by_pefts_own_option(config):
+    experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    options = {"r": 3, "target_modules": ["q_proj"], "target_parameters": experts}
+    method = known_methods()["peft"](type="LORA", options=options)
+    model = method.apply(classifier(config), head=["score"])
+    assert fault_of(model, "peft", ["score"]) is None  # after a few steps
+    merged, fresh = model.merge_and_unload().state_dict(), classifier(config).state_dict()
+    tensors = [path for path in fresh if path.endswith(tuple(experts))]
+    assert len(tensors) == 4
+    for path in tensors:
+        # Each expert has an update of its own; one to which no token was sent stays.
+        ranks = torch.linalg.matrix_rank(merged[path] - fresh[path], rtol=1e-3).tolist()
+        assert max(ranks) == 3 and sum(rank > 0 for rank in ranks) > 1, path
 
 
 def test_what_cannot_be_told_is_named_with_the_way_to_name_it():
