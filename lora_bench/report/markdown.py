@@ -66,7 +66,7 @@ def page_of(report: Report) -> list[Block]:
     comparison, judged, pooled = report.comparison, report.judged, report.pooled is not None
     sections: list[Sequence[Block]] = [
         [
-            *verdict_section(judged, answer(judged, report.decision.level, pooled), by_task_picture(judged, folder)),
+            *verdict_section(judged, answer(judged, pooled), by_task_picture(judged, folder)),
             Fold("Methods, as a paragraph for a paper", [methods_paragraph(judged, pooled)]),
         ]
         if judged is not None

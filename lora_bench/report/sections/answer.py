@@ -10,7 +10,6 @@ from lora_bench.metrics import default_margin
 from lora_bench.report.model.judged import Held, Judged
 from lora_bench.report.model.overview import DECIDED, UNLESS_COLLAPSE, shown_verdict
 from lora_bench.report.model.reference import NOTHING_ASKED
-from lora_bench.report.model.report import Level
 from lora_bench.report.model.rows import grouped
 from lora_bench.report.text import code, listed, percent, plural, plural_span
 from lora_bench.stats.looks import LAST
@@ -23,12 +22,9 @@ _GRADES: dict[Grade, str] = {
 }
 
 
-def answer(judged: Judged, level: Level | None = None, pooled: bool = False) -> list[str]:
-    """Return the paragraphs; below a headline of *level* "partly" the last one says the grade of single verdicts too.
-
-    If *pooled*, a section on new tasks has claims too.
-    """
-    scope = "; ".join([*_grades(judged.held, level), scope_words(judged.held)])
+def answer(judged: Judged, pooled: bool = False) -> list[str]:
+    """Return the paragraphs; if *pooled*, a section on new tasks has claims too."""
+    scope = "; ".join([*_grades(judged.held), scope_words(judged.held)])
     return [
         f"{comparison_words(judged)}{_any_false_claim(judged, pooled)}",
         *_shared_runs(judged),
@@ -135,15 +131,13 @@ def _shared_runs(judged: Judged) -> list[str]:
     return [f"{'; '.join(said)}."] if said else []
 
 
-def _grades(held: Sequence[Held], level: Level | None) -> list[str]:
-    """Return the number of seeds behind verdicts, and their worth, where comparisons differ in it or the headline has none."""
+def _grades(held: Sequence[Held]) -> list[str]:
+    """Return the numbers of seeds behind verdicts, and their worth, where comparisons differ in it."""
     grades = grouped(held, lambda one: one.verdict.grade)
     found = {grade: grades[grade] for grade in _GRADES if grade in grades}
     if len(found) == 1:
-        (grade,) = found
-        unless = grade == "recommendation" and any(shown_verdict(one.verdict) in UNLESS_COLLAPSE for one in held)
-        but = "; those that hold only if few runs collapse are indicative" if unless else ""
-        return [f"with {seeds_words(held)} a method these verdicts {_GRADES[grade]}{but}"] if level == "partly" else []
+        unless = "recommendation" in found and any(shown_verdict(one.verdict) in UNLESS_COLLAPSE for one in held)
+        return ["verdicts that hold only if few runs collapse are indicative"] if unless else []
     said = [
         f"{len(of)} ({sum(one.verdict.verdict in DECIDED for one in of)} decided) rest on {seeds_words(of)} a method and "
         f"{_GRADES[grade]}"

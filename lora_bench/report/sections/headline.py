@@ -14,7 +14,7 @@ from lora_bench.report.blocks import Block, Lead
 from lora_bench.report.model.choose_method import NO_RESULT, Choice
 from lora_bench.report.model.comparison import Comparison, Setting
 from lora_bench.report.model.judged import Judged
-from lora_bench.report.model.overview import Overview, rate_words
+from lora_bench.report.model.overview import DECIDED, Overview, rate_words
 from lora_bench.report.model.reference import NOTHING_ASKED
 from lora_bench.report.model.report import Decision, Level, Report
 from lora_bench.report.model.rows import Row, fallen_runs
@@ -28,7 +28,8 @@ from lora_bench.report.sections.pool_page import new_tasks
 from lora_bench.report.sections.tuning import untuned_tasks
 from lora_bench.report.sections.verdicts import MANY, seeds_added, without_result
 from lora_bench.report.text import code, inert, listed, once_words, plural, plural_span, score
-from lora_bench.stats.verdict import FEWEST_PAIRS
+from lora_bench.stats import Verdict
+from lora_bench.stats.verdict import FEWEST_PAIRS, grade
 
 # Tables named with classes that are never found.
 MOST_TOLD = 2
@@ -226,19 +227,41 @@ def _strength(seen: Overview, judged: Judged, level: Level) -> str:
         seeds += (
             ", choice of learning rates included" if all(rates) else f", {'some ' * any(rates)}at these learning rates"
         )
-    hint = ": a hint; confirm with more seeds before choosing" if level == "exploratory" else ""
     return (
-        f"Strength: **{'partly decided' if level == 'partly' else level}**{hint} ({seeds}, {rule}). "
-        f"{_easily_cancelled(seen)}"
+        f"Strength: {_worth(seen, judged, level)} ({seeds}, {rule}). {_easily_cancelled(seen, judged)}"
         f"{range_words([(held.setting, held.table) for held in judged.held])}"
     )
 
 
-def _easily_cancelled(seen: Overview) -> str:
-    """Return a sentence on the claim that the fewest collapses would cancel."""
+def _worth(seen: Overview, judged: Judged, level: Level) -> str:
+    """Return the level of an answer, with the grade of what is shown where that is not all or of single tasks alone."""
+    said: str = "partly decided" if level == "partly" else level
+    claims, where = [one.verdict for one in seen.contrasts if level == "partly" and one.shown in DECIDED], ""
+    if level == "undecided" and any(shown_alone(line.contrasts) for line in seen.methods if line.contrasts):
+        claims, where = _single_claims(judged), " on single tasks"
+    if claims:
+        said += f", {grade(min(verdict.pairs for verdict in claims))}{where}"
+    hint = ": a hint" if "exploratory" in said else ""
+    hint += "; confirm with more seeds before choosing" if level == "exploratory" else ""
+    return f"**{said}**{hint}"
+
+
+def _single_claims(judged: Judged) -> list[Verdict]:
+    """Return the differences that single tasks show."""
+    return [held.verdict for held in judged.held if held.verdict.verdict in ("better", "worse")]
+
+
+def _easily_cancelled(seen: Overview, judged: Judged) -> str:
+    """Return a sentence on the claim that the fewest collapses would cancel, and one on those of single tasks beside means."""
     found = [(one.verdict.cancelled, one.label) for one in seen.contrasts if one.verdict.cancelled is not None]
+    alone = [one.cancelled for one in _single_claims(judged) if one.cancelled is not None]
+    single = ""
+    if alone and any(one.tasks > 1 for one in seen.contrasts):
+        easiest = min(alone, key=lambda one: one.rate)
+        to = "" if easiest.excluded is not None else " to a score of 0"
+        single = f"Claims on single tasks hold unless over {rate_words(easiest.rate)} of runs collapse there{to}. "
     if not found:
-        return ""
+        return single
     least, label = min(found, key=lambda one: one[0].rate)
     of = code(label if least.of_first else seen.reference)
     which = " most easily cancelled" if len(found) > 1 else ""
@@ -246,9 +269,8 @@ def _easily_cancelled(seen: Overview) -> str:
     collapses = "collapses" if least.excluded is not None else "collapses to a score of 0"
     excluded = f"; its runs rule out over {rate_words(least.excluded)}" if least.excluded is not None else ""
     on_mean = " on the mean" if all(one.tasks > 1 for one in seen.contrasts) else ""
-    return (
-        f"The claim{on_mean}{which} holds unless {of} {collapses} in over {rate_words(least.rate)} of runs{excluded}. "
-    )
+    least_rate = rate_words(least.rate)
+    return f"The claim{on_mean}{which} holds unless {of} {collapses} in over {least_rate} of runs{excluded}. {single}"
 
 
 _TOO_HIGH = (

@@ -71,7 +71,7 @@ def test_it_takes_the_method_that_loses_least_where_no_cheaper_one_is_within_the
     assert told(better) == (["lora", "full"], ["2.9"]) and "better" in better
     assert told(alike) == (["bottleneck_adapter"], ["1", "3.3"]) and "as good" in alike
     assert told(worse) == (["prefix_tuning"], ["4.9"]) and "worse" in worse
-    assert "**partly decided** (10 seeds, at these learning rates, rules declared" in found.strength
+    assert "**partly decided, recommendation** (10 seeds, at these learning rates, rules declared" in found.strength
     assert "MiniLM-L6 in the RoBERTa class on `vader_film`, after 200 steps" in found.strength
 
 
@@ -111,7 +111,7 @@ def test_a_smaller_file_is_taken_where_its_expected_loss_is_within_the_margin():
     assert 0.5 <= float(expected) <= float(bound) <= 0.7 and float(least) <= 0.1
     # Ten seeds do not exclude that runs collapse now and then, so that such a claim of a margin is open.
     found, _ = headline(runs("full", 0) + runs("lora", 0.0001) + runs("prefix_tuning", -0.05))
-    assert found.decision.winner == "lora" and "**partly decided** (10 seeds" in found.strength
+    assert found.decision.winner == "lora" and "**partly decided, recommendation**" in found.strength
     # The fewest seeds that leave a collapse in a tenth of the runs unlikely, .9³⁶ < .025, for two comparisons.
     assert told(found.next)[0][0] == "lora-bench run quickstart --seeds 36"
 
@@ -141,6 +141,10 @@ def test_a_difference_of_means_says_on_which_tasks_it_is_shown():
     undone = " ".join(headline(on(-0.02, 0.02, 0.0001))[0].further)
     assert "`bottleneck_adapter` is as good in the mean within 1 point unless" in undone, undone
     assert "of runs collapse, better on `b` and worse on `a`." in undone, undone
+    alone, _ = headline(on(-0.02, 0.02, 0.0001))
+    assert alone.strength.startswith("Strength: **undecided, recommendation on single tasks** (10 seeds")
+    assert "Claims on single tasks hold unless over" in alone.strength
+    assert "single tasks" not in headline(on(0.0001, 0.0001, 0.0001))[0].strength
     # The tables of one method are named together.
     named = " ".join(headline(on(0.03, -0.03, 0.02))[0].further)
     assert "names `bottleneck_adapter` on `a` and `c`; `lora` on `b`." in named, named
