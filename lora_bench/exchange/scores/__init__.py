@@ -110,14 +110,10 @@ def judge(
     name = Path(scores[0]).stem if isinstance(scores[0], str | Path) else ""
     name += f" and {plural(len(scores) - 1, 'other')}" if name and len(scores) > 1 else ""
     records = _records(runs, facts, folds, name or NO_TASK)
+    doubts = [*unlike_training(sources), *copies(runs)]
     sections: list[list[Block]] = [
         single_runs_section(runs, facts, alpha or ALPHA),
-        [
-            Heading(2, "Where the scores come from"),
-            *unlike_training(sources),
-            *copies(runs),
-            TextList([f"{prose(line)}." for line in said]),
-        ],
+        [Heading(2, "Where the scores come from"), *doubts, TextList([f"{prose(line)}." for line in said])],
     ]
     stored = {record.run_id: run for record, run in zip(records, runs, strict=True)}
     costs = {run_id: run.cost for run_id, run in stored.items() if run.cost is not None}

@@ -46,10 +46,7 @@ class TaskFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Rows of one file: the kinds of its cells in order, "cost" and "score" the last, and what all rows share, by kind.
-
-    *trained* is the amount of training of its one run, by name, beside the names of its task and method.
-    """
+    """Rows of one file: the kinds of its cells in order, "cost" and "score" the last, and what all rows share, by kind."""
 
     file: str
     named: dict[str, str]
@@ -57,7 +54,7 @@ class Source:
     constant: dict[str, str] = field(default_factory=dict)
     facts: dict[str, TaskFacts]
     said: Sequence[str] = ()
-    trained: Mapping[str, Any] | None = None
+    trained: Mapping[str, Any] | None = None  # names of its one run and its amounts of training
 
 
 @dataclass(frozen=True)

@@ -118,11 +118,10 @@ def unlike_training(sources: Sequence[Source]) -> list[Block]:
         for name in ("steps", "examples a step"):
             numbers: dict[int, list[str]] = {}
             for run in of_task:
-                if run[name] is not None:
-                    numbers.setdefault(run[name], []).append(code(run["method"]))
-            usual = max(numbers, key=lambda number: len(numbers[number]), default=0)
-            others = {number: _named(of) for number, of in numbers.items() if number != usual}
-            said += [f"{methods} had {number:,} {name}, not {usual:,}" for number, methods in others.items()]
+                numbers.setdefault(run[name] or 0, []).append(code(run["method"]))
+            usual = max(numbers, key=lambda number: len(numbers[number]))
+            others = [(number, _named(of)) for number, of in numbers.items() if number not in (usual, 0)]
+            said += [f"{methods} had {number:,} {name}, not {usual:,}" for number, methods in others if usual]
     return [SectionAnswer(f"Not trained alike: {'; '.join(said)}.")] if said else []
 
 
