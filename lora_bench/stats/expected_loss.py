@@ -159,15 +159,11 @@ def _steady(variances: Floats, freedom: Floats) -> Bools:
     """Tell which variances are not above those of the steadier half, and of all between, by F tests at `RARE`."""
     from scipy.special import fdtrc
 
-    order = [place for place in np.argsort(variances) if freedom[place] > 0]
-    found = np.ones(len(variances), dtype=bool)
-    for at in range((len(order) + 1) // 2, len(order)):
-        below, degrees = variances[order[:at]] @ freedom[order[:at]], freedom[order[:at]].sum()
-        ratio = variances[order[at]] * degrees / max(below, 1e-300)
-        if fdtrc(freedom[order[at]], degrees, ratio) < RARE:
-            found[order[at:]] = False
-            break
-    return found
+    order = np.argsort(np.where(freedom > 0, variances, np.inf))[: np.count_nonzero(freedom)]
+    below, degrees = ((of * freedom)[order].cumsum()[:-1] for of in (variances, np.ones(len(freedom))))
+    rare = fdtrc(freedom[order][1:], degrees, variances[order][1:] * degrees / np.maximum(below, 1e-300)) < RARE
+    rare[: (len(order) - 1) // 2] = False
+    return ~np.isin(np.arange(len(freedom)), order[1:][np.logical_or.accumulate(rare)])
 
 
 def _weights(drawn: Floats, means: Floats) -> Floats | None:
