@@ -7,21 +7,19 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from lora_bench.errors import LoraBenchError
 from lora_bench.execute.progress import duration
-from lora_bench.methods import known_methods
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.cost_estimate import CostEstimate, default_workers
+from lora_bench.plan.counted_step import counted_step
 from lora_bench.plan.describe_data import SAMPLE, DataFacts, SplitFacts
 from lora_bench.plan.make_plan import Plan
 from lora_bench.records.budget import AXES, amount_of
 from lora_bench.records.environment import cuda_devices
-from lora_bench.records.probe_record import StepBytes
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.report.model.rows import grouped
 from lora_bench.report.text import learning_rate, plural
 from lora_bench.suite.consent import suite_code
-from lora_bench.training.measure.step_costs import card_bytes, needed_bytes, predicted_step
+from lora_bench.training.measure.step_costs import card_bytes, needed_bytes
 
 # Columns that narrow terminals go without.
 WIDE_ONLY = ("head", "trained", "stored")
@@ -182,41 +180,18 @@ def _rates(group: Sequence[Cell]) -> str:
 
 def _memory(cell: Cell) -> str:
     """The peak of a training step on this machine at its longest inputs, or an estimate, marked ~, if it cannot be counted."""
-    step = _step_of(cell, cuda=bool(cuda_devices())) if cell.reason is None else None
+    step = counted_step(cell, cuda=bool(cuda_devices())) if cell.reason is None else None
     peak = None if step is None else step.peak_bytes
     return f"{peak / 2**20:,.0f} MiB" if peak is not None else f"~{cell.estimate.memory_bytes / 2**20:,.0f} MiB"
 
 
 def _fit_on(card: str, cell: Cell) -> str:
     """The memory that a training step needs on a card at its longest inputs, and if the card has it."""
-    step = _step_of(cell, cuda=True)
+    step = counted_step(cell, cuda=True)
     needed = None if step is None else needed_bytes(step)
     if needed is None:
         return "not known"
     return f"{needed / 2**30:,.1f} GiB: {'fits' if needed <= card_bytes(card) else 'too much'}"
-
-
-def _step_of(cell: Cell, *, cuda: bool) -> StepBytes | None:
-    """The counted memory of a training step at its longest inputs; None if it depends on more than shapes."""
-    spec = cell.job.spec
-    if spec.training.parallelism == "fsdp":
-        return None  # what is held of a layer while another is at work depends on how they overlap
-    method = known_methods()[spec.method.name](**spec.method.options)
-    try:
-        return predicted_step(
-            cell.job.base_model,
-            method,
-            cuda=cuda,
-            kind=cell.job.task.kind_of.model_kind,
-            labels=max(1, len(spec.task.labels)),
-            batch_size=spec.training.batch_size // (spec.training.accumulation * spec.training.processes),
-            length=spec.training.max_length,
-            precision=spec.training.precision,
-            base_precision=spec.training.base_precision,
-            checkpointing=spec.training.gradient_checkpointing,
-        )
-    except (LoraBenchError, RuntimeError):
-        return None  # what the model computes depends on its numbers
 
 
 def _recipes(plan: Plan) -> Table:

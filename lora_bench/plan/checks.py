@@ -14,6 +14,7 @@ from lora_bench.methods import loss_term, rates_to_try
 from lora_bench.models.loading import reads_apart
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell
+from lora_bench.plan.counted_step import memory_beyond
 from lora_bench.plan.inputs import LoadedTask
 from lora_bench.plan.size_fitting import installed_bytes
 from lora_bench.records.budget import WORK, ParameterAxis, amount_of
@@ -262,9 +263,12 @@ def beyond_memory(cells: list[Cell]) -> list[str]:
     devices = described_devices()
     memory, where = (devices[0].memory_bytes, devices[0].name) if devices else (installed_bytes(), "this machine")
     needed: dict[str, int] = {}
-    for cell in cells:
-        if cell.record is None and cell.reason is None and cell.estimate.memory_bytes > memory:
-            needed[_named(cell)] = max(needed.get(_named(cell), 0), cell.estimate.memory_bytes)
+    # Runs that differ in their seed or rate alone have the same step.
+    different = {(_named(cell), str(cell.job.spec.method.options)): cell for cell in cells if cell.record is None}
+    for (named, _), cell in different.items():
+        need = memory_beyond(cell, memory, cuda=bool(devices)) if cell.reason is None else None
+        if need is not None:
+            needed[named] = max(needed.get(named, 0), need)
     return [
         f"{named} is likely not to fit: it needs about {need / MIB:,.0f} MiB, and {where} has {memory / MIB:,.0f} MiB"
         for named, need in needed.items()
