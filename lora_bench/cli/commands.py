@@ -112,15 +112,13 @@ def _run_and_report(
 
 def _ended(console: Console, outcome: Outcome, only: Sequence[str] = ()) -> int:
     """Return the exit code of work that was not stopped; *only* these runs were asked for by name."""
-    if outcome.undone:
-        are = "is" if outcome.undone == 1 else "are"
-        left = f"{plural(outcome.undone, 'run')} {are} not done; run the same command again to continue with them"
-        _say(console, left)
     waiting = outcome.later if not only and not outcome.elsewhere else 0
-    if waiting:
-        wait = "waits" if waiting == 1 else "wait"
-        line = f"{plural(waiting, 'run')} {wait} for others that ended without a score; run the same command again to continue"
-        _say(console, line)
+    for number, verbs, what in (
+        (outcome.undone, ("is", "are"), "not done; run the same command again to continue with them"),
+        (waiting, ("waits", "wait"), "for others that ended without a score; run the same command again to continue"),
+    ):
+        if number:
+            _say(console, f"{plural(number, 'run')} {verbs[number > 1]} {what}")
     failed = [record for record in outcome.records if record.status not in ("ok", "unsupported")]
     return SOME_FAILED if failed or outcome.undone or waiting else DONE
 

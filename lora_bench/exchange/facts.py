@@ -24,15 +24,11 @@ ONE_BY_ONE = {"options": "option_{}", "arguments": "argument_{}", "packages": "p
 
 @dataclass(frozen=True, kw_only=True)
 class RecordFacts:
-    """One record as a tracker takes it, without missing values.
+    """One record as a tracker takes it, without missing values; *sha256*, of the whole record, tells a changed one.
 
     Args:
-        name: Name for readers: task, base model, label, seed and run id.
-        sha256: Hash of the whole record, to tell a changed record from the exported one.
-        tags: Identity and end of the record; `run_id`, `suite`, `status` and `reason` among them.
         conditions: Settings of the run. Options of the method, arguments and versions are separate, as `option_<name>`,
             `argument_<name>` and `package_<name>`.
-        curve: Step and metrics of each point of the learning curve.
         last_step: Number of steps of the run, if known, else the curve's last.
     """
 

@@ -18,19 +18,15 @@ def named(series: SeriesAnswer) -> str:
     return plain(" · ".join(series.name.words))
 
 
-def counted(answer: Answer) -> str:
-    """Count the series of each status: "1 regression, 11 pass"."""
-    numbers = ((len(answer.of_status(status)), STATUS_SAID[status]) for status in STATUSES)
-    return ", ".join(f"{number} {status}" for number, status in numbers if number) or "no series"
-
-
 def headline(answer: Answer) -> str:
     """Return the answer as one sentence of plain text."""
     nights = plural(answer.nights, "accepted night")
     # A night without any before it has no last one; what is held against other runs has.
     other = answer.last is not None and answer.nights == 0
     against = answer.baseline if other else f"{nights} of {answer.baseline}"
-    return plain(f"{SAID[answer.verdict]}: {answer.label} of {answer.suite} against {against} ({counted(answer)})")
+    numbers = ((len(answer.of_status(status)), STATUS_SAID[status]) for status in STATUSES)
+    counted = ", ".join(f"{number} {status}" for number, status in numbers if number) or "no series"
+    return plain(f"{SAID[answer.verdict]}: {answer.label} of {answer.suite} against {against} ({counted})")
 
 
 def terminal_lines(answer: Answer) -> list[str]:

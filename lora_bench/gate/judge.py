@@ -88,10 +88,6 @@ def judge(
     )
 
 
-def _is_unsupported(cell: NightCell) -> bool:
-    return len(cell.with_status("unsupported")) == len(cell.runs)
-
-
 def _size(series: SeriesAnswer) -> float:
     """Return a sort key that puts the greatest relative loss first."""
     if series.observed is None or not series.expected:
@@ -193,8 +189,9 @@ class _Series:
 
     def _not_judged(self) -> Iterator[Finding]:
         """Yield a finding that keeps a series from passing if nothing could be compared."""
-        before = self.past.cells[-1:]
-        if mean_of(self.cell) is None and not (before and _is_unsupported(before[0]) and _is_unsupported(self.cell)):
+        both = [*self.past.cells[-1:], self.cell]
+        unsupported = len(both) > 1 and all(run.status == "unsupported" for cell in both for run in cell.runs)
+        if mean_of(self.cell) is None and not unsupported:
             without = [run for run in self.cell.runs if run.score is None]
             why = f" ({reasons(without)})" if without else ""
             reason = f"{len(without)} of {plural(len(self.cell.runs), 'run')} gave no score{why}, so nothing was judged"

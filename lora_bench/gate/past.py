@@ -30,12 +30,9 @@ STATED = "the accepted nights hold"
 
 @dataclass(frozen=True)
 class Past:
-    """A series in the accepted nights since its last acknowledged change, on the scale of its tests.
+    """A series in the accepted nights since its last acknowledged change, oldest first, on the scale of its tests.
 
-    Args:
-        cells: Cells of those nights, oldest first.
-        labels: Labels of the nights whose runs all have scores, without the flaky ones.
-        history: Input of the tests, with the means of those nights.
+    *labels* are those of nights whose runs all have scores, without the flaky ones; *history* has the means of these.
     """
 
     cells: tuple[NightCell, ...]

@@ -81,7 +81,6 @@ class Machine(Strict):  # frozen, so that it can be a key
 
 
 Setting = tuple[Conditions, Machine | None]
-"""The conditions and the machine of a cell's runs."""
 
 
 def machine_of(environment: Environment) -> Machine:

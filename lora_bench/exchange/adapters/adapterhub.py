@@ -94,7 +94,8 @@ def from_adapterhub(
         raise LoraBenchError(f"{folder} holds {name} of AdapterHub; bottleneck adapters and prefixes are converted")
     head, model_class = _read_head(folder, model, allow_pickle)
     tensors = portable.read_weights(folder, SAFE_WEIGHTS, PICKLED_WEIGHTS, allow_pickle=allow_pickle)
-    inside = portable.inside_of(tensors, model)
+    prefix = f"{model.base_model_prefix}."
+    inside = prefix if any(name.startswith(prefix) for name in tensors) else ""
     if model_class is None:
         model_class = settings["model_class"] if settings.get("model_class") in portable.known_classes(model) else None
     convert: Callable[..., tuple[TunerConfig, dict[str, Tensor]]]

@@ -154,12 +154,6 @@ def settings_of(
     }
 
 
-def inside_of(names: Any, model: PreTrainedModel) -> str:
-    """Return the path of the base model in the one whose weights have these names, with a dot; empty if they are one."""
-    inside = f"{model.base_model_prefix}."
-    return inside if any(name.startswith(inside) for name in names) else ""
-
-
 def class_name(
     model: PreTrainedModel, inside: str, mapping: dict[str, Any] | None, task_type: str | None
 ) -> str | None:

@@ -109,7 +109,11 @@ def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> "Fig
         if row.contrast is not None:
             _draw(axes, row.contrast, place, limits, plot, narrow)
     _names(figure, rows, places, (width, height), head, narrow)
-    title = f"difference to {reference}, {_unit(contrasts[0])}"
+    first = contrasts[0]
+    unit = "points of 100" if first.shares else plain(first.setting.spec.task.metric or "score", 40)
+    over = f", means over {first.tasks} tasks" if first.tasks > 1 else ""
+    better = "" if first.higher_is_better else " (lower is better)"
+    title = f"difference to {reference}, {unit}{over}{better}"
     centre = 0.02 if narrow else names / width
     for number, line in enumerate([title, *([model] if model else [])]):
         at = 1 - (0.13 + 0.17 * number) / height
@@ -188,12 +192,6 @@ def _value_limits(contrasts: Sequence[Contrast]) -> tuple[float, float]:
 
 def _margins(contrasts: Sequence[Contrast]) -> set[float]:
     return {contrast.verdict.margin for contrast in contrasts if contrast.verdict.margin is not None}
-
-
-def _unit(contrast: Contrast) -> str:
-    unit = "points of 100" if contrast.shares else plain(contrast.setting.spec.task.metric or "score", 40)
-    over = f", means over {contrast.tasks} tasks" if contrast.tasks > 1 else ""
-    return unit + over + ("" if contrast.higher_is_better else " (lower is better)")
 
 
 def _frame(axes: Any, limits: tuple[float, float], depth: float, contrasts: Sequence[Contrast]) -> None:

@@ -207,13 +207,10 @@ def costs_of(settings: Sequence[Setting], environments: Sequence[Environment]) -
     ]
     scored = [row for setting in settings for row in setting.rows if row.score is not None]
     known = [cost for cost in every if any(cost.of(row) is not None for row in scored)]
-    return [cost for cost in known if cost.measured or not _equal_by_design(settings)]
-
-
-def _equal_by_design(settings: Sequence[Setting]) -> bool:
-    """Tell if a budget makes the parameters of all rows equal, so that a panel of them would show nothing."""
-    fitted = [row for setting in settings for row in setting.rows if not row.exempt and row.score is not None]
-    return len(settings) == 1 and settings[0].parameter_target is not None and all(row.within_budget for row in fitted)
+    # Where a budget makes the parameters of all rows equal, a panel of them would show nothing.
+    held_equal = len(settings) == 1 and settings[0].parameter_target is not None
+    equal = held_equal and all(row.within_budget for row in scored if not row.exempt)
+    return [cost for cost in known if cost.measured or not equal]
 
 
 def front_of(rows: Sequence[Row], cost: Cost, higher_is_better: bool | None) -> list[Row]:

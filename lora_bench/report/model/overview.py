@@ -97,12 +97,6 @@ class Contrast:
         return 100.0 if self.shares else 1.0
 
 
-def by_verdict(contrasts: Iterable[Contrast]) -> dict[str, list[Contrast]]:
-    """Return comparisons by their verdicts, in the order in which these are named; open ones last."""
-    found = grouped(contrasts, lambda contrast: contrast.shown)
-    return {word: found[word] for word in (*SHOWN, "inconclusive") if word in found}
-
-
 class Ratio(NamedTuple):
     """A measured cost as a multiple of the reference's, the geometric mean over base models.
 
@@ -155,8 +149,9 @@ class Line:
 
     @cached_property
     def by_verdict(self) -> dict[str, list[Contrast]]:
-        """Its comparisons by their verdicts."""
-        return by_verdict(self.contrasts)
+        """Its comparisons by their verdicts, in the order in which these are named; open ones last."""
+        found = grouped(self.contrasts, lambda contrast: contrast.shown)
+        return {word: found[word] for word in (*SHOWN, "inconclusive") if word in found}
 
     def all_shown(self, words: Sequence[str]) -> bool:
         """Tell if every comparison has one of these verdicts."""

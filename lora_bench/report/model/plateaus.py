@@ -171,10 +171,7 @@ def _of_lines(
     for number, (before, after) in enumerate(itertools.pairwise(kept)):
         if ahead[before] == ahead[after]:
             continue
-        sides = [
-            judged[_nearest_shown([verdict for _, verdict in judged], ahead, outwards)]
-            for outwards in (kept[number::-1], kept[number + 1 :])
-        ]
+        sides = [judged[_nearest_shown(judged, ahead, places)] for places in (kept[number::-1], kept[number + 1 :])]
         low, high = judged[before][0], judged[after][0]
         share = gains[before] / (gains[before] + gains[after])
         about = math.exp(math.log(low) + share * math.log(high / low))
@@ -184,8 +181,8 @@ def _of_lines(
     return found
 
 
-def _nearest_shown(verdicts: Sequence[Verdict], ahead: Sequence[bool], outwards: Sequence[int]) -> int:
+def _nearest_shown(judged: Sequence[tuple[float, Verdict]], ahead: Sequence[bool], outwards: Sequence[int]) -> int:
     """Return the nearest place with a shown difference, as long as the same method is ahead; else the first place."""
     first = outwards[0]
     same = itertools.takewhile(lambda place: ahead[place] == ahead[first], outwards)
-    return next((place for place in same if verdicts[place].verdict == "better"), first)
+    return next((place for place in same if judged[place][1].verdict == "better"), first)

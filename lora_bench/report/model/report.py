@@ -32,6 +32,7 @@ TextsOf = Callable[[TaskSpec, Sequence[int], Sequence[int | None]], Sequence[tup
 
 # "partly": some comparisons are decided.
 Level = Grade | Literal["partly", "undecided"]
+Why = Literal["seeds", "collapses"] | None
 
 
 def no_texts(task: TaskSpec, references: Sequence[int], seeds: Sequence[int | None] = ()) -> None:
@@ -56,7 +57,7 @@ class Decision:
 
     level: Level | None = None
     taken: Line | None = None
-    why: Literal["seeds", "collapses"] | None = None
+    why: Why = None
     improving: int
     ended: int
 
@@ -84,20 +85,16 @@ def _decide(overview: Overview) -> Decision:
     label = overview.taken.label if overview.taken is not None else None
     taken = next((line for line in overview.methods if line.label == label), None)
     if not any(contrast.shown in SHOWN for contrast in overview.contrasts):
-        return replace(nothing, level="undecided", taken=taken, why=_why(overview))
+        verdicts = [contrast.verdict for contrast in overview.contrasts]
+        few = max(verdict.pairs for verdict in verdicts) < FEWEST_PAIRS
+        # Collapsed runs keep the least p after Holm's procedure above the error level in every comparison.
+        out_of_reach = all(one.apart and one.family * least_p(one.pairs) > one.alpha for one in verdicts)
+        why: Why = "seeds" if few else "collapses" if out_of_reach else None
+        return replace(nothing, level="undecided", taken=taken, why=why)
     decided = [contrast.shown in DECIDED for contrast in overview.contrasts]
     grade = grade_of(min(contrast.verdict.pairs for contrast in overview.contrasts))
     level: Level = grade if all(decided) else "partly" if any(decided) else "undecided"
     return replace(nothing, level=level, taken=taken)
-
-
-def _why(overview: Overview) -> Literal["seeds", "collapses"] | None:
-    verdicts = [contrast.verdict for contrast in overview.contrasts]
-    if max(verdict.pairs for verdict in verdicts) < FEWEST_PAIRS:
-        return "seeds"
-    # Collapsed runs keep the least p after Holm's procedure above the error level in every comparison.
-    out_of_reach = all(one.apart and one.family * least_p(one.pairs) > one.alpha for one in verdicts)
-    return "collapses" if out_of_reach else None
 
 
 @dataclass(frozen=True, eq=False)

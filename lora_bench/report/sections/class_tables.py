@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 import numpy as np
 
-from lora_bench.records.spec import TaskSpec
 from lora_bench.report.blocks import MOST_COLUMNS, Block, Fold, Heading, TextTable, known_columns, wide_table
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.given_answers import (
@@ -210,15 +209,11 @@ def _table(
             line.append(inert(" / ".join(said), MOST_CHARACTERS))
         lines.append(line)
     of_all = f"{count(min(most, len(items)))} of {plural(len(items), 'such item')}"
-    return [f"{of_all}, {_said_of_texts(setting.spec.task, shown is not None)}.", *wide_table(header, lines, 2)]
-
-
-def _said_of_texts(task: TaskSpec, shown: bool) -> str:
-    if not shown:
-        return "by their place in the test split; texts are not shown"
-    facts = [str((task.definition or {}).get(name) or "") for name in ("licence", "citation")]
+    facts = [str((setting.spec.task.definition or {}).get(name) or "") for name in ("licence", "citation")]
     credit = " ".join(inert(fact) for fact in facts if fact)
-    return f"by their id; texts: {credit.rstrip('.')}" if credit else "by their id"
+    by = f"by their id; texts: {credit.rstrip('.')}" if credit else "by their id"
+    by = by if shown is not None else "by their place in the test split; texts are not shown"
+    return [f"{of_all}, {by}.", *wide_table(header, lines, 2)]
 
 
 def _cell(given: GivenAnswers, place: int) -> str:

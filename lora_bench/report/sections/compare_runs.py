@@ -175,10 +175,13 @@ def _table(sets: TwoSets) -> list[Block]:
     rows = []
     for pair in sets.pairs:
         task, model, label = pair.place
+        means = (score(None if row.score is None else row.score.mean) for row in (pair.first, pair.second))
+        cells = numbers(pair.verdict, "seeds, items" if pair.by_items else "seeds")
+        if not any(pair.difference.differences):
+            cells[VERDICT] = "the same, run by run"
         rows.append(
             [
-                code(task), inert(model, 80), code(label), str(pair.difference.pairs), _mean(pair.first), _mean(pair.second),
-                *_numbers(pair),
+                code(task), inert(model, 80), code(label), str(pair.difference.pairs), *means, *cells,
                 _cost(pair, change(pair.first.step_seconds, pair.second.step_seconds)),
                 _cost(pair, change(pair.first.train_peak_bytes, pair.second.train_peak_bytes)),
             ]
@@ -195,17 +198,6 @@ def _table(sets: TwoSets) -> list[Block]:
 def _cost(pair: Pair, found: str) -> str:
     beside = False in (pair.first.exclusive, pair.second.exclusive)
     return f"{found}{SHARED}" if beside and found != MISSING else found
-
-
-def _numbers(pair: Pair) -> list[str]:
-    cells = numbers(pair.verdict, "seeds, items" if pair.by_items else "seeds")
-    if not any(pair.difference.differences):
-        cells[VERDICT] = "the same, run by run"
-    return cells
-
-
-def _mean(row: Row) -> str:
-    return score(row.score.mean if row.score is not None else None)
 
 
 def _changes(sets: TwoSets) -> list[Block]:

@@ -22,11 +22,15 @@ def environment_section(comparison: Comparison) -> list[Block]:
     blocks: list[Block] = [Heading(2, "Environment"), TextList(items)]
     if not several:
         return blocks
+    facts = [{**_machine(one), **_packages(one)} for one in comparison.environments]
+    names = dict.fromkeys(name for one in facts for name in one)
+    cells = [[name, *(one.get(name) or MISSING for one in facts)] for name in names]
+    header = ["", *(f"environment {index}" for index in range(1, len(facts) + 1))]
     return [
         *blocks,
         "They differ in what follows, and rows from different environments differ in it beside the method: their speed and "
         "memory are not to be compared, and their scores with that in mind.",
-        _differences(comparison),
+        TextTable(header, [row for row in cells if len(set(row[1:])) > 1], numbers_from=len(header)),
     ]
 
 
@@ -58,14 +62,6 @@ def _machine(environment: Environment) -> dict[str, str]:
 
 def _packages(environment: Environment) -> dict[str, str]:
     return {inert(name): inert(version) for name, version in sorted(environment.packages.items())}
-
-
-def _differences(comparison: Comparison) -> TextTable:
-    facts = [{**_machine(one), **_packages(one)} for one in comparison.environments]
-    names = dict.fromkeys(name for one in facts for name in one)
-    cells = [[name, *(one.get(name) or MISSING for one in facts)] for name in names]
-    header = ["", *(f"environment {index}" for index in range(1, len(facts) + 1))]
-    return TextTable(header, [row for row in cells if len(set(row[1:])) > 1], numbers_from=len(header))
 
 
 def _rows_in(comparison: Comparison, index: int) -> list[str]:

@@ -21,6 +21,8 @@ MEASURES = {
 # More sentences would push the picture off the first screen.
 MOST_KEPT = 2
 
+_FILE = "forgetting-{}.svg"
+
 _CAPTION = (
     "Score against what is lost of the base model: seeds (small points), their means and 95 % intervals in both directions. "
     "Better methods are at the top, gentler ones on the left; the dashed line is the base model's own level."
@@ -37,7 +39,7 @@ def forgetting_section(comparison: Comparison, folder: str, rules: Analysis | No
         header += ["perplexity before", "after"] if measure == "loss" else []
         blocks += [Heading(3, f"Forgetting on {where}"), f"Measured by {MEASURES[measure]}."]
         blocks += [TextTable(header, [*map(_cells, rows)]), *_against(rows, rules)]
-        blocks.append(Figure("Learning against forgetting", f"{folder}/{_file(number)}", _CAPTION))
+        blocks.append(Figure("Learning against forgetting", f"{folder}/{_FILE.format(number)}", _CAPTION))
     if not blocks:
         return []
     said = (
@@ -57,19 +59,18 @@ def kept_of_base(comparison: Comparison) -> list[str]:
         return []
     names = [tables.setting_name(setting, comparison) for setting, _, _ in parts]
     on = [f" on {name}" if len(set(names)) > 1 else "" for name in names]
-    return [_kept(table, rows, where) for (_, table, rows), where in zip(parts, on, strict=True)]
-
-
-def _kept(table: ModelTable, rows: list[Row], where: str) -> str:
-    found = [(row.label, row.forgetting) for row in rows if row.forgetting is not None]
-    found.sort(key=lambda one: one[1].lost.mean)
-    _, first = found[0]
-    before = "" if first.before is None else f"was {text.score(first.before)}, and "
-    after = text.listed([f"{text.score(one.after.mean)} with {code(label)}" for label, one in found])
-    return (
-        f"**Kept of {tables.model_name(table)}{where}:** {MEASURES[first.measure]}, {before}after training is {after} "
-        "([intervals](#learning-against-forgetting))."
-    )
+    said = []
+    for (_, table, rows), where in zip(parts, on, strict=True):
+        found = [(row.label, row.forgetting) for row in rows if row.forgetting is not None]
+        found.sort(key=lambda one: one[1].lost.mean)
+        _, first = found[0]
+        before = "" if first.before is None else f"was {text.score(first.before)}, and "
+        after = text.listed([f"{text.score(one.after.mean)} with {code(label)}" for label, one in found])
+        said.append(
+            f"**Kept of {tables.model_name(table)}{where}:** {MEASURES[first.measure]}, {before}after training is {after} "
+            "([intervals](#learning-against-forgetting))."
+        )
+    return said
 
 
 def forgetting_figures(comparison: Comparison, form: Form = "svg") -> dict[str, bytes]:
@@ -80,7 +81,7 @@ def forgetting_figures(comparison: Comparison, form: Form = "svg") -> dict[str, 
     drawn = {}
     for number, (setting, table, rows) in enumerate(_parts(comparison), start=1):
         (measure,) = {row.forgetting.measure for row in rows if row.forgetting is not None}
-        drawn[_file(number)] = draw_plane(
+        drawn[_FILE.format(number)] = draw_plane(
             rows,
             styles(comparison),
             form,
@@ -141,7 +142,3 @@ def _against(rows: list[Row], rules: Analysis | None) -> list[Block]:
         "seeds, not other data; no rule for them was declared before the runs."
     )
     return [TextTable(header, listed), said]
-
-
-def _file(number: int) -> str:
-    return f"forgetting-{number}.svg"

@@ -8,13 +8,13 @@ middle of the two beside it, which is nothing on a straight line, and 0.826 stan
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from lora_bench.records.record import Record
 from lora_bench.report.blocks import Block, Heading, TextTable
 from lora_bench.report.figures.curves import Line, is_clocked, timed_line, values_at
-from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, rows_of
+from lora_bench.report.model.comparison import Comparison, ModelTable, rows_of
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.text import code, plural, rate, score
@@ -170,18 +170,8 @@ def over_time_section(comparison: Comparison) -> list[Block]:
         else "Seconds are steps times the mean seconds of a step of the run, without evaluations."
     )
     header = ["task", "base model", "method", "training, s", "score when the cheapest ended", "score at its own end"]
-    return [
-        Heading(2, "Score against training time"),
-        f"Means over runs, on the selection split: no test, and no reason to call a method better. {clock} {alone}",
-        TextTable(header, [line for place in places for line in _lines(comparison, *place)], numbers_from=3),
-    ]
-
-
-def _lines(
-    comparison: Comparison, setting: Setting, table: ModelTable, methods: Sequence[_OverTime]
-) -> Iterator[list[str]]:
-    for one in methods:
-        yield [
+    lines = [
+        [
             tables.setting_name(setting, comparison),
             tables.model_name(table),
             f"{tables.method_name(one.row)} ({plural(len(one.lines), 'run')})",
@@ -189,3 +179,11 @@ def _lines(
             score(one.at(methods[0].seconds)),
             score(statistics.fmean(line[-1][1] for line in one.lines)),
         ]
+        for setting, table, methods in places
+        for one in methods
+    ]
+    return [
+        Heading(2, "Score against training time"),
+        f"Means over runs, on the selection split: no test, and no reason to call a method better. {clock} {alone}",
+        TextTable(header, lines, numbers_from=3),
+    ]

@@ -12,7 +12,6 @@ from lora_bench.report.model.comparison import OF_ROWS, TARGETS, Comparison, Mod
 from lora_bench.report.model.rows import Row, grouped, in_order, total_of, unique
 from lora_bench.report.model.searches import best_rates
 from lora_bench.report.text import MISSING, code, count, inert
-from lora_bench.stats import Summary
 from lora_bench.stats.verdict import FEWEST_FOR_INTERVAL
 
 EXEMPT, SHARED, SEVERAL = "†", "‡", "§"
@@ -88,13 +87,17 @@ def _own(setting: Setting) -> list[TableColumn]:
 
 
 def _scores(setting: Setting) -> list[TableColumn]:
-    def of_score(shown: Callable[[Summary], str]) -> Callable[[Row], str]:
-        return lambda row: MISSING if row.score is None else shown(row.score)
+    def median(row: Row) -> str:
+        return text.score(None if row.score is None else row.score.median)
 
-    median = TableColumn("median", of_score(lambda score: text.score(score.median)))
+    def mean_and_sd(row: Row) -> str:
+        if row.score is None:
+            return MISSING
+        return text.score(row.score.mean) + (f" ± {text.score(row.score.sd)}" if row.score.sd is not None else "")
+
     return [
-        *([median] if setting.by_median else []),
-        TableColumn(f"{metric_name(setting)}, mean ± SD", of_score(mean_and_sd), words=True),
+        *([TableColumn("median", median)] if setting.by_median else []),
+        TableColumn(f"{metric_name(setting)}, mean ± SD", mean_and_sd, words=True),
         TableColumn("95 % interval", interval),
         TableColumn("n", lambda row: text.of_all(len(row.scores), len(row.run_ids))),
         TableColumn("less majority", lambda row: text.difference(row.above_majority)),
@@ -272,11 +275,6 @@ def size(row: Row) -> str:
     if row.size is None or (row.parameters is None and not row.ok):
         return MISSING
     return f"{inert(row.size.replace('_', ' '))} {inert(str(row.size_value))}"
-
-
-def mean_and_sd(score: Summary) -> str:
-    """Return the mean, and the sample standard deviation where there is one."""
-    return text.score(score.mean) + (f" ± {text.score(score.sd)}" if score.sd is not None else "")
 
 
 def interval(row: Row) -> str:

@@ -24,7 +24,9 @@ def next_lines(seen: Overview, decision: Decision) -> list[str]:
     keys = [f"a larger {code(work_key(seen))}, so that runs learn"] if seen.learned_little else []
     if labels := sorted({one.label for one in tried_rates(seen.comparison) if one.end}):
         keys.append(f"a wider range of `learning_rate` for {listed([code(label) for label in labels])}")
-    failing = [] if seen.learned_little or rates_compared(seen.comparison) else [*map(code, _failing(seen))]
+    ends = {} if seen.judged is None or seen.learned_little or rates_compared(seen.comparison) else seen.judged.ends
+    # So many of their runs learned nothing that more seeds would repeat it.
+    failing = [code(label) for label, one in ends.items() if one.fallen > 1 and one.fallen >= MANY * one.runs]
     if failing:
         keys.append(f"another `learning_rate` for {listed(failing)}, of which runs learned nothing")
     few = max(contrast.verdict.pairs for contrast in seen.contrasts) < RECOMMENDATION_PAIRS
@@ -52,12 +54,6 @@ def next_lines(seen: Overview, decision: Decision) -> list[str]:
             what += " and judges anew, at half of the error level"
         steps.append(_changed(f"{command}{seeds}", ", and ".join(keys), what))
     return steps
-
-
-def _failing(seen: Overview) -> list[str]:
-    """Methods of which so many runs learned nothing that more seeds would repeat it."""
-    found = seen.judged.ends if seen.judged is not None else {}
-    return [label for label, one in found.items() if one.fallen > 1 and one.fallen >= MANY * one.runs]
 
 
 def work_key(seen: Overview) -> str:

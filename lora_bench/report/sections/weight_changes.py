@@ -82,21 +82,17 @@ def weight_answer(analysis: WeightAnalysis) -> str:
     if first != last:
         span = f"{_percent(least)} ({code(first)}) to {_percent(most)} ({code(last)})"
         said = f"Methods changed weights by {span} of their norm."
-    overlaps = [overlap for model in analysis.models for overlap in model.overlaps]
-    return " ".join([said, *_shared([one for one in overlaps if one.of == "delta" and one.seeds == "different"])])
-
-
-def _shared(overlaps: Sequence[Overlap]) -> list[str]:
-    """Return a sentence on the directions of ΔW that runs of different seeds share, beside what random ones do."""
+    every = [overlap for model in analysis.models for overlap in model.overlaps]
+    overlaps = [overlap for overlap in every if overlap.of == "delta" and overlap.seeds == "different"]
     if not overlaps:
-        return []
+        return said
     first = _span(overlap.similarity[0][0] for overlap in overlaps)
-    every = _span(overlap.similarity[-1][-1] for overlap in overlaps)
+    of_all = _span(overlap.similarity[-1][-1] for overlap in overlaps)
     random = [_span(1 / overlap.width for overlap in overlaps), _span(overlap.random for overlap in overlaps)]
-    return [
-        f"Runs of different seeds share {first} of the first direction of ΔW and {every} of all "
+    return (
+        f"{said} Runs of different seeds share {first} of the first direction of ΔW and {of_all} of all "
         f"(random ones: {' and '.join(random)})."
-    ]
+    )
 
 
 def _span(shares: Iterable[float]) -> str:
