@@ -158,11 +158,6 @@ def count(number: int | None) -> str:
     return MISSING if number is None else f"{number:,}"
 
 
-def of_all(number: int, every: int) -> str:
-    """Return a count, and where it is not all of them of how many."""
-    return count(number) if number == every else f"{number} of {every}"
-
-
 def score(value: float | None) -> str:
     """Return a score with four decimals: one example in ten thousand."""
     return MISSING if value is None else _minus(f"{value:.4f}" if abs(value) < 100 else f"{value:,.2f}")

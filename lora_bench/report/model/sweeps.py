@@ -115,12 +115,11 @@ def over_targets(comparison: Comparison) -> list[list[Setting]]:
         rest = {name: value for name, value in setting.differs.items() if name not in TARGETS}
         return setting.spec.task.name, setting.search, canonical(rest)
 
-    return [sorted(group, key=_in_order) for group in grouped(comparison.settings, kind).values()]
+    def order(setting: Setting) -> tuple[object, ...]:
+        axis, amount = setting.parameter_target or ("", None)
+        return axis, in_order(amount)
 
-
-def _in_order(setting: Setting) -> tuple[object, ...]:
-    axis, amount = setting.parameter_target or ("", None)
-    return axis, in_order(amount)
+    return [sorted(group, key=order) for group in grouped(comparison.settings, kind).values()]
 
 
 def _told_apart(groups: Sequence[Sequence[Sweep]]) -> list[list[Sweep]]:

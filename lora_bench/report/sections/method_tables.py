@@ -95,11 +95,15 @@ def _scores(setting: Setting) -> list[TableColumn]:
             return MISSING
         return text.score(row.score.mean) + (f" ± {text.score(row.score.sd)}" if row.score.sd is not None else "")
 
+    def number(row: Row) -> str:
+        scored, every = len(row.scores), len(row.run_ids)
+        return count(scored) if scored == every else f"{scored} of {every}"
+
     return [
         *([TableColumn("median", median)] if setting.by_median else []),
         TableColumn(f"{metric_name(setting)}, mean ± SD", mean_and_sd, words=True),
         TableColumn("95 % interval", interval),
-        TableColumn("n", lambda row: text.of_all(len(row.scores), len(row.run_ids))),
+        TableColumn("n", number),
         TableColumn("less majority", lambda row: text.difference(row.above_majority)),
     ]
 

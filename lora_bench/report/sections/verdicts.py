@@ -1,10 +1,11 @@
 """Verdicts in a report: a table of every comparison, its words, and their basis."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from lora_bench.report import text
 from lora_bench.report.blocks import Block, Fold, Heading, TextList, TextTable, known_columns
-from lora_bench.report.model.judged import Held, Judged
+from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import DECIDED, rate_words
 from lora_bench.report.model.ranking import Rank
 from lora_bench.report.sections.method_tables import method_name, model_name, setting_name
@@ -109,14 +110,6 @@ def reaches_none(verdicts: Sequence[Verdict]) -> list[str]:
     return [f"A difference may be shown though {said} (Bonferroni)."] if beside else []
 
 
-def _seeds(judged: Judged, held: Held) -> str:
-    seeds, rule = held.difference.pairs, judged.analysis.seeds
-    if rule is None:
-        return str(seeds)
-    number = next((number for number, look in enumerate(rule.looks, 1) if look >= seeds), len(rule.looks))
-    return f"{seeds} (look {number} of {len(rule.looks)})"
-
-
 def _tables(judged: Judged) -> list[Block]:
     where, flips_p, at_floor = ["task", "base model", "method"], "p of sign flips", "failures at the floor"
     choice, rates = "SD of the choice", not judged.comparison.scores_alone
@@ -125,8 +118,9 @@ def _tables(judged: Judged) -> list[Block]:
         name = [setting_name(held.setting, judged.comparison), model_name(held.table), method_name(held.row)]
         covers = "seeds, items" if held.with_items else "seeds"
         difference, interval, covers, verdict, p_value, needed = numbers(held.verdict, covers, rates=rates)
-        sd = text.score(held.verdict.choice_sd)
-        told.append([*name, _seeds(judged, held), difference, interval, sd, verdict, needed])
+        sd, seeds, looks = text.score(held.verdict.choice_sd), held.difference.pairs, judged.analysis.seeds
+        look = "" if looks is None else f" (look {1 + bisect_left(looks.looks[:-1], seeds)} of {len(looks.looks)})"
+        told.append([*name, f"{seeds}{look}", difference, interval, sd, verdict, needed])
         flips = held.difference.sign_flip
         of_flips = text.probability(flips.p_value if flips is not None else None)
         sure.append([*name, covers, p_value, of_flips, text.difference(held.at_floor)])
