@@ -48,6 +48,7 @@ class Published:
     checkpointing: bool = False
     seconds: float | None = None
     mean_length: int = 210
+    in_chunks: bool = False
 
 
 GIB = 2**30
@@ -61,7 +62,9 @@ def _peft(what: str, method: str, peak: int, seconds: float, **options: Any) -> 
 
 def _tune(what: str, base: Base, gibibytes: float, *, checkpointing: bool) -> Published:
     """A run of torchtune, whose configurations adapt query and value at rank 8 and checkpoint every layer on 24 GB."""
-    return Published(what, "Llama-3.1-8B", "lora", base, 2, 2048, int(gibibytes * GIB), checkpointing=checkpointing)
+    return Published(
+        what, "Llama-3.1-8B", "lora", base, 2, 2048, int(gibibytes * GIB), checkpointing=checkpointing, in_chunks=True
+    )
 
 
 PUBLISHED: dict[str, tuple[Published, ...]] = {
@@ -113,7 +116,8 @@ def _published(source: str) -> list[str]:
     ]
     for one in PUBLISHED[source]:
         model, method = _model(one.model), known_methods()[one.method](**one.options)
-        step = step_traces(model, method, one.base, one.length, checkpointing=one.checkpointing).at(one.rows)
+        traces = step_traces(model, method, one.base, one.length, checkpointing=one.checkpointing)
+        step = (traces if one.in_chunks else traces.whole).at(one.rows)
         timed = ["–"] * 3
         if one.seconds is not None:
             mean = step_traces(model, method, one.base, one.mean_length, checkpointing=one.checkpointing).at(one.rows)
@@ -133,8 +137,8 @@ measurements beside them are other people's.
 
 Largest batch of rows of {LENGTH} tokens, without / with checkpointed layers; – if not one row fits. Weights and products are
 in bfloat16 (on a T4 in float16, of the same size), QLoRA's weights in four bits; AdamW; LoRA of rank 16 in all linear layers;
-adapters of width 16 and prefixes of 16 tokens; 5 % and 0.7 GiB are left for the allocator and the CUDA context. Logits are
-counted whole; runs compute those of large batches in chunks, so more rows may fit.
+adapters of width 16 and prefixes of 16 tokens; 5 % and 0.7 GiB are left for the allocator and the CUDA context. From 2^28
+logits on they are counted in chunks, as runs compute them.
 """
 
 CHECKS = f"""
@@ -150,9 +154,9 @@ allocator reserved, gaps included; computed is what tensors need at 768 tokens. 
 """
 
 BETWEEN = f"""
-**torchtune's README** ([source]({TUNE})): Llama-3.1-8B, 2 rows of 2,048 tokens, compiled. Its loss takes logits in chunks, its
-compiler fuses operations; the computation has neither. It does not say its LoRA: computed is rank 8 on query and value. Its
-full fine-tuning keeps an optimiser in 8 bits, which `fits` does not count.
+**torchtune's README** ([source]({TUNE})): Llama-3.1-8B, 2 rows of 2,048 tokens, compiled, which fuses
+operations; the computation does not. Both take logits in chunks. It does not say its LoRA: computed is rank 8 on query and
+value. Its full fine-tuning keeps an optimiser in 8 bits, which `fits` does not count.
 """
 
 FOOTER = """

@@ -72,7 +72,6 @@ def _notes(found: Sequence[Fit], cache: int) -> list[str]:
     return [
         *dict.fromkeys(notes),
         "computed from shapes, not measured; rows: of the largest batch that fits, with room for the allocator and the context",
-        "logits are counted whole; runs compute those of large batches in chunks, so more rows may fit",
         f"tokens/s: in that batch, from the card's published speed; on an L40S up to {TIME_FACTOR} times off",
         "float32 is multiplied in 16 bits (autocast); 4 bits are NF4 with LoRA in all linear layers, as `qlora`",
         "a T4, V100 or RTX 8000 multiplies in float16 where others do in bfloat16, of the same size",

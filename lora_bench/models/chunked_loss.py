@@ -19,13 +19,21 @@ from lora_bench.tuners.trial import inside_peft
 LEAST, CHUNK = 2**28, 2**25
 
 
+def tokens_in_chunks(model: nn.Module, least: int = LEAST) -> int | None:
+    """Return the tokens from which `chunk_loss` computes a model's loss in chunks; None if it never does."""
+    inner: Any = inside_peft(model)
+    family = declared_family(inner.config.model_type)
+    plain = family is not None and family.causal and getattr(inner.config, "final_logit_softcapping", None) is None
+    return -(-least // inner.config.vocab_size) if plain and inner.get_output_embeddings() is not None else None
+
+
 def chunk_loss(model: nn.Module, tokens: int, *, least: int = LEAST) -> bool:
     """Make a writing model compute its loss in chunks, in place; return False if its logits are few, or its loss not plain."""
-    inner: Any = inside_peft(model)
-    output, family = inner.get_output_embeddings(), declared_family(inner.config.model_type)
-    plain = family is not None and family.causal and getattr(inner.config, "final_logit_softcapping", None) is None
-    if output is None or not plain or tokens * inner.config.vocab_size < least:
+    first = tokens_in_chunks(model, least)
+    if first is None or tokens < first:
         return False
+    inner: Any = inside_peft(model)
+    output = inner.get_output_embeddings()
     whole, usual = output.forward, inner.loss_function
     rows = max(1, CHUNK * least // LEAST // inner.config.vocab_size)
 

@@ -16,17 +16,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from torch import nn
+
 from lora_bench.errors import LoraBenchError, first_line
 from lora_bench.families import declared_family
 from lora_bench.kinds import KindName, find_kind
 from lora_bench.methods import Method, known_methods, known_presets
 from lora_bench.models.base_precision import meet
+from lora_bench.models.chunked_loss import LEAST, chunk_loss, tokens_in_chunks
 from lora_bench.models.find_family import use_family, with_family
 from lora_bench.models.loading import load_model, reads_apart, writes_on
 from lora_bench.models.registry import BaseModel
 from lora_bench.models.safety import read_config
 from lora_bench.records.spec import AnyPrecision
-from lora_bench.training.measure.layer_traces import DEPTHS, ROWS, StepTrace, StepTraces, trace_step
+from lora_bench.training.measure.layer_traces import DEPTHS, ROWS, RowSteps, StepTrace, StepTraces, trace_step
 from lora_bench.training.measure.step_costs import CARDS, CONTEXT_BYTES, GAPS, card_bytes, find_card
 from lora_bench.tuners.four_bit import pack_layers
 from lora_bench.tuners.inferred_family import family_of_model
@@ -91,7 +94,14 @@ def what_fits(
 
 def largest_batch(traces: StepTraces, room: int) -> int:
     """Return the most rows whose step fits a card's memory; 0 if none does."""
-    return bisect_left(range(1, MOST_ROWS + 1), True, key=lambda rows: needed(traces.at(rows)) > room)
+    first = traces.chunked_from or MOST_ROWS + 1
+
+    def fitting(rows: range) -> int:
+        return bisect_left(rows, True, key=lambda number: needed(traces.at(number)) > room)
+
+    # The first batch in chunks may need less than the last one without.
+    in_chunks = fitting(range(first, MOST_ROWS + 1))
+    return first - 1 + in_chunks if in_chunks else fitting(range(1, first))
 
 
 def needed(step: StepTrace) -> int:
@@ -112,7 +122,7 @@ def step_traces(base_model: BaseModel, method: Method, base: Base, length: int, 
     kind: KindName = "generation" if writes else "classification"
     asked = {
         "model": base_model.sha256, "method": method.name, "options": method.model_dump(), "base": base, "length": length,
-        "checkpointing": checkpointing, "kind": kind,
+        "checkpointing": checkpointing, "kind": kind, "in_chunks_from": LEAST,
         "versions": [__version__, version("transformers"), version("peft"), version("torch")],
     }  # fmt: skip
     path = cache_folder("traces") / f"{content_hash(asked)}.json"
@@ -121,12 +131,24 @@ def step_traces(base_model: BaseModel, method: Method, base: Base, length: int, 
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # warnings of one library about another
             depths = _of_depths(base_model, Path(folder))
-            steps = [
-                (rows, depth, _step(own, method, base, kind, rows, length, checkpointing=checkpointing))
-                for rows in ROWS
-                for depth, own in depths.items()
-            ]
-        found = StepTraces(steps=tuple(steps), layers=_layers(base_model)[1])
+
+            def steps(first: int, *, in_chunks: bool) -> RowSteps:
+                return tuple(
+                    (rows, depth, _step(adapted(own), base, kind, rows, length, checkpointing, in_chunks=in_chunks))
+                    for rows in (first, first + 1)
+                    for depth, own in depths.items()
+                )
+
+            def adapted(shape: BaseModel) -> tuple[nn.Module, str]:
+                return _adapted(shape, method, base, kind)
+
+            found = StepTraces(steps=steps(ROWS[0], in_chunks=False), layers=_layers(base_model)[1])
+            shallow, _ = adapted(next(iter(depths.values())))
+            tokens = tokens_in_chunks(shallow) if find_kind(kind).writes else None
+            if tokens is not None and tokens <= MOST_ROWS * length:
+                first = -(-tokens // length)
+                chunked = steps(max(first, ROWS[0]), in_chunks=True)
+                found = found.model_copy(update={"chunked": chunked, "chunked_from": first})
         keep(path, found.model_dump(mode="json"))
     return found
 
@@ -180,9 +202,8 @@ def _of_depths(base_model: BaseModel, folder: Path) -> dict[int, BaseModel]:
     return found
 
 
-def _step(
-    base_model: BaseModel, method: Method, base: Base, kind: KindName, rows: int, length: int, *, checkpointing: bool
-) -> StepTrace:
+def _adapted(base_model: BaseModel, method: Method, base: Base, kind: KindName) -> tuple[nn.Module, str]:
+    """Return a model of shapes with a method, and the pattern of the paths of its layers."""
     use_family(base_model)
     shape = dataclasses.replace(base_model, has_weights=False)
     stored: AnyPrecision = "float32" if base == "float32" else "bfloat16"
@@ -195,9 +216,25 @@ def _step(
         pack_layers(model, head, shapes_only=True)
     adapted = method.apply(model, head=head)
     meet(adapted, head, stored)
+    return adapted, layer
+
+
+def _step(
+    adapted: tuple[nn.Module, str],
+    base: Base,
+    kind: KindName,
+    rows: int,
+    length: int,
+    checkpointing: bool,
+    *,
+    in_chunks: bool,
+) -> StepTrace:
+    model, layer = adapted
+    if in_chunks:
+        chunk_loss(model, rows * length)
     task = find_kind(kind)
     return trace_step(
-        adapted,
+        model,
         layer,
         task.batch_shapes(rows, length, 2),
         "bfloat16" if base == "float32" else "float32",

@@ -9,8 +9,10 @@ from transformers import AutoConfig
 
 from lora_bench.kinds import find_kind
 from lora_bench.methods import known_methods
+from lora_bench.models.chunked_loss import chunk_loss, tokens_in_chunks
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import find_model
+from lora_bench.plan.what_fits import largest_batch, needed
 from lora_bench.training.measure.bare_step import TrainingStep
 from lora_bench.training.measure.layer_traces import DEPTHS, ROWS, StepTraces, trace_step
 from lora_bench.training.measure.step_bytes import static_bytes
@@ -42,10 +44,10 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
 
 
-def model_of(folder, model_type, layers, method, *, on_meta):
+def model_of(folder, model_type, layers, method, *, on_meta, **sizes):
     own = folder / f"{model_type}-{layers}"
     own.mkdir(exist_ok=True)
-    config = AutoConfig.for_model(model_type, **OWN[model_type]).to_dict()
+    config = AutoConfig.for_model(model_type, **{**OWN[model_type], **sizes}).to_dict()
     key = "n_layer" if model_type == "gpt2" else "num_hidden_layers"
     kinds = config.pop("layer_types", None)
     (own / "config.json").write_text(
@@ -58,21 +60,24 @@ def model_of(folder, model_type, layers, method, *, on_meta):
     return known_methods()[name](**options).apply(model, head=head), layer, find_kind(kind)
 
 
-def predicted(folder, model_type, method, *, checkpointing):
+def traced(folder, model_type, method, *, checkpointing, numbers=ROWS, least=None, **sizes):
+    """Steps of so many rows; from *least* logits on in chunks."""
     steps = []
-    for rows in ROWS:
+    for rows in numbers:
         for depth in DEPTHS:
-            model, layer, kind = model_of(folder, model_type, depth, method, on_meta=True)
+            model, layer, kind = model_of(folder, model_type, depth, method, on_meta=True, **sizes)
+            assert least is None or chunk_loss(model, rows * LENGTH, least=least)
             batch = kind.batch_shapes(rows, LENGTH, 2)
             step = trace_step(model, layer, batch, "float32", fused_attention=False, checkpointing=checkpointing)
             steps.append((rows, depth, step))
-    return StepTraces(steps=tuple(steps), layers=LAYERS).at(BATCH)
+    return tuple(steps)
 
 
-def measured(folder, model_type, method, *, checkpointing):
+def measured(folder, model_type, method, *, checkpointing, least=None, **sizes):
     """The peak of a step by the events of torch's own allocator, with weights and states."""
     torch.manual_seed(0)
-    model, _, kind = model_of(folder, model_type, LAYERS, method, on_meta=False)
+    model, _, kind = model_of(folder, model_type, LAYERS, method, on_meta=False, **sizes)
+    assert least is None or chunk_loss(model, BATCH * LENGTH, least=least)
     if checkpointing:
         inside_peft(model).gradient_checkpointing_enable({"use_reentrant": False})
     shapes = kind.batch_shapes(BATCH, LENGTH, 2)
@@ -101,5 +106,33 @@ FULL, LORA = ("full", {}), ("lora", {"targets": ("all",)})
     "model_type", [one if one in ("llama", "roberta") else pytest.param(one, marks=pytest.mark.slow) for one in OWN]
 )
 def test_the_peak_of_a_deep_model_is_that_of_torchs_allocator(tmp_path, model_type, method, checkpointing):
-    said = predicted(tmp_path, model_type, method, checkpointing=checkpointing).peak
+    steps = traced(tmp_path, model_type, method, checkpointing=checkpointing)
+    said = StepTraces(steps=steps, layers=LAYERS).at(BATCH).peak
     assert said == pytest.approx(measured(tmp_path, model_type, method, checkpointing=checkpointing), rel=0.05)
+
+
+def test_the_peak_of_a_batch_whose_loss_is_in_chunks_is_that_of_torchs_allocator_too(tmp_path):
+    # With 40,000 words, the logits of two rows of 48 tokens are 3.8 million, and a chunk has an eighth of them: 12 tokens.
+    least, words = 2 * LENGTH * 40_000, {"vocab_size": 40_000}
+    model, *_ = model_of(tmp_path, "llama", 2, LORA, on_meta=True, **words)
+    assert tokens_in_chunks(model, least) == 2 * LENGTH
+    own = {"checkpointing": True, **words}
+    traces = StepTraces(
+        steps=traced(tmp_path, "llama", LORA, **own),
+        layers=LAYERS,
+        chunked=traced(tmp_path, "llama", LORA, numbers=(2, 3), least=least, **own),
+        chunked_from=2,
+    )
+    expected = measured(tmp_path, "llama", LORA, least=least, **own)
+    assert traces.at(BATCH).peak == pytest.approx(expected, rel=0.05)
+    assert traces.whole.at(BATCH).peak > 1.5 * expected
+    assert traces.at(1) == traces.whole.at(1) and traces.at(BATCH).logits < traces.whole.at(BATCH).logits / 4
+    # With more rows the logits of a chunk stay, and what a layer leaves for the head grows.
+    more = traces.at(2 * BATCH)
+    assert (
+        more.logits == pytest.approx(traces.at(BATCH).logits, rel=0.2)
+        and more.activations > traces.at(BATCH).activations
+    )
+    # The largest batch is looked for among those in chunks, which need less than some without.
+    room = needed(more)
+    assert largest_batch(traces, room) == 2 * BATCH > largest_batch(traces.whole, room)

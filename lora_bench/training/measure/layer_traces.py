@@ -2,7 +2,8 @@
 
 A step is a sequence of operations. At one length, the bytes held after each of them grow linearly with the rows of a batch and,
 outside the layers in the middle, with the number of layers. A layer in the middle holds less than the first or the last one.
-So four small steps on fake tensors give the peak of any batch of a deep model.
+So four small steps on fake tensors give the peak of any batch of a deep model, and four more that of batches whose loss is
+computed in chunks.
 """
 
 import re
@@ -60,23 +61,39 @@ class StepTrace(Strict):
         return self.weights + self.states + max(max(values) for _, values in self.parts)
 
 
-class StepTraces(Strict):
-    """Steps of each of `ROWS` at each of `DEPTHS`, or at their whole depth alone, of a model with so many layers."""
+RowSteps = tuple[tuple[int, int, StepTrace], ...]
+"""Steps of two neighbouring numbers of rows at each of `DEPTHS`, or at their whole depth alone: rows, depth and step."""
 
-    steps: tuple[tuple[int, int, StepTrace], ...]
+
+class StepTraces(Strict):
+    """Steps of `ROWS` of a model with so many layers, and *chunked* ones, for batches of *chunked_from* rows and more."""
+
+    steps: RowSteps
     layers: int
+    chunked: RowSteps = ()
+    chunked_from: int | None = None
+
+    @property
+    def whole(self) -> "StepTraces":
+        """The steps without chunks, whatever the batch."""
+        return StepTraces(steps=self.steps, layers=self.layers)
 
     def at(self, rows: int) -> StepTrace:
         """Return the step of so many rows with all layers."""
-        deep = len(self.steps) == len(ROWS)
+        chunked = self.chunked_from is not None and rows >= self.chunked_from
+        traced = self.chunked if chunked else self.steps
+        first = traced[0][0]
+        deep = len(traced) == len(ROWS)
         steps = [
-            (step, _weight(rows, ROWS, own) * (1 if deep else _weight(self.layers, DEPTHS, depth)))
-            for own, depth, step in self.steps
+            (step, _weight(rows, (first, first + 1), own) * (1 if deep else _weight(self.layers, DEPTHS, depth)))
+            for own, depth, step in traced
         ]
 
         parts = []
-        for index, (name, _) in enumerate(self.steps[0][2].parts):
+        for index, (name, _) in enumerate(traced[0][2].parts):
             columns = [(step.parts[index][1], weight) for step, weight in steps]
+            if chunked and name == _HEAD:  # the number of chunks differs, and the size of the last one
+                columns = [((values[0], max(values)), weight) for values, weight in columns]
             if len({len(values) for values, _ in columns}) > 1:  # of the update, which visits every tensor
                 columns = [((max(values),), weight) for values, weight in columns]
             weights = [weight for _, weight in columns]
