@@ -13,7 +13,7 @@ from lora_bench.stats.estimate import ChoiceError, Estimate, Interval, Summary, 
 from lora_bench.stats.failures import Cancelling, Rate, Risk, collapsed, rate, with_failures_at_floor
 from lora_bench.stats.family import Adjusted, MarginClaims, holm, margin_claims
 from lora_bench.stats.gate import Confirmation, History, JudgedSeries, Shift, confirm, judge_night
-from lora_bench.stats.groups import Ranking, rank
+from lora_bench.stats.groups import tie_letters
 from lora_bench.stats.items import ItemMetric, Items, ItemScores, in_groups, item_difference
 from lora_bench.stats.paired import Difference, PairedDifference, SignFlip, paired_difference, sign_flip
 from lora_bench.stats.power import Needed, seeds_needed
@@ -24,9 +24,9 @@ from lora_bench.stats.verdict import UNDECLARED, FixedSeeds, JudgeSettings, Verd
 __all__ = [
     "UNDECLARED", "Adjusted", "Cancelling", "ChoiceError", "Confirmation", "Crossed", "Difference", "Estimate",
     "FixedSeeds", "History", "Interval", "ItemMetric", "ItemScores", "Items", "JudgeSettings", "JudgedSeries",
-    "MacroDifference", "MarginClaims", "Needed", "PairedDifference", "Ranking", "Rate", "Risk", "Shift", "SignFlip",
+    "MacroDifference", "MarginClaims", "Needed", "PairedDifference", "Rate", "Risk", "Shift", "SignFlip",
     "Summary", "Trials", "Uncertainty", "Verdict", "clopper_pearson", "collapsed", "confirm", "crossed_bootstrap",
     "expected_best", "grade", "holm", "in_groups", "item_difference", "judge", "judge_night", "macro_difference",
-    "margin_claims", "paired_difference", "rank", "rate", "seed_from", "seeds_needed", "sign_flip", "summarise",
-    "trials_of", "with_failures_at_floor",
+    "margin_claims", "paired_difference", "rate", "seed_from", "seeds_needed", "sign_flip", "summarise",
+    "tie_letters", "trials_of", "with_failures_at_floor",
 ]  # fmt: skip

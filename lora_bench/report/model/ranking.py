@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lora_bench.stats import Verdict, rank
+from lora_bench.stats import Verdict, tie_letters
 from lora_bench.stats.family import holm_arrays
 from lora_bench.stats.items import Floats
 
@@ -90,17 +90,17 @@ def _ranks(contest: Contest, gains: Floats, p_values: Floats, alpha: float) -> l
     shown, ahead = p_values <= alpha, means[first] - means[second]
     if (shown & (gains * ahead <= 0)).any():
         return []
-    # Names in the order of places, so that equal means stand as the table has them.
-    names = [f"{place:04}" for place in range(number)]
+    winners, losers = np.where(ahead > 0, (first, second), (second, first))[:, shown]
+    wins, losses = np.bincount(winners, minlength=number), np.bincount(losers, minlength=number)
+    # Equal means stand as the table has them.
+    position = np.argsort(np.argsort(-means, kind="stable"))
 
     @functools.cache
     def letters() -> list[str]:
-        pairs = dict(zip(itertools.combinations(names, 2), p_values.tolist(), strict=True))
-        found = rank(dict(zip(names, means, strict=True)), pairs, alpha=alpha).letters
-        return [found[name] for name in names]
+        apart = zip(position[winners].tolist(), position[losers].tolist(), strict=True)
+        found = tie_letters(number, apart)
+        return [found[place] for place in position]
 
-    winners, losers = np.where(ahead > 0, (first, second), (second, first))[:, shown]
-    wins, losses = np.bincount(winners, minlength=number), np.bincount(losers, minlength=number)
     apart = bool(shown.any())
     return [
         Rank(1 + int(losses[place]), number - int(wins[place]), number, apart, place, letters)
