@@ -41,12 +41,10 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def _name(folder: Path, folders: tuple[Path, Path]) -> str:
-    parts = [one.resolve().parts for one in folders]
-    own = folder.resolve().parts
-    for length in range(1, max(map(len, parts)) + 1):
-        if parts[0][-length:] != parts[1][-length:]:
-            return "/".join(own[-length:])
-    return folder.name
+    first, second = (one.resolve().parts for one in folders)
+    lengths = range(1, max(len(first), len(second)) + 1)
+    apart = next((length for length in lengths if first[-length:] != second[-length:]), 1)
+    return "/".join(folder.resolve().parts[-apart:])
 
 
 def export(arguments: argparse.Namespace) -> int:

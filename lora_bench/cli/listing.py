@@ -3,7 +3,7 @@
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -17,11 +17,6 @@ from lora_bench.models.find_family import infer
 from lora_bench.models.registry import find_model, known_models
 from lora_bench.report.text import MISSING, learning_rate
 from lora_bench.util.paths import suite_files, task_files
-
-
-def listing(what: Literal["methods", "models", "tasks", "suites"]) -> Table:
-    """Return a table of every method with its presets, model, task or suite that has a name."""
-    return {"methods": _methods, "models": _models, "tasks": _tasks, "suites": _suites}[what]()
 
 
 def family_yaml(model: str, revision: str | None) -> str:
@@ -97,3 +92,7 @@ def _suites() -> Table:
     for name, file in suite_files().items():
         table.add_row(Text(name), Text(" ".join(str(read_yaml(file).data.get("about", "")).split())))
     return table
+
+
+# Tables of all that has a name, methods with their presets.
+LISTINGS = {"methods": _methods, "models": _models, "tasks": _tasks, "suites": _suites}

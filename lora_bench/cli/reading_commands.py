@@ -207,14 +207,14 @@ def published(arguments: argparse.Namespace) -> int:
 def list_names(arguments: argparse.Namespace) -> int:
     """List the names that a suite can use."""
     from lora_bench.cli.commands import terminal
-    from lora_bench.cli.listing import family_yaml, listing
+    from lora_bench.cli.listing import LISTINGS, family_yaml
 
     if (arguments.what == "family") != (arguments.model is not None):
         raise LoraBenchError("give a MODEL with `list family`, and with no other list")
     if arguments.what == "family":
         print(family_yaml(arguments.model, arguments.revision), end="")
     else:
-        terminal().print(listing(arguments.what), highlight=False)
+        terminal().print(LISTINGS[arguments.what](), highlight=False)
     return DONE
 
 

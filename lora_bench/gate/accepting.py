@@ -139,20 +139,20 @@ def diff_lines(before: Night, after: Night) -> list[str]:
         if not pairs[0] or not pairs[1]:
             lines.append(f"{words}: only in {plain(before.label if pairs[0] else after.label)}")
             continue
-        lines += [f"{words}: {plain(text)}" for text in _differences((before, pairs[0][0]), (after, pairs[1][0]))]
+        old, new = pairs[0][0], pairs[1][0]
+        opened = changed_conditions(before.setting_of(old), after.setting_of(new))
+        lines += [f"{words}: {plain(text)}" for text in _differences(old, new, opened)]
     return lines
 
 
-def _differences(before: tuple[Night, NightCell], after: tuple[Night, NightCell]) -> list[str]:
-    (night, old), (other, new) = before, after
+def _differences(old: NightCell, new: NightCell, opened: Sequence[str]) -> list[str]:
     lines = []
-    if opened := changed_conditions(night.setting_of(old), other.setting_of(new)):
+    was, now = mean_of(old), mean_of(new)
+    if opened:
         lines.append(f"another series: {'; '.join(opened)}")
-    else:
-        means = mean_of(old), mean_of(new)
-        if means[0] is not None and means[1] is not None:
-            was, now, change = shown_move(old, means[0], means[1])
-            lines.append(f"{was} → {now} ({change})")
+    elif was is not None and now is not None:
+        shown_was, shown_now, change = shown_move(old, was, now)
+        lines.append(f"{shown_was} → {shown_now} ({change})")
     counts = [*((field, words) for _, field, words in COUNTS), ("peak_allocated_bytes", "peak allocated, bytes")]
     for field, words in counts:
         first, second = getattr(old.counts, field), getattr(new.counts, field)

@@ -82,11 +82,13 @@ def judge_against(
     pooled = pools({one.place: one.difference for one in sets.pairs}, {one.place: one.metric for one in sets.pairs})
     alpha = settings.alpha * min((settings.share(pair.verdict.pairs) for pair in sets.pairs), default=1.0)
     plan = ChanceToPass(chance_to_pass(pooled, margins, alpha), seeds_to_pass(pooled, margins, alpha))
-    answers = [
-        _answer(series, cell, pairs.get(series), _Sets(was, is_now, settings, plan, change))
-        for series, cell in is_now.by_series().items()
-        if cell.name.learning_rate is None
-    ]
+    answers = []
+    for series, cell in is_now.by_series().items():
+        if cell.name.learning_rate is None:
+            pair, of_pair = pairs.get(series), []
+            if pair is not None:
+                of_pair = [*_scores(pair, cell.higher_is_better, settings, plan), *_settings(pair, change)]
+            answers.append(_answer(series, cell, pair, of_pair, was, is_now))
     answer = answer_of(
         sorted(with_missing(answers, is_now, was), key=lambda one: STATUSES.index(one.status)),
         suite=is_now.suite,
@@ -158,27 +160,15 @@ def plan_of(cells: Sequence[NightCell], margin: float | None = None) -> ChanceTo
     return ChanceToPass(chance_to_pass(found, margins, ALPHA), seeds_to_pass(found, margins, ALPHA))
 
 
-@dataclass(frozen=True)
-class _Sets:
-    """Both sets of runs as nights, and how they are judged."""
-
-    was: Night
-    is_now: Night
-    settings: Analysis
-    plan: ChanceToPass
-    change: str | None
-
-
-def _answer(series: str, cell: NightCell, pair: Pair | None, sets: _Sets) -> SeriesAnswer:
-    was, is_now = sets.was, sets.is_now
+def _answer(
+    series: str, cell: NightCell, pair: Pair | None, of_pair: Sequence[Finding], was: Night, is_now: Night
+) -> SeriesAnswer:
     old = with_name(was, cell.name)
     same = [one for one in old if was.series_of(one) == series]
-    findings = [*exact_findings(cell, was, same), *_diverged(cell, old)]
-    if pair is not None:
-        findings += [*_scores(pair, cell.higher_is_better, sets), *_settings(pair, sets.change)]
-    elif old and cell.scores:
+    findings = [*exact_findings(cell, was, same), *_diverged(cell, old), *of_pair]
+    if pair is None and old and cell.scores:
         findings.append(Finding(kind="difference", status="undecided", text=_why_apart(cell, old[0], was, is_now)))
-    elif not old:
+    elif pair is None and not old:
         new = "new: the other runs lack it, so nothing was compared"
         findings.append(Finding(kind="difference", status="undecided", text=new))
     return answer_on(
@@ -212,12 +202,12 @@ def _diverged(cell: NightCell, old: Sequence[NightCell]) -> list[Finding]:
     ]
 
 
-def _scores(pair: Pair, higher_is_better: bool, sets: _Sets) -> list[Finding]:
+def _scores(pair: Pair, higher_is_better: bool, settings: Analysis, plan: ChanceToPass) -> list[Finding]:
     """What a comparison of scores found; nothing where a loss of the margin is excluded."""
     verdict = pair.verdict
     if not any(pair.difference.differences):
         return []
-    share = sets.settings.share(verdict.pairs)
+    share = settings.share(verdict.pairs)
     estimate = replace(pair.difference.estimate, share=share)
     gain = estimate if higher_is_better else estimate.negated()
     beyond = verdict.margin is None or abs(gain.value) > verdict.margin
@@ -233,12 +223,12 @@ def _scores(pair: Pair, higher_is_better: bool, sets: _Sets) -> list[Finding]:
     if verdict.verdict == "better" and beyond:
         return finding("improved", "a gain is shown, look for a leak")
     p_value = None if verdict.margin is None else gain.p_above(-verdict.margin)
-    if p_value is None or p_value > sets.settings.alpha or verdict.pairs < FEWEST_OF_A_CHANGE:
-        said = f"{said}; {_needs(pair, sets.plan)}"
+    if p_value is None or p_value > settings.alpha or verdict.pairs < FEWEST_OF_A_CHANGE:
+        said = f"{said}; {_needs(pair, plan)}"
         return finding("undecided", "a loss of the margin is not excluded")
     if verdict.verdict == "worse":
         return finding("pass", "a loss is shown that is smaller than the margin")
-    if unseen(verdict.pairs) > sets.settings.alpha:
+    if unseen(verdict.pairs) > settings.alpha:
         return finding("pass", f"no loss of the margin {unless_words([verdict])}")
     return []
 

@@ -17,7 +17,7 @@ from lora_bench.report.model.report import Report
 from lora_bench.report.sections import first_screen
 from lora_bench.report.sections.chosen_rates import rates_table
 from lora_bench.report.sections.headline import headline_blocks, headline_of
-from lora_bench.report.text import cost, plain, told_apart, unmarked
+from lora_bench.report.text import cost, plain, unmarked
 
 
 def _table(block: TextTable) -> Table:
@@ -54,18 +54,17 @@ def _paragraph(block: Block) -> Text:
 
 def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
     table = _answer_table(" ".join(first_screen.notes(seen)))
-    table.add_column("method", no_wrap=True, max_width=34)
+    table.add_column("method", overflow="fold", max_width=34)
     alone = seen.comparison.scores_alone
     costs = ("place",) if alone else ("file, MiB", "time", "memory")
     given = [Text(seen.cost_name)] if any(line.cost is not None for line in shown) else []
     for name in ("score", *given, Text(f"less {plain(seen.reference, 16)}"), "verdict", *costs):
         table.add_column(name, justify="right", overflow="fold", max_width=26)
-    names = told_apart([line.label for line in shown], 22)
     for line in shown:
         sizes = first_screen.size_of(line).rsplit(" to ", 1)
         values = " to ".join([sizes[0].rsplit(" ", 1)[-1], *sizes[1:]])
         size = f", {unmarked(values)}" if values else ""
-        name = f"{names[line.label]}{size}{' (reference)' if line.reference else ''}"
+        name = f"{plain(line.label, 100)}{size}{' (reference)' if line.reference else ''}"
         cells = [
             first_screen.score_of(line, shown),
             *([cost(line.cost)] if given else []),

@@ -40,15 +40,6 @@ def plain(text: str, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
-def told_apart(names: Sequence[str], limit: int) -> dict[str, str]:
-    """Return *names* as `plain` does; where cut names look alike, long ones are cut in their middle."""
-    cut = {name: plain(name, limit) for name in names}
-    if len({*cut.values()}) == len(cut):
-        return cut
-    own, start = {name: plain(name, 10_000) for name in cut}, limit // 3
-    return {of: it if len(it) <= limit else f"{it[:start]}…{it[start + 1 - limit :]}" for of, it in own.items()}
-
-
 def _without_folders(match: re.Match[str]) -> str:
     *folders, last = re.split(r"[\\/]", match[0].rstrip("\\/"))
     # The end of a home folder's path is a person's name.

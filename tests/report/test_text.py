@@ -13,7 +13,6 @@ from lora_bench.report.text import (
     plain,
     prose,
     score,
-    told_apart,
 )
 
 
@@ -73,14 +72,6 @@ def test_prose_has_identifiers_between_backticks_as_code_and_all_else_inert():
 def test_identifiers_are_code_and_all_else_is_inert():
     assert code("prefix_tuning") == "`prefix_tuning`"
     assert code("a`b|c") == r"a\`b\|c"
-
-
-def test_names_that_would_be_cut_to_the_same_are_cut_in_their_middle():
-    alike = ["setfit/mpnet-epochs_20", "setfit/mpnet-linear-probe", "lora"]
-    short = told_apart(alike, 14)
-    assert len({*short.values()}) == 3 and all(len(name) <= 14 for name in short.values())
-    assert short[alike[0]].endswith("epochs_20") and short["lora"] == "lora"
-    assert told_apart(["setfit/mpnet-epochs_20", "lora"], 14)["setfit/mpnet-epochs_20"] == "setfit/mpnet-…"
 
 
 def test_a_fence_is_longer_than_the_backticks_inside():

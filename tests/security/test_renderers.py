@@ -8,7 +8,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from lora_bench.cli import main
-from lora_bench.cli.listing import listing
+from lora_bench.cli.listing import LISTINGS
 from lora_bench.cli.plan_table import plan_tables
 from lora_bench.execute.progress import Bars, Lines, QuietOnBrokenPipe, result_line
 from lora_bench.execute.run_probes import shown
@@ -91,7 +91,7 @@ def test_a_list_is_text(tmp_path, monkeypatch):
     (tmp_path / "baselines" / "[red]y[bold]" / "suite.yaml").write_text(f"about: {json.dumps(text)}\n")
     for what, name in (("tasks", "[red]x[bold]"), ("suites", "[red]y[bold]")):
         shown_by = console(width=200)
-        shown_by.print(listing(what), highlight=False)
+        shown_by.print(LISTINGS[what](), highlight=False)
         written = shown_by.file.getvalue()
         assert name in written
         assert_inert(written, ["\x1b[1m", "\x1b[2;3m", "\x1b[3m", "\x1b[2m", "\x1b[0m"])

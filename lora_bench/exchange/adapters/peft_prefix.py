@@ -17,9 +17,6 @@ from lora_bench.exchange.adapters.portable_adapter import PortableAdapter
 from lora_bench.tuners import PrefixConfig
 from lora_bench.tuners.prefix import position_table
 
-HEAD_PREFIX = "base_model."
-"""PEFT's prefix of a base model's names where it wraps no module."""
-
 
 def from_peft_prefix(
     folder: Path, settings: Mapping[str, Any], model: PreTrainedModel, base: str, *, allow_pickle: bool
@@ -43,7 +40,8 @@ def from_peft_prefix(
     if "prompt_embeddings" not in tensors:
         raise LoraBenchError(f"{folder} has no prompt_embeddings among its weights, as PEFT's prefix tuning saves")
     table = tensors.pop("prompt_embeddings")
-    head = {name.removeprefix(HEAD_PREFIX): tensor for name, tensor in tensors.items()}
+    # PEFT's prefix of a base model's names where it wraps no module.
+    head = {name.removeprefix("base_model."): tensor for name, tensor in tensors.items()}
     task_type, mapping = settings.get("task_type"), settings.get("auto_mapping")
     named = (mapping or {}).get("base_model_class")
     bare = task_type in (None, "FEATURE_EXTRACTION") and named in (None, type(model).__name__)

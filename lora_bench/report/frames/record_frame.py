@@ -177,12 +177,6 @@ def _keyed(record: object, path: str, key: str) -> Any:
     return (at(record, path) or {}).get(key)
 
 
-def _size_value(record: Record) -> int | None:
-    method = record.spec.method
-    value = method.options.get(method.size) if method.size is not None else None
-    return value if isinstance(value, int) else None
-
-
 def _margin(record: Record, kind: type) -> Any:
     """Return the margin of a record's declaration where it is of a kind: one number, or one for each task."""
     margin = at(record, "analysis.margin")
@@ -204,13 +198,17 @@ def _columns() -> dict[str, Column]:
     """Return the columns of every record: identity, spec, result and provenance."""
     types = dict(fields_of(Record, _LEFT_OUT))
 
+    def size_value(record: Record) -> int | None:
+        value = record.spec.method.options.get(record.spec.method.size or "")
+        return value if isinstance(value, int) else None
+
     def named(paths: Sequence[str]) -> dict[str, Column]:
         return {_name(path): Column(types[path], partial(at, path=path), _role(path)) for path in paths}
 
     return {
         **named(_FIRST),
         **named([path for path in types if _role(path) == "condition"]),
-        "size_value": Column("Int64", _size_value),
+        "size_value": Column("Int64", size_value),
         "analysis_margin": Column("Float64", partial(_margin, kind=float)),
         "analysis_margins": Column("json", partial(_margin, kind=dict)),  # by task
         "score": Column("Float64", attrgetter("score"), "result"),

@@ -32,8 +32,7 @@ _CAPTION = (
 def forgetting_section(comparison: Comparison, folder: str, rules: Analysis | None = None) -> list[Block]:
     """Return the section, with comparisons to the reference of *rules*; empty where no run has a retention."""
     blocks: list[Block] = []
-    for number, (setting, table, rows) in enumerate(_parts(comparison), start=1):
-        (measure,) = {row.forgetting.measure for row in rows if row.forgetting is not None}
+    for number, (setting, table, rows, measure) in enumerate(_parts(comparison), start=1):
         where = f"{tables.setting_name(setting, comparison)}, {tables.model_name(table)}"
         header = ["method", "score", "before", "after", "lost", "95 % interval", "seeds"]
         header += ["perplexity before", "after"] if measure == "loss" else []
@@ -57,17 +56,17 @@ def kept_of_base(comparison: Comparison) -> list[str]:
     parts = [*_parts(comparison)]
     if len(parts) > MOST_KEPT:
         return []
-    names = [tables.setting_name(setting, comparison) for setting, _, _ in parts]
+    names = [tables.setting_name(setting, comparison) for setting, *_ in parts]
     on = [f" on {name}" if len(set(names)) > 1 else "" for name in names]
     said = []
-    for (_, table, rows), where in zip(parts, on, strict=True):
+    for (_, table, rows, measure), where in zip(parts, on, strict=True):
         found = [(row.label, row.forgetting) for row in rows if row.forgetting is not None]
         found.sort(key=lambda one: one[1].lost.mean)
         _, first = found[0]
         before = "" if first.before is None else f"was {text.score(first.before)}, and "
         after = text.listed([f"{text.score(one.after.mean)} with {code(label)}" for label, one in found])
         said.append(
-            f"**Kept of {tables.model_name(table)}{where}:** {MEASURES[first.measure]}, {before}after training is {after} "
+            f"**Kept of {tables.model_name(table)}{where}:** {MEASURES[measure]}, {before}after training is {after} "
             "([intervals](#learning-against-forgetting))."
         )
     return said
@@ -79,8 +78,7 @@ def forgetting_figures(comparison: Comparison, form: Form = "svg") -> dict[str, 
     from lora_bench.report.figures.heat_maps import draw_plane
 
     drawn = {}
-    for number, (setting, table, rows) in enumerate(_parts(comparison), start=1):
-        (measure,) = {row.forgetting.measure for row in rows if row.forgetting is not None}
+    for number, (setting, table, rows, measure) in enumerate(_parts(comparison), start=1):
         drawn[_FILE.format(number)] = draw_plane(
             rows,
             styles(comparison),
@@ -93,13 +91,14 @@ def forgetting_figures(comparison: Comparison, form: Form = "svg") -> dict[str, 
     return drawn
 
 
-def _parts(comparison: Comparison) -> Iterator[tuple[Setting, ModelTable, list[Row]]]:
-    """Yield the rows with a retention of each setting of results, and base model."""
+def _parts(comparison: Comparison) -> Iterator[tuple[Setting, ModelTable, list[Row], str]]:
+    """Yield the rows with a retention of each setting of results, and base model, and what it was measured by."""
     for setting in comparison.settings:
         for table in setting.tables:
             rows = [row for row in table.rows if row.forgetting is not None and row.score is not None]
             if rows:
-                yield setting, table, rows
+                (measure,) = {row.forgetting.measure for row in rows if row.forgetting is not None}
+                yield setting, table, rows, measure
 
 
 def _cells(row: Row) -> list[str]:

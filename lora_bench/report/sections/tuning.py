@@ -97,7 +97,13 @@ def trial_blocks(setting: Setting, rungs: Sequence[Setting] = ()) -> list[Block]
         halved = setting.budget is not None and setting.budget.search == "halve_seeds"
         return _expected(setting, _DRAWN.replace("its seeds", "the seeds of all rates") if halved else _DRAWN)
     expected = _expected(setting, _DRAWN_SHORT) if setting.rung == 1 else [_CHOSEN]
-    return [*_went_on(setting, rungs), *expected]
+    later = next((rung for rung in rungs if (rung.rung or 0) > setting.rung), None)
+    if later is None:
+        return [*expected]
+    most = max(sum(not row.extended for row in rows) for rows in _by_method(later).values())
+    target = work_of(later.spec.training)
+    work = f" with {amount_of(*target)}" if target is not None else ""
+    return [f"The best {most} of each method went on to runs{work}.", *expected]
 
 
 def _expected(setting: Setting, how: str) -> list[Block]:
@@ -132,16 +138,6 @@ def _beyond(found: Mapping[Name, Sequence[Row]]) -> str:
     if not rates:
         return ""
     return f" Tried beyond the range, as the best rate was at its edge, and only in the cost: {text.listed(rates)}."
-
-
-def _went_on(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
-    later = next((rung for rung in rungs if (rung.rung or 0) > (setting.rung or 0)), None)
-    if later is None:
-        return []
-    most = max(sum(not row.extended for row in rows) for rows in _by_method(later).values())
-    target = work_of(later.spec.training)
-    work = f" with {amount_of(*target)}" if target is not None else ""
-    return [f"The best {most} of each method went on to runs{work}."]
 
 
 def _by_method(setting: Setting) -> dict[Name, list[Row]]:
