@@ -28,7 +28,11 @@ def sources_of(given: Sequence[Any], asked: AskedColumns) -> list[Source]:
     """Return the rows of files, folders and frames. Raise BadInput with what is wrong with one."""
     files = items_or_logs([file for one in given if isinstance(one, str | Path) for file in _files(Path(one))])
     frames = [source for one in given if not isinstance(one, str | Path) for source in _of_table(table_of(one), asked)]
-    runs = Counter((file.parent, match[1]) for file in files if (match := _SAMPLES.fullmatch(file.name)))
+    # Each folder of outputs has one of the model's name: runs of a model in several are told apart by their dates.
+    dates = {
+        (file.resolve().parent.name, *match.groups()) for file in files if (match := _SAMPLES.fullmatch(file.name))
+    }
+    runs = Counter((folder, task) for folder, task, _ in dates)
     return [*frames, *(source for file in files for source in _of_file(file, asked, runs))]
 
 
@@ -47,10 +51,10 @@ def _files(path: Path) -> list[Path]:
     return sorted(found)
 
 
-def _of_file(path: Path, asked: AskedColumns, runs: Counter[tuple[Path, str]]) -> Iterator[Source]:
+def _of_file(path: Path, asked: AskedColumns, runs: Counter[tuple[str, str]]) -> Iterator[Source]:
     if (match := _SAMPLES.fullmatch(path.name)) is not None:
         _refuse_columns(path, asked, but=("score", "lower_is_better"))
-        yield _samples(path, match[1], match[2] if runs[path.parent, match[1]] > 1 else "", asked)
+        yield _samples(path, match[1], match[2] if runs[path.resolve().parent.name, match[1]] > 1 else "", asked)
         return
     if is_items(path):
         _refuse_columns(path, asked)
