@@ -9,6 +9,7 @@ differences are points of 100. What cannot be meant is refused, a line each with
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -278,7 +279,10 @@ def _scaled(rows: Rows, scale: Scale | None) -> tuple[dict[str, TaskFacts], list
             guessed += [] if sure else [number]
         # One of our metrics would bring its own scale.
         own_unit = f"{fact.metric} in its own unit" if default_margin(fact.metric) is not None else fact.metric
-        name = own_unit if used == "own" else f"{SHARE}{fact.metric.replace('/', '_')}"
+        # Per cents are shown as shares of 1.
+        bare = re.sub(r" *\(%\)| *%", "", fact.metric) if used == "percent" else ""
+        share = SHARE + (bare or fact.metric).replace("/", "_")
+        name = own_unit if used == "own" else share
         facts[task] = replace(fact, metric=name)
         said.setdefault(_SHOWN[used] + (why if used == "own" and fact.higher_is_better else ""), []).append(task)
     _refuse_mixed(rows, np.isin(numbers, guessed))
