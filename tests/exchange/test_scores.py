@@ -170,9 +170,10 @@ def test_runs_that_repeat_others_are_named_first():
 
 def test_the_claim_that_a_collapse_to_0_would_cancel_first_is_named_and_no_rate_is_excluded(tmp_path):
     found = judge(rows(methods={"a": 0.0, "b": 0.05}))
-    assert "The claim holds unless b collapses to a score of 0 in over" in found.answer
+    assert "The verdict holds, at the difference seen, unless b collapses to a score of 0 in over" in found.answer
     both = judge(rows(methods={"a": 0.1, "b": 0.05, "c": 0.0}), reference="a")
-    assert "The claim most easily cancelled, that on b, holds unless a collapses to a score of 0 in over" in both.answer
+    easily = "The verdict most easily cancelled, that on b, holds, at the difference seen, unless a collapses to a score of 0"
+    assert easily in both.answer
     (page,) = [path.read_text() for path in both.write_report(tmp_path) if path.suffix == ".md"]
     assert "rule out" not in page and "collapses in over" in page and "% excluded)" not in page
 
@@ -638,7 +639,7 @@ def test_pairs_that_differ_on_one_task_alone_are_counted_beside_new_tasks():
         {**row, "accuracy": cola[row["seed"]] + (0.001 * row["seed"] if row["method"] == "b" else 0.0)}
         if row["method"] in shift and row["task"] == "cola" else row for row in tasks
     ]  # fmt: skip
-    assert "1 further pair of methods had runs that differ on one task alone." in judge(table).answer
+    assert "1 further comparison had runs that differ on one task alone." in judge(table).answer
 
 
 def test_runs_without_a_score_are_no_copies():
@@ -707,6 +708,18 @@ def test_samples_of_one_model_at_two_dates_are_two_runs_by_their_dates(tmp_path)
     same = judge(tmp_path).answer
     assert "like these (50): all 2 have the same result on every item." in same
     assert "nothing of methods: their names differ by date only" in same
+
+
+def test_samples_of_one_model_in_two_folders_of_outputs_are_two_runs(tmp_path):
+    samples(tmp_path / "shots0" / "org__small", 20)
+    samples(tmp_path / "shots2" / "org__small", 20, date="2026-01-03T03-04-05.678901")
+    assert "all 2 have the same result on every item" in judge(tmp_path).answer
+
+
+def test_the_name_of_a_score_says_no_per_cent_where_shares_are_shown(tmp_path):
+    table = [{"best acc (%)": 100 * row.pop("accuracy"), **row} for row in rows(methods={"a": 0.0, "b": 0.05})]
+    (page,) = [path.read_text() for path in judge(table).write_report(tmp_path) if path.suffix == ".md"]
+    assert "| best acc |" in page
 
 
 def test_runs_that_are_alike_on_several_tasks_are_told_in_one_clause():

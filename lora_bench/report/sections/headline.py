@@ -191,7 +191,7 @@ def _nothing_shown(seen: Overview, decision: Decision) -> list[str]:
     if decision.why == "seeds" and most == 1 and seen.comparison.scores_alone:
         said = (
             f"Nothing is shown of the methods: {once_words(line.label for line in seen.methods)}, and one run does not tell "
-            f"a method from its seed. A verdict takes at least {FEWEST_PAIRS} seeds, and more of many methods."
+            f"a method from its seed. A verdict takes at least {FEWEST_PAIRS} seeds, and mostly more of many methods."
         )
     elif decision.why == "seeds":
         seeds = f"{plural(most, 'seed')} of each method {'is' if most == 1 else 'are'} too few"
@@ -258,19 +258,26 @@ def _easily_cancelled(seen: Overview, judged: Judged) -> str:
     single = ""
     if alone and any(one.tasks > 1 for one in seen.contrasts):
         easiest = min(alone, key=lambda one: one.rate)
-        to = "" if easiest.excluded is not None else " to a score of 0"
-        single = f"Claims on single tasks hold unless over {rate_words(easiest.rate)} of runs collapse there{to}. "
+        known = easiest.excluded is not None
+        claims = "Claims on single tasks hold" if known else "Better and worse on a task hold, at the differences seen,"
+        to = "" if known else " to a score of 0"
+        single = f"{claims} unless over {rate_words(easiest.rate)} of runs collapse there{to}. "
     if not found:
         return single
     least, label = min(found, key=lambda one: one[0].rate)
     of = code(label if least.of_first else seen.reference)
     which = " most easily cancelled" if len(found) > 1 else ""
     which += f", that on {code(label)}," if which and not least.of_first else ""
-    collapses = "collapses" if least.excluded is not None else "collapses to a score of 0"
+    known = least.excluded is not None
+    # A size is cancelled sooner than a verdict is, and a true difference may be less than the one seen.
+    claim, holds = ("claim", "holds") if known else ("verdict", "holds, at the difference seen,")
+    collapses = "collapses" if known else "collapses to a score of 0"
     excluded = f"; its runs rule out over {rate_words(least.excluded)}" if least.excluded is not None else ""
     on_mean = " on the mean" if all(one.tasks > 1 for one in seen.contrasts) else ""
     least_rate = rate_words(least.rate)
-    return f"The claim{on_mean}{which} holds unless {of} {collapses} in over {least_rate} of runs{excluded}. {single}"
+    return (
+        f"The {claim}{on_mean}{which} {holds} unless {of} {collapses} in over {least_rate} of runs{excluded}. {single}"
+    )
 
 
 _TOO_HIGH = (

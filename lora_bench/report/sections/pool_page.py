@@ -96,7 +96,7 @@ def new_tasks(pool: SuitePool) -> str:
     shown = [claim for claim in pool.claims if claim.shown]
     answer = _answer(shown, len(pool.claims))
     more = (
-        f" {plural(pool.one_task, 'further pair')} of methods had runs that differ on one task alone."
+        f" {plural(pool.one_task, 'further comparison')} had runs that differ on one task alone."
         if pool.one_task
         else ""
     )
