@@ -722,6 +722,13 @@ def test_the_name_of_a_score_says_no_per_cent_where_shares_are_shown(tmp_path):
     assert "| best acc |" in page
 
 
+def test_a_method_expected_to_lose_as_much_as_the_one_to_take_is_named():
+    table = rows(methods={"a": 0.0, "b": 0.05})
+    like_b = [{**row, "method": "c", "accuracy": row["accuracy"] - 1e-6} for row in table if row["method"] == "b"]
+    assert " c is expected to lose as much." in judge([*table, *like_b]).answer.partition("Compared")[0]
+    assert "lose as much" not in judge(table).answer
+
+
 def test_runs_that_are_alike_on_several_tasks_are_told_in_one_clause():
     tasks = [{**row, "task": task} for row in items((60, 60)) for task in ("cola", "sst2")]
     (first, *_) = judge(tasks).answer.split("\n\n")

@@ -127,6 +127,7 @@ class Taken:
         unit: "points" of 100, or the metric.
         cost: Of a table, on average; None where that of a method is not known.
         least_cost: That of the method with the least loss.
+        alike: Labels of the other methods whose expected loss reads the same.
     """
 
     label: str
@@ -138,6 +139,7 @@ class Taken:
     unit: str
     cost: float | None = None
     least_cost: float | None = None
+    alike: tuple[str, ...] = ()
 
 
 def loss_words(loss: Loss, unit: str) -> str:
@@ -301,7 +303,9 @@ def take(choices: Sequence[Choice]) -> Taken | None:
     whole = sound or [*range(len(labels))]
     chosen = cheapest(whole, found, costs, margin)
     least = min(whole, key=lambda place: found[place].expected)
-    of_least = found[least], len(labels), margin, unit, costs[chosen], costs[least]
+    words = [amount_words(loss.expected, unit) for loss in found]
+    alike = tuple(labels[place] for place in whole if place != chosen and words[place] == words[chosen])
+    of_least = found[least], len(labels), margin, unit, costs[chosen], costs[least], alike
     return Taken(labels[chosen], found[chosen], labels[least], *of_least)
 
 

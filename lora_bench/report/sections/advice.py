@@ -39,6 +39,9 @@ def take_words(seen: Overview, taken: Taken) -> str:
             f" {code(label)} has the best mean; it is expected to lose more if methods score alike, as they usually do."
             for label in _better_means(seen, taken.label)[:1]
         )
+        if seen.comparison.scores_alone and taken.alike and taken.cost is None:
+            named = [*map(code, taken.alike)] if len(taken.alike) <= MOST_NAMES else [plural(len(taken.alike), "other")]
+            mean += f" {listed(named)} {'is' if len(taken.alike) == 1 else 'are'} expected to lose as much."
         return f"{said}.{mean}{_not_chosen(seen)}"
     margin = f" within the margin of {amount(taken.margin, taken.unit == POINTS)}" if taken.margin is not None else ""
     lost = f"The least loss is that of {code(taken.least)}: {loss_words(taken.least_loss, taken.unit)}"
