@@ -35,13 +35,15 @@ def take_words(seen: Overview, taken: Taken) -> str:
         said += f": expected to score {expected} {taken.unit} {off} the best of {taken.of}{mean or ','}"
         said += f" at most {most} with {percent(SURE, 0)}{', unseen collapses aside' if seen.comparison.scores_alone else ''}"
     if taken.least == taken.label:
+        alike = taken.alike if seen.comparison.scores_alone and taken.cost is None else ()
         mean = "".join(
             f" {code(label)} has the best mean; it is expected to lose more if methods score alike, as they usually do."
             for label in _better_means(seen, taken.label)[:1]
+            if label not in alike
         )
-        if seen.comparison.scores_alone and taken.alike and taken.cost is None:
-            named = [*map(code, taken.alike)] if len(taken.alike) <= MOST_NAMES else [plural(len(taken.alike), "other")]
-            mean += f" {listed(named)} {'is' if len(taken.alike) == 1 else 'are'} expected to lose as much."
+        if alike:
+            named = [*map(code, alike)] if len(alike) <= MOST_NAMES else [plural(len(alike), "other")]
+            mean += f" {listed(named)} {'is' if len(alike) == 1 else 'are'} expected to lose as much."
         return f"{said}.{mean}{_not_chosen(seen)}"
     margin = f" within the margin of {amount(taken.margin, taken.unit == POINTS)}" if taken.margin is not None else ""
     lost = f"The least loss is that of {code(taken.least)}: {loss_words(taken.least_loss, taken.unit)}"
