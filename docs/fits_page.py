@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,13 @@ class Published:
     in_chunks: bool = False
 
 
+# Gigabytes of models in use by the QLoRA paper's Table 6, with width, layers, heads and width between of the LLaMA that each is.
+QLORA = "https://arxiv.org/abs/2305.14314"
+GUANACO = {
+    "Guanaco 13B": (10, 5120, 40, 40, 13824),
+    "Guanaco 33B": (21, 6656, 60, 52, 17920),
+    "Guanaco 65B": (41, 8192, 80, 64, 22016),
+}
 GIB = 2**30
 PEFT = "https://github.com/huggingface/peft/tree/main/method_comparison/MetaMathQA"
 TUNE = "https://github.com/pytorch/torchtune/blob/0031bfb080bd35ec533c412df883cf2bf7bf7fe4/README.md"
@@ -86,7 +95,7 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
 
 def fits_page() -> str:
     """Return the page."""
-    return "\n".join([HEADER, *_batches(), CHECKS, *_published(PEFT), BETWEEN, *_published(TUNE), FOOTER])
+    return "\n".join([HEADER, *_batches(), CHECKS, *_published(PEFT), BETWEEN, *_published(TUNE), IN_USE, *_in_use(), FOOTER])
 
 
 def _model(name: str) -> BaseModel:
@@ -128,6 +137,22 @@ def _published(source: str) -> list[str]:
     return lines
 
 
+def _in_use() -> list[str]:
+    lines = ["| model | published GB | computed weights GB | factor |", "| --- | ---: | ---: | ---: |"]
+    method = known_methods()["lora"](rank=64, targets=("all",))
+    for name, (published, width, layers, heads, between) in GUANACO.items():
+        config = {
+            "model_type": "llama", "vocab_size": 32_000, "hidden_size": width, "num_hidden_layers": layers,
+            "num_attention_heads": heads, "intermediate_size": between, "bos_token_id": 1, "eos_token_id": 2,
+        }  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            model = find_model(f"{PREFIX}{folder}", base=Path())
+            computed = step_traces(model, method, "4 bits", LENGTH, checkpointing=True).at(1).weights / 1e9
+        lines.append(f"| {name} | {published} | {computed:.1f} | {computed / published:.2f} |")
+    return lines
+
+
 HEADER = f"""# Which method fits my card
 
 Made by `docs/generate.py fits`. **We measured nothing on this page on a card**: batches are computed from shapes, and the
@@ -157,6 +182,11 @@ BETWEEN = f"""
 **torchtune's README** ([source]({TUNE})): Llama-3.1-8B, 2 rows of 2,048 tokens, compiled, which fuses
 operations; the computation does not. Both take logits in chunks. It does not say its LoRA: computed is rank 8 on query and
 value. Its full fine-tuning keeps an optimiser in 8 bits, which `fits` does not count.
+"""
+
+IN_USE = f"""
+**QLoRA's Table 6** ([source]({QLORA})): memory of Guanaco, LLaMA in four bits under LoRA of rank 64 in all linear layers, while
+it answers. Computed are its weights alone, those of LoRA in float32, without keys, values and what a product needs.
 """
 
 FOOTER = """
