@@ -53,7 +53,7 @@ class Published:
     in_chunks: bool = False
 
 
-# Gigabytes of models in use by the QLoRA paper's Table 6, with width, layers, heads and width between of the LLaMA that each is.
+# Gigabytes of models in use, by the QLoRA paper's Table 6; width, layers, heads and inner width of the LLaMA that each is.
 QLORA = "https://arxiv.org/abs/2305.14314"
 GUANACO = {
     "Guanaco 13B": (10, 5120, 40, 40, 13824),
@@ -95,7 +95,9 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
 
 def fits_page() -> str:
     """Return the page."""
-    return "\n".join([HEADER, *_batches(), CHECKS, *_published(PEFT), BETWEEN, *_published(TUNE), IN_USE, *_in_use(), FOOTER])
+    return "\n".join(
+        [HEADER, *_batches(), CHECKS, *_published(PEFT), BETWEEN, *_published(TUNE), IN_USE, *_in_use(), FOOTER]
+    )
 
 
 def _model(name: str) -> BaseModel:

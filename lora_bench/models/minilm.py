@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.models.made_folder import Progress, made_folder
+from lora_bench.util.paths import PACKAGE
 from lora_bench.util.pip_assets import members
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _folder(
     inputs: list[str],
     progress: Progress | None,
 ) -> Path:
-    card = _CARD.format(family=family, card=_CARDS[family])
+    card = (PACKAGE / "data/minilm-l6/README.md").read_text(encoding="utf-8").format(family=family, card=_CARDS[family])
     return made_folder(
         name,
         f"MiniLM-L6 in the {family} class",
@@ -196,28 +197,6 @@ _TOKENIZER: dict[str, Any] = {
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
-
-_CARD = """---
-license: apache-2.0
-language: en
-base_model: sentence-transformers/all-MiniLM-L6-v2
----
-
-# MiniLM-L6 in the {family} class
-
-The weights of all-MiniLM-L6-v2, a BERT of 6 layers, written by lora_bench in the {family} class. For any input the
-hidden states are those of the original but for rounding. This is no pretrained {family}: results must name it
-"MiniLM-L6 in the {family} class".
-
-{card}
-
-The tokenizer is BERT's uncased WordPiece. The original's pooler is left out, so a classifier begins with a new head.
-
-## Credits
-
-all-MiniLM-L6-v2 by the sentence-transformers project, from MiniLM-L6-H384-uncased by Nils Reimers, after MiniLM by
-Wang et al. (2020), https://arxiv.org/abs/2002.10957. Licence: Apache-2.0. Changes: the rewriting described here.
-"""
 
 _CARDS = {
     "RoBERTa": """\

