@@ -235,6 +235,7 @@ def sizes(contrasts: Sequence[Contrast]) -> str:
 
 
 def _points(share: float) -> str:
-    """Return a share in points of 100, with another digit below a tenth of a point."""
-    points = 100 * share
-    return f"{points:.1f}" if points >= 0.095 else f"{points:.2f}" if points >= 0.005 else "0"
+    """Return a least share in points of 100, rounded down, with another digit below a tenth of a point."""
+    points, digits = 100 * share + 1e-9, 1 if share >= 0.001 else 2
+    least = math.floor(points * 10**digits) / 10**digits
+    return f"{least:.{digits}f}" if least > 0 else "0"
