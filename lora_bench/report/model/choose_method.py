@@ -144,17 +144,18 @@ class Taken:
 
 def loss_words(loss: Loss, unit: str) -> str:
     """Return a loss in words, such as "0.3 points, at most 1.4 with 90 %"."""
-    expected, most = (amount_words(of, unit) for of in (loss.expected, loss.at_most))
+    expected, most = amount_words(loss.expected, unit), amount_words(loss.at_most, unit, bound=True)
     if expected == most:
         return f"{expected} {unit}"
     return f"{expected} {unit}, at most {most} with {text.percent(SURE, 0)}"
 
 
-def amount_words(amount: float, unit: str) -> str:
-    """Return an amount of score in the unit of a choice, such as "0.3", or "under 0.1"."""
+def amount_words(amount: float, unit: str, *, bound: bool = False) -> str:
+    """Return an amount of score in the unit of a choice, such as "0.3", or "under 0.1"; a *bound* is rounded up."""
     factor, digits = (100.0, 1) if unit == POINTS else (1.0, 4)
-    shown = f"{factor * amount:.{digits}f}"
-    return shown if float(shown) > 0 else f"under {10.0**-digits:.{digits}f}"
+    last = factor * amount * 10**digits
+    shown = math.ceil(last - 1e-6) if bound else round(last)
+    return f"{shown / 10**digits:.{digits}f}" if round(last) else f"under {10.0**-digits:.{digits}f}"
 
 
 def choose_method(

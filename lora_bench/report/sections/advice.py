@@ -26,7 +26,8 @@ def take_words(seen: Overview, taken: Taken) -> str:
         return f"{said}: its mean is the best; one {'score repeated' if several else 'seed'} does not tell what it may lose."
     counts = _kinds(seen)
     mean = f", in the mean of {listed(counts)}," if counts else ""
-    expected, most = (amount_words(of, taken.unit) for of in (taken.loss.expected, taken.loss.at_most))
+    loss, unit = taken.loss, taken.unit
+    expected, most = amount_words(loss.expected, unit), amount_words(loss.at_most, unit, bound=True)
     off = "below" if all(choice.setting.spec.task.higher_is_better is not False for choice in seen.choices) else "above"
     if expected.startswith("under"):
         below = most if most.startswith("under") else f"at most {most}"

@@ -6,7 +6,7 @@ import lora_bench
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.sealed_records import to_json
 from lora_bench.report import Report, render_markdown
-from lora_bench.report.model.choose_method import cheapest, choose_among
+from lora_bench.report.model.choose_method import amount_words, cheapest, choose_among
 from lora_bench.stats.expected_loss import Loss
 from tests.report.model.test_verdicts import FULL, runs, shifted
 
@@ -108,3 +108,10 @@ def test_trials_are_no_results_to_choose_from():
     trials = [*runs("full", FULL, spec={"score_on": "selection"}), *runs("lora", FULL, spec={"score_on": "selection"})]
     with pytest.raises(LoraBenchError, match="only search for learning rates"):
         choose_among(trials)
+
+
+def test_a_bound_is_rounded_up_and_an_amount_to_the_nearest():
+    assert [amount_words(0.00636, "points", bound=bound) for bound in (False, True)] == ["0.6", "0.7"]
+    assert [amount_words(0.00303, "points", bound=bound) for bound in (False, True)] == ["0.3", "0.4"]
+    assert amount_words(0.003, "points", bound=True) == "0.3"
+    assert amount_words(0.0004, "points", bound=True) == "under 0.1"
