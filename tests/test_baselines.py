@@ -199,8 +199,11 @@ def test_the_learning_rate_of_a_tuned_suite_is_the_best_of_its_trials(name):
         else:
             reported[cell].add((spec.training.learning_rate, spec.seed))
     content = load_suite(name).content
-    assert trials and set(trials) == set(reported)
-    for cell, rates in trials.items():
+    # The search of a task without a reported run goes on.
+    searched = {task for task, *_ in trials} - {task for task, *_ in reported}
+    assert trials and set(reported) == {cell for cell in trials if cell[0] not in searched}
+    for cell in reported:
+        rates = trials[cell]
         # A best rate at an end of the list brings one more beyond it.
         assert len(rates) in (content.budget.trials, content.budget.trials + content.tuning.extends)
         means = {rate: statistics.fmean(scores) for rate, scores in rates.items()}
