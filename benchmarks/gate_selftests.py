@@ -117,8 +117,7 @@ def inject(nights: Sequence[Night], loss: float, *, relative: bool, margin: floa
     tries: dict[str, list[tuple[bool, float]]] = {}
     cells = {}
     known = indexed(with_margin(nights, margin))
-    for index, night in enumerate(known):
-        of_night = night.cells
+    for index, (_, of_night) in enumerate(known):
         means = {series: mean for series, cell in of_night.items() if (mean := mean_of(cell)) is not None}
         pasts = {series: past_of(series, of_night[series], known[:index]).history for series in means}
         for series, mean in means.items():

@@ -60,11 +60,6 @@ def _say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Train every missing run of a suite, and write its report."""
-    return _run_and_report(_suite(arguments), arguments)
-
-
 def _suite(arguments: argparse.Namespace) -> Suite:
     suite = _allowed(load_suite(arguments.suite), arguments)
     return suite if arguments.seeds is None else with_seeds(suite, arguments.seeds)
@@ -81,13 +76,13 @@ def _allowed(suite: SuiteT, arguments: argparse.Namespace) -> SuiteT:
     return replace(suite, pickles=pickles, code=code)
 
 
-def _run_and_report(
-    suite: Suite,
+def run(
     arguments: argparse.Namespace,
+    suite: Suite | None = None,
     sections: Callable[[Sequence[Record]], list[list[Block]]] = lambda records: [],
 ) -> int:
-    """Run a suite, write its report with further sections made of its records, and say how the work ended."""
-    console = terminal()
+    """Train every missing run of a suite, by default the one given, and write its report, with *sections* of its records."""
+    suite, console = suite or _suite(arguments), terminal()
     with display(console, quiet=arguments.quiet) as screen:
         outcome = run_suite(suite, _options(arguments), display=screen)
     interrupted = outcome.interrupted
@@ -204,7 +199,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
         return _make_and_show_plan(suite, arguments, table=load_table(arguments.table))
 
     role = arguments.role
-    return _run_and_report(suite, arguments, lambda records: [published_blocks(arguments.table, records, role)])
+    return run(arguments, suite, lambda records: [published_blocks(arguments.table, records, role)])
 
 
 def probe(arguments: argparse.Namespace) -> int:

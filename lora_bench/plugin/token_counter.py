@@ -29,6 +29,10 @@ class TokenCounter:
         self._masked = torch.zeros((), dtype=torch.int64, device=device)
         self._has_tokens = self._has_rows = True
         self.fault: str | None = None
+        self.start(model)
+
+    def start(self, model: nn.Module) -> None:
+        """Add the hook to the model."""
         self._handle = model.register_forward_pre_hook(self._add, with_kwargs=True)
 
     @torch.compiler.disable  # a compiled model calls it uncompiled, outside of its graph
