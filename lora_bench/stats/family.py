@@ -36,7 +36,7 @@ class Adjusted:
 class MarginClaims:
     """Adjusted p-values of claims that a difference is above −margin, below +margin, and both; None without a p-value.
 
-    *level* is the one-sided error level at which hypotheses that were not rejected were tested.
+    *level* is the one-sided error level at which this comparison was tested, as in `Adjusted`.
     """
 
     above: float | None
@@ -89,9 +89,8 @@ def margin_claims(above: Sequence[float | None], below: Sequence[float | None], 
             return None
         return min(1.0, float(np.maximum(stages, p * left).min()))
 
-    level = max(one.level for one in within)
     return [
-        MarginClaims(above=adjusted(p), below=adjusted(q), within=one.p_value, level=level)
+        MarginClaims(above=adjusted(p), below=adjusted(q), within=one.p_value, level=one.level)
         for p, q, one in zip(above, below, within, strict=True)
     ]
 

@@ -8,7 +8,7 @@ from scipy.special import ndtri
 from statsmodels.stats.weightstats import ttost_paired
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.stats import FixedSeeds, ItemScores, grade, judge, macro_difference, paired_difference
+from lora_bench.stats import FixedSeeds, ItemScores, Risk, grade, judge, macro_difference, paired_difference
 
 # Ten differences with mean 0 and standard deviation 1.
 SPREAD = np.array([-1.0, 1.0] * 5) / np.std([-1.0, 1.0] * 5, ddof=1)
@@ -129,6 +129,27 @@ def test_a_family_of_clear_differences_makes_room_for_the_last():
     assert 0 in found[0].simultaneous and found[0].simultaneous.confidence == pytest.approx(1 - 0.05 / 3)
 
 
+# A collapse costs 40 points of the first method and 10 of the second, and none was seen.
+RISKS = (Risk(loss=0.4, share=0.0, excluded=0.26), Risk(loss=0.1, share=0.0, excluded=0.26))
+
+
+def test_collapses_cancel_a_claim_at_the_least_difference_that_its_test_leaves_open():
+    def cancelled(mean, sd, pairs=10):
+        found = verdict(mean, sd, pairs, risks={"one": RISKS}).cancelled
+        return found.of_first, found.rate
+
+    # Better by .05 ± .0143, so that the first may lose .0357; worse alike, and the second may.
+    assert cancelled(0.05, 0.02) == (True, pytest.approx((0.05 - 0.0143) / 0.4, rel=0.001))
+    assert cancelled(-0.05, 0.02) == (False, pytest.approx((0.05 - 0.0143) / 0.1, rel=0.001))
+    # Equivalent by two tests at 5 %: .002 ± .00266 is .00934 above −margin and .00534 below the margin.
+    assert cancelled(0.002, 0.01, MANY) == (True, pytest.approx(0.00934 / 0.4, rel=0.001))
+    assert cancelled(0.006, 0.01, MANY) == (False, pytest.approx(0.00134 / 0.1, rel=0.01))
+    # Claimed at Holm's level, as the last of three, with a wider interval that reaches 0.
+    family = {0: difference(0.0087, 0.01), 1: difference(0.1, 0.01), 2: difference(-0.1, 0.01)}
+    found = judge(family, margin=None, risks=dict.fromkeys(family, RISKS))[0]
+    assert 0 in found.simultaneous and found.cancelled.rate == pytest.approx((0.0087 - 0.00715) / 0.4, rel=0.01)
+
+
 means = st.lists(st.tuples(st.floats(-0.05, 0.05), st.floats(0.001, 0.05)), min_size=1, max_size=5)
 
 
@@ -136,8 +157,10 @@ means = st.lists(st.tuples(st.floats(-0.05, 0.05), st.floats(0.001, 0.05)), min_
 @given(means, st.floats(0.001, 0.03), st.booleans())
 def test_what_is_shown_agrees_with_what_is_said(family, margin, higher):
     differences = {key: difference(mean, sd) for key, (mean, sd) in enumerate(family)}
-    found = judge(differences, margin=margin, higher_is_better=higher, power=None)
+    risks = dict.fromkeys(differences, RISKS)
+    found = judge(differences, margin=margin, higher_is_better=higher, power=None, risks=risks)
     for one in found.values():
+        assert one.decides == (one.cancelled is not None and one.cancelled.rate > 0)
         claimed = one.small_but_real if one.verdict == "equivalent" else one.verdict
         assert (claimed in ("better", "worse")) == (0 not in one.adjusted)
         if claimed in ("better", "worse"):
@@ -155,7 +178,7 @@ def test_what_is_shown_agrees_with_what_is_said(family, margin, higher):
         margin=margin, higher_is_better=not higher, power=None,
     )  # fmt: skip
     assert [one.verdict for one in mirrored.values()] == [one.verdict for one in found.values()]
-    turned = judge(dict(reversed(differences.items())), margin=margin, higher_is_better=higher, power=None)
+    turned = judge(dict(reversed(differences.items())), margin=margin, higher_is_better=higher, power=None, risks=risks)
     assert turned == found
 
 

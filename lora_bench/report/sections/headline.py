@@ -259,7 +259,7 @@ def _easily_cancelled(seen: Overview, judged: Judged) -> str:
     if alone and any(one.tasks > 1 for one in seen.contrasts):
         easiest = min(alone, key=lambda one: one.rate)
         known = easiest.excluded is not None
-        claims = "Claims on single tasks hold" if known else "Better and worse on a task hold, at the differences seen,"
+        claims = "Claims on single tasks hold" if known else "Better and worse on a task hold"
         to = "" if known else " to a score of 0"
         single = f"{claims} unless over {rate_words(easiest.rate)} of runs collapse there{to}. "
     if not found:
@@ -269,15 +269,12 @@ def _easily_cancelled(seen: Overview, judged: Judged) -> str:
     which = " most easily cancelled" if len(found) > 1 else ""
     which += f", that on {code(label)}," if which and not least.of_first else ""
     known = least.excluded is not None
-    # A size is cancelled sooner than a verdict is, and a true difference may be less than the one seen.
-    claim, holds = ("claim", "holds") if known else ("verdict", "holds, at the difference seen,")
+    claim = "claim" if known else "verdict"  # a size is cancelled sooner
     collapses = "collapses" if known else "collapses to a score of 0"
     excluded = f"; its runs rule out over {rate_words(least.excluded)}" if least.excluded is not None else ""
     on_mean = " on the mean" if all(one.tasks > 1 for one in seen.contrasts) else ""
     least_rate = rate_words(least.rate)
-    return (
-        f"The {claim}{on_mean}{which} {holds} unless {of} {collapses} in over {least_rate} of runs{excluded}. {single}"
-    )
+    return f"The {claim}{on_mean}{which} holds unless {of} {collapses} in over {least_rate} of runs{excluded}. {single}"
 
 
 _TOO_HIGH = (

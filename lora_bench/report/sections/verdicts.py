@@ -95,9 +95,10 @@ def verdict_legend(verdicts: Sequence[Verdict], *, rates: bool = True) -> TextLi
         seen = any(one.excluded is not None for one in cancelled)
         brackets = "in brackets the rate that the method's runs in all places exclude at 95 %"
         items.append(
-            "*unless … collapses in over x of runs*: so many collapses would cancel the claim; "
-            f"{brackets if seen else 'each is a score of 0'}. A claim of the margin is a verdict only if a tenth is excluded, "
-            f"which takes {fewest_unseen(ALPHA)} seeds, and more in a family; before, it stands behind *inconclusive*."
+            "*unless … collapses in over x of runs*: so many collapses would cancel the claim, at the least difference that "
+            f"its test leaves open; {brackets if seen else 'each is a score of 0'}. A claim of the margin is a verdict only if "
+            f"a tenth is excluded, which takes {fewest_unseen(ALPHA)} seeds, and more in a family; before, it stands behind "
+            "*inconclusive*."
         )
     return TextList(items)
 

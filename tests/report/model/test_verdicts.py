@@ -75,8 +75,8 @@ def test_the_difference_and_its_interval_by_hand():
     assert held.verdict.p_value == pytest.approx(scipy.stats.ttest_rel((0.81, 0.82, 0.84, 0.81), (0.8,) * 4).pvalue)
     assert (held.verdict.verdict, held.verdict.unless_collapse) == ("inconclusive", "non-inferior")
     assert verdict_words(held.verdict) == (
-        # (.02 + .005) points of room, and a collapse costs .82 − .5; 1 − .05^(1/4) is excluded.
-        "inconclusive; non-inferior unless it collapses in over 7.8 % of runs (53 % excluded), at these rates"
+        # Room is .02 − 2.353 √.0002 / 2 + .005, and a collapse costs .82 − .5; 1 − .05^(1/4) is excluded.
+        "inconclusive; non-inferior unless it collapses in over 2.6 % of runs (53 % excluded), at these rates"
     )
     assert "takes 29 seeds, and more in a family" in to_markdown(verdict_section(judged(records)))
     assert held.verdict.grade == "exploratory"
