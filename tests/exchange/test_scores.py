@@ -168,6 +168,26 @@ def test_runs_that_repeat_others_are_named_first():
     assert "Copies: 3 of the 4 runs of a and 3 of the 4 runs of b" in judge(items((60, 90), seeds=range(4))).answer
 
 
+def test_two_methods_with_the_same_scores_are_asked_about_where_scores_have_many_values():
+    def answer(step, shared, collapsed=()):
+        """The answer on four methods at five seeds, of which the second shares some scores of the first."""
+        draws = np.random.default_rng(0).normal(0.8, 0.03, (4, 5))
+        draws[1, shared] = draws[0, shared]
+        draws[:2, collapsed] = 0.5
+        steps = np.round(draws / step) * step
+        return judge([
+            {"method": method, "task": "sst2", "seed": seed, "accuracy": score}
+            for method, own in zip("abcd", steps, strict=True) for seed, score in enumerate(own)
+        ]).answer  # fmt: skip
+
+    said = "a and b have the same score at 4 of 5 seeds of sst2: one may be a copy of the other."
+    assert said in answer(0.0001, [0, 1, 2, 4])
+    assert "copy" not in answer(0.0001, [0, 1])
+    # Of 20 items: four steps hold nearly all scores. And a run that learned nothing has the score of the majority class.
+    assert "copy" not in answer(0.05, [0, 1, 2, 4])
+    assert "copy" not in answer(0.0001, [0], collapsed=[1, 2, 3])
+
+
 def test_the_claim_that_a_collapse_to_0_would_cancel_first_is_named_and_no_rate_is_excluded(tmp_path):
     found = judge(rows(methods={"a": 0.0, "b": 0.05}))
     assert "The verdict holds unless b collapses to a score of 0 in over" in found.answer

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, get_args
 from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.exchange.scores.collect import Run, Scale, TaskFacts, collect
 from lora_bench.exchange.scores.columns import AskedColumns
+from lora_bench.exchange.scores.doubts import copies, equal_methods, unlike_training
 from lora_bench.exchange.scores.score_files import sources_of
-from lora_bench.exchange.scores.single_runs import copies, single_runs_section, unlike_training
+from lora_bench.exchange.scores.single_runs import single_runs_section
 from lora_bench.records.record import DataSummary, Record
 from lora_bench.records.spec import SCORES_ALONE, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
 from lora_bench.records.store import Answers
@@ -110,7 +111,7 @@ def judge(
     name = Path(scores[0]).stem if isinstance(scores[0], str | Path) else ""
     name += f" and {plural(len(scores) - 1, 'other')}" if name and len(scores) > 1 else ""
     records = _records(runs, facts, folds, name or NO_TASK)
-    doubts = [*unlike_training(sources), *copies(runs)]
+    doubts = [*unlike_training(sources), *copies(runs), *equal_methods(runs)]
     sections: list[list[Block]] = [
         single_runs_section(runs, facts, alpha or ALPHA),
         [Heading(2, "Where the scores come from"), *doubts, TextList([f"{prose(line)}." for line in said])],

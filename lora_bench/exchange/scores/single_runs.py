@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lora_bench.exchange.scores.collect import Floats, Run, Source, TaskFacts
+from lora_bench.exchange.scores.collect import Floats, Run, TaskFacts
 from lora_bench.report.blocks import Block, Heading, SectionAnswer, TextTable
 from lora_bench.report.model.rows import grouped
 from lora_bench.report.text import code, inert, listed, once_words, plural, score, span
@@ -23,8 +23,6 @@ from lora_bench.stats.paired import FEWEST_FLIPS
 
 # So many differences that are not zero have all their signs flipped; so many runs and tasks are named in an answer.
 MOST_FLIPS, MOST_NAMED = 13, 4
-# Equal results of two runs on fewer tasks or items are no sign of a copy.
-FEWEST_TASKS, FEWEST_ITEMS = 3, 21
 
 
 class OnItems(NamedTuple):
@@ -65,7 +63,7 @@ def single_runs_section(runs: Sequence[Run], facts: Mapping[str, TaskFacts], alp
         tables += [Heading(3, name or "Runs"), TextTable(["run of", "score ± standard error", "place"], rows)]
     if not found:
         return []
-    words = [f"{answer} on {_named(tasks)}" if len(found) > 1 else answer for answer, tasks in said.items()]
+    words = [f"{answer} on {first_named(tasks)}" if len(found) > 1 else answer for answer, tasks in said.items()]
     further = sum(map(len, [*said.values()][MOST_NAMED:]))
     more = [f"more on {plural(further, 'further task')}"] if further else []
     items = span([len(one) for results in found.values() for one in results.values()]) + " a task" * (len(found) > 1)
@@ -79,52 +77,6 @@ def single_runs_section(runs: Sequence[Run], facts: Mapping[str, TaskFacts], alp
     ]
 
 
-def copies(runs: Sequence[Run]) -> list[Block]:
-    """Return answers on runs that repeat others of their method, half of them at least or so much that chance hardly does.
-
-    Single scores on few tasks agree by chance.
-    """
-    many, some = [], []
-    for method, own in grouped([run for run in runs if run.score is not None], lambda run: run.method).items():
-        alike: dict[frozenset[tuple[str, str, object]], list[str]] = {}
-        for seed, of_seed in grouped(own, lambda run: run.seed).items():
-            found = (
-                (run.task, run.base_model, run.score if run.items is None else run.items.tobytes()) for run in of_seed
-            )
-            alike.setdefault(frozenset(found), []).append(code(str(seed)))
-        # A task on which all score the same, as at 100 %, is no sign of a copy.
-        of_places = grouped(own, lambda run: (run.task, run.base_model))
-        telling = {place for place, of in of_places.items() if len({run.score for run in of}) > 1}
-        number = sum(map(len, alike.values()))
-        items = sum(len(run.items) for run in own if run.items is not None) / number
-        if 2 * (number - len(alike)) >= number and (len(own) > number or items):
-            many.append(f"{number - len(alike)} of the {number} runs of {code(method)}")
-        else:
-            twins = [
-                seeds
-                for found, seeds in alike.items()
-                if items >= FEWEST_ITEMS or sum((task, model) in telling for task, model, _ in found) >= FEWEST_TASKS
-            ]
-            some += [f"seeds {listed(seeds)} of {code(method)}" for seeds in twins if len(seeds) > 1]
-    said = [f"Copies: {listed(many)} have the same results as another run of their method."] if many else []
-    said += [f"Copies? The results of {'; '.join(some)} are equal to the last digit, on all tasks."] if some else []
-    return [SectionAnswer(f"{' '.join(said)} Copies are no evidence, and make verdicts too sure.")] if said else []
-
-
-def unlike_training(sources: Sequence[Source]) -> list[Block]:
-    """Return an answer on runs of a task that were trained for another number of steps, or of examples a step, than most."""
-    runs, said = [one.trained for one in sources if one.trained is not None], []
-    for of_task in grouped(runs, lambda run: run["task"]).values():
-        for name in ("steps", "examples a step"):
-            numbers: dict[int, list[str]] = {}
-            for run in of_task:
-                numbers.setdefault(run[name] or 0, []).append(code(run["method"]))
-            usual = max(numbers, key=lambda number: len(numbers[number]))
-            others = [(number, _named(of)) for number, of in numbers.items() if number not in (usual, 0)]
-            said += [f"{methods} had {number:,} {name}, not {usual:,}" for number, methods in others if usual]
-    return [SectionAnswer(f"Not trained alike: {'; '.join(said)}.")] if said else []
-
-
 def _ranked(results: Mapping[str, Floats], sign: int, told: Sequence[Sequence[str]]) -> list[OnItems]:
     means = {label: sign * float(own.mean()) for label, own in results.items()}
     found = []
@@ -134,6 +86,12 @@ def _ranked(results: Mapping[str, Floats], sign: int, told: Sequence[Sequence[st
         error = float(own.std(ddof=1)) / math.sqrt(len(own)) if len(own) > 1 else math.nan
         found.append(OnItems(label, sign * means[label], error, 1 + above, len(means) - len(others) + above))
     return sorted(found, key=lambda one: (-means[one.label], one.label))
+
+
+def first_named(names: Sequence[str]) -> str:
+    """Return the first of some names in words, and how many more there are."""
+    more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
+    return listed([*names[:MOST_NAMED], *more])
 
 
 def p_of_items(differences: Floats) -> float | None:
@@ -153,11 +111,6 @@ def p_of_items(differences: Floats) -> float | None:
     return Estimate(value=float(differences.mean()), uncertainties=(of_items,)).p_value()
 
 
-def _named(tasks: Sequence[str]) -> str:
-    more = [f"{len(tasks) - MOST_NAMED} more"] if len(tasks) > MOST_NAMED else []
-    return listed([*tasks[:MOST_NAMED], *more])
-
-
 def _answer(ranked: Sequence[OnItems]) -> str:
     """Return which runs may be the first."""
     first = [code(one.label) for one in ranked if one.best == 1]
@@ -165,4 +118,4 @@ def _answer(ranked: Sequence[OnItems]) -> str:
         return f"that of {first[0]} scores highest, above {plural(len(ranked) - 1, 'other')}"
     if len(first) == len(ranked):
         return f"any of the {len(ranked)} may score highest"
-    return f"{_named(first)} may each score highest, of {len(ranked)}"
+    return f"{first_named(first)} may each score highest, of {len(ranked)}"
