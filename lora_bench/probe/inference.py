@@ -21,6 +21,7 @@ from lora_bench.records.outcomes import is_out_of_memory as is_out_of_memory
 from lora_bench.records.probe_record import CheckpointSize, Inference, Latency, ProbeSpec, State
 from lora_bench.training.measure.bare_step import Window, repeat, time_passes
 from lora_bench.training.measure.counters import quantile
+from lora_bench.tuners.mixed_batches import mix_adapters
 from lora_bench.tuners.trial import decoder_inputs, is_in
 
 NO_MEMORY = "there is not the memory for it"
@@ -151,7 +152,7 @@ def _mixed_batch(
     rows, length = max(2, shapes[0][0]), shapes[0][1]
     batch = _inputs(adapted, make_batch(rows, length))
     names: list[Any] = [(first, SECOND)[row % 2] for row in range(rows)]
-    adapted.add_adapter(SECOND, adapted.peft_config[first])
+    mix_adapters(adapted).add_adapter(SECOND, adapted.peft_config[first])
     adapted.to(device)
     one = functools.partial(adapted, **batch)
     seconds = time_in_turn({"mixed": functools.partial(one, adapter_names=names), "one": one}, device, window)

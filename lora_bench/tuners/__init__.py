@@ -18,6 +18,7 @@ from lora_bench.tuners.bottleneck import BottleneckConfig, BottleneckLayer, Bott
 from lora_bench.tuners.combination import CombinedConfig, CombinedModel
 from lora_bench.tuners.embeddings import PrefixEmbeddingConfig, PrefixEmbeddingLayer, PrefixEmbeddingModel
 from lora_bench.tuners.fused_lora import FusedLoraConfig, FusedLoraLayer, FusedLoraModel
+from lora_bench.tuners.mixed_batches import mix_adapters
 from lora_bench.tuners.prefix import PrefixConfig, PrefixLayer, PrefixModel, fold
 from lora_bench.tuners.registration import register as register_tuner
 from lora_bench.tuners.selected import SelectedConfig, SelectedModel
@@ -28,6 +29,6 @@ __all__ = [
     "BottleneckConfig", "BottleneckLayer", "BottleneckModel", "CombinedConfig", "CombinedModel", "FusedLoraConfig",
     "FusedLoraLayer", "FusedLoraModel", "PrefixActivationConfig", "PrefixActivationLayer", "PrefixActivationModel",
     "PrefixConfig", "PrefixEmbeddingConfig", "PrefixEmbeddingLayer", "PrefixEmbeddingModel", "PrefixLayer", "PrefixModel",
-    "SelectedConfig", "SelectedModel", "Tuner", "TunerConfig", "TunerLayer", "bottleneck", "fold", "prefix_from_words",
-    "register_tuner",
+    "SelectedConfig", "SelectedModel", "Tuner", "TunerConfig", "TunerLayer", "bottleneck", "fold", "mix_adapters",
+    "prefix_from_words", "register_tuner",
 ]  # fmt: skip

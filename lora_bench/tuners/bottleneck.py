@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, unknown
 from lora_bench.families import Family, Placement
+from lora_bench.tuners.mixed_batches import by_row, check_rows, factors_of
 from lora_bench.tuners.registration import register
-from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer, check_rows
+from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -140,10 +141,29 @@ class BottleneckLayer(TunerLayer):
         """Return the update for a batch in which row i belongs to the adapter `adapter_names[i]`."""
         check_rows(adapter_names, x)
         update = torch.zeros_like(x)
-        for name in sorted(set(adapter_names) & set(self.bottleneck_down)):
-            rows = [row for row, row_name in enumerate(adapter_names) if row_name == name]
-            update[rows] = self.update(name, x[rows])
+        own = {name: self.configs[name].non_linearity for name in adapter_names if name in self.configs}
+        for non_linearity in dict.fromkeys(own.values()):
+            rows = [row for row, name in enumerate(adapter_names) if own.get(name) == non_linearity]
+            update[rows] = self._stacked_update([adapter_names[row] for row in rows], x[rows])
         return update
+
+    def _stacked_update(self, names: Sequence[str], x: Tensor) -> Tensor:
+        """Return the update of each row by its own adapter, all of one non-linearity."""
+        own = dict.fromkeys(names)
+
+        def stacked(modules: Any, weight: str) -> Tensor:
+            return by_row({name: getattr(modules[name], weight) for name in own}, names)
+
+        down, down_bias = (stacked(self.bottleneck_down, part) for part in ("weight", "bias"))
+        up, up_bias = (stacked(self.bottleneck_up, part) for part in ("weight", "bias"))
+        cast: Tensor = self._cast_input_dtype(x, down.dtype)
+        if self.bottleneck_norm:
+            norm: Any = self.bottleneck_norm[names[0]]
+            gain, shift = (stacked(self.bottleneck_norm, weight).unsqueeze(1) for weight in ("weight", "bias"))
+            cast = F.layer_norm(cast, norm.normalized_shape, eps=norm.eps) * gain + shift
+        scaling = factors_of({name: self.configs[name].scaling for name in own}, names, cast)
+        activation = ACTIVATIONS[self.configs[names[0]].non_linearity]
+        return bottleneck(cast, down, down_bias, up, up_bias, activation, scaling).to(x.dtype)
 
     def forward(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
         """Return the output with the active adapter, or each row's own. Raise LoraBenchError if several are active."""

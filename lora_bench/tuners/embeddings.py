@@ -22,8 +22,9 @@ from torch.nn.utils.rnn import pad_sequence
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import Family
 from lora_bench.tuners.attention import refuse_kernel
+from lora_bench.tuners.mixed_batches import check_rows
 from lora_bench.tuners.registration import register
-from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer, check_rows
+from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer
 
 
 def insert_in_mask(mask: Tensor | None, visible: Tensor) -> Tensor | None:

@@ -23,8 +23,9 @@ from transformers.pytorch_utils import Conv1D
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, unknown
 from lora_bench.families import ROLES, Family, Part, parts_of
+from lora_bench.tuners.mixed_batches import EachRow, by_row, each_row, factors_of
 from lora_bench.tuners.registration import register
-from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer, check_rows
+from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer
 from lora_bench.tuners.slices import joined_slices, slices_of
 
 
@@ -238,13 +239,30 @@ class FusedLoraLayer(TunerLayer):
         if self.disable_adapters or self.merged:
             return y
         if adapter_names is not None:
-            check_rows(adapter_names, x)
+            rows = each_row(x, adapter_names)
+            mixed = self._mixed(adapter_names, rows, y.expand(*rows.shape[:-1], -1))
+            return mixed if rows is x else mixed.as_subclass(EachRow)
+        return self._with(self.live_adapters(), x, y)
+
+    def _mixed(self, adapter_names: Sequence[str], x: Tensor, y: Tensor) -> Tensor:
+        """Return the output *y* with the update of each row's own adapter."""
+        own = {name: self.factors(name) for name in dict.fromkeys(adapter_names) if name in self.configs}
+        adapted = {self.adapted(name) for name in own}
+        if len(adapted) > 1 or own.keys() & set(self.fused_lora_magnitude):
             out = y.clone()
-            for name in sorted(set(adapter_names) & set(self.configs)):
+            for name in own:
                 rows = [row for row, row_name in enumerate(adapter_names) if row_name == name]
                 out[rows] = self._with([name], x[rows], y[rows])
             return out
-        return self._with(self.live_adapters(), x, y)
+        if not own:
+            return y
+        A, B = (by_row({name: factors[part] for name, factors in own.items()}, adapter_names) for part in (0, 1))
+        update = sliced_update(self._cast_input_dtype(x, A.dtype), A, B)
+        factors = factors_of({name: self.configs[name].scaling for name in own}, adapter_names, update[0])
+        parts = list(slices_of(y, len(self.parts), self.groups))
+        for index, change in zip(*adapted, update, strict=True):
+            parts[index] = parts[index] + (change * factors).to(y.dtype)
+        return joined_slices(parts, self.groups)
 
     def _with(self, adapter_names: Sequence[str], x: Tensor, y: Tensor) -> Tensor:
         """Return the output *y* with the updates of these adapters."""

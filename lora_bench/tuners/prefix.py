@@ -28,8 +28,9 @@ from torch.nn.utils.rnn import pad_sequence
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import Family, PrefixKind
 from lora_bench.tuners.attention import ATTENTIONS, Prefix, refuse_kernel
+from lora_bench.tuners.mixed_batches import check_rows
 from lora_bench.tuners.registration import register
-from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer, check_rows
+from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer
 
 
 def reparameterised_prefix(
@@ -170,7 +171,7 @@ class PrefixLayer(TunerLayer):
 
     def mixed(self, adapter_names: Sequence[str]) -> Prefix:
         """Return the prefix of each row's adapter, padded to the longest; rows with another name, as `__base__`, have none."""
-        own = {name: self.key_value(name) for name in self._get_available_adapters()}
+        own = {name: self.key_value(name) for name in dict.fromkeys(adapter_names) if self.has(name)}
         first, _ = next(iter(own.values()))
         none = first.new_zeros(0, first.shape[-1])
         rows = [own.get(name, (none, none)) for name in adapter_names]
@@ -183,8 +184,10 @@ class PrefixLayer(TunerLayer):
     ) -> Any:
         """Return the attention module's result with the active prefixes, or each row's own, in front of the keys."""
         attend = ATTENTIONS[self.kind]
-        if adapter_names is not None and self._get_available_adapters() and not self.disable_adapters:
+        if adapter_names is not None and not self.disable_adapters:
             check_rows(adapter_names, hidden_states)
+            if not any(map(self.has, adapter_names)):
+                return self.base_layer(hidden_states, *args, **kwargs)
             return attend(self.base_layer, self.mixed(adapter_names), hidden_states, *args, **kwargs)
         live = self.live_adapters()
         if not live:

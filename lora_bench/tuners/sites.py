@@ -5,10 +5,9 @@ dropouts, blocks and whole attention modules, and change no weight. The differen
 its sites, weights and formula.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,15 +15,13 @@ from typing import Any, ClassVar
 import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper, set_additional_trainable_modules
-from torch import Tensor, nn
+from peft.utils.other import set_additional_trainable_modules
+from torch import nn
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import Family
 from lora_bench.tuners.inferred_family import family_of_model
-
-BASE_ROW = "__base__"
-"""PEFT's name, in `adapter_names`, for a row without an adapter."""
+from lora_bench.tuners.mixed_batches import mixed_rows
 
 _IMPORT_NOTE = """\
 ## Loading this adapter
@@ -212,30 +209,8 @@ class Tuner(_Replacing):
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """Pass `adapter_names`, one name for each row of the batch, to every layer during one call."""
-        adapter_names = kwargs.pop("adapter_names", None)
-        if adapter_names is None:
+        with nullcontext() if kwargs.get("adapter_names") is None else mixed_rows(self, *args, **kwargs):
             yield
-            return
-        if self.training:
-            raise LoraBenchError("adapter_names mixes adapters in one batch and is for inference: call eval() first")
-        missing = sorted(set(adapter_names) - set(self.peft_config) - {BASE_ROW})
-        if missing:
-            raise LoraBenchError(f"adapter_names has {missing}, the model has {sorted(self.peft_config)}")
-        beams = kwargs.get("num_beams") or 1
-        rows = [name for name in adapter_names for _ in range(beams)]  # beam search repeats each row in place
-        layers = [m for m in self.modules() if isinstance(m, self.tuner_layer_cls | AuxiliaryTrainingWrapper)]
-        handles = [m.register_forward_pre_hook(partial(_pass_names, rows), with_kwargs=True) for m in layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def check_rows(adapter_names: Sequence[str], x: Tensor) -> None:
-    """Raise LoraBenchError unless there is an adapter name for each row of *x*, shape (batch, ...)."""
-    if len(adapter_names) != len(x):
-        raise LoraBenchError(f"adapter_names has {len(adapter_names)} names for a batch of {len(x)} rows")
 
 
 def _device_and_dtype(module: nn.Module, parent: nn.Module) -> tuple[torch.device, torch.dtype | None]:
@@ -245,9 +220,3 @@ def _device_and_dtype(module: nn.Module, parent: nn.Module) -> tuple[torch.devic
     if floating is not None:
         return floating.device, floating.dtype
     return (weights[0].device if weights else torch.device("cpu")), None
-
-
-def _pass_names(
-    adapter_names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, {**kwargs, "adapter_names": adapter_names}
