@@ -38,7 +38,7 @@ from lora_bench.tuners import mix_adapters
 
 MODELS = {"minilm-l6-roberta": ["query", "value"], "gpt2-mini": ["c_attn"]}
 ROWS, RANK = 64, 8
-ADAPTERS, LENGTHS, ROUNDS = (1, 4, 16, 64), (4, 8, 16, 32, 128), 5
+ADAPTERS, LENGTHS, ROUNDS = (1, 4, 16, 64), (1, 4, 8, 16, 32, 128), 5
 
 Batch = dict[str, Tensor]
 
@@ -123,7 +123,6 @@ def ways(name: str, model: PeftModel, plain: Any, merged: Any, rows: list[Tensor
     }
 
 
-@torch.no_grad()
 def measure(name: str, lengths: tuple[int, ...], counts: tuple[int, ...], rounds: int) -> None:
     """Print the rows a second of each way, by length and number of adapters."""
     model = fleet(name, max(counts))
@@ -159,7 +158,6 @@ def in_turn(calls: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, fl
     return {way: statistics.median(seconds[1:]) for way, seconds in taken.items()}
 
 
-@torch.no_grad()
 def answers(name: str, wanted: int, adapters: int = 64) -> None:
     """Print how many answers of mixed batches differ from the lone adapter's, with unequal ranks and a head each."""
     model = mix_adapters(fleet(name, adapters, (4, 8, 16), heads=True))
@@ -227,15 +225,16 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    for name in arguments.model or MODELS:
-        if arguments.answers is not None:
-            answers(name, arguments.answers)
-        elif arguments.stored is not None:
-            stored(name, arguments.stored)
-        elif arguments.quick:
-            measure(name, (4,), (1, 4), 1)
-        else:
-            measure(name, tuple(arguments.lengths), ADAPTERS, ROUNDS)
+    with torch.no_grad():
+        for name in arguments.model or MODELS:
+            if arguments.answers is not None:
+                answers(name, arguments.answers)
+            elif arguments.stored is not None:
+                stored(name, arguments.stored)
+            elif arguments.quick:
+                measure(name, (4,), (1, 4), 1)
+            else:
+                measure(name, tuple(arguments.lengths), ADAPTERS, ROUNDS)
 
 
 if __name__ == "__main__":

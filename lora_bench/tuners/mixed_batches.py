@@ -55,7 +55,7 @@ def _lora_rows(tuner: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
 
 
 @dataclass
-class Rows:
+class BatchRows:
     """The adapter of each row of a batch, and how often the model may repeat a row in place, as for beams or choices."""
 
     names: Sequence[str]
@@ -95,7 +95,7 @@ def mixed_rows(tuner: Any, *_args: Any, **kwargs: Any) -> Iterator[None]:
     missing = sorted(set(names) - set(tuner.peft_config) - {BASE_ROW})
     if missing:
         raise LoraBenchError(f"adapter_names has {missing}, the model has {sorted(tuner.peft_config)}")
-    rows = Rows(names, {1, *(kwargs.get(name) or 1 for name in ("num_beams", "num_return_sequences"))})
+    rows = BatchRows(names, {1, *(kwargs.get(name) or 1 for name in ("num_beams", "num_return_sequences"))})
     with ExitStack() as undo:
         undo.callback(tuner.model.register_forward_pre_hook(rows.check, with_kwargs=True).remove)
         for site in sites(tuner.model):
@@ -135,13 +135,13 @@ def _answer(site: Any, names: Sequence[str]) -> Callable[..., Tensor] | None:
 
 
 def _pass_names(
-    rows: Rows, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    rows: BatchRows, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     names = rows.of(next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)))
     return args, {**kwargs, "adapter_names": names}
 
 
-def _lora(layer: Any, rows: Rows, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _lora(layer: Any, rows: BatchRows, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Return W x + scaling * B A x, with A, B and scaling of each row's adapter."""
     y: Tensor = layer.base_layer(x, *args, **kwargs)
     names = rows.of(x)
@@ -158,7 +158,7 @@ def _lora(layer: Any, rows: Rows, x: Tensor, *args: Any, **kwargs: Any) -> Tenso
     return mixed if own_rows is x else mixed.as_subclass(EachRow)
 
 
-def _whole_module(wrapper: Any, rows: Rows, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _whole_module(wrapper: Any, rows: BatchRows, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Return the outputs of each row's own copy of a module that is trained whole, or of the base model's."""
     names = rows.of(x)
     check_rows(names, x)
