@@ -802,20 +802,25 @@ def test_results_of_peft_are_single_runs_of_its_experiments(tmp_path):
 
 
 def test_results_of_peft_that_were_not_trained_alike_are_named_before_the_answer(tmp_path):
-    def answer(steps):
+    def answer(**changed):
         run = full()
-        run["run_info"]["train_config"]["max_steps"] = steps
+        run["run_info"]["train_config"].update(changed)
         result(tmp_path, run, name="full.json")
-        return judge(tmp_path / "method_comparison").answer
+        return judge(tmp_path / "method_comparison").answer.split("\n\n")[0]
 
     for name in ("lora", "other"):
         of_name = copy.deepcopy(LORA)
         of_name["run_info"]["experiment_name"] = name
         result(tmp_path, of_name, name=f"{name}.json")
-    usual = LORA["run_info"]["train_config"]["max_steps"]
-    assert "Not trained alike" not in answer(usual)
-    first, *_ = answer(7).split("\n\n")
-    assert first == f"Not trained alike: full-finetuning/tiny had 7 steps, not {usual}."
+    usual = LORA["run_info"]["train_config"]
+    alike = {name: usual[name] for name in ("max_steps", "optimizer_kwargs")}
+    assert "Not trained alike" not in answer(**alike)
+    steps = f"Not trained alike: steps {usual['max_steps']} for 2 methods, 7 for full-finetuning/tiny"
+    assert answer(**alike | {"max_steps": 7}) == f"{steps}."
+    rate = f"{usual['optimizer_kwargs']['lr']:.0e}".replace("e-0", "e-")
+    rates = f"learning rate {rate} for 2 methods, 3e-5 for full-finetuning/tiny"
+    kwargs = {**usual["optimizer_kwargs"], "lr": 3e-5}
+    assert answer(max_steps=7, optimizer_kwargs=kwargs) == f"{steps}; {rates}."
 
 
 def test_results_of_peft_cost_their_seconds_of_training(tmp_path, capsys):

@@ -55,7 +55,7 @@ class Source:
     constant: dict[str, str] = field(default_factory=dict)
     facts: dict[str, TaskFacts]
     said: Sequence[str] = ()
-    trained: Mapping[str, Any] | None = None  # names of its one run and its amounts of training
+    trained: Mapping[str, Any] | None = None  # names of its one run, and its settings of training in words
 
 
 @dataclass(frozen=True)

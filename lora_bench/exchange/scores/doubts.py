@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lora_bench.exchange.scores.collect import Run, Source
+from lora_bench.exchange.scores.collect import KINDS, Run, Source
 from lora_bench.exchange.scores.single_runs import MOST_NAMED, first_named
 from lora_bench.report.blocks import Block, SectionAnswer
 from lora_bench.report.model.rows import grouped
@@ -20,6 +20,8 @@ FEWEST_TASKS, FEWEST_ITEMS, FEWEST_SEEDS = 3, 21, 3
 # Two methods are asked about if a table of independent ones has such a pair less often. At most .003 of simulated tables do,
 # of 20 items to 10,000, also where runs collapse to one score, with correlations of up to .6 at a seed; at .9 .02 do.
 BY_CHANCE = 0.001
+# Methods of an unusual setting that are named and not counted.
+MOST_UNLIKE = 2
 # Means of items that are equal but for rounding.
 ROUNDING = 1e-9
 
@@ -72,9 +74,11 @@ def equal_methods(runs: Sequence[Run]) -> list[Block]:
             for one, other in itertools.combinations(sorted(run.method for run in same), 2):
                 alike.setdefault((one, other), []).append(seed)
         for (one, other), seeds in alike.items():
-            both = [seed for seed in scores[one] if seed in scores[other]]
+            both = [*(scores[one].keys() & scores[other].keys())]
+            if 2 * len(seeds) <= len(both):
+                continue
             chance = _chance([scores[one][seed] for seed in both], [scores[other][seed] for seed in both], step)
-            if 2 * len(seeds) > len(both) and pairs * chance < BY_CHANCE:
+            if pairs * chance < BY_CHANCE:
                 place = " on ".join(filter(None, [code(task) if task else "", inert(model, 80)]))
                 found.setdefault((one, other), []).append((place, len(seeds), len(both)))
     said = []
@@ -116,14 +120,16 @@ def _chance(first: Sequence[float], second: Sequence[float], step: float) -> flo
 
 
 def unlike_training(sources: Sequence[Source]) -> list[Block]:
-    """Return an answer on runs of a task that were trained for another number of steps, or of examples a step, than most."""
+    """Return an answer on settings of training that differ between the methods of a task, with the usual value first."""
     runs, said = [one.trained for one in sources if one.trained is not None], []
     for of_task in grouped(runs, lambda run: run["task"]).values():
-        for name in ("steps", "examples a step"):
-            numbers: dict[int, list[str]] = {}
-            for run in of_task:
-                numbers.setdefault(run[name] or 0, []).append(code(run["method"]))
-            usual = max(numbers, key=lambda number: len(numbers[number]))
-            others = [(number, first_named(of)) for number, of in numbers.items() if number not in (usual, 0)]
-            said += [f"{methods} had {number:,} {name}, not {usual:,}" for number, methods in others if usual]
+        for name in dict.fromkeys(name for run in of_task for name in run if name not in KINDS):
+            by_value = grouped(of_task, lambda run: run.get(name, "unset"))  # noqa: B023  (called at once)
+            methods = {value: sorted({code(run["method"]) for run in of}) for value, of in by_value.items()}
+            usual, *others = sorted(methods.items(), key=lambda found: -len(found[1]))
+            if others:
+                shown = [f"{value} for {listed(of) if len(of) <= MOST_UNLIKE else len(of)}" for value, of in others]
+                further = sum(len(of) for _, of in others[MOST_NAMED:])
+                shown[MOST_NAMED:] = [f"others for {further}"] if further else []
+                said.append(f"{name} {usual[0]} for {plural(len(usual[1]), 'method')}, {', '.join(shown)}")
     return [SectionAnswer(f"Not trained alike: {'; '.join(said)}.")] if said else []

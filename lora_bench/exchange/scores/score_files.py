@@ -18,7 +18,7 @@ from lora_bench.exchange.scores.collect import Source, TaskFacts
 from lora_bench.exchange.scores.columns import AskedColumns, choose, lower_is_better
 from lora_bench.exchange.scores.every_eval import is_items, items_or_logs, items_source, log_source
 from lora_bench.exchange.scores.tables import MAX_BYTES, SUFFIXES, GivenTable, fault, load, read_table, table_of
-from lora_bench.report.text import listed
+from lora_bench.report.text import inert, learning_rate, listed
 from lora_bench.util.regular_files import open_regular, read_regular
 
 _SAMPLES = re.compile(r"samples_(.+?)_(\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl")
@@ -159,12 +159,19 @@ def _peft(path: Path) -> Source:
     higher = not lower_is_better(metric) if spec.task.higher_is_better is None else spec.task.higher_is_better
     row = {"method": spec.method.label, "task": spec.task.name, "base_model": spec.model.shown, "seed": spec.seed}
     seconds = record.speed.train_seconds if record.speed is not None else None
+    training, rate = spec.training, spec.training.learning_rate
+    settings = {
+        "steps": training.steps, "examples a step": training.batch_size,
+        "learning rate": None if rate is None else learning_rate(rate), "weight decay": training.weight_decay,
+        "schedule": training.schedule, "gradient norm": training.max_grad_norm,
+        "optimizer": training.arguments.get("optimizer_type"),
+    }  # fmt: skip
     return Source(
         file=str(path),
         named={**{name: name for name in row}, "cost": "train_seconds", "score": "score"},
         rows=[(1, [*row.values(), seconds, record.score])],
         facts={spec.task.name: TaskFacts(metric, higher)},
-        trained={**row, "steps": spec.training.steps, "examples a step": spec.training.batch_size},
+        trained={**row, **{name: inert(str(value), 80) for name, value in settings.items() if value is not None}},
         said=[
             "PEFT's result files: the method is the experiment's name, the score that of the test set, and the cost its "
             "`train_time` in seconds; no verdict is about it"
