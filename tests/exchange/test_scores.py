@@ -797,6 +797,7 @@ def test_results_of_peft_are_single_runs_of_its_experiments(tmp_path):
     result(tmp_path, full(), name="full.json")
     found = judge(tmp_path / "method_comparison")
     assert found.winner is None and "each has one run" in found.answer
+    assert "measures not read: `forgetting`" in found.said
     scores = found.verdicts.set_index("label")["mean"]
     assert dict(scores) == {"lora/tiny-r4": 0.375, "full-finetuning/tiny": 0.375}
 

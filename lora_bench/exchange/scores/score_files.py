@@ -166,6 +166,7 @@ def _peft(path: Path) -> Source:
         "schedule": training.schedule, "gradient norm": training.max_grad_norm,
         "optimizer": training.arguments.get("optimizer_type"),
     }  # fmt: skip
+    others = [f"`{name}`" for name in record.scores or {} if name != metric]
     return Source(
         file=str(path),
         named={**{name: name for name in row}, "cost": "train_seconds", "score": "score"},
@@ -174,6 +175,7 @@ def _peft(path: Path) -> Source:
         trained={**row, **{name: inert(str(value), 80) for name, value in settings.items() if value is not None}},
         said=[
             "PEFT's result files: the method is the experiment's name, the score that of the test set, and the cost its "
-            "`train_time` in seconds; no verdict is about it"
+            "`train_time` in seconds; no verdict is about it",
+            *([f"measures not read: {listed(others)}"] if others else []),
         ],
     )
