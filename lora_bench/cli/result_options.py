@@ -103,6 +103,31 @@ def add_winner(commands: Commands) -> None:
     answers = "new file, .csv, .tsv or .jsonl (default: ./TABLE.predicted.csv, like the table)"
     predict.output.takes("--out", "FILE", answers, type=Path)
 
+    score = add_command(
+        commands,
+        "score ADAPTERS... --task TASK",
+        "score adapters of one base model on a task, with the base loaded once",
+        "lora-bench score runs/tickets adapters/ --task tickets.yaml --out scores.csv",
+        "score_command:score",
+        more="A bad adapter is a line, the others are scored, and the exit code is 3.",
+    )
+    folders = (
+        "folders of runs with weights, of a model that `try` or `use` wrote, of a PEFT adapter, or of several of these"
+    )
+    score.what.takes("adapters", "ADAPTERS", folders, nargs="+", type=Path)
+    score.what.takes("--task", "TASK", "task by name, its YAML file, or a suite that has it alone", required=True)
+    splits = "rows to answer: test or selection (default: test)"
+    score.what.takes("--split", "SPLIT", splits, choices=["test", "selection"], default="test")
+    score.where.takes("--base", "MODEL", "base model, by name or folder (default: the first adapter's)")
+    options.data_option(score)
+    length = (
+        "tokens after which a text is cut, for adapters made elsewhere (default: as in the runs beside them, or 128)"
+    )
+    score.how.takes("--max-length", "N", length, type=options.positive)
+    items = "file for `judge`, .csv or .jsonl: a row for each test item, or for each adapter if no item has a score"
+    score.output.takes("--out", "FILE", items, type=Path)
+    options.quiet_option(score, "the table and what could not be scored only")
+
     analyse = add_command(
         commands,
         "analyse RUNS",

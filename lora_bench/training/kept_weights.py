@@ -83,9 +83,12 @@ def open_adapter(model: nn.Module, folder: Path) -> PeftModel:
     _, headers = checked_adapter(folder)
     with in_a_sentence(f"{folder} cannot be loaded"):
         adapted = PeftModel.from_pretrained(cast(Any, model), str(folder)).eval()
-        lacking = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - headers.keys()
-    if lacking:
-        raise LoraBenchError(f"{folder}: {WEIGHTS} lacks {min(lacking)}, so it is not of this base model and method")
+        wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    for fault, names in (("lacks", wanted - headers.keys()), ("also has", headers.keys() - wanted)):
+        if names:
+            raise LoraBenchError(
+                f"{folder}: {WEIGHTS} {fault} {min(names)}, so it is not of this base model and method"
+            )
     return adapted
 
 

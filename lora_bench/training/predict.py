@@ -127,7 +127,7 @@ class Predictor:
         if kept.task.writes and spec.decoding is None:  # no metric read its texts
             new = min(Decoding().max_new_tokens, spec.training.max_length // 2)
             spec = spec.model_copy(update={"decoding": Decoding(max_new_tokens=new)})
-        return cls(model.to(device_of_runs()).eval(), exercise(kept.task, tokenizer, spec, _seed(spec)), kept)
+        return cls(model.to(device_of_runs()).eval(), exercise(kept.task, tokenizer, spec, seed_of(spec)), kept)
 
     def answers(self, rows: NewRows, say: Callable[[str], None]) -> Iterator[tuple[int, Answer]]:
         """Yield the index of each row that can be answered, with the values of its answer."""
@@ -164,7 +164,8 @@ class Predictor:
         return found
 
 
-def _seed(spec: PlannedSpec) -> int:
+def seed_of(spec: PlannedSpec) -> int:
+    """Return the seed of what a run draws, which its series changes."""
     return spec.seed if spec.series is None else seed_for(spec.series, spec.seed)
 
 
