@@ -75,7 +75,7 @@ class Lora(Strict):
             "all linear layers, at alpha 32: Dettmers et al. 2023, https://arxiv.org/abs/2305.14314; Schulman et al. 2025, "
             "https://thinkingmachines.ai/blog/lora",
             {"targets": ("all",), "rank": 16},
-            first_rates=(("1e-3", "3e-4", "3e-3"), ("3e-4", "1e-4", "1e-3")),
+            first_rates=(("3e-4", "1e-3", "1e-4"), ("3e-4", "1e-4", "1e-3")),
         ),
         "lora_qv": Preset(
             "queries and values, as the paper's RoBERTa-base on SST-2, rank 8, alpha 8: Hu et al. 2021, table 9, "
