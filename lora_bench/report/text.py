@@ -115,12 +115,15 @@ def natural(label: str) -> list[str | int]:
 _DATE = re.compile(r" \d{4}-\d\d-\d\dT[\d.:-]+$")
 
 
+ONCE = "each has one run"
+
+
 def once_words(labels: Iterable[str]) -> str:
     """Return how often methods with one run a label ran; labels may differ by date alone."""
     names = {*labels}
     methods = {_DATE.sub("", name) for name in names}
-    alike = f"{'their' if len(methods) == 1 else 'some'} names differ by date only, so that two may be one method"
-    return alike if len(methods) < len(names) else "each has one run"
+    alike = f"each name has one run, and {'they' if len(methods) == 1 else 'some'} differ by date only"
+    return alike if len(methods) < len(names) else ONCE
 
 
 def plural(number: int, noun: str) -> str:

@@ -673,10 +673,8 @@ def test_names_that_differ_by_date_only_are_not_called_methods(tmp_path):
     without_seed = [{key: value for key, value in row.items() if key != "seed"} for row in dated]
     for table in (dated, without_seed):
         said = judge(table).answer
-        assert (
-            "their names differ by date only" in said and "methods ran" not in said and "each has one run" not in said
-        )
-    assert "some names differ by date only" in judge([*without_seed, {**without_seed[0], "method": "other"}]).answer
+        assert "they differ by date only" in said and "methods ran" not in said and "each has one run" not in said
+    assert "and some differ by date only" in judge([*without_seed, {**without_seed[0], "method": "other"}]).answer
 
 
 def samples(folder, right, *, date="2026-01-02T03-04-05.678901", filters=("strict-match",)):
@@ -726,8 +724,8 @@ def test_samples_of_one_model_at_two_dates_are_two_runs_by_their_dates(tmp_path)
 
     samples(tmp_path / "org__small", 20, date="2026-01-03T03-04-05.678901")
     same = judge(tmp_path).answer
-    assert "like these (50): all 2 have the same result on every item." in same
-    assert "nothing of methods: their names differ by date only" in same
+    assert "like these (50): nothing is shown, as all 2 have the same result on every item." in same
+    assert "nothing of methods: each name has one run, and they differ by date only" in same
 
 
 def test_samples_of_one_model_in_two_folders_of_outputs_are_two_runs(tmp_path):
@@ -754,7 +752,10 @@ def test_a_method_expected_to_lose_as_much_as_the_one_to_take_is_named():
 def test_runs_that_are_alike_on_several_tasks_are_told_in_one_clause():
     tasks = [{**row, "task": task} for row in items((60, 60)) for task in ("cola", "sst2")]
     (first, *_) = judge(tasks).answer.split("\n\n")
-    assert "like these (100 a task): all 2 have the same result on every item on cola and sst2." in first
+    assert (
+        "like these (100 a task): nothing is shown, as all 2 have the same result on every item on cola and sst2."
+        in first
+    )
 
 
 def test_samples_whose_metric_is_no_number_an_item_are_refused_with_it(tmp_path):

@@ -59,7 +59,7 @@ def caption(contrasts: Sequence[Contrast]) -> str:
     beyond = any(unit * one.low < limits[0] or unit * one.high > limits[1] for unit, one in intervals)
     said = ["Mark: mean difference."]
     if intervals:
-        said.append("Line: its interval, widened for the number of comparisons; *better* and *worse* rest on it.")
+        said.append("Line: its interval at the level of its test (Holm); *better* and *worse* rest on it.")
     said += ["Arrowhead: it leaves the panel."] if beyond else []
     if len(margins := _margins(contrasts)) == 1:
         said.append(f"Grey: within the margin of {amount(margins.pop(), contrasts[0].shares)}.")
@@ -84,7 +84,7 @@ def _scale(contrast: Contrast) -> tuple[object, ...]:
 
 
 def _shows_seeds(contrast: Contrast) -> bool:
-    return contrast.verdict.pairs <= FEWEST_FOR_INTERVAL
+    return 1 < contrast.verdict.pairs <= FEWEST_FOR_INTERVAL  # one seed is the mean
 
 
 def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> "Figure":

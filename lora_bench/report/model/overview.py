@@ -6,6 +6,7 @@ Contrasts are the means over tasks where a report has them, else those of each t
 same base model, so that large and small base models count alike.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -55,9 +56,12 @@ def unless_words(verdicts: Iterable[Verdict]) -> str:
     return f"unless over {rate_words(min(rates))} of runs collapse" if rates else "unless some runs collapse"
 
 
-def rate_words(rate: float) -> str:
-    """Return a rate of collapses."""
-    return text.percent(rate, 0 if rate >= 0.1 else 1)
+def rate_words(rate: float, *, up: bool = False) -> str:
+    """Return a rate of collapses, rounded down, as one that cancels a claim, or *up*, as one that runs exclude."""
+    digits = 0 if rate >= 0.1 else 1 if rate >= 0.001 else 2
+    parts = 10 ** (digits + 2)
+    whole = math.ceil(rate * parts - 1e-9) if up else math.floor(rate * parts + 1e-9)
+    return text.percent(whole / parts, digits)
 
 
 def verdict_name(shown: str, verdicts: Iterable[Verdict]) -> str:

@@ -159,7 +159,7 @@ def _no_equality(seen: Overview) -> list[str]:
     most = max(verdict.pairs for verdict in open_ones)
     claims = sum(one.verdict.margin is not None for one in seen.contrasts)
     fewest = fewest_unseen(open_ones[0].alpha / claims)
-    return [f"To show that methods are equal takes at least {fewest} seeds."] if most < fewest else []
+    return [f"Below {fewest} seeds no methods are shown to be equivalent."] if most < fewest else []
 
 
 def _shown(line: Line, *, first: bool) -> str:

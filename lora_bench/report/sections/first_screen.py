@@ -23,7 +23,7 @@ from lora_bench.report.sections.verdicts import place_words
 from lora_bench.report.text import MISSING, code, inert, plural, unmarked
 
 PICTURE, BY_TASK, NARROW = "differences.svg", "differences-by-task.svg", "-narrow.svg"
-PICTURE_TEXT, BY_TASK_TEXT = "Difference of each method to the reference", "Differences to the reference on each task"
+PICTURE_TEXT, BY_TASK_TEXT = "Difference of {which} to the reference", "Differences to the reference on each task"
 
 # A first screen has no room for more methods; all are under Scores.
 MOST_LINES = 10
@@ -47,7 +47,10 @@ def first_screen(seen: Overview, headline: Headline, folder: str, answers: Seque
 def _below(seen: Overview, headline: Headline, picture: str) -> list[Block]:
     """Return the picture, the small table of methods or of the rates that a search chooses, and the next step."""
     table = summary_table(seen) or rates_table(seen.comparison)
-    return [*_picture(PICTURE_TEXT, picture, picture_contrasts(seen)), *table, *next_step(headline.next)]
+    shown = picture_contrasts(seen)
+    drawn, every = (len({one.label for one in contrasts}) for contrasts in (shown, seen.contrasts))
+    which = "each method" if drawn == every else f"{drawn} of {every} methods"
+    return [*_picture(PICTURE_TEXT.format(which=which), picture, shown), *table, *next_step(headline.next)]
 
 
 def picture_contrasts(seen: Overview) -> list[Contrast]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lora_bench.report.blocks import Block, Lead
 from lora_bench.report.model.choose_method import NO_RESULT, Choice
 from lora_bench.report.model.comparison import Comparison, Setting
-from lora_bench.report.model.judged import Judged
+from lora_bench.report.model.judged import Held, Judged
 from lora_bench.report.model.overview import DECIDED, Overview, rate_words
 from lora_bench.report.model.reference import NOTHING_ASKED
 from lora_bench.report.model.report import Decision, Level, Report
@@ -27,8 +27,7 @@ from lora_bench.report.sections.next_step import more_seeds, next_lines, work_ke
 from lora_bench.report.sections.pool_page import new_tasks
 from lora_bench.report.sections.tuning import untuned_tasks
 from lora_bench.report.sections.verdicts import MANY, seeds_added, without_result
-from lora_bench.report.text import code, inert, listed, once_words, plural, plural_span, score
-from lora_bench.stats import Verdict
+from lora_bench.report.text import ONCE, code, inert, listed, once_words, plural, plural_span, score
 from lora_bench.stats.verdict import FEWEST_PAIRS, grade
 
 # Tables named with classes that are never found.
@@ -238,7 +237,7 @@ def _worth(seen: Overview, judged: Judged, level: Level) -> str:
     said: str = "partly decided" if level == "partly" else level
     claims, where = [one.verdict for one in seen.contrasts if level == "partly" and one.shown in DECIDED], ""
     if level == "undecided" and any(shown_alone(line.contrasts) for line in seen.methods if line.contrasts):
-        claims, where = _single_claims(judged), " on single tasks"
+        claims, where = [held.verdict for held in _single_claims(judged)], " on single tasks"
     if claims:
         said += f", {grade(min(verdict.pairs for verdict in claims))}{where}"
     hint = ": a hint" if "exploratory" in said else ""
@@ -246,22 +245,25 @@ def _worth(seen: Overview, judged: Judged, level: Level) -> str:
     return f"**{said}**{hint}"
 
 
-def _single_claims(judged: Judged) -> list[Verdict]:
+def _single_claims(judged: Judged) -> list[Held]:
     """Return the differences that single tasks show."""
-    return [held.verdict for held in judged.held if held.verdict.verdict in ("better", "worse")]
+    return [held for held in judged.held if held.verdict.verdict in ("better", "worse")]
 
 
 def _easily_cancelled(seen: Overview, judged: Judged) -> str:
     """Return a sentence on the claim that the fewest collapses would cancel, and one on those of single tasks beside means."""
     found = [(one.verdict.cancelled, one.label) for one in seen.contrasts if one.verdict.cancelled is not None]
-    alone = [one.cancelled for one in _single_claims(judged) if one.cancelled is not None]
+    alone = [(held.verdict.cancelled, held) for held in _single_claims(judged) if held.verdict.cancelled is not None]
     single = ""
     if alone and any(one.tasks > 1 for one in seen.contrasts):
-        easiest = min(alone, key=lambda one: one.rate)
+        easiest, held = min(alone, key=lambda one: one[0].rate)
         known = easiest.excluded is not None
         claims = "Claims on single tasks hold" if known else "Better and worse on a task hold"
-        to = "" if known else " to a score of 0"
-        single = f"{claims} unless over {rate_words(easiest.rate)} of runs collapse there{to}. "
+        collapses = "collapses" if known else "collapses to a score of 0"
+        whose = code((held.row if easiest.of_first else held.reference).label)
+        single = (
+            f"{claims} unless {whose} {collapses} there in over {rate_words(easiest.rate)} of runs, or others in more. "
+        )
     if not found:
         return single
     least, label = min(found, key=lambda one: one[0].rate)
@@ -271,7 +273,7 @@ def _easily_cancelled(seen: Overview, judged: Judged) -> str:
     known = least.excluded is not None
     claim = "claim" if known else "verdict"  # a size is cancelled sooner
     collapses = "collapses" if known else "collapses to a score of 0"
-    excluded = f"; its runs rule out over {rate_words(least.excluded)}" if least.excluded is not None else ""
+    excluded = f"; its runs rule out over {rate_words(least.excluded, up=True)}" if least.excluded is not None else ""
     on_mean = " on the mean" if all(one.tasks > 1 for one in seen.contrasts) else ""
     least_rate = rate_words(least.rate)
     return f"The {claim}{on_mean}{which} holds unless {of} {collapses} in over {least_rate} of runs{excluded}. {single}"
@@ -307,7 +309,7 @@ def why_not_judged(comparison: Comparison) -> Said:
     ran = f"{plural(len(labels), 'method')} ran"
     if comparison.scores_alone and seeds == 1:
         once = once_words(labels)
-        runs = f"{ran} once each" if once.startswith("each") else f"these are {len(labels)} runs, {once}"
+        runs = f"{ran} once each" if once == ONCE else once
         return f"No method is ranked: {runs}, and one run does not tell a method from its seed.", [], []
     lead = f"No method is ranked: {ran}, and no two share a reference, base model and seed."
     return lead, [*_sources(comparison), *([] if seeds > 1 else ["One seed a mean tells nothing of chance."])], []

@@ -168,7 +168,7 @@ def verdict_words(verdict: Verdict, *, rates: bool = True) -> str:
     if verdict.cancelled is not None:
         who = "it" if verdict.cancelled.of_first else "the reference"
         known = verdict.cancelled.excluded
-        excluded = f" ({rate_words(known)} excluded)" if known is not None else ""
+        excluded = f" ({rate_words(known, up=True)} excluded)" if known is not None else ""
         word += f" unless {who} collapses in over {rate_words(verdict.cancelled.rate)} of runs{excluded}"
     elif verdict.verdict == "inconclusive":
         word += " unless some runs collapse"

@@ -91,7 +91,7 @@ def test_each_verdict_by_what_it_takes():
     few = verdict_on((0.0008, 0.0012))
     assert (
         verdict_words(few)
-        == "**better**; equivalent unless it collapses in over 0.3 % of runs (26 % excluded), at these rates"
+        == "**better**; equivalent unless it collapses in over 0.2 % of runs (26 % excluded), at these rates"
     )
     # A tenth of a point at every seed, give or take a fiftieth: real, and of no matter.
     small = verdict_on((0.0008, 0.0012), MANY)

@@ -143,7 +143,7 @@ def test_a_difference_of_means_says_on_which_tasks_it_is_shown():
     assert "of runs collapse, better on `b` and worse on `a`." in undone, undone
     alone, _ = headline(on(-0.02, 0.02, 0.0001))
     assert alone.strength.startswith("Strength: **undecided, recommendation on single tasks** (10 seeds")
-    assert "Claims on single tasks hold unless over" in alone.strength
+    assert "Claims on single tasks hold unless `" in alone.strength
     assert "single tasks" not in headline(on(0.0001, 0.0001, 0.0001))[0].strength
     # The tables of one method are named together.
     named = " ".join(headline(on(0.03, -0.03, 0.02))[0].further)
