@@ -97,7 +97,7 @@ def test_each_verdict_by_what_it_takes():
     small = verdict_on((0.0008, 0.0012), MANY)
     assert (small.verdict, small.small_but_real) == ("equivalent", "better")
     assert verdict_words(small) == (
-        "**equivalent**, and slightly better unless the reference collapses in over 1.3 % of runs (9.5 % excluded), "
+        "**equivalent**, and slightly better unless the reference collapses in over 1.3 % of runs (9.6 % excluded), "
         "at these rates"
     )
     assert verdict_on((0.06, -0.05)).verdict == "inconclusive"
