@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from lora_bench.tuners import mix_adapters
 from tests.project import SUITE, write_project
 
 METHODS = "[full, lora, bottleneck_adapter, prefix_tuning, bitfit]"
+ROOT = Path(__file__).parents[2]
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -124,6 +126,16 @@ def test_adapters_made_elsewhere_answer_as_peft_loads_each_alone_and_as_a_mixed_
         answers = mixed[place::2].argmax(-1).tolist()
         right = [float(answer == label) for answer, label in zip(answers, split.labels, strict=True)]
         assert [float(row["accuracy"]) for row in rows if row["method"] == name] == right
+
+
+def test_the_lines_of_the_page_give_each_row_its_adapter(project):
+    shutil.copytree("elsewhere", "adapters")
+    (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-to/many-adapters.md").read_text(), flags=re.DOTALL)
+    names = {}
+    exec(lines, names)
+    for row, name in enumerate(("red", "blue")):
+        names["model"].set_adapter(name)
+        assert (names["model"](**names["batch"]).logits[row] - names["logits"][row]).abs().max() <= 1e-5
 
 
 def test_labels_in_another_order_are_mapped_by_name_and_others_are_refused(project, made, capsys):
