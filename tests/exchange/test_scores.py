@@ -385,7 +385,7 @@ def test_one_run_each_names_no_method_and_still_shows_the_table(tmp_path, capsys
     without_seed = [{key: value for key, value in row.items() if key != "seed"} for row in rows(seeds=1)]
     assert main(["judge", str(write(tmp_path / "x.csv", without_seed))]) == 0
     said = capsys.readouterr().out
-    assert "one run does not tell a method from its seed" in said
+    assert "one run does not tell how another would score" in said
     assert all(f"{row['accuracy']:.4f}" in said for row in without_seed)
 
 
@@ -731,7 +731,9 @@ def test_samples_of_one_model_at_two_dates_are_two_runs_by_their_dates(tmp_path)
 def test_samples_of_one_model_in_two_folders_of_outputs_are_two_runs(tmp_path):
     samples(tmp_path / "shots0" / "org__small", 20)
     samples(tmp_path / "shots2" / "org__small", 20, date="2026-01-03T03-04-05.678901")
-    assert "all 2 have the same result on every item" in judge(tmp_path).answer
+    found = judge(tmp_path)
+    assert "all 2 have the same result on every item" in found.answer and "date" not in found.answer
+    assert set(found.verdicts["label"]) == {"shots0/org__small", "shots2/org__small"}
 
 
 def test_the_name_of_a_score_says_no_per_cent_where_shares_are_shown(tmp_path):
@@ -818,11 +820,11 @@ def test_results_of_peft_that_were_not_trained_alike_are_named_before_the_answer
     alike = {name: usual[name] for name in ("max_steps", "optimizer_kwargs")}
     assert "Not trained alike" not in answer(**alike)
     steps = f"Not trained alike: steps {usual['max_steps']} for 2 methods, 7 for full-finetuning/tiny"
-    assert answer(**alike | {"max_steps": 7}) == f"{steps}."
+    assert answer(**alike | {"max_steps": 7}) == f"{steps}. Libraries were not compared."
     rate = f"{usual['optimizer_kwargs']['lr']:.0e}".replace("e-0", "e-")
     rates = f"learning rate {rate} for 2 methods, 3e-5 for full-finetuning/tiny"
     kwargs = {**usual["optimizer_kwargs"], "lr": 3e-5}
-    assert answer(max_steps=7, optimizer_kwargs=kwargs) == f"{steps}; {rates}."
+    assert answer(max_steps=7, optimizer_kwargs=kwargs) == f"{steps}; {rates}. Libraries were not compared."
 
 
 def test_results_of_peft_cost_their_seconds_of_training(tmp_path, capsys):

@@ -132,4 +132,4 @@ def unlike_training(sources: Sequence[Source]) -> list[Block]:
                 further = sum(len(of) for _, of in others[MOST_NAMED:])
                 shown[MOST_NAMED:] = [f"others for {further}"] if further else []
                 said.append(f"{name} {usual[0]} for {plural(len(usual[1]), 'method')}, {', '.join(shown)}")
-    return [SectionAnswer(f"Not trained alike: {'; '.join(said)}.")] if said else []
+    return [SectionAnswer(f"Not trained alike: {'; '.join(said)}. Libraries were not compared.")] if said else []

@@ -7,8 +7,7 @@ task; and Every Eval Ever's logs and items.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from lora_bench.exchange.scores.collect import Source, TaskFacts
 from lora_bench.exchange.scores.columns import AskedColumns, choose, lower_is_better
 from lora_bench.exchange.scores.every_eval import is_items, items_or_logs, items_source, log_source
 from lora_bench.exchange.scores.tables import MAX_BYTES, SUFFIXES, GivenTable, fault, load, read_table, table_of
+from lora_bench.report.model.rows import grouped
 from lora_bench.report.text import inert, learning_rate, listed
 from lora_bench.util.regular_files import open_regular, read_regular
 
@@ -28,12 +28,39 @@ def sources_of(given: Sequence[Any], asked: AskedColumns) -> list[Source]:
     """Return the rows of files, folders and frames. Raise BadInput with what is wrong with one."""
     files = items_or_logs([file for one in given if isinstance(one, str | Path) for file in _files(Path(one))])
     frames = [source for one in given if not isinstance(one, str | Path) for source in _of_table(table_of(one), asked)]
-    # Each folder of outputs has one of the model's name: runs of a model in several are told apart by their dates.
-    dates = {
-        (file.resolve().parent.name, *match.groups()) for file in files if (match := _SAMPLES.fullmatch(file.name))
-    }
-    runs = Counter((folder, task) for folder, task, _ in dates)
-    return [*frames, *(source for file in files for source in _of_file(file, asked, runs))]
+    samples = [file.resolve() for file in files if _SAMPLES.fullmatch(file.name)]
+    return [*frames, *(source for file in files for source in _of_file(file, asked, _run_names(samples)))]
+
+
+def _run_names(samples: Sequence[Path]) -> dict[Path, tuple[str, str]]:
+    """Return the name of the run of each file of samples, and by what it is told.
+
+    Each folder of outputs has one of the model's name. Runs of a model in several are told apart by these folders, and runs in
+    one by their dates.
+    """
+    names = {}
+    for model, own in grouped(samples, lambda file: file.parent.name).items():
+        folders = [[file.parent.parent.name for file in of] for of in grouped(own, _task).values()]
+        alone, apart = all(len(of) == 1 for of in folders), all(len({*of}) == len(of) for of in folders)
+        for file in own:
+            if alone:
+                names[file] = model, "the folder"
+            elif apart:
+                names[file] = f"{file.parent.parent.name}/{model}", "the folder in that of the outputs"
+            else:
+                names[file] = f"{model} {_parts(file)[1]}", "the folder with the date"
+    return names
+
+
+def _task(file: Path) -> str:
+    return _parts(file)[0]
+
+
+def _parts(file: Path) -> tuple[str, str]:
+    """Return the task and the date of a file of samples."""
+    match = _SAMPLES.fullmatch(file.name)
+    assert match is not None
+    return match[1], match[2]
 
 
 def _files(path: Path) -> list[Path]:
@@ -51,10 +78,10 @@ def _files(path: Path) -> list[Path]:
     return sorted(found)
 
 
-def _of_file(path: Path, asked: AskedColumns, runs: Counter[tuple[str, str]]) -> Iterator[Source]:
-    if (match := _SAMPLES.fullmatch(path.name)) is not None:
+def _of_file(path: Path, asked: AskedColumns, runs: Mapping[Path, tuple[str, str]]) -> Iterator[Source]:
+    if _SAMPLES.fullmatch(path.name) is not None:
         _refuse_columns(path, asked, but=("score", "lower_is_better"))
-        yield _samples(path, match[1], match[2] if runs[path.resolve().parent.name, match[1]] > 1 else "", asked)
+        yield _samples(path, *runs[path.resolve()], asked)
         return
     if is_items(path):
         _refuse_columns(path, asked)
@@ -115,8 +142,9 @@ def _picked(
             yield line, [row[place] for place in places]
 
 
-def _samples(path: Path, task: str, date: str, asked: AskedColumns) -> Source:
+def _samples(path: Path, name: str, told_by: str, asked: AskedColumns) -> Source:
     """Return the results of a model on the items of a task: the metric asked for or one, and of several filters the first."""
+    task = _task(path)
     table = read_table(path)
     head = table.head()
     known = {name: of[0] for name, of in head.items() if "." not in name and name != "doc_id"}
@@ -135,9 +163,7 @@ def _samples(path: Path, task: str, date: str, asked: AskedColumns) -> Source:
     if metric is None:
         raise fault(str(unknown("result", wanted[0], numbers)), str(path))
     lower = lower_is_better(metric) if asked.lower_is_better is None else asked.lower_is_better
-    said = [
-        f"samples: the method is the folder{' with the date' if date else ''}, the item `doc_id`, the score `{metric}`"
-    ]
+    said = [f"samples: the method is {told_by}, the item `doc_id`, the score `{metric}`"]
     only = None
     if "filter" in head:
         only = table.names.index("filter"), head["filter"][0]
@@ -146,7 +172,7 @@ def _samples(path: Path, task: str, date: str, asked: AskedColumns) -> Source:
         file=str(path),
         named={"item": "doc_id", "score": metric},
         rows=_picked(table, [table.names.index("doc_id"), table.names.index(metric)], only),
-        constant={"method": " ".join(filter(None, [path.resolve().parent.name, date])), "task": task},
+        constant={"method": name, "task": task},
         facts={task: TaskFacts(metric, not lower, given=asked.lower_is_better is not None)},
         said=said,
     )

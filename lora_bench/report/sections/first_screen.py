@@ -251,7 +251,7 @@ def score_of(line: Line, among: Sequence[Line] = ()) -> str:
 
 
 def verdict_of(line: Line, *, short: bool = False, needed: bool = True) -> str:
-    """Return the verdicts on a method in a few words, such as "better in all 6" or "undecided (≈ 76 seeds)".
+    """Return the verdicts on a method in a few words, such as "better in all 6" or "undecided (≈ 76 seeds for a difference)".
 
     If *short*, what all comparisons share is left out; if *needed*, the seeds that would likely decide are named.
     """
@@ -262,9 +262,14 @@ def verdict_of(line: Line, *, short: bool = False, needed: bool = True) -> str:
     for word, found in line.by_verdict.items():
         name = f"**{word}**" if word in DECIDED else verdict_name(word, (one.verdict for one in found))
         name = "undecided" if word == "inconclusive" else name
-        numbers = sorted(one.verdict.needed.seeds for one in found if one.verdict.needed is not None)
-        all_known = needed and not short and word == "inconclusive" and len(numbers) == len(found)
-        seeds = f" ({ESTIMATED} {numbers[-1]} seeds)" if all_known else ""
+        would = [one.verdict.needed for one in found if one.verdict.needed is not None]
+        all_known = needed and not short and word == "inconclusive" and len(would) == len(found)
+        most = max(would, key=lambda one: one.seeds) if all_known else None
+        seeds = (
+            f" ({ESTIMATED} {most.seeds} seeds for a{'n' * (most.by == 'equivalence')} {most.by})"
+            if most is not None
+            else ""
+        )
         counted = "" if short and len(found) == number else times(len(found), number)
         said.append(f"{name}{counted}{seeds}")
     return ", ".join(said)

@@ -310,7 +310,7 @@ def why_not_judged(comparison: Comparison) -> Said:
     if comparison.scores_alone and seeds == 1:
         once = once_words(labels)
         runs = f"{ran} once each" if once == ONCE else once
-        return f"No method is ranked: {runs}, and one run does not tell a method from its seed.", [], []
+        return f"No method is ranked: {runs}, and one run does not tell how another would score.", [], []
     lead = f"No method is ranked: {ran}, and no two share a reference, base model and seed."
     return lead, [*_sources(comparison), *([] if seeds > 1 else ["One seed a mean tells nothing of chance."])], []
 
