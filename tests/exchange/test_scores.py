@@ -724,7 +724,7 @@ def test_samples_of_one_model_at_two_dates_are_two_runs_by_their_dates(tmp_path)
 
     samples(tmp_path / "org__small", 20, date="2026-01-03T03-04-05.678901")
     same = judge(tmp_path).answer
-    assert "like these (50): nothing is shown, as all 2 have the same result on every item." in same
+    assert "like these (50): no difference is shown, as all 2 have the same result on every item." in same
     assert "nothing of methods: each name has one run, and they differ by date only" in same
 
 
@@ -755,7 +755,7 @@ def test_runs_that_are_alike_on_several_tasks_are_told_in_one_clause():
     tasks = [{**row, "task": task} for row in items((60, 60)) for task in ("cola", "sst2")]
     (first, *_) = judge(tasks).answer.split("\n\n")
     assert (
-        "like these (100 a task): nothing is shown, as all 2 have the same result on every item on cola and sst2."
+        "like these (100 a task): no difference is shown, as all 2 have the same result on every item on cola and sst2."
         in first
     )
 

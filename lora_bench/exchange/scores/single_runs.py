@@ -53,7 +53,9 @@ def single_runs_section(runs: Sequence[Run], facts: Mapping[str, TaskFacts], alp
         first, *others = results.values()
         alike = all(np.array_equal(first, other) for other in others)
         answer = (
-            f"nothing is shown, as all {len(results)} have the same result on every item" if alike else _answer(ranked)
+            f"no difference is shown, as all {len(results)} have the same result on every item"
+            if alike
+            else _answer(ranked)
         )
         said.setdefault(answer, []).append(code(place[0]))
         places = [f"{one.best}{f' to {one.worst}' * (one.worst > one.best)} of {len(ranked)}" for one in ranked]

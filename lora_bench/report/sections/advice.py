@@ -149,17 +149,18 @@ def _factors(contrasts: Sequence[Contrast]) -> str:
 
 def _no_equality(seen: Overview) -> list[str]:
     """A note that so few seeds cannot show equality, where some verdicts are undecided and more seeds may decide them."""
-    open_ones = [
-        one.verdict
-        for one in seen.contrasts
-        if one.shown == "inconclusive" and one.verdict.margin is not None and one.verdict.needed is not None
-    ]
+    undecided = [one for one in seen.contrasts if one.shown == "inconclusive"]
+    open_ones = [one for one in undecided if one.verdict.margin is not None and one.verdict.needed is not None]
     if not open_ones:
         return []
-    most = max(verdict.pairs for verdict in open_ones)
+    most = max(one.verdict.pairs for one in open_ones)
     claims = sum(one.verdict.margin is not None for one in seen.contrasts)
-    fewest = fewest_unseen(open_ones[0].alpha / claims)
-    return [f"Below {fewest} seeds no methods are shown to be equivalent."] if most < fewest else []
+    fewest = fewest_unseen(open_ones[0].verdict.alpha / claims)
+    labels = [*dict.fromkeys(code(one.label) for one in open_ones)]
+    # Of the others no margin is claimed: their seeds have no spread on some task.
+    named = f"{listed(labels)} {'is' if len(labels) == 1 else 'are'} not"
+    whom = "no method is" if all(one.verdict.margin is not None for one in undecided) else named
+    return [f"Below {fewest} seeds {whom} shown to be equivalent."] if most < fewest else []
 
 
 def _shown(line: Line, *, first: bool) -> str:

@@ -21,6 +21,7 @@ from lora_bench.report.sections.headline import Headline, headline_blocks, headl
 from lora_bench.report.sections.method_tables import SHARED, metric_name, setting_name
 from lora_bench.report.sections.verdicts import place_words
 from lora_bench.report.text import MISSING, code, inert, plural, unmarked
+from lora_bench.stats.power import POWER
 
 PICTURE, BY_TASK, NARROW = "differences.svg", "differences-by-task.svg", "-narrow.svg"
 PICTURE_TEXT, BY_TASK_TEXT = "Difference of {which} to the reference", "Differences to the reference on each task"
@@ -158,6 +159,8 @@ def notes(seen: Overview) -> list[str]:
         )
         percent = f"{100 * (1 - 2 * seen.judged.analysis.alpha):g}" if seen.judged else ""
         said.append(PLACES.format(some=some, percent=percent))
+    if any(" seeds for " in verdict_of(line, needed=not seen.learned_little) for line in shown):
+        said.append(f"{ESTIMATED} seeds: with {text.percent(POWER, 0)}, if the difference seen is the true one.")
     if any(line.cost is not None for line in shown):
         said.append(f"{code(seen.cost_name)}: the mean of a method's runs, as given.")
     if any(line.step is not None or line.memory is not None for line in shown):
