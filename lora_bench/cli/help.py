@@ -58,6 +58,15 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(None, f"unknown command {value!r}{close} (known: {', '.join(known)})")
         raise argparse.ArgumentError(action, f"must be one of {', '.join(known)}, got {value!r}{close}")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse as argparse does, but refuse an unknown option here, where the command's own options are known."""
+        found, left = super().parse_known_args(args, namespace)
+        for word in left:
+            if word.startswith("--"):
+                given = word.partition("=")[0]
+                self.error(f"unknown option {given}{did_you_mean(given, list(self._option_string_actions))}")
+        return found, left
+
     def error(self, message: str) -> NoReturn:
         """Print the error and the command for help, and exit with 2."""
         self.exit(BAD_INPUT, f"{self.prog}: {message}\nsee: {self.prog} --help\n")

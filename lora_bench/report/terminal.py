@@ -53,7 +53,7 @@ def _paragraph(block: Block) -> Text:
 
 
 def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
-    table = _answer_table(" ".join(first_screen.notes(seen)))
+    table = _answer_table(" ".join(first_screen.notes(seen, short=True)))
     table.add_column("method", overflow="fold", max_width=34)
     alone = seen.comparison.scores_alone
     costs = ("place",) if alone else ("file, MiB", "time", "memory")

@@ -145,7 +145,8 @@ def _spread(gains: Floats, means: Floats, number: Floats) -> tuple[Floats, Float
         left[several] -= np.where(shared, left[several].mean(axis=0), 0.0)
     own = np.maximum(number - 1.0, 0.0) * ((several.sum() - 1) / several.sum() if paired else 1.0)
     squares = np.nansum(left**2, axis=1)
-    if own.sum() == 0:
+    # Two runs of one method alone say next to nothing of the spread of all.
+    if own.sum() < (1 if paired else 2):
         return None
     pooled = float(squares.sum() / own.sum())
     freedom = DEGREES + own

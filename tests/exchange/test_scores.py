@@ -144,6 +144,31 @@ def test_a_method_without_a_score_on_a_task_is_named_and_has_no_mean_beside_the_
     assert scores["c"] is None and scores["b"] > scores["a"]
 
 
+_TWO_AND_ONE = [("a", 1, 0.80), ("a", 2, 0.82), ("b", 1, 0.70)]
+
+
+def test_two_runs_of_one_method_tell_nothing_of_a_method_with_one():
+    table = [{"method": method, "seed": seed, "accuracy": value} for method, seed, value in _TWO_AND_ONE]
+    found = judge(table).answer
+    assert found.startswith("Take a: its mean is the best; one score repeated does not tell what it may lose.")
+    assert "no two have more than one seed in common, and one run does not tell a method from its seed" in found
+
+
+def test_methods_whose_seeds_all_agree_on_a_task_are_said_to_need_more_than_seeds():
+    steps = {"a": (0, 1, 2, 1, 0), "b": (1, 0, 2, 0, 1), "c": (2, 0, 0, 0, 1), "d": (0, 1, 2, 2, 1)}
+
+    def accuracy(method, task, step):
+        agrees = task == "rte" and method in "ab"
+        return (0.7 if method == "d" else 0.8) + (0 if agrees else 0.01 * step)
+
+    table = [
+        {"method": method, "task": task, "seed": seed, "accuracy": accuracy(method, task, step)}
+        for method, of in steps.items() for task in ("rte", "sst2") for seed, step in enumerate(of)
+    ]  # fmt: skip
+    said = "seeds c is not shown to be equivalent; b cannot be while all seeds agree on a task."
+    assert said in judge(table, reference="a").answer
+
+
 def test_one_score_repeated_tells_no_loss_and_a_tie_no_method_to_take():
     means = {"a": 0.7, "b": 0.75}
     table = [{**row, "accuracy": means[row["method"]]} for row in rows(methods=means)]
@@ -820,11 +845,30 @@ def test_results_of_peft_that_were_not_trained_alike_are_named_before_the_answer
     alike = {name: usual[name] for name in ("max_steps", "optimizer_kwargs")}
     assert "Not trained alike" not in answer(**alike)
     steps = f"Not trained alike: steps {usual['max_steps']} for 2 methods, 7 for full-finetuning/tiny"
-    assert answer(**alike | {"max_steps": 7}) == f"{steps}. Libraries were not compared."
+    assert answer(**alike | {"max_steps": 7}) == f"{steps}."
     rate = f"{usual['optimizer_kwargs']['lr']:.0e}".replace("e-0", "e-")
     rates = f"learning rate {rate} for 2 methods, 3e-5 for full-finetuning/tiny"
     kwargs = {**usual["optimizer_kwargs"], "lr": 3e-5}
-    assert answer(max_steps=7, optimizer_kwargs=kwargs) == f"{steps}; {rates}. Libraries were not compared."
+    assert answer(max_steps=7, optimizer_kwargs=kwargs) == f"{steps}; {rates}."
+
+
+def test_versions_of_libraries_are_compared_where_result_files_have_them(tmp_path):
+    def answer(package_info):
+        for name in ("lora", "other"):
+            of_name = copy.deepcopy(LORA)
+            of_name["run_info"]["experiment_name"] = name
+            of_name["run_info"]["train_config"]["max_steps"] += name == "other"
+            of_name["meta_info"]["package_info"] = package_info(name)
+            result(tmp_path, of_name, name=f"{name}.json")
+        return judge(tmp_path / "method_comparison").answer.split("\n\n")[0]
+
+    steps = LORA["run_info"]["train_config"]["max_steps"]
+    said = f"Not trained alike: steps {steps} for 1 method, {steps + 1} for other"
+    assert answer(lambda name: {"torch-version": "2.9"}) == f"{said}."
+    assert answer(lambda name: {"torch-version": "2.9" if name == "lora" else "2.8"}) == (
+        f"{said}; torch 2.9 for 1 method, 2.8 for other."
+    )
+    assert answer(lambda name: {}) == f"{said}. Libraries were not compared."
 
 
 def test_results_of_peft_cost_their_seconds_of_training(tmp_path, capsys):

@@ -28,6 +28,8 @@ Scale = Literal["share", "percent", "own"]
 Floats = NDArray[np.float64]
 
 KINDS = ("task", "base_model", "method", "seed", "item", "measure")
+# Their versions are compared as settings of training are.
+LIBRARIES = ("torch", "transformers", "peft")
 # Scores from -1 to 1 of which a hundredth is a point, by the beginning of their names.
 _CORRELATIONS = ("matthews", "mcc", "pearson", "spearman", "kendall", "cohen", "kappa")
 # Texts of scores whose numbers are kept: results on items are few different ones.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lora_bench.exchange.scores.collect import KINDS, Run, Source
+from lora_bench.exchange.scores.collect import KINDS, LIBRARIES, Run, Source
 from lora_bench.exchange.scores.single_runs import MOST_NAMED, first_named
 from lora_bench.report.blocks import Block, SectionAnswer
 from lora_bench.report.model.rows import grouped
@@ -132,4 +132,5 @@ def unlike_training(sources: Sequence[Source]) -> list[Block]:
                 further = sum(len(of) for _, of in others[MOST_NAMED:])
                 shown[MOST_NAMED:] = [f"others for {further}"] if further else []
                 said.append(f"{name} {usual[0]} for {plural(len(usual[1]), 'method')}, {', '.join(shown)}")
-    return [SectionAnswer(f"Not trained alike: {'; '.join(said)}. Libraries were not compared.")] if said else []
+    unknown = "" if any(name in run for run in runs for name in LIBRARIES) else " Libraries were not compared."
+    return [SectionAnswer(f"Not trained alike: {'; '.join(said)}.{unknown}")] if said else []

@@ -13,7 +13,7 @@ from typing import Any
 
 from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.exchange.peft_results import FOLDERS, record_in
-from lora_bench.exchange.scores.collect import Source, TaskFacts
+from lora_bench.exchange.scores.collect import LIBRARIES, Source, TaskFacts
 from lora_bench.exchange.scores.columns import AskedColumns, choose, lower_is_better
 from lora_bench.exchange.scores.every_eval import is_items, items_or_logs, items_source, log_source
 from lora_bench.exchange.scores.tables import MAX_BYTES, SUFFIXES, GivenTable, fault, load, read_table, table_of
@@ -192,6 +192,8 @@ def _peft(path: Path) -> Source:
         "schedule": training.schedule, "gradient norm": training.max_grad_norm,
         "optimizer": training.arguments.get("optimizer_type"),
     }  # fmt: skip
+    packages = record.environment.packages if record.environment is not None else {}
+    settings |= {name: packages[name] for name in LIBRARIES if name in packages}
     others = [f"`{name}`" for name in record.scores or {} if name != metric]
     return Source(
         file=str(path),

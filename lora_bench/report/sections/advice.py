@@ -159,8 +159,13 @@ def _no_equality(seen: Overview) -> list[str]:
     labels = [*dict.fromkeys(code(one.label) for one in open_ones)]
     # Of the others no margin is claimed: their seeds have no spread on some task.
     named = f"{listed(labels)} {'is' if len(labels) == 1 else 'are'} not"
-    whom = "no method is" if all(one.verdict.margin is not None for one in undecided) else named
-    return [f"Below {fewest} seeds {whom} shown to be equivalent."] if most < fewest else []
+    alike = [*dict.fromkeys(code(one.label) for one in undecided if one.verdict.margin is None)]
+    never = f"; {listed(alike)} cannot be while all seeds agree on a task" if alike else ""
+    return (
+        [f"Below {fewest} seeds {named if alike else 'no method is'} shown to be equivalent{never}."]
+        if most < fewest
+        else []
+    )
 
 
 def _shown(line: Line, *, first: bool) -> str:

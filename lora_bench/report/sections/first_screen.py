@@ -138,8 +138,8 @@ def shown_lines(seen: Overview) -> list[Line]:
     return sorted(lines, key=place)[:MOST_LINES]
 
 
-def notes(seen: Overview) -> list[str]:
-    """Return one paragraph that explains the marks and the numbers, if there are any to explain."""
+def notes(seen: Overview, *, short: bool = False) -> list[str]:
+    """Return one paragraph that explains the marks and the numbers, if any; *short* is as in `verdict_of`."""
     shown = shown_lines(seen)
     said = []
     groups = {line.group for line in shown}
@@ -159,8 +159,9 @@ def notes(seen: Overview) -> list[str]:
         )
         percent = f"{100 * (1 - 2 * seen.judged.analysis.alpha):g}" if seen.judged else ""
         said.append(PLACES.format(some=some, percent=percent))
-    if any(" seeds for " in verdict_of(line, needed=not seen.learned_little) for line in shown):
-        said.append(f"{ESTIMATED} seeds: with {text.percent(POWER, 0)}, if the difference seen is the true one.")
+    if any(" seeds for " in verdict_of(line, short=short, needed=not seen.learned_little) for line in shown):
+        supposed = "the difference and the spread seen are the true ones, and no run collapses"
+        said.append(f"{ESTIMATED} seeds: with {text.percent(POWER, 0)}, if {supposed}.")
     if any(line.cost is not None for line in shown):
         said.append(f"{code(seen.cost_name)}: the mean of a method's runs, as given.")
     if any(line.step is not None or line.memory is not None for line in shown):

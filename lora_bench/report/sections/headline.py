@@ -14,7 +14,7 @@ from lora_bench.report.blocks import Block, Lead
 from lora_bench.report.model.choose_method import NO_RESULT, Choice
 from lora_bench.report.model.comparison import Comparison, Setting
 from lora_bench.report.model.judged import Held, Judged
-from lora_bench.report.model.overview import DECIDED, Overview, rate_words
+from lora_bench.report.model.overview import DECIDED, UNLESS_COLLAPSE, Overview, rate_words
 from lora_bench.report.model.reference import NOTHING_ASKED
 from lora_bench.report.model.report import Decision, Level, Report
 from lora_bench.report.model.rows import Row, fallen_runs
@@ -188,8 +188,12 @@ def _still_improving(decision: Decision) -> str:
 def _nothing_shown(seen: Overview, decision: Decision) -> list[str]:
     most = max(contrast.verdict.pairs for contrast in seen.contrasts)
     if decision.why == "seeds" and most == 1 and seen.comparison.scores_alone:
+        several = any(len(row.scores) > 1 for choice in seen.choices for row in choice.rows)
+        once = (
+            "no two have more than one seed in common" if several else once_words(line.label for line in seen.methods)
+        )
         said = (
-            f"Nothing is shown of the methods: {once_words(line.label for line in seen.methods)}, and one run does not tell "
+            f"Nothing is shown of the methods: {once}, and one run does not tell "
             f"a method from its seed. A verdict takes at least {FEWEST_PAIRS} seeds, and mostly more of many methods."
         )
     elif decision.why == "seeds":
@@ -197,7 +201,9 @@ def _nothing_shown(seen: Overview, decision: Decision) -> list[str]:
         said = f"Nothing is shown: {seeds}, a verdict takes {FEWEST_PAIRS}."
     elif decision.why == "collapses":
         said = f"Nothing is shown: {plural(most, 'seed')} cannot show it where runs collapse."
-    elif any(shown_alone(line.contrasts) for line in seen.methods if line.contrasts):
+    elif any(one.shown in UNLESS_COLLAPSE for one in seen.contrasts) or any(
+        shown_alone(line.contrasts) for line in seen.methods if line.contrasts
+    ):
         return [*compared(seen), *more_seeds(seen)]
     elif len(seen.contrasts) == 1:
         said = "Nothing is shown: neither a difference, nor that it is smaller than the margin."
@@ -252,7 +258,10 @@ def _single_claims(judged: Judged) -> list[Held]:
 
 def _easily_cancelled(seen: Overview, judged: Judged) -> str:
     """Return a sentence on the claim that the fewest collapses would cancel, and one on those of single tasks beside means."""
-    found = [(one.verdict.cancelled, one.label) for one in seen.contrasts if one.verdict.cancelled is not None]
+    decided = [
+        one for one in seen.contrasts if one.shown in DECIDED
+    ]  # of the others what cancels stands with the claim
+    found = [(one.verdict.cancelled, one.label) for one in decided if one.verdict.cancelled is not None]
     alone = [(held.verdict.cancelled, held) for held in _single_claims(judged) if held.verdict.cancelled is not None]
     single = ""
     if alone and any(one.tasks > 1 for one in seen.contrasts):

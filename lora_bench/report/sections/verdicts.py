@@ -69,7 +69,7 @@ _LEGEND = """\
 *no spread*: all seeds gave the same difference, so nothing is known of other seeds.
 *p*: of no difference, after Holm's procedure. *p of sign flips*: without an assumed distribution; it changes no verdict.
 *would decide*: seeds, or test items where these must grow less, that decide with a probability of 80 %, if the difference \
-seen is the true one.""".splitlines()
+and the spread seen are the true ones.""".splitlines()
 
 
 def verdict_legend(verdicts: Sequence[Verdict], *, rates: bool = True) -> TextList:
