@@ -143,4 +143,53 @@ RuntimeError: mat1 and mat2 shapes cannot be multiplied...
 []
 
 ```
+
+### IA3 takes `adapter_names` and answers every row by the active adapter
+
+`mix_adapters` of lora_bench refuses it.
+
+```pycon
+>>> config = IA3Config(target_modules=["value"], feedforward_modules=[])
+>>> model = get_peft_model(tiny("Roberta"), config, adapter_name="red")
+>>> model.add_adapter("blue", config)
+>>> for name, weight in model.eval().named_parameters():
+...     _ = weight.data.fill_(9) if "blue" in name else None
+>>> mixed = model(input_ids=ids.repeat(2, 1), adapter_names=["red", "blue"]).logits
+>>> model.set_adapter("blue")
+>>> torch.allclose(mixed[0], mixed[1]), torch.allclose(mixed[1], model(input_ids=ids).logits[0])
+(True, False)
+
+```
+
+### A mixed batch that fails leaves its names behind
+
+The next batch is refused, or answered by the adapters of the failed one.
+
+```pycon
+>>> model = get_peft_model(tiny("Roberta"), LoraConfig(target_modules=["query"]), adapter_name="red").eval()
+>>> model(input_ids=torch.tensor([[99]]), adapter_names=["red"])
+Traceback (most recent call last):
+IndexError: index out of range in self
+>>> model(input_ids=ids.repeat(2, 1))
+Traceback (most recent call last):
+ValueError: Length of `adapter_names` should be the same as the number of inputs, but got 1 and 2 respectively.
+
+```
+
+### A hot swap empties other adapters
+
+It is those whose names contain that of the swapped one.
+
+```pycon
+>>> from peft.utils.hotswap import hotswap_adapter
+>>> config = LoraConfig(target_modules=["query"], init_lora_weights=False)
+>>> model = get_peft_model(tiny("Roberta"), config, adapter_name="red")
+>>> model.add_adapter("red wine", config)
+>>> with tempfile.TemporaryDirectory() as folder:
+...     model.save_pretrained(folder, selected_adapters=["red"])
+...     hotswap_adapter(model, f"{folder}/red", "red", torch_device="cpu")
+>>> any(weight.any().item() for name, weight in model.named_parameters() if ".red wine." in name)
+False
+
+```
 """

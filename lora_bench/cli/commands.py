@@ -25,6 +25,7 @@ from lora_bench.plan.probe_plan import plan_probes
 from lora_bench.published import PublishedTable, load_table
 from lora_bench.published.reproduce import published_blocks, reproduction
 from lora_bench.published.table_terminal import choices_listing
+from lora_bench.records.fleet_record import FLEET
 from lora_bench.records.outcomes import OUT_OF_TIME, at_work
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
@@ -33,10 +34,12 @@ from lora_bench.records.weight_analysis import read_analysis
 from lora_bench.report import Report, terminal_answer, write_report
 from lora_bench.report.blocks import Block
 from lora_bench.report.index_page import write_index
+from lora_bench.report.probes.fleet_page import fleet_files
 from lora_bench.report.text import plural
 from lora_bench.suite.consent import check_permissions
 from lora_bench.suite.load_suite import Suite, check_pickles, load_suite, with_seeds
 from lora_bench.suite.probe_suite import ProbeSuite, load_probe_suite
+from lora_bench.util.atomic_files import write_atomic
 from lora_bench.util.failpoints import reach
 from lora_bench.util.redaction import message, without_secrets
 from lora_bench.util.signals import CODES
@@ -203,7 +206,9 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 
 def probe(arguments: argparse.Namespace) -> int:
-    """Measure speed, memory, latency and storage of a suite's methods."""
+    """Measure speed, memory, latency and storage of a suite's methods, or of a fleet."""
+    if arguments.suite == FLEET:
+        return _probe_fleet(arguments)
     suite = _allowed(load_probe_suite(arguments.suite), arguments)
     folder = runs_folder(suite, arguments.runs)
     console = terminal()
@@ -219,6 +224,27 @@ def probe(arguments: argparse.Namespace) -> int:
     if outcome.interrupted is not None:
         return _stopped(console, outcome.interrupted)
     return SOME_FAILED if any(record.status not in ("ok", "unsupported") for record in outcome.records) else DONE
+
+
+def _probe_fleet(arguments: argparse.Namespace) -> int:
+    """Measure what many adapters on one base model cost, and write the page."""
+    from lora_bench.execute.run_fleet_probe import run_fleet_probe
+
+    if arguments.processes or arguments.share or arguments.retry or arguments.data_dir:
+        raise LoraBenchError("`probe fleet` has one process for each part, and takes --runs and --quiet only")
+    folder, console = Path(arguments.runs) / FLEET, terminal()
+
+    def say(line: str) -> None:
+        if not arguments.quiet:
+            _say(console, line)
+
+    with at_work():
+        run_fleet_probe(folder, say)
+        for name, page in fleet_files(folder, "report").items():
+            write_atomic(folder / name, page)
+        write_index(Path(arguments.runs))
+    say(f"report: {folder / 'report.md'} and report.html")
+    return DONE
 
 
 def _measure(suite: Suite | ProbeSuite, folder: Path, arguments: argparse.Namespace, console: Console) -> ProbeOutcome:

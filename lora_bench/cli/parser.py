@@ -191,7 +191,9 @@ def _add_probe(subcommands: Commands) -> None:
         "commands:probe",
         resumes=True,
     )
-    probe.what.takes("suite", "SUITE", "suite, or suite of probes: a name or YAML file")
+    probe.what.takes(
+        "suite", "SUITE", "suite, or suite of probes: a name or YAML file; or fleet: many adapters on a base"
+    )
     options.permission_options(probe.what)
     options.runs_option(probe)
     options.data_option(probe)

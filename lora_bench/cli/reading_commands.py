@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from lora_bench.cli.help import DIFFERS, DONE, warn
 from lora_bench.errors import LoraBenchError
 from lora_bench.exchange import data_files
+from lora_bench.records.fleet_record import fleets_in
 from lora_bench.records.layout import PROBES_FILE, RUNS_FILE
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.probe_store import has_probes, probe_files, read_probes
@@ -24,7 +25,7 @@ from lora_bench.records.record import Record
 from lora_bench.records.store import answers_in, has_records, read_records, record_files
 from lora_bench.records.suite_about import about_in
 from lora_bench.records.weight_analysis import read_analysis
-from lora_bench.report import Report, check_report, write_report
+from lora_bench.report import Report, check_files, check_report, write_report
 from lora_bench.report.blocks import Block
 from lora_bench.report.index_page import write_index
 from lora_bench.report.model.comparison import each_once
@@ -32,6 +33,7 @@ from lora_bench.report.model.pool import pool as pooled
 from lora_bench.report.model.reference import Question
 from lora_bench.report.model.report import TextsOf, no_data, no_texts
 from lora_bench.report.model.seed_scores import AnswersOf
+from lora_bench.report.probes.fleet_page import fleet_files
 from lora_bench.report.sections.pool_page import pool_page
 from lora_bench.report.text import listed
 from lora_bench.util.atomic_files import write_atomic
@@ -83,12 +85,16 @@ def _versions(folders: Sequence[Path]) -> dict[Path, tuple[int, int]]:
 
 def _write_reports(arguments: argparse.Namespace, reload_seconds: int = 0) -> int:
     folder: Path = arguments.runs[0]
-    sources = {name: [source] for name, source in _suites_in(folder).items()}
+    fleets = fleets_in(folder) if len(arguments.runs) == 1 else {}
+    suites = _suites_in(folder)
+    if fleets:
+        suites = {name: source for name, source in suites.items() if has_records(source) or has_probes(source)}
+    sources = {name: [source] for name, source in suites.items()}
     if len(arguments.runs) > 1:
         if arguments.out is None:
             raise LoraBenchError("a report of several folders needs one of its own: give --out FOLDER")
         sources = {"report": [source for one in arguments.runs for source in _suites_in(one).values()]}
-    several = [folder] not in sources.values() and len(arguments.runs) == 1
+    several = folder not in (*suites.values(), *fleets.values()) and len(arguments.runs) == 1
     differences: list[str] = []
     texts = _texts(arguments.texts)
     reports: dict[str, Report] = {}
@@ -125,6 +131,12 @@ def _write_reports(arguments: argparse.Namespace, reload_seconds: int = 0) -> in
         else:
             written = write_report(made, out)
             print(*(path for path in written if path.suffix not in (".svg", ".pdf")), sep="\n")
+    for name, source in fleets.items():
+        out, files = arguments.out or source, fleet_files(source, "report" if arguments.out is None else name)
+        differences += check_files(files, out) if arguments.check else []
+        for path, page in () if arguments.check else files.items():
+            write_atomic(out / path, page)
+            print(out / path)
     place = arguments.out or (folder if several else folder.parent)
     if not arguments.check:
         index = write_index(place, only_refresh=not several)

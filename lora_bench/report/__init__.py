@@ -6,6 +6,7 @@ beside it, and `<name>.html`, the same with its figures inside; in `runs/<suite>
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -32,6 +33,7 @@ from lora_bench.util.regular_files import read_regular
 
 __all__ = [
     "Report",
+    "check_files",
     "check_report",
     "compare",
     "render_files",
@@ -120,6 +122,15 @@ def check_report(report: Report, folder: Path) -> list[str]:
     """
     name = report.name
     expected = render_files(report)
+    differences = check_files(expected, folder)
+    made = [*(folder / name).glob("*.svg"), *(folder / name).glob(ITEMS_PAGE)]
+    left_over = sorted(f"{name}/{file.name}" for file in made)
+    differences += [f"{path} is not part of the report any more" for path in left_over if path not in expected]
+    return differences
+
+
+def check_files(expected: Mapping[str, bytes], folder: Path) -> list[str]:
+    """List the differences between files in *folder* and their *expected* contents, without pages in HTML."""
     differences = []
     for path, content in expected.items():
         file = folder / path
@@ -131,7 +142,4 @@ def check_report(report: Report, folder: Path) -> list[str]:
             pairs = zip_longest(found.splitlines(keepends=True), content.splitlines(keepends=True))
             line = next(number for number, (one, other) in enumerate(pairs, start=1) if one != other)
             differences.append(f"{path} differs from its records from line {line} on")
-    made = [*(folder / name).glob("*.svg"), *(folder / name).glob(ITEMS_PAGE)]
-    left_over = sorted(f"{name}/{file.name}" for file in made)
-    differences += [f"{path} is not part of the report any more" for path in left_over if path not in expected]
     return differences

@@ -3,7 +3,7 @@
 PEFT takes such a batch as `model(**batch, adapter_names=[...])`, one name for each row, and answers adapter after adapter in
 every layer. After `mix_adapters(model)` the same call stacks the weights of the rows' adapters and multiplies once. Smaller
 ranks are filled up with zeros. Nothing is kept between two calls, so a stored adapter has one copy, and adapters may be loaded,
-trained and deleted in between: stacking anew costs no more than looking weights up in a stack (`benchmarks/mixed_batches.py`).
+trained and deleted in between: stacking anew costs no more than looking weights up in a stack.
 
 It also answers what PEFT refuses: heads of several layers, adapters without a head of their own, and DeBERTa, whose projections
 of queries and keys are called on relative positions too, one table for all rows. Our own tuners mix this way without the call.
@@ -22,7 +22,6 @@ from peft.tuners.lora.layer import Linear, LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lora_bench.errors import LoraBenchError
 
@@ -180,16 +179,15 @@ def _whole_module(wrapper: Any, rows: BatchRows, x: Tensor, *args: Any, **kwargs
 def by_row(weights: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
     """Return the weight of each row's adapter, shape (rows, ...): zeros without one, and beyond the size of a smaller one."""
     shapes = {weight.shape for weight in weights.values()}
+    if len(shapes) == 1 and weights.keys() >= set(names):
+        return torch.stack([weights[name] for name in names])
+    # Copied into zeros, as filling up each weight first takes half as long again.
     largest = [max(lengths) for lengths in zip(*shapes, strict=True)]
-    if len(shapes) > 1:
-        weights = {name: _filled(weight, largest) for name, weight in weights.items()}
-    none = next(iter(weights.values())).new_zeros(largest) if not weights.keys() >= set(names) else None
-    return torch.stack([weights.get(name, none) for name in names])
-
-
-def _filled(weight: Tensor, shape: Sequence[int]) -> Tensor:
-    behind = [(0, length - own) for own, length in zip(weight.shape, shape, strict=True)]
-    return F.pad(weight, [amount for pair in reversed(behind) for amount in pair])
+    found = next(iter(weights.values())).new_zeros(len(names), *largest)
+    for row, name in enumerate(names):
+        if (weight := weights.get(name)) is not None:
+            found[(row, *map(slice, weight.shape))] = weight
+    return found
 
 
 def factors_of(scaling: Mapping[str, float], names: Sequence[str], like: Tensor) -> Tensor:
