@@ -15,7 +15,8 @@ PACKAGE = ROOT / "lora_bench"
 # From the top to the ground: a room imports from the rows below its own, and never from beside or above.
 LEVELS = [
     ["cli", "__init__"],
-    ["execute", "fleet"],
+    ["fleet"],
+    ["execute"],
     ["published"],
     ["plan"],
     ["analyse", "probe", "plugin", "pack", "testing"],

@@ -68,7 +68,8 @@ def _suite(arguments: argparse.Namespace) -> Suite:
     return suite if arguments.seeds is None else with_seeds(suite, arguments.seeds)
 
 
-def _options(arguments: argparse.Namespace) -> RunOptions:
+def options_of(arguments: argparse.Namespace) -> RunOptions:
+    """Return the options of runs that a command line gives."""
     values = vars(arguments)
     return RunOptions(**{field.name: values[field.name] for field in fields(RunOptions) if field.name in values})
 
@@ -87,7 +88,7 @@ def run(
     """Train every missing run of a suite, by default the one given, and write its report, with *sections* of its records."""
     suite, console = suite or _suite(arguments), terminal()
     with display(console, quiet=arguments.quiet) as screen:
-        outcome = run_suite(suite, _options(arguments), display=screen)
+        outcome = run_suite(suite, options_of(arguments), display=screen)
     interrupted = outcome.interrupted
     with at_work(did=lambda: outcome.done > 0):
         if suite.content.probe is not None and not (interrupted or arguments.only or arguments.no_probes):
@@ -184,7 +185,7 @@ def work(arguments: argparse.Namespace) -> int:
     prepared = read_prepared(folder, arguments.allow_pickle, arguments.allow_code)
     console = terminal()
     screen = OwnLines(console, quiet=arguments.quiet)
-    options = replace(_options(arguments), folder=folder, series=prepared.series, data_dir=prepared.data_dir)
+    options = replace(options_of(arguments), folder=folder, series=prepared.series, data_dir=prepared.data_dir)
     outcome = run_suite(prepared.suite, options, display=screen)
     if outcome.interrupted is not None:
         return _stopped(console, outcome.interrupted)

@@ -37,21 +37,43 @@ def add_try(commands: Commands, parse: Parse) -> None:
     )
     _table_options(init)
 
+    fleet = add_command(
+        commands,
+        "fleet TABLE --by COLUMN",
+        "train an adapter for each value of a column, and say which gain by one of their own",
+        "lora-bench fleet tickets.csv --by customer",
+        "fleet_command:fleet",
+        resumes=True,
+    )
+    _column_options(fleet)
+    fleet.what.takes("--by", "COLUMN", "column whose values get an adapter each, 4 to 1,000 of them", required=True)
+    most = "examples that an adapter sees, at most (default: 3200)"
+    fleet.what.takes("--examples", "N", most, type=options.positive, default=3200)
+    options.runs_option(fleet)
+    fleet.where.takes("--workers", "N", "runs at once (default: from cores, GPUs and memory)", type=options.count)
+    fleet.how.flag("--dry-run", "write the suite that tries learning rates, and train nothing")
+    options.how_options(fleet)
 
-def _table_options(groups: Groups) -> None:
+
+def _column_options(groups: Groups) -> None:
     what = groups.what
     what.takes("table", "TABLE", "CSV, TSV, JSONL or Parquet file, one example a row", type=Path)
     what.takes("--text", "COLUMN", "column of the text (default: guessed)")
     what.takes("--text-pair", "COLUMN", "column of a second text, for pairs")
     what.takes("--label", "COLUMN", "column of what to predict, or columns of 0 and 1: A,B,C (default: guessed)")
+    what.takes("--split", "COLUMN", "column that says which rows are train, valid and test")
+    what.takes("--group", "COLUMN", "keep rows with equal values of this column in one split, such as a customer's")
+    what.takes("--model", "MODEL", "base model (default: minilm-l6-roberta, which needs no hub)")
+
+
+def _table_options(groups: Groups) -> None:
+    _column_options(groups)
+    what = groups.what
     what.takes("--kind", "KIND", "kind of task, such as regression or tokens (default: guessed)")
     what.takes("--metric", "METRIC", "metric to compare by, such as macro_f1 (default: guessed)")
     what.takes("--valid", "FILE", "file of the selection rows (default: a share of the table)", type=Path)
     what.takes("--test", "FILE", "file of the test rows (default: a share of the table)", type=Path)
-    what.takes("--split", "COLUMN", "column that says which rows are train, valid and test")
-    what.takes("--group", "COLUMN", "keep rows with equal values of this column in one split, such as a customer's")
     what.takes("--time", "COLUMN", "column of dates or numbers: test on the last rows")
-    what.takes("--model", "MODEL", "base model (default: minilm-l6-roberta, which needs no hub)")
     minutes = "minutes that all of it may take (default: 10)"
     groups.how.takes("--minutes", "N", minutes, type=options.minutes)
 

@@ -35,7 +35,9 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
     file = Path(f"{name_of(arguments.table.name)}.yaml")
     if again and file.exists():
         refuse_another(file, arguments.table, _given(arguments))
-    seen = look(arguments.table, LookOptions(**{key.name: getattr(arguments, key.name) for key in fields(LookOptions)}))
+    seen = look(
+        arguments.table, LookOptions(**{key.name: vars(arguments).get(key.name) for key in fields(LookOptions)})
+    )
     for sentence in seen.sentences:
         print(message(sentence))
     sys.stdout.flush()

@@ -23,6 +23,9 @@ from lora_bench.tasks import Split
 from lora_bench.tasks.examples import count_classes
 from lora_bench.tasks.text_facts import contradicting, repeated, shared_texts, spread
 
+# Of more tasks with one fault the first is shown.
+MOST_WARNINGS = 5
+
 if TYPE_CHECKING:
     from lora_bench.kinds.exercises.base_exercise import Exercise
     from lora_bench.kinds.exercises.predicting import Example
@@ -144,7 +147,7 @@ def too_small(suite: Suite, tasks: Iterable[LoadedTask]) -> list[str]:
     """Return a warning for each test split that cannot show a difference as small as the margin."""
     if suite.content.score_on != "test" or suite.command[:1] == ("reproduce",):
         return []  # the test split of a published table is given
-    warnings = []
+    warnings: list[str] = []
     for loaded in tasks:
         smallest, margin = _smallest(suite, loaded), _margin(suite, loaded)
         if smallest is not None and margin is not None and smallest > margin:
@@ -155,6 +158,8 @@ def too_small(suite: Suite, tasks: Iterable[LoadedTask]) -> list[str]:
                 f"small as the margin of {margin:g} can be decided; that takes about {rows_needed(margin):,} "
                 "(if two models differ on a tenth of them)"
             )
+    if len(warnings) > MOST_WARNINGS:
+        return [warnings[0], f"so do those of {len(warnings) - 1} further tasks"]
     return warnings
 
 

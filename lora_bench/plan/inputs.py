@@ -68,7 +68,9 @@ def _obtained(
         except LoraBenchError as error:
             way = "; --data-dir FOLDER reads a copy of it" if isinstance(error, HubUnreachable) and task.local else ""
             said = "" if str(error).startswith("task ") else f"task {task.task}: "
-            faults.append(suite.document.fault(("tasks", index), f"{said}{error}{way}"))
+            # A task may be one of many that a key `by` makes of one entry.
+            key = ("tasks", index) if len(suite.tasks) == len(suite.content.tasks) else ("tasks",)
+            faults.append(suite.document.fault(key, f"{said}{error}{way}"))
     for index, entry in enumerate(suite.models):
         try:
             shape = None if download else shape_of_hub(entry.model)

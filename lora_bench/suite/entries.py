@@ -1,7 +1,9 @@
 """Readers of a suite's list entries: tasks, base models, and methods with their learning rates."""
 
 import random
-from collections.abc import Callable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -14,9 +16,10 @@ from lora_bench.methods import Method, Preset, known_methods, known_presets, unk
 from lora_bench.suite.from_table import as_yaml, name_of, task_flow
 from lora_bench.suite.halving import rungs_of
 from lora_bench.suite.schema import ModelEntry, Tuning
-from lora_bench.tasks import Task, load_task, task_from_document
+from lora_bench.tasks import Task, load_task, task_from_document, values_of
 from lora_bench.tasks.look import look
 from lora_bench.tasks.source_tables import format_of
+from lora_bench.util.hashing import content_hash
 from lora_bench.util.paths import task_files
 
 # So few rates drawn at random from a range are likely to leave a hole around the best one.
@@ -121,6 +124,35 @@ def read_task(document: Document, key: Key, entry: Any, base: Path) -> tuple[Tas
     if "like" in entry:
         document = _with_rest(document, key, entry)
     return task_from_document(document, key, base=base), base
+
+
+def read_tasks(document: Document, key: Key, entry: Any, base: Path) -> list[tuple[Task, Path]]:
+    """Return the tasks of an entry: one, or with `by: COLUMN` one for each value of the column, or of those that `rows` has."""
+    if not isinstance(entry, dict) or "by" not in entry:
+        return [read_task(document, key, entry, base)]
+    column, name, place = entry["by"], str(key[0]), int(key[1])
+    if not isinstance(column, str):
+        raise BadInput([document.fault((*key, "by"), f"must be the name of a column, got {column!r}")])
+    entries = list(document.data[name])
+    entries[place] = {own: value for own, value in entry.items() if own != "by"}
+    document = replace(document, data={**document.data, name: entries})
+    task, base = read_task(document, key, entries[place], base)
+    values = task.rows.get(column) or tuple(values_of(task, base, column))
+    rows = [{**task.rows, column: (value,)} for value in values]
+    names = names_by_value(task.task, values)
+    return [(task.model_copy(update={"task": names[v], "rows": of}), base) for v, of in zip(values, rows, strict=True)]
+
+
+def names_by_value(task: str, values: Sequence[str]) -> dict[str, str]:
+    """Return the name of the task of each value of a column, fit for a file on every system."""
+    shown = {value: re.sub(r"[^A-Za-z0-9._]+", "-", value).strip("-.")[:40] for value in values}
+    times = Counter(name.casefold() for name in shown.values())
+    return {
+        value: f"{task[:50]}-{name}"
+        if name and times[name.casefold()] == 1
+        else f"{task[:50]}-{name}-{content_hash(value)[:8]}"
+        for value, name in shown.items()
+    }
 
 
 def _with_rest(document: Document, key: Key, entry: Mapping[str, Any]) -> Document:

@@ -123,7 +123,7 @@ class Draft:
             minutes=self.minutes,
             work=_work_line(self.train_examples, plateau=self.plateau),
             batch=BATCH,
-            max_length=_max_length(self.seen),
+            max_length=tokens_of(self.seen),
             precision="" if self.bfloat16_gain is None else _BFLOAT16.format(gain=self.bfloat16_gain),
             reference=next(name for name in (*REFERENCES, *self.methods) if name in self.methods),
             margin="0.01",
@@ -229,6 +229,7 @@ def refuse_another(file: Path, table: Path, given: Mapping[str, str | None]) -> 
         "--time": [split.get("in_order")],
         "--valid": [files.get("selection", files.get("validation"))],
         "--test": [files.get("test")],
+        "--by": [*task["rows"]] if isinstance(task.get("rows"), dict) else [],
         "--model": document.data.get("models"),
         "--minutes": [made[1]] if made is not None else [],
     }
@@ -245,7 +246,7 @@ def refuse_another(file: Path, table: Path, given: Mapping[str, str | None]) -> 
 
 def task_flow(seen: TableFacts, folder: Path) -> str:
     """Return the task of a table as YAML on one line, for a suite in *folder*."""
-    keys = _task_keys(name_of(seen.file.name), seen, folder, None)
+    keys = task_keys(name_of(seen.file.name), seen, folder, None)
     # Shares alone are `try`'s; a column that deals rows out is the user's.
     return _flow({key: value for key, value in keys.items() if key != "split" or seen.split})
 
@@ -277,7 +278,7 @@ def _flow(value: Any) -> str:
     return as_yaml(value) if isinstance(value, str) else f"{value:g}"
 
 
-def _task_keys(name: str, seen: TableFacts, folder: Path, folds: int | None) -> dict[str, Any]:
+def task_keys(name: str, seen: TableFacts, folder: Path, folds: int | None) -> dict[str, Any]:
     """Return the keys of a table's task that differ from their defaults."""
     layout, files = seen.layout, {"train": seen.file, **seen.files}
     data = {split: os.path.relpath(path, folder) for split, path in files.items()}
@@ -316,12 +317,12 @@ def _task_lines(name: str, seen: TableFacts, folder: Path, folds: int | None) ->
     }
     lines = [
         f"{key}: {_flow(value)}" + (f"  # {comments[key]}" if key in comments else "")
-        for key, value in _task_keys(name, seen, folder, folds).items()
+        for key, value in task_keys(name, seen, folder, folds).items()
     ]
     return [f"  - {lines[0]}", *(f"    {line}" for line in lines[1:])]
 
 
-def _max_length(seen: TableFacts) -> int:
+def tokens_of(seen: TableFacts) -> int:
     """Return the tokens that 95 % of the texts have, rounded up to a multiple of 32."""
     tokens = int(1.4 * seen.words[1]) + 2 + len(seen.text)
     return min(LONGEST, max(32, -(-tokens // 32) * 32))

@@ -18,7 +18,7 @@ from lora_bench.records.budget import Budget
 from lora_bench.records.kept_adapter import KeptAdapter
 from lora_bench.records.protocol import PROTOCOLS, Protocol
 from lora_bench.records.spec import Decoding
-from lora_bench.suite.entries import MethodEntry, read_each, read_method, read_model, read_task
+from lora_bench.suite.entries import MethodEntry, read_each, read_method, read_model, read_tasks
 from lora_bench.suite.schema import ModelEntry, Recipe, SuiteFile, Training
 from lora_bench.suite.validate_suite import contradictions, repeated
 from lora_bench.tasks import Task
@@ -144,7 +144,8 @@ def load_suite(name_or_file: str | Path) -> Suite:
         )
     faults: list[Fault] = []
     # Parts are read even if the whole is invalid, so that all faults are reported at once.
-    tasks = read_each(document, "tasks", faults, lambda key, entry: read_task(document, key, entry, file.parent))
+    each = read_each(document, "tasks", faults, lambda key, entry: read_tasks(document, key, entry, file.parent))
+    tasks = list(itertools.chain.from_iterable(each))
     models = read_each(document, "models", faults, lambda key, entry: read_model(document, key, entry))
     methods = read_each(document, "methods", faults, lambda key, entry: read_method(document, key, entry))
     content: SuiteFile | None = None

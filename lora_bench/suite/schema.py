@@ -274,7 +274,8 @@ class SuiteFile(Strict):
     Args:
         suite: Name of the suite.
         about: Purpose, in a sentence.
-        tasks: Tasks, by name or written out; `{task: NAME, like: rte, split: …}` has the other keys of a known one.
+        tasks: Tasks, by name or written out; `{task: NAME, like: rte, split: …}` has the other keys of a known one, and
+            `by: COLUMN` makes a task for each value of the column.
         models: Base models, by name or with details.
         methods: Methods, by name or with options.
         seeds: One run for each seed; or `{until: decided, at_least: 4, at_most: 20}`, which adds the seeds 0, 1, … until every

@@ -8,7 +8,7 @@ files below a data directory. `files` (with `releases`) and `source_tables` read
 from lora_bench.kinds.support.row_values import Split
 from lora_bench.tasks.dealing import SPLITS
 from lora_bench.tasks.declaration import Task, definition, task_from_definition
-from lora_bench.tasks.examples import TaskData, hub_sha256, load_data, load_unlabelled, pinned, released_data
+from lora_bench.tasks.examples import TaskData, hub_sha256, load_data, load_unlabelled, pinned, released_data, values_of
 from lora_bench.tasks.folders import as_laid_out, find_folder, in_folder
 from lora_bench.tasks.load_task import load_task, task_from_document
 from lora_bench.tasks.sources import Release
@@ -18,4 +18,5 @@ __all__ = [
     "SPLITS", "Release", "Split", "Task", "TaskData", "as_laid_out", "definition", "encode", "find_folder",
     "hub_sha256", "in_folder", "load_data", "load_task", "load_unlabelled", "majority_score", "pinned",
     "released_data", "score", "split_scores", "task_from_definition", "task_from_document", "unavailable_metrics",
+    "values_of",
 ]  # fmt: skip

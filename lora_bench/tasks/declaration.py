@@ -26,7 +26,7 @@ from lora_bench.util.filenames import Name
 _LATER_KEYS = (
     "metrics", "label_names", "uneven_rows", "unlabelled_rows", "delimiter", "encoding", "empty_texts", "linearise", "subsets",
     "spelling", "data.also", "data.splits.also", "label.where", "chat_template", "label.start", "unanswerable",
-    "prompt", "chosen", "rejected", "beta",
+    "prompt", "chosen", "rejected", "beta", "rows",
 )  # fmt: skip
 
 
@@ -96,6 +96,7 @@ class Task(Strict):
         encoding: Text encoding of csv and tsv, such as cp1252; UTF-8 by default.
         uneven_rows: Csv and tsv rows with too few or too many values: "refuse" or "leave_out".
         unlabelled_rows: Rows without a label: "refuse" or "leave_out", which counts them.
+        rows: Values of columns that a row must have to be used, such as `{customer: [acme, bolt]}`; all rows by default.
         empty_texts: Rows of local files without a text: "refuse" or "keep".
         text: Column of the text, or two for a pair; `a.b` is the value b inside column a. For tokens the words: a list, JSON
             text of one, or words separated by spaces. For spans the question and the text.
@@ -141,6 +142,7 @@ class Task(Strict):
     encoding: sources.Encoding | None = None
     uneven_rows: sources.UnevenRows = "refuse"
     unlabelled_rows: Literal["refuse", "leave_out"] = "refuse"
+    rows: dict[str, Annotated[Columns, BeforeValidator(sources.names_as_text)]] = Field(default_factory=dict)
     empty_texts: Literal["refuse", "keep"] = "refuse"
     text: sources.TextKey
     linearise: Linearise | None = None
@@ -242,6 +244,7 @@ class Task(Strict):
         of_split = (self.shares.by, self.shares.column, self.shares.in_order) if self.shares is not None else ()
         named = (
             *self.text, self.label.column or None, *self.label.columns, self.label.start, *self.label.where, self.id, *of_split,
+            *self.rows,
         )  # fmt: skip
         return frozenset(name for name in named if name is not None)
 

@@ -11,12 +11,12 @@ splits, where an input in several rows is one example.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import add
 from pathlib import Path
 
 from lora_bench.errors import Fault, collecting, refuse
-from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Split, Table, normal
+from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Split, Table, has_label, normal
 from lora_bench.metrics import find
 from lora_bench.metrics.support.tags import is_tag
 from lora_bench.tasks.dealing import SPLITS, as_column_says, deal
@@ -106,6 +106,14 @@ def load_data(
     return TaskData(of_folds[0], labels, sha256, tuple(warnings), tuple(sizes) if len(sizes) > 1 else ())
 
 
+def values_of(task: Task, base: Path, column: str) -> dict[str, int]:
+    """Return how many training rows have each value of a column, in the file's order. Raise BadInput if it is missing."""
+    tables, _ = _tables(task.model_copy(update={"rows": {**task.rows, column: ()}}), base, None)
+    table = tables["all" if "all" in tables else "train"]
+    refuse(missing_columns(table, frozenset({column})))
+    return dict(Counter(str(value) for value in table.columns[column] if has_label(value)))
+
+
 def released_data(task: Task, *, whole_train: bool = False) -> TaskData | None:
     """Return a task's data as its release counts it, without texts and labels; None if the counts are not known."""
     if task.release is None or (task.kind_of.has_classes and task.labels is None):
@@ -174,9 +182,22 @@ def _tables(task: Task, base: Path, progress: Progress | None) -> tuple[dict[str
     for part, file in data.files.items():
         layout = replace(_layout(task.of_part(part)), wanted=wanted_of(task.of_part(part), part))
         with collecting(faults):
-            tables[part], hashes[part] = read_file(base / Path(file).expanduser(), layout)
+            path = base / Path(file).expanduser()
+            tables[part], hashes[part] = (
+                _read_once(path, layout, _version(path)) if task.rows else read_file(path, layout)
+            )
     refuse(faults)
     return tables, content_hash(hashes)
+
+
+@lru_cache(maxsize=2)
+def _read_once(path: Path, layout: Layout, version: tuple[int, int] | None) -> tuple[Table, str]:
+    """Read a file of which many tasks use some rows each, once for all of them."""
+    return read_file(path, layout)
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    return (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
 
 
 def hub_sha256(data: Data, commit: str) -> str:

@@ -201,7 +201,7 @@ def _layout(file: Path, guessed: list[str]) -> tuple[Layout, tuple[str, ...]]:
 def _check_columns(file: Path, names: Sequence[str], asked: LookOptions) -> None:
     whole = asked.label is None or asked.label in names or "," not in asked.label
     labels = [asked.label] if whole else [part.strip() for part in str(asked.label).split(",")]
-    for column in (asked.text, asked.text_pair, *labels, asked.split, asked.group, asked.time):
+    for column in (asked.text, asked.text_pair, *labels, asked.split, asked.group, asked.time, asked.by):
         if column is not None and column not in names:
             raise unknown(f"column of {file}", column, names)
     if len(labels) > 1 and asked.kind is not None and ("label", "columns") not in find_kind(asked.kind).own_keys:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lora_bench.errors import Fault, did_you_mean
+from lora_bench.errors import BadInput, Fault, did_you_mean
 from lora_bench.kinds.support.row_values import SHOWN_VALUES, Examples, Table
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.text_facts import longest_with
@@ -17,7 +17,18 @@ def wanted_of(task: Task, part: str) -> frozenset[str]:
 
 
 def with_labels(task: Task, table: Table) -> Table:
-    """Return a table without the rows that have no label, if the task leaves them out."""
+    """Return the table of the task's `rows`, without those that have no label, if it leaves them out.
+
+    Raise BadInput if the task uses some `rows`, and the table has none of them.
+    """
+    for column, values in task.rows.items():
+        if column in table.columns:
+            known = table.columns[column]
+            rows = [row for row, value in enumerate(known) if str(value) in values]
+            if not rows:
+                near = did_you_mean(values[0], map(str, dict.fromkeys(known)))
+                raise BadInput([table.fault(f"has no row with {' or '.join(values)} in column {column!r}{near}")])
+            table = table.where(rows)
     columns = [name for name in task.label.columns or (task.label.column,) if name in table.columns]
     if task.unlabelled_rows == "refuse" or not columns:
         return table
@@ -60,7 +71,12 @@ def _subset_values(task: Task, table: Table) -> list[str | None]:
 
 
 def ids_of(task: Task, table: Table, faults: list[Fault]) -> list[str]:
-    """Return the id of each row: from the id column, whose faults are noted, or its number."""
+    """Return the id of each row: from the id column, whose faults are noted, or its number.
+
+    Of a task that uses some `rows` it is their place in the file, so that a row has one id in all tasks that use it.
+    """
+    if task.id is None and task.rows:
+        return [str(place) for place in table.places]
     if task.id is None:
         return [str(number) for number in range(1, len(table.places) + 1)]
     values = table.columns[task.id]

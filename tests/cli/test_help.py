@@ -84,7 +84,7 @@ def test_a_command_that_lacks_its_second_word_shows_its_help(name, capsys):
     [
         (["judge", "x.csv", "--methd=y"], "lora-bench judge: unknown option --methd; did you mean '--method'?"),
         (["lst"], "lora-bench: unknown command 'lst'; did you mean 'list'?"),
-        (["qwertz"], "lora-bench: unknown command 'qwertz' (known: try, init, choose, use,"),
+        (["qwertz"], "lora-bench: unknown command 'qwertz' (known: try, init, fleet, choose,"),
         (
             ["list", "metods"],
             "lora-bench list: argument WHAT: must be one of methods, models, tasks, suites, family, got 'metods'; did you",

@@ -58,6 +58,7 @@ class LookOptions:
         split: Column that names the split of each row.
         group: Column whose equal values stay in one split.
         time: Column by which the last rows are test.
+        by: Column of the groups of a fleet.
     """
 
     text: str | None = None
@@ -68,6 +69,7 @@ class LookOptions:
     split: str | None = None
     group: str | None = None
     time: str | None = None
+    by: str | None = None
     valid: Path | None = None
     test: Path | None = None
 
@@ -114,7 +116,7 @@ class View:
     def free(self) -> list[str]:
         """The columns that may be text or label."""
         asked = self.asked
-        taken = {asked.text, asked.text_pair, asked.label, asked.split, asked.group, asked.time}
+        taken = {asked.text, asked.text_pair, asked.label, asked.split, asked.group, asked.time, asked.by}
         return [name for name in self.table.names if name not in taken and not self.splits(name)]
 
     @property

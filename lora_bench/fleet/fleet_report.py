@@ -1,0 +1,224 @@
+"""The page of a fleet and its table: for whom an adapter of its own pays, from how many rows on, and each group's scores."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from lora_bench.exchange.table_files import to_csv
+from lora_bench.fleet.find_groups import TableGroups
+from lora_bench.fleet.judge_fleet import (
+    ALPHA,
+    RIVALS,
+    FleetResult,
+    GroupResult,
+    OwnLess,
+    Rival,
+    RowRange,
+    shared_run,
+)
+from lora_bench.fleet.train_fleet import ADAPTER, SHARED, FleetRule
+from lora_bench.records.record import Record
+from lora_bench.report.blocks import Block, Commands, Fold, Heading, Lead, TextList, TextTable, to_markdown
+from lora_bench.report.html import PageFacts, render_page
+from lora_bench.report.text import MISSING, code, inert, learning_rate, mebibytes, plural, points, probability, unmarked
+from lora_bench.stats.estimate import Interval
+from lora_bench.util.atomic_files import write_atomic
+
+NAMES: Mapping[Rival, str] = {"shared": "the shared adapter", "probe": "its linear probe"}
+
+
+def write_fleet(
+    folder: Path,
+    result: FleetResult,
+    groups: TableGroups,
+    rule: FleetRule,
+    records: Mapping[str, Sequence[Record]],
+    command: str,
+) -> list[Path]:
+    """Write the page as Markdown and HTML and the table as CSV into *folder*; return the files."""
+    blocks = [*fleet_page(result, groups, rule, records, command)]
+    files = {
+        "fleet.md": to_markdown(blocks).encode("utf-8"),
+        "fleet.html": render_page(blocks, {}, PageFacts(description=unmarked(answer(result)))).encode("utf-8"),
+        "fleet.csv": to_csv(pandas.DataFrame([_line(group) for group in result.groups])),
+    }
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    return [folder / name for name in files]
+
+
+def answer(result: FleetResult) -> str:
+    """Return for whom an adapter of its own pays, in a paragraph."""
+    return " ".join(_answer(result))
+
+
+def _answer(result: FleetResult) -> Iterator[str]:
+    judged = result.judged("shared")
+    if not judged:
+        yield "Nothing can be said: no group has a score of its own adapter and of the shared one."
+        return
+    mean, interval = result.mean("shared").value, result.mean("shared").interval(1 - ALPHA)
+    each = f"each of the {len(judged)} its own adapter"
+    if interval is not None and interval.low > 0:
+        yield f"Give {each}: {_mean(mean, interval)} on the shared one"
+    elif interval is not None and interval.high < 0:
+        yield f"Share one adapter: to give {each} costs {_mean(mean, interval)}"
+    else:
+        yield f"Not shown that it pays to give {each}: {_mean(mean, interval)} on the shared one"
+    yield f"on average; {_counted(result, 'shared')}."
+    if result.judged("probe"):
+        mean, interval = result.mean("probe").value, result.mean("probe").interval(1 - ALPHA)
+        yield f"Against its linear probe: {_mean(mean, interval)}; {_counted(result, 'probe')}."
+    yield _begins(result, "shared")
+
+
+def _begins(result: FleetResult, rival: Rival) -> str:
+    found = result.begins(rival)
+    if found is None:
+        return f"In no range of training rows up to the largest is its own shown to be better than {NAMES[rival]}."
+    worse, better = found
+    if result.ranges(rival)[0].least == better:
+        return f"It is better than {NAMES[rival]} from the fewest training rows here on, {better:,}."
+    since = f" (and maybe from {worse + 1:,} on)" if worse is not None else " (and maybe from fewer)"
+    return f"It is better than {NAMES[rival]} from {better:,} training rows on{since}."
+
+
+def _mean(mean: float, interval: Interval | None) -> str:
+    between = "" if interval is None else f" ({points(interval.low)} to {points(interval.high)})"
+    return f"{points(mean)} points{between}"
+
+
+def _counted(result: FleetResult, rival: Rival) -> str:
+    better, worse = (len(result.verdicts(rival, verdict)) for verdict in ("better", "worse"))
+    return f"shown for {plural(better, 'group')}, the reverse for {worse}"
+
+
+def fleet_page(
+    result: FleetResult, groups: TableGroups, rule: FleetRule, records: Mapping[str, Sequence[Record]], command: str
+) -> Iterator[Block]:
+    """Yield the blocks of the page."""
+    yield Heading(1, f"An adapter for each {inert(result.column)}")
+    yield f"*Does each {inert(result.column)} gain by an adapter of its own, beside one shared by all and a linear probe?*"
+    yield Lead(answer(result))
+    yield Heading(2, "By training rows")
+    yield from _ranges(result)
+    yield Heading(2, "Each group")
+    shown = [one for one in result.groups if any(of.verdict != "inconclusive" for of in one.against.values())]
+    if shown and len(shown) < len(result.groups):
+        yield f"TableGroups for which a difference is shown, {len(shown)} of {len(result.groups)}:"
+        yield _table(shown)
+    yield Fold(f"All {len(result.groups)} groups", [_table(result.groups)])
+    yield TextList(
+        [
+            "Scores are accuracies on the test rows of the group, which are the same for the three models. Differences are in "
+            "points of 100; **bold** ones are shown.",
+            f"*p*: of no difference, by the exact sign-flip test over test rows (McNemar's), after Holm's procedure over all "
+            f"{2 * len(result.groups)} claims of this page: with {1 - ALPHA:.0%} none of those shown is wrong.",
+            "Each model is one run, so a claim is on these weights and new rows of the group. The interval of a mean covers "
+            "other groups like these, drawn one by one.",
+        ]
+    )
+    yield Heading(2, "How they were trained")
+    yield TextList([*_training(result, groups, rule, records)])
+    if groups.left_out:
+        left_out = [f"{inert(value)}: {inert(why)}" for value, why in groups.left_out.items()]
+        yield Fold(f"Left out, {plural(len(left_out), 'group')}", [TextList(left_out)])
+    yield Heading(2, "Make it again")
+    yield Commands([command])
+
+
+def _ranges(result: FleetResult) -> Iterator[Block]:
+    found = {rival: result.ranges(rival) for rival in RIVALS}
+    rows = [_range(rival, one) for rival in RIVALS for one in found[rival]]
+    if not rows:
+        yield "There are too few groups for ranges."
+        return
+    yield TextTable(["own adapter less", "training rows", "groups", "mean", "interval"], rows, numbers_from=1)
+    yield (
+        f"Ranges have about as many groups each; with {1 - ALPHA:.0%} the intervals of a rival hold together. "
+        f"{_begins(result, 'shared')} {_begins(result, 'probe')}"
+    )
+
+
+def _range(rival: Rival, one: RowRange) -> list[str]:
+    interval = MISSING if one.interval is None else f"{points(one.interval.low)} to {points(one.interval.high)}"
+    shown = one.interval is not None and not one.interval.low <= 0 <= one.interval.high
+    mean = f"**{points(one.mean)}**" if shown else points(one.mean)
+    return [NAMES[rival], f"{one.least:,} to {one.most:,}", f"{one.groups:,}", mean, interval]
+
+
+def _table(groups: Sequence[GroupResult]) -> TextTable:
+    header = ["group", "rows", "own", "shared", "probe", "own − shared", "own − probe", "p"]
+    rows = [
+        [
+            inert(group.value),
+            f"{group.train:,} + {group.test:,}",
+            *(MISSING if score is None else f"{100 * score:.1f}" for score in group.scores.values()),
+            *(_difference(group.against.get(rival)) for rival in RIVALS),
+            ", ".join(probability(of.adjusted_p) for of in group.against.values()) or MISSING,
+        ]
+        for group in sorted(groups, key=lambda group: (-group.train, group.value))
+    ]
+    return TextTable(header, rows)
+
+
+def _difference(one: OwnLess | None) -> str:
+    if one is None:
+        return MISSING
+    return points(one.difference) if one.verdict == "inconclusive" else f"**{points(one.difference)}**"
+
+
+def _training(
+    result: FleetResult, groups: TableGroups, rule: FleetRule, records: Mapping[str, Sequence[Record]]
+) -> Iterator[str]:
+    shared = shared_run(records["shared"])
+    own = [record for record in records["fleet"] if record.spec.method.label == ADAPTER]
+    yield (
+        f"*The rule*, tried on the selection rows of {len(rule.sample)} groups of all sizes: for each method the rate with "
+        "the best mean score, and the middle number of examples that its runs saw until they stopped rising. "
+        + "; ".join(
+            f"{code(method)} {learning_rate(rate)} of {', '.join(_tried(rule, method))}, {rule.examples[method]:,} examples"
+            for method, rate in rule.rates.items()
+            if method != SHARED
+        )
+        + "."
+    )
+    seen = shared.plateau.step * (shared.spec.training.batch_size or 0) if shared.plateau is not None else None
+    examples = "" if seen is None else f"; it saw {seen:,} examples"
+    yield (
+        f"*The shared adapter*: rate {learning_rate(shared.spec.training.learning_rate)} of "
+        f"{', '.join(_tried(rule, SHARED))}, tried on the rows of that sample together{examples} of "
+        f"{sum(groups.train.values()):,} training rows."
+    )
+    stored = sum(record.weights.stored_bytes for record in own if record.weights is not None)
+    spent = sum(record.speed.train_seconds or 0.0 for record in own if record.speed is not None)
+    one = shared.weights.stored_bytes if shared.weights is not None else None
+    yield (
+        f"*Cost*: {len(own)} own adapters have {mebibytes(stored)} MiB in files and took {spent / 60:,.0f} minutes of "
+        f"training; the shared one has {mebibytes(one)} MiB."
+    )
+    yield f"*Base model*: {inert(shared.spec.model.shown)}. `fleet.csv` beside this page has the run ids."
+
+
+def _tried(rule: FleetRule, method: str) -> list[str]:
+    return [
+        f"{learning_rate(rate)} ({'no score' if score is None else f'{100 * score:.1f}'})"
+        for rate, score in rule.scores[method].items()
+    ]
+
+
+def _line(group: GroupResult) -> dict[str, Any]:
+    against = {
+        f"{name}_{rival}": value
+        for rival in RIVALS
+        if (one := group.against.get(rival)) is not None
+        for name, value in {
+            "less": one.difference, "gained_on": one.gained, "lost_to": one.lost, "p": one.p_value,
+            "adjusted_p": one.adjusted_p, "against": one.verdict,
+        }.items()
+    }  # fmt: skip
+    runs = {f"run_{name}": run_id for name, run_id in group.run_ids.items()}
+    rows = {"group": group.value, "task": group.task, "train_rows": group.train, "test_rows": group.test}
+    return {**rows, **group.scores, **against, **runs}

@@ -1,0 +1,199 @@
+"""`lora-bench fleet`: an adapter for each value of a column, judged against a shared one and linear probes."""
+
+import csv
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from lora_bench.cli import main
+from lora_bench.execute.options import RunOptions
+from lora_bench.execute.run_suite import Silent
+from lora_bench.fleet.find_groups import find_groups
+from lora_bench.fleet.judge_fleet import FleetResult, GroupResult, OwnLess
+from lora_bench.fleet.train_fleet import FleetPlan, train_fleet
+from lora_bench.kinds.support.table_view import LookOptions
+from lora_bench.records.store import read_records
+from lora_bench.stats.paired import exact_flip
+from lora_bench.tasks.look import look
+from tests.project import BAD, GOOD, WORDS, write_model
+
+COMMAND = [
+    "fleet",
+    "tickets.csv",
+    "--by",
+    "customer",
+    "--label",
+    "queue",
+    "--model",
+    "base",
+    "--workers",
+    "0",
+    "--quiet",
+]
+
+
+def write_table(path: Path, *, own_words: bool, groups: int = 4, rows: int = 130) -> None:
+    """Rows of groups; with *own_words* what is good to one half of the groups is bad to the other."""
+    draw = random.Random(0)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["subject", "queue", "customer"])
+        for group in range(groups):
+            for _ in range(rows):
+                good = draw.random() < 0.5
+                turned = own_words and group % 2 == 1
+                words = draw.choices(WORDS, k=draw.randint(3, 7))
+                words.insert(draw.randrange(len(words)), draw.choice(GOOD if good != turned else BAD))
+                writer.writerow([" ".join(words), "praise" if good else "complaint", f"Customer {group} & Co."])
+
+
+def rows_of(path: str) -> list[dict[str, str]]:
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a tiny model, as the working folder, and one rate to try in a sample of two groups."""
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("lora_bench.fleet.train_fleet.RATES", {"lora": [1e-2], "linear_probe": [1e-2]})
+    monkeypatch.setattr("lora_bench.fleet.train_fleet.SAMPLE", 2)
+    folder = tmp_path / "project"
+    folder.mkdir()
+    write_model(folder / "base")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_own_adapters_beat_a_shared_one_where_a_word_means_another_thing_to_each_group(project, capsys):
+    write_table(project / "tickets.csv", own_words=True)
+    assert main([*COMMAND, "--examples", "1280"]) == 0
+    said = capsys.readouterr().out
+    assert "4 values of customer get an adapter each" in said and "Give each of the 4 its own adapter: +" in said
+    found = rows_of("runs/tickets-fleet/fleet.csv")
+    assert [row["group"] for row in found] == [f"Customer {number} & Co." for number in range(4)]
+    for row in found:
+        gained, lost, tests = (int(row[key]) for key in ("gained_on_shared", "lost_to_shared", "test_rows"))
+        assert float(row["own"]) - float(row["shared"]) == pytest.approx((gained - lost) / tests)
+        assert float(row["less_shared"]) == pytest.approx((gained - lost) / tests)
+        assert row["against_shared"] == ("better" if float(row["adjusted_p_shared"]) <= 0.05 else "inconclusive")
+    assert sum(row["against_shared"] == "better" for row in found) >= 2
+    # The score of a run is that of its record, and its weights are there.
+    records = {record.run_id: record for record in read_records(project / "runs" / "tickets-fleet")}
+    for row in found:
+        assert records[row["run_own"]].score == pytest.approx(float(row["own"]))
+        assert (project / "runs" / "tickets-fleet" / row["run_own"] / "weights" / "adapter_model.safetensors").is_file()
+    page = Path("runs/tickets-fleet/fleet.md").read_text(encoding="utf-8")
+    assert "Customer 3 &amp; Co." in page and "lora-bench fleet tickets.csv --label queue --by customer" in page
+    # The same command again trains nothing, and says the same.
+    before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("record.json")}
+    assert main([*COMMAND, "--examples", "1280"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("record.json")} == before
+    assert Path("runs/tickets-fleet/fleet.md").read_text(encoding="utf-8") == page
+
+
+def test_nothing_is_shown_for_groups_that_are_the_same(project):
+    write_table(project / "tickets.csv", own_words=False, rows=70)
+    assert main([*COMMAND, "--examples", "160"]) == 0
+    found = rows_of("runs/tickets-fleet/fleet.csv")
+    assert {row["against_shared"] for row in found} <= {"inconclusive", "worse"}
+    assert "**Give each" not in Path("runs/tickets-fleet/fleet.md").read_text(encoding="utf-8")
+
+
+class Stopping(Silent):
+    """A display that stops the work after a number of runs."""
+
+    def __init__(self, runs: int) -> None:
+        self.runs = runs
+
+    def finished(self, record):
+        self.runs -= 1
+        if self.runs == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_stopped_fleet_goes_on_where_it_was(project, capsys, monkeypatch):
+    write_table(project / "tickets.csv", own_words=True, rows=60)
+    seen = look(Path("tickets.csv"), LookOptions(label="queue", by="customer"))
+    fleet = FleetPlan(seen, find_groups(seen, "customer", Path()), "base", 160)
+    with pytest.raises(KeyboardInterrupt):
+        train_fleet(fleet, RunOptions(workers=0, pack=False), Stopping(8), {})
+    (stopped,) = [path.name for path in Path("runs").iterdir() if path.name == "tickets-fleet"]
+    kept = {record.run_id for record in read_records(Path("runs", stopped))}
+    assert 0 < len(kept) < 8
+    assert not list(Path("runs").rglob("fleet.csv"))
+    assert main([*COMMAND, "--examples", "160", "--no-pack"]) == 0
+    records = read_records(Path("runs", stopped))
+    assert len(records) == 8 and kept <= {record.run_id for record in records}
+    assert all(record.attempts == 1 for record in records if record.run_id in kept)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words", "said"),
+    [
+        (None, ["--by", "custmer"], "unknown column of tickets.csv 'custmer'; did you mean 'customer'?"),
+        (None, ["--by", "queue"], "queue is the column of the label: name another"),
+        (["a", "b", "c"], [], "3 values of customer in tickets.csv have rows enough, and a fleet has 4 or more"),
+        (["a", "b", "c", "d", "D "], [], "column customer has 'd' and 'D ': write them alike if they are one"),
+        ([str(number) for number in range(1001)], [], "has 1,001 values, and a fleet has at most 1,000"),
+    ],
+)
+def test_a_table_that_is_no_fleet_is_refused_in_a_line(project, capsys, rows, words, said):
+    names = rows or ["a", "b", "c", "d"]
+    each = 60 if len(names) < 10 else 1
+    with (project / "tickets.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["subject", "queue", "customer"])
+        for at, name in enumerate(names):
+            writer.writerows(
+                (f"the film of {name.strip()} number {row} was fine", ["praise", "complaint"][(at + row) % 2], name)
+                for row in range(each)
+            )
+    command = ["fleet", "tickets.csv", "--text", "subject", "--label", "queue", *(words or ["--by", "customer"])]
+    assert main([*command, "--dry-run"]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(project.glob("*.yaml"))
+
+
+def test_groups_that_get_no_adapter_are_named(project, capsys):
+    write_table(project / "tickets.csv", own_words=False, rows=60)
+    with (project / "tickets.csv").open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerows((f"the plot of scene {row}", "praise", "one class") for row in range(60))
+        writer.writerows((f"a story of music {row}", ["praise", "complaint"][row % 2], "few rows") for row in range(12))
+        writer.writerows((f"an actor of the end {row}", ["praise", "complaint"][row % 2], "") for row in range(3))
+    assert main([*COMMAND[:-3], "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "4 values of customer get an adapter each" in said and "3 rows have no customer and are left out" in said
+    assert "left out: one class, whose" in said and "training rows all have the label praise" in said
+    assert "left out: few rows, w" in said
+    assert main(["plan", "tickets-rates.yaml"]) == 0
+
+
+def test_a_sign_flip_test_by_the_whole_distribution_is_mcnemars_exact_test():
+    # Of ten rows that one model alone has right, nine are the first one's: 2 (1 + 10) / 2^10.
+    assert exact_flip([1] * 9 + [-1] + [0] * 20) == pytest.approx(22 / 1024)
+    assert exact_flip([0, 0]) == 1.0
+    # ±2 ±1: sums 3, 1, −1, −3; one of four is as far as 3 on each side.
+    assert exact_flip([2, 1]) == pytest.approx(0.5)
+
+
+def result(train: int, difference: float) -> GroupResult:
+    compared = OwnLess(difference=difference, gained=0, lost=0, p_value=1.0)
+    return GroupResult(str(train), str(train), train, 30, {}, {"shared": compared, "probe": compared}, {})
+
+
+def test_own_adapters_begin_to_be_better_where_all_further_ranges_show_it():
+    # 40 groups with 10, 20, …, 400 training rows: worse by 10 points up to 160 rows, and better by 10 from 170 on.
+    groups = [result(10 * n, (0.1 if n > 16 else -0.1) + 0.01 * (-1) ** n) for n in range(1, 41)]
+    fleet = FleetResult("customer", groups)
+    ranges = fleet.ranges("shared")
+    assert [(one.least, one.most, one.groups) for one in ranges] == [
+        (10, 80, 8), (90, 160, 8), (170, 240, 8), (250, 320, 8), (330, 400, 8)
+    ]  # fmt: skip
+    assert [round(one.mean, 3) for one in ranges] == [-0.1, -0.1, 0.1, 0.1, 0.1]
+    assert fleet.begins("shared") == (160, 170)
+    assert FleetResult("customer", groups[:16]).begins("shared") is None
