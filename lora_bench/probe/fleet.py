@@ -74,7 +74,7 @@ class Scale:
     active: dict[int, tuple[int, ...]]
     mixed_ranks: tuple[int, ...] = (4, 8, 16)
     rows: int = 64
-    rounds: tuple[int, int] = (2, 5)
+    rounds: tuple[int, int] = (2, 15)
     seconds: float = 10.0
     shares: tuple[float, ...] = (0.05, 0.2, 0.5, 0.8)
     requests: int = 400

@@ -126,9 +126,7 @@ def _answer(site: Any, names: Sequence[str]) -> Callable[..., Tensor] | None:
             f"set_adapter({other[0]!r}), and answer its rows by themselves"
         )
     if type(site).forward is Linear.forward:
-        plain = not (
-            site.disable_adapters or site.merged or any(layer.bias is not None for layer in site.lora_B.values())
-        )
+        plain = not (site.disable_adapters or site.merged or any(site.lora_bias.values()))
         return _lora if plain else None
     return _whole_module if isinstance(site, ModulesToSaveWrapper) and not site.disable_adapters else None
 
@@ -144,13 +142,14 @@ def _lora(layer: Any, rows: BatchRows, x: Tensor, *args: Any, **kwargs: Any) -> 
     """Return W x + scaling * B A x, with A, B and scaling of each row's adapter."""
     y: Tensor = layer.base_layer(x, *args, **kwargs)
     names = rows.of(x)
-    own = [name for name in dict.fromkeys(names) if name in layer.lora_A]
+    lora_A, lora_B = layer.lora_A, layer.lora_B  # looked up once, since a module's attributes are slow
+    own = [name for name in dict.fromkeys(names) if name in lora_A]
     if not own:
         return y
     own_rows = each_row(x, names)
     tokens = own_rows.reshape(len(names), -1, x.shape[-1])
-    A = by_row({name: layer.lora_A[name].weight for name in own}, names)
-    B = by_row({name: layer.lora_B[name].weight for name in own}, names)
+    A = by_row({name: lora_A[name].weight for name in own}, names)
+    B = by_row({name: lora_B[name].weight for name in own}, names)
     hidden = torch.bmm(tokens.to(A.dtype), A.transpose(1, 2))
     update = torch.bmm(hidden * factors_of(layer.scaling, names, hidden), B.transpose(1, 2))
     mixed = y + update.view(*own_rows.shape[:-1], -1).to(y.dtype)
