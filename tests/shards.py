@@ -18,6 +18,7 @@ SECONDS = {
     "tests/execute/test_run_suite.py": 200,
     "tests/faults/test_ends.py": 220,
     "tests/faults/test_failpoints.py": 300,
+    "tests/fleet/test_train_fleet.py": 40,
     "tests/gate/test_bisect_commits.py": 60,
     "tests/gate/test_gate.py": 180,
     "tests/gate/test_peft_mutants.py": 40,

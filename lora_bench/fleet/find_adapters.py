@@ -1,7 +1,7 @@
 """Adapters in folders: weights that runs kept, models that `try` and `use` write, and adapters that PEFT saved elsewhere."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,29 @@ class FoundAdapter:
 
 
 def find_adapters(folders: Sequence[Path]) -> Iterator[FoundAdapter | tuple[str, str]]:
-    """Yield the adapters in folders and in the folders right below them, or a folder and what is wrong with it."""
+    """Yield the adapters in folders and in the folders right below them, or a folder and what is wrong with it.
+
+    Adapters of one method and seed that were trained on different tasks, as in a fleet, have the task in their names.
+    """
+    found = [*_found(folders)]
+    tasks: dict[tuple[str, int], set[str]] = {}
+    for one in found:
+        if isinstance(one, FoundAdapter) and one.kept is not None:
+            tasks.setdefault((one.method, one.seed), set()).add(one.kept.spec.task.name)
     names: dict[tuple[str, int], str] = {}
+    for one in found:
+        if isinstance(one, tuple):
+            yield one
+            continue
+        if one.kept is not None and len(tasks[one.method, one.seed]) > 1:
+            one = replace(one, method=f"{one.method} of {one.kept.spec.task.name}")
+        if (first := names.setdefault((one.method, one.seed), one.given)) is not one.given:
+            yield one.given, f"has the name {one.name}, as {first} has: score them apart"
+        else:
+            yield one
+
+
+def _found(folders: Sequence[Path]) -> Iterator[FoundAdapter | tuple[str, str]]:
     for place in folders:
         inside = (
             [place] if _holds(place) or not place.is_dir() else [one for one in sorted(place.iterdir()) if _holds(one)]
@@ -72,14 +93,9 @@ def find_adapters(folders: Sequence[Path]) -> Iterator[FoundAdapter | tuple[str,
             yield str(place), f"has no {CONFIG} of an adapter and no run that kept weights, and none of its folders has"
         for folder in inside:
             try:
-                found = _read(folder)
-                if (first := names.get((found.method, found.seed))) is not None:
-                    raise LoraBenchError(f"has the name {found.name}, as {first} has: score them apart")
-                names[found.method, found.seed] = found.given
+                yield _read(folder)
             except LoraBenchError as error:
                 yield str(folder), str(error).removeprefix(f"{folder}").lstrip(": ")
-            else:
-                yield found
 
 
 def _holds(folder: Path) -> bool:

@@ -1,13 +1,13 @@
 """The groups of a table: values of a column, each with rows enough for an adapter of its own, or named with what it lacks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError, refuse
 from lora_bench.suite.from_table import name_of, task_keys
-from lora_bench.tasks import Task, load_data
+from lora_bench.tasks import Task, TaskData, load_data
 from lora_bench.tasks.examples import count_classes, values_of
 from lora_bench.tasks.look import TableFacts
 
@@ -69,10 +69,15 @@ def find_groups(seen: TableFacts, column: str, folder: Path) -> TableGroups:
     task = Task.model_validate(keys)
     rows = values_of(task, folder, column)
     _check(seen.file, column, rows)
+    whole = {name: {*split.ids} for name, split in _of(task, column, rows, folder).splits.items()}
     train: dict[str, int] = {}
     left_out: dict[str, str] = {}
     for value in rows:
-        found = _train(task.model_copy(update={"rows": {column: (value,)}}), folder)
+        try:
+            found = _train(_of(task, column, (value,), folder), whole)
+        except BadInput as error:
+            empty = any("leaves the split" in fault.message for fault in error.faults)
+            found = "whose rows leave a split empty" if empty else error.faults[0].message
         if isinstance(found, int):
             train[value] = found
         else:
@@ -103,12 +108,14 @@ def _check(file: Path, column: str, rows: Mapping[str, int]) -> None:
         )
 
 
-def _train(task: Task, folder: Path) -> int | str:
-    """Return the training rows of a group, or why it gets no adapter."""
-    try:
-        data = load_data(task, folder)
-    except BadInput as error:
-        return "whose rows leave a split empty" if "leaves the split" in str(error) else str(error.faults[0].message)
+def _of(task: Task, column: str, values: Iterable[str], folder: Path) -> TaskData:
+    return load_data(task.model_copy(update={"rows": {column: tuple(values)}}), folder)
+
+
+def _train(data: TaskData, whole: Mapping[str, set[str]]) -> int | str:
+    """Return the training rows of a group, or why it gets no adapter; *whole* has the rows of each split of the whole table."""
+    if other := [name for name, split in data.splits.items() if not whole[name].issuperset(split.ids)]:
+        return f"which has no row of {' and '.join(other)} in the column of the splits"
     train, test = len(data.splits["train"].ids), len(data.splits["test"].ids)
     if train < LEAST_TRAIN:
         return f"with {train} training rows: fewer than {LEAST_TRAIN}"

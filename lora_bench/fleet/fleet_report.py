@@ -22,7 +22,18 @@ from lora_bench.fleet.train_fleet import ADAPTER, SHARED, FleetRule
 from lora_bench.records.record import Record
 from lora_bench.report.blocks import Block, Commands, Fold, Heading, Lead, TextList, TextTable, to_markdown
 from lora_bench.report.html import PageFacts, render_page
-from lora_bench.report.text import MISSING, code, inert, learning_rate, mebibytes, plural, points, probability, unmarked
+from lora_bench.report.text import (
+    MISSING,
+    code,
+    inert,
+    learning_rate,
+    mebibytes,
+    percent,
+    plural,
+    points,
+    probability,
+    unmarked,
+)
 from lora_bench.stats.estimate import Interval
 from lora_bench.util.atomic_files import write_atomic
 
@@ -110,12 +121,14 @@ def fleet_page(
         yield f"TableGroups for which a difference is shown, {len(shown)} of {len(result.groups)}:"
         yield _table(shown)
     yield Fold(f"All {len(result.groups)} groups", [_table(result.groups)])
+    if failed := [inert(group.value) for group in result.groups if None in group.scores.values()]:
+        yield f"Without a score of all three models: {', '.join(failed)}."
     yield TextList(
         [
             "Scores are accuracies on the test rows of the group, which are the same for the three models. Differences are in "
             "points of 100; **bold** ones are shown.",
-            f"*p*: of no difference, by the exact sign-flip test over test rows (McNemar's), after Holm's procedure over all "
-            f"{2 * len(result.groups)} claims of this page: with {1 - ALPHA:.0%} none of those shown is wrong.",
+            f"*p*: of no difference, by McNemar's exact test on test rows, after Holm's procedure over all "
+            f"{2 * len(result.groups)} claims of this page: at most 1 of {1 / ALPHA:.0f} such pages shows a wrong one.",
             "Each model is one run, so a claim is on these weights and new rows of the group. The interval of a mean covers "
             "other groups like these, drawn one by one.",
         ]
@@ -137,7 +150,7 @@ def _ranges(result: FleetResult) -> Iterator[Block]:
         return
     yield TextTable(["own adapter less", "training rows", "groups", "mean", "interval"], rows, numbers_from=1)
     yield (
-        f"Ranges have about as many groups each; with {1 - ALPHA:.0%} the intervals of a rival hold together. "
+        f"Ranges have about as many groups each; with {percent(1 - ALPHA, 0)} the intervals of a rival hold together. "
         f"{_begins(result, 'shared')} {_begins(result, 'probe')}"
     )
 

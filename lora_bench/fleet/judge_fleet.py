@@ -1,7 +1,7 @@
 """For whom an adapter of its own pays: each group's adapter against the shared one and against its linear probe.
 
 A group's two models answer the same test rows. Which of the rows that one alone has right goes to which model is tested by the
-exact sign-flip test, and all claims on groups are one family of Holm's procedure. Each model is one run: a claim is on these
+exact test of McNemar, and all claims on groups are one family of Holm's procedure. Each model is one run: a claim is on these
 weights and on new rows of the group. The mean over groups has an interval whose unit is the group.
 """
 
@@ -15,11 +15,11 @@ import numpy as np
 
 from lora_bench import stats
 from lora_bench.errors import LoraBenchError
+from lora_bench.exchange.scores.single_runs import p_of_items
 from lora_bench.fleet.train_fleet import ADAPTER, PROBE
 from lora_bench.records.record import Record
 from lora_bench.records.store import Answers, answers_in
 from lora_bench.stats.estimate import Estimate, Interval, mean_estimate
-from lora_bench.stats.paired import exact_flip
 from lora_bench.suite.load_suite import Suite
 from lora_bench.tasks import Task, load_data
 
@@ -37,7 +37,7 @@ class OwnLess:
     Args:
         gained: Test rows that the own adapter alone has right.
         lost: Test rows that the rival alone has right.
-        p_value: Of no difference, by the exact sign-flip test.
+        p_value: Of no difference on new rows; 1 if both have the same rows right.
         adjusted_p: The same after Holm's procedure over all claims.
     """
 
@@ -208,12 +208,12 @@ def _result(value: str, everyone: _Answered, own: _Answered, probe: _Answered) -
 def _compared(own: Mapping[str, bool], rival: Mapping[str, bool], ids: Sequence[str], groups: Sequence[int]) -> OwnLess:
     differences = [own[row] - rival[row] for row in ids]
     # Rows with one text, or of one declared group, count as one.
-    together = np.bincount(groups or np.arange(len(ids)), weights=differences).astype(int).tolist()
+    p_value = p_of_items(np.bincount(groups or np.arange(len(ids)), weights=differences).astype(np.float64))
     return OwnLess(
         difference=float(np.mean(differences)),
         gained=differences.count(1),
         lost=differences.count(-1),
-        p_value=exact_flip(together),
+        p_value=1.0 if p_value is None else p_value,
     )
 
 

@@ -7,7 +7,8 @@ Three suites, written beside the table and made to be edited, do all the trainin
     NAME-shared  one adapter trained on the training rows of all groups, until its score stops rising
     NAME-fleet   an adapter and a linear probe for each group, by the rule
 
-A suite that is there already is used as it is, and its runs resume.
+What is shared may see as many examples as the adapters beside it together. A suite that is there already is used as it is, and
+its runs resume.
 """
 
 import statistics
@@ -38,11 +39,9 @@ SAMPLE = 16
 # The end of the name of the task that has the rows of the sample together.
 TOGETHER = "-sample-together"
 MOST_EXAMPLES = 3_200
-# Passes of the shared adapter over the rows of all groups, at most.
-SHARED_EPOCHS = 3
-# Groups are small: a score of their selection rows costs little, and comes often enough to see a plateau in 200 steps. Rows of
-# all groups take longer: the sample's together four times as long, and the shared adapter is scored four times in a pass.
-SELECTION_EVERY, LONGER, SCORES_OF_PASS = 10, 4, 4
+# Groups are small: a score of their selection rows costs little, and comes often enough to see a plateau in 200 steps. Of the
+# shared adapter it costs more.
+SELECTION_EVERY, SHARED_SCORES = 10, 20
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class FleetPlan:
         """Write the suite that chooses the rule. Raise LoraBenchError if one is there for another table."""
         sample = self.groups.sample(SAMPLE)
         until = {"until": "plateau", "at_most": self.most_examples}
-        longer = {"until": "plateau", "at_most": LONGER * self.most_examples}
+        together = {"until": "plateau", "at_most": len(sample) * self.most_examples}
         names = [*names_by_value(self.name, sample).values()]
         content = {
             "about": f"The rule of {self.name}-fleet: learning rates and length, tried on a sample of its groups.",
@@ -83,8 +82,8 @@ class FleetPlan:
             "recipes": [
                 {
                     "tasks": f"{self.name}{TOGETHER}",
-                    "train_examples": longer,
-                    "selection_every": LONGER * SELECTION_EVERY,
+                    "train_examples": together,
+                    "selection_every": len(sample) * SELECTION_EVERY,
                 }
             ],
         }
@@ -93,15 +92,15 @@ class FleetPlan:
     def write_by_rule(self, rule: "FleetRule", say: Callable[[str], None], given: Mapping[str, str | None]) -> None:
         """Write the suites of the shared adapter and of the fleet."""
         tuned = {"trials": len(RATES[ADAPTER]), "tuned_in": f"{self.name}-rates"}
-        steps = sum(self.groups.train.values()) // BATCH
+        most = len(self.groups.train) * rule.examples[ADAPTER]
         shared = {
             "about": f"One adapter for all groups of {self.name}-fleet.",
             "tasks": [self._all([*self.groups.train], self.name)],
             "methods": [{"method": ADAPTER, "learning_rate": rule.rates[SHARED]}],
             "seeds": [0],
             "keep_weights": "last",
-            "selection_every": max(SELECTION_EVERY, steps // SCORES_OF_PASS),
-            "budget": {"epochs": {"until": "plateau", "at_most": SHARED_EPOCHS}, **tuned},
+            "selection_every": max(SELECTION_EVERY, most // (SHARED_SCORES * BATCH)),
+            "budget": {"train_examples": {"until": "plateau", "at_most": most}, **tuned},
         }
         fleet = {
             "about": f"An adapter and a linear probe for each {self.groups.column} of {self.seen.file.name}.",

@@ -160,22 +160,6 @@ def sign_flip(differences: Sequence[float], *, draw_seed: int) -> SignFlip | Non
     return SignFlip(p_value=(hits + 1) / (FLIPS + 1), exact=False)
 
 
-def exact_flip(differences: Sequence[int]) -> float:
-    """Return the p-value of the sign-flip test on whole numbers, by the whole distribution; 1 if none differs from 0.
-
-    Of differences of −1, 0 and 1, such as right less right of two models' answers, it is McNemar's exact test.
-    """
-    sizes = [abs(difference) for difference in differences if difference]
-    shares = np.ones(1)
-    for size in sizes:  # of each sum from −Σ to Σ of the sizes so far
-        wider = np.zeros(len(shares) + 2 * size)
-        wider[: len(shares)] += shares / 2
-        wider[2 * size :] += shares / 2
-        shares = wider
-    far = np.abs(np.arange(len(shares)) - sum(sizes)) >= abs(sum(differences))
-    return min(1.0, float(shares[far].sum()))
-
-
 @functools.lru_cache
 def _patterns(pairs: int) -> Floats:
     """Return every pattern of signs, shape (2 ** pairs, pairs); the first is that of the data."""

@@ -12,11 +12,11 @@ from lora_bench.cli import main
 from lora_bench.execute.options import RunOptions
 from lora_bench.execute.run_suite import Silent
 from lora_bench.fleet.find_groups import find_groups
-from lora_bench.fleet.judge_fleet import FleetResult, GroupResult, OwnLess
+from lora_bench.fleet.fleet_report import answer
+from lora_bench.fleet.judge_fleet import RIVALS, FleetResult, GroupResult, OwnLess
 from lora_bench.fleet.train_fleet import FleetPlan, train_fleet
 from lora_bench.kinds.support.table_view import LookOptions
 from lora_bench.records.store import read_records
-from lora_bench.stats.paired import exact_flip
 from lora_bench.tasks.look import look
 from tests.project import BAD, GOOD, WORDS, write_model
 
@@ -55,6 +55,33 @@ def rows_of(path: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def result_of(rows: list[dict[str, str]]) -> FleetResult:
+    """The groups of a table as the page judges them, their p-values corrected by Holm's procedure as its paper writes it."""
+    claims = [(row["group"], rival) for row in rows for rival in RIVALS]
+    p_values = {(row["group"], rival): float(row[f"p_{rival}"]) for row in rows for rival in RIVALS}
+    adjusted, most = {}, 0.0
+    for place, claim in enumerate(sorted(claims, key=p_values.__getitem__)):
+        adjusted[claim] = most = min(1.0, max(most, (len(claims) - place) * p_values[claim]))
+    return FleetResult(
+        "group",
+        [
+            GroupResult(
+                row["group"],
+                row["task"],
+                int(row["train_rows"]),
+                int(row["test_rows"]),
+                {},
+                {
+                    rival: OwnLess(float(row[f"less_{rival}"]), 0, 0, 0.0, adjusted[row["group"], rival])
+                    for rival in RIVALS
+                },
+                {},
+            )
+            for row in rows
+        ],
+    )
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A folder with a tiny model, as the working folder, and one rate to try in a sample of two groups."""
@@ -68,6 +95,7 @@ def project(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_own_adapters_beat_a_shared_one_where_a_word_means_another_thing_to_each_group(project, capsys):
     write_table(project / "tickets.csv", own_words=True)
     assert main([*COMMAND, "--examples", "1280"]) == 0
@@ -87,7 +115,22 @@ def test_own_adapters_beat_a_shared_one_where_a_word_means_another_thing_to_each
         assert records[row["run_own"]].score == pytest.approx(float(row["own"]))
         assert (project / "runs" / "tickets-fleet" / row["run_own"] / "weights" / "adapter_model.safetensors").is_file()
     page = Path("runs/tickets-fleet/fleet.md").read_text(encoding="utf-8")
-    assert "Customer 3 &amp; Co." in page and "lora-bench fleet tickets.csv --label queue --by customer" in page
+    assert (
+        f"**{answer(result_of(found))}**" in page
+        and "Customer 3 &amp; Co." in page
+        and "lora-bench fleet tickets.csv --label queue --by customer" in page
+    )
+    # Each can be scored on the rows of another, by its own name.
+    rows = "rows: {customer: ['Customer 0 & Co.']}"
+    split = "split: {train: 0.6, selection: 0.1, test: 0.3}"
+    keys = f"task: other\ndata: tickets.csv\ntext: subject\nlabel: queue\n{rows}\n{split}\n"
+    Path("other.yaml").write_text(keys, encoding="utf-8")
+    assert main(["score", "runs/tickets-fleet", "--task", "other.yaml", "--out", "scores.csv", "--quiet"]) == 0
+    answered = rows_of("scores.csv")
+    names = {row["method"] for row in answered}
+    assert len(names) == 8 and "lora of tickets-Customer-3-Co" in names
+    own = [float(row["accuracy"]) for row in answered if row["method"] == "lora of tickets-Customer-0-Co"]
+    assert sum(own) / len(own) == pytest.approx(float(found[0]["own"]))
     # The same command again trains nothing, and says the same.
     before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("record.json")}
     assert main([*COMMAND, "--examples", "1280"]) == 0
@@ -95,6 +138,7 @@ def test_own_adapters_beat_a_shared_one_where_a_word_means_another_thing_to_each
     assert Path("runs/tickets-fleet/fleet.md").read_text(encoding="utf-8") == page
 
 
+@pytest.mark.slow
 def test_nothing_is_shown_for_groups_that_are_the_same(project):
     write_table(project / "tickets.csv", own_words=False, rows=70)
     assert main([*COMMAND, "--examples", "160"]) == 0
@@ -173,16 +217,24 @@ def test_groups_that_get_no_adapter_are_named(project, capsys):
     assert main(["plan", "tickets-rates.yaml"]) == 0
 
 
-def test_a_sign_flip_test_by_the_whole_distribution_is_mcnemars_exact_test():
-    # Of ten rows that one model alone has right, nine are the first one's: 2 (1 + 10) / 2^10.
-    assert exact_flip([1] * 9 + [-1] + [0] * 20) == pytest.approx(22 / 1024)
-    assert exact_flip([0, 0]) == 1.0
-    # ±2 ±1: sums 3, 1, −1, −3; one of four is as far as 3 on each side.
-    assert exact_flip([2, 1]) == pytest.approx(0.5)
+def test_a_group_without_test_rows_in_the_column_of_the_splits_is_left_out(project):
+    with (project / "tickets.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["subject", "queue", "customer", "part"])
+        for at in range(5):
+            parts = ["train"] * 40 + ["dev"] * 10 + (["test"] if at else ["train"]) * 20
+            writer.writerows(
+                (f"the film {at} {row}", ["praise", "complaint"][row % 2], f"c{at}", part)
+                for row, part in enumerate(parts)
+            )
+    seen = look(Path("tickets.csv"), LookOptions(text="subject", label="queue", split="part", by="customer"))
+    groups = find_groups(seen, "customer", Path())
+    assert groups.train == {f"c{at}": 40 for at in range(1, 5)}
+    assert groups.left_out == {"c0": "which has no row of test in the column of the splits"}
 
 
 def result(train: int, difference: float) -> GroupResult:
-    compared = OwnLess(difference=difference, gained=0, lost=0, p_value=1.0)
+    compared = OwnLess(difference, gained=0, lost=0, p_value=1.0)
     return GroupResult(str(train), str(train), train, 30, {}, {"shared": compared, "probe": compared}, {})
 
 
