@@ -29,6 +29,7 @@ from lora_bench.tasks.sources import Data
 from lora_bench.tasks.text_facts import shared_texts
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.pip_assets import find_asset, members
+from lora_bench.util.regular_files import sha256_of
 
 Progress = Callable[[str], None]
 
@@ -184,20 +185,16 @@ def _tables(task: Task, base: Path, progress: Progress | None) -> tuple[dict[str
         with collecting(faults):
             path = base / Path(file).expanduser()
             tables[part], hashes[part] = (
-                _read_once(path, layout, _version(path)) if task.rows else read_file(path, layout)
+                _read_once(path, layout, sha256_of(path)) if task.rows and path.is_file() else read_file(path, layout)
             )
     refuse(faults)
     return tables, content_hash(hashes)
 
 
 @lru_cache(maxsize=2)
-def _read_once(path: Path, layout: Layout, version: tuple[int, int] | None) -> tuple[Table, str]:
-    """Read a file of which many tasks use some rows each, once for all of them."""
+def _read_once(path: Path, layout: Layout, sha256: str) -> tuple[Table, str]:
+    """Read a file of which many tasks use some rows each, once for all of them; *sha256* tells a file that was changed."""
     return read_file(path, layout)
-
-
-def _version(path: Path) -> tuple[int, int] | None:
-    return (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
 
 
 def hub_sha256(data: Data, commit: str) -> str:
