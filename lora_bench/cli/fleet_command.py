@@ -21,6 +21,7 @@ def fleet(arguments: argparse.Namespace) -> int:
     from lora_bench.fleet.find_groups import find_groups
     from lora_bench.fleet.fleet_report import answer, write_fleet
     from lora_bench.fleet.judge_fleet import judge_fleet
+    from lora_bench.fleet.serve_fleet import serve_fleet
     from lora_bench.fleet.train_fleet import FleetPlan, rule_of, train_fleet
     from lora_bench.suite.load_suite import load_suite
 
@@ -46,7 +47,9 @@ def fleet(arguments: argparse.Namespace) -> int:
     result = judge_fleet(arguments.by, suites, records, folders)
     options = [part for name, value in given.items() if value is not None for part in (name, value)]
     words = ["lora-bench", "fleet", arguments.table.name, *options, "--examples", str(arguments.examples)]
-    written = write_fleet(folders["fleet"], result, groups, rule_of(records["rates"]), records, shlex.join(words))
+    served = serve_fleet(suites["fleet"], records["fleet"], folders["fleet"])
+    rule = rule_of(records["rates"])
+    written = write_fleet(folders["fleet"], result, groups, rule, records, served, shlex.join(words))
     print(message(unmarked(answer(result))))
     print(f"report: {written[0]}, {written[1].name} and {written[2].name}")
     print(f"adapters: {folders['fleet']}/RUN_ID/weights, with the run ids of each group in {written[2].name}")

@@ -18,6 +18,7 @@ from lora_bench.fleet.judge_fleet import (
     RowRange,
     shared_run,
 )
+from lora_bench.fleet.serve_fleet import SLOTS, Served
 from lora_bench.fleet.train_fleet import ADAPTER, SHARED, FleetRule
 from lora_bench.records.record import Record
 from lora_bench.report.blocks import Block, Commands, Fold, Heading, Lead, TextList, TextTable, to_markdown
@@ -46,10 +47,11 @@ def write_fleet(
     groups: TableGroups,
     rule: FleetRule,
     records: Mapping[str, Sequence[Record]],
+    served: Served,
     command: str,
 ) -> list[Path]:
     """Write the page as Markdown and HTML and the table as CSV into *folder*; return the files."""
-    blocks = [*fleet_page(result, groups, rule, records, command)]
+    blocks = [*fleet_page(result, groups, rule, records, served, command)]
     files = {
         "fleet.md": to_markdown(blocks).encode("utf-8"),
         "fleet.html": render_page(blocks, {}, PageFacts(description=unmarked(answer(result)))).encode("utf-8"),
@@ -107,7 +109,12 @@ def _counted(result: FleetResult, rival: Rival) -> str:
 
 
 def fleet_page(
-    result: FleetResult, groups: TableGroups, rule: FleetRule, records: Mapping[str, Sequence[Record]], command: str
+    result: FleetResult,
+    groups: TableGroups,
+    rule: FleetRule,
+    records: Mapping[str, Sequence[Record]],
+    served: Served,
+    command: str,
 ) -> Iterator[Block]:
     """Yield the blocks of the page."""
     yield Heading(1, f"An adapter for each {inert(result.column)}")
@@ -118,7 +125,7 @@ def fleet_page(
     yield Heading(2, "Each group")
     shown = [one for one in result.groups if any(of.verdict != "inconclusive" for of in one.against.values())]
     if shown and len(shown) < len(result.groups):
-        yield f"TableGroups for which a difference is shown, {len(shown)} of {len(result.groups)}:"
+        yield f"Groups for which a difference is shown, {len(shown)} of {len(result.groups)}:"
         yield _table(shown)
     yield Fold(f"All {len(result.groups)} groups", [_table(result.groups)])
     if failed := [inert(group.value) for group in result.groups if None in group.scores.values()]:
@@ -133,6 +140,9 @@ def fleet_page(
             "other groups like these, drawn one by one.",
         ]
     )
+    if served.adapters:
+        yield Heading(2, "Served together")
+        yield _served(served)
     yield Heading(2, "How they were trained")
     yield TextList([*_training(result, groups, rule, records)])
     if groups.left_out:
@@ -181,6 +191,14 @@ def _difference(one: OwnLess | None) -> str:
     if one is None:
         return MISSING
     return points(one.difference) if one.verdict == "inconclusive" else f"**{points(one.difference)}**"
+
+
+def _served(served: Served) -> str:
+    alike = "every answer is" if not served.others else f"all answers but {served.others:,} are"
+    return (
+        f"The {served.adapters:,} adapters, up to {SLOTS} at a time on one base model, answered the {served.rows:,} test rows "
+        f"in batches with an adapter for each row, by `mix_adapters`: {alike} the one that the adapter's own run gave."
+    )
 
 
 def _training(

@@ -14,9 +14,11 @@ from lora_bench.execute.run_suite import Silent
 from lora_bench.fleet.find_groups import find_groups
 from lora_bench.fleet.fleet_report import answer
 from lora_bench.fleet.judge_fleet import RIVALS, FleetResult, GroupResult, OwnLess
+from lora_bench.fleet.serve_fleet import Served, serve_fleet
 from lora_bench.fleet.train_fleet import FleetPlan, train_fleet
 from lora_bench.kinds.support.table_view import LookOptions
 from lora_bench.records.store import read_records
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import look
 from tests.project import BAD, GOOD, WORDS, write_model
 
@@ -120,6 +122,17 @@ def test_own_adapters_beat_a_shared_one_where_a_word_means_another_thing_to_each
         and "Customer 3 &amp; Co." in page
         and "lora-bench fleet tickets.csv --label queue --by customer" in page
     )
+    # All answer together in mixed batches as each did alone; with the weights of another, some do not.
+    tests = sum(int(row["test_rows"]) for row in found)
+    assert f"The 4 adapters, up to 64 at a time on one base model, answered the {tests} test rows" in page
+    assert "every answer is the one that the adapter's own run gave" in page
+    suite, folder = load_suite("tickets-fleet.yaml"), project / "runs" / "tickets-fleet"
+    assert serve_fleet(suite, read_records(folder), folder) == Served(4, tests, 0)
+    first, second = (folder / found[at]["run_own"] / "weights" / "adapter_model.safetensors" for at in (0, 1))
+    whole = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    assert serve_fleet(suite, read_records(folder), folder).others > 0
+    first.write_bytes(whole)
     # Each can be scored on the rows of another, by its own name.
     rows = "rows: {customer: ['Customer 0 & Co.']}"
     split = "split: {train: 0.6, selection: 0.1, test: 0.3}"
