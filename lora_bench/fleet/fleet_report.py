@@ -105,6 +105,8 @@ def _mean(mean: float, interval: Interval | None) -> str:
 
 def _counted(result: FleetResult, rival: Rival) -> str:
     better, worse = (len(result.verdicts(rival, verdict)) for verdict in ("better", "worse"))
+    if not better and not worse:
+        return "for no group alone is a difference shown"
     return f"shown for {plural(better, 'group')}, the reverse for {worse}"
 
 
@@ -197,7 +199,8 @@ def _served(served: Served) -> str:
     alike = "every answer is" if not served.others else f"all answers but {served.others:,} are"
     return (
         f"The {served.adapters:,} adapters, up to {SLOTS} at a time on one base model, answered the {served.rows:,} test rows "
-        f"in batches with an adapter for each row, by `mix_adapters`: {alike} the one that the adapter's own run gave."
+        f"in batches with an adapter for each row, by `mix_adapters`: {alike} that of the adapter alone, and logits differ by "
+        f"{served.difference:.1g} at most, in float32."
     )
 
 
@@ -211,6 +214,7 @@ def _training(
         "the best mean score, and the middle number of examples that its runs saw until they stopped rising. "
         + "; ".join(
             f"{code(method)} {learning_rate(rate)} of {', '.join(_tried(rule, method))}, {rule.examples[method]:,} examples"
+            f"{_capped(rule.capped[method])}"
             for method, rate in rule.rates.items()
             if method != SHARED
         )
@@ -220,7 +224,8 @@ def _training(
     examples = "" if seen is None else f"; it saw {seen:,} examples"
     yield (
         f"*The shared adapter*: rate {learning_rate(shared.spec.training.learning_rate)} of "
-        f"{', '.join(_tried(rule, SHARED))}, tried on the rows of that sample together{examples} of "
+        f"{', '.join(_tried(rule, SHARED))}, tried on the rows of that sample together{examples}"
+        f"{' and had not stopped rising' if shared.plateau is not None and shared.plateau.by == 'cap' else ''}, of "
         f"{sum(groups.train.values()):,} training rows."
     )
     stored = sum(record.weights.stored_bytes for record in own if record.weights is not None)
@@ -231,6 +236,10 @@ def _training(
         f"training; the shared one has {mebibytes(one)} MiB."
     )
     yield f"*Base model*: {inert(shared.spec.model.shown)}. `fleet.csv` beside this page has the run ids."
+
+
+def _capped(runs: int) -> str:
+    return f" ({plural(runs, 'run')} had not stopped rising at the most examples)" if runs else ""
 
 
 def _tried(rule: FleetRule, method: str) -> list[str]:

@@ -1,13 +1,13 @@
-"""Serve a trained fleet: many adapters on one base model answer all test rows in mixed batches, and are held to their own runs.
+"""Serve a trained fleet: many adapters on one base model answer all test rows in mixed batches, and are held to each alone.
 
-A fleet is served as `docs/how-to/many-adapters.md` says, so its page can state that its adapters answer together as each did
-alone.
+Float32 throughout, so that a difference is one of the ways to answer and not of rounding.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -15,13 +15,12 @@ from torch import Tensor
 
 from lora_bench.fleet.train_fleet import ADAPTER
 from lora_bench.kinds.exercises import exercise
-from lora_bench.kinds.exercises.predicting import EVALUATION_BATCH, autocast, evaluating, predict_in_order
+from lora_bench.kinds.exercises.predicting import EVALUATION_BATCH, evaluating, predict_in_order
 from lora_bench.models.loading import load_rounded, load_tokenizer
-from lora_bench.models.read_position import read_alone
 from lora_bench.records.kept_adapter import checked_adapter
 from lora_bench.records.record import Record
 from lora_bench.records.spec import PlannedSpec
-from lora_bench.records.store import RunFolder, answers_in
+from lora_bench.records.store import RunFolder
 from lora_bench.suite.load_suite import Suite
 from lora_bench.tasks import load_data
 from lora_bench.training.predict import seed_of
@@ -35,11 +34,15 @@ SLOTS = 64
 
 @dataclass(frozen=True)
 class Served:
-    """Answers of *adapters* to *rows* in mixed batches; *others* are not those of the adapter's own run."""
+    """Answers of *adapters* to *rows* in mixed batches: *others* are not those of the adapter alone.
+
+    *difference* is the greatest of a logit.
+    """
 
     adapters: int
     rows: int
     others: int
+    difference: float
 
 
 def serve_fleet(suite: Suite, records: Sequence[Record], folder: Path) -> Served:
@@ -47,55 +50,59 @@ def serve_fleet(suite: Suite, records: Sequence[Record], folder: Path) -> Served
     kept = [
         record
         for record in records
-        if record.spec.method.label == ADAPTER and record.judged_score is not None and _weights(folder, record).is_dir()
+        if record.spec.method.label == ADAPTER and RunFolder(folder / record.run_id).weights.is_dir()
     ]
-    others = [_wave(suite, kept[start : start + SLOTS], folder) for start in range(0, len(kept), SLOTS)]
-    return Served(len(kept), sum(len(wave) for wave in others), sum(sum(wave) for wave in others))
+    if not kept:
+        return Served(0, 0, 0, 0.0)
+    waves = [_wave(suite, kept[start : start + SLOTS], folder) for start in range(0, len(kept), SLOTS)]
+    mixed, alone = (torch.cat(logits) for logits in zip(*waves, strict=True))
+    return Served(
+        adapters=len(kept),
+        rows=len(mixed),
+        others=int((mixed.argmax(-1) != alone.argmax(-1)).sum()),
+        difference=float((mixed - alone).abs().max()),
+    )
 
 
-def _wave(suite: Suite, records: Sequence[Record], folder: Path) -> list[bool]:
-    """Return for each test row of some groups whether its answer is another than that of its adapter's run."""
+def _wave(suite: Suite, records: Sequence[Record], folder: Path) -> tuple[Tensor, Tensor]:
+    """Return the logits of the test rows of some groups, shape (rows, labels), in mixed batches and by each adapter alone."""
     tasks = {task.task: (task, place) for task, place in suite.tasks}
-    recorded = answers_in(folder, records)
     spec = PlannedSpec.model_validate(records[0].spec.model_dump())
     base = base_for(spec)
     tokenizer = load_tokenizer(base)
     made = exercise(tasks[spec.task.name][0], tokenizer, spec, seed_of(spec))
-    examples: list[dict[str, Any]] = []
-    expected: list[Any] = []
+    loaded: Any = load_rounded(base, spec, "classification")
+    loaded.config.pad_token_id = tokenizer.pad_token_id
     model: Any = None
+    of_slot: list[list[dict[str, Any]]] = []
     for slot, record in enumerate(records):
-        weights = _weights(folder, record)
+        weights = RunFolder(folder / record.run_id).weights
         checked_adapter(weights)
         if model is None:
-            loaded = load_rounded(base, spec, "classification")
-            loaded.config.pad_token_id = tokenizer.pad_token_id
-            model = PeftModel.from_pretrained(cast(Any, loaded), str(weights), adapter_name=_name(slot))
+            model = PeftModel.from_pretrained(loaded, str(weights), adapter_name=_name(slot))
         else:
             model.load_adapter(str(weights), _name(slot))
-        answers = recorded(record.run_id)
-        assert answers is not None, "a run with a score has answers"
-        split = load_data(*tasks[record.spec.task.name]).splits["test"]
-        questions, _ = made.questions(split)
-        examples += [{**question, "slot": slot} for question in questions]
-        expected += answers.predictions
-    if spec.training.last_layer == "read_position":
-        read_alone(model, base.model_type)
+        questions, _ = made.questions(load_data(*tasks[record.spec.task.name]).splits["test"])
+        of_slot.append([{**question, "slot": slot} for question in questions])
     mix_adapters(model).to(device_of_runs())
 
-    def logits_of(batch: Mapping[str, Tensor]) -> Tensor:
+    def logits_of(batch: Mapping[str, Tensor], *, mixed: bool) -> Tensor:
         inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "slot"}
-        found: Tensor = model(**inputs, adapter_names=[_name(slot) for slot in batch["slot"].tolist()]).logits
+        names = {"adapter_names": [_name(slot) for slot in batch["slot"].tolist()]} if mixed else {}
+        found: Tensor = model(**inputs, **names).logits
         return found
 
+    def answers(questions: list[dict[str, Any]], *, mixed: bool) -> Tensor:
+        return predict_in_order(partial(logits_of, mixed=mixed), questions, made.collate, EVALUATION_BATCH)
+
     torch.set_num_threads(spec.training.threads)
-    with evaluating(model), autocast(model, spec):
-        answered = predict_in_order(logits_of, examples, made.collate, EVALUATION_BATCH).argmax(-1).tolist()
-    return [got != own for got, own in zip(answered, expected, strict=True)]
-
-
-def _weights(folder: Path, record: Record) -> Path:
-    return RunFolder(folder / record.run_id).weights
+    with evaluating(model):
+        together = answers([question for questions in of_slot for question in questions], mixed=True)
+        alone = []
+        for slot, questions in enumerate(of_slot):
+            model.set_adapter(_name(slot))
+            alone.append(answers(questions, mixed=False))
+    return together, torch.cat(alone)
 
 
 def _name(slot: int) -> str:

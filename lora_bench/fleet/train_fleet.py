@@ -25,6 +25,7 @@ from lora_bench.execute.progress import Display
 from lora_bench.execute.run_suite import run_suite
 from lora_bench.fleet.find_groups import TableGroups
 from lora_bench.records.record import Record
+from lora_bench.records.spec import Precision
 from lora_bench.suite.entries import names_by_value
 from lora_bench.suite.from_table import BATCH, name_of, refuse_another, tokens_of
 from lora_bench.suite.load_suite import load_suite
@@ -40,18 +41,19 @@ SAMPLE = 16
 TOGETHER = "-sample-together"
 MOST_EXAMPLES = 3_200
 # Groups are small: a score of their selection rows costs little, and comes often enough to see a plateau in 200 steps. Of the
-# shared adapter it costs more.
-SELECTION_EVERY, SHARED_SCORES = 10, 20
+# shared adapter it costs more, and some ten of its scores tell a plateau.
+SELECTION_EVERY, SHARED_SCORES = 10, 40
 
 
 @dataclass(frozen=True)
 class FleetPlan:
-    """A fleet to train: the groups of a table, the base model, and the most examples that an adapter sees."""
+    """A fleet to train: the groups of a table, the base model, the most examples that an adapter sees, and their precision."""
 
     seen: TableFacts
     groups: TableGroups
     model: str
     most_examples: int = MOST_EXAMPLES
+    precision: Precision = "float32"
 
     @property
     def name(self) -> str:
@@ -128,7 +130,11 @@ class FleetPlan:
             refuse_another(file, self.seen.file, given)
             say(f"{file} is there already and is used as it is; delete it to begin anew")
             return
-        training: dict[str, Any] = {"batch_size": BATCH, "max_length": tokens_of(self.seen)}
+        training: dict[str, Any] = {
+            "batch_size": BATCH,
+            "max_length": tokens_of(self.seen),
+            "precision": self.precision,
+        }
         training |= {"order": "grouped", "masks": "keyed", "last_layer": "read_position"}
         whole = {"suite": file.stem, **content, "models": [self.model], "training": training}
         text = "# Written by lora-bench fleet; every line can be edited, and docs/suites.md has every key.\n"
@@ -146,12 +152,14 @@ class FleetRule:
         examples: Examples that the middle run at that rate saw.
         scores: Mean selection score of each rate over the sample; None where a run of it failed.
         sample: Names of the tasks of the sample.
+        capped: Runs at the chosen rate that ended by the cap and not by a plateau.
     """
 
     rates: Mapping[str, float]
     examples: Mapping[str, int]
     scores: Mapping[str, Mapping[float, float | None]]
     sample: Sequence[str]
+    capped: Mapping[str, int]
 
 
 def rule_of(records: Sequence[Record]) -> FleetRule:
@@ -163,7 +171,7 @@ def rule_of(records: Sequence[Record]) -> FleetRule:
         of_method = found.setdefault(SHARED if together else record.spec.method.label, {})
         of_method.setdefault(record.spec.training.learning_rate, []).append(record)
     scores = {method: {rate: _mean(tried) for rate, tried in sorted(rates.items())} for method, rates in found.items()}
-    chosen, examples = {}, {}
+    chosen, examples, capped = {}, {}, {}
     for method, of_rates in scores.items():
         known = {rate: score for rate, score in of_rates.items() if score is not None}
         if not known:
@@ -171,8 +179,10 @@ def rule_of(records: Sequence[Record]) -> FleetRule:
         chosen[method] = max(known, key=lambda rate: (known[rate], -rate))
         lengths = [_length(record) for record in found[method][chosen[method]]]
         examples[method] = statistics.median_high(lengths)
+        ends = [record.plateau for record in found[method][chosen[method]]]
+        capped[method] = sum(end is not None and end.by == "cap" for end in ends)
     names = dict.fromkeys(record.spec.task.name for record in records)
-    return FleetRule(chosen, examples, scores, [name for name in names if not name.endswith(TOGETHER)])
+    return FleetRule(chosen, examples, scores, [name for name in names if not name.endswith(TOGETHER)], capped)
 
 
 def _mean(records: Sequence[Record]) -> float | None:

@@ -14,12 +14,13 @@ from lora_bench.execute.run_suite import Silent
 from lora_bench.fleet.find_groups import find_groups
 from lora_bench.fleet.fleet_report import answer
 from lora_bench.fleet.judge_fleet import RIVALS, FleetResult, GroupResult, OwnLess
-from lora_bench.fleet.serve_fleet import Served, serve_fleet
+from lora_bench.fleet.serve_fleet import serve_fleet
 from lora_bench.fleet.train_fleet import FleetPlan, train_fleet
 from lora_bench.kinds.support.table_view import LookOptions
 from lora_bench.records.store import read_records
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import look
+from lora_bench.tuners import mix_adapters
 from tests.project import BAD, GOOD, WORDS, write_model
 
 COMMAND = [
@@ -97,8 +98,19 @@ def project(tmp_path, monkeypatch):
     return folder
 
 
+def confused(model):
+    """A model whose batches give each row the adapter of another row."""
+    forward = mix_adapters(model).forward
+
+    def turned(*args, adapter_names=None, **kwargs):
+        return forward(*args, adapter_names=adapter_names and adapter_names[::-1], **kwargs)
+
+    model.forward = turned
+    return model
+
+
 @pytest.mark.slow
-def test_own_adapters_beat_a_shared_one_where_a_word_means_another_thing_to_each_group(project, capsys):
+def test_own_adapters_beat_a_shared_one_where_a_word_means_another_thing_to_each_group(project, capsys, monkeypatch):
     write_table(project / "tickets.csv", own_words=True)
     assert main([*COMMAND, "--examples", "1280"]) == 0
     said = capsys.readouterr().out
@@ -122,17 +134,16 @@ def test_own_adapters_beat_a_shared_one_where_a_word_means_another_thing_to_each
         and "Customer 3 &amp; Co." in page
         and "lora-bench fleet tickets.csv --label queue --by customer" in page
     )
-    # All answer together in mixed batches as each did alone; with the weights of another, some do not.
+    # All answer together in mixed batches as each does alone; batches that confuse adapters are seen.
     tests = sum(int(row["test_rows"]) for row in found)
     assert f"The 4 adapters, up to 64 at a time on one base model, answered the {tests} test rows" in page
-    assert "every answer is the one that the adapter's own run gave" in page
+    assert "every answer is that of the adapter alone" in page
     suite, folder = load_suite("tickets-fleet.yaml"), project / "runs" / "tickets-fleet"
-    assert serve_fleet(suite, read_records(folder), folder) == Served(4, tests, 0)
-    first, second = (folder / found[at]["run_own"] / "weights" / "adapter_model.safetensors" for at in (0, 1))
-    whole = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    assert serve_fleet(suite, read_records(folder), folder).others > 0
-    first.write_bytes(whole)
+    served = serve_fleet(suite, read_records(folder), folder)
+    assert (served.adapters, served.rows, served.others) == (4, tests, 0) and served.difference < 1e-5
+    with monkeypatch.context() as patch:
+        patch.setattr("lora_bench.fleet.serve_fleet.mix_adapters", confused)
+        assert serve_fleet(suite, read_records(folder), folder).others > 0
     # Each can be scored on the rows of another, by its own name.
     rows = "rows: {customer: ['Customer 0 & Co.']}"
     split = "split: {train: 0.6, selection: 0.1, test: 0.3}"
