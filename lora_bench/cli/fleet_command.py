@@ -9,7 +9,7 @@ from lora_bench.cli.commands import options_of, terminal
 from lora_bench.cli.help import DONE, SOME_FAILED
 from lora_bench.execute.progress import display
 from lora_bench.kinds.support.table_view import LookOptions
-from lora_bench.plan.fit_minutes import DEFAULT_MODEL
+from lora_bench.plan.fit_minutes import DEFAULT_MODEL, worthwhile_bfloat16
 from lora_bench.report.text import unmarked
 from lora_bench.tasks.look import look
 from lora_bench.util.redaction import message
@@ -35,7 +35,7 @@ def fleet(arguments: argparse.Namespace) -> int:
         f"--{name.replace('_', '-')}": getattr(arguments, name)
         for name in ("text", "text_pair", "label", "split", "group", "by", "model")
     }
-    planned = FleetPlan(seen, groups, arguments.model or DEFAULT_MODEL, arguments.examples, arguments.precision)
+    planned = FleetPlan(seen, groups, arguments.model or DEFAULT_MODEL, arguments.examples, worthwhile_bfloat16())
     if arguments.dry_run:
         planned.write_rates(lambda said: print(message(said)), given)
         print(f"next: lora-bench plan {shlex.quote(str(planned.file('rates')))}, or this command without --dry-run")
@@ -47,7 +47,6 @@ def fleet(arguments: argparse.Namespace) -> int:
     result = judge_fleet(arguments.by, suites, records, folders)
     options = [part for name, value in given.items() if value is not None for part in (name, value)]
     words = ["lora-bench", "fleet", arguments.table.name, *options, "--examples", str(arguments.examples)]
-    words += ["--precision", arguments.precision] if arguments.precision != "float32" else []
     served = serve_fleet(suites["fleet"], records["fleet"], folders["fleet"])
     rule = rule_of(records["rates"])
     written = write_fleet(folders["fleet"], result, groups, rule, records, served, shlex.join(words))

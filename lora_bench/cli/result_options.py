@@ -49,8 +49,6 @@ def add_try(commands: Commands, parse: Parse) -> None:
     fleet.what.takes("--by", "COLUMN", "column whose values get an adapter each, 4 to 1,000 of them", required=True)
     most = "examples that an adapter sees, at most (default: 3200)"
     fleet.what.takes("--examples", "N", most, type=options.positive, default=3200)
-    arithmetic = "float32 (default), or bfloat16 where the machine multiplies it faster"
-    fleet.what.takes("--precision", "TYPE", arithmetic, choices=["float32", "bfloat16"], default="float32")
     options.runs_option(fleet)
     fleet.where.takes("--workers", "N", "runs at once (default: from cores, GPUs and memory)", type=options.count)
     fleet.how.flag("--dry-run", "write the suite that tries learning rates, and train nothing")

@@ -83,10 +83,9 @@ def draft_suite(seen: TableFacts, folder: Path, *, model: str = DEFAULT_MODEL, m
     """
     begun = time.monotonic()
     methods = tuple(rates_of(large=False))
-    gain = 1.0 if cuda_devices() else bfloat16_gain()
     draft = Draft(
         seen, model, methods, 1, 1, PROBED_EXAMPLES, plateau=False, large=False, minutes=minutes,
-        bfloat16_gain=gain if gain >= LEAST_GAIN else None,
+        bfloat16_gain=worthwhile_bfloat16(),
     )  # fmt: skip
     plan = _plan_of(draft, folder)
     counts = {cell.job.spec.method.label: cell.fit.parameters for cell in plan.cells if cell.reason is None}
@@ -117,6 +116,12 @@ def draft_suite(seen: TableFacts, folder: Path, *, model: str = DEFAULT_MODEL, m
         folds=design.folds_of(seen),
     )
     return chosen if chosen.folds is None or _deals_out(chosen, folder) else replace(chosen, folds=None)
+
+
+def worthwhile_bfloat16() -> float | None:
+    """Return how many times as fast this machine trains in bfloat16; None on a GPU, or if that is not worth its rounding."""
+    gain = 1.0 if cuda_devices() else bfloat16_gain()
+    return gain if gain >= LEAST_GAIN else None
 
 
 class _Costs:
