@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 
 from lora_bench.fleet.train_fleet import ADAPTER
@@ -23,6 +22,7 @@ from lora_bench.records.spec import PlannedSpec
 from lora_bench.records.store import RunFolder
 from lora_bench.suite.load_suite import Suite
 from lora_bench.tasks import load_data
+from lora_bench.training.kept_weights import open_adapter
 from lora_bench.training.predict import seed_of
 from lora_bench.training.prepare import device_of_runs
 from lora_bench.training.winner import base_for
@@ -77,10 +77,10 @@ def _wave(suite: Suite, records: Sequence[Record], folder: Path) -> tuple[Tensor
     of_slot: list[list[dict[str, Any]]] = []
     for slot, record in enumerate(records):
         weights = RunFolder(folder / record.run_id).weights
-        checked_adapter(weights)
         if model is None:
-            model = PeftModel.from_pretrained(loaded, str(weights), adapter_name=_name(slot))
+            model = open_adapter(loaded, weights)
         else:
+            checked_adapter(weights)
             model.load_adapter(str(weights), _name(slot))
         questions, _ = made.questions(load_data(*tasks[record.spec.task.name]).splits["test"])
         of_slot.append([{**question, "slot": slot} for question in questions])
@@ -106,4 +106,4 @@ def _wave(suite: Suite, records: Sequence[Record], folder: Path) -> tuple[Tensor
 
 
 def _name(slot: int) -> str:
-    return f"{slot:03}"
+    return "default" if slot == 0 else f"{slot:03}"  # PEFT's name for the first
