@@ -40,7 +40,7 @@ SAMPLE = 16
 TOGETHER = "-sample-together"
 MOST_EXAMPLES = 3_200
 # Groups are small: a score of their selection rows costs little, and comes often enough to see a plateau in 200 steps. Of the
-# shared adapter it costs more, and some ten of its scores tell a plateau.
+# shared adapter it costs more.
 SELECTION_EVERY, SHARED_SCORES = 10, 40
 
 
@@ -105,7 +105,8 @@ class FleetPlan:
             "seeds": [0],
             "keep_weights": "last",
             "selection_every": max(SELECTION_EVERY, most // (SHARED_SCORES * BATCH)),
-            "budget": {"train_examples": {"until": "plateau", "at_most": most}, **tuned},
+            # Scores of all groups' selection rows vary less than those of one, so fewer tell a plateau.
+            "budget": {"train_examples": {"until": "plateau", "at_most": most, "patience": 3}, **tuned},
         }
         fleet = {
             "about": f"An adapter and a linear probe for each {self.groups.column} of {self.seen.file.name}.",

@@ -158,7 +158,7 @@ def count_method(method: Method, base_model: BaseModel, kind: KindName, labels: 
 
 @dataclass(frozen=True)
 class _Counting:
-    """Counts methods on a base model that has shapes and no weights."""
+    """Counts methods on a base model, by its shapes where they are enough."""
 
     base_model: BaseModel
     kind: KindName
@@ -180,9 +180,18 @@ class _Counting:
         return saved_bytes(method.apply(model, head=head))
 
     def _counted(self, method: Method) -> CountedParameters:
+        try:
+            return self._counted_on(method, on_meta=True)
+        except UnsupportedPair as refusal:
+            # Some methods of PEFT read the base model's weights, and shapes have none.
+            if not isinstance(refusal.__cause__, NotImplementedError):
+                raise
+        return self._counted_on(method, on_meta=False)
+
+    def _counted_on(self, method: Method, *, on_meta: bool) -> CountedParameters:
         from lora_bench.training.measure.counters import count_parameters
 
-        model, head = load_model(self.base_model, kind=self.kind, labels=self.labels, on_meta=True)
+        model, head = load_model(self.base_model, kind=self.kind, labels=self.labels, on_meta=on_meta)
         total = sum(weight.numel() for weight in model.parameters())
         with in_a_sentence(f"{method.name} cannot be put on model {self.base_model.name!r}"):
             return count_parameters(method.apply(model, head=head), head=head, total=total)

@@ -1,11 +1,16 @@
 """What planning does once and no more, whatever the number of runs: one fit for each method, base model and target."""
 
+from pathlib import Path
+
 import pytest
 
+from lora_bench.methods.peft import Peft
+from lora_bench.models.registry import find_model
 from lora_bench.plan import size_fitting as fitting
 from lora_bench.plan.make_plan import make_plan
+from lora_bench.records.budget import Budget
 from lora_bench.suite.load_suite import load_suite
-from tests.project import SUITE, write_data, write_project
+from tests.project import SUITE, write_data, write_model, write_project
 
 TWO_TASKS = """\
 tasks:
@@ -61,3 +66,12 @@ def test_the_id_of_a_planned_run_is_that_of_its_content(tmp_path):
         again = type(spec).model_validate_json(spec.model_dump_json())
         assert again == spec and again.run_id == cell.job.run_id == cell.job.folder.path.name
         assert cell.job.command.endswith(f"--only {spec.run_id}")
+
+
+def test_a_method_that_reads_the_weights_of_the_base_model_is_counted(tmp_path):
+    base = find_model(str(write_model(tmp_path / "base")), base=Path())
+    method = Peft(type="SHIRA", targets=("query",), size_option="r", size_value=2)
+    fit = fitting.count_method(method, base, "classification", 2, Budget(train_examples=16))
+    # As many weights of each matrix as LoRA of that rank would add to it.
+    assert fit.reason is None and fit.shape is not None and fit.parameters is not None
+    assert fit.parameters.adapter == fit.shape.layers * 2 * (fit.shape.width + fit.shape.width)
