@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 from lora_bench.cli.help import DONE
-from lora_bench.errors import BadInput
+from lora_bench.errors import BadInput, LoraBenchError, refuse
 from lora_bench.exchange import adapters
 from lora_bench.exchange import export as export_records
 from lora_bench.exchange.peft_results import import_results
+from lora_bench.exchange.peft_results.experiments import import_experiments
 from lora_bench.exchange.peft_results.history_page import history_page
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.baseline_folder import keep_baseline, make_runs_folder
@@ -17,6 +18,7 @@ from lora_bench.report.blocks import answers, to_markdown
 from lora_bench.report.html import PageFacts, render_page
 from lora_bench.report.sections.compare_runs import RunSet, hold_against, two_sets_page
 from lora_bench.report.text import unmarked
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.util.redaction import message
 
 
@@ -84,4 +86,21 @@ def import_peft_results(arguments: argparse.Namespace) -> int:
         print(page)
     if imported.faults:
         raise BadInput(imported.faults)
+    return DONE
+
+
+def import_peft_experiments(arguments: argparse.Namespace) -> int:
+    """Write the suite that runs PEFT's experiments."""
+    folder: Path = arguments.folder
+    out: Path = arguments.out or Path(f"peft-{folder.resolve().name}.yaml")
+    suite = import_experiments(folder, out, task=arguments.task, model=arguments.model)
+    try:
+        load_suite(out)
+    except LoraBenchError:
+        out.unlink()
+        raise
+    print(*map(message, suite.notes), sep="\n", end="\n" if suite.notes else "")
+    why = f" ({suite.base.why})" if suite.base.why else ""
+    print(message(f"{out}: {len(suite.entries)} of {suite.count} experiments, on {suite.base.name}{why}"))
+    refuse(suite.faults)
     return DONE

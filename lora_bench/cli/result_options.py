@@ -242,9 +242,9 @@ def add_exchange(commands: Commands) -> None:
     exports.output.takes(
         "--to",
         "FORMAT",
-        "csv, parquet, json, mlflow or trackio; baseline (two files) or runs (a folder a run)",
+        "csv, parquet, json, mlflow or trackio; baseline (two files), runs (a folder a run), or peft-results (PEFT's)",
         required=True,
-        choices=["csv", "parquet", "json", "mlflow", "trackio", "baseline", "runs"],
+        choices=["csv", "parquet", "json", "mlflow", "trackio", "baseline", "runs", "peft-results"],
     )
 
     verbs = add_verbs(
@@ -264,6 +264,20 @@ def add_exchange(commands: Commands) -> None:
     peft_results.what.takes("folder", "DIR", "method_comparison, or a folder in it", type=Path)
     runs_option(peft_results, "peft-results/RUN_ID")
     peft_results.what.flag("--history", "read results of all dates in the git history of DIR; writes history.md")
+
+    experiments = add_command(
+        verbs,
+        "peft-experiments FOLDER",
+        "write the suite that runs the experiments of PEFT's method_comparison here",
+        "lora-bench import peft-experiments peft/method_comparison/MetaMathQA",
+        "exchange_commands:import_peft_experiments",
+        more="What a suite cannot say is a line that names the experiment and the key.",
+    )
+    experiments.what.takes("folder", "FOLDER", "folder with experiments/ and default_training_params.json", type=Path)
+    experiments.what.takes("--task", "TASK", "task to run them on, by name (default: sst2)", default="sst2")
+    on = "base model (default: theirs if it is a local folder or on a hub that answers, else minilm-l6-roberta)"
+    experiments.what.takes("--model", "MODEL", on)
+    experiments.where.takes("--out", "FILE", "suite to write (default: ./peft-FOLDER.yaml)", type=Path)
 
     adapter = add_command(
         verbs,

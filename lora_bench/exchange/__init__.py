@@ -1,4 +1,4 @@
-"""Export records to other formats: tables for spreadsheets and data frames, or runs of an experiment tracker.
+"""Export records to other formats: tables, runs of an experiment tracker, or result files of PEFT's benchmark.
 
 An export has every number of a record, failed runs included, under the names of `lora_bench.report.frames.record_frame`.
 Nothing is computed or rounded.
@@ -12,19 +12,23 @@ from lora_bench.errors import unknown
 from lora_bench.records.record import Record
 from lora_bench.report.model.report import Report
 
-FILES, TRACKERS = ("csv", "parquet", "json"), ("mlflow", "trackio")
+FILES, TRACKERS, PEFT_RESULTS = ("csv", "parquet", "json"), ("mlflow", "trackio"), "peft-results"
 
 
 def export(records: Sequence[Record], to: str, *, beside: Path, out: str | None = None) -> str:
-    """Write *records* in the format *to*, one of `FILES` and `TRACKERS`. Return a sentence about what was written and where.
+    """Write *records* in the format *to*: one of `FILES` or `TRACKERS`, or `PEFT_RESULTS`. Return a sentence about it.
 
-    *out* is a file, by default *beside*; for "trackio" a folder; for "mlflow" a folder or tracking URI. Raise LoraBenchError if
-    the format is unknown, its package is not installed, or a tracker refuses.
+    *out* is a file, by default *beside*; for "trackio" and `PEFT_RESULTS` a folder; for "mlflow" a folder or tracking URI.
+    Raise LoraBenchError if the format is unknown, its package is not installed, or a tracker refuses.
     """
     if to in TRACKERS:
         return str(pkgutil.resolve_name(f"lora_bench.exchange.to_{to}:to_{to}")(records, out))
+    if to == PEFT_RESULTS:
+        from lora_bench.exchange.peft_results.export_results import to_peft_results
+
+        return to_peft_results(records, Path(out) if out is not None else beside / to)
     if to not in FILES:
-        raise unknown("format", to, (*FILES, *TRACKERS))
+        raise unknown("format", to, (*FILES, *TRACKERS, PEFT_RESULTS))
     from lora_bench.exchange.table_files import write_tables
 
     path = Path(out) if out is not None else beside

@@ -91,7 +91,7 @@ def test_a_command_that_lacks_its_second_word_shows_its_help(name, capsys):
         ),
         (
             ["export", "runs", "--to", "cvs"],
-            "must be one of csv, parquet, json, mlflow, trackio, baseline, runs, got 'cvs'; did you mean 'csv'?",
+            "must be one of csv, parquet, json, mlflow, trackio, baseline, runs, peft-results, got 'cvs'; did you mean 'csv'?",
         ),
         (["run"], "lora-bench run: the following arguments are required: SUITE\nsee: lora-bench run --help"),
         (["baseline", "acept", "x"], "lora-bench baseline: unknown command 'acept'; did you mean 'accept'?"),

@@ -4,12 +4,22 @@ import json
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 # Limits of a table; a file may come from an untrusted source.
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Metrics = dict[str, JsonValue]
+
+NOT_MEASURED = -1
+"""What stands in our exports for a number that their table needs and nobody measured; no measurement is negative."""
+
+
+def _measured(value: Any) -> Any:
+    return None if value == NOT_MEASURED and not isinstance(value, bool) else value
+
+
+Measured = BeforeValidator(_measured)
 
 
 class ResultPart(BaseModel):
@@ -51,10 +61,10 @@ class RunInfo(ResultPart):
 class TrainInfo(ResultPart):
     """Results of the run. Every entry of `metrics` names its step; the last one has the scores on the test split."""
 
-    accelerator_memory_max: Whole | None = None
-    train_time: float | None = None
+    accelerator_memory_max: Annotated[Whole | None, Measured] = None
+    train_time: Annotated[float | None, Measured] = None
     file_size: Count | None = None
-    num_trainable_params: Count | None = None
+    num_trainable_params: Annotated[Count | None, Measured] = None
     num_total_params: Count | None = None
     status: Literal["success", "canceled", "failed"]
     metrics: list[Metrics]
