@@ -21,8 +21,8 @@ from lora_bench.fleet.judge_fleet import (
 from lora_bench.fleet.serve_fleet import SLOTS, Served
 from lora_bench.fleet.train_fleet import ADAPTER, SHARED, FleetRule
 from lora_bench.records.record import Record
-from lora_bench.report.blocks import Block, Commands, Fold, Heading, Lead, TextList, TextTable, to_markdown
-from lora_bench.report.html import PageFacts, render_page
+from lora_bench.report.blocks import Block, Commands, Fold, Heading, Lead, TextList, TextTable
+from lora_bench.report.html import page_files
 from lora_bench.report.text import (
     MISSING,
     code,
@@ -33,7 +33,6 @@ from lora_bench.report.text import (
     plural,
     points,
     probability,
-    unmarked,
 )
 from lora_bench.stats.estimate import Interval
 from lora_bench.util.atomic_files import write_atomic
@@ -53,8 +52,7 @@ def write_fleet(
     """Write the page as Markdown and HTML and the table as CSV into *folder*; return the files."""
     blocks = [*fleet_page(result, groups, rule, records, served, command)]
     files = {
-        "fleet.md": to_markdown(blocks).encode("utf-8"),
-        "fleet.html": render_page(blocks, {}, PageFacts(description=unmarked(answer(result)))).encode("utf-8"),
+        **page_files("fleet", blocks),
         "fleet.csv": to_csv(pandas.DataFrame([_line(group) for group in result.groups])),
     }
     for name, content in files.items():

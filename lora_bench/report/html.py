@@ -27,8 +27,9 @@ from lora_bench.report.blocks import (
     TextList,
     TextTable,
     anchor,
+    to_markdown,
 )
-from lora_bench.report.text import plain
+from lora_bench.report.text import plain, unmarked
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -70,6 +71,13 @@ def render_page(blocks: Sequence[Block], figures: Mapping[str, bytes], facts: Pa
     first, body = page.show(blocks[:start]), page.show(blocks[start:])
     shown = f'<section class="answer">\n{first}</section>\n{body}'
     return frame(page.title, shown, facts or PageFacts())
+
+
+def page_files(name: str, blocks: Sequence[Block]) -> dict[str, bytes]:
+    """Return a page that has a Lead and no figures as Markdown and HTML, by file name."""
+    lead = next(block.text for block in blocks if isinstance(block, Lead))
+    page = render_page(blocks, {}, PageFacts(description=unmarked(lead)))
+    return {f"{name}.md": to_markdown(blocks).encode("utf-8"), f"{name}.html": page.encode("utf-8")}
 
 
 def frame(title: str, shown: str, facts: PageFacts | None = None) -> str:
