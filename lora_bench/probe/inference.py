@@ -68,7 +68,7 @@ def inference(
             try:
                 batch = _inputs(adapted, make_batch(rows, length))
                 calls = {state: functools.partial(model, **batch) for state, model in models.items()}
-                seconds = time_in_turn(calls, device, window)
+                seconds = time_in_turn(calls, functools.partial(time_passes, device=device), window)
                 if "merged" in models and difference is None:
                     both = [models[state](**batch)[0] for state in ("adapted", "merged")]
                     difference = float((both[0] - both[1]).abs().max())
@@ -93,16 +93,19 @@ def inference(
 
 
 def time_in_turn(
-    calls: Mapping[NameT, Callable[[], object]], device: torch.device, window: Window
+    calls: Mapping[NameT, Callable[[], object]],
+    clock: Callable[[Callable[[], object]], float],
+    window: Window,
+    warmup: int = WARMUP_PASSES,
 ) -> dict[NameT, list[float]]:
-    """Return the seconds of each call; the functions are called in turn until the window is over, after a warm-up."""
+    """Return the seconds of each call by *clock*; the functions are called in turn until the window is over."""
     seconds: dict[NameT, list[float]] = {name: [] for name in calls}
 
     def one_of_each() -> None:
         for name, call in calls.items():
-            seconds[name].append(time_passes(call, device))
+            seconds[name].append(clock(call))
 
-    for _ in range(WARMUP_PASSES):
+    for _ in range(warmup):
         one_of_each()
     for timed in seconds.values():
         timed.clear()
@@ -155,7 +158,8 @@ def _mixed_batch(
     mix_adapters(adapted).add_adapter(SECOND, adapted.peft_config[first])
     adapted.to(device)
     one = functools.partial(adapted, **batch)
-    seconds = time_in_turn({"mixed": functools.partial(one, adapter_names=names), "one": one}, device, window)
+    calls = {"mixed": functools.partial(one, adapter_names=names), "one": one}
+    seconds = time_in_turn(calls, functools.partial(time_passes, device=device), window)
     return 2, statistics.median(seconds["mixed"]), statistics.median(seconds["one"])
 
 

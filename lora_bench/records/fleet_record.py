@@ -1,8 +1,6 @@
 """What `lora-bench probe fleet` measured of one base model that serves many adapters: a file for each model and part.
 
-Speeds are rows a second; seconds are those of the process on a CPU, and of the clock on a GPU. Answers are compared with
-those of the lone adapter on the row alone: `difference` is the greatest of a logit, `others` counts rows with another likeliest
-label.
+Speeds are rows a second; seconds are those of the process on a CPU, and of the clock on a GPU.
 """
 
 from pathlib import Path
@@ -22,6 +20,9 @@ FLEET, PARTS = "fleet", "fleet_parts"
 Part = Literal["speed", "latency", "storage", "answers"]
 Traffic = Literal["uniform", "zipf"]
 
+WAYS = ("mixed", "PEFT's", "by adapter", "one by one", "base", "merged")
+MIXED, PEFTS, BY_ADAPTER, ONE_BY_ONE, BASE, MERGED = WAYS
+
 
 class FleetSpeed(Strict):
     """Batches of one size, answered in each way: medians over *rounds*, by the name of the way."""
@@ -35,6 +36,11 @@ class FleetSpeed(Strict):
     difference: dict[str, float]
     others: dict[str, int]
 
+    def gain(self, *over: str) -> float:
+        """Return how many times the speed of a way mixed batches have, by default of the fastest other for several adapters."""
+        ways = [way for way in over or (PEFTS, BY_ADAPTER, ONE_BY_ONE) if way in self.rows_per_second]
+        return self.rows_per_second[MIXED] / max(self.rows_per_second[way] for way in ways)
+
 
 class ProductSpeed(Strict):
     """Seconds of the first product of LoRA, of a row's tokens with the weights of its adapter, by the way to compute it."""
@@ -44,7 +50,14 @@ class ProductSpeed(Strict):
     seconds: dict[str, float]
 
 
-class FleetLatency(Strict):
+class Exactness(Strict):
+    """Answers compared with those of the lone adapter: the greatest difference of a logit, and rows with another label."""
+
+    difference: float
+    others: int
+
+
+class FleetLatency(Exactness):
     """Seconds from a request's arrival to its answer; null where more than *behind* requests came to wait, so none is typical.
 
     *share* is that of the rate at which the base model answers full batches, as measured by this process.
@@ -59,8 +72,6 @@ class FleetLatency(Strict):
     p50: float | None
     p90: float | None
     p99: float | None
-    difference: float
-    others: int
 
 
 class HitRate(Strict):
@@ -71,10 +82,10 @@ class HitRate(Strict):
     rate: float
 
 
-class FleetStorage(Strict):
+class FleetStorage(Exactness):
     """Bytes and seconds of one of *stored* adapters, of which *slots* are on the model.
 
-    *grown* bytes are those of the process for an adapter: of the model's layers, and of the tensors that wait in memory.
+    Of the process an adapter takes *layer_bytes* in the model's layers, and *waiting_bytes* as tensors that wait in memory.
     """
 
     stored: int
@@ -91,19 +102,15 @@ class FleetStorage(Strict):
     request_seconds: float
     first_from_file_seconds: float
     first_from_memory_seconds: float
-    difference: float
-    others: int
     hit_rates: tuple[HitRate, ...]
 
 
-class FleetAnswers(Strict):
+class FleetAnswers(Exactness):
     """Rows of mixed batches over adapters of unequal ranks, each compared."""
 
     rows: int
     adapters: int
     ranks: tuple[int, ...]
-    difference: float
-    others: int
 
 
 class FleetRecord(Strict):
@@ -114,7 +121,7 @@ class FleetRecord(Strict):
     schema_version: int = Field(alias="schema", default=SCHEMA)
     model: FileName
     part: Part
-    command: Said
+    command: Said = "lora-bench probe fleet"
     environment: Environment
     speeds: tuple[FleetSpeed, ...] = ()
     products: tuple[ProductSpeed, ...] = ()
@@ -128,10 +135,10 @@ def fleet_file(folder: Path, model: str, part: Part) -> Path:
     return folder / PARTS / f"{model}-{part}.json"
 
 
-def has_part(file: Path) -> bool:
+def has_part(folder: Path, model: str, part: Part) -> bool:
     """Return True if a part is measured and its file is whole."""
     try:
-        return bool(read_fleet_part(file))
+        return bool(read_fleet_part(fleet_file(folder, model, part)))
     except (DamagedRecord, MissingRecord):
         return False
 

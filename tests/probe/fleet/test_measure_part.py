@@ -8,33 +8,37 @@ import torch
 from lora_bench.cli import main
 from lora_bench.errors import WorkBroken
 from lora_bench.execute import run_fleet_probe
-from lora_bench.probe import fleet
-from lora_bench.probe.fleet import Fleet, LogitGap, Scale, gap, measure, products
-from lora_bench.records.fleet_record import FleetRecord, fleet_file, fleets_in, read_fleet, write_fleet_part
+from lora_bench.probe.fleet import storage
+from lora_bench.probe.fleet.many_adapters import EQUAL, UNEQUAL, Fleet, Request, gap
+from lora_bench.probe.fleet.measure_part import count_answers, measure
+from lora_bench.probe.fleet.products import products
+from lora_bench.records.fleet_record import MIXED, FleetRecord, fleet_file, fleets_in, read_fleet, write_fleet_part
 from lora_bench.report.probes.fleet_page import fleet_files
+from lora_bench.training.measure.bare_step import Window
 from tests.sample_records import ENVIRONMENT
 from tests.tiny import CLASSIFIERS
 
-TINY = Scale(
-    active={1: (1, 4, 6), 3: (1, 4)}, mixed_ranks=(2, 4, 8), rows=4, rounds=(1, 1), requests=30, adapters=6, stored=12, slots=4,
-    misses=8, answers=64,
-)  # fmt: skip
-TARGETS = {"roberta": ["query", "value"], "gpt2": ["c_attn"]}
+TINY = {
+    "speed": {"adapters": {1: (1, 4, 6), 3: (1, 4)}, "rows": 4, "rounds": Window(1, 1, 0.0)},
+    "latency": {"adapters": 6, "number": 30, "rows": 4},
+    "storage": {"stored": 12, "slots": 4, "misses": 8},
+    "answers": {"number": 64, "adapters": 6},
+}
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def maker(family="roberta", device="cpu"):
     def make(ranks):
         torch.manual_seed(0)
-        return Fleet(CLASSIFIERS[family](), TARGETS[family], ranks, torch.device(device))
+        return Fleet(CLASSIFIERS[family](), ranks, torch.device(device))
 
     return make
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("family", TARGETS)
+@pytest.mark.parametrize("family", ["roberta", "gpt2"])
 def test_every_part_is_measured_and_every_answer_is_the_lone_adapters(family, device):
-    found = {part: measure(part, maker(family, device), TINY) for part in ("speed", "latency", "storage", "answers")}
+    found = {part: measure(part, maker(family, device), **scale) for part, scale in TINY.items()}
     speeds = found["speed"]["speeds"]
     assert [(speed.tokens, speed.active) for speed in speeds if len(speed.ranks) == 1] == [
         (1, 1),
@@ -43,39 +47,45 @@ def test_every_part_is_measured_and_every_answer_is_the_lone_adapters(family, de
         (3, 4),
         (1, 6),
     ]
-    assert [(speed.tokens, speed.active) for speed in speeds if speed.ranks == (2, 4, 8)] == [(1, 4), (3, 4)]
+    assert [(speed.tokens, speed.active) for speed in speeds if speed.ranks == UNEQUAL] == [(1, 4), (3, 4)]
     assert next(speed for speed in speeds if speed.active == 6).rows == 6
     assert all(min(speed.rows_per_second.values()) > 0 for speed in speeds)
     assert all(set(speed.others.values()) == {0} and max(speed.difference.values()) < 1e-5 for speed in speeds)
     latencies = found["latency"]["latencies"]
-    assert len(latencies) == 2 * 3 * len(TINY.shares)
+    assert len(latencies) == 2 * 3 * 4
     storage, answers = found["storage"]["storage"], found["answers"]["answers"]
     for compared in (*latencies, storage, answers):
         assert compared.others == 0 and compared.difference < 1e-5
-    # Queries and values (GPT-2: the three projections in one) of two layers, with A and B of rank 4, in float32.
+    # Queries and values (GPT-2: the three projections in one) of two layers, with A and B of rank 8, in float32.
     widths = {"roberta": 2 * (32 + 32), "gpt2": 32 + 3 * 32}[family]
-    assert storage.tensor_bytes == 2 * 4 * 4 * widths and answers.rows == 64
+    assert storage.tensor_bytes == 2 * 4 * 8 * widths and answers.rows == 64
 
 
 def test_the_answers_of_another_adapter_are_counted(monkeypatch):
-    mixed = Fleet.mixed
-    monkeypatch.setattr(Fleet, "mixed", lambda self, rows, names: mixed(self, rows, names[::-1]))
+    answer = Fleet.answer
+
+    def answer_by_others(self, way, requests):
+        others = [Request(of.adapter, one.row) for of, one in zip(requests[::-1], requests, strict=True)]
+        return answer(self, way, others if way == MIXED else requests)
+
+    monkeypatch.setattr(Fleet, "answer", answer_by_others)
     with torch.no_grad():
-        assert fleet.count_answers(maker()(TINY.mixed_ranks), TINY).difference > 1e-3
-    assert gap(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([[0.0, 1.5], [2.0, 1.0]])) == LogitGap(2.0, 1)
+        assert count_answers(maker()(UNEQUAL), **TINY["answers"]).difference > 1e-3
+    compared = gap(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([[0.0, 1.5], [2.0, 1.0]]))
+    assert compared == {"difference": 2.0, "others": 1}
 
 
 def test_a_swap_that_leaves_the_former_adapter_shows(monkeypatch):
-    monkeypatch.setattr(fleet, "hotswap_adapter_from_state_dict", lambda *swapped: None)
+    monkeypatch.setattr(storage, "hotswap_adapter_from_state_dict", lambda *swapped: None)
     with torch.no_grad():
-        assert fleet.measure_storage(maker()((4,)), TINY).difference > 1e-4
+        assert storage.measure_storage(maker()(EQUAL), **TINY["storage"]).difference > 1e-4
 
 
 @pytest.mark.parametrize("way", ["stacked", "grouped", "looped"])
 def test_a_product_has_the_weight_of_each_row(way):
     x, weights = torch.tensor([[[1.0] * 8], [[2.0] * 8], [[3.0] * 8]]), [torch.full((4, 8), k) for k in (1.0, 10.0)]
-    # Eight products each: 1 and 3 by the second weight, 2 by the first.
-    assert products(x, weights, [1, 0, 1])[way]()[:, 0, 0].tolist() == [80.0, 16.0, 240.0]
+    # Eight products each: 1 and 3 by the first weight, 2 by the second.
+    assert products(x, weights)[way]()[:, 0, 0].tolist() == [8.0, 160.0, 24.0]
 
 
 def record(part, model="gpt2-mini", **fields):
