@@ -71,8 +71,10 @@ def use(arguments: argparse.Namespace) -> int:
 
 def predict(arguments: argparse.Namespace) -> int:
     """Answer the rows of a table."""
-    from lora_bench.training.predict import default_out, predict_table
+    from lora_bench.training.predict import default_out, format_to_write, predict_table
 
+    out = arguments.out or default_out(arguments.table)
+    format_to_write(out)  # before weights are looked for
     kept = kept_model(arguments.runs)
     if kept is not None and (arguments.method, arguments.task, arguments.model) != (None, None, None):
         raise LoraBenchError(f"{arguments.runs} has the weights of one method; leave METHOD, --task and --model out")
@@ -81,7 +83,6 @@ def predict(arguments: argparse.Namespace) -> int:
         kept = KeptModel.of_run(winner.record, winner.folder)
         if winner.others is not None:
             print(message(winner.others), file=sys.stderr)
-    out = arguments.out or default_out(arguments.table)
     done = predict_table(kept, arguments.table, out, arguments.base, lambda said: print(message(said), file=sys.stderr))
     spec = kept.spec
     print(message(f"{spec.method.label} on {spec.model.shown} (seed {spec.seed}): {done.rows:,} rows in {done.out}"))

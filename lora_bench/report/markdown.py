@@ -217,7 +217,9 @@ def _costs(comparison: Comparison) -> list[Block]:
     measured = [row for row in rows if {row.train_peak_bytes, row.step_seconds, row.train_seconds} != {None}]
     shared = [row for row in measured if row.exclusive is False]
     unsaid = sum(row.exclusive is None for row in measured)
-    if unsaid:
+    if not measured:
+        alone = "No run has a speed or memory number."
+    elif unsaid:
         alone = f"{unsaid} of {plural(len(measured), 'row')} do not record whether other work ran beside"
         alone += f"; {len(shared)}, marked {tables.SHARED}, had some." if shared else "."
     elif not shared:

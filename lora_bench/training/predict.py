@@ -66,7 +66,7 @@ def predict_table(
     rows without an answer, and progress. Raise LoraBenchError if the table cannot be read, *out* exists or has another suffix,
     or the weights cannot be loaded.
     """
-    format = _format_to_write(out)
+    format = format_to_write(out)
     task, labels = kept.task, kept.spec.task.labels
     rows = read_new_rows(task, table, labels)
     added = [PREDICTED, *(map(_share_column, labels) if exercise_class(task.kind).weighs_classes else ())]
@@ -89,7 +89,8 @@ def predict_table(
     return Predicted(out, rows.count, rows.count - len(rows.readable) + answering.unread)
 
 
-def _format_to_write(out: Path) -> str:
+def format_to_write(out: Path) -> str:
+    """Return the format of a new file. Raise LoraBenchError if it exists, or its suffix is none of those that are written."""
     _refuse_existing(out)
     suffix = out.suffix.lower().removeprefix(".")
     if suffix not in WRITTEN:

@@ -356,6 +356,11 @@ def test_numbers_that_were_not_measured_alone_are_marked():
     assert "Other work ran beside 1 of 2 rows, marked ‡." in page
 
 
+def test_a_page_without_numbers_of_cost_does_not_say_how_they_were_measured():
+    page = render([record(method).model_copy(update={"resumed": True}) for method in ("full", "lora")])
+    assert "No run has a speed or memory number." in page and "nothing else running" not in page
+
+
 def test_rows_from_several_environments_are_named_with_what_differs():
     packages = {**ENVIRONMENT.packages, "torch": "2.13.0"}
     other = ENVIRONMENT.model_copy(update={"device": "NVIDIA H100", "packages": packages})
