@@ -113,7 +113,7 @@ def _ended(console: Console, outcome: Outcome, only: Sequence[str] = ()) -> int:
     """Return the exit code of work that was not stopped; *only* these runs were asked for by name."""
     waiting = outcome.later if not only and not outcome.elsewhere else 0
     for number, verbs, what in (
-        (outcome.undone, ("is", "are"), "not done; run the same command again to continue with them"),
+        (len(outcome.undone), ("is", "are"), "not done; run the same command again to continue with them"),
         (waiting, ("waits", "wait"), "for others that ended without a score; run the same command again to continue"),
     ):
         if number:

@@ -22,7 +22,7 @@ from lora_bench.records.layout import PROBES_FILE, RUNS_FILE
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.probe_store import has_probes, probe_files, read_probes
 from lora_bench.records.record import Record
-from lora_bench.records.store import answers_in, has_records, read_records, record_files
+from lora_bench.records.store import answers_in, has_records, read_records, record_files, stopped_runs
 from lora_bench.records.suite_about import about_in
 from lora_bench.records.weight_analysis import read_analysis
 from lora_bench.report import Report, check_files, check_report, write_report
@@ -112,6 +112,7 @@ def _write_reports(arguments: argparse.Namespace, reload_seconds: int = 0) -> in
             name="report" if arguments.out is None else name,
             probes=probes,
             answers=_first_of([answers_in(*one) for one in found]),
+            undone=[stopped.spec for one in found for stopped in stopped_runs(*one)],
             reference=arguments.reference,
             asked=Question(arguments.margin, arguments.alpha),
             about=" ".join(filter(None, (about_in(*one) for one in found))),

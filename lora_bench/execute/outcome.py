@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_bench.records.record import Record
+from lora_bench.records.spec import RunSpec
 
 if TYPE_CHECKING:
     import pandas
@@ -25,7 +26,7 @@ class Outcome:
         records: Every record of the suite, old and new, in the suite's order.
         done: Number of missing runs that this command took up, including runs that cannot be done or were stopped.
         interrupted: Cause that stopped the work, the name of a signal, `disk_full`, `out_of_time`, or None.
-        undone: Number of runs taken up without a record: the work was stopped, or a worker alone was told to stop.
+        undone: Specs of runs taken up without a record: the work was stopped, or a worker alone was told to stop.
         elsewhere: Number of runs left to other processes, if the command does not wait for them.
         later: Number of runs that are unknown until others are done.
     """
@@ -35,7 +36,7 @@ class Outcome:
     records: tuple[Record, ...]
     done: int
     interrupted: str | None
-    undone: int = 0
+    undone: tuple[RunSpec, ...] = ()
     elsewhere: int = 0
     later: int = 0
 
@@ -51,6 +52,7 @@ class Outcome:
             self.records,
             probes=read_probes(self.folder),
             answers=answers_in(self.folder, self.records),
+            undone=self.undone,
             analysis=read_analysis(self.folder),
         )
 

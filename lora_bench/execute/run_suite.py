@@ -159,7 +159,7 @@ def _outcome(plan: Plan, folder: Path, taken: set[str], interrupted: str | None,
         records=tuple(records),
         done=len(taken),
         interrupted=interrupted,
-        undone=len(undone - held),
+        undone=tuple(cell.job.spec for cell in plan.cells if cell.job.run_id in undone - held),
         elsewhere=len(undone & held),
         later=later,
     )

@@ -242,6 +242,28 @@ def read_records(path: Path) -> list[Record]:
     return sorted(read_each(files, read_record), key=lambda record: record.run_id)
 
 
+def stopped_runs(folder: Path, records: Iterable[Record]) -> list[Record]:
+    """Return the last attempt of each run that was stopped and has no record, unless *records* has its method's on that seed.
+
+    Such a record takes its place where a suite was edited after the stop.
+    """
+
+    def place(record: Record) -> tuple[str, str, str | None, int | None]:
+        spec = record.spec
+        return spec.task.name, spec.model.name, spec.method.label, spec.seed
+
+    done = {place(record) for record in records}
+    stopped = []
+    attempts = sorted(folder.glob("*/attempts/*.json"), key=lambda path: (len(path.name), path.name))
+    for run, last in {path.parent.parent: path for path in attempts}.items():
+        if not (run / RECORD).exists():
+            with contextlib.suppress(BadInput):  # a damaged attempt is no part of a result
+                attempt = read_record(last)
+                if is_attempt(attempt) and place(attempt) not in done:
+                    stopped.append(attempt)
+    return stopped
+
+
 def record_files(folder: Path) -> list[Path]:
     """Return the record files of a runs folder."""
     return sorted(folder.glob(f"*/{RECORD}"))

@@ -85,7 +85,7 @@ def page_of(report: Report) -> list[Block]:
         _weights(report),
         tables.failures(comparison),
         _warnings(comparison),
-        [] if comparison.scores_alone else _protocol(comparison),
+        [] if comparison.scores_alone else _protocol(comparison, len(report.undone)),
         environment_section(comparison),
         _commands(comparison),
         [] if comparison.scores_alone else _provenance(comparison),
@@ -137,7 +137,7 @@ def _weights(report: Report) -> list[Block]:
     return [] if report.analysis is None else weight_section(report.analysis, report.name, run_ids)
 
 
-def _protocol(comparison: Comparison) -> list[Block]:
+def _protocol(comparison: Comparison, undone: int) -> list[Block]:
     """Return the protocol card: conditions that all runs share, the size of each method, and the work that runs used."""
     shared: list[Block] = ["Equal for all runs:", budgets.recipe(comparison), *budgets.protocols(comparison)]
     shared += [
@@ -150,17 +150,18 @@ def _protocol(comparison: Comparison) -> list[Block]:
     shared += ["What the runs used, medians over them:", *used] if used else []
     return [
         Heading(2, "Protocol and budget"),
-        _introduction(comparison),
+        _introduction(comparison, undone),
         *plateau_blocks(comparison),
         *improving_blocks(comparison),
         Fold("What all runs shared", shared),
     ]
 
 
-def _introduction(comparison: Comparison) -> str:
-    """Return how the runs ended, how many were trials, and what the scores of the others are."""
+def _introduction(comparison: Comparison, undone: int) -> str:
+    """Return how the runs ended and how many are *undone*, how many were trials, and what the scores of the others are."""
     ended = sorted(comparison.statuses.items(), key=lambda item: (item[0] != "ok", item[0]))
     statuses = [f"{number} {'' if index else 'ended '}{code(status)}" for index, (status, number) in enumerate(ended)]
+    statuses += [f"{undone} not done"] if undone else []
     trying = [setting for setting in comparison.settings if setting not in comparison.results]
     trials = len({run_id for setting in trying for row in setting.rows for run_id in row.run_ids})
     are = "is" if trials == 1 else "are"
@@ -177,7 +178,7 @@ def _introduction(comparison: Comparison) -> str:
     if searches:
         search = f" On {listed(searches)} this is a search: its scores choose learning rates and are not results."
     scores = f"Scores{' of the others' if trials else ''} are {listed([*metrics])}."
-    return f"Of {plural(comparison.runs, 'run')}, {listed(statuses)}.{tuned} {scores}{search}"
+    return f"Of {plural(comparison.runs + undone, 'run')}, {listed(statuses)}.{tuned} {scores}{search}"
 
 
 _KINDS = {

@@ -232,7 +232,7 @@ def test_a_command_whose_choice_another_one_changes_meanwhile_follows_it(tmp_pat
 
     outcome = command(path, runs, change)
     assert began[0].run_id not in {one.run_id for one in whole.records}
-    assert reported(outcome) == reported(whole) and (outcome.undone, outcome.later) == (0, 0)
+    assert reported(outcome) == reported(whole) and (outcome.undone, outcome.later) == ((), 0)
     assert content(path, runs) == content(path, tmp_path / "whole")
 
 

@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import html5lib
@@ -13,6 +15,7 @@ from nbclient import NotebookClient
 from lora_bench.cli import main
 from lora_bench.execute.outcome import Outcome
 from lora_bench.execute.run_suite import run_suite
+from lora_bench.records.store import RunFolder, stopped_runs
 from tests.project import SUITE, write_project
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +78,24 @@ def test_the_report_is_that_of_the_command(outcome, tmp_path):
     assert outcome.write_report()[0] == outcome.folder / "report.md"
 
 
+def test_a_run_that_a_stop_left_undone_is_named_and_counted(outcome, tmp_path):
+    """It was in no table and no count of the report."""
+    lost = outcome.records[-1]
+    stopped = replace(outcome, records=outcome.records[:-1], interrupted="out_of_time", undone=(lost.spec,))
+    said = f"1 run not done: the work was stopped before the end of prefix_tuning (seed {lost.spec.seed}); the same command"
+    assert said in stopped.answer
+    counted = "Of 8 runs, 7 ended `ok` and 1 not done."
+    assert counted in stopped.write_report(tmp_path)[0].read_text()
+    # The command knows the runs that had begun; once the suite was edited, the run of its new settings counts.
+    folder = tmp_path / "runs" / "tickets"
+    shutil.copytree(outcome.folder, folder, ignore=shutil.ignore_patterns("report*"))
+    (folder / lost.run_id / "record.json").unlink()
+    RunFolder(folder / lost.run_id).publish(lost.model_copy(update={"status": "interrupted", "reason": "stopped"}))
+    assert main(["report", str(folder)]) == 0 and counted in (folder / "report.md").read_text()
+    assert [one.spec for one in stopped_runs(folder, stopped.records)] == [lost.spec]
+    assert stopped_runs(folder, outcome.records) == []
+
+
 def test_a_card_is_html_that_asks_for_nothing(outcome):
     card = outcome._repr_html_()
     parsed = html5lib.parse(card, namespaceHTMLElements=False)
@@ -89,7 +110,7 @@ def test_a_card_is_html_that_asks_for_nothing(outcome):
 
 
 def test_an_outcome_without_records_says_so(tmp_path):
-    empty = Outcome(suite="x", folder=tmp_path, records=(), done=0, interrupted="SIGINT", undone=3)
+    empty = Outcome(suite="x", folder=tmp_path, records=(), done=0, interrupted="SIGINT")
     assert repr(empty).endswith("0 records (none), stopped by SIGINT>")
     assert empty.winner is None and empty.answer in empty._repr_html_() and len(empty.frame) == 0
 

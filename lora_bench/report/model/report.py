@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
-from lora_bench.records.spec import TaskSpec
+from lora_bench.records.spec import RunSpec, TaskSpec
 from lora_bench.records.weight_analysis import WeightAnalysis
 from lora_bench.report.blocks import Block
 from lora_bench.report.figures.plan import Form
@@ -106,6 +106,7 @@ class Report:
         name: Name of its page, and of the folder beside it that has its figures.
         probes: Costs of single methods, of which a report may consist.
         answers: Gives the predictions of a run, where they are stored: `lora_bench.records.store.answers_in`.
+        undone: Specs of runs that were planned or begun and have no record: the work was stopped before their end.
         reference: Label of the method to compare with, in place of the declared or the default one.
         asked: A reader's margin and error level, in place of the declared ones.
         about: Purpose of the suite, as the suite's file beside the records has it.
@@ -125,6 +126,7 @@ class Report:
     name: str = "report"
     probes: Sequence[ProbeRecord] = ()
     answers: AnswersOf = no_answers
+    undone: Sequence[RunSpec] = ()
     reference: str | None = None
     asked: Question = NOTHING_ASKED
     about: str = ""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
+from lora_bench.records.spec import RunSpec
 from lora_bench.report.blocks import Block, Lead
 from lora_bench.report.model.choose_method import NO_RESULT, Choice
 from lora_bench.report.model.comparison import Comparison, Setting
@@ -28,10 +29,11 @@ from lora_bench.report.sections.pool_page import new_tasks
 from lora_bench.report.sections.tuning import untuned_tasks
 from lora_bench.report.sections.verdicts import MANY, seeds_added, without_result
 from lora_bench.report.text import ONCE, code, inert, listed, once_words, plural, plural_span, score
+from lora_bench.report.text import seed as seed_name
 from lora_bench.stats.verdict import FEWEST_PAIRS, grade
 
-# Tables named with classes that are never found.
-MOST_TOLD = 2
+# Tables named with classes that are never found, and methods with runs that are not done.
+MOST_TOLD, MOST_UNDONE = 2, 5
 # Runs that were still improving change an answer less: only from this share on they stand before it.
 MANY_IMPROVING = 0.25
 
@@ -65,7 +67,9 @@ def headline_of(report: Report) -> Headline:
     overview, decision = report.overview, report.decision
     if overview.judged is None or decision.level is None:
         lead, further, following = why_not_judged(overview.comparison)
-        return Headline((), lead, further, search_strength(overview.comparison), following, decision)
+        return Headline(
+            _not_done(report.undone), lead, further, search_strength(overview.comparison), following, decision
+        )
     shown = _nothing_shown(overview, decision) if decision.level == "undecided" else compared(overview)
     on_new = [] if report.pooled is None else [new_tasks(report.pooled)]
     if overview.judged.no_result:
@@ -76,10 +80,25 @@ def headline_of(report: Report) -> Headline:
         lead, *further = [*by_place(overview), *shown, *on_new]
     if not overview.judged.no_result:
         lead = " ".join([*_words_suffice(overview), lead])
-    cautions = _cautions(overview, overview.judged, decision)
+    cautions = [*_not_done(report.undone), *_cautions(overview, overview.judged, decision)]
     strength = _strength(overview, overview.judged, decision.level)
     further = [*further, *_improving(decision)]
     return Headline(cautions, lead, further, strength, next_lines(overview, decision), decision)
+
+
+def _not_done(specs: Sequence[RunSpec]) -> list[str]:
+    """Return a sentence on runs that a stop left undone, with their methods; none without any."""
+    seeds: dict[str, dict[str, None]] = {}
+    for spec in specs:
+        seeds.setdefault(spec.method.label, {})[seed_name(spec.seed)] = None
+    if not seeds:
+        return []
+    named = [f"{code(label)} (seed{'s' if len(of) > 1 else ''} {', '.join(of)})" for label, of in seeds.items()]
+    more = [f"{len(named) - MOST_UNDONE} more"] if len(named) > MOST_UNDONE else []
+    return [
+        f"**{plural(len(specs), 'run')} not done:** the work was stopped before the end of "
+        f"{listed([*named[:MOST_UNDONE], *more])}; the same command goes on with {'them' if len(specs) > 1 else 'it'}."
+    ]
 
 
 def _cautions(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
