@@ -84,8 +84,12 @@ def run(
     arguments: argparse.Namespace,
     suite: Suite | None = None,
     sections: Callable[[Sequence[Record]], list[list[Block]]] = lambda records: [],
+    out_of_time: str = "the time is over; run the same command again to continue",
 ) -> int:
-    """Train every missing run of a suite, by default the one given, and write its report, with *sections* of its records."""
+    """Train every missing run of a suite, by default the one given, and write its report, with *sections* of its records.
+
+    *out_of_time* is said where `--minutes` ended the work.
+    """
     suite, console = suite or _suite(arguments), terminal()
     with display(console, quiet=arguments.quiet) as screen:
         outcome = run_suite(suite, options_of(arguments), display=screen)
@@ -104,7 +108,7 @@ def run(
                 console.print(terminal_answer(report), highlight=False)
                 _say(console, f"report: {written[0]} and {written[1].name}; all suites: {index}")
     if interrupted == OUT_OF_TIME:
-        _say(console, "the time is over; run the same command again to continue")
+        _say(console, out_of_time)
         return DONE
     return _stopped(console, interrupted) if interrupted is not None else _ended(console, outcome, arguments.only)
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
-from lora_bench.cli.commands import terminal
+from lora_bench.cli.commands import run, terminal
 from lora_bench.cli.help import DONE, SOME_FAILED, command_of
 from lora_bench.cli.result_options import Parse
 from lora_bench.errors import LoraBenchError
@@ -26,6 +26,9 @@ from lora_bench.util.redaction import message
 DEFAULT_MINUTES = 10.0
 # Fewer minutes leave no run. Of a suite that is there already, so much of the time is kept for the run on all rows.
 LEAST_MINUTES, FINAL_SHARE = 0.05, 0.2
+# The run on all rows is stopped so late; the rest of the tenth that all may take longer is for writing its model.
+LATEST = 1.05
+COMPARED = "the time for comparing is over; the same command would go on with it"
 # An encoder writes no text.
 WRITER = "gpt2-mini"
 
@@ -83,37 +86,44 @@ def try_methods(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _do(arguments.parse, ["plan", str(file), *runs])
     around = TIMES_DRAFT * (time.monotonic() - begun)
-    minutes = (arguments.minutes or DEFAULT_MINUTES) - (around + final_seconds * arguments.final) / 60
-    limit = ["--minutes", f"{max(minutes, LEAST_MINUTES):.3f}"]
-    code = _do(arguments.parse, ["run", str(file), *runs, *limit, *(["--quiet"] if arguments.quiet else [])])
+    minutes = arguments.minutes or DEFAULT_MINUTES
+    comparing = max(minutes - (around + final_seconds * arguments.final) / 60, LEAST_MINUTES)
+    quiet = ["--quiet"] if arguments.quiet else []
+    asked = arguments.parse(["run", str(file), *runs, "--minutes", f"{comparing:.3f}", *quiet])
+    sys.stdout.flush()
+    code = run(asked, out_of_time=COMPARED) if arguments.final else run(asked)
     place = arguments.runs / file.stem
     records = read_records(place) if record_files(place) else []
     if code == 0 and not any(record.score is not None and record.spec.score_on == "test" for record in records):
-        minutes = arguments.minutes or DEFAULT_MINUTES
         print(f"no run on the test split has ended in {minutes:g} minutes, so there is no answer yet")
         return SOME_FAILED
     if code == 0 and arguments.quiet:  # else `run` has ended with the report's answer
         code = _do(arguments.parse, ["choose", str(place)])
     if code == 0 and arguments.final:
-        code = _final(arguments, file)
-    if code == 0:
+        code = _final(arguments, file, LATEST * 60 * minutes - (time.monotonic() - begun))
+    elif code == 0:
         folder = shlex.quote(str(place))
         print(f"to take one now: lora-bench choose {folder}; its weights: lora-bench use {folder}")
     return code
 
 
-def _final(arguments: argparse.Namespace, file: Path) -> int:
-    """Train the chosen method on nearly all rows, and say where its model is."""
+def _final(arguments: argparse.Namespace, file: Path, seconds: float) -> int:
+    """Train the chosen method on nearly all rows in so many *seconds*, and say what answers new rows.
+
+    Where the time does not hold that training, the best run of the comparison answers.
+    """
     out = Path(f"{file.stem}-model")
     try:
         with display(terminal(), quiet=arguments.quiet) as screen:
-            made = train_final(file, arguments.runs, out, screen)
+            made = train_final(file, arguments.runs, out, screen, seconds)
     except LoraBenchError as error:
         if not out.exists():
             raise
         made = str(error)
     print(message(made))
-    print(f"to answer new rows: lora-bench predict {shlex.quote(str(out))} new.csv")
+    ready = out if out.exists() else arguments.runs / file.stem
+    until = "" if out.exists() else " until then"
+    print(f"to answer new rows{until}: lora-bench predict {shlex.quote(str(ready))} new.csv")
     return DONE
 
 

@@ -47,9 +47,9 @@ def use(arguments: argparse.Namespace) -> int:
     print(winner.folder)
     if winner.others is not None:
         print(message(winner.others))
-    seed = f"seed {winner.record.spec.seed}, {text.score(score)}" if row.score.n > 1 else text.score(score)
-    mean = f"; expect the mean over {row.score.n} seeds, {text.score(row.score.mean)}" if row.score.n > 1 else ""
-    print(message(f"{row.label} on {winner.record.spec.model.shown}: {seed}{mean}"))
+    said = f"seed {winner.record.spec.seed}, {text.score(score)}" if row.score.n > 1 else text.score(score)
+    said += f"; expect the mean over {row.score.n} seeds, {text.score(row.score.mean)}" if row.score.n > 1 else ""
+    print(message(f"{row.label} on {winner.record.spec.model.shown}: {winner.note or said}"))
     lines, place = winner.lines, [str(arguments.runs), "new.csv", *filter(None, [arguments.method])]
     for name, value in (("--task", arguments.task), ("--model", arguments.model), ("--base", arguments.base)):
         place += [name, str(value)] if value is not None else []

@@ -2,12 +2,12 @@
 
     runs of the suite → find_winner → a suite of that method alone, 98 % of the rows to train → its run → OUT
 
-It trains as long as the runs of the comparison did, in epochs. Nothing is left to test it on, so its card has the score of the
-comparison: that of the same settings, trained on fewer rows, on rows they had not seen.
+It trains as long as the runs of the comparison did, in epochs. Nothing is left to test it on: the score of the few rows that a
+run must have is shown nowhere. Its card has that of the comparison: of the same settings, trained on fewer rows, on rows they
+had not seen.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ import yaml
 from lora_bench.documents import read_yaml
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.execute.options import RunOptions
-from lora_bench.execute.progress import Display
+from lora_bench.execute.progress import Display, duration
 from lora_bench.execute.run_suite import run_suite
-from lora_bench.plan.make_plan import make_plan
+from lora_bench.plan.cell import Cell
+from lora_bench.plan.make_plan import Plan, make_plan
+from lora_bench.records.outcomes import OUT_OF_TIME
+from lora_bench.records.record import Record
 from lora_bench.report import text
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.declaration import Task, task_from_definition
+from lora_bench.training.job import Event
 from lora_bench.training.kept_task import kept_model
 from lora_bench.training.winner import Winner, copy_winner, find_winner, merge_winner, share_winner
 from lora_bench.util.atomic_files import write_atomic
@@ -36,12 +40,32 @@ _TOGETHER = ("by", "before", "phrases", *_APART)
 ENDLESS = 1_000_000
 
 
-def train_final(file: Path, runs: Path, out: Path, display: Display) -> str:
+class _WithoutScores(Display):
+    """Shows what another display does, without the scores of the runs."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+
+    def say(self, message: str) -> None:
+        self._display.say(message)
+
+    def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
+        self._display.planned(plan, cells, workers)
+
+    def event(self, event: Event) -> None:
+        self._display.event(event)
+
+    def finished(self, record: Record) -> None:
+        self._display.finished(record.model_copy(update={"scores": None}))
+
+
+def train_final(file: Path, runs: Path, out: Path, display: Display, seconds: float | None = None) -> str:
     """Train the chosen method of a suite of one table on nearly all rows, write the model to *out*, and say so in a sentence.
 
-    `NAME-final.yaml` is written beside the suite's file. *runs* is the folder of the runs of all suites. Raise LoraBenchError
-    if the runs have no winner, *out* exists, or the run failed. Raise Stopped if a signal stopped the run; the same call goes
-    on with it.
+    `NAME-final.yaml` is written beside the suite's file. *runs* is the folder of the runs of all suites. After *seconds*, if
+    any, the run is stopped and nothing is written to *out*; the sentence says so, and the same call goes on with the run.
+    Raise LoraBenchError if the runs have no winner, *out* exists, or the run failed. Raise Stopped if a signal stopped the run,
+    as above.
     """
     suite = load_suite(file)
     # An edited suite has left other runs beside its own.
@@ -52,7 +76,14 @@ def train_final(file: Path, runs: Path, out: Path, display: Display) -> str:
         there = kept_model(out)
         of = "another model" if there is None else f"a model of {there.spec.method.label}"
         raise LoraBenchError(f"{out} is there already, {of}; delete it to train one of {chosen} on nearly all rows")
-    display.say(f"training {chosen} on nearly all rows, for {out}")
+    examples, done = _examples(winner), winner.record.speed
+    assert done is not None and done.train_seconds is not None, "a run with a score was trained"
+    needed = done.train_seconds * sum(examples.values()) / examples["train"]
+    late = f"the time is over before {chosen} was trained on nearly all rows; the same command goes on with that"
+    if seconds is not None and seconds <= 0:
+        return late
+    left = "" if seconds is None or seconds >= needed else f", of which {duration(seconds)} are left in this command"
+    display.say(f"now the model {out}: {chosen} on nearly all rows, about {duration(needed)}{left}")
     name = f"{suite.name}-final"
     final = file.with_name(f"{name}.yaml")
     said = f"# Written by lora-bench: the method that {file.name} chose, on nearly all rows.\n"
@@ -61,27 +92,31 @@ def train_final(file: Path, runs: Path, out: Path, display: Display) -> str:
         content = _final(read_yaml(file).data, winner, name, keys)
         write_atomic(final, (said + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)).encode("utf-8"))
         try:
-            make_plan(load_suite(final), runs / name)
+            plan = make_plan(load_suite(final), runs / name)
             break
         except BadInput:
             if keys == _APART:
                 raise
-    outcome = run_suite(load_suite(final), RunOptions(runs=runs), display=display)
+    score = winner.row.score
+    assert score is not None
+    expected = f"{winner.record.spec.task.metric} {text.score(score.mean)}{_interval(winner)}"
+    (cell,) = plan.cells
+    note = (
+        f"Trained on nearly all rows. The same settings on {examples['train'] / sum(examples.values()):.0%} of the rows had a "
+        f"mean {expected} over {text.plural(score.n, 'seed')} on rows that they had not seen."
+    )
+    write_atomic(cell.job.folder.note, note.encode("utf-8"))
+    options = RunOptions(runs=runs, minutes=None if seconds is None else seconds / 60)
+    outcome = run_suite(load_suite(final), options, display=_WithoutScores(display))
     if outcome.interrupted in CODES:
         raise Stopped(outcome.interrupted)
+    if outcome.interrupted == OUT_OF_TIME and not outcome.records:
+        return late
     (record,) = outcome.records
     if record.status != "ok":
         raise LoraBenchError(f"the run on all rows ended as {record.status}: {record.reason or 'stopped'}")
-    trained = find_winner(outcome.folder, winner.row.label)
-    score = winner.row.score
-    assert score is not None
-    examples, expected = _examples(winner), f"{winner.record.spec.task.metric} {text.score(score.mean)}"
-    note = (
-        f"Trained on nearly all rows. The same settings on {examples['train'] / sum(examples.values()):.0%} of the rows had a "
-        f"mean {expected}{_interval(winner)} over {text.plural(score.n, 'seed')} on rows that they had not seen."
-    )
-    _write(replace(trained, note=note), out)
-    return f"model: {out}, {winner.row.label} on nearly all rows; expect {expected} or a little more"
+    _write(find_winner(outcome.folder, chosen, among={record.run_id}), out)
+    return f"model: {out}, {chosen} on nearly all rows; expect {expected} on new rows like these"
 
 
 def _interval(winner: Winner) -> str:

@@ -9,6 +9,7 @@ Damaged files are moved to `quarantine/` and never deleted.
                           predictions.json    one prediction an example, or completions.json with the generated texts
                           probabilities.json  of classification: the probability of each class for each example
                           weights/            the trained weights, if the suite keeps them
+                          note.txt            of a model of nearly all rows: what stands in place of its score
                           attempts/<n>.json   attempts that ended without a final record, and retried records
                           checkpoint/         until the run is done
                           handover/           of a short trial: the state that a longer one goes on from, until it is done
@@ -69,6 +70,11 @@ class RunFolder:
     def weights(self) -> Path:
         """Folder of the trained weights."""
         return self.path / "weights"
+
+    @property
+    def note(self) -> Path:
+        """File with a sentence on the weights of a run whose score says nothing: it stands in place of the score."""
+        return self.path / "note.txt"
 
     def of(self, run_id: str) -> "RunFolder":
         """Return the folder of another run of the same suite."""

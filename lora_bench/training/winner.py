@@ -27,6 +27,7 @@ from lora_bench.report.model.rows import Row, canonical
 from lora_bench.training.kept_task import ADAPTER, BASE, write_task
 from lora_bench.training.model_card import PLACE, item_facts, kind_of_run, loading_lines, model_card, write_card
 from lora_bench.util.atomic_files import let_all_read, whole_folder
+from lora_bench.util.regular_files import read_regular
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Winner:
     """The best seed of a method, with the folder of the weights that it kept, and the row of its method over all seeds.
 
     *choice* named the method; None if the user did. *others* is a sentence on settings of the same task and base model that
-    were not taken, and *note* one of its card on where its weights come from, in place of the record's scores.
+    were not taken, and *note* one on where its weights come from, in place of the record's scores.
     """
 
     record: Record
@@ -100,7 +101,9 @@ def find_winner(
     higher = choice.setting.spec.task.higher_is_better is not False
     _, record, folder = max(kept, key=lambda one: one[0] if higher else -one[0])
     others = _others(choice, having) if len(having) > 1 else None
-    return Winner(record, folder, row, choice if method is None else None, others=others)
+    note = RunFolder(folder.parent).note
+    said = read_regular(note).decode("utf-8") if note.is_file() else None
+    return Winner(record, folder, row, choice if method is None else None, said, others)
 
 
 def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:

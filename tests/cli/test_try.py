@@ -59,9 +59,7 @@ def test_try_ends_with_an_answer_and_with_the_chosen_method_trained_on_nearly_al
     )
     assert main(["try", "tickets.csv", "--model", "base", "--minutes", "60"]) == 0
     said = capsys.readouterr().out
-    *_, answered, last = said.splitlines()
-    assert answered == "to answer new rows: lora-bench predict tickets-model new.csv"
-    assert last == "to take one now: lora-bench choose runs/tickets; its weights: lora-bench use runs/tickets"
+    assert said.splitlines()[-1] == "to answer new rows: lora-bench predict tickets-model new.csv"
     chosen = find_winner(project / "runs" / "tickets")
     (final,) = read_records(project / "runs" / "tickets-final")
     assert f"model: tickets-model, {chosen.row.label} on nearly all rows; expect accuracy" in said
@@ -349,6 +347,48 @@ def test_groups_of_rows_and_a_suite_that_was_edited_are_no_hindrance_to_the_mode
     assert "model: tickets-model, " in capsys.readouterr().out
     (final,) = read_records(project / "runs" / "tickets-final")
     assert min(final.data.examples.values()) > 0
+
+
+@pytest.mark.slow
+def test_where_the_time_does_not_hold_the_model_the_comparison_answers_and_the_same_command_goes_on(
+    project, capsys, monkeypatch
+):
+    """Comparing had ended in time, and then a training of 8 minutes was begun; its score on 12 rows was shown."""
+    suite = yaml.safe_load(SUITE) | {"keep_weights": "last", "methods": ["lora"]}
+
+    def with_seeds(*seeds):
+        (project / "tickets.yaml").write_text(yaml.safe_dump(suite | {"seeds": list(seeds)}))
+
+    with_seeds(0)
+    assert main(["run", "tickets.yaml", "--quiet"]) == 0
+    with_seeds(0, 1)
+    with monkeypatch.context() as no_time:
+        no_time.setattr("lora_bench.cli.try_commands.FINAL_SHARE", 1)
+        no_time.setattr("lora_bench.cli.try_commands.LEAST_MINUTES", 0.001)
+        no_time.setattr("lora_bench.cli.try_commands.LATEST", 0)
+        capsys.readouterr()
+        assert main(["try", "tickets.csv"]) == 0
+    *_, compared, over, last = capsys.readouterr().out.splitlines()
+    assert compared == "the time for comparing is over; the same command would go on with it"
+    assert over == "the time is over before lora was trained on nearly all rows; the same command goes on with that"
+    assert last == "to answer new rows until then: lora-bench predict runs/tickets new.csv"
+    assert main(["predict", "runs/tickets", "tickets.csv"]) == 0 and not (project / "tickets-model").exists()
+    capsys.readouterr()
+    assert main(["try", "tickets.csv"]) == 0
+    said = capsys.readouterr().out
+    comparing, training = said.split("now the model tickets-model: lora on nearly all rows, about ")
+    assert "to take one now" not in said and "accuracy" in comparing
+    *progress, made, last = training.splitlines()
+    assert any(line.startswith("[1/1] tickets · base · lora (") for line in progress) and "accuracy" not in " ".join(
+        progress
+    )
+    assert last == "to answer new rows: lora-bench predict tickets-model new.csv"
+    mean = find_winner(project / "runs" / "tickets").row.score.mean
+    assert made == f"model: tickets-model, lora on nearly all rows; expect accuracy {mean:.4f} on new rows like these"
+    assert main(["use", "runs/tickets-final"]) == 0
+    note = f"The same settings on 78% of the rows had a mean accuracy {mean:.4f} over 2 seeds on rows that they had not seen."
+    assert f"lora on base: Trained on nearly all rows. {note}\n" in capsys.readouterr().out
+    assert note in (project / "tickets-model" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
