@@ -120,7 +120,7 @@ def test_csv_reads_back_as_the_frame(tmp_path):
     frame = to_frame(sample_suite())
     said = export(sample_suite(), "csv", beside=tmp_path)
     assert said.startswith(f"24 runs in {tmp_path / 'records.csv'}")
-    again = pandas.read_csv(tmp_path / "records.csv")
+    again = pandas.read_csv(tmp_path / "records.csv", float_precision="round_trip")
     assert list(again.columns) == list(frame.columns)
     assert again["run_id"].tolist() == frame["run_id"].tolist()
     assert again["status"].tolist() == frame["status"].tolist()
