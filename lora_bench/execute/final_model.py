@@ -77,8 +77,8 @@ def train_final(file: Path, runs: Path, out: Path, display: Display, seconds: fl
         of = "another model" if there is None else f"a model of {there.spec.method.label}"
         raise LoraBenchError(f"{out} is there already, {of}; delete it to train one of {chosen} on nearly all rows")
     examples, done = _examples(winner), winner.record.speed
-    assert done is not None and done.train_seconds is not None, "a run with a score was trained"
-    needed = done.train_seconds * sum(examples.values()) / examples["train"]
+    trained = (done.train_seconds if done is not None else None) or 0.0
+    needed = trained * sum(examples.values()) / examples["train"]
     late = f"the time is over before {chosen} was trained on nearly all rows; the same command goes on with that"
     if seconds is not None and seconds <= 0:
         return late
