@@ -12,7 +12,7 @@ from lora_bench.cli.commands import run, terminal
 from lora_bench.cli.help import DONE, SOME_FAILED, command_of
 from lora_bench.cli.result_options import Parse
 from lora_bench.errors import LoraBenchError
-from lora_bench.execute.final_model import train_final
+from lora_bench.execute.final_model import likely_seconds, train_final
 from lora_bench.execute.progress import display
 from lora_bench.kinds import find_kind
 from lora_bench.kinds.support.table_view import LookOptions
@@ -20,12 +20,14 @@ from lora_bench.plan.fit_minutes import DEFAULT_MODEL, TIMES_DRAFT, draft_suite
 from lora_bench.records.store import read_records, record_files
 from lora_bench.suite.from_table import name_of, refuse_another
 from lora_bench.tasks.look import look
+from lora_bench.training.winner import find_winner
 from lora_bench.util.atomic_files import write_atomic
 from lora_bench.util.redaction import message
 
 DEFAULT_MINUTES = 10.0
-# Fewer minutes leave no run. Of a suite that is there already, so much of the time is kept for the run on all rows.
-LEAST_MINUTES, FINAL_SHARE = 0.05, 0.2
+# Fewer minutes leave no run. Of a suite that is there already, the run on all rows has so many times what its runs say that it
+# takes, as its model comes before more comparing; where none has ended, such a share of the time.
+LEAST_MINUTES, RESERVE, FINAL_SHARE = 0.05, 1.5, 0.2
 # The run on all rows is stopped so late; the rest of the tenth that all may take longer is for writing its model.
 LATEST = 1.05
 COMPARED = "the time for comparing is over; the same command would go on with it"
@@ -47,7 +49,7 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
     minutes, model = arguments.minutes or DEFAULT_MINUTES, arguments.model or DEFAULT_MODEL
     if file.exists() and again:
         print(f"{file} is there already and is used as it is; delete it to begin anew")
-        return file, FINAL_SHARE * 60 * minutes
+        return file, _reserved(arguments, file, minutes)
     if file.exists():
         raise LoraBenchError(
             f"{file} is there already; delete it to begin anew, or `lora-bench run {shlex.quote(str(file))}`"
@@ -59,6 +61,21 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
     write_atomic(file, draft.text(Path()).encode("utf-8"))
     print(f"wrote {file}: {draft.said}; edit it as you like")
     return file, draft.final_seconds
+
+
+def _reserved(arguments: argparse.Namespace, file: Path, minutes: float) -> float:
+    """Return the seconds to keep for the run on all rows, of a suite that is there: by its runs, if it has any."""
+    if _model_of(file).exists():
+        return 0.0
+    try:
+        return RESERVE * likely_seconds(find_winner(arguments.runs / file.stem))
+    except LoraBenchError:  # no run has ended
+        return FINAL_SHARE * 60 * minutes
+
+
+def _model_of(file: Path) -> Path:
+    """Return the folder of the model on all rows."""
+    return Path(f"{file.stem}-model")
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, str | None]:
@@ -112,7 +129,7 @@ def _final(arguments: argparse.Namespace, file: Path, seconds: float) -> int:
 
     Where the time does not hold that training, the best run of the comparison answers.
     """
-    out = Path(f"{file.stem}-model")
+    out = _model_of(file)
     try:
         with display(terminal(), quiet=arguments.quiet) as screen:
             made = train_final(file, arguments.runs, out, screen, seconds)

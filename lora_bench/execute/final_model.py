@@ -76,9 +76,7 @@ def train_final(file: Path, runs: Path, out: Path, display: Display, seconds: fl
         there = kept_model(out)
         of = "another model" if there is None else f"a model of {there.spec.method.label}"
         raise LoraBenchError(f"{out} is there already, {of}; delete it to train one of {chosen} on nearly all rows")
-    examples, done = _examples(winner), winner.record.speed
-    trained = (done.train_seconds if done is not None else None) or 0.0
-    needed = trained * sum(examples.values()) / examples["train"]
+    examples, needed = _examples(winner), likely_seconds(winner)
     late = f"the time is over before {chosen} was trained on nearly all rows; the same command goes on with that"
     if seconds is not None and seconds <= 0:
         return late
@@ -117,6 +115,21 @@ def train_final(file: Path, runs: Path, out: Path, display: Display, seconds: fl
         raise LoraBenchError(f"the run on all rows ended as {record.status}: {record.reason or 'stopped'}")
     _write(find_winner(outcome.folder, chosen, among={record.run_id}), out)
     return f"model: {out}, {chosen} on nearly all rows; expect {expected} on new rows like these"
+
+
+def likely_seconds(winner: Winner) -> float:
+    """Return the time that the training of a winner on all rows takes, by the slowest run of its method; 0 if none tells it."""
+    examples, speeds = _examples(winner), [record.speed for record in winner.row.records]
+    return max(
+        (
+            (one.load_seconds or 0.0)
+            + (one.evaluation_seconds or 0.0)
+            + (one.train_seconds or 0.0) * sum(examples.values()) / examples["train"]
+            for one in speeds
+            if one is not None
+        ),
+        default=0.0,
+    )
 
 
 def _interval(winner: Winner) -> str:
