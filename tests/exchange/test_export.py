@@ -238,7 +238,9 @@ def test_hostile_names_do_nothing_in_any_cell_or_header(tmp_path):
 
 
 def test_an_unknown_format_names_those_that_are(tmp_path):
-    with pytest.raises(LoraBenchError, match=r"unknown format 'excel' \(known: csv, json, mlflow, parquet, peft-results, trackio\)"):
+    with pytest.raises(
+        LoraBenchError, match=r"unknown format 'excel' \(known: csv, json, mlflow, parquet, peft-results, trackio\)"
+    ):
         export([record()], "excel", beside=tmp_path)
 
 
