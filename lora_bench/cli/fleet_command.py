@@ -19,7 +19,7 @@ def fleet(arguments: argparse.Namespace) -> int:
     """Train a fleet, judge it, and write its page."""
     from lora_bench.execute.run_suite import runs_folder
     from lora_bench.fleet.find_groups import find_groups
-    from lora_bench.fleet.fleet_report import answer, write_fleet
+    from lora_bench.fleet.fleet_report import FleetPage, answer
     from lora_bench.fleet.judge_fleet import judge_fleet
     from lora_bench.fleet.serve_fleet import serve_fleet
     from lora_bench.fleet.train_fleet import FleetPlan, rule_of, train_fleet
@@ -48,8 +48,8 @@ def fleet(arguments: argparse.Namespace) -> int:
     options = [part for name, value in given.items() if value is not None for part in (name, value)]
     words = ["lora-bench", "fleet", arguments.table.name, *options, "--examples", str(arguments.examples)]
     served = serve_fleet(suites["fleet"], records["fleet"], folders["fleet"])
-    rule = rule_of(records["rates"])
-    written = write_fleet(folders["fleet"], result, groups, rule, records, served, shlex.join(words))
+    page = FleetPage(result, groups, rule_of(records["rates"]), records, served, shlex.join(words))
+    written = page.write(folders["fleet"])
     print(message(unmarked(answer(result))))
     print(f"report: {written[0]}, {written[1].name} and {written[2].name}")
     print(f"adapters: {folders['fleet']}/RUN_ID/weights, with the run ids of each group in {written[2].name}")

@@ -1,6 +1,7 @@
 """The page of a fleet and its table: for whom an adapter of its own pays, from how many rows on, and each group's scores."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +41,98 @@ from lora_bench.util.atomic_files import write_atomic
 NAMES: Mapping[Rival, str] = {"shared": "the shared adapter", "probe": "its linear probe"}
 
 
-def write_fleet(
-    folder: Path,
-    result: FleetResult,
-    groups: TableGroups,
-    rule: FleetRule,
-    records: Mapping[str, Sequence[Record]],
-    served: Served,
-    command: str,
-) -> list[Path]:
-    """Write the page as Markdown and HTML and the table as CSV into *folder*; return the files."""
-    blocks = [*fleet_page(result, groups, rule, records, served, command)]
-    files = {
-        **page_files("fleet", blocks),
-        "fleet.csv": to_csv(pandas.DataFrame([_line(group) for group in result.groups])),
-    }
-    for name, content in files.items():
-        write_atomic(folder / name, content)
-    return [folder / name for name in files]
+@dataclass(frozen=True)
+class FleetPage:
+    """What the page of a fleet says.
+
+    Args:
+        records: Runs of its suites, by "rates", "shared" and "fleet".
+        command: The command line that makes all of it again.
+    """
+
+    result: FleetResult
+    groups: TableGroups
+    rule: FleetRule
+    records: Mapping[str, Sequence[Record]]
+    served: Served
+    command: str
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the page as Markdown and HTML and the table as CSV into *folder*; return the files."""
+        table = to_csv(pandas.DataFrame([_line(group) for group in self.result.groups]))
+        files = {**page_files("fleet", [*self.blocks()]), "fleet.csv": table}
+        for name, content in files.items():
+            write_atomic(folder / name, content)
+        return [folder / name for name in files]
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the blocks of the page."""
+        result = self.result
+        yield Heading(1, f"An adapter for each {inert(result.column)}")
+        yield f"*Does each {inert(result.column)} gain by an adapter of its own, beside one shared by all and a linear probe?*"
+        yield Lead(answer(result))
+        yield Heading(2, "By training rows")
+        yield from _ranges(result)
+        yield Heading(2, "Each group")
+        shown = [one for one in result.groups if any(of.verdict != "inconclusive" for of in one.against.values())]
+        if shown and len(shown) < len(result.groups):
+            yield f"Groups for which a difference is shown, {len(shown)} of {len(result.groups)}:"
+            yield _table(shown)
+        yield Fold(f"All {len(result.groups)} groups", [_table(result.groups)])
+        if failed := [inert(group.value) for group in result.groups if None in group.scores.values()]:
+            yield f"Without a score of all three models: {', '.join(failed)}."
+        yield TextList(
+            [
+                "Scores are accuracies on the test rows of the group, which are the same for the three models. Differences "
+                "are in points of 100; **bold** ones are shown.",
+                f"*p*: of no difference, by McNemar's exact test on test rows, after Holm's procedure over all "
+                f"{2 * len(result.groups)} claims of this page: at most 1 of {1 / ALPHA:.0f} such pages shows a wrong one.",
+                "Each model is one run, so a claim is on these weights and new rows of the group. The interval of a mean "
+                "covers other groups like these, drawn one by one.",
+            ]
+        )
+        if self.served.adapters:
+            yield Heading(2, "Served together")
+            yield _served(self.served)
+        yield Heading(2, "How they were trained")
+        yield TextList([*self._training()])
+        if self.groups.left_out:
+            left_out = [f"{inert(value)}: {inert(why)}" for value, why in self.groups.left_out.items()]
+            yield Fold(f"Left out, {plural(len(left_out), 'group')}", [TextList(left_out)])
+        yield Heading(2, "Make it again")
+        yield Commands([self.command])
+
+    def _training(self) -> Iterator[str]:
+        shared = shared_run(self.records["shared"])
+        own = [record for record in self.records["fleet"] if record.spec.method.label == ADAPTER]
+        rule = self.rule
+        chosen = [
+            f"{code(method)} {learning_rate(rate)} of {', '.join(_tried(rule, method))}, {rule.examples[method]:,} examples"
+            f"{_capped(rule.capped[method])}"
+            for method, rate in rule.rates.items()
+            if method != SHARED
+        ]
+        yield (
+            f"*The rule*, tried on the selection rows of {len(rule.sample)} groups of all sizes: for each method the rate "
+            "with the best mean score, and the middle number of examples that its runs saw until they stopped rising. "
+            f"{'; '.join(chosen)}."
+        )
+        seen = shared.plateau.step * (shared.spec.training.batch_size or 0) if shared.plateau is not None else None
+        examples = "" if seen is None else f"; it saw {seen:,} examples"
+        yield (
+            f"*The shared adapter*: rate {learning_rate(shared.spec.training.learning_rate)} of "
+            f"{', '.join(_tried(rule, SHARED))}, tried on the rows of that sample together{examples}"
+            f"{' and had not stopped rising' if shared.plateau is not None and shared.plateau.by == 'cap' else ''}, of "
+            f"{sum(self.groups.train.values()):,} training rows."
+        )
+        stored = sum(record.weights.stored_bytes for record in own if record.weights is not None)
+        spent = sum(record.speed.train_seconds or 0.0 for record in own if record.speed is not None)
+        one = shared.weights.stored_bytes if shared.weights is not None else None
+        yield (
+            f"*Cost*: {len(own)} own adapters have {mebibytes(stored)} MiB in files and took {spent / 60:,.0f} minutes of "
+            f"training; the shared one has {mebibytes(one)} MiB."
+        )
+        yield f"*Base model*: {inert(shared.spec.model.shown)}. `fleet.csv` beside this page has the run ids."
 
 
 def answer(result: FleetResult) -> str:
@@ -108,50 +183,6 @@ def _counted(result: FleetResult, rival: Rival) -> str:
     return f"shown for {plural(better, 'group')}, the reverse for {worse}"
 
 
-def fleet_page(
-    result: FleetResult,
-    groups: TableGroups,
-    rule: FleetRule,
-    records: Mapping[str, Sequence[Record]],
-    served: Served,
-    command: str,
-) -> Iterator[Block]:
-    """Yield the blocks of the page."""
-    yield Heading(1, f"An adapter for each {inert(result.column)}")
-    yield f"*Does each {inert(result.column)} gain by an adapter of its own, beside one shared by all and a linear probe?*"
-    yield Lead(answer(result))
-    yield Heading(2, "By training rows")
-    yield from _ranges(result)
-    yield Heading(2, "Each group")
-    shown = [one for one in result.groups if any(of.verdict != "inconclusive" for of in one.against.values())]
-    if shown and len(shown) < len(result.groups):
-        yield f"Groups for which a difference is shown, {len(shown)} of {len(result.groups)}:"
-        yield _table(shown)
-    yield Fold(f"All {len(result.groups)} groups", [_table(result.groups)])
-    if failed := [inert(group.value) for group in result.groups if None in group.scores.values()]:
-        yield f"Without a score of all three models: {', '.join(failed)}."
-    yield TextList(
-        [
-            "Scores are accuracies on the test rows of the group, which are the same for the three models. Differences are in "
-            "points of 100; **bold** ones are shown.",
-            f"*p*: of no difference, by McNemar's exact test on test rows, after Holm's procedure over all "
-            f"{2 * len(result.groups)} claims of this page: at most 1 of {1 / ALPHA:.0f} such pages shows a wrong one.",
-            "Each model is one run, so a claim is on these weights and new rows of the group. The interval of a mean covers "
-            "other groups like these, drawn one by one.",
-        ]
-    )
-    if served.adapters:
-        yield Heading(2, "Served together")
-        yield _served(served)
-    yield Heading(2, "How they were trained")
-    yield TextList([*_training(result, groups, rule, records)])
-    if groups.left_out:
-        left_out = [f"{inert(value)}: {inert(why)}" for value, why in groups.left_out.items()]
-        yield Fold(f"Left out, {plural(len(left_out), 'group')}", [TextList(left_out)])
-    yield Heading(2, "Make it again")
-    yield Commands([command])
-
-
 def _ranges(result: FleetResult) -> Iterator[Block]:
     found = {rival: result.ranges(rival) for rival in RIVALS}
     rows = [_range(rival, one) for rival in RIVALS for one in found[rival]]
@@ -200,40 +231,6 @@ def _served(served: Served) -> str:
         f"in batches with an adapter for each row, by `mix_adapters`: {alike} that of the adapter alone, and logits differ by "
         f"{served.difference:.1g} at most, in float32."
     )
-
-
-def _training(
-    result: FleetResult, groups: TableGroups, rule: FleetRule, records: Mapping[str, Sequence[Record]]
-) -> Iterator[str]:
-    shared = shared_run(records["shared"])
-    own = [record for record in records["fleet"] if record.spec.method.label == ADAPTER]
-    yield (
-        f"*The rule*, tried on the selection rows of {len(rule.sample)} groups of all sizes: for each method the rate with "
-        "the best mean score, and the middle number of examples that its runs saw until they stopped rising. "
-        + "; ".join(
-            f"{code(method)} {learning_rate(rate)} of {', '.join(_tried(rule, method))}, {rule.examples[method]:,} examples"
-            f"{_capped(rule.capped[method])}"
-            for method, rate in rule.rates.items()
-            if method != SHARED
-        )
-        + "."
-    )
-    seen = shared.plateau.step * (shared.spec.training.batch_size or 0) if shared.plateau is not None else None
-    examples = "" if seen is None else f"; it saw {seen:,} examples"
-    yield (
-        f"*The shared adapter*: rate {learning_rate(shared.spec.training.learning_rate)} of "
-        f"{', '.join(_tried(rule, SHARED))}, tried on the rows of that sample together{examples}"
-        f"{' and had not stopped rising' if shared.plateau is not None and shared.plateau.by == 'cap' else ''}, of "
-        f"{sum(groups.train.values()):,} training rows."
-    )
-    stored = sum(record.weights.stored_bytes for record in own if record.weights is not None)
-    spent = sum(record.speed.train_seconds or 0.0 for record in own if record.speed is not None)
-    one = shared.weights.stored_bytes if shared.weights is not None else None
-    yield (
-        f"*Cost*: {len(own)} own adapters have {mebibytes(stored)} MiB in files and took {spent / 60:,.0f} minutes of "
-        f"training; the shared one has {mebibytes(one)} MiB."
-    )
-    yield f"*Base model*: {inert(shared.spec.model.shown)}. `fleet.csv` beside this page has the run ids."
 
 
 def _capped(runs: int) -> str:

@@ -186,6 +186,13 @@ class _Counting:
             # Some methods of PEFT read the base model's weights, and shapes have none.
             if not isinstance(refusal.__cause__, NotImplementedError):
                 raise
+            model, _ = load_model(self.base_model, kind=self.kind, labels=self.labels, on_meta=True)
+            needed, memory = sum(weight.numel() for weight in model.parameters()) * BYTES_PER_WEIGHT, installed_bytes()
+            if needed > memory:
+                raise LoraBenchError(
+                    f"{method.name} reads the weights of model {self.base_model.name!r} before it can be counted: "
+                    f"{needed / MIB:,.0f} MiB, and this machine has {memory / MIB:,.0f}"
+                ) from None
         return self._counted_on(method, on_meta=False)
 
     def _counted_on(self, method: Method, *, on_meta: bool) -> CountedParameters:

@@ -90,7 +90,7 @@ def predict_table(
 
 
 def format_to_write(out: Path) -> str:
-    """Return the format of a new file. Raise LoraBenchError if it exists, or its suffix is none of those that are written."""
+    """Return the format of a new file. Raise LoraBenchError if it exists, or is of no format of `WRITTEN`."""
     _refuse_existing(out)
     suffix = out.suffix.lower().removeprefix(".")
     if suffix not in WRITTEN:

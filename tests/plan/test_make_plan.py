@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_bench.errors import LoraBenchError
 from lora_bench.methods.peft import Peft
 from lora_bench.models.registry import find_model
 from lora_bench.plan import size_fitting as fitting
@@ -75,3 +76,12 @@ def test_a_method_that_reads_the_weights_of_the_base_model_is_counted(tmp_path):
     # As many weights of each matrix as LoRA of that rank would add to it.
     assert fit.reason is None and fit.shape is not None and fit.parameters is not None
     assert fit.parameters.adapter == fit.shape.layers * 2 * (fit.shape.width + fit.shape.width)
+
+
+def test_the_weights_of_a_base_model_beyond_the_memory_of_the_machine_are_not_read(tmp_path, monkeypatch):
+    base = find_model(str(write_model(tmp_path / "base")), base=Path())
+    method = Peft(type="SHIRA", targets=("query",), options={"r": 2})
+    stored = (tmp_path / "base" / "model.safetensors").stat().st_size
+    monkeypatch.setattr(fitting, "installed_bytes", lambda: stored // 2)
+    with pytest.raises(LoraBenchError, match="reads the weights of model .* before it can be counted: 0 MiB"):
+        fitting.count_method(method, base, "classification", 2, Budget(train_examples=16))

@@ -12,7 +12,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Metrics = dict[str, JsonValue]
 
 NOT_MEASURED = -1
-"""What stands in our exports for a number that their table needs and nobody measured; no measurement is negative."""
+"""What our exports give for a number of theirs that was not measured: no measurement is negative."""
 
 
 def _measured(value: Any) -> Any:
