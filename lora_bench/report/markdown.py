@@ -30,6 +30,7 @@ from lora_bench.report.sections import budgets
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.along import along_section
 from lora_bench.report.sections.answer import answer, methods_paragraph
+from lora_bench.report.sections.at_defaults import defaults_section
 from lora_bench.report.sections.environments import environment_section
 from lora_bench.report.sections.first_screen import by_task_picture, first_screen
 from lora_bench.report.sections.forgetting import forgetting_section, kept_of_base
@@ -80,6 +81,7 @@ def page_of(report: Report) -> list[Block]:
         forgetting_section(comparison, folder, judged.analysis if judged is not None else None),
         _costs(comparison),
         over_time_section(comparison),
+        defaults_section(report),
         *report.sections,
         probe_section(report.probes),
         _weights(report),
