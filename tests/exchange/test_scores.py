@@ -150,7 +150,7 @@ _TWO_AND_ONE = [("a", 1, 0.80), ("a", 2, 0.82), ("b", 1, 0.70)]
 def test_two_runs_of_one_method_tell_nothing_of_a_method_with_one():
     table = [{"method": method, "seed": seed, "accuracy": value} for method, seed, value in _TWO_AND_ONE]
     found = judge(table).answer
-    assert found.startswith("Take a: its mean is the best; one score repeated does not tell what it may lose.")
+    assert found.startswith("Take a: its mean over the seeds that all have is the best; one such seed does not tell")
     assert "no two have more than one seed in common, and one run does not tell a method from its seed" in found
 
 

@@ -3,7 +3,8 @@
     rows of a table → draws of their true scores (`stats.expected_loss`) → losses of each → Choice
     choices of several tables → draws of the means of methods that all have → Taken
 
-Where no spread of runs is known, as with one seed, the method with the best mean is chosen, and no loss is stated.
+Where no spread of runs is known, as with one seed, the method with the best mean over the seeds that all have is chosen, and no
+loss is stated.
 """
 
 import math
@@ -86,6 +87,12 @@ class Choice:
         return None if self.losses is None else self.losses[self.rows.index(self.chosen)]
 
     @property
+    def uneven(self) -> bool:
+        """Whether nothing but means chose, and not all seeds are those of all methods."""
+        seeds = [_seeds(row) for row in self.rows]
+        return self.drawn is None and bool(set.intersection(*seeds)) and any(of != seeds[0] for of in seeds)
+
+    @property
     def unit(self) -> str:
         """The unit of losses: "points" of 100, or the metric."""
         metric = self.setting.spec.task.metric
@@ -107,7 +114,8 @@ class Choice:
     def _reason(self, row: Row, loss: Loss | None, cost: float | None) -> str:
         assert row.score is not None
         said = f"{row.label}: {text.score(row.score.mean)} over {text.plural(row.score.n, 'seed')}"
-        said += ", the best mean" if row is self.best else ""
+        if row is self.best:
+            said += f", the best mean{' over the seeds that all have' if self.uneven else ''}"
         said += f", expected to lose {loss_words(loss, self.unit)}" if loss is not None else ""
         if row.failures:
             said += f", {len(row.failures)} of {text.plural(len(row.run_ids), 'run')} failed"
@@ -261,11 +269,11 @@ def _choose(
 ) -> Choice:
     """Choose among the methods of one table, which all have a score."""
     rows, setting = [one.row for one in of_table], of_table[0].setting
-    means = [setting.sign * row.score.mean for row in rows if row.score is not None]
-    whole = [place for place, row in enumerate(rows) if not row.failures] or [*range(len(rows))]
-    best = max(whole, key=lambda place: means[place])
     costs = _costs(rows, prefer)
     drawn = _drawn(of_table)
+    means = _gains(rows, setting.sign, paired=drawn is None)
+    whole = [place for place, row in enumerate(rows) if not row.failures] or [*range(len(rows))]
+    best = max(whole, key=lambda place: means[place])
     found = None if drawn is None else losses(drawn)
     return Choice(
         setting=setting,
@@ -312,9 +320,19 @@ def take(choices: Sequence[Choice]) -> Taken | None:
 
 def _tied(choice: Choice) -> bool:
     """Tell if several methods have the best mean, where nothing else tells them apart."""
-    sign = choice.setting.sign
-    *_, second, best = [-math.inf, *sorted(sign * row.score.mean for row in choice.rows if row.score is not None)]
+    *_, second, best = [-math.inf, *sorted(_gains(choice.rows, choice.setting.sign, paired=choice.drawn is None))]
     return choice.drawn is None and math.isclose(second, best, rel_tol=1e-12)
+
+
+def _seeds(row: Row) -> set[int]:
+    return {score.seed for score in row.scores if score.seed is not None}
+
+
+def _gains(rows: Sequence[Row], sign: int, *, paired: bool) -> list[float]:
+    """Return mean gains; *paired*, over the seeds that all have, if any: a seed that one alone has is easier or harder."""
+    shared = set.intersection(*map(_seeds, rows)) if paired else set()
+    of_rows = [[one.value for one in row.scores if not shared or one.seed in shared] for row in rows]
+    return [sign * math.fsum(values) / len(values) for values in of_rows]
 
 
 def _drawn(of_table: Sequence[Scored]) -> Floats | None:

@@ -22,6 +22,8 @@ def take_words(seen: Overview, taken: Taken) -> str:
     """Return the method to take, with what it may lose, and where another loses less, why not that one."""
     said = f"Take {code(taken.label)}"
     if taken.loss is None or taken.least_loss is None:
+        if any(choice.uneven for choice in seen.choices):
+            return f"{said}: its mean over the seeds that all have is the best; one such seed does not tell what it may lose."
         several = any(len(row.scores) > 1 for choice in seen.choices for row in choice.rows)
         return f"{said}: its mean is the best; one {'score repeated' if several else 'seed'} does not tell what it may lose."
     counts = _kinds(seen)

@@ -53,6 +53,17 @@ def test_a_margin_that_is_too_narrow_to_show_leaves_the_best():
     assert chosen(records, margin=0.0005).method == "full"
 
 
+def test_a_further_seed_of_one_method_does_not_choose_it():
+    # On the seed that both have, full is better by a point; the second seed is an easier one.
+    full, lora = runs("full", (0.80,)), runs("lora", (0.79, 0.84))
+    choice = chosen([*full, *lora])
+    assert (choice.method, choice.best.label, choice.loss) == ("full", "full", None)
+    assert choice.reasons[0].startswith("full: 0.8000 over 1 seed, the best mean over the seeds that all have; ")
+    assert choice.reasons[1].startswith("lora: 0.8150 over 2 seeds; ")
+    page = render_markdown(Report([*full, *lora]))
+    assert "**Take `full`: its mean over the seeds that all have is the best; one such seed does not tell" in page
+
+
 def test_one_seed_tells_no_loss_so_that_the_best_is_chosen_and_two_tell_one():
     records = [*runs("full", FULL[:1]), *runs("lora", shifted(CLOSE, FULL[:1]))]
     choice = chosen(records, margin=0.5)
