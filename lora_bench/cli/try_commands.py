@@ -30,7 +30,7 @@ DEFAULT_MINUTES = 10.0
 LEAST_MINUTES, RESERVE, FINAL_SHARE = 0.05, 1.5, 0.2
 # The run on all rows is stopped so late; the rest of the tenth that all may take longer is for writing its model.
 LATEST = 1.05
-COMPARED = "the time for comparing is over; the same command would go on with it"
+COMPARED = "the time for comparing is over; the same command with more --minutes would go on with it"
 # An encoder writes no text.
 WRITER = "gpt2-mini"
 
@@ -127,7 +127,7 @@ def try_methods(arguments: argparse.Namespace) -> int:
 def _final(arguments: argparse.Namespace, file: Path, seconds: float) -> int:
     """Train the chosen method on nearly all rows in so many *seconds*, and say what answers new rows.
 
-    Where the time does not hold that training, the best run of the comparison answers.
+    Where the time does not hold that training, the best run of the comparison answers, and not all is done.
     """
     out = _model_of(file)
     try:
@@ -141,7 +141,7 @@ def _final(arguments: argparse.Namespace, file: Path, seconds: float) -> int:
     ready = out if out.exists() else arguments.runs / file.stem
     until = "" if out.exists() else " until then"
     print(f"to answer new rows{until}: lora-bench predict {shlex.quote(str(ready))} new.csv")
-    return DONE
+    return DONE if out.exists() else SOME_FAILED
 
 
 def _do(parse: Parse, words: list[str]) -> int:

@@ -128,6 +128,8 @@ class Predictor:
         if kept.task.writes and spec.decoding is None:  # no metric read its texts
             new = min(Decoding().max_new_tokens, spec.training.max_length // 2)
             spec = spec.model_copy(update={"decoding": Decoding(max_new_tokens=new)})
+        # As the lines that load the model answer; a run in bfloat16 answers its test rows in bfloat16.
+        spec = spec.model_copy(update={"training": spec.training.model_copy(update={"precision": "float32"})})
         return cls(model.to(device_of_runs()).eval(), exercise(kept.task, tokenizer, spec, seed_of(spec)), kept)
 
     def answers(self, rows: NewRows, say: Callable[[str], None]) -> Iterator[tuple[int, Answer]]:

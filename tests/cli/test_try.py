@@ -367,9 +367,9 @@ def test_where_the_time_does_not_hold_the_model_the_comparison_answers_and_the_s
         no_time.setattr("lora_bench.cli.try_commands.LEAST_MINUTES", 0.001)
         no_time.setattr("lora_bench.cli.try_commands.LATEST", 0)
         capsys.readouterr()
-        assert main(["try", "tickets.csv"]) == 0
+        assert main(["try", "tickets.csv"]) == 3
     *_, compared, over, last = capsys.readouterr().out.splitlines()
-    assert compared == "the time for comparing is over; the same command would go on with it"
+    assert compared == "the time for comparing is over; the same command with more --minutes would go on with it"
     assert over == "the time is over before lora was trained on nearly all rows; the same command goes on with that"
     assert last == "to answer new rows until then: lora-bench predict runs/tickets new.csv"
     assert main(["predict", "runs/tickets", "tickets.csv"]) == 0 and not (project / "tickets-model").exists()

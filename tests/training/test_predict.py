@@ -6,6 +6,8 @@ import re
 import shutil
 
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lora_bench.cli import main
 from lora_bench.execute.run_suite import run_suite
@@ -157,6 +159,22 @@ def test_a_question_without_an_answer_is_answered(tmp_path, monkeypatch):
     assert main(["predict", str(runs), str(tmp_path / "new.jsonl"), "full", "--out", "answers.jsonl"]) == 0
     said = [json.loads(line)["predicted"] for line in (runs.parents[1] / "answers.jsonl").read_text().splitlines()]
     assert said[0] and said == [said[0], said[0], said[0], None, None, None]
+
+
+def test_a_run_in_bfloat16_answers_new_rows_as_the_lines_that_load_its_model(tmp_path, monkeypatch):
+    path = ratings(tmp_path / "project")
+    suite = path.read_text(encoding="utf-8").replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[full]")
+    path.write_text(f"{suite}training: {{precision: bfloat16}}\n", encoding="utf-8")
+    runs, records = finished(path, monkeypatch)
+    weights = runs / records["full"].run_id / "weights"
+    assert main(["predict", str(runs), "tickets.csv", "--out", str(tmp_path / "answers.csv")]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(weights)
+    model = AutoModelForSequenceClassification.from_pretrained(weights).eval()
+    for row in rows_of(tmp_path / "answers.csv")[:20]:
+        with torch.no_grad():
+            expected = model(**tokenizer(row["subject"], return_tensors="pt")).logits.item()
+        # bfloat16 has three digits.
+        assert float(row["predicted"]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_folder_of_weights_answers_without_its_runs(tmp_path, monkeypatch, capsys):
