@@ -107,7 +107,7 @@ class FleetPage:
         own = [record for record in self.records["fleet"] if record.spec.method.label == ADAPTER]
         rule = self.rule
         chosen = [
-            f"{code(method)} {learning_rate(rate)} of {', '.join(_tried(rule, method))}, {rule.examples[method]:,} examples"
+            f"{code(method)} {_chosen(rate, rule.scores[method])}, {rule.examples[method]:,} examples"
             f"{_capped(rule.capped[method])}"
             for method, rate in rule.rates.items()
             if method != SHARED
@@ -119,9 +119,9 @@ class FleetPage:
         )
         seen = shared.plateau.step * (shared.spec.training.batch_size or 0) if shared.plateau is not None else None
         examples = "" if seen is None else f"; it saw {seen:,} examples"
+        tried = _chosen(shared.spec.training.learning_rate, rule.scores[SHARED])
         yield (
-            f"*The shared adapter*: rate {learning_rate(shared.spec.training.learning_rate)} of "
-            f"{', '.join(_tried(rule, SHARED))}, tried on the rows of that sample together{examples}"
+            f"*The shared adapter*: rate {tried}, tried on the rows of that sample together{examples}"
             f"{' and had not stopped rising' if shared.plateau is not None and shared.plateau.by == 'cap' else ''}, of "
             f"{sum(self.groups.train.values()):,} training rows."
         )
@@ -163,7 +163,9 @@ def _answer(result: FleetResult) -> Iterator[str]:
 def _begins(result: FleetResult, rival: Rival) -> str:
     found = result.begins(rival)
     if found is None:
-        return f"In no range of training rows up to the largest is its own shown to be better than {NAMES[rival]}."
+        worse = result.worse_up_to(rival)
+        up_to = f"Up to {worse:,} training rows its own is shown to be worse than {NAMES[rival]}; in" if worse else "In"
+        return f"{up_to} no range up to the largest is it shown to be better{f' than {NAMES[rival]}' * (not worse)}."
     worse, better = found
     if result.ranges(rival)[0].least == better:
         return f"It is better than {NAMES[rival]} from the fewest training rows here on, {better:,}."
@@ -237,11 +239,14 @@ def _capped(runs: int) -> str:
     return f" ({plural(runs, 'run')} had not stopped rising at the most examples)" if runs else ""
 
 
-def _tried(rule: FleetRule, method: str) -> list[str]:
-    return [
-        f"{learning_rate(rate)} ({'no score' if score is None else f'{100 * score:.1f}'})"
-        for rate, score in rule.scores[method].items()
+def _chosen(rate: float | None, scores: Mapping[float, float | None]) -> str:
+    """Return a chosen rate of those tried with their scores, and whether a further one might be better."""
+    tried = [
+        f"{learning_rate(one)} ({'no score' if score is None else f'{100 * score:.1f}'})"
+        for one, score in scores.items()
     ]
+    edge = " (the lowest)" if rate == min(scores) else " (the highest)" if rate == max(scores) else ""
+    return f"{learning_rate(rate)}{edge} of {', '.join(tried)}"
 
 
 def _line(group: GroupResult) -> dict[str, Any]:

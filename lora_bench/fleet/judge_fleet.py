@@ -122,8 +122,12 @@ class FleetResult:
         if not shown or not shown[-1]:
             return None
         first = len(shown) - next((at for at, better in enumerate(reversed(shown)) if not better), len(shown))
-        worse = [one.most for one in ranges if one.interval is not None and one.interval.high < 0]
-        return max(worse, default=None), ranges[first].least
+        return self.worse_up_to(rival), ranges[first].least
+
+    def worse_up_to(self, rival: Rival) -> int | None:
+        """Return the end of the last range in which the own adapter is shown to be worse, or None."""
+        ranges = self.ranges(rival)
+        return max((one.most for one in ranges if one.interval is not None and one.interval.high < 0), default=None)
 
 
 def _first(groups: Sequence[GroupResult], place: int) -> int:

@@ -83,5 +83,5 @@ def test_the_weights_of_a_base_model_beyond_the_memory_of_the_machine_are_not_re
     method = Peft(type="SHIRA", targets=("query",), options={"r": 2})
     stored = (tmp_path / "base" / "model.safetensors").stat().st_size
     monkeypatch.setattr(fitting, "installed_bytes", lambda: stored // 2)
-    with pytest.raises(LoraBenchError, match="reads the weights of model .* before it can be counted: 0 MiB"):
+    with pytest.raises(LoraBenchError, match=r"reads the weights of model .* before it can be counted: 0 MiB"):
         fitting.count_method(method, base, "classification", 2, Budget(train_examples=16))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from lora_bench.report.blocks import Block, Fold, Heading, TextTable
 from lora_bench.report.model.comparison import ModelTable, Setting
@@ -73,11 +72,13 @@ def rank_correlation(one: Floats, other: Floats) -> RankCorrelation:
     A tie counts as no order. The standard error is that of a U-statistic, from the agreement of each object with all others
     (Hoeffding 1948).
     """
+    from scipy.stats import t  # slow to import
+
     agree = np.sign(np.subtract.outer(one, one)) * np.sign(np.subtract.outer(other, other))
     number = len(one)
     each = agree.sum(axis=1) / (number - 1)
     error = 2 * each.std(ddof=1) / np.sqrt(number)
-    width = float(stats.t.ppf(0.975, number - 1) * error)
+    width = float(t.ppf(0.975, number - 1) * error)
     tau = float(each.mean())
     return RankCorrelation(tau, max(-1.0, tau - width), min(1.0, tau + width))
 
@@ -179,7 +180,7 @@ def _seeds(one: BothWays) -> list[str]:
 
 
 def _each(one: BothWays) -> Iterator[list[str]]:
-    places = stats.rankdata(-one.default, method="min").astype(int).tolist()
+    places = [1 + int((one.default > value).sum()) for value in one.default]
     means = one.tuned.mean(axis=1)
     for at in np.argsort(-means, kind="stable").tolist():
         yield [
