@@ -1,12 +1,14 @@
 """`lora-bench fleet`: an adapter for each value of a column, judged against a shared one and linear probes."""
 
 import csv
+import math
 import os
 import random
 import signal
 from pathlib import Path
 
 import pytest
+from scipy.stats import binomtest, t
 
 from lora_bench.cli import main
 from lora_bench.execute.options import RunOptions
@@ -23,6 +25,7 @@ from lora_bench.tasks.look import look
 from lora_bench.tuners import mix_adapters
 from tests.project import BAD, GOOD, WORDS, write_model
 
+ROOT = Path(__file__).parents[2]
 COMMAND = [
     "fleet",
     "tickets.csv",
@@ -272,4 +275,32 @@ def test_own_adapters_begin_to_be_better_where_all_further_ranges_show_it():
     ]  # fmt: skip
     assert [round(one.mean, 3) for one in ranges] == [-0.1, -0.1, 0.1, 0.1, 0.1]
     assert fleet.begins("shared") == (160, 170)
-    assert FleetResult("customer", groups[:16]).begins("shared") is None
+    small = FleetResult("customer", groups[:16])
+    assert small.begins("shared") is None
+    assert answer(small).endswith(
+        "Up to 160 training rows its own is shown to be worse than the shared adapter; in no range up to the largest is it "
+        "shown to be better."
+    )
+
+
+def test_the_committed_page_says_what_its_table_gives():
+    rows = rows_of(str(ROOT / "reports" / "novel-filters" / "fleet.csv"))
+    assert len(rows) >= 256
+    for row in rows:
+        for rival in RIVALS:
+            gained, lost = int(row[f"gained_on_{rival}"]), int(row[f"lost_to_{rival}"])
+            expected = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+            assert float(row[f"p_{rival}"]) == pytest.approx(expected)
+            assert float(row[f"less_{rival}"]) == pytest.approx((gained - lost) / int(row["test_rows"]))
+    assert f"**{answer(result_of(rows))}**" in (ROOT / "reports" / "novel-filters.md").read_text(encoding="utf-8")
+    # Volumes of one author are alike: the same mean, with the author as the unit that is drawn.
+    less = [-100 * float(row["less_shared"]) for row in rows]
+    mean, sums = sum(less) / len(less), dict.fromkeys((row["group"].split("_")[0] for row in rows), 0.0)
+    for row, one in zip(rows, less, strict=True):
+        sums[row["group"].split("_")[0]] += one - mean
+    authors = len(sums)
+    error = math.sqrt(sum(one**2 for one in sums.values()) * authors / (authors - 1)) / len(rows)
+    half = t.ppf(0.975, authors - 1) * error
+    said = f"{mean:.1f} points better\n(0.3 to 3.0) than an adapter for each"
+    page = (ROOT / "docs" / "how-to" / "many-adapters.md").read_text(encoding="utf-8")
+    assert said in page and f"the {authors} authors as the unit −{half - mean:.1f} to {mean + half:.1f}." in page
