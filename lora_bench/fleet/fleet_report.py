@@ -29,6 +29,7 @@ from lora_bench.report.text import (
     code,
     inert,
     learning_rate,
+    listed,
     mebibytes,
     percent,
     plural,
@@ -163,9 +164,10 @@ def _answer(result: FleetResult) -> Iterator[str]:
 def _begins(result: FleetResult, rival: Rival) -> str:
     found = result.begins(rival)
     if found is None:
-        worse = result.worse_up_to(rival)
-        up_to = f"Up to {worse:,} training rows its own is shown to be worse than {NAMES[rival]}; in" if worse else "In"
-        return f"{up_to} no range up to the largest is it shown to be better{f' than {NAMES[rival]}' * (not worse)}."
+        if shown := [f"{one.least:,} to {one.most:,}" for one in result.worse(rival)]:
+            rows = f"With {listed(shown)} training rows"
+            return f"{rows} its own is shown to be worse than {NAMES[rival]}, and with no number to be better."
+        return f"In no range of training rows up to the largest is its own shown to be better than {NAMES[rival]}."
     worse, better = found
     if result.ranges(rival)[0].least == better:
         return f"It is better than {NAMES[rival]} from the fewest training rows here on, {better:,}."

@@ -122,12 +122,11 @@ class FleetResult:
         if not shown or not shown[-1]:
             return None
         first = len(shown) - next((at for at, better in enumerate(reversed(shown)) if not better), len(shown))
-        return self.worse_up_to(rival), ranges[first].least
+        return max((one.most for one in self.worse(rival)), default=None), ranges[first].least
 
-    def worse_up_to(self, rival: Rival) -> int | None:
-        """Return the end of the last range in which the own adapter is shown to be worse, or None."""
-        ranges = self.ranges(rival)
-        return max((one.most for one in ranges if one.interval is not None and one.interval.high < 0), default=None)
+    def worse(self, rival: Rival) -> list[RowRange]:
+        """Return the ranges in which the own adapter is shown to be worse."""
+        return [one for one in self.ranges(rival) if one.interval is not None and one.interval.high < 0]
 
 
 def _first(groups: Sequence[GroupResult], place: int) -> int:

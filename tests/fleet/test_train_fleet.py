@@ -278,8 +278,8 @@ def test_own_adapters_begin_to_be_better_where_all_further_ranges_show_it():
     small = FleetResult("customer", groups[:16])
     assert small.begins("shared") is None
     assert answer(small).endswith(
-        "Up to 160 training rows its own is shown to be worse than the shared adapter; in no range up to the largest is it "
-        "shown to be better."
+        "With 10 to 40, 50 to 80, 90 to 120 and 130 to 160 training rows its own is shown to be worse than the shared adapter, "
+        "and with no number to be better."
     )
 
 

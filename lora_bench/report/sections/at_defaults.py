@@ -7,6 +7,7 @@ models, each at one learning rate and with one seed, as many published rankings 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from lora_bench.report.model.ranking import Rank
 from lora_bench.report.model.report import Report
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections.verdicts import place_words
-from lora_bench.report.text import code, learning_rate, listed, plural, points, score
+from lora_bench.report.text import code, inert, learning_rate, listed, plural, points, score
 from lora_bench.stats.items import Floats
 
 DEFAULTS = "-default"
@@ -29,6 +30,7 @@ class BothWays:
     """The methods of one task on one base model that have a score tuned, over the same seeds, and one at the defaults.
 
     Args:
+        task: As the page shows it; likewise *model*.
         tuned: Scores, higher is better, shape (methods, seeds).
         default: Likewise, shape (methods,).
         ranks: Rank of each tuned method among all of its table.
@@ -101,14 +103,20 @@ def _both_ways(report: Report, other: Report) -> Iterator[BothWays]:
         if beside is None:
             continue
         single = {row.label: row.scores[0].value for row in beside.rows if len(row.scores) == 1}
-        most = max((len(row.scores) for row in table.rows), default=0)
-        rows = [row for row in table.rows if row.label in single and len(row.scores) == most]
+        by_seed = [{one.seed: one.value for one in row.scores} for row in table.rows]
+        seeds = max(by_seed, key=len, default={})
+        found = [
+            (row, own)
+            for row, own in zip(table.rows, by_seed, strict=True)
+            if row.label in single and own.keys() == seeds.keys()
+        ]
+        rows = [row for row, _ in found]
         if len(rows) >= FEWEST:
             yield BothWays(
-                task=setting.spec.task.name,
-                model=table.model.name,
+                task=code(setting.spec.task.name),
+                model=inert(table.model.shown),
                 rows=rows,
-                tuned=setting.sign * np.array([[one.value for one in row.scores] for row in rows]),
+                tuned=setting.sign * np.array([[own[seed] for seed in seeds] for _, own in found]),
                 default=setting.sign * np.array([single[row.label] for row in rows]),
                 ranks=[judged.rank_of(row) for row in rows],
                 sign=setting.sign,
@@ -130,9 +138,9 @@ def _blocks(found: Sequence[BothWays], name: str) -> Iterator[Block]:
     most = max(len(one.rows) for one in found)
     among = [one.first in one.best for one in found]
     yield (
-        f"[{code(name)}]({name}.md) has {plural(most, 'method')} of this page at default settings and one learning rate, "
-        f"a seed each, as many published rankings are made. The first of that order is among the best here in {sum(among)} of "
-        f"{plural(len(found), 'table')}; its own rate and size give the median method "
+        f"[{code(name)}]({quote(name)}.md) has {plural(most, 'method')} of this page at default settings and one learning "
+        f"rate, a seed each, as many published rankings are made. The first of that order is among the best here in "
+        f"{sum(among)} of {plural(len(found), 'table')}; its own rate and size give the median method "
         f"{listed([points(float(np.median(one.gains))) for one in found])} points."
     )
     header = ["task", "base model", "methods", "rank correlation", "first", "its places here", "best here", "gains"]
