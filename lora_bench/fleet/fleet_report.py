@@ -151,7 +151,8 @@ def _answer(result: FleetResult) -> Iterator[str]:
     if interval is not None and interval.low > 0:
         yield f"Give {each}: {_mean(mean, interval)} on the shared one"
     elif interval is not None and interval.high < 0:
-        yield f"Share one adapter: to give {each} costs {_mean(mean, interval)}"
+        lost, least, most = (f"{-100 * value:.1f}" for value in (mean, interval.high, interval.low))
+        yield f"Share one adapter: to give {each} costs {lost} points ({least} to {most})"
     else:
         yield f"Not shown that it pays to give {each}: {_mean(mean, interval)} on the shared one"
     yield f"on average; {_counted(result, 'shared')}."

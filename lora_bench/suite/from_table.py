@@ -93,7 +93,7 @@ class Draft:
         rates = f"{self.rates} learning rates" if self.rates > 1 else "one learning rate"
         until = "until a plateau, at most " if self.plateau else ""
         left_out = [label for label in rates_of(large=self.large) if label not in self.methods]
-        without = f" (left out: {', '.join(left_out)})" if left_out else ""
+        without = f" (no time for {', '.join(left_out)})" if left_out else ""
         faster = f"; in bfloat16, {self.bfloat16_gain:.1f} times as fast here" if self.bfloat16_gain is not None else ""
         work = f"{rates}, {seeds}, {until}{self.train_examples:,} examples a run"
         return f"{', '.join(self.methods)}{without}; {work}{faster}"
