@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -23,6 +23,8 @@ from lora_bench.util.redaction import visible, without_secrets
 WIDE, WIDE_BAR, NARROW_BAR = 100, 24, 6
 # Seconds of work after which its speed corrects the estimates.
 SETTLED_SECONDS = 10.0
+# A log says how far a run is after so many seconds, and then every so many.
+FIRST_SECONDS, BETWEEN_SECONDS = 30.0, 60.0
 
 
 class QuietOnBrokenPipe(Console):
@@ -106,14 +108,16 @@ class Display:
 
 
 class Lines(Display):
-    """Print one line when a run ends, for logs; with *quiet* only of a run that did not end `ok`.
+    """Print one line when a run ends and one a minute between, for logs; with *quiet* only of a run that did not end `ok`.
 
     Runs become known in waves: trials first, then the runs that their scores choose. One counter has all of them.
     """
 
-    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+    def __init__(self, console: Console, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = console
         self.quiet = quiet
+        self.clock = clock
+        self.next_line = clock() + FIRST_SECONDS
         self.names: dict[str, str] = {}
         self.left: set[str] = set()
         self.later = 0
@@ -128,6 +132,14 @@ class Lines(Display):
         self.left = {cell.job.run_id for cell in cells}
         self.later = sum(waiting.runs for waiting in waiting_for(plan, cells))
         self.say(announcement(plan, cells, workers))
+        self.next_line = self.clock() + FIRST_SECONDS
+
+    def event(self, event: Event) -> None:
+        """Print how far a run is, if no line has told of the work for a while."""
+        if event.run_id in self.left and self.clock() >= self.next_line:
+            of = "" if event.steps is None else f" of {event.steps}"
+            self.say(f"{self.names[event.run_id]}: step {event.step}{of}")
+            self.next_line = self.clock() + BETWEEN_SECONDS
 
     def finished(self, record: Record) -> None:
         line = result_line(record, self.names.get(record.run_id))
@@ -139,6 +151,7 @@ class Lines(Display):
         self._show(record, line)
 
     def _show(self, record: Record, line: str) -> None:
+        self.next_line = self.clock() + BETWEEN_SECONDS
         if not self.quiet or record.status not in ("ok", "interrupted"):
             self.console.print(without_secrets(line), markup=False, highlight=False, soft_wrap=True)
 

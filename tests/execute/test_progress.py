@@ -87,6 +87,27 @@ def test_the_counter_of_a_second_wave_goes_on_and_never_exceeds_its_total(plan):
     assert said == ["[1/2", "[2/2", "[3/3"]
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_log_says_within_a_minute_how_far_a_run_is_and_then_once_a_minute(plan, quiet):
+    """It was silent for minutes, between the ends of two runs."""
+    seconds, said = [0.0], {}
+    shown = Lines(console(200), quiet=quiet, clock=lambda: seconds[0])
+    shown.planned(plan, list(plan.cells), 1)
+    for step in range(400):
+        before = len(shown.console.file.getvalue())
+        shown.event(Event(plan.cells[0].job.run_id, step, 400, 0.5))
+        if line := shown.console.file.getvalue()[before:]:
+            said[seconds[0]] = line.strip()
+        seconds[0] += 0.5
+    assert list(said) == ([] if quiet else [30.0, 90.0, 150.0])
+    assert quiet or said[90.0] == "tickets · base · lora (rank 8) · seed 0 · rate 1e-3: step 180 of 400"
+    # The end of a run is a line too: the next follows a minute later.
+    shown.finished(plan.cells[0].job.record("failed", "for the test"))
+    before = shown.console.file.getvalue()
+    shown.event(Event(plan.cells[1].job.run_id, 1, 400))
+    assert shown.console.file.getvalue() == before
+
+
 def test_runs_that_differ_in_their_learning_rate_say_it(plan):
     for display in (Lines(console(200)), OwnLines(console(200)), Bars(console(200))):
         wave(display, plan, list(plan.cells))
