@@ -33,6 +33,7 @@ def choose(arguments: argparse.Namespace) -> int:
         if choice.setting.distinct_examples is not None:
             where += f", {choice.setting.distinct_examples:,} rows"
         loss = "the best mean" if choice.loss is None else f"expected to lose {loss_words(choice.loss, choice.unit)}"
+        loss += choice.by_usual
         print(message(f"{where}: {choice.method}, {loss}"))
         for reason in choice.reasons:
             print(message(f"  {reason}"))

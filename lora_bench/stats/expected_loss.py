@@ -3,6 +3,7 @@
 The true scores of all methods are drawn together: docs/how-to/use-the-winner.md#what-it-may-lose. The variance of a method's
 runs is that of `DEGREES` further runs of all methods together (a moderated variance: Smyth 2004,
 https://doi.org/10.2202/1544-6115.1027), but its own where its runs vary far more than those of others, as runs of two kinds do.
+Where a table has one seed, it is what runs usually have: of the baselines' tables of three seeds or more, fitted likewise.
 A run collapses to its floor with a rate that has a Beta distribution before any run is seen. Draws are weighted by what scores
 of methods with a shared variance usually are beside each other: Student's t with one degree of freedom around a middle that is
 not known, with a scale that is one of `SCALES` errors of a method beside the others.
@@ -20,6 +21,8 @@ from lora_bench.stats.items import Floats, Items, ItemScores, draw_weights
 
 SURE = 0.9
 DEGREES = 8.0
+# Of scores between 0 and 1: standard deviation of runs, and the degrees of freedom with which it varies from table to table.
+USUAL_SD, USUAL_DEGREES = 0.009, 2.0
 # So improbable is a variance of runs that is not shared.
 RARE = 1e-3
 SCALES = tuple(2.0**power for power in range(6))
@@ -59,11 +62,15 @@ class Loss:
 
 
 def draw_scores(
-    contenders: Sequence[Contender], item_covariance: Floats | None, draw_seed: int, highest: float = math.inf
+    contenders: Sequence[Contender],
+    item_covariance: Floats | None,
+    draw_seed: int,
+    highest: float = math.inf,
+    usual_sd: float | None = None,
 ) -> Floats | None:
     """Return draws of the true gains, shape (KEPT, contenders), or None if no runs that differ tell the spread of others.
 
-    No gain is above *highest*.
+    No gain is above *highest*. *usual_sd* is the standard deviation of runs where those at hand tell none.
 
     *item_covariance* is of the means, from the choice of test items; None if test items are unknown, or each seed has others:
     they are then a part of the spread of seeds. For *draw_seed* see `seed_from`.
@@ -72,6 +79,9 @@ def draw_scores(
     number = np.isfinite(gains).sum(axis=1)
     means = np.nanmean(gains, axis=1)
     spread = _spread(gains, means, number)
+    if spread is None and usual_sd is not None:
+        every = np.ones(len(contenders))
+        spread = every * usual_sd**2, every * USUAL_DEGREES, every > 0
     if spread is None:
         return None
     generator = np.random.default_rng(draw_seed)

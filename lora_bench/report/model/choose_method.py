@@ -3,8 +3,8 @@
     rows of a table → draws of their true scores (`stats.expected_loss`) → losses of each → Choice
     choices of several tables → draws of the means of methods that all have → Taken
 
-Where no spread of runs is known, as with one seed, the method with the best mean over the seeds that all have is chosen, and no
-loss is stated.
+Where the runs tell no spread, as with one seed, the means over the seeds that all have count, with the error of their test rows
+and the spread that runs usually have. Where that is unknown too, the best of these means is chosen, and no loss is stated.
 """
 
 import math
@@ -29,7 +29,7 @@ from lora_bench.report.model.rows import Row, fell
 from lora_bench.report.model.searches import GivenCosts, Searches
 from lora_bench.report.model.seed_scores import AnswersOf, Scored, items_of, no_answers, overlap_of, scored
 from lora_bench.stats import seed_from
-from lora_bench.stats.expected_loss import SURE, Contender, Loss, draw_scores, item_covariance, losses
+from lora_bench.stats.expected_loss import SURE, USUAL_SD, Contender, Loss, draw_scores, item_covariance, losses
 from lora_bench.stats.items import Floats
 
 Prefer = Literal["storage", "memory", "time"]
@@ -39,6 +39,7 @@ STORAGE: Prefer = "storage"
 LIKE_COST = 0.1
 NO_RESULT = "No result: too many runs did no better than a constant answer"
 POINTS = "points"
+USUAL = "the usual spread of runs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class Choice:
     Args:
         costs: What each costs; None where it was not measured.
         drawn: Draws of their true gains, shape (draws, methods); None where no spread of runs is known.
+        usual: Whether the spread of runs is the usual one, as theirs do not tell it.
         best: Row with the best mean score.
         margin: Loss that does not matter, in the unit of the metric; None for none.
     """
@@ -57,6 +59,7 @@ class Choice:
     rows: tuple[Row, ...]
     costs: tuple[float | None, ...]
     drawn: Floats | None
+    usual: bool
     chosen: Row
     best: Row
     margin: float | None
@@ -88,9 +91,18 @@ class Choice:
 
     @property
     def uneven(self) -> bool:
-        """Whether nothing but means chose, and not all seeds are those of all methods."""
+        """Whether only the seeds that all have count, and some methods have more."""
         seeds = [_seeds(row) for row in self.rows]
-        return self.drawn is None and bool(set.intersection(*seeds)) and any(of != seeds[0] for of in seeds)
+        return (
+            (self.drawn is None or self.usual)
+            and bool(set.intersection(*seeds))
+            and any(of != seeds[0] for of in seeds)
+        )
+
+    @property
+    def by_usual(self) -> str:
+        """Words on what a loss rests where the runs tell no spread; "" where they do."""
+        return f", by {'the one seed that all have' if self.uneven else 'one seed'} and {USUAL}" if self.usual else ""
 
     @property
     def unit(self) -> str:
@@ -271,7 +283,10 @@ def _choose(
     rows, setting = [one.row for one in of_table], of_table[0].setting
     costs = _costs(rows, prefer)
     drawn = _drawn(of_table)
-    means = _gains(rows, setting.sign, paired=drawn is None)
+    usual = drawn is None
+    if usual:
+        drawn = _drawn(of_table, usual=True)
+    means = _gains(rows, setting.sign, paired=usual)
     whole = [place for place, row in enumerate(rows) if not row.failures] or [*range(len(rows))]
     best = max(whole, key=lambda place: means[place])
     found = None if drawn is None else losses(drawn)
@@ -281,6 +296,7 @@ def _choose(
         rows=tuple(rows),
         costs=tuple(costs),
         drawn=drawn,
+        usual=usual and drawn is not None,
         chosen=rows[best if found is None else cheapest(whole, found, costs, margin)],
         best=rows[best],
         margin=margin,
@@ -335,30 +351,42 @@ def _gains(rows: Sequence[Row], sign: int, *, paired: bool) -> list[float]:
     return [sign * math.fsum(values) / len(values) for values in of_rows]
 
 
-def _drawn(of_table: Sequence[Scored]) -> Floats | None:
-    """Return draws of the true gains of the methods of a table, or None where no spread of runs is known."""
-    draw_seed = seed_from(*(run_id for one in of_table for run_id in one.row.run_ids))
+def _drawn(of_table: Sequence[Scored], *, usual: bool = False) -> Floats | None:
+    """Return draws of the true gains of the methods of a table, or None where no spread of runs is known.
+
+    With *usual* the spread is the usual one of scores between 0 and 1, of the seeds that all have and their test rows.
+    """
+    setting = of_table[0].setting
+    share = default_margin(setting.spec.task.metric) is not None
     sound = [_sound(one) for one in of_table]
+    fell_of = [len(one.row.scores) - len(of_one) for one, of_one in zip(of_table, sound, strict=True)]
+    if usual:
+        shared = set.intersection(*map(set, sound))
+        sound = [{name: value for name, value in of_one.items() if name in shared} for of_one in sound]
     names = [*dict.fromkeys(name for of_one in sound for name in of_one)]
+    if not names:
+        return None
+    draw_seed = seed_from(*(run_id for one in of_table for run_id in one.row.run_ids))
     contenders = [
         Contender(
             gains=tuple(of_one.get(name, np.nan) for name in names),
-            fallen=len(one.row.scores) - len(of_one) + sum(fail.status == "diverged" for fail in one.row.failures),
+            fallen=fallen + sum(fail.status == "diverged" for fail in one.row.failures),
             floor=None if one.row.majority_score is None else one.setting.sign * one.row.majority_score,
             choice_sd=one.choice.sd if one.choice is not None else 0.0,
         )
-        for one, of_one in zip(of_table, sound, strict=True)
+        for one, of_one, fallen in zip(of_table, sound, fell_of, strict=True)
     ]
     on_folds = overlap_of(*of_table) > 0
     items = [
         pair[0].select([name for name in of_one if isinstance(name, int)])
         for one, of_one in zip(of_table, sound, strict=True)
-        if not on_folds and (pair := items_of(one, of_table[0])) is not None
+        if (usual or not on_folds) and (pair := items_of(one, of_table[0])) is not None
     ]
     covariance = item_covariance(items, draw_seed) if len(items) == len(of_table) else None
-    setting = of_table[0].setting
-    bounded = setting.sign > 0 and default_margin(setting.spec.task.metric) is not None
-    return draw_scores(contenders, covariance, draw_seed, highest=1.0 if bounded else math.inf)
+    if usual and (covariance is None or not share or len(of_table) == 1):
+        return None
+    highest = 1.0 if setting.sign > 0 and share else math.inf
+    return draw_scores(contenders, covariance, draw_seed, highest, USUAL_SD if usual else None)
 
 
 def _sound(of: Scored) -> dict[int | str, float]:

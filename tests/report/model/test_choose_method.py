@@ -8,7 +8,7 @@ from lora_bench.records.sealed_records import to_json
 from lora_bench.report import Report, render_markdown
 from lora_bench.report.model.choose_method import amount_words, cheapest, choose_among
 from lora_bench.stats.expected_loss import Loss
-from tests.report.model.test_verdicts import FULL, runs, shifted
+from tests.report.model.test_verdicts import FULL, answers_of, runs, shifted
 
 # Differences to full that scatter a little around -0.001, and around -0.05.
 CLOSE, FAR = (-0.002, 0.0, -0.001), (-0.06, -0.05, -0.04)
@@ -64,7 +64,30 @@ def test_a_further_seed_of_one_method_does_not_choose_it():
     assert "**Take `full`: its mean over the seeds that all have is the best; one such seed does not tell" in page
 
 
-def test_one_seed_tells_no_loss_so_that_the_best_is_chosen_and_two_tell_one():
+def test_of_one_seed_the_test_rows_and_the_usual_spread_of_runs_tell_a_loss():
+    # Of 200 rows full is right on 170, LoRA on 168 of these, and the prefixes on the last 120.
+    of_rows = {"full": [*range(170)], "lora": [*range(168)], "prefix_tuning": [*range(80, 200)]}
+    records = [run for label, right in of_rows.items() for run in runs(label, (len(right) / 200,))]
+    answers = answers_of(dict(zip([run.run_id for run in records], of_rows.values(), strict=True)), 200)
+    choice = chosen(records, answers=answers, margin=0.05)
+    full, lora, prefixes = choice.losses
+    assert choice.usual and choice.method == "lora", "the cheapest whose expected loss is within the margin"
+    assert 0.0 < full.expected <= lora.expected < 0.05 < prefixes.expected and lora.at_most > 2 * lora.expected
+    page = render_markdown(Report(records, answers=answers))
+    assert (
+        "**Take `full`: expected to score " in page and " with 90 %, by one seed and the usual spread of runs" in page
+    )
+    # A second seed of one method, though better, leaves the choice to the seed that all have.
+    second = runs("prefix_tuning", (0.6, 0.99))
+    seeds = {run.run_id: of_rows["prefix_tuning"] if run.spec.seed == 0 else [*range(198)] for run in second}
+    right = dict(zip([run.run_id for run in records[:2]], [*of_rows.values()][:2], strict=True)) | seeds
+    uneven = chosen([*records[:2], *second], answers=answers_of(right, 200), margin=0.05)
+    assert uneven.method == "lora" and uneven.losses[2].expected == pytest.approx(prefixes.expected, rel=0.1)
+    assert uneven.by_usual == ", by the one seed that all have and the usual spread of runs"
+    assert chosen(records, margin=0.05).loss is None, "its test rows are unknown"
+
+
+def test_one_seed_without_test_rows_tells_no_loss_so_that_the_best_is_chosen_and_two_tell_one():
     records = [*runs("full", FULL[:1]), *runs("lora", shifted(CLOSE, FULL[:1]))]
     choice = chosen(records, margin=0.5)
     assert (choice.method, choice.loss) == ("full", None)
