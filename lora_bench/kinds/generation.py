@@ -29,6 +29,7 @@ class Generation(TaskKind):
     metric_kinds = ("generation", "likelihood")
     usual_metric = "bleu"
     writes = True
+    answer_words = "a text that it writes"
     label_axes = ("rows", "length")
     own_keys: ClassVar[Mapping[Key, str]] = {("label", "where"): _ONLY, ("linearise",): _ONLY}
 

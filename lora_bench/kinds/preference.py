@@ -31,6 +31,7 @@ class Preference(TaskKind):
     usual_metric = "ranked_right"
     usual_metrics = ("chosen_log_likelihood", "rejected_log_likelihood")
     own_loss = True
+    answer_words = Generation.answer_words
     smooths = False
     label_axes = ("rows", "length")
     packs = False  # a pack computes one loss for all members, over labels

@@ -21,6 +21,7 @@ class Regression(TaskKind):
     usual_metric = "pearson"
     reads_one_token = True
     word_model = "ridge"
+    answer_words = "a number, in the unit of the labels of training"
     python_answer = "model(**inputs).logits.item()"
     smooths = False
     real_labels = ("labels",)

@@ -32,6 +32,7 @@ class Spans(TaskKind):
     label_tensors = ("start_positions", "end_positions")
     packs = False  # a model gives the logits of the first and the last token apart, and a pack has one output
     reads_all = True  # in windows
+    answer_words = "the part of the text that answers the question, or none"
     own_keys: ClassVar[Mapping[Key, str]] = {("label", "start"): _ONLY, ("unanswerable",): _ONLY}
 
     def seen_in(self, view: View, stage: Stage) -> GuessedTask | None:

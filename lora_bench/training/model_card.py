@@ -61,7 +61,8 @@ def model_card(
     """
     items = items or ItemFacts({}, None)
     options = _code(json.dumps(spec.method.options, sort_keys=True))
-    labels = _words(", ".join(spec.task.labels))
+    answer = kind_of_run(spec).answer_words
+    answers = f"Answer: {answer}" if answer else f"Labels in order: {_words(', '.join(spec.task.labels))}"
     beside = _is_folder(spec.model) and tuner is not None and base is None
     revision = f" at revision `{spec.model.revision}`" if spec.model.revision else ""
     never = "" if items.never_found is None else items.never_found.words(shown=_words)
@@ -81,7 +82,7 @@ def model_card(
             *([f"**{never[0].upper()}{never[1:]}.**", ""] if never else []),
             f"Trained by lora_bench {__version__} (run `{spec.run_id}`): method `{spec.method.name}` with `{options}`, "
             f"learning rate {spec.training.learning_rate:g}, {amount_of(*spec.training.target)}, "
-            f"seed {spec.seed}, weights after step {step}. Labels in order: {labels or 'none'}.",
+            f"seed {spec.seed}, weights after step {step}. {answers}.",
             "",
             f"Base model: `{_code(public_name(spec.model))}`{revision} (content {spec.model.sha256[:16]})."
             + (" Run these lines beside its folder." if beside else ""),

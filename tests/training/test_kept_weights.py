@@ -220,3 +220,5 @@ def test_the_card_of_a_regressor_or_a_writer_loads_one(tmp_path, given, auto):
         "GPT2LMHeadModel" if auto == "CausalLM" else f"GPT2For{auto}"
     )
     assert record.status == "ok" and ("num_labels=1" in card) == (auto != "CausalLM")
+    answer = "a text that it writes" if auto == "CausalLM" else "a number, in the unit of the labels of training"
+    assert f"Answer: {answer}." in card and "Labels in order" not in card

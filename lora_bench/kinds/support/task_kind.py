@@ -60,6 +60,7 @@ class TaskKind:
         word_model: Linear model on tf-idf whose score stands beside that of a run; None if there is none.
         own_keys: Keys of a task that no other kind may have, each with what is wrong with them in another.
         plan_note: Sentence on the cost of its runs that a plan says; None for nothing to say.
+        answer_words: Its answer in words for a model card; None if it is one of the labels.
         python_answer: Python expression that gives the answer of `model` to `inputs`; None if that takes more.
     """
 
@@ -86,6 +87,7 @@ class TaskKind:
     word_model: ClassVar[Literal["logistic", "ridge"] | None] = None
     own_keys: ClassVar[Mapping[Key, str]] = {}
     plan_note: ClassVar[str | None] = None
+    answer_words: ClassVar[str | None] = None
     python_answer: ClassVar[str | None] = None
 
     @property
