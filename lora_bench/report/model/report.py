@@ -21,7 +21,7 @@ from lora_bench.report.model.pool import SuitePool, pool
 from lora_bench.report.model.reference import NOTHING_ASKED, Question
 from lora_bench.report.model.searches import Beside, GivenCosts, beside
 from lora_bench.report.model.seed_scores import AnswersOf, no_answers
-from lora_bench.report.sections.improving import improving_runs
+from lora_bench.report.sections.improving import unfinished_runs
 from lora_bench.stats.apart import least_p
 from lora_bench.stats.verdict import FEWEST_PAIRS, Grade
 from lora_bench.stats.verdict import grade as grade_of
@@ -53,12 +53,14 @@ class Decision:
         taken: The method to take; None where nothing was judged, runs learned nothing, or tables share no methods.
         why: Reason that nothing is shown: too few seeds for a verdict, or collapses; None for neither.
         improving: Number of runs that were still improving when their budget ended, of those that ended with a score.
+        capped: Number of runs that were trained until a plateau, and ended by their cap before they reached one.
     """
 
     level: Level | None = None
     taken: Line | None = None
     why: Why = None
     improving: int
+    capped: int
     ended: int
 
     @property
@@ -72,14 +74,14 @@ class Decision:
         return self.level in get_args(Grade)
 
     @property
-    def share_improving(self) -> float:
-        """Share of the runs that were still improving."""
-        return self.improving / max(self.ended, 1)
+    def share_unfinished(self) -> float:
+        """Share of the runs that were still improving, or ended by their cap."""
+        return (self.improving + self.capped) / max(self.ended, 1)
 
 
 def _decide(overview: Overview) -> Decision:
-    improving, ended = improving_runs(overview.comparison)
-    nothing = Decision(improving=improving, ended=ended)
+    improving, capped, ended = unfinished_runs(overview.comparison)
+    nothing = Decision(improving=improving, capped=capped, ended=ended)
     if overview.judged is None or not overview.contrasts:
         return nothing
     label = overview.taken.label if overview.taken is not None else None

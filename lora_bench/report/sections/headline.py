@@ -34,8 +34,8 @@ from lora_bench.stats.verdict import FEWEST_PAIRS, grade
 
 # Tables named with classes that are never found, and methods with runs that are not done.
 MOST_TOLD, MOST_UNDONE = 2, 5
-# Runs that were still improving change an answer less: only from this share on they stand before it.
-MANY_IMPROVING = 0.25
+# What longer training may change is less of a doubt: only from this share on they stand before it.
+MANY_UNFINISHED = 0.25
 
 
 class Headline(NamedTuple):
@@ -82,7 +82,7 @@ def headline_of(report: Report) -> Headline:
         lead = " ".join([*_words_suffice(overview), lead])
     cautions = [*_not_done(report.undone), *_cautions(overview, overview.judged, decision)]
     strength = _strength(overview, overview.judged, decision.level)
-    further = [*further, *_improving(decision)]
+    further = [*further, *_longer(decision)]
     return Headline(cautions, lead, further, strength, next_lines(overview, decision), decision)
 
 
@@ -184,8 +184,8 @@ def _doubts(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
     unrisen, ended = unrisen_runs(seen.comparison)
     if unrisen > 1:
         said.append(f"{unrisen} of {ended} runs were ended as at a plateau before their score had risen once")
-    if decision.share_improving >= MANY_IMPROVING:
-        said.append(_still_improving(decision))
+    if decision.share_unfinished >= MANY_UNFINISHED:
+        said += _unfinished(decision)
     if not said:
         return []
     most = judged.all_ends.fallen > judged.all_ends.runs / 2
@@ -193,15 +193,19 @@ def _doubts(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
     return [f"{many}Read the ranking with care: {listed(said)}."]
 
 
-def _improving(decision: Decision) -> list[str]:
-    """Return a note that some runs were still improving: the answer is that of their budget."""
-    if not MANY <= decision.share_improving < MANY_IMPROVING:
+def _longer(decision: Decision) -> list[str]:
+    """Return a note that some runs were still improving, or ended by their cap: the answer is that of their budget."""
+    if not MANY <= decision.share_unfinished < MANY_UNFINISHED:
         return []
-    return [f"Longer training may change this: {_still_improving(decision)}."]
+    return [f"Longer training may change this: {listed(_unfinished(decision))}."]
 
 
-def _still_improving(decision: Decision) -> str:
-    return f"{decision.improving} of {decision.ended} runs were still improving when their budget ended"
+def _unfinished(decision: Decision) -> list[str]:
+    counted = {
+        "were still improving when their budget ended": decision.improving,
+        "ended by their cap, before they reached a plateau": decision.capped,
+    }
+    return [f"{number} of {decision.ended} runs {how}" for how, number in counted.items() if number]
 
 
 def _nothing_shown(seen: Overview, decision: Decision) -> list[str]:

@@ -44,10 +44,10 @@ def still_improving(record: Record) -> bool:
     return sign * (statistics.fmean(late) - statistics.fmean(early)) > LEVEL * noise + rounding
 
 
-def improving_runs(comparison: Comparison) -> tuple[int, int]:
-    """Count the runs that are results and were still improving, or reached no plateau, and those that ended `ok`."""
+def unfinished_runs(comparison: Comparison) -> tuple[int, int, int]:
+    """Count the results that were still improving when their budget ended, those that a cap ended, and all that ended `ok`."""
     runs = _results(comparison)
-    return sum(still_improving(run) or _capped(run) for run in runs), len(runs)
+    return sum(map(still_improving, runs)), sum(map(_capped, runs)), len(runs)
 
 
 def plateau_blocks(comparison: Comparison) -> list[Block]:

@@ -7,7 +7,7 @@ import pytest
 from lora_bench.records.analysis import Analysis, UntilDecided
 from lora_bench.records.budget import Budget
 from lora_bench.records.protocol import PROTOCOLS
-from lora_bench.records.record import CurvePoint, Weights
+from lora_bench.records.record import CurvePoint, PlateauEnd, Weights
 from lora_bench.report.blocks import Heading, SectionAnswer, to_markdown
 from lora_bench.report.figures.differences import caption, words
 from lora_bench.report.markdown import render_markdown
@@ -362,6 +362,22 @@ def test_what_makes_a_ranking_doubtful_follows_the_answer():
     few = runs("full", 0) + runs("lora", -0.05)
     few[:2] = improving[:2]
     assert said(few).startswith("**Take") and "2 of 20 runs were still improving" in said(few)
+
+
+def test_a_run_that_its_cap_ended_is_not_called_one_whose_budget_ended():
+    falling = tuple(CurvePoint(step=step, loss=1 / step) for step in range(1, 41))
+    ends = {by: {"curve": falling, "plateau": PlateauEnd(by=by, decay_after=36, step=40)} for by in ("cap", "plateau")}
+    capped = runs("full", 0, changes=ends["cap"])
+    first = cautions(capped + runs("lora", -0.05, changes=ends["plateau"]))
+    assert "10 of 20 runs ended by their cap, before they reached a plateau." in first and "improving" not in first
+    # Beside runs without a plateau, each is called what it is.
+    both = cautions(capped + runs("lora", -0.05, changes={"curve": falling}))
+    assert (
+        "10 of 20 runs were still improving when their budget ended and 10 of 20 runs ended by their cap, before"
+        in both
+    )
+    few = said([*capped[:2], *runs("full", 0)[2:], *runs("lora", -0.05)])
+    assert "Longer training may change this: 2 of 20 runs ended by their cap, before they reached a plateau." in few
 
 
 @pytest.mark.parametrize("records", [
