@@ -58,7 +58,9 @@ def test_simulated_ranges_are_those_of_the_package(depth, seeds):
     found = np.array(simulation.stated_ranges(scores))
     assert (found[0] == 1).all() == (seeds == 3)
     for place, of_report in enumerate(scores):
-        assert (np.swapaxes(ranges(of_report), 1, 2) == found[:, place]).all()
+        stated = ranges(of_report)
+        # Without a test a report has no ranks, where the simulation has the whole range.
+        assert stated.shape[-1] == 0 if seeds == 3 else (np.swapaxes(stated, 1, 2) == found[:, place]).all()
 
 
 def test_equal_methods_share_their_ranks():

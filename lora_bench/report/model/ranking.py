@@ -68,14 +68,22 @@ def each_pair(number: int, compare: Callable[[int, int], GainAndP]) -> GainsAndP
 def rank_all(contests: Sequence[Contest], alpha: float) -> list[list[Rank]]:
     """Return the rank of every method of every contest, in their order, with an error level of *alpha* for either family.
 
-    A contest of one method has none, nor one with a shown difference that goes against the order of the means, which can be
-    where methods have scores of different seeds: then there is no one order.
+    A contest of one method has none, nor one without any test, as of one seed a method: all its ranks would be the whole
+    range. Nor has one with a shown difference that goes against the order of the means, which can be where methods have scores
+    of different seeds: then there is no one order.
     """
     others = [contest.compare() for contest in contests]
     known = np.concatenate([np.empty(0), *(p_values for _, p_values in others)])
     adjusted, _ = holm_arrays(np.where(np.isnan(known), 1.0, known), alpha)
     parts = np.split(adjusted, np.cumsum([len(gains) for gains, _ in others])[:-1])
-    return [_ranks(contest, gains, p, alpha) for contest, (gains, _), p in zip(contests, others, parts, strict=True)]
+    return [
+        _ranks(contest, gains, p, alpha) if _tested(contest, raw) else []
+        for contest, (gains, raw), p in zip(contests, others, parts, strict=True)
+    ]
+
+
+def _tested(contest: Contest, p_values: Floats) -> bool:
+    return not np.isnan(p_values).all() or any(verdict.adjusted_p is not None for verdict in contest.verdicts)
 
 
 def _ranks(contest: Contest, gains: Floats, p_values: Floats, alpha: float) -> list[Rank]:

@@ -86,7 +86,10 @@ def _any_false_claim(judged: Judged, pooled: bool) -> str:
     over_tasks = [True, *margins, any(one.rank is not None for group in judged.over_tasks for one in group.methods)]
     number = sum(in_places) + (sum(over_tasks) if judged.over_tasks else 0) + pooled
     most = percent(judged.analysis.alpha * number, 0)
-    kinds = "differences, margins and ranks" + (", in each place and over tasks," if judged.over_tasks else "")
+    ranked = in_places[-1] or over_tasks[-1]
+    kinds = f"differences{', margins and ranks' if ranked else ' and margins'}" + (
+        ", in each place and over tasks," if judged.over_tasks else ""
+    )
     kinds += " and differences on new tasks" if pooled else ""
     return f" With {kinds} the chance of any false claim on this page is at most {most}."
 

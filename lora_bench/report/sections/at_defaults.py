@@ -51,7 +51,9 @@ class BothWays:
 
     @property
     def best(self) -> list[int]:
-        """The tuned methods that no other is shown to be better than."""
+        """The tuned methods that no other is shown to be better than: all, where too few seeds leave no ranks."""
+        if not any(self.ranks):
+            return [*range(len(self.rows))]
         return [at for at, rank in enumerate(self.ranks) if rank is not None and rank.best == 1]
 
     @property

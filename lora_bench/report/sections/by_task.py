@@ -69,7 +69,7 @@ def _over_tasks(group: OverTasks, judged: Judged, beside: Beside) -> list[Block]
         trials = total_of(beside.tuning(row, group.table, group.settings[task]) for task, row in one.rows.items())
         lines.append([*_mean(one), rank_words(one.rank), *_against(one, group), *_costs(one), text.rate(trials)])
     alone = {"adapter parameters", "peak memory, MiB", "training, s"} if judged.comparison.scores_alone else set()
-    return wide_table(*known_columns(header, lines, {tuning, *alone}), names=1)
+    return wide_table(*known_columns(header, lines, {tuning, "ranks", *alone}), names=1)
 
 
 def _mean(one: Across) -> list[str]:

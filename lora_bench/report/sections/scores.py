@@ -174,8 +174,9 @@ def _judged(setting: Setting, judged: Judged | None) -> list[TableColumn]:
     if judged is None or not any(held.setting is setting for held in judged.held):
         return []
     rates = not setting.scores_alone
+    ranks = [TableColumn("ranks", lambda row: rank_words(judged.rank_of(row)))] if judged.ranks else []
     return [
-        TableColumn("ranks", lambda row: rank_words(judged.rank_of(row))),
+        *ranks,
         TableColumn(
             f"against {code(judged.analysis.reference)}",
             lambda row: verdict_words(held.verdict, rates=rates) if (held := judged.of(row)) is not None else MISSING,

@@ -51,6 +51,12 @@ def test_each_seed_is_a_ranking_of_its_own():
     assert row[2] == ", ".join(["`full`"] * 8) and row[3:] == ["8 of 8", "1.00 (1.00 to 1.00)"]
 
 
+def test_of_too_few_seeds_for_a_test_every_method_is_among_the_best():
+    found = page(DEFAULT, lost=[(method, seed) for method in TUNED for seed in range(2, 8)])
+    assert "is among the best here in 1 of 1 table" in found
+    assert cells(found, "to 1.00)")[5:7] == ["–", "4"]
+
+
 def test_a_method_without_the_seeds_of_the_others_is_left_out():
     assert page(DEFAULT, lost=[("full", 3)]) == "", "three methods are left"
 
