@@ -217,7 +217,8 @@ def _costs(comparison: Comparison) -> list[Block]:
         return []
     table, in_all = found
     rows = [row for setting in comparison.settings for row in setting.rows]
-    measured = [row for row in rows if {row.train_peak_bytes, row.step_seconds, row.train_seconds} != {None}]
+    known = [row.measured for row in rows]
+    measured = [row for row in known if {row.train_peak_bytes, row.step_seconds, row.train_seconds} != {None}]
     shared = [row for row in measured if row.exclusive is False]
     unsaid = sum(row.exclusive is None for row in measured)
     if not measured:
@@ -235,8 +236,10 @@ def _costs(comparison: Comparison) -> list[Block]:
     if resumed:
         are = "is" if resumed == 1 else "are"
         alone += (
-            f" {plural(resumed, 'run')} went on from a checkpoint after a stop, and {are} in no speed or memory number."
+            f" {plural(resumed, 'run')} went on from a checkpoint after a stop, and {are} in no speed or memory number"
         )
+        of_part = f" but those marked {tables.RESUMED}: of the part after it, training seconds of both"
+        alone += of_part * any(row.only_resumed for row in rows) + "."
     shown = table if len(table.rows) <= MOST_COSTS else Fold("Seconds of one run", [table])
     return [Heading(2, "Costs"), f"{alone} Failed runs have no times. {in_all}", shown]
 

@@ -104,11 +104,13 @@ class Contrast:
 class Ratio(NamedTuple):
     """A measured cost as a multiple of the reference's, the geometric mean over base models.
 
-    It is *exclusive* if nothing is known to have run beside any of the measurements.
+    It is *exclusive* if nothing is known to have run beside any of the measurements, and *resumed* if some are of the part of a
+    run after a checkpoint.
     """
 
     value: float
     exclusive: bool
+    resumed: bool = False
 
 
 class Place(NamedTuple):
@@ -372,13 +374,19 @@ def _ratio(
         ]
         pair = [cell.value(of) if cell is not None else None for cell in cells]
         alone = all(record.exclusive is not False for cell in cells if cell is not None for record in cell.records)
+        resumed = False
         if None in pair:
-            rows = (place.row, place.reference)
-            pair = [in_runs(row) for row in rows] if place.row.memory_kind == place.reference.memory_kind else [None]
+            rows = (place.row.measured, place.reference.measured)
+            pair = [in_runs(row) for row in rows] if rows[0].memory_kind == rows[1].memory_kind else [None]
             alone = all(row.exclusive is not False for row in rows)
+            resumed = any(row.only_resumed for row in rows)
         own, other = pair if len(pair) == 2 else (None, None)
         if own and other:
-            found.append(Ratio(own / other, alone))
+            found.append(Ratio(own / other, alone, resumed))
     if not found:
         return None
-    return Ratio(statistics.geometric_mean(one.value for one in found), all(one.exclusive for one in found))
+    return Ratio(
+        statistics.geometric_mean(one.value for one in found),
+        all(one.exclusive for one in found),
+        any(one.resumed for one in found),
+    )

@@ -9,8 +9,8 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
@@ -54,7 +54,7 @@ class Forgetting:
 class Row:
     """A method with one learning rate on one base model, over its seeds. Measurements are medians over seeds.
 
-    Runs that were cut off and went on from a checkpoint are in no measurement but totals of time.
+    Runs that were cut off and went on from a checkpoint are in no measurement but totals of time: see `measured`.
 
     Args:
         exempt: Whether the method has no size, so that the parameter budget of its suite cannot hold it.
@@ -117,6 +117,20 @@ class Row:
         return self.statuses.get("ok", 0)
 
     @property
+    def only_resumed(self) -> bool:
+        """True if all runs with a measurement went on from a checkpoint, so that it is in none of the row's."""
+        found = [record.resumed for record in self.records if record.speed is not None]
+        return bool(found) and all(found)
+
+    @property
+    def measured(self) -> "Row":
+        """The row to show costs of: if all its runs went on from a checkpoint, with what was measured after it.
+
+        Training seconds are then those of both parts, without the steps that a stop undid.
+        """
+        return replace(self, **_measurements(self.records)) if self.only_resumed else self
+
+    @property
     def above_majority(self) -> float | None:
         """Mean score less the score of the majority class (or the mean)."""
         return None if self.score is None or self.majority_score is None else self.score.mean - self.majority_score
@@ -140,14 +154,8 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         if (value := record.judged_score) is not None
     ]
     all_speeds = [record.speed for record in records if record.speed is not None]
-    # What was begun twice has memory and time of its second part, or of both with a pause between.
-    whole = [record for record in records if not record.resumed]
-    memories = [record.memory for record in whole if record.memory is not None]
-    kind = unique(memory.kind for memory in memories)
-    speeds = [record.speed for record in whole if record.speed is not None]
     words = (record.data.word_model_score for record in records if record.data is not None)
     own_rows = all(record.spec.training.distinct_seed is None for record in records)
-    alone = [memory.exclusive for memory in memories] + [speed.exclusive for speed in speeds]
     machines = {machine_of(record.environment) for record in records if record.environment is not None}
     parameters = unique(record.parameters for record in records)
     target = first.budget.parameter_target if first.budget is not None else None
@@ -171,16 +179,9 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         failures=tuple(record for record in records if record.status != "ok"),
         parameters=parameters,
         within_budget=within if method.size is not None and target is not None else None,
-        memory_kind=kind,
-        exclusive=False if False in alone else None if None in alone or not alone else True,
-        # Bytes of an allocator and of a process are different things: no median is taken over both.
-        train_peak_bytes=median_of(memory.train_peak_bytes for memory in memories) if kind is not None else None,
-        step_seconds=median_of(speed.step_seconds_median for speed in speeds),
-        examples_per_second=median_of(speed.examples_per_second for speed in speeds),
-        real_tokens_per_second=median_of(speed.real_tokens_per_second for speed in speeds),
-        train_seconds=median_of(speed.train_seconds for speed in speeds),
+        # What was begun twice has memory and speed of its second part.
+        **_measurements([record for record in records if not record.resumed]),
         train_seconds_total=total_of(record.further_train_seconds for record in records if record.speed is not None),
-        evaluation_seconds=median_of(speed.evaluation_seconds for speed in speeds),
         evaluation_seconds_total=total_of(speed.evaluation_seconds for speed in all_speeds),
         majority_score=over_folds((floor_of(record) for record in records if record.data is not None), overlap),
         least_learned=over_folds(map(least_learned, records), overlap),
@@ -191,6 +192,26 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         forgetting=_forgetting(records),
         overlap=overlap,
     )
+
+
+def _measurements(records: Iterable[Record]) -> dict[str, Any]:
+    """Return the measurements of a row, medians over *records*."""
+    measured = [*records]
+    memories = [record.memory for record in measured if record.memory is not None]
+    speeds = [record.speed for record in measured if record.speed is not None]
+    kind = unique(memory.kind for memory in memories)
+    alone = [memory.exclusive for memory in memories] + [speed.exclusive for speed in speeds]
+    return {
+        "memory_kind": kind,
+        "exclusive": False if False in alone else None if None in alone or not alone else True,
+        # Bytes of an allocator and of a process are different things: no median is taken over both.
+        "train_peak_bytes": median_of(memory.train_peak_bytes for memory in memories) if kind is not None else None,
+        "step_seconds": median_of(speed.step_seconds_median for speed in speeds),
+        "examples_per_second": median_of(speed.examples_per_second for speed in speeds),
+        "real_tokens_per_second": median_of(speed.real_tokens_per_second for speed in speeds),
+        "train_seconds": median_of(speed.train_seconds for speed in speeds),
+        "evaluation_seconds": median_of(speed.evaluation_seconds for speed in speeds),
+    }
 
 
 def _forgetting(records: Sequence[Record]) -> Forgetting | None:

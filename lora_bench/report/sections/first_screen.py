@@ -18,7 +18,7 @@ from lora_bench.report.sections.advice import comparisons_of, times
 from lora_bench.report.sections.chosen_rates import rates_table
 from lora_bench.report.sections.forgetting import kept_of_base
 from lora_bench.report.sections.headline import Headline, headline_blocks, headline_of
-from lora_bench.report.sections.method_tables import SHARED, metric_name, setting_name
+from lora_bench.report.sections.method_tables import OF_RESUMED, RESUMED, SHARED, metric_name, setting_name
 from lora_bench.report.sections.verdicts import place_words
 from lora_bench.report.text import MISSING, code, inert, plural, unmarked
 from lora_bench.stats.power import POWER
@@ -176,6 +176,8 @@ def notes(seen: Overview, *, short: bool = False) -> list[str]:
         said.append(f"{ESTIMATED} 4 bytes a stored parameter.")
     if any(ratio is not None and not ratio.exclusive for line in shown for ratio in (line.step, line.memory)):
         said.append(f"{SHARED} Other work ran on the machine at the time.")
+    if any(ratio is not None and ratio.resumed for line in shown for ratio in (line.step, line.memory)):
+        said.append(OF_RESUMED)
     if any(place.setting.spec.task.metric == "bleu" for line in shown for place in line.places):
         said.append("BLEU is on a scale of 0 to 1.")
     return [" ".join(said)] if said else []
@@ -300,7 +302,10 @@ def file_of(line: Line) -> str:
 
 def ratio(found: Ratio | None, reference: bool) -> str:
     """Return a cost as a multiple of the reference's, marked where it was not measured alone."""
-    return MISSING if found is None else f"{found.value:.2g} ×" + ("" if found.exclusive or reference else SHARED)
+    if found is None:
+        return MISSING
+    marks = {SHARED: not found.exclusive and not reference, RESUMED: found.resumed and not reference}
+    return f"{found.value:.2g} ×" + "".join(mark for mark, holds in marks.items() if holds)
 
 
 def next_step(following: Sequence[str]) -> list[Block]:

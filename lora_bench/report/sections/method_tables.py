@@ -14,7 +14,8 @@ from lora_bench.report.model.searches import best_rates
 from lora_bench.report.text import MISSING, code, count, inert
 from lora_bench.stats.verdict import FEWEST_FOR_INTERVAL
 
-EXEMPT, SHARED, SEVERAL = "†", "‡", "§"
+EXEMPT, SHARED, SEVERAL, RESUMED = "†", "‡", "§", "¶"
+OF_RESUMED = f"{RESUMED} The runs went on from a checkpoint, and the number is of the part after it."
 WORDS = "*words alone*"
 NO_REASON = "no reason was recorded"
 
@@ -109,15 +110,15 @@ def _scores(setting: Setting) -> list[TableColumn]:
 
 
 def _measured(table: ModelTable) -> list[TableColumn]:
-    kinds = {row.memory_kind for row in table.rows if row.memory_kind is not None}
-    kind = f" ({', '.join(kinds)})" if len(kinds) == 1 else ""
+    kinds = {row.measured.memory_kind for row in table.rows} - {None}
+    kind = f" ({', '.join(filter(None, kinds))})" if len(kinds) == 1 else ""
 
     def peak(row: Row) -> str:
         shown = text.mebibytes(row.train_peak_bytes)
         return f"{shown} {row.memory_kind}" if len(kinds) > 1 and row.memory_kind is not None else shown
 
     def marked(shown: Callable[[Row], str]) -> Callable[[Row], str]:
-        return lambda row: found if (found := shown(row)).startswith(MISSING) else found + _mark(row)
+        return lambda row: found if (found := shown(row.measured)).startswith(MISSING) else found + _mark(row)
 
     return [
         TableColumn(f"peak memory, MiB{kind}", marked(peak)),
@@ -152,7 +153,8 @@ def costs(comparison: Comparison) -> tuple[TextTable, str] | None:
     lines = []
     for where, setting, table, row in timed:
         name = method_name(row) + (f" at {text.learning_rate(row.learning_rate)}" if setting.search else "")
-        measured = (row.train_seconds, row.evaluation_seconds, row.real_tokens_per_second)
+        known = row.measured
+        measured = (known.train_seconds, known.evaluation_seconds, known.real_tokens_per_second)
         seconds = [text.rate(one) + _mark(row) for one in measured]
         lines.append([where, model_name(table), name, count(row.ok), *seconds])
     training = text.rate(total_of(row.train_seconds_total for *_, row in timed))
@@ -289,7 +291,10 @@ def interval(row: Row) -> str:
 
 
 def _mark(row: Row) -> str:
-    return (SHARED if row.exclusive is False else "") + (SEVERAL if len(row.environments) > 1 else "")
+    marks = {
+        SHARED: row.measured.exclusive is False, SEVERAL: len(row.environments) > 1, RESUMED: row.only_resumed,
+    }  # fmt: skip
+    return "".join(mark for mark, holds in marks.items() if holds)
 
 
 def _rate_cell(rows: Sequence[Row], best: Sequence[float]) -> str:

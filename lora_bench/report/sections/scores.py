@@ -100,12 +100,14 @@ def _notes(settings: Sequence[Setting]) -> list[Block]:
         notes.append(exempt_note(settings))
     # Tables of learning rates have no measurements.
     measured = [row for setting in settings if not setting.search for row in setting.rows]
-    if any(row.exclusive is False for row in measured):
+    if any(row.measured.exclusive is False for row in measured):
         said = "Other work ran on the same device or machine, so the number says little about speed or memory."
         notes.append(f"{tables.SHARED} {said}")
     if any(len(row.environments) > 1 for row in measured):
         said = "The runs of this row ran in several environments: see [Environment](#environment)."
         notes.append(f"{tables.SEVERAL} {said}")
+    if any(row.only_resumed for row in measured):
+        notes.append(tables.OF_RESUMED)
     return notes
 
 

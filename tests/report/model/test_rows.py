@@ -23,6 +23,15 @@ def test_a_run_that_went_on_from_a_checkpoint_is_scored_and_not_measured():
 def test_a_row_of_such_runs_alone_has_no_measurement():
     row = make_row([RESUMED], [ENVIRONMENT])
     assert row.score.n == 1 and row.step_seconds is None and row.exclusive is None
+    assert (row.measured.step_seconds, row.measured.train_peak_bytes) == (5.0, 900 * MIB)
+    assert make_row([WHOLE, RESUMED], [ENVIRONMENT]).measured.step_seconds == 0.05
+
+
+def test_what_is_known_of_such_runs_alone_is_shown_with_a_mark():
+    page = render_markdown(Report([record("full", seed=1), RESUMED]))
+    assert "| 900¶ | 5,000¶ |" in page
+    assert "\n¶ The runs went on from a checkpoint, and the number is of the part after it." in page
+    assert "but those marked ¶: of the part after it, training seconds of both." in page
 
 
 def test_a_page_says_how_many_went_on():
