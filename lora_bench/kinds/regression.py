@@ -19,6 +19,7 @@ class Regression(TaskKind):
     exercise = "labelling.Rating"
     metric_kinds = ("regression",)
     usual_metric = "pearson"
+    guessed_metrics = ("mae",)  # in the unit of the numbers
     reads_one_token = True
     word_model = "ridge"
     answer_words = "a number, in the unit of the labels of training"

@@ -284,6 +284,8 @@ def task_keys(name: str, seen: TableFacts, folder: Path, folds: int | None) -> d
     data = {split: os.path.relpath(path, folder) for split, path in files.items()}
     of_label = {"column": seen.label, "separator": seen.separator, "start": seen.start}
     label = {key: column for key, column in of_label.items() if column is not None}
+    kind = find_kind(seen.kind)
+    metric = seen.metric or kind.usual_metric
     given = {
         "task": name,
         "data": data if seen.files else data["train"],
@@ -299,7 +301,8 @@ def task_keys(name: str, seen: TableFacts, folder: Path, folds: int | None) -> d
         "label": seen.columns or (label if len(label) > 1 else seen.label if (seen.label,) != seen.text else None),
         "labels": seen.labels or None,
         "unanswerable": seen.unanswerable or None,
-        "metric": seen.metric or find_kind(seen.kind).usual_metric,
+        "metric": metric,
+        "metrics": tuple(name for name in kind.guessed_metrics if name != metric) or None,
         "split": _split(seen, folds) or None,
     }
     return {key: value for key, value in given.items() if value is not None}

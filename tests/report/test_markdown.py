@@ -132,6 +132,21 @@ def test_verdicts_ranks_trials_and_checkpoints_are_columns_where_there_are_any()
     assert "Two methods share a letter if no difference between them is shown." in page
 
 
+def test_further_metrics_stand_beside_the_one_that_is_judged_as_means():
+    records = [
+        record(method, seed=seed, score=0.7 + seed / 100, metric="pearson", changes={"scores": scores})
+        for method, off in (("full", 0.4), ("lora", 0.5))
+        for seed, scores in enumerate([{"pearson": 0.7, "mae": off}, {"pearson": 0.71, "mae": off + 0.1}])
+    ]
+    further = render(records).split("<summary>Further metrics, means</summary>")[1].split("</details>")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in further.split("\n") if line.startswith("| ")
+    ]
+    assert rows[0] == ["method", "mae (lower is better)"]
+    assert [row for row in rows[2:]] == [["`full`†", "0.4500"], ["`lora`", "0.5500"]]
+    assert "Further metrics" not in render([record("full"), record("lora")])
+
+
 def test_a_target_for_stored_parameters_is_named_and_held_against_what_is_stored():
     held = BUDGET.model_copy(update={"adapter_parameters": None, "stored_parameters": 150_000})
     page = render([record("full", budget=held), record("lora", budget=held)])

@@ -131,6 +131,14 @@ def test_what_the_table_needs_is_declared(tmp_path):
     assert (task.delimiter, task.encoding) == ("\t", "cp1252")
     assert task.uneven_rows == task.unlabelled_rows == "leave_out"
     assert (task.text, task.label.column, task.kind, task.metric) == (("a: b", "c, d"), "no", "regression", "pearson")
+    # Readers of ratings and prices ask by how much an answer is off.
+    assert task.metrics == ("mae",)
+
+
+def test_a_metric_that_was_asked_for_is_no_further_one(tmp_path):
+    suite, text = loaded(tmp_path, kind="regression", metric="mae")
+    ((task, _),) = suite.tasks
+    assert task.all_metrics == ("mae",) and "metrics:" not in text
 
 
 @pytest.mark.parametrize("separator", ["|", ";", ",", None])

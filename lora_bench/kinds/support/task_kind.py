@@ -43,6 +43,7 @@ class TaskKind:
         metric_kinds: Kinds of metric that read its answers.
         usual_metric: Metric of a task that names none.
         usual_metrics: Further metrics of a task that names none.
+        guessed_metrics: Further metrics that a suite written for a table names.
         has_classes: True if its labels are names of classes.
         writes: True if its answers are texts that a model writes, without a head.
         reads_one_token: True if a head reads one token of an example.
@@ -70,6 +71,7 @@ class TaskKind:
     metric_kinds: ClassVar[tuple[MetricKind, ...]]
     usual_metric: ClassVar[str]
     usual_metrics: ClassVar[tuple[str, ...]] = ()
+    guessed_metrics: ClassVar[tuple[str, ...]] = ()
     has_classes: ClassVar[bool] = False
     writes: ClassVar[bool] = False
     reads_one_token: ClassVar[bool] = False

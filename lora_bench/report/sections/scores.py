@@ -4,14 +4,16 @@ A report of one task has its tables in the first. One of several has there what 
 tables of each task in a section of their own, after the figures.
 """
 
+import statistics
 from collections.abc import Sequence
 
+from lora_bench.metrics import find
 from lora_bench.records.budget import PARAMETER_AXES
-from lora_bench.report.blocks import Block, Fold, Heading, TextList
+from lora_bench.report.blocks import Block, Fold, Heading, TextList, TextTable
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.report import Report
-from lora_bench.report.model.rows import in_order
+from lora_bench.report.model.rows import Row, in_order
 from lora_bench.report.model.searches import Beside
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.by_task import over_tasks_blocks, scores_by_task
@@ -20,7 +22,7 @@ from lora_bench.report.sections.class_tables import class_blocks
 from lora_bench.report.sections.method_tables import TableColumn
 from lora_bench.report.sections.tuning import edge_items, failing_items, trial_blocks
 from lora_bench.report.sections.verdicts import rank_note, rank_words, verdict_words
-from lora_bench.report.text import MISSING, code, cost, inert, json_value, listed, mebibytes, plural, rate, seed
+from lora_bench.report.text import MISSING, code, cost, inert, json_value, listed, mebibytes, plural, rate, score, seed
 
 
 def scores_section(report: Report) -> list[Block]:
@@ -167,9 +169,34 @@ def _model_tables(setting: Setting, report: Report) -> list[Block]:
         blocks += [*named, *shown, *_seeds_note(table)]
         if setting.scores_alone:
             continue
+        blocks += _further_metrics(table, setting)
         measured = tables.cost_tables(table, setting, _beside(table, setting, report.costs))
         blocks += [Fold("Memory and time", measured), *class_blocks(table, report)]
     return blocks
+
+
+def _further_metrics(table: ModelTable, setting: Setting) -> list[Block]:
+    """Return the means of the metrics that no verdict is about, folded away; nothing without such."""
+    scored = {
+        row.run_ids: [record for record in row.records if record.run_id in {of.run_id for of in row.scores}]
+        for row in table.rows
+    }
+    own = setting.spec.task.metric
+    names = dict.fromkeys(
+        name for records in scored.values() for one in records for name in one.scores or () if name != own
+    )
+    if not names:
+        return []
+
+    def mean(row: Row, name: str) -> str:
+        found = [one.scores[name] for one in scored[row.run_ids] if one.scores is not None and name in one.scores]
+        some = f" ({len(found)} of {len(row.scores)})" if 0 < len(found) < len(row.scores) else ""
+        return score(statistics.fmean(found) if found else None) + some
+
+    lower = {name for name in names if (known := find(name)) is not None and not known.higher_is_better}
+    header = ["method", *(f"{inert(name)}{' (lower is better)' * (name in lower)}" for name in names)]
+    lines = [[tables.method_name(row), *(mean(row, name) for name in names)] for row in table.rows if row.scores]
+    return [Fold("Further metrics, means", [TextTable(header, lines)])]
 
 
 def _judged(setting: Setting, judged: Judged | None) -> list[TableColumn]:
