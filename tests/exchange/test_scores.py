@@ -169,11 +169,14 @@ def test_methods_whose_seeds_all_agree_on_a_task_are_said_to_need_more_than_seed
     assert said in judge(table, reference="a").answer
 
 
-def test_one_score_repeated_tells_no_loss_and_a_tie_no_method_to_take():
+def test_seeds_that_all_differ_alike_tell_no_loss_and_a_tie_no_method_to_take():
     means = {"a": 0.7, "b": 0.75}
     table = [{**row, "accuracy": means[row["method"]]} for row in rows(methods=means)]
+    known = "all seeds gave the same differences between methods, which do not tell what it may lose."
+    shifted = judge([{**row, "accuracy": row["accuracy"] + row["seed"] / 100} for row in table])
     found = judge(table)
-    assert found.answer.startswith("Take b: its mean is the best; one score repeated does not tell what it may lose.")
+    for same in (found, shifted):
+        assert same.answer.startswith(f"Take b: its mean is the best; {known}")
     assert "all seeds gave the same difference, which tells nothing of others" in found.answer
     tie = judge([{**row, "accuracy": 0.7} for row in table])
     assert tie.winner is None and "Take" not in tie.answer

@@ -25,7 +25,8 @@ def take_words(seen: Overview, taken: Taken) -> str:
         if any(choice.uneven for choice in seen.choices):
             return f"{said}: its mean over the seeds that all have is the best; one such seed does not tell what it may lose."
         several = any(len(row.scores) > 1 for choice in seen.choices for row in choice.rows)
-        return f"{said}: its mean is the best; one {'score repeated' if several else 'seed'} does not tell what it may lose."
+        known = "all seeds gave the same differences between methods, which do" if several else "one seed does"
+        return f"{said}: its mean is the best; {known} not tell what it may lose."
     counts = _kinds(seen)
     mean = f", in the mean of {listed(counts)}," if counts else ""
     loss, unit = taken.loss, taken.unit
