@@ -216,4 +216,4 @@ def test_a_report_counts_the_runs_that_never_rose_before_their_plateau():
     assert (
         "None of 6 runs that were trained until a plateau ended by the cap, 3 (`full` 2, `lora` 1) as soon as" in page
     )
-    assert "3 of 6 runs were ended as at a plateau before their score had risen once" in page
+    assert "3 of 6 runs were taken to be at a plateau, and ended, before their score had risen once" in page

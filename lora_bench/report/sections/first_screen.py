@@ -161,7 +161,7 @@ def notes(seen: Overview, *, short: bool = False) -> list[str]:
         said.append(PLACES.format(some=some, percent=percent))
     if any(" seeds for " in verdict_of(line, short=short, needed=not seen.learned_little) for line in shown):
         supposed = "the difference and the spread seen are the true ones, and no run collapses"
-        said.append(f"{ESTIMATED} seeds: with {text.percent(POWER, 0)}, if {supposed}.")
+        said.append(f"{ESTIMATED} seeds: they decide with a probability of {text.percent(POWER, 0)} if {supposed}.")
     if any(line.cost is not None for line in shown):
         said.append(f"{code(seen.cost_name)}: the mean of a method's runs, as given.")
     if any(line.step is not None or line.memory is not None for line in shown):
@@ -171,9 +171,9 @@ def notes(seen: Overview, *, short: bool = False) -> list[str]:
         for line in shown
         if line.step is not None and line.mean_step is not None and line.mean_step.value > FAR_MEAN * line.step.value
     ]
-    said += [f"The step is the middle one of a run; its mean step takes {text.listed(means)}."] if means else []
+    said += [f"Step times are medians over a run's steps; means are {text.listed(means)}."] if means else []
     if any(line.counted and line.file_bytes for line in shown):
-        said.append(f"{ESTIMATED} 4 bytes a stored parameter.")
+        said.append(f"{ESTIMATED} file: 4 bytes a stored parameter.")
     if any(ratio is not None and not ratio.exclusive for line in shown for ratio in (line.step, line.memory)):
         said.append(f"{SHARED} Other work ran on the machine at the time.")
     if any(ratio is not None and ratio.resumed for line in shown for ratio in (line.step, line.memory)):

@@ -183,7 +183,9 @@ def _doubts(seen: Overview, judged: Judged, decision: Decision) -> list[str]:
     said = without_result(judged)
     unrisen, ended = unrisen_runs(seen.comparison)
     if unrisen > 1:
-        said.append(f"{unrisen} of {ended} runs were ended as at a plateau before their score had risen once")
+        said.append(
+            f"{unrisen} of {ended} runs were taken to be at a plateau, and ended, before their score had risen once"
+        )
     if decision.share_unfinished >= MANY_UNFINISHED:
         said += _unfinished(decision)
     if not said:
@@ -305,7 +307,9 @@ def _easily_cancelled(seen: Overview, judged: Judged) -> str:
     known = least.excluded is not None
     claim = "claim" if known else "verdict"  # a size is cancelled sooner
     collapses = "collapses" if known else "collapses to a score of 0"
-    excluded = f"; its runs rule out over {rate_words(least.excluded, up=True)}" if least.excluded is not None else ""
+    excluded = (
+        f"; its runs rule out rates over {rate_words(least.excluded, up=True)}" if least.excluded is not None else ""
+    )
     on_mean = " on the mean" if all(one.tasks > 1 for one in seen.contrasts) else ""
     least_rate = rate_words(least.rate)
     return f"The {claim}{on_mean}{which} holds unless {of} {collapses} in over {least_rate} of runs{excluded}. {single}"

@@ -479,7 +479,7 @@ def test_the_small_table_marks_what_was_computed_and_what_was_not_measured_alone
         "0.5 ×‡ |",
     )
     assert cells["verdict"] == "**worse**" and full.startswith("| `full`, rate 1e-3 (reference) |")
-    assert "≈ 4 bytes a stored parameter." in note and "‡ Other work ran on the machine at the time." in note
+    assert "≈ file: 4 bytes a stored parameter." in note and "‡ Other work ran on the machine at the time." in note
     assert "middle" not in note
 
 
@@ -491,7 +491,7 @@ def test_the_small_table_says_the_mean_step_of_a_method_of_which_some_steps_take
     _, _, _, lora, _, note = to_markdown(summary_table(headline(records)[1])).splitlines()
     # Middle steps of 10 against 100 ms; examples a second are those of steps of 40 ms.
     assert "| 0.1 × |" in lora
-    assert "The step is the middle one of a run; its mean step takes 0.4 × for `lora`." in note
+    assert "Step times are medians over a run's steps; means are 0.4 × for `lora`." in note
 
 
 def test_the_heading_of_a_mean_over_tasks_names_its_metrics_and_the_note_the_scale_of_bleu():
