@@ -26,6 +26,8 @@ def choose(arguments: argparse.Namespace) -> int:
     choices = choose_method(
         arguments.runs, margin=arguments.margin, prefer=arguments.prefer, task=arguments.task, model=arguments.model
     )
+    for doubt in dict.fromkeys(choice.doubt for choice in choices if choice.doubt is not None):
+        print(doubt)
     for choice in choices:
         where = f"{choice.setting.spec.task.name}, {choice.table.model.shown}"
         if choice.setting.parameter_target is not None:

@@ -40,8 +40,8 @@ MERGED_TOLERANCE = 1e-4
 class Winner:
     """The best seed of a method, with the folder of the weights that it kept, and the row of its method over all seeds.
 
-    *choice* named the method; None if the user did. *others* is a sentence on settings of the same task and base model that
-    were not taken, and *note* one on where its weights come from, in place of the record's scores.
+    *choice* named the method; None if the user did. *others* says which settings of the same task and base model were not
+    taken, and that the runs learned next to nothing, if so; *note* where its weights are from, in place of the scores.
     """
 
     record: Record
@@ -84,7 +84,7 @@ def find_winner(
     kept no weights.
     """
     records = [record for record in read_records(runs) if among is None or record.run_id in among]
-    choices = choose_among(records, answers_in(runs, records), task=task, model=model, named=method is not None)
+    choices = choose_among(records, answers_in(runs, records), task=task, model=model)
     if len({(choice.setting.spec.task.name, choice.table.model.name) for choice in choices}) > 1:
         raise LoraBenchError(_which(choices))
     by_id = {record.run_id: record for record in records}
@@ -101,6 +101,8 @@ def find_winner(
     higher = choice.setting.spec.task.higher_is_better is not False
     _, record, folder = max(kept, key=lambda one: one[0] if higher else -one[0])
     others = _others(choice, having) if len(having) > 1 else None
+    if method is None and choice.doubt is not None:
+        others = " ".join(filter(None, [others, choice.doubt, f"{row.label}."]))
     note = RunFolder(folder.parent).note
     said = read_regular(note).decode("utf-8") if note.is_file() else None
     return Winner(record, folder, row, choice if method is None else None, said, others)

@@ -9,7 +9,7 @@ and the spread that runs usually have. Where that is unknown too, the best of th
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -52,6 +52,7 @@ class Choice:
         usual: Whether the spread of runs is the usual one, as theirs do not tell it.
         best: Row with the best mean score.
         margin: Loss that does not matter, in the unit of the metric; None for none.
+        learned: False if the report of these runs finds no result.
     """
 
     setting: Setting
@@ -65,6 +66,12 @@ class Choice:
     margin: float | None
     prefer: Prefer | GivenCosts
     answers: AnswersOf
+    learned: bool = True
+
+    @property
+    def doubt(self) -> str | None:
+        """A sentence before the choice, where it is one among runs that learned next to nothing."""
+        return None if self.learned else f"{NO_RESULT}; train longer. Until then, of these methods:"
 
     @property
     def method(self) -> str:
@@ -196,7 +203,7 @@ def choose_method(
         model: Only this base model, by its name or the name that reports show.
 
     Raises:
-        LoraBenchError: If there is no such task or model, no method has a score, or the report of these runs finds no result.
+        LoraBenchError: If there is no such task or model, or no method has a score.
     """
     records = read_records(Path(runs))
     answers = answers_in(Path(runs), records)
@@ -211,9 +218,8 @@ def choose_among(
     prefer: Prefer = "storage",
     task: str | None = None,
     model: str | None = None,
-    named: bool = False,
 ) -> tuple[Choice, ...]:
-    """Choose as `choose_method` does, among records at hand; with *named*, also where the report finds no result."""
+    """Choose as `choose_method` does, among records at hand."""
     if prefer not in get_args(Prefer):
         raise unknown("cost", prefer, get_args(Prefer))
     comparison = compare(records)
@@ -221,10 +227,9 @@ def choose_among(
     found = choices_of(comparison, records, answers, tables=tables, margin=margin, prefer=prefer)
     if not found:
         raise LoraBenchError("no method has a score, so there is nothing to choose")
-    judged = None if named else judge_comparison(comparison, records, answers)
-    if judged is not None and judged.no_result:
-        raise LoraBenchError(f"{NO_RESULT}; train longer, or name a method yourself")
-    return found
+    judged = judge_comparison(comparison, records, answers)
+    learned = judged is None or not judged.no_result
+    return tuple(replace(choice, learned=learned) for choice in found)
 
 
 def choices_of(

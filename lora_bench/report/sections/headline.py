@@ -73,7 +73,11 @@ def headline_of(report: Report) -> Headline:
     shown = _nothing_shown(overview, decision) if decision.level == "undecided" else compared(overview)
     on_new = [] if report.pooled is None else [new_tasks(report.pooled)]
     if overview.judged.no_result:
-        lead, further = f"{NO_RESULT}.", [f"Train longer before adding seeds: raise {code(work_key(overview))}."]
+        until = "Until then `lora-bench choose` names the best of these."
+        lead, further = (
+            f"{NO_RESULT}.",
+            [f"Train longer before adding seeds: raise {code(work_key(overview))}. {until}"],
+        )
     elif overview.taken is not None:
         lead, further = take_words(overview, overview.taken), [*by_place(overview), *shown, *on_new]
     else:

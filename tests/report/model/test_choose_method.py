@@ -95,12 +95,13 @@ def test_one_seed_without_test_rows_tells_no_loss_so_that_the_best_is_chosen_and
     assert chosen(records, margin=0.5).method == "lora" and chosen(records, margin=0.5).loss.expected > 0
 
 
-def test_where_a_report_finds_no_result_no_method_is_chosen_but_one_can_be_named():
+def test_where_a_report_finds_no_result_a_method_is_chosen_and_the_doubt_said():
     records = [*runs("full", (0.5, 0.51, 0.52, 0.5)), *runs("lora", (0.51, 0.5, 0.5, 0.53))]
     assert Report(records).decision.winner is None and "No result" in render_markdown(Report(records))
-    with pytest.raises(LoraBenchError, match="No result: too many runs"):
-        chosen(records, margin=0.01)
-    assert chosen(records, margin=0.01, named=True).method in ("full", "lora")
+    choice = chosen(records, margin=0.01)
+    assert choice.method in ("full", "lora")
+    assert choice.doubt.startswith("No result: too many runs did no better than a constant answer; train longer.")
+    assert chosen([*runs("full", FULL), *runs("lora", shifted(CLOSE))]).doubt is None
 
 
 def test_each_cost_has_its_own_cheapest():
