@@ -3,9 +3,11 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
+from threading import Barrier
 
 from lora_bench.plan.size_fitting import MethodFit
 from lora_bench.records.budget import WORK, OneExample
@@ -33,8 +35,9 @@ SAMPLE = 1000
 DECODED_TOKEN = 3
 # Memory of the libraries and the data of one worker.
 WORKER_BYTES = 700_000_000
-# A run reaches this share of the layer's speed: its batches are short, and it updates weights and scores too.
-SPEED_SHARE = 0.5
+# A run reaches this share of the layer's speed, and a step on a CPU takes as long as so many tokens more, a row that is read
+# alone a third of that: weights are read, rounded and updated, however short the texts.
+SPEED_SHARE, STEP_TOKENS = 0.75, 270
 SPEED_SECONDS = 0.3
 _WIDTH, _HEADS, _LENGTH, _ROWS = 384, 12, 48, 16
 
@@ -71,21 +74,23 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
     if recipe.precision == "bfloat16" and not cuda_devices():
         rate *= bfloat16_gain()
     rate /= READ_POSITION if recipe.last_layer == "read_position" else 1.0
-    of_example = ((6 if is_full else 4) + 2 * recipe.gradient_checkpointing) * shape.multiplied * tokens
+    of_token = ((6 if is_full else 4) + 2 * recipe.gradient_checkpointing) * shape.multiplied
+    of_example, more = of_token * tokens, 0 if cuda_devices() else STEP_TOKENS
     dense = (recipe.order == "grouped" or recipe.sample_packing) and recipe.batch_size > 1
     padded = PADDED_GROUPED if dense else 1.0
-    example = OneExample(tokens=tokens, flops=of_example, seconds=padded * of_example / rate)
+    work = padded * of_example + of_token * more * recipe.accumulation / recipe.batch_size
+    example = OneExample(tokens=tokens, flops=of_example, seconds=work / rate)
     # Those that a run sees before its target or a cap ends it.
     amounts = (recipe.target, *recipe.caps.items())
     examples = min(amount / WORK[axis].of_example(example) for axis, amount in amounts)
-    train_flops = padded * of_example * examples
+    train_flops = work * examples
     scored = len(data.splits[spec.score_on].ids)
     every, steps = spec.selection_every, math.ceil(examples / recipe.batch_size)
     curve = 0 if every is None else steps // every * len(data.splits[spec.rules.choose_on].ids)
     if parameters.adapter == 0 and parameters.head < parameters.total:
         # Features of a frozen base model are computed once, in a forward pass of each row.
         rows = recipe.distinct_examples or len(data.splits["train"].ids)
-        train_flops = of_example / 2 * min(examples, rows)
+        train_flops = of_token / 2 * (tokens + more / 3) * min(examples, rows)
         curve = curve and len(data.splits[spec.rules.choose_on].ids) * (spec.rules.choose_on != spec.score_on)
     # Answers are weighed by the starting model too.
     before = kind.own_loss * (min(examples, recipe.distinct_examples or len(data.splits["train"].ids)) + scored)
@@ -134,7 +139,7 @@ def default_workers(costs: Sequence[CostEstimate], threads: int, *, timed: bool 
 
 @cache
 def flops_per_thread() -> float:
-    """Return the FLOPs a second that a run in float32 on one CPU thread is likely to do, as measured once."""
+    """Return the FLOPs a second that a run in float32 on one CPU thread is likely to do beside others, as measured once."""
     # Attention's four products and the feed-forward's two of four times the width, six operations a weight and token.
     flops = 6 * 12 * _WIDTH**2 * _ROWS * _LENGTH
     return SPEED_SHARE * flops / median(seconds for (seconds,) in _measured(time.perf_counter, "float32"))
@@ -144,16 +149,18 @@ def flops_per_thread() -> float:
 def bfloat16_gain() -> float:
     """Return how many times as fast a step in bfloat16 is on a CPU, as measured once; below 1 if it is slower."""
     # The processor's own seconds, so that other work changes nothing.
-    return median(float32 / bfloat16 for float32, bfloat16 in _measured(time.process_time, "float32", "bfloat16"))
+    return median(float32 / bfloat16 for float32, bfloat16 in _measured(time.thread_time, "float32", "bfloat16"))
 
 
 def _measured(clock: Callable[[], float], *precisions: Precision) -> list[tuple[float, ...]]:
-    """Return the seconds of steps in each precision by a clock, in turns for some tenths of a second."""
+    """Return the seconds of steps in each precision by a clock, in turns for some tenths of a second.
+
+    Every core takes steps at once, as the runs of a suite do: cores share memory, and some the units that multiply.
+    """
     import torch
     from torch import nn
 
-    # One thread alone: several would wait for the slowest core, which other work may have.
-    threads = torch.get_num_threads()
+    threads, cores = torch.get_num_threads(), usable_cores()
     # Its own random state, as a run's must not depend on it.
     with torch.random.fork_rng(devices=[]):
         layer = nn.TransformerEncoderLayer(_WIDTH, _HEADS, 4 * _WIDTH, dropout=0.0, batch_first=True)
@@ -163,17 +170,23 @@ def _measured(clock: Callable[[], float], *precisions: Precision) -> list[tuple[
         begun = clock()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             loss = layer(rows).sum()
-        loss.backward()
+        torch.autograd.grad(loss, [*layer.parameters()])
         return clock() - begun
 
-    taken: list[tuple[float, ...]] = []
-    try:
+    def steps(ready: Barrier) -> list[tuple[float, ...]]:
+        taken: list[tuple[float, ...]] = []
+        # One thread a core: several would wait for the slowest core, which other work may have.
         torch.set_num_threads(1)
         for precision in precisions:
             step(precision)  # the first one also prepares
+        ready.wait()
         end = time.perf_counter() + SPEED_SECONDS * len(precisions)
         while not taken or time.perf_counter() < end:
             taken.append(tuple(map(step, precisions)))
+        return taken
+
+    try:
+        with ThreadPoolExecutor(cores) as pool:
+            return [one for found in pool.map(steps, [Barrier(cores)] * cores) for one in found]
     finally:
         torch.set_num_threads(threads)
-    return taken
