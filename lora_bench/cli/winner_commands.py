@@ -50,8 +50,8 @@ def use(arguments: argparse.Namespace) -> int:
     print(winner.folder)
     if winner.others is not None:
         print(message(winner.others))
-    said = f"seed {winner.record.spec.seed}, {text.score(score)}" if row.score.n > 1 else text.score(score)
-    said += f"; expect the mean over {row.score.n} seeds, {text.score(row.score.mean)}" if row.score.n > 1 else ""
+    of_seed = f"seed {winner.record.spec.seed}, {text.score(score)}; expect the mean over {row.score.n} seeds, "
+    said = f"{of_seed if row.score.n > 1 else ''}{winner.expected}"
     print(message(f"{row.label} on {winner.record.spec.model.shown}: {winner.note or said}"))
     lines, place = winner.lines, [str(arguments.runs), "new.csv", *filter(None, [arguments.method])]
     for name, value in (("--task", arguments.task), ("--model", arguments.model), ("--base", arguments.base)):

@@ -97,7 +97,7 @@ def train_final(file: Path, runs: Path, out: Path, display: Display, seconds: fl
                 raise
     score = winner.row.score
     assert score is not None
-    expected = f"{winner.record.spec.task.metric} {text.score(score.mean)}{_interval(winner)}"
+    expected = f"{winner.record.spec.task.metric} {winner.expected}"
     (cell,) = plan.cells
     note = (
         f"Trained on nearly all rows. The same settings on {examples['train'] / sum(examples.values()):.0%} of the rows had a "
@@ -130,14 +130,6 @@ def likely_seconds(winner: Winner) -> float:
         ),
         default=0.0,
     )
-
-
-def _interval(winner: Winner) -> str:
-    """Return the interval of the score on new rows, where the seeds tested folds."""
-    interval = winner.row.score.interval if winner.row.score is not None and winner.row.overlap else None
-    if interval is None:
-        return ""
-    return f" (95 % interval on new rows: {text.score(interval.low)} to {text.score(interval.high)})"
 
 
 def _write(winner: Winner, out: Path) -> None:

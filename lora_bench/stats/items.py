@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 from lora_bench.errors import LoraBenchError
 
+# Resamples of items for an interval, and numbers in memory for a block of them.
+_DRAWS, _BLOCK = 2_000, 2**22
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Weighted = Callable[[Floats], Floats]
@@ -291,6 +294,18 @@ def draw_weights(generator: np.random.Generator, draws: int, items: int, groups:
         return draw_weights(generator, draws, _independent(items, groups))[:, groups]
     chosen = generator.integers(items, size=(draws, items)) + items * np.arange(draws)[:, None]
     return np.bincount(chosen.ravel(), minlength=draws * items).reshape(draws, items).astype(np.float64)
+
+
+def interval_of_mean(items: Drawable) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean score over seeds on other items, by resamples; None where it is undefined."""
+    generator, block = np.random.default_rng(0), max(1, _BLOCK // items.items)
+    sizes = [min(block, _DRAWS - start) for start in range(0, _DRAWS, block)]
+    drawn = np.concatenate([items.drawn(generator, size).mean(axis=1) for size in sizes])
+    defined = drawn[np.isfinite(drawn)]
+    if len(defined) <= 0.99 * _DRAWS:
+        return None
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def mean_parts(values: Floats, groups: Integers | None = None) -> tuple[Floats, Floats]:

@@ -22,6 +22,7 @@ from lora_bench.records.spec import ModelSpec, PlannedSpec, RunSpec
 from lora_bench.records.store import Answers
 from lora_bench.report.model.given_answers import NeverFound, given_in, never_found
 from lora_bench.stats import ItemMetric, ItemScores, in_groups
+from lora_bench.stats.items import interval_of_mean
 from lora_bench.util.atomic_files import let_all_read
 from lora_bench.util.item_groups import groups_of_text
 from lora_bench.util.redaction import visible
@@ -29,9 +30,6 @@ from lora_bench.util.regular_files import read_regular
 from lora_bench.version import __version__
 
 PLACE = "THIS FOLDER"
-
-# Resamples of test items, and numbers in memory for a block of them.
-_DRAWS, _BLOCK = 2_000, 2**22
 
 
 @dataclass(frozen=True)
@@ -129,13 +127,8 @@ def item_facts(
                 items = item_metric(metric, right, {0: given}, classes=len(spec.task.labels) or None)
             if groups is not None:
                 items = in_groups(items, groups_of_text(groups, items.items))
-            generator, block = np.random.default_rng(0), max(1, _BLOCK // items.items)
-            sizes = [min(block, _DRAWS - start) for start in range(0, _DRAWS, block)]
-            drawn = np.concatenate([items.drawn(generator, size)[:, 0] for size in sizes])
-            defined = drawn[np.isfinite(drawn)]
-            if len(defined) > 0.99 * _DRAWS:
-                low, high = np.percentile(defined, [2.5, 97.5])
-                found[metric] = (float(low), float(high))
+            if (interval := interval_of_mean(items)) is not None:
+                found[metric] = interval
         given = given_in([Answers(kept["predictions"], kept["references"])], spec.task)
     return ItemFacts(found, never_found(given) if given is not None else None)
 

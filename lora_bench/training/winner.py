@@ -21,9 +21,12 @@ from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.record import Record
 from lora_bench.records.spec import PlannedSpec, RunSpec
 from lora_bench.records.store import RunFolder, answers_in, read_records
+from lora_bench.report import text
 from lora_bench.report.model.choose_method import Choice, choose_among
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row, canonical
+from lora_bench.report.model.seed_scores import AnswersOf, scored
+from lora_bench.stats.items import interval_of_mean
 from lora_bench.training.kept_task import ADAPTER, BASE, write_task
 from lora_bench.training.model_card import PLACE, item_facts, kind_of_run, loading_lines, model_card, write_card
 from lora_bench.util.atomic_files import let_all_read, whole_folder
@@ -34,19 +37,23 @@ if TYPE_CHECKING:
 
 # Rounding alone moves a logit of a merged model less.
 MERGED_TOLERANCE = 1e-4
+# Of so few folds the spread says less of new rows than their test rows do.
+FEWEST_FOLDS = 3
 
 
 @dataclass(frozen=True)
 class Winner:
     """The best seed of a method, with the folder of the weights that it kept, and the row of its method over all seeds.
 
-    *choice* named the method; None if the user did. *others* says which settings of the same task and base model were not
+    *expected* is its mean score over seeds, with the interval that its test rows give. *choice* named the method; None if the
+    user did. *others* says which settings of the same task and base model were not
     taken, and that the runs learned next to nothing, if so; *note* where its weights are from, in place of the scores.
     """
 
     record: Record
     folder: Path
     row: Row
+    expected: str
     choice: Choice | None
     note: str | None = None
     others: str | None = None
@@ -84,7 +91,8 @@ def find_winner(
     kept no weights.
     """
     records = [record for record in read_records(runs) if among is None or record.run_id in among]
-    choices = choose_among(records, answers_in(runs, records), task=task, model=model)
+    answers = answers_in(runs, records)
+    choices = choose_among(records, answers, task=task, model=model)
     if len({(choice.setting.spec.task.name, choice.table.model.name) for choice in choices}) > 1:
         raise LoraBenchError(_which(choices))
     by_id = {record.run_id: record for record in records}
@@ -105,7 +113,21 @@ def find_winner(
         others = " ".join(filter(None, [others, choice.doubt, f"{row.label}."]))
     note = RunFolder(folder.parent).note
     said = read_regular(note).decode("utf-8") if note.is_file() else None
-    return Winner(record, folder, row, choice if method is None else None, said, others)
+    expected = _expected(row, choice.setting, answers)
+    return Winner(record, folder, row, expected, choice if method is None else None, said, others)
+
+
+def _expected(row: Row, setting: Setting, answers: AnswersOf) -> str:
+    """Return a row's mean score over seeds, with an interval: over folds if they are enough, else of its test rows."""
+    assert row.score is not None
+    items, of_folds = scored(row, setting, answers).items, row.score.interval
+    mean = text.score(row.score.mean)
+    if row.overlap and row.score.n > FEWEST_FOLDS and of_folds is not None:
+        return f"{mean} (95 % interval on new rows: {text.score(of_folds.low)} to {text.score(of_folds.high)})"
+    found = interval_of_mean(items) if items is not None and items.independent > 1 else None
+    if items is None or found is None:
+        return mean
+    return f"{mean} (95 % by {items.items:,} test rows: {text.score(found[0])} to {text.score(found[1])})"
 
 
 def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:

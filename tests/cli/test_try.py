@@ -383,10 +383,15 @@ def test_where_the_time_does_not_hold_the_model_the_comparison_answers_and_the_s
         progress
     )
     assert last == "to answer new rows: lora-bench predict tickets-model new.csv"
-    mean = find_winner(project / "runs" / "tickets").row.score.mean
-    assert made == f"model: tickets-model, lora on nearly all rows; expect accuracy {mean:.4f} on new rows like these"
+    winner = find_winner(project / "runs" / "tickets")
+    assert winner.expected.startswith(f"{winner.row.score.mean:.4f} (95 % by ")
+    assert (
+        made
+        == f"model: tickets-model, lora on nearly all rows; expect accuracy {winner.expected} on new rows like these"
+    )
     assert main(["use", "runs/tickets-final"]) == 0
-    note = f"The same settings on 78% of the rows had a mean accuracy {mean:.4f} over 2 seeds on rows that they had not seen."
+    before = f"The same settings on 78% of the rows had a mean accuracy {winner.expected} over 2 seeds"
+    note = f"{before} on rows that they had not seen."
     assert f"lora on base: Trained on nearly all rows. {note}\n" in capsys.readouterr().out
     assert note in (project / "tickets-model" / "README.md").read_text(encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """The crossed bootstrap, held to an analysis of variance, to its own closed form, and to a slow one written out."""
 
+import math
 import tracemalloc
 
 import numpy as np
@@ -17,6 +18,7 @@ from lora_bench.stats import (
     paired_difference,
     seed_from,
 )
+from lora_bench.stats.items import interval_of_mean
 
 SEEDS, ITEMS = 4, 30
 
@@ -278,3 +280,15 @@ def test_ten_seeds_of_two_thousand_items_take_little_memory():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.items == 2000 and peak < 100 * 2**20
+
+
+def test_the_interval_of_a_mean_over_other_items_is_that_of_a_share():
+    right = np.repeat([1.0, 0.0], [320, 80])
+    half = 1.96 * math.sqrt(0.8 * 0.2 / 400)
+    assert interval_of_mean(ItemScores((0,), right[None])) == pytest.approx((0.8 - half, 0.8 + half), abs=0.005)
+    # Of seeds that err on the same items the mean errs as one of them.
+    assert interval_of_mean(ItemScores((0, 1), np.stack([right, right]))) == pytest.approx(
+        (0.8 - half, 0.8 + half), abs=0.005
+    )
+    undefined = item_metric("pearson", [1.0] * 20, {0: [float(item) for item in range(20)]})
+    assert interval_of_mean(undefined) is None

@@ -40,6 +40,7 @@ def test_the_winner_is_the_best_seed_of_a_method(tmp_path, monkeypatch, capsys):
     assert main(["use", str(runs), "lora"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == str(winner.folder)
+    assert f"expect the mean over {winner.row.score.n} seeds, {winner.row.score.mean:.4f} (95 % by " in said[1]
     names: dict = {}
     exec("\n".join(said[said.index("") :]), names)
     assert names["model"].config.id2label == {0: "complaint", 1: "praise"}
