@@ -285,7 +285,7 @@ def runs(raw: bytes) -> None:
             report = Report(found, answers=answers, about=about_in(folder), analysis=read_analysis(folder))
             data_files(report)
             render_files(report)
-            choose_among(found, answers, named=True)
+            choose_among(found, answers)
         finally:
             left = {
                 path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()

@@ -245,7 +245,7 @@ def test_collapsed_runs_of_few_seeds_could_not_have_been_decided_and_train_longe
     ]  # fmt: skip
     found, _ = headline(both)
     assert found.decision.winner is None and found.decision.level == "undecided" and told(found.lead) == ([], [])
-    assert told(found.further) == (["train_examples"], [])
+    assert told(found.further) == (["train_examples", "lora-bench choose"], [])
     assert "a larger `train_examples`" in found.next[0] and "seeds" not in found.next[0]
 
 
