@@ -158,10 +158,12 @@ def find_model(
     if name.startswith(("/", "./", "../", "~", ".\\")) or Path(name).is_absolute():
         raise LoraBenchError(
             f"model {name!r}: there is no such folder{'' if Path(name).is_absolute() else f' in {base}'}"
+            f"{did_you_mean(name, _models_beside(name, base)) or did_you_mean(Path(name).name, known_models())}"
         )
     if trust_remote_code and (revision is None or not COMMIT.fullmatch(revision)):
         raise LoraBenchError(f"model {name!r}: trust_remote_code needs a revision of all 40 digits, got {revision!r}")
-    folder, commit = _from_hub(name, revision, progress, code=trust_remote_code, pickled=allow_pickle)
+    beside = _models_beside(name, base)
+    folder, commit = _from_hub(name, revision, progress, beside, code=trust_remote_code, pickled=allow_pickle)
     pinned = {"hub": name, "commit": commit, **({"code": True} if trust_remote_code else {})}
     return _base_model(
         name,
@@ -180,6 +182,16 @@ def _folder(name: str, base: Path) -> Path | None:
         return folder if folder.is_dir() else None
     except (OSError, RuntimeError):  # an overlong name, or the home folder of an unknown user
         return None
+
+
+def _models_beside(name: str, base: Path) -> list[str]:
+    """Return the folders of models beside the one that *name* would be, named like it."""
+    before = name[: len(name) - len(Path(name).name)]
+    try:
+        there = (base / Path(name).expanduser()).parent.iterdir()
+        return [before + folder.name for folder in there if (folder / "config.json").is_file()]
+    except (OSError, RuntimeError):  # no such folder, or the home folder of an unknown user
+        return []
 
 
 def check_folder(name: str, folder: Path, *, trusted: bool = False) -> str:
@@ -244,14 +256,19 @@ def _hash_of_files(folder: Path, files: Sequence[str] = MODEL_FILES) -> str:
 
 
 def _from_hub(
-    name: str, revision: str | None, progress: Progress | None, *, code: bool, pickled: bool
+    name: str, revision: str | None, progress: Progress | None, beside: Sequence[str], *, code: bool, pickled: bool
 ) -> tuple[Path, str]:
-    """Return folder and commit of a model on the hub, with its code if asked for, and with pickles if it has nothing else."""
+    """Return folder and commit of a model on the hub, with its code if asked for, and with pickles if it has nothing else.
+
+    *beside* are folders of models that the name may stand for.
+    """
     from lora_bench.util.hub import snapshot
 
     if progress is not None:
         progress(f"looking for {name} on the Hugging Face hub")
-    hint = f"{did_you_mean(name, known_models())} (without the hub: {', '.join(known_models())}, or a folder)"
+    hint = (
+        f"{did_you_mean(name, [*known_models(), *beside])} (without the hub: {', '.join(known_models())}, or a folder)"
+    )
     # Folders of a repository contain other formats of the same model, such as onnx/.
     files = (*MODEL_FILES, "*.py") if code else MODEL_FILES
     copy = snapshot("model", name, revision, files, leave=("*/*",), hint=hint)

@@ -135,6 +135,20 @@ def test_a_name_of_a_folder_is_not_looked_up_on_the_hub(tmp_path, monkeypatch, n
         find_model(name, base=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("./my-modle", "./my-model"), ("models/my-modle", "models/my-model"), ("./gpt2-mnii", "gpt2-mini")],
+)
+def test_a_mistyped_folder_of_a_model_names_the_nearest(tmp_path, monkeypatch, name, near):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for folder in ("my-model", "models/my-model", "my-modle-notes"):
+        (tmp_path / folder).mkdir(parents=True)
+        if "notes" not in folder:
+            (tmp_path / folder / "config.json").write_text("{}")
+    with pytest.raises(LoraBenchError, match=f"did you mean '{near}'"):
+        find_model(name, base=tmp_path)
+
+
 def changed(folder, **values):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **values}))
