@@ -22,6 +22,7 @@ from lora_bench.plan.cell import Cell
 from lora_bench.plan.make_plan import Plan, make_plan
 from lora_bench.records.outcomes import OUT_OF_TIME
 from lora_bench.records.record import Record
+from lora_bench.records.suite_about import FINAL
 from lora_bench.report import text
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.declaration import Task, task_from_definition
@@ -82,7 +83,7 @@ def train_final(file: Path, runs: Path, out: Path, display: Display, seconds: fl
         return late
     left = "" if seconds is None or seconds >= needed else f", of which {duration(seconds)} are left in this command"
     display.say(f"now the model {out}: {chosen} on nearly all rows, about {duration(needed)}{left}")
-    name = f"{suite.name}-final"
+    name = f"{suite.name}{FINAL}"
     final = file.with_name(f"{name}.yaml")
     said = f"# Written by lora-bench: the method that {file.name} chose, on nearly all rows.\n"
     # Few groups of rows may leave a small split empty, and then rows are dealt out one by one: no score is made of them.

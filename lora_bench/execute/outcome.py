@@ -45,6 +45,7 @@ class Outcome:
         """The report as data, with the suite's probes and stored predictions."""
         from lora_bench.records.probe_store import read_probes
         from lora_bench.records.store import answers_in
+        from lora_bench.records.suite_about import about_in
         from lora_bench.records.weight_analysis import read_analysis
         from lora_bench.report import Report
 
@@ -53,6 +54,7 @@ class Outcome:
             probes=read_probes(self.folder),
             answers=answers_in(self.folder, self.records),
             undone=self.undone,
+            about=about_in(self.folder, self.records),
             analysis=read_analysis(self.folder),
         )
 

@@ -1,4 +1,7 @@
-"""The purpose of a suite whose file is beside its records, as a baseline has it, and its tasks that have not run."""
+"""What stands before a report of records: the purpose of their suite, its tasks that have not run, or that scores say nothing.
+
+The purpose is in the suite's file beside the records, as a baseline has it.
+"""
 
 import re
 from collections.abc import Iterable
@@ -7,16 +10,21 @@ from pathlib import Path
 from lora_bench.documents import read_yaml
 from lora_bench.errors import BadInput
 from lora_bench.records.record import Record
+from lora_bench.records.store import RunFolder
 from lora_bench.util.filenames import NAME
+from lora_bench.util.regular_files import read_regular
+
+# Ends the name of the suite that trains a model on nearly all rows, behind that of the suite that chose it.
+FINAL = "-final"
 
 
 def about_in(folder: Path, records: Iterable[Record] = ()) -> str:
-    """Return the `about` of the suite in a folder, on one line, and its tasks that no run on the test split has.
+    """Return the `about` of the suite in a folder, on one line, its tasks that no run on the test split has, and notes of runs.
 
     A suite of trials alone waits for no such run. Empty without a file. A file that cannot be read says nothing: records are
     reported whatever is beside them.
     """
-    file = folder / "suite.yaml"
+    records, file = list(records), folder / "suite.yaml"
     try:
         suite = read_yaml(file).data if file.is_file() else {}
     except BadInput:
@@ -32,7 +40,18 @@ def about_in(folder: Path, records: Iterable[Record] = ()) -> str:
     }.items():
         if done and names:
             said.append(f"{how}: {', '.join(f'`{name}`' for name in names)}.")
-    return " ".join(said)
+    return " ".join([*said, *_no_measure(folder, {record.run_id for record in records})])
+
+
+def _no_measure(folder: Path, run_ids: Iterable[str]) -> list[str]:
+    """Return that scores measure nothing, where a run has a note in place of its score: a model of nearly all rows."""
+    notes = [note for run_id in sorted(run_ids) if (note := RunFolder(folder / run_id).note).is_file()]
+    if not notes:
+        return []
+    said = " ".join(dict.fromkeys(read_regular(note).decode("utf-8") for note in notes))
+    suite = folder.name.removesuffix(FINAL)
+    warning = "The score below is no measure of this model: it is of the few rows that were kept back."
+    return [f"{warning} {said} See `{suite}/report.md`."]
 
 
 def _task_names(tasks: object) -> list[str]:

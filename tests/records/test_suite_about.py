@@ -23,6 +23,17 @@ def test_a_task_that_has_trials_alone_is_named_apart(tmp_path):
     assert about_in(tmp_path, [trial]) == "Planned and not run: `vader_film`.", "a suite of trials is what it was to be"
 
 
+def test_a_run_with_a_note_in_place_of_its_score_is_no_measure(tmp_path):
+    run = record()
+    folder = tmp_path / "tickets-final"
+    (folder / run.run_id).mkdir(parents=True)
+    assert about_in(folder, [run]) == ""
+    (folder / run.run_id / "note.txt").write_text("Trained on nearly all rows.", encoding="utf-8")
+    said = about_in(folder, [run])
+    assert said.startswith("The score below is no measure of this model")
+    assert said.endswith(" Trained on nearly all rows. See `tickets/report.md`.")
+
+
 def test_a_folder_without_a_readable_suite_says_nothing(tmp_path):
     assert about_in(tmp_path, [record()]) == ""
     (tmp_path / "suite.yaml").write_text("about: [", encoding="utf-8")
