@@ -18,7 +18,7 @@ from lora_bench.kinds import find_kind
 from lora_bench.kinds.support.table_view import LookOptions
 from lora_bench.plan.fit_minutes import DEFAULT_MODEL, TIMES_DRAFT, draft_suite
 from lora_bench.records.store import read_records, record_files
-from lora_bench.suite.from_table import name_of, refuse_another
+from lora_bench.suite.from_table import OtherOptions, is_unedited, marked, name_of, refuse_another
 from lora_bench.tasks.look import look
 from lora_bench.training.winner import find_winner
 from lora_bench.util.atomic_files import write_atomic
@@ -36,10 +36,19 @@ WRITER = "gpt2-mini"
 
 
 def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
-    """Write the suite of a table, or use one that is there *again*; return it, and the likely seconds of the final training."""
+    """Write the suite of a table, or use one that is there *again*; return it, and the likely seconds of the final training.
+
+    One for other options that was not edited, of which no run has begun, is written anew.
+    """
     file = Path(f"{name_of(arguments.table.name)}.yaml")
+    anew = False
     if again and file.exists():
-        refuse_another(file, arguments.table, _given(arguments))
+        try:
+            refuse_another(file, arguments.table, _given(arguments))
+        except OtherOptions:
+            if (arguments.runs / file.stem).exists() or not is_unedited(file):
+                raise
+            anew = True
     seen = look(
         arguments.table, LookOptions(**{key.name: vars(arguments).get(key.name) for key in fields(LookOptions)})
     )
@@ -47,10 +56,10 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
         print(message(sentence))
     sys.stdout.flush()
     minutes, model = arguments.minutes or DEFAULT_MINUTES, arguments.model or DEFAULT_MODEL
-    if file.exists() and again:
+    if file.exists() and again and not anew:
         print(f"{file} is there already and is used as it is; delete it to begin anew")
         return file, _reserved(arguments, file, minutes)
-    if file.exists():
+    if file.exists() and not anew:
         raise LoraBenchError(
             f"{file} is there already; delete it to begin anew, or `lora-bench run {shlex.quote(str(file))}`"
         )
@@ -58,8 +67,8 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
         model = WRITER
         print(f"guessed: the base model is {model}, which writes texts; --model names another")
     draft = draft_suite(seen, Path(), model=model, minutes=minutes)
-    write_atomic(file, draft.text(Path()).encode("utf-8"))
-    print(f"wrote {file}: {draft.said}; edit it as you like")
+    write_atomic(file, marked(draft.text(Path())).encode("utf-8"))
+    print(f"wrote {file}{' anew' if anew else ''}: {draft.said}; edit it as you like")
     return file, draft.final_seconds
 
 

@@ -1,5 +1,6 @@
 """A suite file for a table: methods with tuned learning rates, written with comments and made to be edited."""
 
+import hashlib
 import math
 import os
 import re
@@ -46,6 +47,8 @@ tuning:
     1: "",
 }
 MOST_RATES = max(_TUNING)
+# Before the hash of a suite that was written.
+_MARK = "# Without an edit the lines above have the hash "
 _TRIED = "# Learning rates are tried on the selection split; each method's best one runs on the test split."
 _GIVEN = "# One learning rate each, the likeliest of our searches; a list and `tuning` try several."
 
@@ -196,8 +199,30 @@ def name_of(file: str) -> str:
     return name if as_yaml(name) == name else f"table-{name}"  # YAML reads 2026 and null as no text
 
 
+class OtherOptions(LoraBenchError):
+    """The suite of a table is there already, for other options."""
+
+
+def marked(suite: str) -> str:
+    """Return the text of a suite with a last line by which `is_unedited` knows it."""
+    return f"{suite}{_MARK}{_mark(suite)}\n"
+
+
+def is_unedited(file: Path) -> bool:
+    """Return True for a file with the text that `marked` returned."""
+    suite, _, mark = read_regular(file).decode("utf-8").rpartition(_MARK)
+    return mark == f"{_mark(suite)}\n"
+
+
+def _mark(suite: str) -> str:
+    return hashlib.sha256(suite.encode("utf-8")).hexdigest()[:16]
+
+
 def refuse_another(file: Path, table: Path, given: Mapping[str, str | None]) -> None:
-    """Refuse to take a suite that is there for another table, or for other options than those *given* by name."""
+    """Refuse to take a suite that is there for another table, or for other options than those *given* by name.
+
+    Raise OtherOptions for the latter, LoraBenchError for another table.
+    """
     document = read_yaml(file)
     tasks = document.data.get("tasks")
     own = [task for task in (tasks if isinstance(tasks, list) else []) if isinstance(task, dict)]
@@ -238,7 +263,7 @@ def refuse_another(file: Path, table: Path, given: Mapping[str, str | None]) -> 
             value = ",".join(part.strip() for part in value.split(","))
         if value is not None and has[option] != [value]:
             shown = ", ".join(str(one) for one in has[option] or [] if one is not None) or "none"
-            raise LoraBenchError(
+            raise OtherOptions(
                 f"{file} is there already with {shown} for {option}, and the command gives {value}: change it there, or delete "
                 "the file to begin anew"
             )

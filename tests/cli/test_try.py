@@ -268,12 +268,27 @@ def test_a_suite_of_another_table_is_not_taken_for_this_one(project, capsys):
         (["--valid", "valid.csv"], "with none for --valid, and the command gives valid.csv"),
     ],
 )
-def test_other_options_than_those_of_the_suite_are_refused(project, capsys, options, said):
+def test_other_options_than_those_of_a_suite_with_an_edit_are_refused(project, capsys, options, said):
     assert main(["init", "tickets.csv", "--model", "base", "--minutes", "3"]) == 0
+    suite = project / "tickets.yaml"
+    suite.write_text(suite.read_text(encoding="utf-8").replace("margin: 0.01", "margin: 0.02"), encoding="utf-8")
     assert main(["try", "tickets.csv", "--dry-run", *options]) == 2
     assert said in capsys.readouterr().err
     same = ["--text", "subject", "--label", "queue", "--model", "base", "--minutes", "3", "--kind", "classification"]
     assert main(["try", "tickets.csv", "--dry-run", *same]) == 0
+
+
+def test_other_options_write_a_suite_anew_that_has_no_edit_and_no_run(project, capsys):
+    """A dry run once refused the options of the command after it."""
+    line = ["try", "tickets.csv", "--model", "base", "--minutes", "3", "--dry-run"]
+    assert main(line) == 0
+    capsys.readouterr()
+    assert main([*line, "--metric", "macro_f1"]) == 0
+    assert "wrote tickets.yaml anew: " in capsys.readouterr().out
+    assert load_suite("tickets.yaml").tasks[0][0].metric == "macro_f1"
+    (project / "runs" / "tickets").mkdir(parents=True)
+    assert main([*line, "--metric", "accuracy"]) == 2
+    assert "with macro_f1 for --metric, and the command gives accuracy" in capsys.readouterr().err
 
 
 def test_splits_that_the_user_names_are_those_of_the_suite(project, capsys):
@@ -289,6 +304,7 @@ def test_splits_that_the_user_names_are_those_of_the_suite(project, capsys):
     assert (task.data.train, task.data.test, task.split.by) == ("tickets.csv", "new.csv", "customer")
     again = ["try", *line[1:], "--dry-run"]
     assert main(again) == 0 and "50" in capsys.readouterr().out
+    (project / "tickets.yaml").write_text((project / "tickets.yaml").read_text(encoding="utf-8") + "# mine\n")
     assert main([*again, "--test", "tickets.csv"]) == 2
     assert "with new.csv for --test, and the command gives tickets.csv" in capsys.readouterr().err
 
@@ -299,6 +315,7 @@ def test_columns_of_0_and_1_are_named_alike_with_and_without_spaces(project, cap
     (project / "tickets.csv").write_text("\n".join([f"{head},a,b", *rows]) + "\n")
     assert main(["init", "tickets.csv", "--model", "base", "--minutes", "3", "--label", "a, b"]) == 0
     assert load_suite("tickets.yaml").tasks[0][0].label.columns == ("a", "b")
+    (project / "tickets.yaml").write_text((project / "tickets.yaml").read_text(encoding="utf-8") + "# mine\n")
     for label, code in (("a,b", 0), ("a, b", 0), ("a", 2), ("queue", 2)):
         assert main(["try", "tickets.csv", "--dry-run", "--label", label]) == code
     assert "with a,b for --label, and the command gives queue" in capsys.readouterr().err
