@@ -325,6 +325,7 @@ def task_keys(name: str, seen: TableFacts, folder: Path, folds: int | None) -> d
         "text": seen.text[0] if len(seen.text) == 1 else seen.text,
         "label": seen.columns or (label if len(label) > 1 else seen.label if (seen.label,) != seen.text else None),
         "labels": seen.labels or None,
+        "id": seen.id,
         "unanswerable": seen.unanswerable or None,
         "metric": metric,
         "metrics": tuple(name for name in kind.guessed_metrics if name != metric) or None,

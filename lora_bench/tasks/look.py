@@ -29,6 +29,8 @@ from lora_bench.util.regular_files import read_regular
 LARGEST_SHARE, SMALLEST_SHARE = 0.6, 0.05
 # No three splits can be made of fewer rows, and fewer of a class are hardly in the test split.
 FEWEST_ROWS, FEW_ROWS = 10, 5
+# Name of a column that names rows, where no two have one value.
+ID = "id"
 _MISSING = re.compile(r"(?i)n/?a|nan|null|none|-+|\?+|unknown|missing|k\.? ?a\.?")
 
 
@@ -49,6 +51,7 @@ class TableFacts(GuessedTask):
         files: Files of the splits that have their own: selection or test.
         test_rows: Number of test rows, if the user names them.
         remarks: Sentences on what is bad about the table, and on its splits.
+        id: Column `id`, if its values tell the rows apart.
     """
 
     file: Path
@@ -67,6 +70,7 @@ class TableFacts(GuessedTask):
     files: Mapping[str, Path] = field(default_factory=dict)
     test_rows: int | None = None
     remarks: tuple[str, ...] = ()
+    id: str | None = None
 
     @property
     def sentences(self) -> list[str]:
@@ -98,6 +102,8 @@ class TableFacts(GuessedTask):
         ):
             if count:
                 said.append(f"{count:,} rows {such}")
+        if self.id is not None:
+            said.append(f"reports name rows by the column {self.id}")
         return [*said, *self.guessed, *self.remarks]
 
 
@@ -174,6 +180,7 @@ def look(file: Path, asked: LookOptions | None = None) -> TableFacts:
             *_remarks(found, labelled, classes, asked),
             *(f"no row of {file} has the class {name}, so no model can learn it" for name in unseen),
         ),
+        id=_id_column(task, [labelled, *others.values()]),
     )
 
 
@@ -271,10 +278,19 @@ def _order(metric: str, classes: Sequence[str], kind: str, *, said: bool) -> tup
 def _with_files(task: Task, files: Mapping[str, Path], layout: Layout) -> dict[str, Table]:
     tables = {}
     for split, path in files.items():
-        table, _ = read_file(path, replace(layout, wanted=task.wanted))
+        table, _ = read_file(path, replace(layout, wanted=task.wanted | {ID}))
         refuse(missing_columns(table, task.wanted))
         tables[split] = with_labels(task, table)
     return tables
+
+
+def _id_column(task: Task, tables: Sequence[Table]) -> str | None:
+    """Return the column of ids, if each table has it with a value of its own for each row."""
+    if ID in task.wanted or not all(ID in table.columns for table in tables):
+        return None
+    columns = [table.columns[ID] for table in tables]
+    whole = all(value is not None and value != "" for column in columns for value in column)
+    return ID if whole and all(len(set(map(str, column))) == len(column) for column in columns) else None
 
 
 def _only_there(task: Task, others: Mapping[str, Table], classes: Mapping[str, int]) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds.support.table_view import LookOptions
+from lora_bench.suite.from_table import task_keys
 from lora_bench.tasks.look import look
 
 ROWS = [
@@ -240,3 +241,15 @@ def test_the_metric_counts_every_class_alike_where_accuracy_would_hide_one(tmp_p
     rows = [(index, f"words of text {index}", label) for index, label in enumerate(labels)]
     seen = look(written(tmp_path / "t.csv", rows), LookOptions(text="body", label="answer"))
     assert seen.metric == metric
+
+
+def test_a_column_of_ids_names_the_rows_if_each_has_its_own(tmp_path):
+    seen = look(written(tmp_path / "a.csv"))
+    assert seen.id == "id" and "reports name rows by the column id" in seen.sentences
+    assert task_keys("a", seen, tmp_path, None)["id"] == "id"
+    test = written(tmp_path / "test.csv", [(index + 40, *rest) for index, *rest in ROWS])
+    assert look(tmp_path / "a.csv", LookOptions(test=test)).id == "id"
+    without = written(tmp_path / "without.csv", [rest for _, *rest in ROWS], header=("body", "answer"))
+    assert look(tmp_path / "a.csv", LookOptions(test=without)).id is None
+    for twice in (["1", *ROWS[0][1:]], ["", *ROWS[0][1:]]):
+        assert look(written(tmp_path / "b.csv", [twice, *ROWS[1:]])).id is None
