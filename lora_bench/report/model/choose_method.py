@@ -25,11 +25,11 @@ from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, compare
 from lora_bench.report.model.given_answers import NeverFound, given_by, never_found
 from lora_bench.report.model.judged import judge_comparison
-from lora_bench.report.model.rows import Row, fell
+from lora_bench.report.model.rows import Row
 from lora_bench.report.model.searches import GivenCosts, Searches
-from lora_bench.report.model.seed_scores import AnswersOf, Scored, items_of, no_answers, overlap_of, scored
-from lora_bench.stats import seed_from
-from lora_bench.stats.expected_loss import SURE, USUAL_SD, Contender, Loss, draw_scores, item_covariance, losses
+from lora_bench.report.model.seed_scores import AnswersOf, Scored, no_answers, scored
+from lora_bench.report.model.true_scores import draws_of
+from lora_bench.stats.expected_loss import SURE, Loss, losses
 from lora_bench.stats.items import Floats
 
 Prefer = Literal["storage", "memory", "time"]
@@ -287,10 +287,10 @@ def _choose(
     """Choose among the methods of one table, which all have a score."""
     rows, setting = [one.row for one in of_table], of_table[0].setting
     costs = _costs(rows, prefer)
-    drawn = _drawn(of_table)
+    drawn = draws_of(of_table)
     usual = drawn is None
     if usual:
-        drawn = _drawn(of_table, usual=True)
+        drawn = draws_of(of_table, usual=True)
     means = _gains(rows, setting.sign, paired=usual)
     whole = [place for place, row in enumerate(rows) if not row.failures] or [*range(len(rows))]
     best = max(whole, key=lambda place: means[place])
@@ -354,51 +354,6 @@ def _gains(rows: Sequence[Row], sign: int, *, paired: bool) -> list[float]:
     shared = set.intersection(*map(_seeds, rows)) if paired else set()
     of_rows = [[one.value for one in row.scores if not shared or one.seed in shared] for row in rows]
     return [sign * math.fsum(values) / len(values) for values in of_rows]
-
-
-def _drawn(of_table: Sequence[Scored], *, usual: bool = False) -> Floats | None:
-    """Return draws of the true gains of the methods of a table, or None where no spread of runs is known.
-
-    With *usual* the spread is the usual one of scores between 0 and 1, of the seeds that all have and their test rows.
-    """
-    setting = of_table[0].setting
-    share = default_margin(setting.spec.task.metric) is not None
-    sound = [_sound(one) for one in of_table]
-    fell_of = [len(one.row.scores) - len(of_one) for one, of_one in zip(of_table, sound, strict=True)]
-    if usual:
-        shared = set.intersection(*map(set, sound))
-        sound = [{name: value for name, value in of_one.items() if name in shared} for of_one in sound]
-    names = [*dict.fromkeys(name for of_one in sound for name in of_one)]
-    if not names:
-        return None
-    draw_seed = seed_from(*(run_id for one in of_table for run_id in one.row.run_ids))
-    contenders = [
-        Contender(
-            gains=tuple(of_one.get(name, np.nan) for name in names),
-            fallen=fallen + sum(fail.status == "diverged" for fail in one.row.failures),
-            floor=None if one.row.majority_score is None else one.setting.sign * one.row.majority_score,
-            choice_sd=one.choice.sd if one.choice is not None else 0.0,
-        )
-        for one, of_one, fallen in zip(of_table, sound, fell_of, strict=True)
-    ]
-    on_folds = overlap_of(*of_table) > 0
-    items = [
-        pair[0].select([name for name in of_one if isinstance(name, int)])
-        for one, of_one in zip(of_table, sound, strict=True)
-        if (usual or not on_folds) and (pair := items_of(one, of_table[0])) is not None
-    ]
-    covariance = item_covariance(items, draw_seed) if len(items) == len(of_table) else None
-    if usual and (covariance is None or not share or len(of_table) == 1):
-        return None
-    highest = 1.0 if setting.sign > 0 and share else math.inf
-    return draw_scores(contenders, covariance, draw_seed, highest, USUAL_SD if usual else None)
-
-
-def _sound(of: Scored) -> dict[int | str, float]:
-    """Return the gains of the runs that did not collapse, by seed; of all with a score if every one did."""
-    sign, floor = of.setting.sign, of.row.least_learned
-    sound = [score for score in of.row.scores if not fell(score, floor, higher_is_better=sign > 0)]
-    return {score.run_id if score.seed is None else score.seed: sign * score.value for score in sound or of.row.scores}
 
 
 def cheapest(whole: Sequence[int], found: Sequence[Loss], costs: Sequence[float | None], margin: float | None) -> int:

@@ -7,8 +7,10 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.records.sealed_records import to_json
 from lora_bench.report import Report, render_markdown
 from lora_bench.report.model.choose_method import amount_words, cheapest, choose_among
+from lora_bench.report.model.rows import least_learned
 from lora_bench.stats.expected_loss import Loss
 from tests.report.model.test_verdicts import FULL, answers_of, runs, shifted
+from tests.sample_records import record
 
 # Differences to full that scatter a little around -0.001, and around -0.05.
 CLOSE, FAR = (-0.002, 0.0, -0.001), (-0.06, -0.05, -0.04)
@@ -102,6 +104,16 @@ def test_where_a_report_finds_no_result_a_method_is_chosen_and_the_doubt_said():
     assert choice.method in ("full", "lora")
     assert choice.doubt.startswith("No result: too many runs did no better than a constant answer; train longer.")
     assert chosen([*runs("full", FULL), *runs("lora", shifted(CLOSE))]).doubt is None
+
+
+def test_where_most_runs_fall_below_the_line_all_count_as_they_are():
+    # As on folds of CoLA: one run of each of two is above the line. LoRA's is the best of all, and its mean the lower one.
+    line = least_learned(record("full", score=0.5, seed=0))
+    full = [line + by for by in (0.015, -0.049, -0.069, -0.070, -0.017)]
+    lora = [line + by for by in (-0.091, -0.014, -0.138, -0.158, 0.034)]
+    none = [line + by for by in (-0.171, -0.184, -0.158, -0.160, -0.015)]
+    records = [*runs("full", full), *runs("lora", lora), *runs("prefix_tuning", none)]
+    assert chosen(records, margin=0.0).method == "full"
 
 
 def test_each_cost_has_its_own_cheapest():
