@@ -12,7 +12,8 @@ from lora_bench.cli.commands import run, terminal
 from lora_bench.cli.help import DONE, SOME_FAILED, command_of
 from lora_bench.cli.result_options import Parse
 from lora_bench.errors import LoraBenchError
-from lora_bench.execute.final_model import likely_seconds, train_final
+from lora_bench.execute.final_model import train_final
+from lora_bench.execute.options import Afterwards
 from lora_bench.execute.progress import display
 from lora_bench.kinds import find_kind
 from lora_bench.kinds.support.table_view import LookOptions
@@ -20,15 +21,15 @@ from lora_bench.plan.fit_minutes import DEFAULT_MODEL, TIMES_DRAFT, draft_suite
 from lora_bench.records.store import read_records, record_files
 from lora_bench.suite.from_table import OtherOptions, is_unedited, marked, name_of, refuse_another
 from lora_bench.tasks.look import look
-from lora_bench.training.winner import find_winner
 from lora_bench.util.atomic_files import write_atomic
 from lora_bench.util.redaction import message
 
 DEFAULT_MINUTES = 10.0
-# Fewer minutes leave no run. Of a suite that is there already, the run on all rows has so many times what its runs say that it
-# takes, as its model comes before more comparing; where none has ended, such a share of the time.
-LEAST_MINUTES, RESERVE, FINAL_SHARE = 0.05, 1.5, 0.2
-# The run on all rows is stopped so late; the rest of the tenth that all may take longer is for writing its model.
+# Fewer minutes leave no run.
+LEAST_MINUTES = 0.05
+# The run on all rows has more of them than any before it, and every core: it takes at most so many times the longest of those.
+TIMES_LONGEST = 1.6
+# It is stopped so late; the rest of the tenth that all may take longer is for writing its model.
 LATEST = 1.05
 COMPARED = "the time for comparing is over; the same command with more --minutes would go on with it"
 # An encoder writes no text.
@@ -38,7 +39,8 @@ WRITER = "gpt2-mini"
 def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
     """Write the suite of a table, or use one that is there *again*; return it, and the likely seconds of the final training.
 
-    One for other options that was not edited, of which no run has begun, is written anew.
+    Of a suite that is there these are 0, as its runs tell them. One for other options that was not edited, of which no run has
+    begun, is written anew.
     """
     file = Path(f"{name_of(arguments.table.name)}.yaml")
     anew = False
@@ -58,7 +60,7 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
     minutes, model = arguments.minutes or DEFAULT_MINUTES, arguments.model or DEFAULT_MODEL
     if file.exists() and again and not anew:
         print(f"{file} is there already and is used as it is; delete it to begin anew")
-        return file, _reserved(arguments, file, minutes)
+        return file, 0.0
     if file.exists() and not anew:
         raise LoraBenchError(
             f"{file} is there already; delete it to begin anew, or `lora-bench run {shlex.quote(str(file))}`"
@@ -70,16 +72,6 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
     write_atomic(file, marked(draft.text(Path())).encode("utf-8"))
     print(f"wrote {file}{' anew' if anew else ''}: {draft.said}; edit it as you like")
     return file, draft.final_seconds
-
-
-def _reserved(arguments: argparse.Namespace, file: Path, minutes: float) -> float:
-    """Return the seconds to keep for the run on all rows, of a suite that is there: by its runs, if it has any."""
-    if _model_of(file).exists():
-        return 0.0
-    try:
-        return RESERVE * likely_seconds(find_winner(arguments.runs / file.stem))
-    except LoraBenchError:  # no run has ended
-        return FINAL_SHARE * 60 * minutes
 
 
 def _model_of(file: Path) -> Path:
@@ -113,11 +105,12 @@ def try_methods(arguments: argparse.Namespace) -> int:
         return _do(arguments.parse, ["plan", str(file), *runs])
     around = TIMES_DRAFT * (time.monotonic() - begun)
     minutes = arguments.minutes or DEFAULT_MINUTES
-    comparing = max(minutes - (around + final_seconds * arguments.final) / 60, LEAST_MINUTES)
+    comparing = max(minutes - around / 60, LEAST_MINUTES)
     quiet = ["--quiet"] if arguments.quiet else []
     asked = arguments.parse(["run", str(file), *runs, "--minutes", f"{comparing:.3f}", *quiet])
     sys.stdout.flush()
-    code = run(asked, out_of_time=COMPARED) if arguments.final else run(asked)
+    afterwards = None if _model_of(file).exists() else Afterwards(final_seconds, TIMES_LONGEST)
+    code = run(asked, out_of_time=COMPARED, afterwards=afterwards) if arguments.final else run(asked)
     place = arguments.runs / file.stem
     records = read_records(place) if record_files(place) else []
     if code == 0 and not any(record.score is not None and record.spec.score_on == "test" for record in records):

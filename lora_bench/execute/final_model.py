@@ -20,6 +20,7 @@ from lora_bench.execute.progress import Display, duration
 from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.make_plan import Plan, make_plan
+from lora_bench.records.environment import usable_cores
 from lora_bench.records.outcomes import OUT_OF_TIME
 from lora_bench.records.record import Record
 from lora_bench.records.suite_about import FINAL
@@ -37,6 +38,8 @@ LEFT_OUT, LEAST_ROWS = 0.01, 12
 # Keys of a split that stay, without and with those that keep rows together.
 _APART = ("stratify",)
 _TOGETHER = ("by", "before", "phrases", *_APART)
+# One run trains alone; of more threads a small model gains nothing.
+MOST_THREADS = 8
 # Scores without a rise that end no run.
 ENDLESS = 1_000_000
 
@@ -166,7 +169,7 @@ def _final(suite: Mapping[str, Any], winner: Winner, name: str, keys: Collection
         "methods": [{**chosen, "learning_rate": spec.training.learning_rate}],
         "seeds": [spec.seed],
         "budget": {"train_examples": work},
-        "training": suite.get("training", {}),
+        "training": {**suite.get("training", {}), "threads": min(usable_cores(), MOST_THREADS)},
         "keep_weights": "last",
     }
 

@@ -9,6 +9,19 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.util.filenames import file_name
 
 
+@dataclass(frozen=True)
+class Afterwards:
+    """Time to keep for one more training after the runs.
+
+    Args:
+        seconds: As long as it is likely to take.
+        times: It takes no longer than so many times the longest run.
+    """
+
+    seconds: float
+    times: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Options for the runs of a suite.
@@ -22,6 +35,7 @@ class RunOptions:
         series: Label of a repeat of the whole suite with its own seeds.
         data_dir: Folder with published data sets in their usual layout.
         minutes: Time after which runs are stopped, to be resumed by the same command; None for no limit.
+        afterwards: What these minutes must hold beside the runs; None for nothing.
         timeout: Seconds without progress before a run is ended; 0 for no limit; None follows its estimate.
         pack: Train runs that may share a base model as packs; see `lora_bench.pack`.
         cut: Restrict DeBERTa's relative positions to those rows reach; see `lora_bench.models.deberta_positions`.
@@ -43,6 +57,7 @@ class RunOptions:
     series: str | None = None
     data_dir: Path | None = None
     minutes: float | None = None
+    afterwards: Afterwards | None = None
     timeout: float | None = None
     pack: bool = True
     cut: bool = True

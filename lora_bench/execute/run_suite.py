@@ -19,7 +19,7 @@ from lora_bench.execute.executors.ray import RayWorkers, connected
 from lora_bench.execute.options import RunOptions, in_this_process
 from lora_bench.execute.outcome import Outcome
 from lora_bench.execute.progress import Display, own_display
-from lora_bench.execute.scheduler import Scheduler, SuiteExecutor
+from lora_bench.execute.scheduler import Deadline, Scheduler, SuiteExecutor
 from lora_bench.methods import broken_plug_ins
 from lora_bench.models.shapes import refuse_shapes
 from lora_bench.pack.group_runs import most_members, packs
@@ -95,7 +95,8 @@ def run_suite(
     taken: set[str] = set()
     told: set[str] = set()
     interrupted, working = None, False
-    end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    minutes = options.minutes
+    deadline = None if minutes is None else Deadline(time.monotonic() + 60 * minutes, options.afterwards)
     stored = None if options.continue_from is None else StoredRuns(Path(options.continue_from))
 
     def untried(record: Record) -> bool:
@@ -132,8 +133,11 @@ def run_suite(
                     for caution in plan.cautions:
                         screen.say(f"warning: {caution}")
             taken.update(cell.job.run_id for cell in wanted)
+            if deadline is not None:
+                for record in filter(None, (cell.record for cell in plan.cells)):
+                    deadline.note(record)
             reach("suite.planned")
-            work = _begun(plan, wanted, folder, screen, options, cluster, end)
+            work = _begun(plan, wanted, folder, screen, options, cluster, deadline)
             working = working or work is not None
             interrupted = work.run() if work is not None else None
             # Trials choose later runs, and runs start from others. Runs that waited for these are known now, and choices are
@@ -205,15 +209,21 @@ def _held(plan: Plan, taken: Collection[str]) -> set[str]:
 
 
 def _begun(
-    plan: Plan, wanted: list[Cell], folder: Path, screen: Display, options: RunOptions, cluster: Any, end: float | None
+    plan: Plan,
+    wanted: list[Cell],
+    folder: Path,
+    screen: Display,
+    options: RunOptions,
+    cluster: Any,
+    deadline: Deadline | None,
 ) -> Scheduler | None:
-    """Publish records of runs that cannot be done; return the work on the others, if any, which stops at the time *end*."""
+    """Publish records of runs that cannot be done; return the work on the others, if any, which stops at the *deadline*."""
     if wanted:
         check_writable(folder, "--runs")
     _check_disk(wanted, folder)
     # The longest come first, so that none remains alone at the end; where time ends the work, all methods' runs of a seed.
     runnable = [cell for cell in wanted if cell.reason is None]
-    runnable.sort(key=lambda cell: (0 if end is None else cell.job.spec.seed, -cell.estimate.seconds))
+    runnable.sort(key=lambda cell: (0 if deadline is None else cell.job.spec.seed, -cell.estimate.seconds))
     timed, workers = _timed(runnable), options.workers
     if timed and workers is not None and workers > 1:
         raise LoraBenchError(f"use --workers 1 in place of {workers}: {_use_up(timed)}")
@@ -236,7 +246,7 @@ def _begun(
         units=partial(_units, cells, executor, options),
         publish_lost=lambda lost: _publish(cells[lost.job.run_id], lost.status, lost.reason),
         wait=options.wait,
-        seconds=None if end is None else end - time.monotonic(),
+        deadline=deadline,
     )
 
 

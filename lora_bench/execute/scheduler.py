@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from lora_bench.execute.executors.executor import Executor, Lost
+from lora_bench.execute.options import Afterwards
 from lora_bench.execute.progress import Display
 from lora_bench.records.outcomes import DISK_FULL, OUT_OF_TIME, is_attempt
 from lora_bench.records.record import Record
@@ -18,12 +19,43 @@ from lora_bench.util.signals import stopping_on_signals
 SuiteExecutor = Executor[Job, Record | Elsewhere]
 
 
+# How often a clock looks if its time is over.
+TICK_SECONDS = 0.5
+
+
+@dataclass(eq=False)
+class Deadline:
+    """The time, of the monotonic clock, when runs are stopped; earlier by what is to be done afterwards.
+
+    Nothing is kept for that before a run on the test split has ended: without one there is nothing to choose from.
+    """
+
+    end: float
+    afterwards: Afterwards | None = None
+    _longest: float = field(default=0.0, init=False)
+    _answered: bool = field(default=False, init=False)
+
+    def note(self, record: Record) -> None:
+        """Learn from the record of a run how long one takes here."""
+        if record.speed is not None:
+            self._longest = max(self._longest, record.speed.seconds)
+        self._answered |= record.scores is not None and record.spec.score_on == "test"
+
+    @property
+    def left(self) -> float:
+        """Seconds until the end."""
+        kept = 0.0
+        if self._answered and self.afterwards is not None:
+            kept = max(self.afterwards.seconds, self.afterwards.times * self._longest)
+        return self.end - kept - time.monotonic()
+
+
 @dataclass(eq=False)
 class Scheduler:
     """Does jobs with an executor until all are done, here or by other processes, or a stop is requested.
 
     *units* makes units of work from the remaining jobs, and *publish_lost* publishes the record of a job whose worker died.
-    Without *wait*, the work ends when only runs of other processes are left; after *seconds*, if any, it is stopped.
+    Without *wait*, the work ends when only runs of other processes are left; at the *deadline*, if any, it is stopped.
     """
 
     jobs: Sequence[Job]
@@ -32,7 +64,7 @@ class Scheduler:
     units: Callable[[Sequence[Job]], Sequence[Sequence[Job]]] = field(kw_only=True)
     publish_lost: Callable[[Lost[Job]], Record] = field(kw_only=True)
     wait: bool = field(default=True, kw_only=True)
-    seconds: float | None = field(default=None, kw_only=True)
+    deadline: Deadline | None = field(default=None, kw_only=True)
     _watch: Watch = field(default_factory=Watch, init=False)
     _elsewhere: list[Job] = field(default_factory=list, init=False)
     _signals: list[str] = field(default_factory=list, init=False)
@@ -58,16 +90,20 @@ class Scheduler:
     @contextmanager
     def _until_the_end(self) -> Iterator[None]:
         """In this block stop the work when its time is over."""
-        if self.seconds is None:
-            yield
-            return
-        clock = threading.Timer(max(0.0, self.seconds), self._stop, [OUT_OF_TIME])
-        clock.daemon = True
-        clock.start()
+        ended = threading.Event()
+
+        def watch(deadline: Deadline) -> None:
+            while (left := deadline.left) > 0:
+                if ended.wait(min(left, TICK_SECONDS)):
+                    return
+            self._stop(OUT_OF_TIME)
+
+        if self.deadline is not None:
+            threading.Thread(target=watch, args=[self.deadline], daemon=True).start()
         try:
             yield
         finally:
-            clock.cancel()
+            ended.set()
 
     def _stop(self, cause: str) -> None:
         """Stop the work for a cause of our own, unless it is stopped already."""
@@ -110,6 +146,8 @@ class Scheduler:
             # A worker knows the signal that stopped it, and not why it was sent.
             record = record.model_copy(update={"reason": "its time was up; the same command resumes it"})
         self.display.finished(record)
+        if self.deadline is not None:
+            self.deadline.note(record)
         if record.status == "failed" and is_attempt(record):
             self._stop(DISK_FULL)
 

@@ -1,15 +1,19 @@
 """What a terminal and a log show of runs that become known in waves."""
 
 import io
+import math
 import re
+import threading
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from lora_bench.execute.options import Afterwards
 from lora_bench.execute.progress import Bars, Lines, OwnLines
-from lora_bench.execute.scheduler import Scheduler
+from lora_bench.execute.scheduler import Deadline, Scheduler
 from lora_bench.plan.make_plan import make_plan
+from lora_bench.records.record import Speed
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training.job import Event
 from tests.project import SUITE, write_project
@@ -35,41 +39,59 @@ def wave(display, plan, cells):
 
 
 class LastsTooLong:
-    """An executor with one run, during which the clock rings that ends the work; and that clock."""
+    """An executor with one run, during which its time is over."""
 
-    def __init__(self, job):
-        self.job, self.asked, self.daemon = job, [], True
-
-    def clock(self, seconds, ring, given):
-        self.ring = lambda: ring(*given)
-        return self
-
-    def start(self):
-        pass
-
-    def cancel(self):
-        pass
+    def __init__(self, job, deadline):
+        self.job, self.deadline, self.asked, self.stopped = job, deadline, [], threading.Event()
 
     def submit(self, units):
         assert units == [[self.job]]
 
     def stop(self, signal):
         self.asked.append(signal)
+        self.stopped.set()
 
     def results(self, tell):
-        self.ring()
+        self.deadline.end = -math.inf
+        self.stopped.wait()
         assert self.asked == ["SIGTERM"]
         yield self.job.record("interrupted", "stopped by SIGTERM after step 3; the same command resumes from there")
 
 
-def test_a_run_whose_time_is_up_says_so_and_not_the_signal_that_it_got(plan, monkeypatch):
-    job, out = plan.cells[0].job, console(width=200)
-    executor = LastsTooLong(job)
-    monkeypatch.setattr("lora_bench.execute.scheduler.threading.Timer", executor.clock)
-    given = {"units": lambda jobs: [list(jobs)], "publish_lost": lambda lost: None, "seconds": 60.0}
+def test_a_run_whose_time_is_up_says_so_and_not_the_signal_that_it_got(plan):
+    job, out, deadline = plan.cells[0].job, console(width=200), Deadline(math.inf)
+    executor = LastsTooLong(job, deadline)
+    given = {"units": lambda jobs: [list(jobs)], "publish_lost": lambda lost: None, "deadline": deadline}
     assert Scheduler([job], executor, Lines(out), **given).run() == "out_of_time"
     said = out.file.getvalue()
     assert "its time was up; the same command resumes it" in said and "SIGTERM" not in said
+
+
+def took(job, seconds, split):
+    """A run of so many seconds with a score on a split."""
+    speed = Speed.model_construct(load_seconds=1.0, train_seconds=seconds - 1.5, evaluation_seconds=0.5)
+    record = job.record("ok", None)
+    spec = record.spec.model_copy(update={"score_on": split})
+    return record.model_copy(update={"speed": speed, "scores": {}, "spec": spec})
+
+
+def test_runs_end_earlier_by_so_many_times_the_longest_once_one_can_be_chosen(plan, monkeypatch):
+    job = plan.cells[0].job
+    monkeypatch.setattr("lora_bench.execute.scheduler.time.monotonic", lambda: 100.0)
+    deadline, alone = Deadline(700.0, Afterwards(seconds=60.0, times=2.0)), Deadline(700.0)
+    left = []
+    for record in (
+        took(job, 20.0, "selection"),
+        took(job, 10.0, "test"),
+        took(job, 50.0, "test"),
+        took(job, 30.0, "test"),
+    ):
+        left.append(deadline.left)
+        deadline.note(record)
+        alone.note(record)
+    # A trial answers nothing; twice 20 s are less than the 60 that the plan says; then twice 50.
+    assert [*left, deadline.left] == [600.0, 600.0, 540.0, 500.0, 500.0]
+    assert alone.left == 600.0
 
 
 def console(width=80, terminal=False):
