@@ -13,13 +13,14 @@ from lora_bench.cli.help import DONE, SOME_FAILED, command_of
 from lora_bench.cli.result_options import Parse
 from lora_bench.errors import LoraBenchError
 from lora_bench.execute.final_model import train_final
+from lora_bench.execute.first_steps import slowdowns
 from lora_bench.execute.options import Afterwards
 from lora_bench.execute.progress import display
 from lora_bench.kinds import find_kind
 from lora_bench.kinds.support.table_view import LookOptions
 from lora_bench.plan.fit_minutes import DEFAULT_MODEL, TIMES_DRAFT, draft_suite
 from lora_bench.records.store import read_records, record_files
-from lora_bench.suite.from_table import OtherOptions, is_unedited, marked, name_of, refuse_another
+from lora_bench.suite.from_table import Draft, OtherOptions, is_unedited, marked, name_of, refuse_another
 from lora_bench.tasks.look import look
 from lora_bench.util.atomic_files import write_atomic
 from lora_bench.util.redaction import message
@@ -36,11 +37,10 @@ COMPARED = "the time for comparing is over; the same command with more --minutes
 WRITER = "gpt2-mini"
 
 
-def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
-    """Write the suite of a table, or use one that is there *again*; return it, and the likely seconds of the final training.
+def _write(arguments: argparse.Namespace, *, again: bool, measured: bool = False) -> tuple[Path, Draft | None]:
+    """Write the suite of a table, or use one that is there *again*; return its file, and its draft if it was written.
 
-    Of a suite that is there these are 0, as its runs tell them. One for other options that was not edited, of which no run has
-    begun, is written anew.
+    One for other options that was not edited, of which no run has begun, is written anew. The machine is *measured*, or not.
     """
     file = Path(f"{name_of(arguments.table.name)}.yaml")
     anew = False
@@ -60,7 +60,7 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
     minutes, model = arguments.minutes or DEFAULT_MINUTES, arguments.model or DEFAULT_MODEL
     if file.exists() and again and not anew:
         print(f"{file} is there already and is used as it is; delete it to begin anew")
-        return file, 0.0
+        return file, None
     if file.exists() and not anew:
         raise LoraBenchError(
             f"{file} is there already; delete it to begin anew, or `lora-bench run {shlex.quote(str(file))}`"
@@ -68,10 +68,10 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> tuple[Path, float]:
     if arguments.model is None and find_kind(seen.kind).writes:
         model = WRITER
         print(f"guessed: the base model is {model}, which writes texts; --model names another")
-    draft = draft_suite(seen, Path(), model=model, minutes=minutes)
+    draft = draft_suite(seen, Path(), model=model, minutes=minutes, measure=slowdowns if measured else None)
     write_atomic(file, marked(draft.text(Path())).encode("utf-8"))
     print(f"wrote {file}{' anew' if anew else ''}: {draft.said}; edit it as you like")
-    return file, draft.final_seconds
+    return file, draft
 
 
 def _model_of(file: Path) -> Path:
@@ -99,11 +99,12 @@ def init(arguments: argparse.Namespace) -> int:
 def try_methods(arguments: argparse.Namespace) -> int:
     """Compare methods on a table, and train the chosen one."""
     begun = time.monotonic()
-    file, final_seconds = _write(arguments, again=True)
+    file, draft = _write(arguments, again=True, measured=not arguments.dry_run)
     runs = ["--runs", str(arguments.runs)]
     if arguments.dry_run:
         return _do(arguments.parse, ["plan", str(file), *runs])
-    around = TIMES_DRAFT * (time.monotonic() - begun)
+    measuring, final_seconds = (0.0, 0.0) if draft is None else (draft.measured_seconds, draft.final_seconds)
+    around = measuring + TIMES_DRAFT * (time.monotonic() - begun - measuring)
     minutes = arguments.minutes or DEFAULT_MINUTES
     comparing = max(minutes - around / 60, LEAST_MINUTES)
     quiet = ["--quiet"] if arguments.quiet else []

@@ -1,15 +1,15 @@
 """The suite of a table, as much of it as fits into some minutes on this machine.
 
-The plan of a first draft tells what each method costs, at the machine's speed now. From that comes the first of `DESIGNS` that
-fits: methods are compared by runs that are likely to reach a plateau, so less time leaves fewer rates, seeds and methods, and
-then shorter runs. All seeds are counted, also those that a decided method will not need. From `FOLDS` seeds on each tests a
-fold of its own, unless the table names its test rows.
+The plan of a first draft tells what each method costs, by arithmetic and, where a caller can do some steps, by the clock. From
+that comes the first of `DESIGNS` that fits: methods are compared by runs that are likely to reach a plateau, so less time
+leaves fewer rates, seeds and methods, and then shorter runs. All seeds are counted, also those that a decided method will not
+need. From `FOLDS` seeds on each tests a fold of its own, unless the table names its test rows.
 """
 
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from lora_bench.plan.make_plan import Plan, make_plan
 from lora_bench.records.environment import cuda_devices
 from lora_bench.stats.rates import half
 from lora_bench.suite.from_table import BATCH, FOLDS, MOST_RATES, TRIAL_SEEDS, Draft, may_fold, rates_of, shares_of
-from lora_bench.suite.load_suite import load_suite
+from lora_bench.suite.load_suite import Suite, load_suite
 from lora_bench.tasks import load_data
 from lora_bench.tasks.look import TableFacts
 
@@ -43,6 +43,13 @@ LEAST_EXAMPLES = 640
 LEAST_GAIN = 1.15
 # The least methods that are worth comparing, where time is short.
 FEWEST = ("full", "lora_all", "linear_probe")
+# Methods whose steps are measured, the second for all but the first: for so long by arithmetic, within bounds, and at
+# most for a share of the minutes.
+MEASURED = ("full", "lora_all")
+MEASURED_SECONDS, FEWEST_BATCHES, MOST_BATCHES, MEASURED_SHARE = 4.0, 8, 40, 0.1
+
+# Does runs of a suite of a table of so many rows in some seconds; returns how many times its estimate each method takes.
+Measure = Callable[[Suite, int, float], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -75,11 +82,18 @@ DESIGNS = (Design(10, 3), Design(FOLDS, 3), Design(FOLDS, 2), Design(FOLDS, 1), 
 SHORTEST = Design(1, 1)
 
 
-def draft_suite(seen: TableFacts, folder: Path, *, model: str = DEFAULT_MODEL, minutes: float = 10.0) -> Draft:
+def draft_suite(
+    seen: TableFacts,
+    folder: Path,
+    *,
+    model: str = DEFAULT_MODEL,
+    minutes: float = 10.0,
+    measure: Measure | None = None,
+) -> Draft:
     """Return a suite of a table that takes about some minutes on this machine, with the training of the chosen method.
 
-    *folder* is that of its file. Raise BadInput with every fault of the data or the base model; LoraBenchError if no method
-    fits the base model, or the minutes are too few for any comparison.
+    *folder* is that of its file. Without *measure* arithmetic alone tells what a run costs. Raise BadInput with every fault of
+    the data or the base model; LoraBenchError if no method fits the base model, or the minutes are too few for any comparison.
     """
     begun = time.monotonic()
     methods = tuple(rates_of(large=False))
@@ -93,8 +107,11 @@ def draft_suite(seen: TableFacts, folder: Path, *, model: str = DEFAULT_MODEL, m
     if not known:
         reasons = "; ".join(sorted({cell.fit.reason or "" for cell in plan.cells}))
         raise LoraBenchError(f"no method can train {model}: {reasons}")
-    costs = _Costs(plan, seen)
     around = TIMES_DRAFT * (time.monotonic() - begun)
+    measuring = time.monotonic()
+    costs = _Costs(plan, seen, {} if measure is None else _slowdowns(draft, plan, folder, measure))
+    measured_seconds = time.monotonic() - measuring
+    around += measured_seconds
     seconds = 60 * minutes - around
     found = costs.fit([tuple(known), tuple(label for label in FEWEST if label in known) or tuple(known)], seconds)
     if found is None:
@@ -113,6 +130,7 @@ def draft_suite(seen: TableFacts, folder: Path, *, model: str = DEFAULT_MODEL, m
         plateau=plateau,
         large=any(count.total > SMALL_MODEL for count in known.values()),
         final_seconds=costs.final(labels, design, examples),
+        measured_seconds=measured_seconds,
         folds=design.folds_of(seen),
     )
     return chosen if chosen.folds is None or _deals_out(chosen, folder) else replace(chosen, folds=None)
@@ -127,9 +145,12 @@ def worthwhile_bfloat16() -> float | None:
 class _Costs:
     """Times of designs on this machine for a table, by the plan of a draft of `PROBED_EXAMPLES`."""
 
-    def __init__(self, plan: Plan, seen: TableFacts) -> None:
+    def __init__(self, plan: Plan, seen: TableFacts, slowdowns: Mapping[str, float]) -> None:
         self._seen = seen
-        self._of_run: Mapping[str, float] = {cell.job.spec.method.label: cell.estimate.seconds for cell in plan.cells}
+        others = max((slowdowns[label] for label in MEASURED[1:] if label in slowdowns), default=1.0)
+        self._of_run: Mapping[str, float] = {
+            label: seconds * slowdowns.get(label, others) for label, seconds in _seconds_of(plan).items()
+        }
         # A frozen base model reads each row once, however often it comes round.
         self._frozen = {
             cell.job.spec.method.label
@@ -197,6 +218,22 @@ class _Costs:
         """Return the time of a run of the costliest method on all rows, for as many epochs."""
         costliest = max(self._of_run[label] for label in labels)
         return costliest * examples / PROBED_EXAMPLES / self._train_share(design)
+
+
+def _seconds_of(plan: Plan) -> dict[str, float]:
+    return {cell.job.spec.method.label: cell.estimate.seconds for cell in plan.cells}
+
+
+def _slowdowns(draft: Draft, plan: Plan, folder: Path, measure: Measure) -> Mapping[str, float]:
+    """Measure runs of a draft of some steps."""
+    seconds = {label: of_run for label, of_run in _seconds_of(plan).items() if label in MEASURED and of_run > 0}
+    if not seconds:
+        return {}
+    batches = round(MEASURED_SECONDS / max(seconds.values()) * PROBED_EXAMPLES / BATCH)
+    examples = BATCH * min(max(batches, FEWEST_BATCHES), MOST_BATCHES)
+    few = replace(draft, methods=tuple(seconds), train_examples=examples)
+    with _written(few, folder) as path:
+        return measure(load_suite(path), draft.seen.rows, MEASURED_SHARE * 60 * draft.minutes)
 
 
 def _plan_of(draft: Draft, folder: Path) -> Plan:

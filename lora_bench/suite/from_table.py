@@ -67,6 +67,7 @@ class Draft:
         plateau: True if a run ends when its score stops rising.
         large: True for a base model of more weights than `plan.fit_minutes.SMALL_MODEL`, which needs smaller learning rates.
         final_seconds: Time that a run on all rows is likely to take.
+        measured_seconds: Time that it took to measure this machine.
         bfloat16_gain: How many times as fast this machine trains in bfloat16; None to train in float32.
         folds: Number of folds, of which each seed tests one; None for one test split.
     """
@@ -81,6 +82,7 @@ class Draft:
     large: bool
     minutes: float
     final_seconds: float = 0.0
+    measured_seconds: float = 0.0
     bfloat16_gain: float | None = None
     folds: int | None = None
 

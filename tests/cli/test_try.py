@@ -11,6 +11,7 @@ import yaml
 
 from lora_bench.cli import main
 from lora_bench.execute.final_model import train_final
+from lora_bench.execute.first_steps import slowdowns
 from lora_bench.execute.run_suite import Silent
 from lora_bench.kinds.support.table_view import LookOptions
 from lora_bench.plan.fit_minutes import Design, draft_suite
@@ -145,6 +146,37 @@ def test_more_minutes_give_more_seeds_then_rates_and_all_but_the_shortest_runs_m
     # 10 folds leave 480 rows to train: 12 epochs are 5,760.
     assert drafts[-1].train_examples == 5_760
     assert len(drafts[-1].methods) == 4
+
+
+def test_methods_that_are_slower_than_planned_get_fewer_runs_and_all_others_as_lora_all(project, monkeypatch):
+    monkeypatch.setattr("lora_bench.plan.cost_estimate.flops_per_thread", lambda: 1e8)
+    seen, asked = look(project / "tickets.csv"), []
+
+    def measure(suite, rows, seconds):
+        asked.append(([entry.label for entry in suite.methods], rows, seconds))
+        return {"full": 2.0, "lora_all": 2.0}
+
+    quick, slow = (draft_suite(seen, project, model="base", minutes=30, measure=of) for of in (None, measure))
+    assert asked == [(["full", "lora_all"], 600, 180.0)]
+    # Twice the time of every run is half the minutes, but for what the command takes itself.
+    half = draft_suite(seen, project, model="base", minutes=15)
+    assert (slow.seeds, slow.rates) == (half.seeds, half.rates) < (quick.seeds, quick.rates)
+    assert slow.final_seconds == pytest.approx(
+        2 * quick.final_seconds * slow.train_examples / quick.train_examples, rel=0.3
+    )
+
+
+def test_the_steps_that_are_measured_leave_no_files_and_name_both_methods(project):
+    before = sorted(project.rglob("*"))
+    found = {}
+
+    def measure(suite, rows, seconds):
+        found.update(slowdowns(suite, rows, seconds))
+        return found
+
+    draft_suite(look(project / "tickets.csv"), project, model="base", minutes=60, measure=measure)
+    assert set(found) == {"full", "lora_all"} and all(factor > 0 for factor in found.values())
+    assert sorted(project.rglob("*")) == before
 
 
 def test_with_time_for_five_seeds_each_tests_a_fold(project, monkeypatch):
