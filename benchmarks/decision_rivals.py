@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lora_bench.errors import LoraBenchError
 from lora_bench.metrics import find, metric
 from lora_bench.tasks.word_model import STRENGTHS
-from lora_bench.training.winner import find_winner
 from lora_bench.util.seeding import distinct_rows
 
 Texts = Sequence[tuple[str, ...]]
@@ -66,10 +66,20 @@ class Given:
 
 @dataclass(frozen=True)
 class Delivered:
-    """A model that answers, and its method where the rival chose one."""
+    """A model that answers, and what the rival says of its choice, if it made one.
+
+    Args:
+        chosen: Method of the model.
+        compared: Methods that it chose from.
+        expected_loss: Stated loss of the chosen one to the best of these, in points of 100.
+        at_most: Stated 90 % bound of that loss.
+    """
 
     answers: Answerer
     chosen: str | None = None
+    compared: Sequence[str] = ()
+    expected_loss: float | None = None
+    at_most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,11 +88,13 @@ class Rival:
 
     Args:
         deliver: Its work.
+        about: Its description on the page.
         package: Package that it needs beside ours.
         timed: True if it uses the minutes that it is given.
     """
 
     deliver: Callable[[Given, Texts, Labels], Delivered]
+    about: str
     package: str | None = None
     timed: bool = False
 
@@ -119,28 +131,34 @@ def table_options(given: Given) -> list[str]:
 
 def ours(given: Given, texts: Texts, labels: Labels) -> Delivered:
     """`lora-bench try` reads the table; `lora-bench predict` answers with its model, or the best of runs if time held none."""
+    # Here, as other rivals may have an environment with few packages.
+    from lora_bench.cli.help import SOME_FAILED
+    from lora_bench.training.winner import find_winner
+
     del texts, labels
-    lora_bench("try", *table_options(given))
-    model = Path("train-model")
-    if model.exists():
-        method = json.loads((model / "lora_bench.json").read_text(encoding="utf-8"))["spec"]["method"]
-        label = method.get("label") or method["name"]
-    else:
-        model = Path("runs", "train")
-        label = find_winner(model).row.label
+    lora_bench("try", *table_options(given), may_end=(0, SOME_FAILED))
+    runs, model = Path("runs", "train"), Path("train-model")
+    try:
+        choice = find_winner(runs).choice
+    except LoraBenchError as error:
+        raise SystemExit(f"try has no winner: {error}") from None
+    assert choice is not None
 
     def answers(texts: Texts) -> list[Any]:
         write_csv(Path("asked.csv"), given.columns, texts)
-        lora_bench("predict", str(model), "asked.csv", "--out", "answered.csv")
+        lora_bench("predict", str(model if model.exists() else runs), "asked.csv", "--out", "answered.csv")
         return [row["predicted"] for row in read_csv(Path("answered.csv"))]
 
-    return Delivered(answers, label)
+    loss, compared = choice.loss, [row.label for row in choice.rows]
+    if loss is None:
+        return Delivered(answers, choice.method, compared)
+    return Delivered(answers, choice.method, compared, round(100 * loss.expected, 3), round(100 * loss.at_most, 3))
 
 
-def lora_bench(*words: str) -> None:
-    """Run a command of this package; where it fails, its last line is the reason."""
+def lora_bench(*words: str, may_end: Sequence[int] = (0,)) -> None:
+    """Run a command of this package; where it ends in no way that it may, its last line is the reason."""
     code = subprocess.run([sys.executable, "-P", "-m", "lora_bench.cli", *words], check=False).returncode
-    if code:
+    if code not in may_end:
         raise SystemExit(code)
 
 
@@ -354,14 +372,22 @@ def autogluon(given: Given, texts: Texts, labels: Labels) -> Delivered:
 
 
 RIVALS = {
-    "try": Rival(ours, timed=True),
-    "trainer": Rival(partial(documented, method="full")),
-    "peft": Rival(partial(documented, method="lora")),
-    "optuna": Rival(searched, package="optuna", timed=True),
-    "tf-idf": Rival(tf_idf),
-    "linear probe": Rival(linear_probe),
-    "setfit": Rival(setfit, package="setfit"),
-    "autogluon": Rival(autogluon, package="autogluon", timed=True),
+    "try": Rival(ours, "the model that `lora-bench try` delivers", timed=True),
+    "trainer": Rival(
+        partial(documented, method="full"), "transformers' Trainer, all weights, at its documentation's settings"
+    ),
+    "peft": Rival(
+        partial(documented, method="lora"), "PEFT's LoRA in the same Trainer, at its documentation's settings"
+    ),
+    "optuna": Rival(
+        searched, "Optuna over method and learning rate of these two, TPE with a pruner", package="optuna", timed=True
+    ),
+    "tf-idf": Rival(tf_idf, "logistic or ridge regression on weighted counts of words"),
+    "linear probe": Rival(linear_probe, "the same regression on vectors of the base model, which is not trained"),
+    "setfit": Rival(setfit, "SetFit with 20 pairs a row, for single texts with classes", package="setfit"),
+    "autogluon": Rival(
+        autogluon, "AutoGluon's predictor of texts, on the same base model", package="autogluon.multimodal", timed=True
+    ),
 }
 
 
@@ -374,5 +400,5 @@ def answer(given_json: str) -> None:
     delivered = RIVALS[given.rival].deliver(given, texts, labels)
     seconds = time.time() - given.begun
     answers = delivered.answers([tuple(row[column] for column in given.columns) for row in test])
-    found = {"seconds": seconds, "chosen": delivered.chosen, "answers": answers}
+    found = {**vars(delivered), "answers": answers, "seconds": round(seconds, 1)}
     Path("answers.json").write_text(json.dumps(found), encoding="utf-8")

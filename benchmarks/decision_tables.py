@@ -15,6 +15,7 @@ from typing import Any
 from lora_bench.errors import LoraBenchError
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import Task, find_folder, in_folder, load_data, load_task
+from lora_bench.tasks.sources import Data
 from lora_bench.util.pip_assets import is_cached
 from lora_bench.util.seeding import distinct_rows
 
@@ -60,6 +61,15 @@ def of_ours(name: str, **shares: Any) -> Callable[[Path], Table]:
         return of_task(task.model_copy(update={"split": split}), Path(), data_dir, 1_500)
 
     return read
+
+
+def qnli(data_dir: Path) -> Table:
+    """Return GLUE's QNLI, its validation rows dealt out by question: a folder of GLUE's files may lack its training rows."""
+    task = load_task("qnli")
+    assert task.split is not None
+    split = task.split.model_copy(update={"train": 0.3, "test": 0.68, "by": "question"})
+    here = {"data": Data(file="dev.tsv"), "local": None, "release": None, "quoting": False, "split": split}
+    return of_task(task.model_copy(update=here), data_dir / "glue" / "qnli", data_dir, 1_500)
 
 
 def of_task(task: Task, base: Path, data_dir: Path, rows: int) -> Table:
@@ -120,10 +130,12 @@ def some(rows: Sequence[Any], wanted: int, seed: int = 0) -> list[Any]:
 # `movie_reviews` is no default: its snippets overlap sst2, and the two may not count as two tables.
 DEFAULTS = [
     "cola", "mrpc", "rte", "stsb", "sst2", "tweets", "product_reviews", "newsgroups", "reuters_r8", "editorials", "two_authors",
+    "qnli",
 ]  # fmt: skip
 TABLES: dict[str, Callable[[Path], Table]] = {
     **{name: contest(name) for name in DEFAULTS[:9]},
     "editorials": of_ours("editorials", train=0.4, selection=0.05, test=0.55),
     "movie_reviews": of_ours("movie_reviews", train=0.2, selection=0.05, test=0.75),
     "two_authors": two_authors,
+    "qnli": qnli,
 }

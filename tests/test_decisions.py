@@ -1,13 +1,17 @@
 """The benchmark of `try` beside its rivals: each answers, a second start does what is missing, and the page counts right."""
 
 import json
+import sys
 from hashlib import sha256
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from benchmarks import decisions
+from benchmarks import decision_page, decision_rivals, decisions
+from benchmarks.decision_page import Run
 from benchmarks.decision_rivals import Given, ours, score, table_options, write_train
-from benchmarks.decision_tables import TABLES, Table, paragraphs
+from benchmarks.decision_tables import DEFAULTS, TABLES, Table, paragraphs
 from lora_bench.cli import main
 from lora_bench.plan.fit_minutes import Design
 from tests.project import BAD, GOOD, write_model
@@ -16,13 +20,35 @@ from tests.test_benchmarks import tables
 
 
 def run(table, rival, value, *, minutes=None, **more):
-    return decisions.Run(
-        table=table, rows=None, rival=rival, minutes=minutes, seed=0, model="base", score=value, metric="accuracy", **more
-    )  # fmt: skip
+    facts = {
+        "rows": None,
+        "seed": 0,
+        "model": "base",
+        "metric": "accuracy",
+        "train_rows": 60,
+        "test_rows": 40,
+        "cores": 2,
+    }
+    return Run(table=table, rival=rival, minutes=minutes, score=value, **{**facts, **more})
 
 
 def page(*runs):
-    return "\n".join(decisions.page(runs)) + "\n"
+    return "\n".join(decision_page.page(runs)) + "\n"
+
+
+def section(printed, heading):
+    """The tables below a heading."""
+    return tables(printed.split(f"{heading}\n")[1].split("\n#")[0])
+
+
+def aims(*runs):
+    """Result and numbers of each aim, by the aim."""
+    return {aim: found for aim, *found in section(page(*runs), "## Aims")[0]}
+
+
+def aim(found, words):
+    (one,) = [value for name, value in found.items() if words in name]
+    return one
 
 
 def opinions(number):
@@ -43,8 +69,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def start(folder, rivals, *more):
-    decisions.main(["--tables", "opinions", "--model", "base", "--out", str(folder), "--rivals", rivals, *more])
-    return [decisions.Run(**json.loads(line)) for line in (folder / "runs.jsonl").read_text().splitlines()]
+    out = folder / "out"
+    decisions.main(["--tables", "opinions", "--model", "base", "--out", str(out), "--rivals", rivals, *more])
+    return [Run(**json.loads(line)) for line in (out / "runs.jsonl").read_text().splitlines()]
 
 
 def test_a_second_start_does_the_rivals_that_are_missing(folder, capsys):
@@ -53,8 +80,9 @@ def test_a_second_start_does_the_rivals_that_are_missing(folder, capsys):
     kept, missing, *more = start(folder, "tf-idf,setfit")
     assert kept == words and more == []
     assert missing.score is None and missing.why
-    (scores, _) = tables(capsys.readouterr().out.split("## Tables whole")[-1])
-    assert scores == [["opinions", "accuracy", "100.0", "–"]]
+    printed = (folder / "out.md").read_text()
+    assert section(printed, "### Score of the delivered model") == [[["opinions", "accuracy", "100.0", "–"]]]
+    assert capsys.readouterr().out.endswith(f"{printed}\n")
 
 
 @pytest.mark.slow
@@ -97,7 +125,8 @@ def test_ours_answers_with_the_model_that_try_wrote(folder, monkeypatch):
     (folder / "train.yaml").write_text(suite)
     delivered = ours(given, [], [])
     asked = rows[:40]
-    assert delivered.chosen in ("full", "lora_all", "adapter_both", "linear_probe")
+    assert delivered.chosen in delivered.compared and len(delivered.compared) > 1
+    assert 0 <= delivered.expected_loss <= delivered.at_most <= 100
     assert score("accuracy", [label for _, label in asked], delivered.answers([texts for texts, _ in asked])) > 0.9
 
 
@@ -108,42 +137,186 @@ def test_optuna_ends_with_a_model_of_the_method_that_it_chose(folder):
     assert (found.why, found.minutes) == ("", 0.2) and found.chosen in ("full", "lora")
 
 
+def test_a_try_that_trained_no_model_in_time_answers_with_the_best_run(folder, monkeypatch):
+    said = SimpleNamespace(expected=0.0194, at_most=0.0587)
+    choice = SimpleNamespace(
+        method="lora_all", loss=said, rows=[SimpleNamespace(label=name) for name in ("full", "lora_all")]
+    )
+    monkeypatch.setattr("lora_bench.training.winner.find_winner", lambda runs: SimpleNamespace(choice=choice))
+    monkeypatch.setattr(decision_rivals, "table_options", lambda given: [])
+    commands = ends_with(monkeypatch, 3)
+    delivered = ours(None, [], [])
+    assert (delivered.chosen, delivered.compared) == ("lora_all", ["full", "lora_all"])
+    assert (delivered.expected_loss, delivered.at_most) == (1.94, 5.87)
+    assert [words[4] for words in commands] == ["try"]
+
+
+@pytest.mark.parametrize(("code", "reason"), [(3, "no winner"), (2, "2"), (130, "130")])
+def test_a_try_without_an_answer_ends_the_rival(folder, monkeypatch, code, reason):
+    monkeypatch.setattr(decision_rivals, "table_options", lambda given: [])
+    ends_with(monkeypatch, code)
+    with pytest.raises(SystemExit, match=reason):
+        ours(None, [], [])
+
+
+def ends_with(monkeypatch, code):
+    """Let each command end with this code, and return the list of commands."""
+    commands = []
+
+    def end(command, **options):
+        commands.append(command)
+        return SimpleNamespace(returncode=code)
+
+    monkeypatch.setattr(decision_rivals.subprocess, "run", end)
+    return commands
+
+
+def test_busy_loops_are_busy_and_end_with_the_block():
+    others = {*psutil.Process().children()}
+    with pytest.raises(ZeroDivisionError), decisions.busy_loops(2):
+        loops = {*psutil.Process().children()} - others
+        assert len(loops) == 2 and all(loop.is_running() for loop in loops)
+        raise ZeroDivisionError
+    assert not any(loop.is_running() for loop in loops)
+
+
+@pytest.mark.slow
+def test_busy_loops_are_gone_after_a_run_and_make_it_another_run(folder):
+    others = {*psutil.Process().children()}
+    alone, beside = start(folder, "tf-idf") and start(folder, "tf-idf", "--busy", "2")
+    assert (alone.busy, beside.busy) == (0, 2) and alone.score == beside.score == 100
+    assert {*psutil.Process().children()} <= others
+
+
+@pytest.mark.slow
+def test_a_rival_runs_with_the_interpreter_that_is_named(folder):
+    link = folder / "python"
+    link.write_text(f'#!/bin/sh\ntouch {folder}/asked\nexec {sys.executable} "$@"\n')
+    link.chmod(0o755)
+    (words,) = start(folder, "tf-idf", "--python", f"tf-idf={link}")
+    assert words.score == 100 and (folder / "asked").exists()
+    for wrong in ("nobody=python", "tf-idf=missing"):
+        with pytest.raises(SystemExit):
+            start(folder, "tf-idf", "--python", wrong)
+
+
+def test_the_interpreter_of_a_rival_says_which_packages_it_has(folder):
+    bare = folder / "bare"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o755)
+    found = [decisions.has(*asked) for asked in ((sys.executable, "yaml.nodes"), (str(bare), "yaml.nodes"))]
+    assert found == [True, False] and decisions.has(str(bare), "json")
+
+
 def test_a_table_without_its_data_is_skipped(folder, capsys):
-    decisions.main(["--tables", "two_authors", "--data-dir", str(folder), "--out", str(folder)])
-    assert "two_authors: skipped" in capsys.readouterr().err and not (folder / "runs.jsonl").exists()
+    decisions.main(["--tables", "two_authors", "--data-dir", str(folder), "--out", str(folder / "out")])
+    said = capsys.readouterr()
+    assert "two_authors: skipped" in said.err and "no runs yet" in said.out and not (folder / "out/runs.jsonl").exists()
 
 
 def test_ours_is_compared_with_the_best_and_with_each_on_the_tables_that_both_answered():
-    printed = page(
-        run("a", "try", 90.0, minutes=10), run("a", "peft", 90.5), run("a", "trainer", 80.0),
-        run("b", "try", 70.0, minutes=10), run("b", "peft", 71.0), run("b", "trainer", 60.0),
-        run("c", "try", 50.0, minutes=10), run("c", "peft", None, why="not installed"), run("c", "trainer", 40.0),
+    runs = (
+        run("a", "peft", 90.5), run("a", "try", 90.0, minutes=10), run("a", "trainer", 80.0),
+        run("b", "peft", 71.0), run("b", "try", 70.0, minutes=10), run("b", "trainer", 60.0),
+        run("c", "peft", None, why="not installed"), run("c", "try", 50.0, minutes=10), run("c", "trainer", 40.0),
     )  # fmt: skip
-    assert "Within 0.5 points of the best, or better: on 2 of 3 tables." in printed
-    # Differences of -0.5 and -1: mean -0.75, and 12.706 standard errors of 0.25 beside it.
-    assert tables(printed)[1] == [
-        ["peft", "2", "−0.8", "−3.9 to 2.4"],
-        ["trainer", "3", "10.0", "10.0 to 10.0"],
+    printed = page(*runs)
+    assert "within 0.5 points of the best of the others, or better, on 2 of 3 tables." in printed
+    assert "70.0 and 60.0 with `trainer`, 80.0 and 80.8 with `peft` (on 2 tables)" in printed
+    # In the order of the rivals. Differences of -0.5 and -1: mean -0.75, and 12.706 standard errors of 0.25 beside it.
+    assert section(printed, "### try, 10 min, beside the others") == [
+        [["trainer", "3", "10.0", "10.0 to 10.0"], ["peft", "2", "−0.8", "−3.9 to 2.4"]]
     ]
-    assert "Without a score: peft on 1: not installed" in printed
+    assert "Without a score: peft on 1 table: not installed" in printed
+    found = aims(*runs)
+    assert aim(found, "within 0.5 points") == ["**missed**", "2 of 3 tables (9 of 12 not measured)"]
+    assert aim(found, "`trainer`") == ["met", "10.0 (10.0 to 10.0) on 3 tables (9 of 12 not measured)"]
+    assert aim(found, "`peft`") == ["**missed**", "−0.8 (−3.9 to 2.4) on 2 tables (10 of 12 not measured)"]
+    assert aim(found, "`optuna`") == aim(found, "300 rows") == ["not measured", "–"]
+    assert "1 met, 3 missed, 9 not measured." in printed
+
+
+def test_all_twelve_tables_are_enough_to_say_no_more():
+    found = aims(
+        *(
+            run(name, rival, 90.0, minutes=minutes)
+            for name in DEFAULTS
+            for rival, minutes in (("try", 10), ("peft", None))
+        )
+    )
+    assert len(DEFAULTS) == 12 and aim(found, "within 0.5 points") == ["met", "12 of 12 tables"]
 
 
 def test_a_try_without_a_model_is_behind_and_a_rival_with_other_minutes_is_not_counted():
-    printed = page(
+    runs = (
         run("a", "try", 90.0, minutes=3), run("a", "optuna", 80.0, minutes=3), run("a", "optuna", 95.0, minutes=10),
         run("b", "try", None, minutes=3, why="no result"), run("b", "optuna", 80.0, minutes=3),
     )  # fmt: skip
-    assert "Within 0.5 points of the best, or better: on 1 of 2 tables." in printed
-    assert tables(printed)[1] == [["optuna, 3 min", "1", "10.0", "–"]]
+    printed = page(*runs)
+    assert "or better, on 1 of 2 tables." in printed
+    assert section(printed, "### try, 3 min, beside the others") == [[["optuna", "1", "10.0", "–"]]]
+    assert aim(aims(*runs), "`optuna`") == [
+        "**missed**",
+        "10.0 (–) on 1 table, no model on 1 table (10 of 12 not measured)",
+    ]
 
 
 def test_a_run_keeps_its_time_with_a_tenth_more():
-    printed = page(
+    runs = (
         run("a", "try", 1.0, minutes=10, seconds=660.0, load=0.5), run("b", "try", 1.0, minutes=10, seconds=661.0),
         run("b", "peft", 1.0, seconds=900.0), run("c", "try", None, minutes=10, why="no result"),
+        run("a", "try", 1.0, minutes=10, seconds=660.0, busy=2),
     )  # fmt: skip
-    (times,) = (one for one in tables(printed) if len(one[0]) == 7)
-    assert [row[5:] for row in times] == [["yes", "yes"], ["no", "no"], ["–", "no"], ["no model", "no"]]
+    (alone, beside) = (one for one in tables(page(*runs)) if one and len(one[0]) == 7)
+    assert [row[5:] for row in alone] == [["yes", "other work"], ["no", "–"], ["no model", "–"], ["–", "–"]]
+    assert [row[5:] for row in beside] == [["yes", "2 busy loops"]]
+    found = aims(*runs)
+    assert aim(found, "without busy loops") == ["**missed**", "1 of 3 tables (9 of 12 not measured)"]
+    assert aim(found, "beside busy loops") == ["met", "1 of 1 table (11 of 12 not measured)"]
+
+
+def test_runs_beside_busy_loops_and_cut_tables_have_sections_of_their_own():
+    printed = page(
+        run("a", "try", 90.0, minutes=10), run("a", "peft", 80.0), run("a", "try", 10.0, minutes=10, busy=1),
+        run("a", "try", 70.0, minutes=3, rows=300, seconds=190.0), run("b", "try", 70.0, minutes=3, rows=300, seconds=199.0),
+    )  # fmt: skip
+    assert section(printed, "## Whole tables\n\n### Score of the delivered model") == [
+        [["a", "accuracy", "90.0", "80.0"]]
+    ]
+    assert section(printed, "## Tables cut to 300 rows\n\n### Score of the delivered model")[0][0] == [
+        "a",
+        "accuracy",
+        "70.0",
+    ]
+    assert "## Whole tables, beside 1 busy loop\n" in printed
+    (small,) = (row for row in section(printed, "## Aims")[0] if row[0].startswith("300 rows"))
+    assert small[1:] == ["**missed**", "1 of 2 tables (10 of 12 not measured)"]
+
+
+def test_regret_is_what_the_chosen_method_loses_to_the_best_of_contest(monkeypatch):
+    means = {name: {"full": 80.0, "lora_all": 78.5, "lora_qv": 81.0} for name in "abcdefg"}
+    monkeypatch.setattr(decision_page, "_contest", lambda model: means)
+    of_try = {"minutes": 10, "compared": ["full", "lora_all"], "expected_loss": 0.4}
+    good = [run(name, "try", 80.0, chosen="full", at_most=0.5, **of_try) for name in "abcdef"]
+    runs = [*good, run("g", "try", 80.0, chosen="lora_all", at_most=1.4, **of_try)]
+    assert section(page(*runs), "### Regret of the adopted method")[0][-2:] == [
+        ["try, 10 min", "f", "full", "1.0", "0.4", "0.5"], ["try, 10 min", "g", "lora_all", "2.5", "0.4", "1.4"],
+    ]  # fmt: skip
+    found = aims(*runs)
+    assert aim(found, "to the best of `contest`") == ["**missed**", "6 of 7 tables (5 of 12 not measured)"]
+    # Of those compared, `full` loses nothing, and `lora_all` 1.5.
+    assert aim(found, "stated 90 % bound") == ["met", "6 of 7 tables (5 of 12 not measured)"]
+    few = aims(*good)
+    assert aim(few, "to the best of `contest`")[0] == "met"
+    assert aim(few, "stated 90 % bound") == ["not measured", "6 of 6 tables (6 of 12 not measured): too few to tell"]
+
+
+def test_the_runs_of_contest_tell_the_regret_on_its_tables():
+    found = section(
+        page(run("cola", "try", 80.0, minutes=10, chosen="full", model="minilm-l6-roberta")),
+        "### Regret of the adopted method",
+    )
+    assert found[0][0][:3] == ["try, 10 min", "cola", "full"] and 0 <= float(found[0][0][3]) < 20
 
 
 def test_a_missing_answer_is_a_wrong_class_and_the_mean_of_the_other_numbers():
@@ -167,3 +340,11 @@ def test_the_two_authors_have_as_many_paragraphs_and_none_twice():
     rows = [*table.pool, *table.test]
     assert len({texts for texts, _ in rows}) == 3_996
     assert sum(author == "Hardy" for _, author in rows) == 1_998
+
+
+@pytest.mark.slow
+def test_questions_of_qnli_are_trained_on_or_asked():
+    table = TABLES["qnli"](shared("data", "glue", "qnli").parents[1])
+    assert len(table.pool) >= table.rows == 1_500 and len(table.test) > 3_000
+    learned, asked = ({texts[0] for texts, _ in rows} for rows in (table.pool, table.test))
+    assert not learned & asked and {label for _, label in table.test} == {"entailment", "not_entailment"}
