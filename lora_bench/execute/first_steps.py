@@ -17,7 +17,7 @@ SCORED_ROWS = 16
 
 
 def slowdowns(suite: Suite, rows: int, seconds: float) -> dict[str, float]:
-    """Do the runs of a suite of one table of so many *rows*; return how many times its estimate a step of each method takes.
+    """Do the runs of a suite of one table of so many *rows*; return how many times its estimate a run of each method takes.
 
     A method that does not end in so many *seconds* is missing; all are, if the rows are too few for splits as small as these.
     Raise Stopped if a signal stopped the runs.
@@ -36,8 +36,9 @@ def slowdowns(suite: Suite, rows: int, seconds: float) -> dict[str, float]:
     found = {}
     for record in outcome.records:
         speed = record.speed
-        if record.status == "ok" and speed is not None and speed.step_seconds_median and speed.train_steps:
-            taken = speed.step_seconds_median * speed.train_steps + (speed.evaluation_seconds or 0.0)
+        if record.status == "ok" and speed is not None and speed.examples_per_second and speed.train_examples:
+            # By the mean of all steps but the first: a few long batches take much of the time.
+            taken = speed.train_examples / speed.examples_per_second + (speed.evaluation_seconds or 0.0)
             found[record.spec.method.label] = taken / planned[record.run_id]
     return found
 

@@ -28,8 +28,11 @@ DEFAULT_MODEL = "minilm-l6-roberta"
 # Models of more weights need smaller learning rates.
 SMALL_MODEL = 60_000_000
 PROBED_EXAMPLES = 1_600
-# Estimates are rough. Beside its runs, a command takes three times as long as the plan of a draft, on any machine.
-USED_SHARE, TIMES_DRAFT = 0.85, 3
+# The share of the time to plan for, by arithmetic and by the clock. Beside its runs, a command takes three times as long as the
+# plan of a draft, on any machine.
+USED_SHARE, USED_SHARE_MEASURED, TIMES_DRAFT = 0.85, 0.95, 3
+# The model on all rows is trained alone, on every core, and each run of a comparison on one: so many times as fast, or more.
+GAIN_ALONE = 1.3
 # Steps that teach even a small table, and the most that its rows come round.
 ENOUGH_STEPS, MOST_EPOCHS = 200, 20
 # In so many steps, or epochs of a small table, most scores stop rising: the middle run of the suite `contest` ended after 680,
@@ -46,7 +49,7 @@ FEWEST = ("full", "lora_all", "linear_probe")
 # Methods whose steps are measured, the second for all but the first: for so long by arithmetic, within bounds, and at
 # most for a share of the minutes.
 MEASURED = ("full", "lora_all")
-MEASURED_SECONDS, FEWEST_BATCHES, MOST_BATCHES, MEASURED_SHARE = 4.0, 8, 40, 0.1
+MEASURED_SECONDS, FEWEST_BATCHES, MOST_BATCHES, MEASURED_SHARE = 8.0, 24, 60, 0.1
 
 # Does runs of a suite of a table of so many rows in some seconds; returns how many times its estimate each method takes.
 Measure = Callable[[Suite, int, float], Mapping[str, float]]
@@ -98,7 +101,7 @@ def draft_suite(
     begun = time.monotonic()
     methods = tuple(rates_of(large=False))
     draft = Draft(
-        seen, model, methods, 1, 1, PROBED_EXAMPLES, plateau=False, large=False, minutes=minutes,
+        seen, model, methods, 1, 1, PROBED_EXAMPLES, plateau=True, large=False, minutes=minutes,
         bfloat16_gain=worthwhile_bfloat16(),
     )  # fmt: skip
     plan = _plan_of(draft, folder)
@@ -115,7 +118,7 @@ def draft_suite(
     seconds = 60 * minutes - around
     found = costs.fit([tuple(known), tuple(label for label in FEWEST if label in known) or tuple(known)], seconds)
     if found is None:
-        needed = (costs.least(tuple(known)) / USED_SHARE + around) / 60
+        needed = (costs.least(tuple(known)) / costs.used_share + around) / 60
         raise LoraBenchError(
             f"{minutes:g} minutes are too few to compare methods on {seen.file}: this machine takes about "
             f"{max(needed, 0.1):.1f} for the least that is worth reading; give them with --minutes, or a smaller --model"
@@ -147,6 +150,7 @@ class _Costs:
 
     def __init__(self, plan: Plan, seen: TableFacts, slowdowns: Mapping[str, float]) -> None:
         self._seen = seen
+        self.used_share = USED_SHARE_MEASURED if slowdowns else USED_SHARE
         others = max((slowdowns[label] for label in MEASURED[1:] if label in slowdowns), default=1.0)
         self._of_run: Mapping[str, float] = {
             label: seconds * slowdowns.get(label, others) for label, seconds in _seconds_of(plan).items()
@@ -184,7 +188,7 @@ class _Costs:
     def _in(self, seconds: float, labels: Sequence[str], design: Design) -> int:
         """Return the examples of a run with which a design takes so long, in whole batches and at most its epochs."""
         most, fixed = self._most(design), self._seconds(labels, design, 0)
-        share = (seconds * USED_SHARE - fixed) / (self._seconds(labels, design, most) - fixed)
+        share = (seconds * self.used_share - fixed) / (self._seconds(labels, design, most) - fixed)
         return max(0, min(most, int(share * most) // BATCH * BATCH))
 
     def _to_plateau(self, design: Design) -> int:
@@ -217,7 +221,8 @@ class _Costs:
     def final(self, labels: Sequence[str], design: Design, examples: int) -> float:
         """Return the time of a run of the costliest method on all rows, for as many epochs."""
         costliest = max(self._of_run[label] for label in labels)
-        return costliest * examples / PROBED_EXAMPLES / self._train_share(design)
+        alone = costliest * examples / PROBED_EXAMPLES / self._train_share(design)
+        return alone / GAIN_ALONE if self._workers > 1 else alone
 
 
 def _seconds_of(plan: Plan) -> dict[str, float]:
@@ -231,7 +236,7 @@ def _slowdowns(draft: Draft, plan: Plan, folder: Path, measure: Measure) -> Mapp
         return {}
     batches = round(MEASURED_SECONDS / max(seconds.values()) * PROBED_EXAMPLES / BATCH)
     examples = BATCH * min(max(batches, FEWEST_BATCHES), MOST_BATCHES)
-    few = replace(draft, methods=tuple(seconds), train_examples=examples)
+    few = replace(draft, methods=tuple(seconds), train_examples=examples, plateau=False)
     with _written(few, folder) as path:
         return measure(load_suite(path), draft.seen.rows, MEASURED_SHARE * 60 * draft.minutes)
 
