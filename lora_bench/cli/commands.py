@@ -13,7 +13,7 @@ from rich.console import Console
 from lora_bench.cli.help import DONE, FULL, GOES_ON, SOME_FAILED
 from lora_bench.cli.plan_table import plan_tables
 from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
-from lora_bench.execute.options import Afterwards, RunOptions
+from lora_bench.execute.options import RunOptions
 from lora_bench.execute.outcome import Outcome
 from lora_bench.execute.prepared_folder import prepare, read_prepared
 from lora_bench.execute.progress import OwnLines, QuietOnBrokenPipe, display
@@ -85,15 +85,14 @@ def run(
     suite: Suite | None = None,
     sections: Callable[[Sequence[Record]], list[list[Block]]] = lambda records: [],
     out_of_time: str = "the time is over; run the same command again to continue",
-    afterwards: Afterwards | None = None,
 ) -> int:
     """Train every missing run of a suite, by default the one given, and write its report, with *sections* of its records.
 
-    *out_of_time* is said where `--minutes`, which hold what is to be done *afterwards* too, ended the work.
+    *out_of_time* is said where `--minutes` ended the work.
     """
     suite, console = suite or _suite(arguments), terminal()
     with display(console, quiet=arguments.quiet) as screen:
-        outcome = run_suite(suite, options_of(arguments), afterwards=afterwards, display=screen)
+        outcome = run_suite(suite, options_of(arguments), display=screen)
     interrupted = outcome.interrupted
     with at_work(did=lambda: outcome.done > 0):
         if suite.content.probe is not None and not (interrupted or arguments.only or arguments.no_probes):

@@ -103,15 +103,17 @@ def try_methods(arguments: argparse.Namespace) -> int:
     runs = ["--runs", str(arguments.runs)]
     if arguments.dry_run:
         return _do(arguments.parse, ["plan", str(file), *runs])
-    measuring, final_seconds = (0.0, 0.0) if draft is None else (draft.measured_seconds, draft.final_seconds)
+    measuring = 0.0 if draft is None else draft.measured_seconds
     around = measuring + TIMES_DRAFT * (time.monotonic() - begun - measuring)
     minutes = arguments.minutes or DEFAULT_MINUTES
     comparing = max(minutes - around / 60, LEAST_MINUTES)
     quiet = ["--quiet"] if arguments.quiet else []
     asked = arguments.parse(["run", str(file), *runs, "--minutes", f"{comparing:.3f}", *quiet])
+    asked.slowdowns = {} if draft is None else draft.slowdowns
+    if arguments.final and not _model_of(file).exists():
+        asked.afterwards = Afterwards(0.0 if draft is None else draft.final_seconds, TIMES_LONGEST)
     sys.stdout.flush()
-    afterwards = None if _model_of(file).exists() else Afterwards(final_seconds, TIMES_LONGEST)
-    code = run(asked, out_of_time=COMPARED, afterwards=afterwards) if arguments.final else run(asked)
+    code = run(asked, out_of_time=COMPARED) if arguments.final else run(asked)
     place = arguments.runs / file.stem
     records = read_records(place) if record_files(place) else []
     if code == 0 and not any(record.score is not None and record.spec.score_on == "test" for record in records):

@@ -1,8 +1,8 @@
 """The options of a command that does runs."""
 
 import sys
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_bench.errors import LoraBenchError
@@ -36,6 +36,7 @@ class RunOptions:
         data_dir: Folder with published data sets in their usual layout.
         minutes: Time after which runs are stopped, to be resumed by the same command; None for no limit.
         afterwards: What these minutes must hold beside the runs; None for nothing.
+        slowdowns: How many times its estimate a run takes, by the label of its method, where that was measured.
         timeout: Seconds without progress before a run is ended; 0 for no limit; None follows its estimate.
         pack: Train runs that may share a base model as packs; see `lora_bench.pack`.
         cut: Restrict DeBERTa's relative positions to those rows reach; see `lora_bench.models.deberta_positions`.
@@ -58,6 +59,7 @@ class RunOptions:
     data_dir: Path | None = None
     minutes: float | None = None
     afterwards: Afterwards | None = None
+    slowdowns: Mapping[str, float] = field(default_factory=dict)
     timeout: float | None = None
     pack: bool = True
     cut: bool = True

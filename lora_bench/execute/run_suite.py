@@ -109,7 +109,7 @@ def run_suite(
             reach("suite.plan")
             plan = make_plan(
                 suite, folder, series=options.series, data_dir=options.data_dir, only=options.only,
-                progress=screen.say, untried=untried,
+                progress=screen.say, untried=untried, slowdowns=options.slowdowns,
             )  # fmt: skip
             wanted = _wanted(plan, options, taken)
             if stored is not None and _copied(plan, stored):

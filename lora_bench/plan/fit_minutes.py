@@ -134,6 +134,7 @@ def draft_suite(
         large=any(count.total > SMALL_MODEL for count in known.values()),
         final_seconds=costs.final(labels, design, examples),
         measured_seconds=measured_seconds,
+        slowdowns=costs.slowdowns,
         folds=design.folds_of(seen),
     )
     return chosen if chosen.folds is None or _deals_out(chosen, folder) else replace(chosen, folds=None)
@@ -152,8 +153,9 @@ class _Costs:
         self._seen = seen
         self.used_share = USED_SHARE_MEASURED if slowdowns else USED_SHARE
         others = max((slowdowns[label] for label in MEASURED[1:] if label in slowdowns), default=1.0)
+        self.slowdowns = {label: slowdowns.get(label, others) for label in _seconds_of(plan)}
         self._of_run: Mapping[str, float] = {
-            label: seconds * slowdowns.get(label, others) for label, seconds in _seconds_of(plan).items()
+            label: seconds * self.slowdowns[label] for label, seconds in _seconds_of(plan).items()
         }
         # A frozen base model reads each row once, however often it comes round.
         self._frozen = {

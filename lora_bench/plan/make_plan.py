@@ -5,9 +5,10 @@
 Data and base models are obtained here, so their faults are reported before the first step.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from lora_bench.models.label_order import label_order_warnings
 from lora_bench.models.registry import BaseModel
@@ -65,6 +66,7 @@ def make_plan(
     untried: Callable[[Record], bool] = is_untried,
     download: bool = True,
     with_data: bool = False,
+    slowdowns: Mapping[str, float] = MappingProxyType({}),
 ) -> Plan:
     """Resolve a suite to its runs.
 
@@ -79,6 +81,7 @@ def make_plan(
         download: False to plan with known shapes and released counts for what is not on this machine. Such a plan can be
             shown and not run.
         with_data: Describe the data too, for a reader.
+        slowdowns: How many times its estimate a run takes, by the label of its method, where that was measured.
 
     Raise BadInput with every fault of the data and the base models, or if only `full` can meet the budget.
     """
@@ -99,7 +102,9 @@ def make_plan(
                             planner.add(loaded, base_model, entry, budget, distinct)
     rounds = rounds_of(suite, runs, planner.cells, known=not planner.waiting, untried=untried)
     order = {loaded.task.task: index for index, loaded in enumerate(tasks)}
-    cells = sorted(_estimated_from_records([*rounds.cells]), key=lambda cell: order[cell.job.spec.task.name])
+    cells = sorted(
+        _estimated_from_records(_at_pace(rounds.cells, slowdowns)), key=lambda cell: order[cell.job.spec.task.name]
+    )
     checks.refuse_twins(suite, cells)
     checks.refuse_unreachable(suite, cells)
     if any(cell.record is None for cell in cells):
@@ -129,7 +134,10 @@ def make_plan(
             *checks.beyond_memory(cells),
         ),
         data=tuple(describe(suite, loaded, readable, known) for loaded in at_hand) if with_data else (),
-        waiting=(*planner.waiting, *rounds.waiting),
+        waiting=tuple(
+            replace(waiting, cells=tuple(_at_pace(waiting.cells, slowdowns)))
+            for waiting in (*planner.waiting, *rounds.waiting)
+        ),
         chosen=tuple(cell for cell in planner.chosen if cell.job.run_id in ids),
         untried=frozenset(planner.undecided | rounds.untried),
         decided=rounds.decided,
@@ -145,6 +153,15 @@ def _not_downloaded(tasks: Sequence[LoadedTask], models: Sequence[BaseModel]) ->
     counted = [loaded.task.task for loaded in tasks if loaded.data.counted_only]
     if counted:
         yield f"not downloaded: data of {', '.join(counted)}; rows are the release's, and times are not known"
+
+
+def _at_pace(cells: Iterable[Cell], slowdowns: Mapping[str, float]) -> list[Cell]:
+    """Return the cells with as many times their estimated seconds as was measured for their methods."""
+    return [
+        replace(cell, estimate=replace(cell.estimate, seconds=cell.estimate.seconds * times))
+        for cell in cells
+        for times in [slowdowns.get(cell.job.spec.method.label, 1.0)]
+    ]
 
 
 def _estimated_from_records(cells: list[Cell]) -> list[Cell]:

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class Draft:
         large: True for a base model of more weights than `plan.fit_minutes.SMALL_MODEL`, which needs smaller learning rates.
         final_seconds: Time that a run on all rows is likely to take.
         measured_seconds: Time that it took to measure this machine.
+        slowdowns: How many times its estimate a run of each method takes, if that was measured.
         bfloat16_gain: How many times as fast this machine trains in bfloat16; None to train in float32.
         folds: Number of folds, of which each seed tests one; None for one test split.
     """
@@ -83,6 +84,7 @@ class Draft:
     minutes: float
     final_seconds: float = 0.0
     measured_seconds: float = 0.0
+    slowdowns: Mapping[str, float] = field(default_factory=dict)
     bfloat16_gain: float | None = None
     folds: int | None = None
 

@@ -85,3 +85,19 @@ def test_the_weights_of_a_base_model_beyond_the_memory_of_the_machine_are_not_re
     monkeypatch.setattr(fitting, "installed_bytes", lambda: stored // 2)
     with pytest.raises(LoraBenchError, match=r"reads the weights of model .* before it can be counted: 0 MiB"):
         fitting.count_method(method, base, "classification", 2, Budget(train_examples=16))
+
+
+def test_runs_of_a_method_that_was_measured_take_as_many_times_their_estimate_also_those_that_wait(tmp_path):
+    methods = "methods: [full, {method: lora, learning_rate: [1e-3, 1e-2]}]\ntuning: {seeds: [100]}\n"
+    start, end = SUITE.index("methods:"), SUITE.index("seeds:")
+    suite = load_suite(write_project(tmp_path, SUITE[:start] + methods + SUITE[end:]))
+    counted, measured = (
+        make_plan(suite, tmp_path / "runs", slowdowns=slowdowns) for slowdowns in ({}, {"full": 2.0, "lora": 0.5})
+    )
+    of_cells = [[cell.estimate.seconds for cell in plan.cells] for plan in (counted, measured)]
+    labels = [cell.job.spec.method.label for cell in counted.cells]
+    assert set(labels) == {"full", "lora"} and all(of_cells[0])
+    times = [{"full": 2.0, "lora": 0.5}[label] for label in labels]
+    assert of_cells[1] == pytest.approx([a * b for a, b in zip(of_cells[0], times, strict=True)])
+    before, after = (sum(waiting.seconds for waiting in plan.waiting) for plan in (counted, measured))
+    assert after == pytest.approx(before / 2) and before > 0
