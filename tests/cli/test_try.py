@@ -412,7 +412,7 @@ def test_where_the_time_does_not_hold_the_model_the_comparison_answers_and_the_s
     assert main(["run", "tickets.yaml", "--quiet"]) == 0
     with_seeds(0, 1)
     with monkeypatch.context() as no_time:
-        no_time.setattr("lora_bench.cli.try_commands.RESERVE", 1_000_000)
+        no_time.setattr("lora_bench.cli.try_commands.TIMES_LONGEST", 1_000_000)
         no_time.setattr("lora_bench.cli.try_commands.LEAST_MINUTES", 0.001)
         no_time.setattr("lora_bench.cli.try_commands.LATEST", 0)
         capsys.readouterr()
