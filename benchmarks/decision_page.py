@@ -28,6 +28,10 @@ OURS = "try"
 # The aims: a share of tables, points of regret, shares of runs whose regret is within the stated bound, and a small table.
 MOST_TABLES, MOST_REGRET, BOUND = 0.9, 1.0, (0.85, 0.95)
 FEW_ROWS, FEW_MINUTES = 300, 3.0
+# Tables that an aim is measured on: all, or these where they are cut or where other work runs beside.
+ALL, SOME = len(DEFAULTS), 4
+# Results of aims. Open: the tables that are not measured yet can decide it.
+MET, MISSED, OPEN, NOT_MEASURED = "met", "**missed**", "open", "not measured"
 # For each table that `try` read and another answered: the score of `try`, minus infinity if it wrote no model, and theirs.
 Pairs = dict[str, tuple[float, dict[str, float]]]
 
@@ -113,7 +117,8 @@ def page(runs: Sequence[Run], out: Path = Path("reports/decisions")) -> list[str
         "This command makes the page again, with the runs on whole tables that are missing, and those of another section "
         "with its `--rows` or `--busy`. `FOLDER` has the data.", "",
         f"    LORA_BENCH_SHARED=FOLDER python -m benchmarks.decisions{given} --model {model} --out {out.as_posix()}", "",
-        "## Aims", "", ", ".join(f"{counts[result]} {result}" for result in ("met", "missed", "not measured")) + ".", "",
+        "## Aims", "", ", ".join(f"{counts[result]} {result}" for result in ("met", "missed", "open", "not measured")) + ".",
+        "Open: the tables that are not measured yet can decide it.", "",
         *markdown(["aim", "result", "found"], aims, 3),
     ]  # fmt: skip
     for busy, rows in sorted({(run.busy, run.rows) for run in runs}, key=lambda kind: (kind[0], kind[1] or 0)):
@@ -242,43 +247,47 @@ def _aims(runs: Sequence[Run], minutes: float | None, pairs: Pairs) -> list[list
             *_share(bound, *BOUND),
         ],
         [f"{in_time}, without busy loops", *_share(quiet)],
-        [f"{in_time}, beside busy loops", *_share(busy)],
-        [f"{FEW_ROWS} rows: answers within {FEW_MINUTES:g} minutes and a tenth", *_share(few)],
+        [f"{in_time}, beside busy loops", *_share(busy, tables=SOME)],
+        [f"{FEW_ROWS} rows: answers within {FEW_MINUTES:g} minutes and a tenth", *_share(few, tables=SOME)],
     ]
 
 
-def _share(found: Sequence[tuple[str, bool]], least: float = 1.0, most: float = 1.0) -> list[str]:
+def _share(
+    found: Sequence[tuple[str, bool]], least: float = 1.0, most: float = 1.0, tables: int = ALL
+) -> list[str]:
     """Return the result of an aim for the share of runs where it holds, given with their tables, and its numbers."""
     if not found:
-        return ["not measured", MISSING]
-    number, hits, tables = len(found), sum(holds for _, holds in found), {name for name, _ in found}
-    of = plural(number, "table") if number == len(tables) else f"{plural(number, 'run')}, {_on(len(tables))}"
-    said = f"{hits} of {of}{_lacking(len(tables))}"
-    # All hold, and with one less too few would.
-    if hits == number and most < 1 and (number - 1) / number < least:
-        return ["not measured", f"{said}: too few to tell"]
-    return ["met" if least <= hits / number <= most else "**missed**", said]
+        return [NOT_MEASURED, MISSING]
+    number, hits, seen = len(found), sum(holds for _, holds in found), len({name for name, _ in found})
+    lacking = max(tables - seen, 0)
+    # What the share can become: none of the lacking tables adds a hit, or all do.
+    worst, best = hits / (number + lacking), (hits + lacking) / (number + lacking)
+    result = MISSED if best < least or worst > most else MET if least <= worst and best <= most else OPEN
+    of = plural(number, "table") if number == seen else f"{plural(number, 'run')}, {_on(seen)}"
+    return [result, f"{hits} of {of}{_lacking(seen, tables)}"]
 
 
 def _above(both: Sequence[tuple[float, float]]) -> list[str]:
     """Return the result of the aim to have the better mean, and its numbers; a table without a model of ours misses it."""
+    if not both:
+        return [NOT_MEASURED, MISSING]
     gaps = [ours - theirs for ours, theirs in both if ours > -math.inf]
     lost, interval = len(both) - len(gaps), _interval(gaps)
     said = f"{points(statistics.mean(gaps))} ({_shown(interval)}) {_on(len(gaps))}" if gaps else MISSING
     said += f", no model {_on(lost)}" if lost else ""
-    if interval is None and not lost:
-        return ["not measured", said]
-    shown = interval is not None and interval[0] > 0 and not lost
-    return ["met" if shown else "**missed**", said + _lacking(len(both))]
+    shown = interval is not None and interval[0] > 0
+    behind = lost or (interval is not None and interval[1] < 0)
+    result = MISSED if behind else MET if shown else OPEN if len(both) < ALL else MISSED
+    return [result, said + _lacking(len(both))]
 
 
 def _on(tables: int) -> str:
     return f"on {plural(tables, 'table')}"
 
 
-def _lacking(tables: int) -> str:
+def _lacking(seen: int, tables: int = ALL) -> str:
     """Return words on the tables that are not measured; "" if all are."""
-    return f" ({len(DEFAULTS) - tables} of {len(DEFAULTS)} not measured)" if tables < len(DEFAULTS) else ""
+    return f" ({tables - seen} of {tables} not measured)" if seen < tables else ""
 
 
 def _scores(runs: Sequence[Run]) -> list[str]:

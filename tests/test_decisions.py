@@ -229,22 +229,38 @@ def test_ours_is_compared_with_the_best_and_with_each_on_the_tables_that_both_an
     ]
     assert "Without a score: peft on 1 table: not installed" in printed
     found = aims(*runs)
-    assert aim(found, "within 0.5 points") == ["**missed**", "2 of 3 tables (9 of 12 not measured)"]
+    # Of twelve tables eleven can still hold.
+    assert aim(found, "within 0.5 points") == ["open", "2 of 3 tables (9 of 12 not measured)"]
     assert aim(found, "`trainer`") == ["met", "10.0 (10.0 to 10.0) on 3 tables (9 of 12 not measured)"]
-    assert aim(found, "`peft`") == ["**missed**", "−0.8 (−3.9 to 2.4) on 2 tables (10 of 12 not measured)"]
+    assert aim(found, "`peft`") == ["open", "−0.8 (−3.9 to 2.4) on 2 tables (10 of 12 not measured)"]
     assert aim(found, "`optuna`") == aim(found, "300 rows") == ["not measured", "–"]
-    assert "1 met, 3 missed, 9 not measured." in printed
+    assert "1 met, 1 missed, 2 open, 9 not measured." in printed
 
 
-def test_all_twelve_tables_are_enough_to_say_no_more():
-    found = aims(
-        *(
-            run(name, rival, 90.0, minutes=minutes)
-            for name in DEFAULTS
-            for rival, minutes in (("try", 10), ("peft", None))
-        )
-    )
-    assert len(DEFAULTS) == 12 and aim(found, "within 0.5 points") == ["met", "12 of 12 tables"]
+def beside_peft(*gaps):
+    """Results of the aims for these leads of `try` over PEFT's LoRA, a table each."""
+    both = [(name, gap) for name, gap in zip(DEFAULTS, gaps, strict=False)]
+    tried = [run(name, "try", 80.0 + gap, minutes=10) for name, gap in both]
+    found = aims(*tried, *(run(name, "peft", 80.0) for name, _ in both))
+    return [aim(found, words) for words in ("within 0.5 points", "`peft`")]
+
+
+def test_an_aim_is_open_until_the_tables_that_lack_cannot_decide_it():
+    assert len(DEFAULTS) == 12
+    # Of twelve tables, nine tenths are eleven.
+    assert beside_peft(*[1.0, 2.0] * 5) == [
+        ["open", "10 of 10 tables (2 of 12 not measured)"], ["met", "1.5 (1.1 to 1.9) on 10 tables (2 of 12 not measured)"],
+    ]  # fmt: skip
+    assert beside_peft(*[1.0] * 11)[0] == ["met", "11 of 11 tables (1 of 12 not measured)"]
+    assert beside_peft(-1.0, -2.0) == [
+        ["**missed**", "0 of 2 tables (10 of 12 not measured)"], ["open", "−1.5 (−7.9 to 4.9) on 2 tables (10 of 12 not measured)"],
+    ]  # fmt: skip
+    assert beside_peft(*[-1.0, -2.0] * 5)[1][0] == "**missed**"
+    assert beside_peft(1.0) == [
+        ["open", "1 of 1 table (11 of 12 not measured)"], ["open", "1.0 (–) on 1 table (11 of 12 not measured)"],
+    ]  # fmt: skip
+    # With all tables measured, a lead that is not shown is a miss.
+    assert beside_peft(*[0.5, -0.5] * 6) == [["met", "12 of 12 tables"], ["**missed**", "0.0 (−0.3 to 0.3) on 12 tables"]]
 
 
 def test_a_try_without_a_model_is_behind_and_a_rival_with_other_minutes_is_not_counted():
@@ -272,7 +288,7 @@ def test_a_run_keeps_its_time_with_a_tenth_more():
     assert [row[5:] for row in beside] == [["yes", "2 busy loops"]]
     found = aims(*runs)
     assert aim(found, "without busy loops") == ["**missed**", "1 of 3 tables (9 of 12 not measured)"]
-    assert aim(found, "beside busy loops") == ["met", "1 of 1 table (11 of 12 not measured)"]
+    assert aim(found, "beside busy loops") == ["open", "1 of 1 table (3 of 4 not measured)"]
 
 
 def test_runs_beside_busy_loops_and_cut_tables_have_sections_of_their_own():
@@ -290,7 +306,7 @@ def test_runs_beside_busy_loops_and_cut_tables_have_sections_of_their_own():
     ]
     assert "## Whole tables, beside 1 busy loop\n" in printed
     (small,) = (row for row in section(printed, "## Aims")[0] if row[0].startswith("300 rows"))
-    assert small[1:] == ["**missed**", "1 of 2 tables (10 of 12 not measured)"]
+    assert small[1:] == ["**missed**", "1 of 2 tables (2 of 4 not measured)"]
 
 
 def test_regret_is_what_the_chosen_method_loses_to_the_best_of_contest(monkeypatch):
@@ -303,12 +319,9 @@ def test_regret_is_what_the_chosen_method_loses_to_the_best_of_contest(monkeypat
         ["try, 10 min", "f", "full", "1.0", "0.4", "0.5"], ["try, 10 min", "g", "lora_all", "2.5", "0.4", "1.4"],
     ]  # fmt: skip
     found = aims(*runs)
-    assert aim(found, "to the best of `contest`") == ["**missed**", "6 of 7 tables (5 of 12 not measured)"]
+    assert aim(found, "to the best of `contest`") == ["open", "6 of 7 tables (5 of 12 not measured)"]
     # Of those compared, `full` loses nothing, and `lora_all` 1.5.
-    assert aim(found, "stated 90 % bound") == ["met", "6 of 7 tables (5 of 12 not measured)"]
-    few = aims(*good)
-    assert aim(few, "to the best of `contest`")[0] == "met"
-    assert aim(few, "stated 90 % bound") == ["not measured", "6 of 6 tables (6 of 12 not measured): too few to tell"]
+    assert aim(found, "stated 90 % bound") == ["open", "6 of 7 tables (5 of 12 not measured)"]
 
 
 def test_the_runs_of_contest_tell_the_regret_on_its_tables():
