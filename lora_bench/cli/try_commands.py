@@ -32,6 +32,7 @@ LEAST_MINUTES = 0.05
 TIMES_LONGEST = 1.6
 # It is stopped so late; the rest of the tenth that all may take longer is for writing its model.
 LATEST = 1.05
+MEASURING = "some steps of training tell how fast this machine is now"
 COMPARED = "the time for comparing is over; the same command with more --minutes would go on with it"
 # An encoder writes no text.
 WRITER = "gpt2-mini"
@@ -56,7 +57,6 @@ def _write(arguments: argparse.Namespace, *, again: bool, measured: bool = False
     )
     for sentence in seen.sentences:
         print(message(sentence))
-    sys.stdout.flush()
     minutes, model = arguments.minutes or DEFAULT_MINUTES, arguments.model or DEFAULT_MODEL
     if file.exists() and again and not anew:
         print(f"{file} is there already and is used as it is; delete it to begin anew")
@@ -68,6 +68,9 @@ def _write(arguments: argparse.Namespace, *, again: bool, measured: bool = False
     if arguments.model is None and find_kind(seen.kind).writes:
         model = WRITER
         print(f"guessed: the base model is {model}, which writes texts; --model names another")
+    if measured:
+        print(MEASURING)
+    sys.stdout.flush()
     draft = draft_suite(seen, Path(), model=model, minutes=minutes, measure=slowdowns if measured else None)
     write_atomic(file, marked(draft.text(Path())).encode("utf-8"))
     print(f"wrote {file}{' anew' if anew else ''}: {draft.said}; edit it as you like")

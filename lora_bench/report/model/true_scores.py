@@ -20,16 +20,25 @@ MOST_FALLEN = 0.5
 def draws_of(of_table: Sequence[Scored], *, usual: bool = False) -> Floats | None:
     """Return draws of the true gains, shape (draws, methods), or None where no spread of runs is known.
 
-    With *usual* the spread is the usual one of scores between 0 and 1, of the seeds that all have and their test rows.
+    They are of the sound runs, or of all where these are too few. With *usual* the spread is the usual one of scores between 0
+    and 1, of the seeds that all have and their test rows.
     """
+    for gains in (_sound(of_table), [_gains(one, fallen=True) for one in of_table]):
+        drawn = _drawn(of_table, gains, usual)
+        if drawn is not None:
+            return drawn
+    return None
+
+
+def _drawn(of_table: Sequence[Scored], gains: Sequence[dict[int | str, float]], usual: bool) -> Floats | None:
+    """Return what `draws_of` does, of these gains of each method by seed; the other runs fell."""
     setting = of_table[0].setting
     share = default_margin(setting.spec.task.metric) is not None
-    sound = _sound(of_table)
-    fell_of = [len(one.row.scores) - len(of_one) for one, of_one in zip(of_table, sound, strict=True)]
+    fell_of = [len(one.row.scores) - len(of_one) for one, of_one in zip(of_table, gains, strict=True)]
     if usual:
-        shared = set.intersection(*map(set, sound))
-        sound = [{name: value for name, value in of_one.items() if name in shared} for of_one in sound]
-    names = [*dict.fromkeys(name for of_one in sound for name in of_one)]
+        shared = set.intersection(*map(set, gains))
+        gains = [{name: value for name, value in of_one.items() if name in shared} for of_one in gains]
+    names = [*dict.fromkeys(name for of_one in gains for name in of_one)]
     if not names:
         return None
     draw_seed = seed_from(*(run_id for one in of_table for run_id in one.row.run_ids))
@@ -40,12 +49,12 @@ def draws_of(of_table: Sequence[Scored], *, usual: bool = False) -> Floats | Non
             floor=None if one.row.majority_score is None else one.setting.sign * one.row.majority_score,
             choice_sd=one.choice.sd if one.choice is not None else 0.0,
         )
-        for one, of_one, fallen in zip(of_table, sound, fell_of, strict=True)
+        for one, of_one, fallen in zip(of_table, gains, fell_of, strict=True)
     ]
     on_folds = overlap_of(*of_table) > 0
     items = [
         pair[0].select([name for name in of_one if isinstance(name, int)])
-        for one, of_one in zip(of_table, sound, strict=True)
+        for one, of_one in zip(of_table, gains, strict=True)
         if (usual or not on_folds) and (pair := items_of(one, of_table[0])) is not None
     ]
     covariance = item_covariance(items, draw_seed) if len(items) == len(of_table) else None

@@ -116,6 +116,15 @@ def test_where_most_runs_fall_below_the_line_all_count_as_they_are():
     assert chosen(records, margin=0.0).method == "full"
 
 
+def test_where_the_sound_runs_are_too_few_to_tell_a_loss_all_count():
+    # As on two folds of MRPC, with a third of one seed that is no better than a constant answer: the sound runs share no seed.
+    line = least_learned(record("full", score=0.5, seed=0))
+    full, lora = (line - 0.02, line + 0.01), (line + 0.001, line + 0.009)
+    choice = chosen([*runs("full", full), *runs("lora", lora), *runs("prefix_tuning", (line - 0.1,))], margin=0.01)
+    assert choice.method == "lora" and choice.loss.expected < choice.loss.at_most < 0.03
+    assert choice.losses[2].expected > 0.05, "it is a tenth below the others on the seed that all have"
+
+
 def test_each_cost_has_its_own_cheapest():
     records = [
         *runs("full", FULL, peak_mib=600, step_seconds=0.02),
