@@ -2,7 +2,8 @@
 
     runs of the suite → find_winner → a suite of that method alone, 98 % of the rows to train → its run → OUT
 
-It trains as long as the runs of the comparison did, in epochs. Nothing is left to test it on: the score of the few rows that a
+It trains as long as the runs of the comparison did, in epochs; where most of these were ended by their cap, up to
+`MOST_LONGER` times as long, if the time allows. Nothing is left to test it on: the score of the few rows that a
 run must have is shown nowhere. Its card has that of the comparison: of the same settings, trained on fewer rows, on rows they
 had not seen.
 """
@@ -20,6 +21,7 @@ from lora_bench.execute.progress import Display, duration
 from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.make_plan import Plan, make_plan
+from lora_bench.records.budget import UntilPlateau
 from lora_bench.records.environment import usable_cores
 from lora_bench.records.outcomes import OUT_OF_TIME
 from lora_bench.records.record import Record
@@ -40,6 +42,8 @@ _APART = ("stratify",)
 _TOGETHER = ("by", "before", "phrases", *_APART)
 # One run trains alone; of more threads a small model gains nothing.
 MOST_THREADS = 8
+# Times the epochs of runs that reached no plateau, and the share of the time left to plan for.
+MOST_LONGER, USED_SHARE = 2.0, 0.95
 # Scores without a rise that end no run.
 ENDLESS = 1_000_000
 
@@ -84,14 +88,15 @@ def train_final(file: Path, runs: Path, out: Path, display: Display, seconds: fl
     late = f"the time is over before {chosen} was trained on nearly all rows; the same command goes on with that"
     if seconds is not None and seconds <= 0:
         return late
-    left = "" if seconds is None or seconds >= needed else f", of which {duration(seconds)} are left in this command"
-    display.say(f"now the model {out}: {chosen} on nearly all rows, about {duration(needed)}{left}")
     name = f"{suite.name}{FINAL}"
     final = file.with_name(f"{name}.yaml")
+    # A run that has begun goes on as it was planned.
+    begun = load_suite(final).content.budget.train_examples if final.exists() and (runs / name).exists() else None
+    longer = _longer(winner, needed, seconds)
     said = f"# Written by lora-bench: the method that {file.name} chose, on nearly all rows.\n"
     # Few groups of rows may leave a small split empty, and then rows are dealt out one by one: no score is made of them.
     for keys in (_TOGETHER, _APART):
-        content = _final(read_yaml(file).data, winner, name, keys)
+        content, longer = _final(read_yaml(file).data, winner, name, keys, longer, begun)
         write_atomic(final, (said + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)).encode("utf-8"))
         try:
             plan = make_plan(load_suite(final), runs / name)
@@ -99,13 +104,16 @@ def train_final(file: Path, runs: Path, out: Path, display: Display, seconds: fl
         except BadInput:
             if keys == _APART:
                 raise
+    more = f", for {longer:.1f} times as many epochs as its runs, which reached no plateau" if longer > 1 else ""
+    left = "" if seconds is None or seconds >= needed else f", of which {duration(seconds)} are left in this command"
+    display.say(f"now the model {out}: {chosen} on nearly all rows{more}, about {duration(longer * needed)}{left}")
     score = winner.row.score
     assert score is not None
     expected = f"{winner.record.spec.task.metric} {winner.expected}"
     (cell,) = plan.cells
     note = (
-        f"Trained on nearly all rows. The same settings on {examples['train'] / sum(examples.values()):.0%} of the rows had a "
-        f"mean {expected} over {text.plural(score.n, 'seed')} on rows that they had not seen."
+        f"Trained on nearly all rows{more}. The same settings on {examples['train'] / sum(examples.values()):.0%} of the "
+        f"rows had a mean {expected} over {text.plural(score.n, 'seed')} on rows that they had not seen."
     )
     write_atomic(cell.job.folder.note, note.encode("utf-8"))
     options = RunOptions(runs=runs, minutes=None if seconds is None else seconds / 60)
@@ -136,6 +144,14 @@ def likely_seconds(winner: Winner) -> float:
     )
 
 
+def _longer(winner: Winner, needed: float, seconds: float | None) -> float:
+    """Return how many times as many epochs as the runs of the comparison fit *seconds*; 1 where most reached a plateau."""
+    capped = [record.plateau is not None and record.plateau.by == "cap" for record in winner.row.records]
+    if seconds is None or not needed or 2 * sum(capped) <= len(capped):
+        return 1.0
+    return min(max(USED_SHARE * seconds / needed, 1.0), MOST_LONGER)
+
+
 def _write(winner: Winner, out: Path) -> None:
     """Write a model as one folder: merged where that gives the same answers, else base model and adapter."""
     if winner.tuner is None:
@@ -147,8 +163,18 @@ def _write(winner: Winner, out: Path) -> None:
         share_winner(winner, out)
 
 
-def _final(suite: Mapping[str, Any], winner: Winner, name: str, keys: Collection[str]) -> dict[str, Any]:
-    """Return the suite of a winner's method alone, on nearly all rows, for as many epochs. The *keys* of its split stay."""
+def _final(
+    suite: Mapping[str, Any],
+    winner: Winner,
+    name: str,
+    keys: Collection[str],
+    longer: float,
+    begun: int | UntilPlateau | None,
+) -> tuple[dict[str, Any], float]:
+    """Return the suite of a winner's method alone, on nearly all rows, and how many times the epochs of its runs it takes.
+
+    These are *longer*, or those of a run that has *begun*. The *keys* of its split stay.
+    """
     spec = winner.spec
     examples, done = _examples(winner), winner.record.speed
     assert done is not None and done.train_examples is not None, "its work is in examples"
@@ -158,20 +184,25 @@ def _final(suite: Mapping[str, Any], winner: Winner, name: str, keys: Collection
     task, rows = _on_nearly_all_rows(entries[0], task_from_definition(spec.task.definition), examples, keys)
     methods = [entry if isinstance(entry, dict) else {"method": entry} for entry in suite["methods"]]
     chosen = next(one for one in methods if winner.row.label in (one.get("label"), one["method"]))
-    work: Any = round(done.train_examples / examples["train"] * rows)
+    as_long = round(done.train_examples / examples["train"] * rows)
+    amount: Any = as_long
     if spec.training.plateau is not None:
-        # The shape of the rate that it was compared with: constant, then a decay. It ends where those runs ended.
-        work = {"until": "plateau", "at_most": work, "patience": ENDLESS, "decay": spec.training.plateau.decay}
+        most = round(as_long * longer)
+        if isinstance(begun, UntilPlateau) and as_long <= begun.at_most <= MOST_LONGER * as_long:
+            most = round(begun.at_most)
+        longer = most / as_long
+        # The shape of the rate that it was compared with: constant, then a decay. It ends where those runs ended, or later.
+        amount = {"until": "plateau", "at_most": most, "patience": ENDLESS, "decay": spec.training.plateau.decay}
     return {
         "suite": name,
         "tasks": [task],
         "models": [one for one in suite["models"] if spec.model.name in (one, isinstance(one, dict) and one["model"])],
         "methods": [{**chosen, "learning_rate": spec.training.learning_rate}],
         "seeds": [spec.seed],
-        "budget": {"train_examples": work},
+        "budget": {"train_examples": amount},
         "training": {**suite.get("training", {}), "threads": min(usable_cores(), MOST_THREADS)},
         "keep_weights": "last",
-    }
+    }, longer
 
 
 def _examples(winner: Winner) -> dict[str, int]:

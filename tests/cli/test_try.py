@@ -461,3 +461,27 @@ def test_an_interrupt_in_the_run_on_all_rows_keeps_its_steps_and_the_same_call_g
         train_final(*given, Interrupt())
     assert not (project / "model").exists()
     assert "model: " in train_final(*given, Silent()) and (project / "model").is_dir()
+
+
+@pytest.mark.slow
+def test_where_runs_reached_no_plateau_the_model_on_all_rows_is_trained_longer_if_there_is_time(project):
+    until = {"until": "plateau", "at_most": 640, "patience": 1000}
+    suite = yaml.safe_load(SUITE) | {"keep_weights": "last", "methods": ["lora"], "budget": {"train_examples": until}}
+    (project / "one.yaml").write_text(yaml.safe_dump(suite | {"suite": "one"}))
+    assert main(["run", "one.yaml", "--quiet"]) == 0
+
+    class Interrupt(Silent):
+        def event(self, event):
+            if event.step == 60:  # more than the 40 of the comparison
+                os.kill(os.getpid(), signal.SIGINT)
+
+    given = project / "one.yaml", project / "runs", project / "model"
+    with pytest.raises(Stopped):
+        train_final(*given, Interrupt(), 3600)
+    assert "model: " in train_final(*given, Silent()), "no time is named, and the run goes on as it was planned"
+    (compared,), (final,) = (read_records(project / "runs" / name) for name in ("one", "one-final"))
+    assert compared.plateau.by == final.plateau.by == "cap" and final.resumed
+    rows = [one.data.examples["train"] for one in (compared, final)]
+    assert final.speed.train_examples == pytest.approx(2 * compared.speed.train_examples * rows[1] / rows[0], rel=0.03)
+    card = (project / "model" / "README.md").read_text(encoding="utf-8")
+    assert "nearly all rows, for 2.0 times as many epochs as its runs, which reached no plateau. The same" in card
