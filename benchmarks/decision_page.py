@@ -252,9 +252,7 @@ def _aims(runs: Sequence[Run], minutes: float | None, pairs: Pairs) -> list[list
     ]
 
 
-def _share(
-    found: Sequence[tuple[str, bool]], least: float = 1.0, most: float = 1.0, tables: int = ALL
-) -> list[str]:
+def _share(found: Sequence[tuple[str, bool]], least: float = 1.0, most: float = 1.0, tables: int = ALL) -> list[str]:
     """Return the result of an aim for the share of runs where it holds, given with their tables, and its numbers."""
     if not found:
         return [NOT_MEASURED, MISSING]

@@ -253,14 +253,18 @@ def test_an_aim_is_open_until_the_tables_that_lack_cannot_decide_it():
     ]  # fmt: skip
     assert beside_peft(*[1.0] * 11)[0] == ["met", "11 of 11 tables (1 of 12 not measured)"]
     assert beside_peft(-1.0, -2.0) == [
-        ["**missed**", "0 of 2 tables (10 of 12 not measured)"], ["open", "−1.5 (−7.9 to 4.9) on 2 tables (10 of 12 not measured)"],
+        ["**missed**", "0 of 2 tables (10 of 12 not measured)"],
+        ["open", "−1.5 (−7.9 to 4.9) on 2 tables (10 of 12 not measured)"],
     ]  # fmt: skip
     assert beside_peft(*[-1.0, -2.0] * 5)[1][0] == "**missed**"
     assert beside_peft(1.0) == [
         ["open", "1 of 1 table (11 of 12 not measured)"], ["open", "1.0 (–) on 1 table (11 of 12 not measured)"],
     ]  # fmt: skip
     # With all tables measured, a lead that is not shown is a miss.
-    assert beside_peft(*[0.5, -0.5] * 6) == [["met", "12 of 12 tables"], ["**missed**", "0.0 (−0.3 to 0.3) on 12 tables"]]
+    assert beside_peft(*[0.5, -0.5] * 6) == [
+        ["met", "12 of 12 tables"],
+        ["**missed**", "0.0 (−0.3 to 0.3) on 12 tables"],
+    ]
 
 
 def test_a_try_without_a_model_is_behind_and_a_rival_with_other_minutes_is_not_counted():
