@@ -70,7 +70,7 @@ class BottleneckAdapter(OfConfig):
         "adapter_both": Preset(
             "after both blocks, of width 64: Houlsby et al. 2019, https://arxiv.org/abs/1902.00751",
             {"variant": "houlsby", "bottleneck_size": 64},
-            first_rates=(("1e-3", "3e-4", "3e-3"), ("1e-3", "3e-4", "3e-3")),
+            first_rates=(("5e-4", "1e-3", "2e-4"), ("5e-4", "1e-3", "2e-4")),
         ),
         "adapter_ffn": Preset(
             "after the feed-forward block alone, a sixteenth of 768 wide, as by default in AdapterHub: Pfeiffer et al. 2020, "

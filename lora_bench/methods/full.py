@@ -30,7 +30,7 @@ class Full(Strict):
     size: ClassVar[str | None] = None
     learning_rate: ClassVar[float] = 5e-5
     trains_base: ClassVar[bool] = True
-    first_rates: ClassVar[FirstRates] = ("1e-4", "3e-5", "3e-4"), ("3e-5", "1e-5", "1e-4")
+    first_rates: ClassVar[FirstRates] = ("5e-5", "1e-4", "2e-5"), ("3e-5", "1e-5", "1e-4")
     searched_rates: ClassVar[SearchedRates] = {
         256: (7.5e-4, 5e-4, 1e-3),
         384: (2e-4, 1e-5, 4e-4),

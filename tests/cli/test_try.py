@@ -52,7 +52,7 @@ def test_try_ends_with_an_answer_and_with_the_chosen_method_trained_on_nearly_al
     suite = (
         (project / "tickets.yaml")
         .read_text()
-        .replace("method: full, learning_rate: 1e-4", "method: full, learning_rate: 3e-3")
+        .replace("method: full, learning_rate: 5e-5", "method: full, learning_rate: 3e-3")
     )
     (project / "tickets.yaml").write_text(suite)
     assert (
@@ -388,7 +388,7 @@ def test_groups_of_rows_and_a_suite_that_was_edited_are_no_hindrance_to_the_mode
     line = ["tickets.csv", "--model", "base", "--group", "customer", "--minutes", "60"]
     assert main(["init", *line]) == 0
     suite = project / "tickets.yaml"
-    text = suite.read_text(encoding="utf-8").replace("full, learning_rate: 1e-4", "full, learning_rate: 3e-3")
+    text = suite.read_text(encoding="utf-8").replace("full, learning_rate: 5e-5", "full, learning_rate: 3e-3")
     suite.write_text(text, encoding="utf-8")
     assert main(["try", *line, "--no-final", "--quiet"]) == 0
     suite.write_text(text.replace("train_examples: 3200", "train_examples: 3232"), encoding="utf-8")

@@ -89,9 +89,9 @@ def test_methods_without_a_tuned_rate_are_a_warning_and_one_method_or_a_search_i
         assert "no learning rate is tuned" not in planned(suite)[1]
     rates = "recipes: [{learning_rate: [1e-4, 1e-3]}]\ntuning: {seeds: [7]}\n"
     assert "no learning rate is tuned" not in planned(two + rates)[1]
-    likely = "[{method: full, learning_rate: 1e-4}, {method: lora_all, learning_rate: 3e-4}]"
+    likely = "[{method: full, learning_rate: 5e-5}, {method: lora_all, learning_rate: 3e-4}]"
     assert "no learning rate is tuned" not in planned(ONE.replace("[lora]", likely))[1]
-    assert "no learning rate is tuned" in planned(ONE.replace("[lora]", likely.replace("1e-4", "2e-4")))[1]
+    assert "no learning rate is tuned" in planned(ONE.replace("[lora]", likely.replace("5e-5", "2e-4")))[1]
     elsewhere = two.replace("budget: {", "budget: {trials: 3, tuned_in: a-search, ")
     assert elsewhere != two and "no learning rate is tuned" not in planned(elsewhere)[1]
 

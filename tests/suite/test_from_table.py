@@ -78,7 +78,7 @@ def test_the_file_loads_and_says_what_was_chosen(tmp_path):
     assert (suite.name, content.seeds, content.tuning.seeds) == ("my-tickets-2", (0, 1, 2, 3), (100, 101, 102))
     assert content.tuning.extend and content.tuning.search == "halve_seeds"
     assert (content.budget.train_examples, content.budget.adapter_parameters) == (960, None)
-    assert (content.keep_weights, content.analysis.margin, content.training.max_length) == ("last", 0.01, 32)
+    assert (content.keep_weights, content.analysis.margin, content.training.max_length) == ("last", 0.005, 32)
     assert [entry.label for entry in suite.methods] == ["full", "lora_all", "linear_probe", "adapter_both"]
     assert {len(entry.rates("minilm-l6-roberta")) for entry in suite.methods} == {3}
     ((task, _),) = suite.tasks
@@ -88,10 +88,10 @@ def test_the_file_loads_and_says_what_was_chosen(tmp_path):
 
 def test_with_less_time_the_likeliest_rates_are_tried_and_with_more_runs_end_at_a_plateau(tmp_path):
     one, _ = loaded(tmp_path, rates=1)
-    assert [entry.rates("minilm-l6-roberta") for entry in one.methods] == [(1e-4,), (3e-4,), (1e-2,), (1e-3,)]
+    assert [entry.rates("minilm-l6-roberta") for entry in one.methods] == [(5e-5,), (3e-4,), (1e-2,), (5e-4,)]
     assert one.content.tuning is None
     two, _ = loaded(tmp_path, rates=2)
-    assert two.methods[0].rates("minilm-l6-roberta") == (3e-5, 1e-4) and not two.content.tuning.extends
+    assert two.methods[0].rates("minilm-l6-roberta") == (5e-5, 1e-4) and not two.content.tuning.extends
     until = loaded(tmp_path, plateau=True)[0].content.budget.train_examples
     assert (until.until, until.at_most) == ("plateau", 960)
 
@@ -178,7 +178,7 @@ def test_a_large_model_gets_no_larger_rates(tmp_path):
     for one, other in zip(small.methods, large.methods, strict=True):
         assert max(other.rates("owner/large")) <= max(one.rates("minilm-l6-roberta"))
     assert (small.methods[0].rates("minilm-l6-roberta"), large.methods[0].rates("owner/large")) == (
-        (3e-5, 1e-4, 3e-4),
+        (2e-5, 5e-5, 1e-4),
         (1e-5, 3e-5, 1e-4),
     )
 
