@@ -163,7 +163,9 @@ def test_the_report_of_the_quickstart_opens_with_an_answer_that_its_comparisons_
     _, _, asked, _, answer, _, _, _, care, *rest = (
         (ROOT / "reports" / "quickstart.md").read_text(encoding="utf-8").splitlines()
     )
-    assert asked.startswith("*Which of four methods") and answer.startswith("**Take `full`: ")
+    assert asked.startswith("*A report to look at, in ten minutes, and no advice: ") and answer.startswith(
+        "**Take `full`: "
+    )
     assert care == "Read the ranking with care: 50 of 54 runs were still improving when their budget ended."
     rows = [line.split("|") for line in rest if line.startswith("| `movie_reviews` (")]
     verdicts = [row[7] for row in rows if len(row) == 10]

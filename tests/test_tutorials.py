@@ -36,7 +36,7 @@ def project(tmp_path_factory):
                 # All weights of a model as small as this one learn at a larger rate than those of a pretrained one.
                 text = suite.read_text(encoding="utf-8")
                 suite.write_text(
-                    text.replace("full, learning_rate: 1e-4", "full, learning_rate: 3e-3"), encoding="utf-8"
+                    text.replace("full, learning_rate: 5e-5", "full, learning_rate: 3e-3"), encoding="utf-8"
                 )
         (folder / "new.predicted.csv").unlink()
         yield folder

@@ -170,6 +170,7 @@ def _make_and_show_plan(
         # Workers need models and data. A published table's shapes and counts are known.
         download=asked is not None or suite.command[:1] != ("reproduce",),
         with_data=True,
+        slowdowns=vars(arguments).get("slowdowns", {}),
     )
     parts = plan_tables(plan, arguments.device, narrow=console.width < PLAIN_WIDTH)
     if table is not None:

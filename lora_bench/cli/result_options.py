@@ -25,7 +25,7 @@ def add_try(commands: Commands, parse: Parse) -> None:
     _table_options(tries)
     options.runs_option(tries)
     tries.how.switch("--no-final", "final", "do not train the chosen method on all rows (default: into ./NAME-model)")
-    tries.how.flag("--dry-run", "write the suite and show its plan; train nothing")
+    tries.how.flag("--dry-run", "write the suite and show its plan; train no more than the steps that tell the speed")
     options.quiet_option(tries, "failures and the answer only")
 
     init = add_command(

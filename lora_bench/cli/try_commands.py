@@ -102,17 +102,18 @@ def init(arguments: argparse.Namespace) -> int:
 def try_methods(arguments: argparse.Namespace) -> int:
     """Compare methods on a table, and train the chosen one."""
     begun = time.monotonic()
-    file, draft = _write(arguments, again=True, measured=not arguments.dry_run)
+    file, draft = _write(arguments, again=True, measured=True)
     runs = ["--runs", str(arguments.runs)]
+    slower = {} if draft is None else draft.slowdowns
     if arguments.dry_run:
-        return _do(arguments.parse, ["plan", str(file), *runs])
+        return _do(arguments.parse, ["plan", str(file), *runs], slowdowns=slower)
     measuring = 0.0 if draft is None else draft.measured_seconds
     around = measuring + TIMES_DRAFT * (time.monotonic() - begun - measuring)
     minutes = arguments.minutes or DEFAULT_MINUTES
     comparing = max(minutes - around / 60, LEAST_MINUTES)
     quiet = ["--quiet"] if arguments.quiet else []
     asked = arguments.parse(["run", str(file), *runs, "--minutes", f"{comparing:.3f}", *quiet])
-    asked.slowdowns = {} if draft is None else draft.slowdowns
+    asked.slowdowns = slower
     if arguments.final and not _model_of(file).exists():
         asked.afterwards = Afterwards(0.0 if draft is None else draft.final_seconds, TIMES_LONGEST)
     sys.stdout.flush()
@@ -152,7 +153,8 @@ def _final(arguments: argparse.Namespace, file: Path, seconds: float) -> int:
     return DONE if out.exists() else SOME_FAILED
 
 
-def _do(parse: Parse, words: list[str]) -> int:
+def _do(parse: Parse, words: list[str], **more: object) -> int:
     asked = parse(words)
+    vars(asked).update(more)
     sys.stdout.flush()
     return int(command_of(asked)(asked))
