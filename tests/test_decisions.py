@@ -121,7 +121,7 @@ def test_ours_answers_with_the_model_that_try_wrote(folder, monkeypatch):
     )  # fmt: skip
     assert main(["init", *table_options(given)]) == 0
     # All weights of a model as small as this one learn at a larger rate than those of a pretrained one.
-    suite = (folder / "train.yaml").read_text().replace("full, learning_rate: 1e-4", "full, learning_rate: 3e-3")
+    suite = (folder / "train.yaml").read_text().replace("full, learning_rate: 5e-5", "full, learning_rate: 3e-3")
     (folder / "train.yaml").write_text(suite)
     delivered = ours(given, [], [])
     asked = rows[:40]
