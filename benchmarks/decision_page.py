@@ -28,10 +28,10 @@ OURS = "try"
 # The aims: a share of tables, points of regret, shares of runs whose regret is within the stated bound, and a small table.
 MOST_TABLES, MOST_REGRET, BOUND = 0.9, 1.0, (0.85, 0.95)
 FEW_ROWS, FEW_MINUTES = 300, 3.0
-# Tables that an aim is measured on: all, or these where they are cut or where other work runs beside.
-ALL, SOME = len(DEFAULTS), 4
+# Tables that an aim is measured on: all, those of `contest`, or some, where they are cut or other work runs beside.
+ALL, OF_CONTEST, SOME = len(DEFAULTS), 9, 4
 # Results of aims. Open: the tables that are not measured yet can decide it.
-MET, MISSED, OPEN, NOT_MEASURED = "met", "**missed**", "open", "not measured"
+RESULTS = MET, MISSED, OPEN, NOT_MEASURED = "met", "**missed**", "open", "not measured"
 # For each table that `try` read and another answered: the score of `try`, minus infinity if it wrote no model, and theirs.
 Pairs = dict[str, tuple[float, dict[str, float]]]
 
@@ -117,7 +117,7 @@ def page(runs: Sequence[Run], out: Path = Path("reports/decisions")) -> list[str
         "This command makes the page again, with the runs on whole tables that are missing, and those of another section "
         "with its `--rows` or `--busy`. `FOLDER` has the data.", "",
         f"    LORA_BENCH_SHARED=FOLDER python -m benchmarks.decisions{given} --model {model} --out {out.as_posix()}", "",
-        "## Aims", "", ", ".join(f"{counts[result]} {result}" for result in ("met", "missed", "open", "not measured")) + ".",
+        "## Aims", "", ", ".join(f"{counts[result]} {result}" for result in (word.strip("*") for word in RESULTS)) + ".",
         "Open: the tables that are not measured yet can decide it.", "",
         *markdown(["aim", "result", "found"], aims, 3),
     ]  # fmt: skip
@@ -219,7 +219,8 @@ def _shown(interval: tuple[float, float] | None) -> str:
 def _aims(runs: Sequence[Run], minutes: float | None, pairs: Pairs) -> list[list[str]]:
     """Return each aim, its result, and the numbers that say so; those on scores and regret are of whole tables."""
     ours = [run for run in runs if run.rival == OURS]
-    whole = [run for run in ours if (run.rows, run.busy, run.minutes) == (None, 0, minutes)]
+    every = [run for run in runs if (run.rows, run.busy) == (None, 0) and run.minutes in (minutes, None)]
+    whole = [run for run in every if run.rival == OURS]
     regret = [(run.table, lost <= MOST_REGRET) for run, lost in _regrets(whole)]
     bound = [
         # Stored bounds have three digits.
@@ -234,17 +235,23 @@ def _aims(runs: Sequence[Run], minutes: float | None, pairs: Pairs) -> list[list
         if (run.rows, run.busy, run.minutes) == (FEW_ROWS, 0, FEW_MINUTES)
     ]
     given = "" if minutes is None else f", in {minutes:g} minutes"
+    # Also those that a rival could not answer.
+    tables = {name: len({run.table for run in every if run.rival == name}) for name in RIVALS}
     near, rivals, in_time = _near(pairs), _by_rival(pairs), "ends with a model within its minutes and a tenth"
     return [
         [f"within {AS_GOOD} points of the best of the others on 9 of 10 tables{given}", *_share(near, MOST_TABLES)],
-        *([f"mean score above that of `{name}`", *_above(rivals.get(name, []))] for name in RIVALS if name != OURS),
+        *(
+            [f"mean score above that of `{name}`", *_above(rivals.get(name, []), ALL - tables[name])]
+            for name in RIVALS
+            if name != OURS
+        ),
         [
             f"its method loses at most {MOST_REGRET:g} point to the best of `contest` on 9 of 10 tables",
-            *_share(regret, MOST_TABLES),
+            *_share(regret, MOST_TABLES, tables=OF_CONTEST),
         ],
         [
             "it loses at most the stated 90 % bound to the others that `try` compared on 85 to 95 %",
-            *_share(bound, *BOUND),
+            *_share(bound, *BOUND, OF_CONTEST),
         ],
         [f"{in_time}, without busy loops", *_share(quiet)],
         [f"{in_time}, beside busy loops", *_share(busy, tables=SOME)],
@@ -265,7 +272,7 @@ def _share(found: Sequence[tuple[str, bool]], least: float = 1.0, most: float = 
     return [result, f"{hits} of {of}{_lacking(seen, tables)}"]
 
 
-def _above(both: Sequence[tuple[float, float]]) -> list[str]:
+def _above(both: Sequence[tuple[float, float]], lacking: int) -> list[str]:
     """Return the result of the aim to have the better mean, and its numbers; a table without a model of ours misses it."""
     if not both:
         return [NOT_MEASURED, MISSING]
@@ -274,9 +281,8 @@ def _above(both: Sequence[tuple[float, float]]) -> list[str]:
     said = f"{points(statistics.mean(gaps))} ({_shown(interval)}) {_on(len(gaps))}" if gaps else MISSING
     said += f", no model {_on(lost)}" if lost else ""
     shown = interval is not None and interval[0] > 0
-    behind = lost or (interval is not None and interval[1] < 0)
-    result = MISSED if behind else MET if shown else OPEN if len(both) < ALL else MISSED
-    return [result, said + _lacking(len(both))]
+    result = MISSED if lost else OPEN if lacking else MET if shown else MISSED
+    return [result, said + _lacking(ALL - lacking)]
 
 
 def _on(tables: int) -> str:

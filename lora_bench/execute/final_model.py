@@ -8,6 +8,7 @@ run must have is shown nowhere. Its card has that of the comparison: of the same
 had not seen.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from lora_bench.execute.progress import Display, duration
 from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.make_plan import Plan, make_plan
-from lora_bench.records.budget import UntilPlateau
 from lora_bench.records.environment import usable_cores
 from lora_bench.records.outcomes import OUT_OF_TIME
 from lora_bench.records.record import Record
@@ -43,7 +43,7 @@ _TOGETHER = ("by", "before", "phrases", *_APART)
 # One run trains alone; of more threads a small model gains nothing.
 MOST_THREADS = 8
 # Times the epochs of runs that reached no plateau, and the share of the time left to plan for.
-MOST_LONGER, USED_SHARE = 2.0, 0.95
+MOST_LONGER, USED_SHARE = 2.0, 0.85
 # Scores without a rise that end no run.
 ENDLESS = 1_000_000
 
@@ -90,13 +90,12 @@ def train_final(file: Path, runs: Path, out: Path, display: Display, seconds: fl
         return late
     name = f"{suite.name}{FINAL}"
     final = file.with_name(f"{name}.yaml")
-    # A run that has begun goes on as it was planned.
-    begun = load_suite(final).content.budget.train_examples if final.exists() and (runs / name).exists() else None
-    longer = _longer(winner, needed, seconds)
     said = f"# Written by lora-bench: the method that {file.name} chose, on nearly all rows.\n"
     # Few groups of rows may leave a small split empty, and then rows are dealt out one by one: no score is made of them.
     for keys in (_TOGETHER, _APART):
-        content, longer = _final(read_yaml(file).data, winner, name, keys, longer, begun)
+        content = _final(read_yaml(file).data, winner, name, keys)
+        begun = _most_examples(final, content) if (runs / name).exists() else None
+        longer = _lengthen(content, _longer(winner, needed, seconds), begun)
         write_atomic(final, (said + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)).encode("utf-8"))
         try:
             plan = make_plan(load_suite(final), runs / name)
@@ -104,7 +103,8 @@ def train_final(file: Path, runs: Path, out: Path, display: Display, seconds: fl
         except BadInput:
             if keys == _APART:
                 raise
-    more = f", for {longer:.1f} times as many epochs as its runs, which reached no plateau" if longer > 1 else ""
+    why = "as the runs of the comparison, most of which reached no plateau"
+    more = f", for {longer:.1f} times as many epochs {why}" if longer > 1 else ""
     left = "" if seconds is None or seconds >= needed else f", of which {duration(seconds)} are left in this command"
     display.say(f"now the model {out}: {chosen} on nearly all rows{more}, about {duration(longer * needed)}{left}")
     score = winner.row.score
@@ -149,7 +149,26 @@ def _longer(winner: Winner, needed: float, seconds: float | None) -> float:
     capped = [record.plateau is not None and record.plateau.by == "cap" for record in winner.row.records]
     if seconds is None or not needed or 2 * sum(capped) <= len(capped):
         return 1.0
-    return min(max(USED_SHARE * seconds / needed, 1.0), MOST_LONGER)
+    return min(max(math.floor(10 * USED_SHARE * seconds / needed) / 10, 1.0), MOST_LONGER)
+
+
+def _most_examples(file: Path, content: Mapping[str, Any]) -> Any:
+    """Return the most examples of the run that *file* planned; None if it is another than that of *content*."""
+    try:
+        there = read_yaml(file).data
+        most = there["budget"]["train_examples"]["at_most"]
+    except (LoraBenchError, OSError, LookupError, TypeError):
+        return None
+    return most if {**there, "budget": content["budget"]} == content else None
+
+
+def _lengthen(content: Mapping[str, Any], longer: float, begun: Any) -> float:
+    """Plan *longer* times as many epochs until a plateau, or as many as a run that has *begun*; return how many times."""
+    work = content["budget"]["train_examples"]
+    if not isinstance(work, dict):
+        return 1.0
+    once, work["at_most"] = work["at_most"], begun or round(longer * work["at_most"])
+    return float(work["at_most"] / once)
 
 
 def _write(winner: Winner, out: Path) -> None:
@@ -163,18 +182,8 @@ def _write(winner: Winner, out: Path) -> None:
         share_winner(winner, out)
 
 
-def _final(
-    suite: Mapping[str, Any],
-    winner: Winner,
-    name: str,
-    keys: Collection[str],
-    longer: float,
-    begun: int | UntilPlateau | None,
-) -> tuple[dict[str, Any], float]:
-    """Return the suite of a winner's method alone, on nearly all rows, and how many times the epochs of its runs it takes.
-
-    These are *longer*, or those of a run that has *begun*. The *keys* of its split stay.
-    """
+def _final(suite: Mapping[str, Any], winner: Winner, name: str, keys: Collection[str]) -> dict[str, Any]:
+    """Return the suite of a winner's method alone, on nearly all rows, for as many epochs. The *keys* of its split stay."""
     spec = winner.spec
     examples, done = _examples(winner), winner.record.speed
     assert done is not None and done.train_examples is not None, "its work is in examples"
@@ -184,25 +193,20 @@ def _final(
     task, rows = _on_nearly_all_rows(entries[0], task_from_definition(spec.task.definition), examples, keys)
     methods = [entry if isinstance(entry, dict) else {"method": entry} for entry in suite["methods"]]
     chosen = next(one for one in methods if winner.row.label in (one.get("label"), one["method"]))
-    as_long = round(done.train_examples / examples["train"] * rows)
-    amount: Any = as_long
+    work: Any = round(done.train_examples / examples["train"] * rows)
     if spec.training.plateau is not None:
-        most = round(as_long * longer)
-        if isinstance(begun, UntilPlateau) and as_long <= begun.at_most <= MOST_LONGER * as_long:
-            most = round(begun.at_most)
-        longer = most / as_long
-        # The shape of the rate that it was compared with: constant, then a decay. It ends where those runs ended, or later.
-        amount = {"until": "plateau", "at_most": most, "patience": ENDLESS, "decay": spec.training.plateau.decay}
+        # The shape of the rate that it was compared with: constant, then a decay. It ends where those runs ended.
+        work = {"until": "plateau", "at_most": work, "patience": ENDLESS, "decay": spec.training.plateau.decay}
     return {
         "suite": name,
         "tasks": [task],
         "models": [one for one in suite["models"] if spec.model.name in (one, isinstance(one, dict) and one["model"])],
         "methods": [{**chosen, "learning_rate": spec.training.learning_rate}],
         "seeds": [spec.seed],
-        "budget": {"train_examples": amount},
+        "budget": {"train_examples": work},
         "training": {**suite.get("training", {}), "threads": min(usable_cores(), MOST_THREADS)},
         "keep_weights": "last",
-    }, longer
+    }
 
 
 def _examples(winner: Winner) -> dict[str, int]:

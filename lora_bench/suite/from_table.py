@@ -16,7 +16,6 @@ from lora_bench.documents import read_yaml
 from lora_bench.errors import LoraBenchError
 from lora_bench.kinds import find_kind
 from lora_bench.methods import rates_to_try
-from lora_bench.metrics import HALF_A_POINT
 from lora_bench.records.analysis import REFERENCES
 from lora_bench.tasks.look import TableFacts
 from lora_bench.tasks.source_tables import format_of
@@ -134,7 +133,6 @@ class Draft:
             max_length=tokens_of(self.seen),
             precision="" if self.bfloat16_gain is None else _BFLOAT16.format(gain=self.bfloat16_gain),
             reference=next(name for name in (*REFERENCES, *self.methods) if name in self.methods),
-            margin=HALF_A_POINT,
         )
 
 

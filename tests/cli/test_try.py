@@ -5,16 +5,19 @@ import os
 import signal
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from lora_bench.cli import main
+from lora_bench.execute import final_model
 from lora_bench.execute.final_model import train_final
 from lora_bench.execute.first_steps import slowdowns
 from lora_bench.execute.run_suite import Silent
 from lora_bench.kinds.support.table_view import LookOptions
 from lora_bench.plan.fit_minutes import Design, draft_suite
+from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import read_records
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import look
@@ -66,7 +69,8 @@ def test_try_ends_with_an_answer_and_with_the_chosen_method_trained_on_nearly_al
     assert f"model: tickets-model, {chosen.row.label} on nearly all rows; expect accuracy" in said
     assert (final.spec.method, final.spec.seed) == (chosen.record.spec.method, chosen.record.spec.seed)
     assert final.spec.training.learning_rate == chosen.record.spec.training.learning_rate
-    # Of 600 rows 2 % are left for each other split, and epochs are as many as in the comparison.
+    # Of 600 rows 2 % are left for each other split, and epochs are as many as in the comparison: its runs reached a plateau.
+    assert chosen.record.plateau.by == "plateau"
     assert final.data.examples["train"] == pytest.approx(0.96 * 600, abs=15)
     epochs = [one.speed.train_examples / one.data.examples["train"] for one in (chosen.record, final)]
     assert epochs[1] == pytest.approx(epochs[0], rel=0.05)
@@ -312,12 +316,20 @@ def test_other_options_than_those_of_a_suite_with_an_edit_are_refused(project, c
 
 def test_other_options_write_a_suite_anew_that_has_no_edit_and_no_run(project, capsys, monkeypatch):
     """A dry run once refused the options of the command after it."""
-    monkeypatch.setattr("lora_bench.cli.try_commands.slowdowns", lambda suite, rows, seconds: {})
+    planned = []
+
+    def plan(*given, slowdowns, **more):
+        planned.append(slowdowns)
+        return make_plan(*given, slowdowns=slowdowns, **more)
+
+    monkeypatch.setattr("lora_bench.cli.try_commands.slowdowns", lambda suite, rows, seconds: {"full": 1.5})
+    monkeypatch.setattr("lora_bench.cli.commands.make_plan", plan)
     line = ["try", "tickets.csv", "--model", "base", "--minutes", "3", "--dry-run"]
     assert main(line) == 0
     capsys.readouterr()
     assert main([*line, "--metric", "macro_f1"]) == 0
     assert "wrote tickets.yaml anew: " in capsys.readouterr().out
+    assert [slower["full"] for slower in planned] == [1.5, 1.5], "what was measured counts in the plan that is shown"
     assert load_suite("tickets.yaml").tasks[0][0].metric == "macro_f1"
     (project / "runs" / "tickets").mkdir(parents=True)
     assert main([*line, "--metric", "accuracy"]) == 2
@@ -485,4 +497,30 @@ def test_where_runs_reached_no_plateau_the_model_on_all_rows_is_trained_longer_i
     rows = [one.data.examples["train"] for one in (compared, final)]
     assert final.speed.train_examples == pytest.approx(2 * compared.speed.train_examples * rows[1] / rows[0], rel=0.03)
     card = (project / "model" / "README.md").read_text(encoding="utf-8")
-    assert "nearly all rows, for 2.0 times as many epochs as its runs, which reached no plateau. The same" in card
+    assert "nearly all rows, for 2.0 times as many epochs as the runs of the comparison, most of which" in card
+
+
+def test_how_much_longer_is_a_matter_of_the_time_left_and_of_the_runs_that_their_cap_ended():
+    def times(seconds, *ended):
+        records = [SimpleNamespace(plateau=by and SimpleNamespace(by=by)) for by in ended]
+        return final_model._longer(SimpleNamespace(row=SimpleNamespace(records=records)), 100.0, seconds)
+
+    # 0.85 of the time is planned for, in tenths.
+    assert [times(seconds, "cap") for seconds in (None, 60, 118, 150, 200, 1000)] == [1.0, 1.0, 1.0, 1.2, 1.7, 2.0]
+    assert times(1000, "cap", "plateau") == times(1000, None) == 1.0 < times(1000, "cap", "cap", "plateau")
+
+
+def test_the_run_of_another_method_or_of_a_broken_file_has_not_begun(tmp_path):
+    content = {"methods": ["lora"], "budget": {"train_examples": {"until": "plateau", "at_most": 100}}}
+    file = tmp_path / "a-final.yaml"
+    found = []
+    for text in (
+        "methods: [lora]\nbudget: {train_examples: {until: plateau, at_most: 150}}\n",
+        "methods: [full]\nbudget: {train_examples: {until: plateau, at_most: 150}}\n",
+        "methods: [lora]\nbudget: {train_examples: 150}\n",
+        "methods: [lora\n",
+    ):
+        file.write_text(text)
+        found.append(final_model._most_examples(file, content))
+    assert found == [150, None, None, None] and final_model._most_examples(tmp_path / "none.yaml", content) is None
+    assert final_model._lengthen(content, 1.2, 150) == 1.5 and content["budget"]["train_examples"]["at_most"] == 150

@@ -5,6 +5,7 @@
 
 Where the runs tell no spread, as with one seed, the means over the seeds that all have count, with the error of their test rows
 and the spread that runs usually have. Where that is unknown too, the best of these means is chosen, and no loss is stated.
+Sound runs are asked first; where they tell neither, all runs.
 """
 
 import math
@@ -287,11 +288,8 @@ def _choose(
     """Choose among the methods of one table, which all have a score."""
     rows, setting = [one.row for one in of_table], of_table[0].setting
     costs = _costs(rows, prefer)
-    drawn = draws_of(of_table)
-    usual = drawn is None
-    if usual:
-        drawn = draws_of(of_table, usual=True)
-    means = _gains(rows, setting.sign, paired=usual)
+    drawn, usual = draws_of(of_table)
+    means = _gains(rows, setting.sign, paired=usual or drawn is None)
     whole = [place for place, row in enumerate(rows) if not row.failures] or [*range(len(rows))]
     best = max(whole, key=lambda place: means[place])
     found = None if drawn is None else losses(drawn)
@@ -301,7 +299,7 @@ def _choose(
         rows=tuple(rows),
         costs=tuple(costs),
         drawn=drawn,
-        usual=usual and drawn is not None,
+        usual=usual,
         chosen=rows[best if found is None else cheapest(whole, found, costs, margin)],
         best=rows[best],
         margin=margin,

@@ -17,17 +17,18 @@ from lora_bench.stats.items import Floats
 MOST_FALLEN = 0.5
 
 
-def draws_of(of_table: Sequence[Scored], *, usual: bool = False) -> Floats | None:
-    """Return draws of the true gains, shape (draws, methods), or None where no spread of runs is known.
+def draws_of(of_table: Sequence[Scored]) -> tuple[Floats | None, bool]:
+    """Return draws of the true gains, shape (draws, methods), and whether they have the usual spread of runs.
 
-    They are of the sound runs, or of all where these are too few. With *usual* the spread is the usual one of scores between 0
-    and 1, of the seeds that all have and their test rows.
+    They are of the sound runs, by the spread of these; else by the usual one of scores between 0 and 1, of the seeds that all
+    have and their test rows; else likewise of all runs. None where no spread is known.
     """
     for gains in (_sound(of_table), [_gains(one, fallen=True) for one in of_table]):
-        drawn = _drawn(of_table, gains, usual)
-        if drawn is not None:
-            return drawn
-    return None
+        for usual in (False, True):
+            drawn = _drawn(of_table, gains, usual)
+            if drawn is not None:
+                return drawn, usual
+    return None, False
 
 
 def _drawn(of_table: Sequence[Scored], gains: Sequence[dict[int | str, float]], usual: bool) -> Floats | None:
