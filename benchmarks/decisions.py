@@ -175,4 +175,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does, `kill` ends the rival, which has a session of its own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     main()

@@ -69,13 +69,19 @@ def test_try_ends_with_an_answer_and_with_the_chosen_method_trained_on_nearly_al
     assert f"model: tickets-model, {chosen.row.label} on nearly all rows; expect accuracy" in said
     assert (final.spec.method, final.spec.seed) == (chosen.record.spec.method, chosen.record.spec.seed)
     assert final.spec.training.learning_rate == chosen.record.spec.training.learning_rate
-    # Of 600 rows 2 % are left for each other split, and epochs are as many as in the comparison: its runs reached a plateau.
-    assert chosen.record.plateau.by == "plateau"
+    # Of 600 rows 2 % are left for each other split. Epochs are as many as in the comparison, or twice as many where its runs
+    # were ended by their cap, as they are here unless a score happens to rest: an hour is left.
+    capped = [one.plateau.by == "cap" for one in chosen.row.records]
+    times = 2 if 2 * sum(capped) > len(capped) else 1
     assert final.data.examples["train"] == pytest.approx(0.96 * 600, abs=15)
     epochs = [one.speed.train_examples / one.data.examples["train"] for one in (chosen.record, final)]
-    assert epochs[1] == pytest.approx(epochs[0], rel=0.05)
+    assert epochs[1] == pytest.approx(times * epochs[0], rel=0.05)
     card = (project / "tickets-model" / "README.md").read_text(encoding="utf-8")
-    assert "Trained on nearly all rows. The same settings on" in card and "model-index" not in card
+    longer = ", for 2.0 times as many epochs as the runs of the comparison, most of which reached no plateau"
+    assert (
+        f"Trained on nearly all rows{longer if times == 2 else ''}. The same settings on" in card
+        and "model-index" not in card
+    )
     assert main(["predict", "tickets-model", "tickets.csv"]) == 0
     with (project / "tickets.predicted.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
