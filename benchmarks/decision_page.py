@@ -104,7 +104,8 @@ def page(runs: Sequence[Run], out: Path = Path("reports/decisions")) -> list[str
     lines = ["# A model from a table: `lora-bench try` beside what people use", ""]
     if not runs:
         return [*lines, "There are no runs yet.", ""]
-    runs = sorted(runs, key=lambda run: ([*RIVALS].index(run.rival), -(run.minutes or 0.0)))
+    names = [*DEFAULTS, *(run.table for run in runs)]
+    runs = sorted(runs, key=lambda run: ([*RIVALS].index(run.rival), -(run.minutes or 0.0), names.index(run.table)))
     quiet = [run for run in runs if not run.busy and run.rows is None]
     minutes = max((run.minutes for run in quiet if run.rival == OURS and run.minutes is not None), default=None)
     pairs = _pairs(quiet, minutes)
