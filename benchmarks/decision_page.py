@@ -30,6 +30,8 @@ MOST_TABLES, MOST_REGRET, BOUND = 0.9, 1.0, (0.85, 0.95)
 FEW_ROWS, FEW_MINUTES = 300, 3.0
 # Tables that an aim is measured on: all, those of `contest`, or some, where they are cut or other work runs beside.
 ALL, OF_CONTEST, SOME = len(DEFAULTS), 9, 4
+# Tables of which trials set the first learning rates of `try`.
+TUNED = ("cola", "mrpc", "sst2", "tweets")
 # Results of aims. Open: the tables that are not measured yet can decide it.
 RESULTS = MET, MISSED, OPEN, NOT_MEASURED = "met", "**missed**", "open", "not measured"
 # For each table that `try` read and another answered: the score of `try`, minus infinity if it wrote no model, and theirs.
@@ -111,15 +113,16 @@ def page(runs: Sequence[Run], out: Path = Path("reports/decisions")) -> list[str
     pairs = _pairs(quiet, minutes)
     aims = _aims(runs, minutes, pairs)
     counts = Counter(result.strip("*") for _, result, _ in aims)
+    counted = ", ".join(f"{counts[result]} {result}" for result in (word.strip("*") for word in RESULTS))
     model, given = runs[0].model, "" if minutes is None else f" --minutes {minutes:g}"
     lines += [
         _headline([run for run in quiet if run.minutes in (minutes, None)], minutes, pairs), "",
+        f"Of the [aims](#aims) set before, {counted}: the tables that are not measured yet can decide an open one.", "",
         "What was compared:", "", *(f"* `{name}`: {rival.about}." for name, rival in RIVALS.items()), "",
         "This command makes the page again, with the runs on whole tables that are missing, and those of another section "
         "with its `--rows` or `--busy`. `FOLDER` has the data.", "",
         f"    LORA_BENCH_SHARED=FOLDER python -m benchmarks.decisions{given} --model {model} --out {out.as_posix()}", "",
-        "## Aims", "", ", ".join(f"{counts[result]} {result}" for result in (word.strip("*") for word in RESULTS)) + ".",
-        "Open: the tables that are not measured yet can decide it.", "",
+        "## Aims", "",
         *markdown(["aim", "result", "found"], aims, 3),
     ]  # fmt: skip
     for busy, rows in sorted({(run.busy, run.rows) for run in runs}, key=lambda kind: (kind[0], kind[1] or 0)):
@@ -144,18 +147,20 @@ def _headline(runs: Sequence[Run], minutes: float | None, pairs: Pairs) -> str:
         for of in zip(*((run.train_rows, run.test_rows) for run in runs), strict=True)
     )
     timed = listed([f"`{name}`" for name in dict.fromkeys(run.rival for run in runs if run.minutes and run.score)])
-    cores, means = span(run.cores for run in runs), []
-    for name, both in _by_rival(pairs).items():
-        answered = [pair for pair in both if pair[0] > -math.inf]
-        if answered:
-            ours, theirs = map(statistics.mean, zip(*answered, strict=True))
-            only = f" ({_on(len(answered))})" if len(answered) < len(pairs) else ""
-            means.append(f"{points(ours)} and {points(theirs)} with `{name}`{only}")
+    cores, near = span(run.cores for run in runs), _near(pairs)
+    others = [close for name, close in near if name not in TUNED]
+    tuned = [name for name, _ in near if name in TUNED]
+    known = (
+        f" The first learning rates of `try` were set by trials on the training rows of {listed(tuned)}, so these tables say "
+        f"little of new ones; on the others it is as near on {sum(others)} of {len(others)}."
+        if tuned
+        else ""
+    )
     return (
         f"{said} This page compares it with other tools {_on(len(pairs))}. All trained on the same {trained} rows of a table; "
         f"its {tested} test rows were kept from them. {timed} had {minutes:g} minutes on {cores} cores; the others took as "
-        f"long as they need. **{_close(pairs)}** Mean scores, of `try` first, over the tables that both answered: "
-        f"{', '.join(means) or MISSING}. Scores are in points of 100; intervals of 95 % cover new tables."
+        f"long as they need. All but `tf-idf` begin with the weights of `{runs[0].model}`. **{_close(pairs)}**{known} Scores "
+        f"are in points of 100, intervals of 95 % of a mean over tables."
     )
 
 

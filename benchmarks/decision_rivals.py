@@ -372,12 +372,7 @@ def autogluon(given: Given, texts: Texts, labels: Labels) -> Delivered:
 
 
 RIVALS = {
-    "try": Rival(
-        ours,
-        "the model that `lora-bench try` delivers. Its first learning rates were set after trials of `contest` on sst2, mrpc, "
-        "cola and tweets",
-        timed=True,
-    ),
+    "try": Rival(ours, "the model that `lora-bench try` delivers", timed=True),
     "trainer": Rival(
         partial(documented, method="full"), "transformers' Trainer, all weights, at its documentation's settings"
     ),

@@ -222,7 +222,7 @@ def test_ours_is_compared_with_the_best_and_with_each_on_the_tables_that_both_an
     )  # fmt: skip
     printed = page(*runs)
     assert "within 0.5 points of the best of the others, or better, on 2 of 3 tables." in printed
-    assert "70.0 and 60.0 with `trainer`, 80.0 and 80.8 with `peft` (on 2 tables)" in printed
+    assert "begin with the weights of `base`" in printed and "first learning rates" not in printed
     # In the order of the rivals. Differences of -0.5 and -1: mean -0.75, and 12.706 standard errors of 0.25 beside it.
     assert section(printed, "### try, 10 min, beside the others") == [
         [["trainer", "3", "10.0", "10.0 to 10.0"], ["peft", "2", "−0.8", "−3.9 to 2.4"]]
@@ -234,7 +234,19 @@ def test_ours_is_compared_with_the_best_and_with_each_on_the_tables_that_both_an
     assert aim(found, "`trainer`") == ["open", "10.0 (10.0 to 10.0) on 3 tables (9 of 12 not measured)"]
     assert aim(found, "`peft`") == ["open", "−0.8 (−3.9 to 2.4) on 2 tables (9 of 12 not measured)"]
     assert aim(found, "`optuna`") == aim(found, "300 rows") == ["not measured", "–"]
-    assert "0 met, 1 missed, 3 open, 9 not measured." in printed
+    assert "0 met, 1 missed, 3 open, 9 not measured: the tables" in printed
+
+
+def test_tables_whose_trials_set_the_rates_of_try_are_told_from_the_others():
+    found = page(
+        *(run(name, "try", 80.0, minutes=10) for name in ("cola", "rte", "sst2", "stsb")),
+        *(run(name, "peft", value) for name, value in (("cola", 70.0), ("rte", 80.5), ("sst2", 90.0), ("stsb", 80.6))),
+    )
+    assert (
+        "on 2 of 4 tables.** The first learning rates of `try` were set by trials on the training rows of cola and sst2"
+        in found
+    )
+    assert "on the others it is as near on 1 of 2." in found
 
 
 def beside_peft(*gaps):

@@ -152,17 +152,18 @@ def _longer(winner: Winner, needed: float, seconds: float | None) -> float:
     return min(max(math.floor(10 * USED_SHARE * seconds / needed) / 10, 1.0), MOST_LONGER)
 
 
-def _most_examples(file: Path, content: Mapping[str, Any]) -> Any:
+def _most_examples(file: Path, content: Mapping[str, Any]) -> int | None:
     """Return the most examples of the run that *file* planned; None if it is another than that of *content*."""
     try:
         there = read_yaml(file).data
         most = there["budget"]["train_examples"]["at_most"]
     except (LoraBenchError, OSError, LookupError, TypeError):
         return None
-    return most if {**there, "budget": content["budget"]} == content else None
+    same = isinstance(most, int) and {**there, "budget": content["budget"]} == content
+    return most if same else None
 
 
-def _lengthen(content: Mapping[str, Any], longer: float, begun: Any) -> float:
+def _lengthen(content: Mapping[str, Any], longer: float, begun: int | None) -> float:
     """Plan *longer* times as many epochs until a plateau, or as many as a run that has *begun*; return how many times."""
     work = content["budget"]["train_examples"]
     if not isinstance(work, dict):

@@ -524,9 +524,12 @@ def test_the_run_of_another_method_or_of_a_broken_file_has_not_begun(tmp_path):
         "methods: [lora]\nbudget: {train_examples: {until: plateau, at_most: 150}}\n",
         "methods: [full]\nbudget: {train_examples: {until: plateau, at_most: 150}}\n",
         "methods: [lora]\nbudget: {train_examples: 150}\n",
+        "methods: [lora]\nbudget: {train_examples: {until: plateau, at_most: many}}\n",
         "methods: [lora\n",
     ):
         file.write_text(text)
         found.append(final_model._most_examples(file, content))
-    assert found == [150, None, None, None] and final_model._most_examples(tmp_path / "none.yaml", content) is None
+    assert (
+        found == [150, None, None, None, None] and final_model._most_examples(tmp_path / "none.yaml", content) is None
+    )
     assert final_model._lengthen(content, 1.2, 150) == 1.5 and content["budget"]["train_examples"]["at_most"] == 150
