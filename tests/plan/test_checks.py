@@ -80,6 +80,12 @@ def test_the_page_has_the_rates_that_a_plan_names():
             assert numbers == ([best] if low == high else [best, low, high])
 
 
+def test_a_plan_shows_no_warning_of_one_library_about_another(planned, monkeypatch, tmp_path, recwarn):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))  # what was counted before is not counted again
+    assert planned(ONE)[0] == 0
+    assert not [one for one in recwarn if issubclass(one.category, FutureWarning)]
+
+
 def test_methods_without_a_tuned_rate_are_a_warning_and_one_method_or_a_search_is_none(planned):
     two = ONE.replace("[lora]", "[full, lora]")
     said = planned(two)[1]

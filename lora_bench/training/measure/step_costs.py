@@ -10,6 +10,7 @@ writes, a batch has two lengths, and each pair of them is counted.
 
 import functools
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from importlib.metadata import version
@@ -252,7 +253,9 @@ def predicted_costs(
     )
     if model.config.pad_token_id is None:
         model.config.pad_token_id = 0
-    adapted = method.apply(model, head=head)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # warnings of one library about another
+        adapted = method.apply(model, head=head)
     meet(adapted, head, base_precision)
     if checkpointing:
         checkpoint_layers(adapted)
