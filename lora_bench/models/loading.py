@@ -133,6 +133,8 @@ def _from_weights(
             use_safetensors=True,
             trust_remote_code=base_model.remote_code,
             output_loading_info=True,
+            # Transformers 5.25 would put code of the hub in place of layers without being asked.
+            use_kernels=False,
             # A classifier of another shape belongs to another task, and is drawn anew like any other head.
             ignore_mismatched_sizes=kind.has_head,
             **options,

@@ -98,7 +98,12 @@ def open_whole(base: nn.Module, folder: Path) -> nn.Module:
     loaded: Any = type(base)
     with in_a_sentence(f"{folder} cannot be loaded"):
         trained, report = loaded.from_pretrained(
-            folder, config=base.config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            folder,
+            config=base.config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            use_kernels=False,  # as `load_model`
         )
     if report["missing_keys"]:
         raise LoraBenchError(f"{folder}: its weights lack {min(report['missing_keys'])}")
