@@ -161,6 +161,20 @@ RuntimeError: mat1 and mat2 shapes cannot be multiplied...
 
 ```
 
+### Lily answers a row by the other rows of its batch
+
+Its router takes the mean over all tokens of the batch, padding included.
+
+```pycon
+>>> config = LilyConfig(target_modules=["query", "value"], r=4, scaling=1e3, init_weights=False)
+>>> model = get_peft_model(tiny("Roberta"), config).eval()
+>>> with torch.no_grad():
+...     alone, beside = (model(input_ids=ids.repeat(2, 1) * torch.tensor([[1], [other]])).logits[0] for other in (1, 4))
+>>> torch.allclose(alone, beside, atol=1e-6)
+False
+
+```
+
 ### A mixed batch that fails leaves its names behind
 
 The next batch is refused, or answered by the adapters of the failed one.

@@ -241,8 +241,8 @@ def general(reason: str, model_type: str, model_class: str = "") -> str:
         # Where else to look depends on the family.
         r": prefix_layer works there,.*": "",
         "(?<=generation needs a causal model) such as gpt2": " or an encoder with a decoder",
-        # The size of a difference is that of random weights, and the first weight's path is the model's own.
-        r", by \S+$|, \S+ first$|(?<=frozen): \S+$": "",
+        # The path of a weight is the model's own.
+        r", \S+ first$|(?<=frozen): \S+$": "",
     }
     for pattern, replacement in replaced.items():
         reason = re.sub(pattern, replacement, reason)

@@ -100,7 +100,7 @@ def fit_method(
             "options": method.model_dump(),
             "target": budget.parameter_target if method.size is not None else None,
             "tolerance": budget.tolerance,
-            "shape": 4,  # version of the cached content
+            "shape": 5,  # version of the cached content
             "versions": _versions(),
             **({} if base_model.family is None else {"family": given_keys(base_model.family)}),
         }

@@ -13,6 +13,7 @@ from transformers import BertConfig, Trainer, TrainerCallback, TrainingArguments
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.methods import known_methods, with_size
+from lora_bench.methods.peft import _trial
 from lora_bench.testing import check_method, tiny_models
 from lora_bench.training.checkpoint import load_trained, trained_weights
 from lora_bench.util.hashing import content_hash
@@ -73,6 +74,15 @@ def test_contract_on_a_decoder():
 def test_what_does_not_work_is_unsupported_with_the_reason(family, options, reason):
     with pytest.raises(UnsupportedPair, match=reason):
         applied(family, **options)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lily_answers_a_row_by_its_batch_whatever_weights_a_run_draws(seed):
+    sizes = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536, "num_hidden_layers": 2}
+    model = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(vocab_size=64, **sizes))
+    _trial.cache_clear()
+    with adapters_drawn_from(seed), pytest.raises(UnsupportedPair, match="LILY a padded row is answered differently"):
+        Peft(type="LILY").apply(model, head=list(HEAD_MODULES["roberta"]))
 
 
 def test_it_is_unsupported_on_the_meta_device_too_so_a_plan_says_so():
