@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 # Slow tests run in the environment of the default command, which is there already.
-SLOW = 4
+SLOW = 8
 PYTEST = ["-n2", "--dist=worksteal", "--times=.tox/times-slow.txt", "-m", "slow and not gpu"]
 SHARDS = [
     *(["py", "--", *PYTEST, f"--shard={part}/{SLOW}"] for part in range(1, SLOW + 1)),

@@ -1,5 +1,6 @@
 """What is committed under baselines/ and reports/ is what the code makes and says."""
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -28,12 +29,13 @@ from lora_bench.records.weight_analysis import read_analysis
 from lora_bench.report import Report, check_report
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.suite.probe_suite import load_probe_suite
-from lora_bench.tasks import definition
+from lora_bench.tasks import definition, load_data, load_task
 from tests.shared import shared
 
 ROOT = Path(__file__).parents[1]
 # The folder of real data that a task lies in, for those whose data may not be shipped.
-DATA = {**dict.fromkeys(("cola", "mrpc", "rte", "sst2", "sst2_by_sentence", "sst2_1000", "stsb"), "glue"), "e2e": "e2e"}
+GLUE = ("cola", "mrpc", "rte", "sst2", "sst2_400", "sst2_1000", "sst2_by_sentence", "stsb", "stsb_400")
+DATA = {**dict.fromkeys(GLUE, "glue"), "e2e": "e2e"}
 # Suites that are run task by task, and have records of some of their tasks.
 IN_PARTS = {"contest"}
 METRICS = {
@@ -267,13 +269,19 @@ def test_every_accepted_night_has_the_runs_of_its_suite_under_its_label(tmp_path
 @pytest.mark.slow
 @pytest.mark.assets
 def test_a_short_run_on_real_weights_and_real_data(tmp_path):
+    data = load_data(load_task("movie_reviews"), tmp_path)
+    rows = data.splits["test"]
+    with (tmp_path / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
+        lines = [(text, data.labels[label]) for (text,), label in zip(rows.texts, rows.labels, strict=True)]
+        csv.writer(file).writerows([("text", "label"), *lines[:500]])
     (tmp_path / "short.yaml").write_text(
-        "suite: short\ntasks: [movie_reviews]\nmodels: [minilm-l6-roberta, minilm-l6-deberta, gpt2-mini]\n"
+        "suite: short\ntasks: [{task: reviews, data: reviews.csv, text: text, label: label}]\n"
+        "models: [minilm-l6-roberta, minilm-l6-deberta, gpt2-mini]\n"
         "methods: [full, lora, bottleneck_adapter, prefix_tuning]\nseeds: [0]\n"
         "budget: {adapter_parameters: 147_456, train_examples: 32}\ntraining: {max_length: 32}\nscore_on: test\n"
     )
     outcome = run_suite(tmp_path / "short.yaml", runs=tmp_path / "runs", workers=2)
     assert [record.status for record in outcome.records] == ["ok"] * 12
     for record in outcome.records:
-        assert record.data.examples == {"train": 5679, "selection": 843, "test": 4046}
+        assert record.data.examples == {"train": 400, "selection": 50, "test": 50}
         assert record.spec.method.size is None or record.budget.within(record.parameters.adapter)

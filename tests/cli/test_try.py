@@ -97,7 +97,7 @@ def test_try_ends_with_an_answer_and_with_the_chosen_method_trained_on_nearly_al
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_try_compares_methods_on_a_decoder(project, capsys, family):
     write_chat_model(project / "decoder", family)
     options = ["--model", "decoder", "--minutes", "60", "--quiet", "--no-final"]

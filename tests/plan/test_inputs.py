@@ -69,7 +69,7 @@ def test_a_hub_that_falls_silent_is_not_asked_for_the_next_files(tries, monkeypa
 @pytest.mark.parametrize(
     "name",
     [
-        name if name == "lora-table2" else pytest.param(name, marks=pytest.mark.slow)
+        name if name == "he2022-table2" else pytest.param(name, marks=pytest.mark.slow)
         for name in known_tables()
         if load_table(name).no_suite is None
     ],
