@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -123,6 +123,8 @@ def page(runs: Sequence[Run], out: Path = Path("reports/decisions")) -> list[str
         "with its `--rows` or `--busy`. `FOLDER` has the data.", "",
         f"    LORA_BENCH_SHARED=FOLDER python -m benchmarks.decisions{given} --model {model} --out {out.as_posix()}", "",
         "## Aims", "",
+        "Regret is what the method that `try` chose loses to the best, by the longer runs of `contest` on the same rows.",
+        "",
         *markdown(["aim", "result", "found"], aims, 3),
     ]  # fmt: skip
     for busy, rows in sorted({(run.busy, run.rows) for run in runs}, key=lambda kind: (kind[0], kind[1] or 0)):
@@ -152,7 +154,7 @@ def _headline(runs: Sequence[Run], minutes: float | None, pairs: Pairs) -> str:
     tuned = [name for name, _ in near if name in TUNED]
     known = (
         f" The first learning rates of `try` were set by trials on the training rows of {listed(tuned)}, so these tables say "
-        f"little of new ones; on the others it is as near on {sum(others)} of {len(others)}."
+        f"little of new ones{f'; on the others it is as near on {sum(others)} of {len(others)}' if others else ''}."
         if tuned
         else ""
     )
@@ -252,11 +254,11 @@ def _aims(runs: Sequence[Run], minutes: float | None, pairs: Pairs) -> list[list
             if name != OURS
         ),
         [
-            f"its method loses at most {MOST_REGRET:g} point to the best of `contest` on 9 of 10 tables",
+            f"regret of its method to the best of `contest` at most {MOST_REGRET:g} point on 9 of 10 tables",
             *_share(regret, MOST_TABLES, tables=OF_CONTEST),
         ],
         [
-            "it loses at most the stated 90 % bound to the others that `try` compared on 85 to 95 %",
+            "regret to the others that `try` compared at most the stated 90 % bound on 85 to 95 %",
             *_share(bound, *BOUND, OF_CONTEST),
         ],
         [f"{in_time}, without busy loops", *_share(quiet)],
@@ -329,26 +331,26 @@ def _beside(runs: Sequence[Run], minutes: float | None) -> list[str]:
 
 
 def _times(runs: Sequence[Run]) -> list[str]:
-    rows = [
-        [
-            run.column, run.table, str(run.seed), MISSING if run.seconds is None else f"{run.seconds / 60:.1f}", str(run.cores),
-            _kept(run), " and ".join(_company(run)) or MISSING,
-        ]
-        for run in runs
-        if run.seconds is not None or run.rival == OURS
-    ]  # fmt: skip
-    header = ["run", "table", "seed", "minutes", "cores", "kept its time", "beside"]
-    return ["", "### Time", "", *markdown(header, rows, 2)]
+    """Return a table of the minutes from the start to the model; a run of each seed has its own number."""
+    columns, cells = (
+        [*dict.fromkeys(run.column for run in runs)],
+        {run.table: defaultdict[str, list[str]](list) for run in runs},
+    )
+    for run in runs:
+        cells[run.table][run.column].append(_minutes(run))
+    rows = [[name, *(", ".join(found[column]) or MISSING for column in columns)] for name, found in cells.items()]
+    said = (
+        f"Minutes from the start to the model, on {span(run.cores for run in runs)} cores. Late: more than a tenth over the "
+        f"minutes given. Busy: other processes used over {BESIDE:.0%} of the cores before the start."
+    )
+    return ["", "### Time", "", said, "", *markdown(["table", *columns], rows)]
 
 
-def _kept(run: Run) -> str:
+def _minutes(run: Run) -> str:
     if run.seconds is None:
-        return "no model"
-    return MISSING if run.minutes is None else "yes" if run.in_time else "no"
-
-
-def _company(run: Run) -> list[str]:
-    return [*([plural(run.busy, "busy loop")] if run.busy else []), *(["other work"] if run.load > BESIDE else [])]
+        return "no model" if run.rival == OURS else MISSING
+    late = run.minutes is not None and not run.in_time
+    return f"{run.seconds / 60:.1f}{' late' if late else ''}{' busy' if run.load > BESIDE else ''}"
 
 
 def _regrets(runs: Sequence[Run], *, among_compared: bool = False) -> list[tuple[Run, float]]:

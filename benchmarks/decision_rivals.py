@@ -372,7 +372,11 @@ def autogluon(given: Given, texts: Texts, labels: Labels) -> Delivered:
 
 
 RIVALS = {
-    "try": Rival(ours, "the model that `lora-bench try` delivers", timed=True),
+    "try": Rival(
+        ours,
+        "the model that `lora-bench try` delivers; it is told the columns, the kind and the equal texts",
+        timed=True,
+    ),
     "trainer": Rival(
         partial(documented, method="full"), "transformers' Trainer, all weights, at its documentation's settings"
     ),

@@ -75,7 +75,7 @@ def qnli(data_dir: Path) -> Table:
 def of_task(task: Task, base: Path, data_dir: Path, rows: int) -> Table:
     """Return a task as a table."""
     if task.data.asset is not None and not is_cached(task.data.asset):
-        raise LoraBenchError(f"{task.data.asset} is not in the cache; `lora-bench fetch` obtains it")
+        raise LoraBenchError(f"{task.data.asset} is not in the cache; a plan of a suite with this task obtains it")
     if task.local is not None:
         base = find_folder(task, data_dir)
         task = in_folder(task, base)

@@ -299,9 +299,9 @@ def test_a_run_keeps_its_time_with_a_tenth_more():
         run("b", "peft", 1.0, seconds=900.0), run("c", "try", None, minutes=10, why="no result"),
         run("a", "try", 1.0, minutes=10, seconds=660.0, busy=2),
     )  # fmt: skip
-    (alone, beside) = (one for one in tables(page(*runs)) if one and len(one[0]) == 7)
-    assert [row[5:] for row in alone] == [["yes", "other work"], ["no", "–"], ["no model", "–"], ["–", "–"]]
-    assert [row[5:] for row in beside] == [["yes", "2 busy loops"]]
+    alone, beside = (tables(part.split("\n#")[0]) for part in page(*runs).split("### Time\n")[1:])
+    assert alone == [[["a", "11.0 busy", "–"], ["b", "11.0 late", "15.0"], ["c", "no model", "–"]]]
+    assert beside == [[["a", "11.0"]]]
     found = aims(*runs)
     assert aim(found, "without busy loops") == ["**missed**", "1 of 3 tables (9 of 12 not measured)"]
     assert aim(found, "beside busy loops") == ["open", "1 of 1 table (3 of 4 not measured)"]
