@@ -151,12 +151,12 @@ def _answers_padded_rows_alike(model: nn.Module) -> bool:
     if _padding_difference(model) <= ROUNDING:
         return True
     try:
-        return _padding_difference(model.double()) <= LESS_ROUNDING
+        return bool(_padding_difference(model.double()) <= LESS_ROUNDING)
     except RuntimeError:  # a method may compute in float32 alone
         pass
     finally:
         model.float()
-    return _padding_difference(model) <= 1e-3
+    return bool(_padding_difference(model) <= 1e-3)
 
 
 @torch.no_grad()
