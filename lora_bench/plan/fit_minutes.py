@@ -218,7 +218,8 @@ class _Costs:
         of_run = [
             self._of_run[label] * (1 if label in self._frozen else examples / PROBED_EXAMPLES) for label in labels
         ]
-        return sum(of_run) * design.runs / self._workers + self.final(labels, design, examples)
+        # The costliest run cannot be shared.
+        return max(sum(of_run) * design.runs / self._workers, *of_run) + self.final(labels, design, examples)
 
     def final(self, labels: Sequence[str], design: Design, examples: int) -> float:
         """Return the time of a run of the costliest method on all rows, for as many epochs."""

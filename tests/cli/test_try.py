@@ -158,6 +158,17 @@ def test_more_minutes_give_more_seeds_then_rates_and_all_but_the_shortest_runs_m
     assert len(drafts[-1].methods) == 4
 
 
+def test_the_costliest_of_the_shortest_runs_and_the_model_fit_the_minutes_on_any_number_of_cores(project, monkeypatch):
+    monkeypatch.setattr("lora_bench.plan.cost_estimate.flops_per_thread", lambda: 1e8)
+    for name, given in (("TIMES_DRAFT", 0), ("USED_SHARE", 1.0), ("DESIGNS", ()), ("default_workers", lambda *_: 8)):
+        monkeypatch.setattr(f"lora_bench.plan.fit_minutes.{name}", given)
+    draft = draft_suite(look(project / "tickets.csv"), project, model="base", minutes=1)
+    (project / "tickets.yaml").write_text(draft.text(project))
+    costs = [cell.estimate.seconds for cell in make_plan(load_suite("tickets.yaml"), project / "runs").cells]
+    # Eight at once, but `full` is one run.
+    assert len(costs) == 3 and 45 < max(costs) + draft.final_seconds <= 60
+
+
 def test_methods_that_are_slower_than_planned_get_fewer_runs_and_all_others_as_lora_all(project, monkeypatch):
     monkeypatch.setattr("lora_bench.plan.cost_estimate.flops_per_thread", lambda: 1e8)
     seen, asked = look(project / "tickets.csv"), []
