@@ -37,7 +37,8 @@ def take_words(seen: Overview, taken: Taken) -> str:
         said += f": most likely the best of {taken.of}{mean or ','} or {below} {taken.unit} {off} it"
     else:
         said += f": expected to score {expected} {taken.unit} {off} the best of {taken.of}{mean or ','}"
-        said += f" at most {most} with {percent(SURE, 0)}{', unseen collapses aside' if seen.comparison.scores_alone else ''}"
+        bound = f"with {percent(SURE, 0)} no more" if most == expected else f"at most {most} with {percent(SURE, 0)}"
+        said += f" {bound}{', unseen collapses aside' if seen.comparison.scores_alone else ''}"
     said += next((choice.by_usual for choice in seen.choices if choice.usual), "")
     if taken.least == taken.label:
         alike = taken.alike if seen.comparison.scores_alone and taken.cost is None else ()
