@@ -129,7 +129,7 @@ def padding_of(jobs: list[Any]) -> float:
         if name not in encoded:
             encoded[name] = encode(data.splits["train"], load_tokenizer(job.base_model), recipe.max_length)[0]
         course = plan_course(recipe, job.spec.seed, encoded[name])
-        for batch in course.batches(course.last_step or 0):
+        for batch in map(course.batch, range(course.last_step or 0)):
             lengths = [len(example["input_ids"]) for example in batch]
             real, padded = real + sum(lengths), padded + len(lengths) * max(lengths)
     return padded / real

@@ -1,4 +1,4 @@
-"""The benchmarks of tuners and of the harness compare equal things and fill their tables; their times are nobody's test."""
+"""The benchmarks of the harness compare equal things and fill their tables; their times are nobody's test."""
 
 import re
 from pathlib import Path
@@ -8,19 +8,8 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import (
-    against_simulation,
-    levers,
-    overhead,
-    planning,
-    published_verdicts,
-    quickstart,
-    rate_rule,
-    tuner_overhead,
-)
+from benchmarks import against_simulation, levers, overhead, planning, published_verdicts, quickstart, rate_rule
 from lora_bench.suite.load_suite import load_suite
-
-TINY = tuner_overhead.Shape(width=32, layers=1, heads=4, feed_forward=64, vocabulary=100, batch=2, tokens=8)
 
 
 def tables(text: str) -> list[list[list[str]]]:
@@ -31,59 +20,6 @@ def tables(text: str) -> list[list[list[str]]]:
         assert len({len(row) for row in rows}) == 1
         found.append(rows[2:])
     return found
-
-
-@pytest.fixture(scope="module")
-def printed():
-    from contextlib import redirect_stdout
-    from io import StringIO
-
-    page = StringIO()
-    with redirect_stdout(page):
-        tuner_overhead.main(["--quick"])
-    return page.getvalue()
-
-
-@pytest.mark.slow
-def test_both_shapes_have_a_row_with_numbers_for_every_variant_and_every_pair(printed):
-    found = tables(printed)
-    assert [[row[0] for row in table] for table in found] == 2 * [[*tuner_overhead.VARIANTS], [*tuner_overhead.PAIRS]]
-    for table in found:
-        for row in table:
-            assert all(re.search(r"\d", cell) for cell in row[1:])
-
-
-@pytest.mark.slow
-def test_full_fine_tuning_is_the_unit_and_every_other_method_takes_less_memory(printed):
-    for table in tables(printed)[::2]:
-        ratios = {row[0]: (float(row[4]), float(row[7])) for row in table}
-        assert ratios.pop("full") == (1.0, 1.0)
-        assert all(0 < memory < 1 for _, memory in ratios.values())
-
-
-@pytest.mark.slow
-def test_a_tuner_and_its_inline_code_train_as_many_weights_and_agree(printed):
-    costs, overheads = tables(printed)[:2]
-    counts = {row[0]: row[1] for row in costs}
-    for row in overheads:
-        inline, _ = tuner_overhead.PAIRS[row[0]]
-        assert counts[row[0]] == counts[inline]
-        assert float(row[-1]) < 1e-5
-
-
-def test_a_factor_that_is_wrong_by_a_quarter_shows_in_the_difference(monkeypatch):
-    monkeypatch.setattr(tuner_overhead, "LORA_SCALING", 2.5)  # of the in-line code; PEFT's LoRA here has 2
-    tuner, inline = (tuner_overhead.VARIANTS[name](TINY) for name in ("lora (PEFT)", "lora (in-line)"))
-    assert tuner_overhead.difference(tuner, inline, tuner_overhead.batch_of(TINY)) > 1e-3
-
-
-def test_states_of_full_fine_tuning_are_four_times_its_weights():
-    runs, _ = tuner_overhead.measure(TINY, 2)
-    model = runs["full"].model
-    weights = sum(weight.numel() for weight in model.parameters())
-    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-    steps = 4 * len(list(model.parameters()))  # AdamW counts its steps in a float beside each weight
-    assert runs["full"].state_bytes == 4 * 4 * weights + buffers + steps
 
 
 def test_planning_fits_a_method_once_whatever_the_number_of_runs(monkeypatch, capsys):
@@ -125,6 +61,11 @@ def test_the_quickstart_of_now_differs_from_that_of_before_by_its_recipe(tmp_pat
     assert now["training"] == before["training"] | added and before["training"].keys().isdisjoint(added)
     assert {**now, "training": None} == {**before, "training": None}
     assert len(load_suite(tmp_path / "now" / "suite.yaml").content.models) == 3
+
+
+def test_the_quickstart_of_now_pads_next_to_nothing(tmp_path):
+    suite = quickstart.write_suite(tmp_path / "suite.yaml", quickstart.RECIPE, quick=True)
+    assert 1 <= quickstart.padding_of(quickstart.planned(suite, tmp_path / "runs")) < 1.1
 
 
 def test_the_committed_page_of_the_quickstart_says_what_the_benchmark_writes():

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, Trainer, TrainingArguments
 
-from benchmarks import decoding as decoding_benchmark
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.kinds.exercises.generation.decode import complete
 from lora_bench.kinds.exercises.generation.encode import CompletionCollator, encode_completions, encode_prompts
@@ -536,27 +535,3 @@ def test_pieces_of_words_and_a_padding_that_is_the_end_of_text_make_no_differenc
     assert together == [complete(model, [prompt], tokenizer, decoding, seed=0)[0] for prompt in prompts]
     expected = [plain_search(model, prompt["input_ids"], decoding, end=tokenizer.eos_token_id) for prompt in prompts]
     assert together == [tokenizer.decode(tokens).strip() for tokens in expected]
-
-
-# --- the benchmark ---------------------------------------------------------------------------------------------------
-
-
-def test_the_benchmark_counts_lines_and_distinct_inputs_and_finds_the_same_texts(tmp_path, capsys):
-    for name in ("devset.csv", "testset_w_refs.csv"):
-        rows = [f'"name[House {number % 5}], near[the hill]",House {number} it is.' for number in range(20)]
-        (tmp_path / name).write_text("\n".join(["mr,ref", *rows]), encoding="utf-8")
-    decoding_benchmark.main(["--quick", "--data", str(tmp_path)])
-    page = capsys.readouterr().out
-    assert "2 distinct inputs with 4.0 lines each, at most 4" in page
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
-    assert [int(row[1]) for row in cells[2:]] == [8, 2, 2, 2]
-    assert all(float(cell) > 0 for row in cells[2:] for cell in row[2:])
-    assert "8 of 8 texts are the same both ways" in page
-
-
-def test_made_up_lines_are_as_many_to_an_input_as_those_of_e2e():
-    lines = decoding_benchmark.made_up(630, seed=0)
-    assert len(lines) == 4693 and len({source for source, _ in lines}) == 630
-    chosen = decoding_benchmark.sample(lines, 10)
-    assert len({source for source, _ in chosen}) == 10
-    assert all(line in chosen for line in lines if line[0] == chosen[0][0])
